@@ -1,0 +1,26 @@
+# The two commands of the README are `make demo` and `make test`; each sets up all it needs.
+.PHONY: demo test lint types check bench clean
+VENV := .venv
+PY := $(VENV)/bin/python
+
+demo: $(VENV)/.synced
+	$(VENV)/bin/pgnotifier demo $(ARGS)
+
+test: $(VENV)/.synced
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.synced
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.synced
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pyright
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) dist
+
+$(VENV)/.synced: pyproject.toml uv.lock scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup
