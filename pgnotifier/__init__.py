@@ -1,1 +1,61 @@
-"""pgnotifier."""
+"""NOTIFY in, work out: PostgreSQL notifications delivered to subscriptions.
+
+The route of a notification, and the modules that it passes:
+
+    connection -> listener -> decode -> registry -> dispatcher
+    one psycopg   LISTEN,     text to   channel to   inline, Celery,
+    connection    drain       Python    {id: sub}    yours
+
+A `Notifier` is what a user holds; it starts the listener and owns the registry.
+"""
+
+from pgnotifier import errors
+from pgnotifier.dispatch import Delivery, Dispatcher, InlineDispatcher
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ChannelNameError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DispatcherMismatchError,
+    ListenRefusedError,
+    NotifierStoppedError,
+    NotLiveError,
+    PayloadEncodingError,
+    PayloadTooLargeError,
+    PgNotifierError,
+    TaskNameError,
+    UnknownOptionError,
+)
+from pgnotifier.notification import Gap, Notification
+from pgnotifier.notifier import Notifier
+from pgnotifier.registry import Binding, Subscription
+from pgnotifier.status import DispatcherStatus, Status
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentTypeError",
+    "Binding",
+    "ChannelNameError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "Delivery",
+    "Dispatcher",
+    "DispatcherMismatchError",
+    "DispatcherStatus",
+    "Gap",
+    "InlineDispatcher",
+    "ListenRefusedError",
+    "NotLiveError",
+    "Notification",
+    "Notifier",
+    "NotifierStoppedError",
+    "PayloadEncodingError",
+    "PayloadTooLargeError",
+    "PgNotifierError",
+    "Status",
+    "Subscription",
+    "TaskNameError",
+    "UnknownOptionError",
+    "errors",
+]

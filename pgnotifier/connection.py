@@ -1,0 +1,278 @@
+"""The connection to PostgreSQL: parameters, connecting, LISTEN, draining."""
+
+import contextlib
+import difflib
+import os
+import random
+import selectors
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import conninfo as libpq
+from psycopg import pq, sql
+
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ConnectionFailedError,
+    ListenRefusedError,
+)
+
+CONNECT_TIMEOUT = 10
+"""Seconds that each host of a connection string gets, unless `connect_timeout` says else."""
+
+_OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+
+
+class ConnectionLostError(Exception):
+    """The session is over; internal, since the listener's answer is to make a new one."""
+
+
+class Parameters:
+    """Validated connection parameters, whose repr and errors never show a password."""
+
+    __slots__ = ("_known", "conninfo")
+
+    def __init__(self, db_conf: Mapping[str, Any] | str) -> None:
+        """Take a dict of libpq parameters, a conninfo string, or a URI.
+
+        Raises:
+            ArgumentTypeError: It is none of these.
+            ConfigurationError: It names a parameter that libpq doesn't know, or can't be parsed.
+        """
+        if isinstance(db_conf, str):
+            given = _parse(db_conf)
+        elif isinstance(db_conf, Mapping):
+            given = {str(name): value for name, value in db_conf.items() if value is not None}
+        else:
+            raise ArgumentTypeError(
+                "db_conf is a dict of libpq parameters, a conninfo string or a URI, "
+                f"not {type(db_conf).__name__}"
+            )
+        for name in given:
+            if name not in _OPTIONS:
+                raise ConfigurationError(_unknown(name))
+        self._known = {"fallback_application_name": "pgnotifier", **given}
+        # Payloads and channel names are read as UTF-8, whatever PGCLIENTENCODING says.
+        self._known["client_encoding"] = "UTF8"
+        if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
+            self._known["connect_timeout"] = CONNECT_TIMEOUT
+        self.conninfo = libpq.make_conninfo("", **self._known)
+
+    def __repr__(self) -> str:
+        shown = ("host", "hostaddr", "port", "dbname", "user", "service")
+        return " ".join(f"{name}={self._known[name]}" for name in shown if name in self._known)
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Make a connection, in autocommit mode.
+
+        Raises:
+            ConnectionFailedError: With libpq's reason: unreachable server, wrong password, a
+                database that doesn't exist.
+        """
+        try:
+            # Prepared statements would fail behind a pooler that shares sessions.
+            return psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None)
+        except psycopg.Error as exc:
+            text = f"can't connect to PostgreSQL ({self!r}): {str(exc).strip()}"
+            password = str(self._known.get("password") or "")
+            if password and password in str(exc):
+                # A traceback prints the cause as well, so it has to go, too.
+                raise ConnectionFailedError(text.replace(password, "***")) from None
+            raise ConnectionFailedError(text) from exc
+
+
+def _parse(conninfo: str) -> dict[str, Any]:
+    try:
+        return libpq.conninfo_to_dict(conninfo)
+    except psycopg.Error as exc:
+        # libpq quotes the place where parsing failed, which may be in the password.
+        for name in _unknown_names(str(exc)):
+            raise ConfigurationError(_unknown(name)) from None
+        raise ConfigurationError(
+            "the connection string can't be parsed: it is neither 'name=value …' with values "
+            "that hold spaces in single quotes, nor a postgresql:// URI with special "
+            "characters percent-encoded"
+        ) from None
+
+
+def _unknown_names(message: str) -> Iterable[str]:
+    if "invalid connection option" in message or "invalid URI query parameter" in message:
+        yield message.split('"')[1]
+
+
+def _unknown(name: str) -> str:
+    aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
+    near = aliases.get(name) or next(iter(difflib.get_close_matches(name, _OPTIONS, 1)), None)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"{name!r} is not a connection parameter of libpq{hint}"
+
+
+class Connecting:
+    """A connection under way on a thread of its own.
+
+    Looking a host up, and reaching one that doesn't answer, block for as long as they
+    please; the reader goes on listening to `stop()` meanwhile, and walks away if need be.
+    """
+
+    def __init__(self, parameters: Parameters, wake: Callable[[], None]) -> None:
+        self._parameters = parameters
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[Any] | None = None
+        self._error: Exception | None = None
+        self._abandoned = False
+        self.done = False
+        threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            connection = self._parameters.connect()
+        except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
+            self._error = exc
+        else:
+            with self._lock:
+                self._connection = connection
+                abandoned = self._abandoned
+            if abandoned:
+                connection.close()
+        self.done = True
+        self._wake()
+
+    def result(self) -> "Session":
+        """Return the session, or raise why there is none. To be called once done."""
+        if self._error is not None:
+            raise self._error
+        assert self._connection is not None
+        return Session(self._connection)
+
+    def abandon(self) -> None:
+        """Have the connection closed as soon as it is there."""
+        with self._lock:
+            self._abandoned = True
+            connection = self._connection
+        if connection is not None:
+            connection.close()
+
+
+class Session:
+    """A connection driven without blocking; owned by the reader thread.
+
+    It works on the libpq connection below psycopg's: `Connection.notifies()` would hold
+    the connection's lock, and lose the rest of a batch when it is interrupted.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._pgconn.nonblocking = 1
+        self.fd = self._pgconn.socket
+        self.notifies = self._pgconn.notifies
+
+    def consume(self) -> None:
+        """Read what has arrived, without waiting; notifications then come from `notifies()`.
+
+        Raises:
+            ConnectionLostError: The server is gone. What had arrived is kept.
+        """
+        try:
+            self._pgconn.consume_input()
+        except psycopg.Error as exc:
+            raise ConnectionLostError(str(exc).strip()) from exc
+        if self._pgconn.status == pq.ConnStatus.BAD:
+            raise ConnectionLostError(self._pgconn.get_error_message().strip())
+
+    def send(self, query: bytes) -> None:
+        """Begin to send a query, which may hold several statements."""
+        try:
+            self._pgconn.send_query(query)
+        except psycopg.Error as exc:
+            raise ConnectionLostError(str(exc).strip()) from exc
+
+    def flush(self) -> bool:
+        """Send more of the query; return whether some is still left."""
+        try:
+            return bool(self._pgconn.flush())
+        except psycopg.Error as exc:
+            raise ConnectionLostError(str(exc).strip()) from exc
+
+    def answered(self) -> bool:
+        """Return whether the query is over; errors of its statements are raised here.
+
+        Raises:
+            ListenRefusedError: A statement failed, and with it the whole query.
+            ConnectionLostError: The server ended the session instead of answering.
+        """
+        refused: ListenRefusedError | None = None
+        while not self._pgconn.is_busy():
+            result = self._pgconn.get_result()
+            if result is None:
+                if refused:
+                    raise refused
+                return True
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                reason = result.get_error_message().strip()
+                severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+                if severity != b"ERROR":  # FATAL and PANIC end the session; libpq's own has none
+                    raise ConnectionLostError(reason)
+                refused = ListenRefusedError(f"the server refused LISTEN: {reason}")
+        return False
+
+    def close(self) -> None:
+        """End the session, telling the server."""
+        with contextlib.suppress(psycopg.Error):
+            self._connection.close()
+
+    def forget_in_child(self) -> None:
+        """Let go of a parent's session in a forked child."""
+        forget_in_child(self._connection)
+
+
+_inherited: list[psycopg.Connection[Any]] = []
+
+
+def forget_in_child(connection: psycopg.Connection[Any]) -> None:
+    """Let go of a parent's connection after a fork, without a word to the server.
+
+    Closing it through libpq would end the parent's session, and keeping the descriptor open
+    would keep that session alive after the parent's death. So the descriptor's number is put
+    to other use, and the object kept, lest its finalizer touch either.
+    """
+    _inherited.append(connection)
+    if connection.pgconn.status == pq.ConnStatus.OK:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, connection.pgconn.socket, inheritable=False)
+        os.close(null)
+
+
+def is_quiet(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether an idle connection has nothing to read: a dead one has, its end-of-file."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.fileno(), selectors.EVENT_READ)
+        return not selector.select(0)
+
+
+def listen_query(channels: Iterable[str], verb: str = "LISTEN") -> bytes:
+    """Return one query that listens to all the channels, or that no longer does (UNLISTEN).
+
+    Ten thousand names take 0.2 s as one query, ten times that one by one.
+    """
+    return ";".join(f"{verb} {sql.Identifier(name).as_string(None)}" for name in channels).encode()
+
+
+class Backoff:
+    """Pauses between tries: 0.1 s, doubling to 30 s, each jittered by half, for one incident."""
+
+    FIRST = 0.1
+    LAST = 30.0
+
+    def __init__(self) -> None:
+        self._next = self.FIRST
+
+    def pause(self) -> float:
+        """Return the seconds to wait before the next try."""
+        pause, self._next = self._next, min(self._next * 2, self.LAST)
+        # Jitter keeps a thousand clients of one failed server from coming back as one.
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret hangs on it

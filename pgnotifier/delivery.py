@@ -1,0 +1,252 @@
+"""A deliverer: one dispatcher's thread and its bounded buffer."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any, Literal, Protocol
+
+from pgnotifier.connection import Backoff
+from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.notification import Gap, Notification
+from pgnotifier.registry import Binding
+
+logger = logging.getLogger("pgnotifier.delivery")
+
+Overflow = Literal["block", "drop_oldest", "drop_newest"]
+
+BATCH = 1000
+"""The most notifications that are decoded and dispatched in one go."""
+
+
+class Arrived(Protocol):
+    """A notification as libpq hands it out: psycopg's `PGnotify`."""
+
+    @property
+    def be_pid(self) -> int: ...  # noqa: D102
+    @property
+    def extra(self) -> bytes: ...  # noqa: D102
+
+
+Item = tuple[str, tuple[Binding, ...], Arrived, datetime, datetime]
+"""Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
+
+_IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
+_UNDECODED: Any = object()
+
+
+class Deliverer:
+    """Takes what the reader puts into its buffer, decodes it and has it dispatched.
+
+    The reader calls `put`, the deliverer's thread everything that begins with an
+    underscore, and `stop` may come from anywhere. `_condition` guards the buffer's
+    bounds and the flags; it is never held while decoding or dispatching.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        decode: Callable[[str], Any],
+        size: int,
+        overflow: Overflow,
+        on_room: Callable[[], None],
+    ) -> None:
+        """Make a deliverer that isn't running yet.
+
+        Args:
+            dispatcher: What batches are handed to.
+            decode: Makes a payload of a notification's text.
+            size: How many notifications may wait.
+            overflow: What to do with one more.
+            on_room: Called once a full buffer is half empty again.
+        """
+        self.dispatcher = dispatcher
+        self.name = type(dispatcher).__name__
+        self.inbox: list[Item] = []  # the reader's alone: what `put` will take
+        self.full = False
+        self.delivered = 0
+        self.dropped = 0
+        self.retrying = False
+        self._decode = decode
+        self._size = size
+        self._overflow = overflow
+        self._on_room = on_room
+        self._buffer: deque[Item] = deque()
+        self._batch: deque[Delivery] = deque()
+        self._missed: Gap | None = None
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._run, name=f"pgnotifier-{self.name}")
+        # Notifier keeps the process alive; a thread stuck in a callback mustn't.
+        self._thread.daemon = True
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many notifications and deliveries are waiting."""
+        return len(self._buffer) + len(self._batch)
+
+    def put(self) -> None:
+        """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
+        items, self.inbox = self.inbox, []
+        with self._condition:
+            buffer = self._buffer
+            idle = not buffer
+            buffer.extend(items)
+            if (excess := len(buffer) - self._size) > 0:
+                self._overflowed(excess)
+            if idle:
+                self._condition.notify()
+
+    def _overflowed(self, excess: int) -> None:
+        if self._overflow == "block":
+            if not self.full:
+                self.full = True
+                logger.warning(
+                    "the buffer of %s is full (%d notifications): nothing more is read from "
+                    "PostgreSQL until half of it is delivered",
+                    self.name,
+                    self._size,
+                )
+            return
+        take = self._buffer.popleft if self._overflow == "drop_oldest" else self._buffer.pop
+        lost = [take() for _ in range(excess)]
+        if not self.dropped:
+            logger.warning(
+                "the buffer of %s is full (%d notifications): dropping the %s",
+                self.name,
+                self._size,
+                self._overflow.removeprefix("drop_"),
+            )
+        self.dropped += excess
+        before = self._missed
+        since = min(proven_at for *_, proven_at in lost)
+        self._missed = Gap(
+            since=min(since, before.since) if before else since,
+            until=datetime.now(UTC),
+            channels=frozenset(item[0] for item in lost).union(before.channels if before else ()),
+            reason=f"the buffer of {self.name} was full",
+        )
+
+    def take_missed(self) -> Gap | None:
+        """Return the gap that dropping made since the last call, if any."""
+        if self._missed is None:
+            return None
+        with self._condition:
+            missed, self._missed = self._missed, None
+        return missed
+
+    def stop(self, deadline: float) -> int:
+        """Deliver what is left, until a deadline, then give up.
+
+        Args:
+            deadline: By `time.monotonic()`.
+
+        Returns:
+            How many deliveries were given up. From within a callback of this very deliverer
+            there is no waiting: 0, and the rest follows when the callback returns.
+        """
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._thread is threading.current_thread() or not self._thread.ident:
+            return 0
+        self._thread.join(max(0.0, deadline - monotonic()))
+        if not self._thread.is_alive():
+            return 0
+        with self._condition:
+            self._abandoned = True
+            left = self.waiting
+            self._buffer.clear()
+            self._batch.clear()  # ends the loop of a dispatcher that is in the middle of it
+            self._condition.notify()
+        return left
+
+    def _run(self) -> None:
+        while items := self._take():
+            self._batch = batch = deque(self._deliveries(items))
+            self._dispatch(batch)
+
+    def _take(self) -> list[Item]:
+        with self._condition:
+            while not self._buffer and not self._stopping:
+                self._condition.wait()
+            take = self._buffer.popleft
+            items = [take() for _ in range(min(BATCH, len(self._buffer)))]
+            room = self.full and len(self._buffer) <= self._size // 2
+            if room:
+                self.full = False
+        if room:
+            logger.warning("the buffer of %s has room again", self.name)
+            self._on_room()
+        return items
+
+    def _deliveries(self, items: list[Item]) -> list[Delivery]:
+        decode = self._decode
+        deliveries = []
+        for channel, bindings, arrived, received_at, _ in items:
+            raw = arrived.extra.decode("utf-8", "surrogateescape")
+            payload = _UNDECODED
+            for binding in bindings:
+                # A payload is decoded anew for each callback unless it is immutable, so
+                # that what one does to its dict the next one doesn't see.
+                if type(payload) not in _IMMUTABLE:
+                    try:
+                        payload = decode(raw)
+                    except Exception as exc:  # noqa: BLE001 - a user's decoder
+                        arrival = Notification(channel, None, raw, arrived.be_pid, received_at)
+                        Delivery(binding, arrival).report(exc)
+                        continue
+                arrival = Notification(channel, payload, raw, arrived.be_pid, received_at)
+                deliveries.append(Delivery(binding, arrival))
+        return deliveries
+
+    def _dispatch(self, batch: deque[Delivery]) -> None:
+        backoff = Backoff()
+        size = len(batch)
+        while batch and not self._abandoned:
+            try:
+                self.dispatcher.dispatch(batch)
+                break
+            except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
+                if not self.retrying:
+                    self.retrying = True
+                    logger.warning(
+                        "%s can't deliver (%s: %s); %d notifications are waiting, retrying",
+                        self.name,
+                        type(exc).__name__,
+                        exc,
+                        self.waiting,
+                    )
+                self._pause(backoff.pause())
+                self._forget_removed(batch)
+        if self._abandoned:
+            return
+        if self.retrying:
+            self.retrying = False
+            logger.warning("%s delivers again", self.name)
+        self.delivered += size
+        batch.clear()
+
+    def _forget_removed(self, batch: deque[Delivery]) -> None:
+        """Leave out what was unsubscribed or muted while it waited for the next try."""
+        with self._condition:  # `stop` may empty the batch
+            for _ in range(len(batch)):
+                delivery = batch.popleft()
+                if delivery.binding.live:
+                    batch.append(delivery)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but cut it short for `stop`, which has only so long to see all delivered."""
+        with self._condition:
+            hurried = self._stopping
+            deadline = monotonic() + (min(seconds, 0.2) if hurried else seconds)
+            while self._stopping is hurried and (left := deadline - monotonic()) > 0:
+                self._condition.wait(left)

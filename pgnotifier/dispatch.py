@@ -1,0 +1,141 @@
+"""Dispatchers: what becomes of a notification once its subscriptions are known."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import msgspec
+
+from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
+from pgnotifier.notification import Notification
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
+    from pgnotifier.registry import Binding, Subscription
+
+Callback = Callable[[Hashable, str, Any, int], object]
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """One notification for one subscription.
+
+    Attributes:
+        binding: The subscription, with the target that its dispatcher made of it.
+        notification: What arrived.
+    """
+
+    binding: "Binding"
+    notification: Notification
+
+    def report(self, exc: BaseException) -> None:
+        """Tell the log and `on_error` that this delivery failed and has been set aside."""
+        self.binding.report(exc, self.binding.subscription, self.notification)
+
+
+class Dispatcher(ABC):
+    """Delivers notifications to callbacks, or to the queue whose workers run them.
+
+    One thread of the listener, and only that one, calls `dispatch`; `bind` and `attach` are
+    called by whoever subscribes. Overriding `bind` and `dispatch` is enough.
+    """
+
+    starts_listener: ClassVar[bool] = True
+    """Whether subscribing starts a notifier that isn't running.
+
+    False for dispatchers to a queue: their modules are imported by workers too, which
+    must never listen.
+    """
+
+    def attach(self, notifier: "Notifier") -> None:  # noqa: B027 - optional to override
+        """Learn which notifier uses this dispatcher.
+
+        Called when the notifier is made, or when a subscription first names the
+        dispatcher; again for each further notifier.
+        """
+
+    @abstractmethod
+    def bind(self, subscription: "Subscription") -> Any:
+        """Check a subscription and return its target, which each delivery will carry.
+
+        Called by `subscribe()` before anything is registered, and possibly again for the
+        same id and channel, which replaces the earlier target.
+
+        Raises:
+            PgNotifierError: The callback or the options can't serve; `subscribe()` lets it
+                through and nothing changes.
+        """
+
+    def unbind(self, subscription: "Subscription") -> None:  # noqa: B027
+        """Forget a subscription that was removed. Deliveries on their way may still come."""
+
+    @abstractmethod
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Deliver a batch, in its order.
+
+        Take each delivery off the left once it needs no further try: on an exception,
+        what is left in the batch is tried again after a pause (0.1 s, growing to 30 s). So
+        a dispatcher that takes nothing off has the whole batch retried. On return
+        everything counts as delivered. The batch may become empty at any moment, when
+        `stop()` has waited long enough.
+
+        A delivery that no further try can help is to be taken off and handed to
+        `Delivery.report`; it must not hold up the others.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Let go of connections. Called when the listener stops; `dispatch` may follow."""
+
+
+class InlineDispatcher(Dispatcher):
+    """Calls the callback in this process, in one thread, one notification after the other.
+
+    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+    """
+
+    def bind(self, subscription: "Subscription") -> Callback:
+        """Check that the callback can be called here, and return it.
+
+        Raises:
+            DispatcherMismatchError: It is a coroutine function, or a Celery task or signature.
+            UnknownOptionError: Options were given; there are none.
+        """
+        fn = subscription.fn
+        if subscription.options:
+            names = ", ".join(map(repr, subscription.options))
+            raise UnknownOptionError(
+                f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
+                "use a dispatcher to a queue, such as CeleryDispatcher, for these"
+            )
+        if hasattr(fn, "apply_async"):
+            raise DispatcherMismatchError(
+                f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
+                "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
+                "it enqueued, or subscribe a plain function"
+            )
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+            getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+        ):
+            raise DispatcherMismatchError(
+                f"subscription {subscription.id!r}: {fn!r} is a coroutine function, which an "
+                "in-process callback can't be: nothing would await it"
+            )
+        return cast("Callback", fn)
+
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Call each callback once; never raises."""
+        take = batch.popleft
+        while True:
+            try:
+                delivery = take()
+            except IndexError:
+                return
+            binding = delivery.binding
+            if not binding.live:
+                continue
+            arrived = delivery.notification
+            try:
+                binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+                delivery.report(exc)

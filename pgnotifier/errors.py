@@ -1,0 +1,74 @@
+"""Every exception that pgnotifier raises.
+
+    PgNotifierError
+    ├── ArgumentTypeError        (TypeError)        a channel, id or callback of the wrong type
+    ├── ChannelNameError         (ValueError)       a name that PostgreSQL can't LISTEN to
+    ├── ConfigurationError       (ValueError)       parameters or settings that can't work
+    ├── UnknownOptionError       (TypeError)        a subscribe() option its dispatcher doesn't know
+    ├── DispatcherMismatchError  (TypeError)        a callback that its dispatcher can't run
+    ├── TaskNameError            (ValueError)       a task name that is taken, or can't be one
+    ├── ConnectionFailedError    (ConnectionError)  no connection could be made
+    ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
+    ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
+    ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
+    ├── PayloadEncodingError     (TypeError)        a value that no payload can carry
+    └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
+
+Each also descends from the builtin that fits, so code that catches `ValueError` needs no
+import from here. No message holds a password.
+"""
+
+
+class PgNotifierError(Exception):
+    """The base of every exception that pgnotifier raises."""
+
+
+class ArgumentTypeError(PgNotifierError, TypeError):
+    """An argument is of a type that can't serve: a channel that isn't a str, say."""
+
+
+class ChannelNameError(PgNotifierError, ValueError):
+    """A channel name is empty, over 63 bytes of UTF-8, or holds what PostgreSQL refuses."""
+
+
+class ConfigurationError(PgNotifierError, ValueError):
+    """Connection parameters or settings that can't work, found before any connection."""
+
+
+class UnknownOptionError(PgNotifierError, TypeError):
+    """`subscribe()` was given an option that the subscription's dispatcher doesn't have."""
+
+
+class DispatcherMismatchError(PgNotifierError, TypeError):
+    """The dispatcher can't run this callback: a Celery task given to an inline one, say."""
+
+
+class TaskNameError(PgNotifierError, ValueError):
+    """Two subscriptions would share a task name, or an id makes no usable one."""
+
+
+class ConnectionFailedError(PgNotifierError, ConnectionError):
+    """No connection to PostgreSQL could be made; the message holds the server's reason."""
+
+
+class ListenRefusedError(PgNotifierError, RuntimeError):
+    """The server answered LISTEN with an error; the channels were not added."""
+
+
+class NotLiveError(PgNotifierError, TimeoutError):
+    """The change is registered, but the server has not confirmed it in time.
+
+    It becomes live by itself as soon as the connection is back.
+    """
+
+
+class NotifierStoppedError(PgNotifierError, RuntimeError):
+    """The notifier was stopped while the call was waiting for the server."""
+
+
+class PayloadEncodingError(PgNotifierError, TypeError):
+    """The value can't be written as a payload that decodes to the same value."""
+
+
+class PayloadTooLargeError(PgNotifierError, ValueError):
+    """The payload is over 7,999 bytes, the most that NOTIFY takes."""

@@ -1,0 +1,60 @@
+"""What arrived, and what may have been missed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+
+class Notification(msgspec.Struct, frozen=True, gc=False):
+    """One notification as PostgreSQL delivered it.
+
+    A msgspec struct rather than a dataclass: it is built once per notification and
+    subscription, and costs a tenth of what a frozen dataclass does.
+
+    Attributes:
+        channel: The channel that it came on.
+        payload: Its content, decoded.
+        raw: Its content as text; bytes that are not UTF-8 stand as lone surrogates.
+        pid: The process id of the notifying session's server process.
+        received_at: When the listener read it, aware, in UTC.
+    """
+
+    channel: str
+    payload: Any
+    raw: str
+    pid: int
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch of time in which notifications may have been missed.
+
+    Everything missed was committed between `since` and `until` by this machine's clock.
+    `since` is when the last round trip to the server began that was answered: PostgreSQL
+    sends a session its pending notifications before it answers, so all that had been
+    committed by then was received.
+
+    Attributes:
+        since: Aware, in UTC.
+        until: When every channel was heard again; aware, in UTC.
+        channels: The channels concerned.
+        reason: What happened, in words.
+    """
+
+    since: datetime
+    until: datetime
+    channels: frozenset[str]
+    reason: str
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the gap as JSON-able values, times in ISO 8601."""
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "channels": sorted(self.channels),
+            "reason": self.reason,
+        }

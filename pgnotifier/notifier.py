@@ -1,0 +1,572 @@
+"""Notifier: the one object that a user holds."""
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from pgnotifier import lifetime
+from pgnotifier.connection import Parameters
+from pgnotifier.delivery import Deliverer, Overflow
+from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ListenRefusedError,
+    NotLiveError,
+)
+from pgnotifier.listener import Listener
+from pgnotifier.payload import decode
+from pgnotifier.publisher import Publisher
+from pgnotifier.registry import (
+    Binding,
+    Registry,
+    Subscription,
+    check_channel,
+    check_channels,
+    check_id,
+)
+from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
+from pgnotifier.status import DispatcherStatus, Status
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+logger = logging.getLogger("pgnotifier.notifier")
+
+STOP_TIMEOUT = 5.0
+"""Seconds that `stop()` may take."""
+LIVE_TIMEOUT = 30.0
+"""Seconds that a change waits for the server's confirmation while the connection is down."""
+
+Fn = TypeVar("Fn", bound=Callable[..., object])
+
+
+class Notifier:
+    """Hears channels of a PostgreSQL database and delivers what comes to subscriptions.
+
+        with Notifier("postgresql://localhost/shop") as notifier:
+            notifier.subscribe("resize", "image_uploaded", resize)
+            ...
+
+    Every method may be called by any thread, callbacks included. `_lock` guards the writing
+    of `_registry` and `_listener`; it is never held while waiting for the server.
+    """
+
+    def __init__(
+        self,
+        db_conf: Mapping[str, Any] | str,
+        *,
+        dispatcher: Dispatcher | None = None,
+        autorun: bool | None = None,
+        daemon: bool = False,
+        decoder: Callable[[str], Any] = decode,
+        on_error: OnError | None = None,
+        on_gap: OnGap | None = None,
+        buffer_size: int = 100_000,
+        overflow: Overflow = "block",
+    ) -> None:
+        """Take the settings; nothing is connected yet.
+
+        Args:
+            db_conf: A dict of libpq parameters (`port` as int or str), a conninfo string, or
+                a URI: https://www.postgresql.org/docs/current/libpq-connect.html.
+            dispatcher: Delivers to subscriptions that name none of their own. Default: an
+                `InlineDispatcher`, which calls them in this process.
+            autorun: Whether `autorun=True` in the methods starts a notifier that isn't
+                running. Default: unless a dispatcher to a queue is used, whose modules are
+                imported by workers, too.
+            daemon: Whether the process may end while this notifier runs.
+            decoder: Makes a payload's Python value of its text. Default:
+                `pgnotifier.payload.decode`.
+            on_error: Called as `on_error(exc, subscription, notification)` for each delivery
+                that failed, by the thread it failed in.
+            on_gap: Called with each `Gap`, on a thread of its own, once all channels are
+                heard again.
+            buffer_size: How many notifications may wait for one dispatcher.
+            overflow: What to do with more: `block` (stop reading, so that PostgreSQL's queue
+                holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
+
+        Raises:
+            ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
+            ConfigurationError: A connection parameter that doesn't exist, or another value
+                that can't be.
+        """
+        for name, value in (("decoder", decoder), ("on_error", on_error), ("on_gap", on_gap)):
+            if value is not None and not callable(value):
+                raise ArgumentTypeError(f"{name} must be callable, which {value!r:.80} is not")
+        if not isinstance(buffer_size, int) or buffer_size < 1:
+            raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
+        if overflow not in ("block", "drop_oldest", "drop_newest"):
+            raise ConfigurationError(
+                f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
+            )
+        self.daemon = daemon
+        self.decoder = decoder
+        self._parameters = Parameters(db_conf)
+        self._autorun = autorun
+        self._buffer_size = buffer_size
+        self._overflow: Overflow = overflow
+        self._report_error = ErrorReport(on_error)
+        self._report_gap = GapReport(on_gap)
+        self._publisher = Publisher(self._parameters)
+        self._lock = threading.RLock()
+        self._registry = Registry()
+        self._listener: Listener | None = None
+        self._stopped = threading.Event()
+        self._attached: set[Dispatcher] = set()
+        self._dispatcher = InlineDispatcher() if dispatcher is None else dispatcher
+        self._attach(self._dispatcher)
+        lifetime.watch(self)
+
+    def __repr__(self) -> str:
+        listener = self._listener
+        state = listener.state if listener else "stopped"
+        return f"<Notifier {state}, {len(self._registry)} channels, {self._parameters!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Ctrl-C is to end the program at once, and not when a slow queue has taken the rest.
+        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
+        self.stop(lifetime.EXIT_TIMEOUT if interrupted else STOP_TIMEOUT)
+
+    # --- channels ---
+
+    def add_channels(self, channels: str | Iterable[str], autorun: bool = True) -> None:
+        """Listen to channels; those that are there already stay as they are.
+
+        Args:
+            channels: One channel as a str, or any iterable of them. All go in one round trip.
+            autorun: Whether to make the change live before returning, starting a notifier
+                that isn't running. Else LISTEN waits for the next `start` or `restart`.
+
+        Raises:
+            ArgumentTypeError: A channel isn't a str.
+            ChannelNameError: PostgreSQL can't listen to such a name; nothing was added.
+            ConnectionFailedError: The notifier was to be started, and no connection be made.
+            ListenRefusedError: The server refused; nothing was added.
+            NotLiveError: The connection was not back within 30 s; it will be live once it is.
+        """
+        names = check_channels(channels)
+        with self._lock:
+            new = [name for name in names if name not in self._registry]
+            self._registry = self._registry.add(names)
+            done = self._request_listen(names, autorun)
+        self._wait_live(done, autorun, undo=lambda: self._remove(new))
+
+    def add_channel(self, channel: str, autorun: bool = True) -> None:
+        """Listen to one channel: see `add_channels`."""
+        self.add_channels(check_channel(channel), autorun)
+
+    def get_channels(self) -> set[str]:
+        """Return the names of the channels that are registered."""
+        return set(self._registry)
+
+    def remove_channels(self, channels: str | Iterable[str], autorun: bool = True) -> None:
+        """Forget channels and all their subscriptions; those not there are passed over.
+
+        No callback gets a notification of theirs once this has returned.
+
+        Args:
+            channels: One channel as a str, or any iterable of them.
+            autorun: Whether to UNLISTEN on the running connection. Else that waits for the
+                next `restart`, or `stop` and `start`.
+
+        Raises:
+            ArgumentTypeError: A channel isn't a str.
+            ChannelNameError: No channel can have such a name.
+        """
+        names = check_channels(channels)
+        with self._lock:
+            self._remove(names)
+            self._request_unlisten(names, autorun)
+
+    def remove_channel(self, channel: str, autorun: bool = True) -> None:
+        """Forget one channel and its subscriptions: see `remove_channels`."""
+        self.remove_channels(check_channel(channel), autorun)
+
+    # --- subscriptions ---
+
+    def subscribe(
+        self,
+        id: Hashable,
+        channel: str,
+        fn: Callable[..., object],
+        autorun: bool = True,
+        *,
+        dispatcher: Dispatcher | None = None,
+        **options: Any,
+    ) -> None:
+        """Have a callback called as `fn(id, channel, payload, pid)` for each notification.
+
+        Subscriptions of one channel are delivered to in the order in which they subscribed.
+        The same id on the same channel replaces the callback and keeps its place.
+
+        Args:
+            id: Any hashable. May be used on several channels, with different callbacks.
+            channel: Added if it isn't there.
+            fn: A callable, or whatever else the dispatcher takes.
+            autorun: As for `add_channels`: once this has returned, every notification that
+                is committed is delivered.
+            dispatcher: Delivers to this subscription, in place of the notifier's.
+            options: The dispatcher's own (`queue=`, `countdown=` … for Celery).
+
+        Raises:
+            ArgumentTypeError: The id isn't hashable, the channel no str, `fn` not callable.
+            UnknownOptionError: The dispatcher has no such option.
+            DispatcherMismatchError: The dispatcher can't run such a callback.
+            PgNotifierError: Whatever else `add_channels` raises.
+        """
+        check_id(id)
+        check_channel(channel)
+        if not callable(fn):
+            raise ArgumentTypeError(
+                f"subscription {id!r:.80}: the callback must be callable, which {fn!r:.80} is not"
+            )
+        by = self._dispatcher if dispatcher is None else dispatcher
+        self._attach(by)
+        with self._lock:
+            before, listed = self._registry.binding(id, channel), channel in self._registry
+            muted = before is not None and before.subscription.muted
+            subscription = Subscription(id, channel, fn, by, MappingProxyType(options), muted)
+            target = by.bind(subscription)
+            self._swap(
+                self._registry.bind(Binding(subscription, target, self._report_error)), [channel]
+            )
+            done = self._request_listen([channel], autorun)
+
+        def undo() -> None:
+            restored = self._registry.unbind(id, channel)
+            if before is not None:
+                restored = restored.bind(before.with_muted(before.subscription.muted))
+            self._swap(restored.add([channel]) if listed else restored, [channel])
+
+        self._wait_live(done, autorun, undo)
+
+    def on(
+        self,
+        channels: str | Iterable[str],
+        id: Hashable = None,
+        autorun: bool = True,
+        *,
+        dispatcher: Dispatcher | None = None,
+        **options: Any,
+    ) -> Callable[[Fn], Fn]:
+        """Subscribe the decorated function, which stays as it is.
+
+            @notifier.on("orders")
+            def invoice(id, channel, payload, pid): ...
+
+        Args:
+            channels: One channel as a str, or any iterable of them.
+            id: The subscription's id. Default: `"module.qualname"` of the function.
+            autorun: As for `subscribe`.
+            dispatcher: As for `subscribe`.
+            options: As for `subscribe`.
+        """
+        names = check_channels(channels)
+
+        def subscribed(fn: Fn) -> Fn:
+            name = id
+            if name is None:
+                name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', repr(fn))}"
+            for channel in names:
+                self.subscribe(name, channel, fn, autorun, dispatcher=dispatcher, **options)
+            return fn
+
+        return subscribed
+
+    def unsubscribe(self, id: Hashable, channel: str, autorun: bool = True) -> None:
+        """Remove a subscription, and its channel with the last one; a no-op if not there.
+
+        Its callback gets no notification more once this has returned.
+
+        Args:
+            id: The subscription's id.
+            channel: Its channel.
+            autorun: As for `remove_channels`.
+        """
+        check_id(id)
+        check_channel(channel)
+        with self._lock:
+            if self._registry.binding(id, channel) is None:
+                return
+            self._swap(self._registry.unbind(id, channel), [channel])
+            if channel not in self._registry:
+                self._request_unlisten([channel], autorun)
+
+    def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
+        """Return the callbacks by channel and id; channels without any are left out."""
+        registry = self._registry
+        found = {
+            name: {b.id: b.subscription.fn for b in registry.bindings(name)} for name in registry
+        }
+        return {name: callbacks for name, callbacks in found.items() if callbacks}
+
+    # --- muting ---
+
+    def mute_channels(self, channels: str | Iterable[str] = ()) -> None:
+        """Deliver nothing of these channels, or of all, until they are unmuted.
+
+        What comes meanwhile is thrown away. Subscriptions keep their own muting. Channels
+        that aren't there are passed over.
+        """
+        self._mute_channels(channels, muted=True)
+
+    def unmute_channels(self, channels: str | Iterable[str] = ()) -> None:
+        """Deliver what comes on these channels again, or on all."""
+        self._mute_channels(channels, muted=False)
+
+    def mute_subscriber(self, id: Hashable, channels: str | Iterable[str] = ()) -> None:
+        """Deliver nothing to an id on these channels, or on all that it subscribed to."""
+        self._mute_subscriber(id, channels, muted=True)
+
+    def unmute_subscriber(self, id: Hashable, channels: str | Iterable[str] = ()) -> None:
+        """Deliver to an id on these channels again, or on all that it subscribed to."""
+        self._mute_subscriber(id, channels, muted=False)
+
+    # --- running ---
+
+    def start(self) -> None:
+        """Connect and listen to every registered channel; return once they are heard.
+
+        A no-op if the notifier is running. From here on a lost connection is made anew for
+        as long as it takes.
+
+        Raises:
+            ConnectionFailedError: No connection could be made; the notifier isn't running.
+            ListenRefusedError: The server refused LISTEN, as a standby does.
+            NotifierStoppedError: `stop()` was called meanwhile.
+        """
+        with self._lock:
+            listener = self._listener
+            if listener is None or not listener.is_alive:
+                listener = self._listener = Listener(
+                    self._parameters, lambda: self._registry, self._deliverer, self._report_gap
+                )
+                self._stopped.clear()
+                lifetime.hold(self)
+                listener.start()
+        try:
+            listener.ready.result()
+        except BaseException:
+            with self._lock:
+                if self._listener is listener and not listener.is_alive:
+                    self._ended()
+            raise
+
+    def run(self) -> None:
+        """Start: the same as `start()`, which does not block either."""
+        self.start()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Stop listening, deliver what was received, and disconnect. A no-op if not running.
+
+        Returns in time whatever the state of the server, the queue or a callback. What
+        could not be delivered in time is given up, counted, and logged as an error. Called
+        by a callback it doesn't wait for that callback's own dispatcher, which delivers what
+        it has when the callback is done.
+
+        Args:
+            timeout: Seconds that it may take.
+        """
+        with self._lock:
+            listener, self._listener = self._listener, None
+        if listener is not None:
+            if undelivered := listener.stop(timeout):
+                logger.error(
+                    "stopped with %d notifications undelivered after %g s", undelivered, timeout
+                )
+            with self._lock:
+                if self._listener is None:
+                    self._ended()
+        self._publisher.close()
+
+    def restart(self) -> None:
+        """Replace the connection and listen to what is registered now; start if not running.
+
+        A gap is reported for the moment between.
+
+        Raises:
+            ConnectionFailedError: No connection could be made at once. A notifier that was
+                running goes on trying.
+            NotLiveError: There was none within 30 s; it goes on trying.
+        """
+        with self._lock:
+            listener = self._running_listener()
+            done = listener.request("restart") if listener is not None else None
+        if done is None:
+            self.start()
+        else:
+            self._confirm(done)
+
+    def is_running(self) -> bool:
+        """Return whether the notifier was started and not stopped, be it connected or not."""
+        return self._running_listener() is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the notifier is stopped; return whether it is.
+
+        Args:
+            timeout: Seconds to wait at most. Default: no limit.
+        """
+        return not self.is_running() or self._stopped.wait(timeout)
+
+    def status(self) -> Status:
+        """Return what the notifier is doing, and what it has done."""
+        registry, listener = self._registry, self._listener
+        deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+        return Status(
+            state=listener.state if listener is not None else "stopped",
+            connection=repr(self._parameters),
+            channels=len(registry),
+            subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
+            received=listener.received if listener is not None else 0,
+            errors=self._report_error.count,
+            reconnects=listener.reconnects if listener is not None else 0,
+            gaps=self._report_gap.count,
+            last_gap=self._report_gap.last,
+            dispatchers=tuple(
+                DispatcherStatus(d.name, d.waiting, d.delivered, d.dropped, d.full, d.retrying)
+                for d in deliverers
+            ),
+        )
+
+    def notify(self, channel: str, payload: Any = "") -> None:
+        """Send a notification, in a transaction of its own, on a connection of its own.
+
+        What listeners with pgnotifier's decoder get is equal to what was given, and of the
+        same type.
+
+        Args:
+            channel: Where to.
+            payload: Any value that JSON or a Python literal can write.
+
+        Raises:
+            ChannelNameError: PostgreSQL has no such channel.
+            PayloadEncodingError: Neither JSON nor a literal can write it.
+            PayloadTooLargeError: Written, it has over 7,999 bytes. Nothing was sent.
+            ConnectionFailedError: No connection could be made.
+        """
+        self._publisher.notify(check_channel(channel), payload)
+
+    # --- inside ---
+
+    def _attach(self, dispatcher: Dispatcher) -> None:
+        if not isinstance(dispatcher, Dispatcher):
+            raise ArgumentTypeError(
+                f"a dispatcher is an instance of pgnotifier.Dispatcher, not {dispatcher!r:.80}"
+            )
+        if dispatcher not in self._attached:
+            dispatcher.attach(self)
+            self._attached.add(dispatcher)
+
+    def _deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
+        return Deliverer(
+            dispatcher,
+            decode=self.decoder,
+            size=self._buffer_size,
+            overflow=self._overflow,
+            on_room=on_room,
+        )
+
+    def _running_listener(self) -> Listener | None:
+        listener = self._listener
+        return listener if listener is not None and listener.is_alive else None
+
+    def _ended(self) -> None:
+        self._listener = None
+        lifetime.release(self)
+        self._stopped.set()
+
+    def _swap(self, registry: Registry, channels: Iterable[str]) -> None:
+        """Replace the registry, and end the bindings on these channels that it has no more.
+
+        To be called with the lock held.
+        """
+        before, self._registry = self._registry, registry
+        for channel in channels:
+            for binding in before.bindings(channel):
+                if registry.binding(binding.id, channel) is not binding:
+                    binding.live = False
+                    if registry.binding(binding.id, channel) is None:
+                        binding.subscription.dispatcher.unbind(binding.subscription)
+
+    def _remove(self, channels: Iterable[str]) -> None:
+        names = list(channels)
+        self._swap(self._registry.remove(names), names)
+
+    def _mute_channels(self, channels: str | Iterable[str], *, muted: bool) -> None:
+        names = check_channels(channels)
+        with self._lock:
+            for name in names or list(self._registry):
+                self._swap(self._registry.mute(name, muted), [name])
+
+    def _mute_subscriber(self, id: Hashable, channels: str | Iterable[str], *, muted: bool) -> None:
+        check_id(id)
+        names = check_channels(channels)
+        with self._lock:
+            for name in names or list(self._registry):
+                binding = self._registry.binding(id, name)
+                if binding is not None and binding.subscription.muted != muted:
+                    self._swap(self._registry.bind(binding.with_muted(muted)), [name])
+
+    def _request_listen(self, names: list[str], autorun: bool) -> "Future[None] | None":
+        """Queue LISTEN for a listener that runs. With the lock held: in the registry's order."""
+        listener = self._running_listener()
+        return listener.request("listen", names) if autorun and listener and names else None
+
+    def _request_unlisten(self, names: list[str], autorun: bool) -> None:
+        # Nobody needs to wait for it: what still comes has no lanes in the registry.
+        listener = self._running_listener()
+        if autorun and listener and names:
+            listener.request("unlisten", names)
+
+    def _wait_live(
+        self, done: "Future[None] | None", autorun: bool, undo: Callable[[], None]
+    ) -> None:
+        if done is None:
+            if autorun and not self.is_running() and self._starts_by_itself():
+                self.start()
+            return
+        try:
+            self._confirm(done)
+        except ListenRefusedError:
+            with self._lock:
+                undo()
+            raise
+
+    def _confirm(self, done: "Future[None]") -> None:
+        try:
+            done.result(LIVE_TIMEOUT)
+        except TimeoutError:
+            if done.done():
+                raise
+            raise NotLiveError(
+                f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: "
+                f"{self.status().state}); the change is registered, and live once it does"
+            ) from None
+
+    def _starts_by_itself(self) -> bool:
+        if self._autorun is not None:
+            return self._autorun
+        return all(dispatcher.starts_listener for dispatcher in self._attached)
+
+    def _forget_in_child(self) -> None:
+        """Forget the parent's threads, locks and connections in a forked child."""
+        self._lock = threading.RLock()
+        self._stopped = threading.Event()
+        self._report_error.forget_in_child()
+        self._report_gap.forget_in_child()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.forget_in_child()
+        self._publisher.forget_in_child()

@@ -1,0 +1,76 @@
+"""Sending: `Notifier.notify()` and the connection that it keeps for that."""
+
+import contextlib
+import threading
+from typing import Any
+
+import psycopg
+
+from pgnotifier.connection import Parameters, forget_in_child, is_quiet
+from pgnotifier.errors import ConnectionFailedError, PayloadTooLargeError
+from pgnotifier.payload import encode
+
+MAX_PAYLOAD_BYTES = 7999
+"""What NOTIFY takes: https://www.postgresql.org/docs/current/sql-notify.html."""
+
+
+class Publisher:
+    """Notifies on a connection of its own, made at the first call. Any thread may call it."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def notify(self, channel: str, payload: Any) -> None:
+        """Send one notification, in a transaction of its own.
+
+        Raises:
+            PayloadEncodingError: No payload decodes to this value.
+            PayloadTooLargeError: It has over 7,999 bytes.
+            ConnectionFailedError: No connection could be made, or it was lost meanwhile.
+        """
+        text = encode(payload)
+        size = len(text.encode())
+        if size > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLargeError(
+                f"the payload for channel {channel!r} has {size} bytes; NOTIFY takes "
+                f"{MAX_PAYLOAD_BYTES} at most. Store it, and send its key instead"
+            )
+        with self._lock:
+            connection = self._connected()
+            try:
+                connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
+            except psycopg.OperationalError as exc:
+                self._close()
+                raise ConnectionFailedError(
+                    f"the connection was lost while notifying {channel!r}; whether it was sent "
+                    f"is unknown: {str(exc).strip()}"
+                ) from exc
+
+    def close(self) -> None:
+        """Close the connection; a later `notify` makes a new one."""
+        with self._lock:
+            self._close()
+
+    def forget_in_child(self) -> None:
+        """Start afresh in a forked child; the parent's connection is the parent's."""
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            forget_in_child(self._connection)
+        self._connection = None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        # Found dead before sending, it can be replaced without a doubt about what was sent.
+        known = self._connection
+        if known is not None and (known.closed or not is_quiet(known)):
+            self._close()
+        if self._connection is None:
+            self._connection = self._parameters.connect()
+        return self._connection
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()

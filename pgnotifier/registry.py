@@ -1,0 +1,230 @@
+"""The registry: which subscriptions each channel has, as an immutable value."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+from rpds import HashTrieMap
+
+from pgnotifier.dispatch import Dispatcher
+from pgnotifier.errors import ArgumentTypeError, ChannelNameError
+from pgnotifier.notification import Notification
+
+MAX_CHANNEL_BYTES = 63
+"""NAMEDATALEN - 1. LISTEN cuts a longer name with no more than a notice."""
+
+Report = Callable[[BaseException, "Subscription", Notification], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """An id and a channel bound to a callback or signature and its dispatcher.
+
+    Attributes:
+        id: Any hashable; unique on its channel.
+        channel: The channel's name.
+        fn: The callback, or what the dispatcher takes instead (a Celery signature, say).
+        dispatcher: What delivers to it.
+        options: The dispatcher's options, as given to `subscribe()`.
+        muted: Whether this subscription is muted; its channel may be, besides.
+    """
+
+    id: Hashable
+    channel: str
+    fn: Any
+    dispatcher: Dispatcher
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    muted: bool = False
+
+
+class Binding:
+    """A subscription together with the target that its dispatcher made of it.
+
+    Attributes:
+        id: The subscription's id, for quick access.
+        subscription: The subscription.
+        target: What `Dispatcher.bind` returned.
+        report: Called with an exception, the subscription and the notification.
+        live: False for ever once the subscription is removed, replaced or muted. Written
+            under the notifier's lock; dispatchers read it without, so that what was
+            buffered before the change is not delivered after it.
+    """
+
+    __slots__ = ("id", "live", "report", "subscription", "target")
+
+    def __init__(self, subscription: Subscription, target: Any, report: Report) -> None:
+        self.id = subscription.id
+        self.subscription = subscription
+        self.target = target
+        self.report = report
+        self.live = True
+
+    def with_muted(self, muted: bool) -> "Binding":
+        """Return a fresh binding, live, to the same target."""
+        return Binding(replace(self.subscription, muted=muted), self.target, self.report)
+
+
+Lane = tuple[Dispatcher, tuple[Binding, ...]]
+"""A dispatcher with the bindings on one channel that it serves, in subscribing order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What the registry knows of one channel.
+
+    Attributes:
+        muted: Whether the whole channel is muted.
+        bindings: By subscription id, in subscribing order; never changed in place.
+        lanes: The bindings that are to be delivered to, by dispatcher.
+    """
+
+    muted: bool = False
+    bindings: Mapping[Hashable, Binding] = field(default_factory=dict)
+    lanes: tuple[Lane, ...] = ()
+
+    def having(self, *, muted: bool, bindings: Mapping[Hashable, Binding]) -> "Channel":
+        """Return a channel with these subscriptions, its lanes computed."""
+        lanes: dict[Dispatcher, list[Binding]] = {}
+        if not muted:
+            for binding in bindings.values():
+                if not binding.subscription.muted:
+                    lanes.setdefault(binding.subscription.dispatcher, []).append(binding)
+        return Channel(muted, bindings, tuple((d, tuple(found)) for d, found in lanes.items()))
+
+
+class Registry:
+    """Channels and their subscriptions: a value, of which each change makes a new one.
+
+    Built on a persistent map, so that adding a channel to ten thousand copies none of them,
+    and readers need no lock.
+    """
+
+    __slots__ = ("_channels",)
+
+    def __init__(self, channels: "HashTrieMap[str, Channel] | None" = None) -> None:
+        self._channels: HashTrieMap[str, Channel] = HashTrieMap() if channels is None else channels
+
+    def __contains__(self, channel: str) -> bool:
+        return channel in self._channels
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._channels)
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def lanes(self, channel: str) -> tuple[Lane, ...]:
+        """Return who is to be delivered to on a channel; nobody if it isn't there."""
+        found = self._channels.get(channel)
+        return () if found is None else found.lanes
+
+    def binding(self, id: Hashable, channel: str) -> Binding | None:
+        """Return the binding of an id on a channel, if there is one."""
+        found = self._channels.get(channel)
+        return None if found is None else found.bindings.get(id)
+
+    def bindings(self, channel: str) -> Iterable[Binding]:
+        """Return a channel's bindings in subscribing order."""
+        found = self._channels.get(channel)
+        return () if found is None else found.bindings.values()
+
+    def is_muted(self, channel: str) -> bool:
+        """Return whether the whole channel is muted."""
+        found = self._channels.get(channel)
+        return found is not None and found.muted
+
+    def add(self, channels: Iterable[str]) -> "Registry":
+        """Return a registry that has these channels too."""
+        grown = self._channels
+        for name in channels:
+            if name not in grown:
+                grown = grown.insert(name, Channel())
+        return Registry(grown)
+
+    def remove(self, channels: Iterable[str]) -> "Registry":
+        """Return a registry without these channels and their subscriptions."""
+        left = self._channels
+        for name in channels:
+            left = left.discard(name)
+        return Registry(left)
+
+    def bind(self, binding: Binding) -> "Registry":
+        """Return a registry with this binding, in the place of one with its id and channel."""
+        name = binding.subscription.channel
+        before = self._channels.get(name) or Channel()
+        return self._with(name, before, {**before.bindings, binding.id: binding})
+
+    def unbind(self, id: Hashable, channel: str) -> "Registry":
+        """Return a registry without this subscription, nor its channel if that was its last."""
+        before = self._channels.get(channel)
+        if before is None or id not in before.bindings:
+            return self
+        left = dict(before.bindings)
+        del left[id]
+        return self._with(channel, before, left) if left else self.remove([channel])
+
+    def mute(self, channel: str, muted: bool) -> "Registry":
+        """Return a registry in which the channel is muted, or isn't."""
+        before = self._channels.get(channel)
+        if before is None or before.muted == muted:
+            return self
+        bindings = {key: b.with_muted(b.subscription.muted) for key, b in before.bindings.items()}
+        return Registry(
+            self._channels.insert(channel, before.having(muted=muted, bindings=bindings))
+        )
+
+    def _with(self, name: str, before: Channel, bindings: Mapping[Hashable, Binding]) -> "Registry":
+        after = before.having(muted=before.muted, bindings=bindings)
+        return Registry(self._channels.insert(name, after))
+
+
+def check_channel(name: object) -> str:
+    """Return the name if PostgreSQL can LISTEN to it.
+
+    Raises:
+        ArgumentTypeError: It isn't a str.
+        ChannelNameError: It is empty, over 63 bytes of UTF-8, holds NUL, or isn't Unicode.
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"a channel is a str, not {type(name).__name__}: {name!r:.80}")
+    if not name:
+        raise ChannelNameError("a channel name can't be empty")
+    if "\x00" in name:
+        raise ChannelNameError(f"channel {name!r:.80} holds NUL, which PostgreSQL refuses")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ChannelNameError(f"channel {name!r:.80} holds a lone surrogate") from None
+    if size > MAX_CHANNEL_BYTES:
+        raise ChannelNameError(
+            f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_CHANNEL_BYTES} at most"
+        )
+    return name
+
+
+def check_channels(channels: object) -> list[str]:
+    """Return the names in a str or an iterable of str, checked, in order, each once."""
+    if isinstance(channels, str):
+        return [check_channel(channels)]
+    if not isinstance(channels, Iterable) or isinstance(channels, bytes | bytearray):
+        raise ArgumentTypeError(
+            f"channels are a str or an iterable of str, not {type(channels).__name__}"
+        )
+    return list(dict.fromkeys(check_channel(name) for name in channels))
+
+
+def check_id(id: object) -> Hashable:
+    """Return the id if it can be one.
+
+    Raises:
+        ArgumentTypeError: It isn't hashable.
+    """
+    try:
+        hash(id)
+    except TypeError as exc:
+        raise ArgumentTypeError(
+            f"a subscription id must be hashable, which {id!r:.80} is not ({exc}); "
+            "use a tuple or frozenset instead of a list or set"
+        ) from None
+    return id

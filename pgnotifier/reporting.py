@@ -1,0 +1,116 @@
+"""Telling the user: errors of callbacks and gaps, to the log and to the hooks."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+from pgnotifier.notification import Gap, Notification
+from pgnotifier.registry import Subscription
+
+logger = logging.getLogger("pgnotifier.reporting")
+
+OnError = Callable[[BaseException, Subscription, Notification], object]
+OnGap = Callable[[Gap], object]
+
+QUIET = 60.0
+"""Seconds for which further errors of the same kind are counted instead of logged."""
+
+
+class ErrorReport:
+    """Logs a failed delivery with its traceback, and calls `on_error`.
+
+    A callback that fails for each of a thousand notifications a second is one incident: it
+    is logged once a minute for each type of exception, with the number of those between.
+    `on_error` is called for each.
+    """
+
+    def __init__(self, on_error: OnError | None) -> None:
+        self.count = 0
+        self._on_error = on_error
+        self._lock = threading.Lock()
+        self._quiet: dict[object, tuple[float, int]] = {}  # until when, and how many since
+
+    def __call__(
+        self, exc: BaseException, subscription: Subscription, notification: Notification
+    ) -> None:
+        """Report one failed delivery. Never raises."""
+        kind = (subscription.id, subscription.channel, type(exc))
+        now = monotonic()
+        with self._lock:
+            self.count += 1
+            until, unlogged = self._quiet.get(kind, (0.0, 0))
+            log = now >= until
+            self._quiet[kind] = (now + QUIET, 0) if log else (until, unlogged + 1)
+        if log:
+            logger.error(
+                "subscription %r on channel %r failed%s",
+                subscription.id,
+                subscription.channel,
+                f" (and {unlogged} times since the last report)" if unlogged else "",
+                exc_info=exc,
+            )
+        if self._on_error is not None:
+            try:
+                self._on_error(exc, subscription, notification)
+            except BaseException:
+                logger.exception("on_error itself failed")
+
+    def forget_in_child(self) -> None:
+        """Renew the lock in a forked child: a thread that isn't there may hold it."""
+        self._lock = threading.Lock()
+
+
+class GapReport:
+    """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other.
+
+    The reader must go on reading while the hook does whatever takes it a minute.
+    """
+
+    def __init__(self, on_gap: OnGap | None) -> None:
+        self.count = 0
+        self.last: Gap | None = None
+        self._on_gap = on_gap
+        self._lock = threading.Lock()
+        self._waiting: deque[Gap] = deque()
+        self._running = False
+
+    def __call__(self, gap: Gap) -> None:
+        """Report one gap. Called by the reader alone."""
+        self.count += 1
+        self.last = gap
+        logger.warning(
+            "notifications may have been missed from %s to %s on %d channels: %s",
+            gap.since.isoformat(),
+            gap.until.isoformat(),
+            len(gap.channels),
+            gap.reason,
+        )
+        if self._on_gap is None:
+            return
+        with self._lock:
+            self._waiting.append(gap)
+            start, self._running = not self._running, True
+        if start:
+            threading.Thread(
+                target=self._run, args=(self._on_gap,), name="pgnotifier-gaps", daemon=True
+            ).start()
+
+    def forget_in_child(self) -> None:
+        """Leave the parent's gaps to the parent."""
+        self._lock = threading.Lock()
+        self._waiting.clear()
+        self._running = False
+
+    def _run(self, on_gap: OnGap) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._running = False
+                    return
+                gap = self._waiting.popleft()
+            try:
+                on_gap(gap)
+            except BaseException:
+                logger.exception("on_gap itself failed")

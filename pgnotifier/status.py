@@ -1,0 +1,62 @@
+"""What `Notifier.status()` returns."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pgnotifier.listener import State
+from pgnotifier.notification import Gap
+
+
+@dataclass(frozen=True, slots=True)
+class DispatcherStatus:
+    """One dispatcher of a running listener.
+
+    Attributes:
+        name: The dispatcher's class.
+        waiting: How many notifications and deliveries are in its buffer.
+        delivered: How many deliveries it has finished since the start.
+        dropped: How many notifications the overflow policy has dropped since the start.
+        full: Whether the reader pauses for it.
+        retrying: Whether its queue is down, and the batch at hand being retried.
+    """
+
+    name: str
+    waiting: int
+    delivered: int
+    dropped: int
+    full: bool
+    retrying: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A notifier at one moment.
+
+    Attributes:
+        state: `starting`, `hearing`, `reconnecting` or `stopped`.
+        connection: Where it connects to, without the password.
+        channels: How many channels are registered.
+        subscriptions: How many subscriptions there are.
+        received: How many notifications were read since the start.
+        errors: How many deliveries have failed in this notifier.
+        reconnects: How many times the connection was replaced since the start.
+        gaps: How many gaps were reported by this notifier.
+        last_gap: The latest of them.
+        dispatchers: Those that something was received for.
+    """
+
+    state: State
+    connection: str
+    channels: int
+    subscriptions: int
+    received: int
+    errors: int
+    reconnects: int
+    gaps: int
+    last_gap: Gap | None
+    dispatchers: tuple[DispatcherStatus, ...]
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return {**asdict(self), "last_gap": self.last_gap and self.last_gap.to_dict()}

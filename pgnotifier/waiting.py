@@ -1,0 +1,53 @@
+"""Waiting for a connection's socket in a way that another thread can cut short."""
+
+import contextlib
+import selectors
+import socket
+
+
+class Waiter:
+    """Waits for one socket, or to be woken. `wake` is for any thread, the rest for the owner."""
+
+    def __init__(self) -> None:
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)  # noqa: FBT003 - positional only
+        self._waker.setblocking(False)  # noqa: FBT003
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    def wake(self) -> None:
+        """End the wait under way, or else the next one. A no-op once closed."""
+        # A full pipe will wake the owner as well.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"\0")
+
+    def wait(
+        self, timeout: float, fd: int | None = None, *, read: bool = True, write: bool = False
+    ) -> None:
+        """Wait until the descriptor is ready, `wake` is called, or the seconds are over."""
+        if fd is not None:
+            self._watch(fd, read * selectors.EVENT_READ | write * selectors.EVENT_WRITE)
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._woken:
+                with contextlib.suppress(BlockingIOError):
+                    self._woken.recv(4096)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching a descriptor; to be called before it is closed."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(fd)
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._selector.close()
+        self._woken.close()
+        self._waker.close()
+
+    def _watch(self, fd: int, events: int) -> None:
+        known = self._selector.get_map().get(fd)
+        if known is None and events:
+            self._selector.register(fd, events)
+        elif known is not None and not events:
+            self._selector.unregister(fd)
+        elif known is not None and known.events != events:
+            self._selector.modify(fd, events)
