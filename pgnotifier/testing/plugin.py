@@ -1,0 +1,107 @@
+"""pytest fixtures with real servers.
+
+Enable them with `pytest -p pgnotifier.testing.plugin`, or with
+`pytest_plugins = ["pgnotifier.testing.plugin"]` in the top-level conftest.py.
+
+| fixture | scope | is |
+|---|---|---|
+| `pgnotifier_postgres` | session | a running `PostgresServer` |
+| `pgnotifier_dsn` | function | the conninfo string of a new, empty database on it |
+| `pgnotifier_valkey` | session | a running `ValkeyServer` |
+| `pgnotifier_redis_url` | function | the URL of an empty database on it |
+| `pgnotifier_private_postgres` | function | a running `PostgresServer` to stop, kill and restart |
+| `pgnotifier_private_valkey` | function | the same, with a persistent `ValkeyServer` |
+
+`PGNOTIFIER_TEST_DSN` and `PGNOTIFIER_TEST_REDIS_URL` name servers to use instead. The private
+ones then skip the test. **The database in that URL is flushed**, and with pytest-xdist the ones
+that follow it too, one for each worker; embedded servers each worker has of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from pgnotifier.testing.postgres import PostgresServer
+from pgnotifier.testing.valkey import ValkeyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pgnotifier.testing.server import Server
+
+
+@pytest.fixture(scope="session")
+def pgnotifier_postgres() -> Iterator[PostgresServer]:
+    """Yield a PostgreSQL server that the tests of this process share; don't stop it."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def pgnotifier_dsn(pgnotifier_postgres: PostgresServer) -> Iterator[str]:
+    """Yield the conninfo string of a new database, dropped after the test."""
+    with pgnotifier_postgres.database() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def pgnotifier_valkey() -> Iterator[ValkeyServer]:
+    """Yield a Valkey server that the tests of this process share; don't stop it."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def pgnotifier_redis_url(pgnotifier_valkey: ValkeyServer) -> Iterator[str]:
+    """Yield the URL of a database that is empty, and emptied again after the test."""
+    url = _next_database(pgnotifier_valkey)
+    _flush(url)
+    yield url
+    _flush(url)
+
+
+@pytest.fixture
+def pgnotifier_private_postgres() -> Iterator[PostgresServer]:
+    """Yield a PostgreSQL server of the test's own, to be stopped and killed at will."""
+    with PostgresServer() as server:
+        _skip_external(server)
+        yield server
+
+
+@pytest.fixture
+def pgnotifier_private_valkey() -> Iterator[ValkeyServer]:
+    """Yield a persistent Valkey server of the test's own, to be stopped and killed at will."""
+    with ValkeyServer(persistent=True) as server:
+        _skip_external(server)
+        yield server
+
+
+def _skip_external(server: Server) -> None:
+    if server.is_external:
+        pytest.skip(f"needs a server that it can stop and start: unset {server.variable}")
+
+
+# What a test leaves running may go on writing for a while; let the next one have another number.
+_numbers = itertools.cycle(range(16))
+
+
+def _next_database(server: ValkeyServer) -> str:
+    parts = urlsplit(server.url)
+    number = next(_numbers)
+    if server.is_external:
+        # All workers share it: to each its own, counted from the one in the URL.
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        number = int(parts.path.strip("/") or 0) + int(worker)
+    return urlunsplit(parts._replace(path=f"/{number}"))
+
+
+def _flush(url: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()

