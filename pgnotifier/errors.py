@@ -9,6 +9,7 @@
     ├── TaskNameError            (ValueError)       a task name that is taken, or can't be one
     ├── ConnectionFailedError    (ConnectionError)  no connection could be made
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
+    ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── PayloadEncodingError     (TypeError)        a value that no payload can carry
@@ -53,6 +54,10 @@ class ConnectionFailedError(PgNotifierError, ConnectionError):
 
 class ListenRefusedError(PgNotifierError, RuntimeError):
     """The server answered LISTEN with an error; the channels were not added."""
+
+
+class NotifyRefusedError(PgNotifierError, RuntimeError):
+    """The server answered NOTIFY with an error: its queue is full, or a right is missing."""
 
 
 class NotLiveError(PgNotifierError, TimeoutError):

@@ -58,7 +58,7 @@ class Listener:
 
     The reader thread owns the session, the waiter and `_live`, and nothing else touches
     them. Others hand it commands through `_commands`; `_lock` guards that queue and
-    `_finished`, so that no command is left behind by a reader that has ended.
+    the setting of `ended`, so that no command is left behind by a reader that has ended.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Listener:
             report_gap: Told of each gap.
         """
         self.ready: Future[None] = Future()
+        self.ended = threading.Event()
         self.state: State = "starting"
         self.received = 0
         self.reconnects = 0
@@ -88,7 +89,6 @@ class Listener:
         self._report_gap = report_gap
         self._lock = threading.Lock()
         self._commands: deque[Command] = deque()
-        self._finished = False
         self._stopping = False
         self._session: Session | None = None
         self._live: set[str] = set()
@@ -112,7 +112,7 @@ class Listener:
         """Queue a command and return the future that is done once it is live."""
         command = Command(verb, tuple(channels))
         with self._lock:
-            if self._finished:
+            if self.ended.is_set():
                 command.done.set_exception(NotifierStoppedError("the notifier has stopped"))
                 return command.done
             self._commands.append(command)
@@ -121,8 +121,8 @@ class Listener:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the reader runs, be it connected or not."""
-        return not self._finished
+        """Whether the reader goes on, be it connected or not."""
+        return not (self._stopping or self.ended.is_set())
 
     def stop(self, timeout: float) -> int:
         """End the reader, then deliver what was received, within a time in seconds.
@@ -142,7 +142,8 @@ class Listener:
 
     def forget_in_child(self) -> None:
         """Let go of the parent's descriptors in a forked child, where no thread of ours runs."""
-        self._finished = True
+        self.ended = threading.Event()  # the parent's may be held by a thread that isn't here
+        self.ended.set()
         self.state = "stopped"
         if self._session is not None:
             self._session.forget_in_child()
@@ -174,7 +175,7 @@ class Listener:
         if self._session is not None:
             self._session.close()
         with self._lock:
-            self._finished = True
+            self.ended.set()
             self.state = "stopped"
             left = list(self._commands)
             self._commands.clear()

@@ -346,15 +346,7 @@ class Notifier:
             ListenRefusedError: The server refused LISTEN, as a standby does.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
-        with self._lock:
-            listener = self._listener
-            if listener is None or not listener.is_alive:
-                listener = self._listener = Listener(
-                    self._parameters, lambda: self._registry, self._deliverer, self._report_gap
-                )
-                self._stopped.clear()
-                lifetime.hold(self)
-                listener.start()
+        listener = self._started_listener()
         try:
             listener.ready.result()
         except BaseException:
@@ -367,7 +359,7 @@ class Notifier:
         """Start: the same as `start()`, which does not block either."""
         self.start()
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
         """Stop listening, deliver what was received, and disconnect. A no-op if not running.
 
         Returns in time whatever the state of the server, the queue or a callback. What
@@ -377,18 +369,23 @@ class Notifier:
 
         Args:
             timeout: Seconds that it may take.
+
+        Returns:
+            How many deliveries were given up.
         """
-        with self._lock:
-            listener, self._listener = self._listener, None
+        undelivered = 0
+        listener = self._listener
         if listener is not None:
-            if undelivered := listener.stop(timeout):
+            undelivered = listener.stop(timeout)
+            if undelivered:
                 logger.error(
                     "stopped with %d notifications undelivered after %g s", undelivered, timeout
                 )
             with self._lock:
-                if self._listener is None:
+                if self._listener is listener:
                     self._ended()
         self._publisher.close()
+        return undelivered
 
     def restart(self) -> None:
         """Replace the connection and listen to what is registered now; start if not running.
@@ -454,7 +451,8 @@ class Notifier:
             ChannelNameError: PostgreSQL has no such channel.
             PayloadEncodingError: Neither JSON nor a literal can write it.
             PayloadTooLargeError: Written, it has over 7,999 bytes. Nothing was sent.
-            ConnectionFailedError: No connection could be made.
+            ConnectionFailedError: No connection could be made, or it was lost meanwhile.
+            NotifyRefusedError: The server refused: its queue is full, say.
         """
         self._publisher.notify(check_channel(channel), payload)
 
@@ -477,6 +475,26 @@ class Notifier:
             overflow=self._overflow,
             on_room=on_room,
         )
+
+    def _started_listener(self) -> Listener:
+        """Return the listener that runs, or a new one once the one before has ended.
+
+        Two that hear at the same time would deliver twice.
+        """
+        while True:
+            with self._lock:
+                listener = self._listener
+                if listener is not None and listener.is_alive:
+                    return listener
+                if listener is None or listener.ended.is_set():
+                    listener = self._listener = Listener(
+                        self._parameters, lambda: self._registry, self._deliverer, self._report_gap
+                    )
+                    self._stopped.clear()
+                    lifetime.hold(self)
+                    listener.start()
+                    return listener
+            listener.ended.wait()
 
     def _running_listener(self) -> Listener | None:
         listener = self._listener

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from pgnotifier.connection import Parameters, forget_in_child, is_quiet
-from pgnotifier.errors import ConnectionFailedError, PayloadTooLargeError
+from pgnotifier.errors import ConnectionFailedError, NotifyRefusedError, PayloadTooLargeError
 from pgnotifier.payload import encode
 
 MAX_PAYLOAD_BYTES = 7999
@@ -21,6 +21,7 @@ class Publisher:
         self._parameters = parameters
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
+        self._closing = False
 
     def notify(self, channel: str, payload: Any) -> None:
         """Send one notification, in a transaction of its own.
@@ -29,6 +30,7 @@ class Publisher:
             PayloadEncodingError: No payload decodes to this value.
             PayloadTooLargeError: It has over 7,999 bytes.
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
+            NotifyRefusedError: The server refused: its queue is full, say.
         """
         text = encode(payload)
         size = len(text.encode())
@@ -38,20 +40,36 @@ class Publisher:
                 f"{MAX_PAYLOAD_BYTES} at most. Store it, and send its key instead"
             )
         with self._lock:
+            self._closing = False
             connection = self._connected()
             try:
                 connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
-            except psycopg.OperationalError as exc:
-                self._close()
+            except psycopg.Error as exc:
+                reason = str(exc).strip()
+                if not connection.closed:
+                    raise NotifyRefusedError(
+                        f"the server refused to notify {channel!r}: {reason}"
+                    ) from exc
                 raise ConnectionFailedError(
                     f"the connection was lost while notifying {channel!r}; whether it was sent "
-                    f"is unknown: {str(exc).strip()}"
+                    f"is unknown: {reason}"
                 ) from exc
+            finally:
+                if self._closing:
+                    self._close()
 
     def close(self) -> None:
-        """Close the connection; a later `notify` makes a new one."""
-        with self._lock:
-            self._close()
+        """Close the connection; a later `notify` makes a new one.
+
+        A `notify` under way in another thread closes it at its own end: waiting for that
+        could take as long as the server pleases.
+        """
+        self._closing = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close()
+            finally:
+                self._lock.release()
 
     def forget_in_child(self) -> None:
         """Start afresh in a forked child; the parent's connection is the parent's."""
