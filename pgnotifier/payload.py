@@ -39,7 +39,7 @@ def decode(text: str) -> Any:
     if (
         len(text) <= _JSON_DEPTH
         or text.count("[") + text.count("{") <= _JSON_DEPTH
-        or _nests_within(_JSON_DEPTH, _without_json_strings(text))
+        or _nests_within(_JSON_DEPTH, _json_brackets(text))
     ):
         try:
             return _from_json(text)
@@ -65,12 +65,13 @@ def encode(value: Any) -> str:
 
     Raises:
         PayloadEncodingError: Neither carries it: nan, a frozenset, a date, any other object,
-            an int of over 4,300 digits, a value nested too deep or within itself.
+            an int of over 4,300 digits, a value within itself, or one nested over 200 levels
+            deep (over 50 if not JSON's types alone).
     """
     if not exact_json(value):
-        value = _plain(value, "payload", _JSON_DEPTH)
+        value = _plain(value, "payload", _LITERAL_DEPTH)
         if not exact_json(value):
-            return to_literal(value)
+            return _literal(value)
     # `decode` hands the very same object back when it finds nothing else in it.
     if type(value) is str and "\0" not in value and decode(value) is value:
         return value
@@ -86,13 +87,20 @@ def exact_json(value: Any) -> bool:
     return _is_json(value, _JSON_DEPTH)
 
 
-def to_literal(value: Any) -> str:
-    """Return `value` as a Python literal without NUL or lone surrogates; `decode` reads it.
+_BRACKETS = b"([{)]}"
+_NO_BRACKET = bytes(set(range(256)) - set(_BRACKETS))
+_NO_MARK = bytes(set(_NO_BRACKET) - set(b'"'))
+_ALIKE = bytes.maketrans(_BRACKETS, b"[[[]]]")
 
-    Raises:
-        PayloadEncodingError: As `encode`.
-    """
-    return _literal(_plain(value, "payload", _LITERAL_DEPTH))
+
+def _nests_within(depth: int, code: bytes) -> bool:
+    """Tell whether the brackets in `code` pair up and nest no deeper than `depth`."""
+    brackets = code.translate(_ALIKE, _NO_BRACKET)
+    for _ in range(depth):
+        before, brackets = len(brackets), brackets.replace(b"[]", b"")
+        if len(brackets) == before:
+            break
+    return not brackets
 
 
 # --- JSON -----------------------------------------------------------------------------------
@@ -106,8 +114,13 @@ _from_json = msgspec.json.Decoder().decode
 _from_odd_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
-def _without_json_strings(text: str) -> str:
-    return "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+def _json_brackets(text: str) -> bytes:
+    """Return the brackets of a JSON text that stand outside its strings."""
+    if "\\" in text:
+        text = text.replace("\\\\", "").replace('\\"', "")
+    marks = text.encode("utf-8", "surrogatepass").translate(None, _NO_MARK)
+    # Two adjacent quotes cancel out, wherever they stand, which leaves few to split at.
+    return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
 
 
 def _is_unicode(text: str) -> bool:
@@ -149,37 +162,36 @@ def _is_json(value: Any, room: int) -> bool:
 # of atomic groups, `(?>...)`: a text that fails, fails in linear time.
 
 _BLANK = r"(?>[ \t\f\r\n]|\\(?:\r?\n|\r)|\#[^\r\n]*)"
-_ESCAPE = r"""\\(?>\r?\n|[\r\\'"abfnrtv]|[0-3][0-7]{0,2}|[4-7][0-7]?(?![0-7])|x[0-9a-fA-F]{2}"""
-_UNICODE_ESCAPE = r"|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^{}'\"\\\r\n]+\}"
-
-
-def _quoted(prefix: str, escape: str) -> str:
-    return "|".join(
-        rf"{prefix}{q}{q}{q}(?>[^{q}\\]+|{escape}|{q}(?!{q}{q}))*{q}{q}{q}"
-        rf"|{prefix}{q}(?!{q}{q})(?>[^{q}\\\r\n]+|{escape})*{q}"
+_BYTES_ESCAPE = r"""\r?\n|[\r\\'"abfnrtv]|[0-3][0-7]{0,2}|[4-7][0-7]?(?![0-7])|x[0-9a-fA-F]{2}"""
+_STR_ESCAPE = _BYTES_ESCAPE + r"|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|N\{[^{}'\"\\\r\n]+\}"
+_RAW_ESCAPE = r"\r\n|[\s\S]"
+_STRING = (
+    "(?=[uUbBrR]{0,2}['\"])(?:"
+    + "|".join(
+        rf"{prefix}(?:{q}{q}{q}(?>[^{q}\\]+|\\(?:{escape})|{q}(?!{q}{q}))*{q}{q}{q}"
+        rf"|{q}(?!{q}{q})(?>[^{q}\\\r\n]+|\\(?:{escape}))*{q})"
+        for prefix, escape in (
+            ("[uU]?", _STR_ESCAPE),
+            ("[bB]", _BYTES_ESCAPE),
+            ("(?:[rR][bB]?|[bB][rR])", _RAW_ESCAPE),
+        )
         for q in "'\""
     )
-
-
-_STRING = "|".join(
-    (
-        _quoted("[uU]?", f"{_ESCAPE}{_UNICODE_ESCAPE})"),
-        _quoted("[bB]", f"{_ESCAPE})"),
-        _quoted("(?:[rR][bB]?|[bB][rR])", r"\\(?>\r\n|[\s\S])"),
-    )
+    + ")"
 )
 _DIGITS = r"[0-9](?>_?[0-9])*"
 _DECIMAL = rf"(?>(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?)"
-# The counts keep to 4,300 decimal digits, which CPython checks for decimals alone.
+# CPython checks the 4,300 digits of decimals alone; the counts here keep to the same bound.
 _NUMBER = rf"""(?>0[xX](?>_?[0-9a-fA-F]){{1,3571}}|0[oO](?>_?[0-7]){{1,4761}}
     |0[bB](?>_?[01]){{1,14284}}|(?!0+[1-9][0-9]*\b(?!\.)){_DECIMAL}[jJ]?)(?![\w.])"""
 # Signs only where a value begins or an imaginary part follows, and no bracket right after a
 # closing one: dates are rejected here, and nothing recurses without nesting (`1+1+1...`).
+# All that literal_eval takes and this doesn't is an imaginary part in brackets: `1+(2j)`.
 _TOKEN = rf"""
-    {_NUMBER}
-    |{_STRING}
-    |[(\[{{,:](?:{_BLANK}*[+-])?
+    [(\[{{,:](?:{_BLANK}*[+-])?
     |[)\]}}](?!{_BLANK}*[(\[{{])
+    |(?=[0-9.]){_NUMBER}
+    |{_STRING}
     |[+-]{_BLANK}*{_DECIMAL}[jJ](?![\w.])(?!{_BLANK}*[+-])
     |(?:None|True|False)(?!\w)
     |set{_BLANK}*\({_BLANK}*\)(?!{_BLANK}*[(\[{{])
@@ -194,27 +206,13 @@ def _from_literal(text: str) -> Any:
     if not _matches_literal(text):
         return text
     if text.count("(") + text.count("[") + text.count("{") > _LITERAL_DEPTH and not _nests_within(
-        _LITERAL_DEPTH, _drop_strings("", text)
+        _LITERAL_DEPTH, _drop_strings("", text).encode("utf-8", "surrogatepass")
     ):
         return text
     try:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, BytesWarning):
         return text
-
-
-_ONE_BRACKET = bytes.maketrans(b"({)}", b"[[]]")
-_NO_BRACKET = bytes(set(range(256)) - set(b"([{)]}"))
-
-
-def _nests_within(depth: int, code: str) -> bool:
-    """Tell whether the brackets in `code` pair up and nest no deeper than `depth`."""
-    brackets = code.encode("ascii", "ignore").translate(_ONE_BRACKET, _NO_BRACKET)
-    for _ in range(depth):
-        if not brackets:
-            break
-        brackets = brackets.replace(b"[]", b"")
-    return not brackets
 
 
 def _literal(value: Any) -> str:
@@ -272,8 +270,8 @@ def _plain_container(value: Any, path: str, room: int) -> Any:
     if isinstance(value, dict):
         plain = {}
         for key, item in value.items():
-            at = f"{path}[{reprlib.repr(key)}]"
-            plain[_plain(key, f"the key of {at}", room)] = _plain(item, at, room)
+            plain_key = _plain(key, f"a key of {path}", room)
+            plain[plain_key] = _plain(item, f"{path}[{reprlib.repr(plain_key)}]", room)
     else:
         items = [_plain(item, f"{path}[{place}]", room) for place, item in enumerate(value)]
         kind = next(kind for kind in (tuple, list, set) if isinstance(value, kind))

@@ -1,0 +1,313 @@
+"""Decoding and encoding, from plain examples to whatever hypothesis thinks of."""
+
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import OrderedDict, defaultdict
+from datetime import UTC, datetime
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgnotifier import payload
+from pgnotifier.errors import PayloadEncodingError
+from pgnotifier.payload import encode, exact_json
+
+INF = math.inf
+BIG = 10**4300 - 1
+
+
+def decode(text):
+    """Decode, and fail if that warned: were warnings errors, `decode` would catch them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        value = payload.decode(text)
+    assert not caught
+    return value
+
+
+def typed(value):
+    """Make two values equal only if their types are, too, and the signs of their zeros."""
+    match value:
+        case float():
+            return float, repr(value)
+        case list() | tuple():
+            return type(value), [typed(item) for item in value]
+        case set():
+            return set, {(type(item), repr(item)) for item in value}
+        case dict():
+            return dict, [(typed(key), typed(item)) for key, item in value.items()]
+        case _:
+            return type(value), value
+
+
+def name(value):
+    """Name a test's parameter briefly; some can't be printed."""
+    return ascii(value[:30]) if isinstance(value, str) else type(value).__name__
+
+
+# --- What a text decodes to -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(('{"a": true}', {"a": True}), (' [1, null, "x"]\n', [1, None, "x"]), ('"text"', "text")),
+        *(("42", 42), ("-0", 0), ("-0.0", -0.0), ("1e5", 1e5), ('{"a": 1, "a": 2}', {"a": 2})),
+        # JSON that msgspec refuses
+        *(("1e999", INF), ('{"a": [1e999, true]}', {"a": [INF, True]})),
+        *((r'["\ud800", null]', ["\ud800", None]), ('["caf\udce9", true]', ["caf\udce9", True])),
+        (f"[-{BIG}, {BIG}]", [-BIG, BIG]),
+        # Nested as deep as it may be, or looking deeper than it is
+        ("[" * 200 + "]" * 200, json.loads("[" * 200 + "]" * 200)),
+        (json.dumps([{'"[': ["\\", None]}] * 300), [{'"[': ["\\", None]}] * 300),
+        ("(" * 50 + ")" * 50, ()),
+        (str(["[", b"x"] * 60), ["[", b"x"] * 60),
+        # Python literals
+        *(("{1, 2}", {1, 2}), ("set()", set()), ("b'x'", b"x"), ("(1, 2)", (1, 2)), ("None", None)),
+        *(("[True, ...]", [True, ...]), ("{'a': (1,), 2: {}}", {"a": (1,), 2: {}})),
+        *(("-1 - 2j", -1 - 2j), ("(1)+2j", 1 + 2j), ("0x" + "f" * 3571, 16**3571 - 1)),
+        *((r"'\x41\101\u0041\N{BULLET}\\'", "AAA\u2022\\"), (r"rb'\d'", b"\\d")),
+        *(("u'x' '''y\n'z'''", "xy\n'z"), ("(1,  # one\n 2)", (1, 2)), ("42 # retry", 42)),
+        *((" 1_000", 1000), ("2024_01_15", 20240115)),
+    ],
+    ids=name,
+)
+def test_a_value_arrives_as_what_its_text_looks_like(text, value):
+    """JSON comes first, then a Python literal."""
+    assert typed(decode(text)) == typed(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", " ", "hello world", " padded ", "42 apples", "user_123", "None of it", "settle"),
+        *("550e8400-e29b-41d4-a716-446655440000", "2024-01-15", "2024-10-15T12:00:00Z", "01234"),
+        *(
+            "nan",
+            "inf",
+            "NaN",
+            "[1e999, NaN]",
+            "[-Infinity]",
+            "f'x'",
+            "1-2",
+            "--1",
+            "1 if 2 else 3",
+        ),
+        *("{[]}", "{**{1: 2}}", "[1][0]", "set([1])", "(1 2)", "#", "'a' b'b'", "[True, true]"),
+        # What the compiler would warn of, or can't read
+        *(r'"\d"', r"'\400'", r"b'\u0041'", "0x1for x", "1if 2else 3", "1jif 2else 3"),
+        *("\ufeff1", "1\x00", "'\x00'", "'\ud800'", "b'\xe9'", r"'\N{NO SUCH NAME}'"),
+        *("1" * 4301, "[" + "1" * 4301 + "]", "(" * 51 + "1," + ")" * 51),
+        *("0x" + "f" * 3572, "0o" + "7" * 4762, "0b" + "1" * 14285),
+    ],
+    ids=name,
+)
+def test_what_looks_like_no_value_is_text(text):
+    """The text arrives untouched, blanks included."""
+    assert decode(text) == text
+
+
+HOSTILE = [
+    *("[" * 8000, "{" * 8000, "(" * 8000, '{"a":' * 1600, "[" * 4000 + "]" * 4000),
+    *("-" * 7990 + "1", "1" + "+1" * 3999, "1" + "+1j" * 2600, "(1)+" * 1900 + "1j", "-(" * 3990),
+    *("(" * 4000 + ")" * 4000, "(" * 2600 + "1" + ",)" * 2600, "{1:" * 1900 + "1" + "}" * 1900),
+    *("[1]" * 2600, "()" * 4000, "'a'" * 2600, "set()" * 1600, "(" * 50 + "1 1" + ")" * 50),
+    *("'" * 7999, "'" + r"\123" * 1900, '"' + r"\ud800" * 1300, "#" * 7999, "#\n" * 3999),
+    *("0" * 7998 + "_x", "1_" * 3999, " " * 7998 + "x", ", -1j" * 1500 + "x", "\\\n" * 3999),
+    *("\x00" * 7999, "\ud800" * 2600, "." * 7999, "lambda:" * 1100, "not " * 1900 + "1"),
+]
+
+
+def test_hostile_text_is_decoded_in_linear_time():
+    """What no parser likes neither raises nor warns, nor holds up what comes behind it."""
+    for text in HOSTILE:
+        start = time.perf_counter()
+        decode(text)
+        assert time.perf_counter() - start < 1, text[:20]
+
+
+SMALL_STACKS = """
+import json, sys, threading
+from pgnotifier.payload import decode
+texts = json.load(sys.stdin)
+decoded = []
+threading.stack_size(256 * 1024)
+threads = [threading.Thread(target=lambda: decoded.extend(map(decode, texts))) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+sys.exit(len(decoded) != 4 * len(texts))
+"""
+
+
+def test_hostile_text_does_not_overflow_a_small_stack():
+    """A thread with half of macOS's stack lives through every depth of nesting."""
+    texts = list(HOSTILE)
+    for depth in (40, 50, 60, 150, 200, 250, 600, 1300):
+        for opening, closing in ("[]", "()", ("{1:", "}"), ('{"a":', "}"), ("-(", ")")):
+            texts.append(opening * depth + "1" + closing * depth)
+    command = [sys.executable, "-W", "always", "-c", SMALL_STACKS]
+    run = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_many_threads_decode_at_once():
+    """No thread sees another's text, or changes the warnings of the process."""
+    wrong = []
+
+    def work(number):
+        for i in range(200):
+            pairs = [(f"({number}, {i})", (number, i)), (f"[{i}]", [i]), (rf"'\d{i}'", rf"'\d{i}'")]
+            wrong.extend(text for text, value in pairs if payload.decode(text) != value)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    filters = list(warnings.filters)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert warnings.filters == filters
+
+
+# --- What a value is sent as ----------------------------------------------------------------
+
+
+class Point(NamedTuple):  # noqa: D101
+    x: int
+    y: int
+
+
+Loud = type("Loud", (str,), {"__hash__": str.__hash__, "__eq__": object.__eq__})
+Level = IntEnum("Level", "LOW HIGH")
+Color = Enum("Color", {"RED": "red"}, type=str)
+KNOT: list = []
+KNOT.append(KNOT)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *(("hello", "hello"), ("", ""), ("Zoë", "Zoë"), (r"'\d'", r"'\d'"), ("NaN", "NaN")),
+        *(("123", '"123"'), ("null", '"null"'), ("(1, 2)", '"(1, 2)"'), ("a\0b", r'"a\u0000b"')),
+        *((None, "null"), (True, "true"), (1.0, "1.0"), (-0.0, "-0.0"), (BIG, str(BIG))),
+        *(({"é": [1, "\0"]}, r'{"é":[1,"\u0000"]}'), ([], "[]"), ({}, "{}")),
+        *(((1,), "(1,)"), ((), "()"), (set(), "set()"), ({"a": {1}}, "{'a':{1}}")),
+        *((INF, "1e999"), ([-INF], "[-1e999]"), (complex(1, -INF), "1.0-1e999j"), (..., "...")),
+        *(({1: ...}, "{1:...}"), ({(1, "x"): b"\0"}, r"{(1,'x'):b'\x00'}")),
+        *(("\ud800", r"'\ud800'"), (["'\ud83d\ude00"], r"['\'\ud83d\ude00']")),
+        # Subclasses go as what they extend.
+        *((OrderedDict(a=1), '{"a":1}'), (defaultdict(list, {1: []}), "{1:[]}")),
+        *((Level.HIGH, "2"), ([Color.RED], '["red"]'), (Color.RED, "red"), (Point(1, 2), "(1,2)")),
+    ],
+    ids=name,
+)
+def test_a_value_is_sent_as(value, text):
+    """Text goes as it is, then comes JSON, then a Python literal; each as short as can be."""
+    assert encode(value) == text
+    assert decode(text) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        *((frozenset(), "type frozenset at payload can't"), (bytearray(), "type bytearray")),
+        ({"when": [1, datetime.now(UTC)]}, "type datetime at payload['when'][1] can't"),
+        *(({("a", object()): 1}, "type object at a key of payload["), ({BIG + 1: 1}, "a key of")),
+        ({Loud("a"): 1, Loud("a"): 2}, "equal as builtin types"),
+        *((math.nan, "nan at payload"), ((complex(0, math.nan),), "nan at payload[0]")),
+        *((BIG + 1, "4,300 digits"), ({"k" * 5000: object()}, "encode it yourself")),
+        *((KNOT, "within itself"), (eval("(" * 51 + "1" + ",)" * 51), "nested too deep")),
+        *((json.loads(s * 201 + "1" + e * 201), "too deep") for s, e in ("[]", ('{"":', "}"))),
+    ],
+    ids=name,
+)
+def test_what_no_payload_carries_is_refused(value, words):
+    """The message says what and where, and holds no more of the value than that."""
+    with pytest.raises(PayloadEncodingError) as caught:
+        encode(value)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*((1,), {1: 1}, INF, BIG + 1, "\ud800", {"\ud800": 1}, Level.LOW, Color.RED, [b""], KNOT)],
+    ids=name,
+)
+def test_what_json_changes_is_not_exact_json(value):
+    """Exact is what any JSON encoder and decoder hand back, type and all."""
+    assert not exact_json(value)
+
+
+# --- Properties -----------------------------------------------------------------------------
+
+any_text = st.text(st.characters())  # lone surrogates included
+ints = st.integers() | st.sampled_from([BIG, -BIG, 2**64, -(2**63)])
+finite = st.floats(allow_nan=False, allow_infinity=False)
+# Only the sign of a zero may be lost, which a set's repr would show.
+no_zero = st.complex_numbers(allow_nan=False).filter(lambda number: number.real and number.imag)
+finite_complex = no_zero.filter(lambda number: math.isfinite(abs(number.real) + abs(number.imag)))
+
+json_leaves = st.none() | st.booleans() | ints | finite | any_text
+repr_leaves = st.none() | st.booleans() | ints | finite | finite_complex | st.text() | st.binary()
+odd_leaves = repr_leaves | st.just(...) | st.sampled_from([INF, -INF]) | no_zero | any_text
+json_values = st.recursive(
+    json_leaves, lambda inner: st.lists(inner) | st.dictionaries(any_text, inner), max_leaves=12
+)
+
+
+def literals(leaves):
+    keys = st.recursive(leaves, lambda inner: st.lists(inner).map(tuple), max_leaves=4)
+
+    def containers(inner):
+        lists = st.lists(inner)
+        return lists | lists.map(tuple) | st.sets(keys) | st.dictionaries(keys, inner)
+
+    return st.recursive(keys, containers, max_leaves=12)
+
+
+@settings(deadline=None)
+@given(json_values, st.booleans())
+def test_every_json_value_round_trips(value, ascii_only):
+    """What the standard library writes is read as the standard library reads it."""
+    text = json.dumps(value, ensure_ascii=ascii_only)
+    assert typed(decode(text)) == typed(json.loads(text))
+
+
+@settings(deadline=None)
+@given(literals(repr_leaves))
+def test_every_literal_round_trips_through_repr(value):
+    """What `repr()` shows of builtin values is what arrives."""
+    assert typed(decode(repr(value))) == typed(value)
+
+
+@settings(deadline=None)
+@given(literals(odd_leaves) | json_values)
+def test_every_value_round_trips_through_encode(value):
+    """What was sent is what arrives, in a text that PostgreSQL can hold."""
+    text = encode(value)
+    assert typed(decode(text)) == typed(value)
+    assert b"\0" not in text.encode()
+
+
+words = ("'a'", r"'\d'", "b'", "'''", "0x", "1if", "set()", "True", "...")
+tokens = st.sampled_from([*"()[]{},:+-#.'\"\\ \n\r\f01_ej", *words])
+
+
+@settings(deadline=None, max_examples=500)
+@given(any_text | st.lists(tokens).map("".join))
+def test_no_text_raises_or_warns_and_text_survives_encode(text):
+    """Whatever arrives is decoded, and every text can be sent as text."""
+    assert typed(payload.decode(text)) == typed(decode(text))  # whatever the filters
+    sent = encode(text)
+    assert decode(sent) == text
+    assert type(decode(sent)) is str
+    assert b"\0" not in sent.encode()
