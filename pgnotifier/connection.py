@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 import random
+import re
 import selectors
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ from pgnotifier.errors import (
 CONNECT_TIMEOUT = 10
 """Seconds that each host of a connection string gets, unless `connect_timeout` says else."""
 
+_SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
 
 
@@ -59,11 +61,11 @@ class Parameters:
         self._known["client_encoding"] = "UTF8"
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             self._known["connect_timeout"] = CONNECT_TIMEOUT
+        _check_values(given)
         self.conninfo = libpq.make_conninfo("", **self._known)
 
     def __repr__(self) -> str:
-        shown = ("host", "hostaddr", "port", "dbname", "user", "service")
-        return " ".join(f"{name}={self._known[name]}" for name in shown if name in self._known)
+        return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
 
     def connect(self) -> psycopg.Connection[Any]:
         """Make a connection, in autocommit mode.
@@ -75,10 +77,12 @@ class Parameters:
         try:
             # Prepared statements would fail behind a pooler that shares sessions.
             return psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None)
-        except psycopg.Error as exc:
+        except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
             text = f"can't connect to PostgreSQL ({self!r}): {str(exc).strip()}"
             password = str(self._known.get("password") or "")
-            if password and password in str(exc):
+            # One that is the user's name, say, is nothing that hiding it here would protect.
+            open_values = [str(value) for name, value in self._known.items() if name in _SHOWN]
+            if password and password in str(exc) and password not in open_values:
                 # A traceback prints the cause as well, so it has to go, too.
                 raise ConnectionFailedError(text.replace(password, "***")) from None
             raise ConnectionFailedError(text) from exc
@@ -86,16 +90,34 @@ class Parameters:
 
 def _parse(conninfo: str) -> dict[str, Any]:
     try:
-        return libpq.conninfo_to_dict(conninfo)
+        if not _MISREAD_URI.match(conninfo):
+            return libpq.conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
         # libpq quotes the place where parsing failed, which may be in the password.
         for name in _unknown_names(str(exc)):
             raise ConfigurationError(_unknown(name)) from None
-        raise ConfigurationError(
-            "the connection string can't be parsed: it is neither 'name=value …' with values "
-            "that hold spaces in single quotes, nor a postgresql:// URI with special "
-            "characters percent-encoded"
-        ) from None
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError(
+        "the connection string can't be parsed: it is neither 'name=value …' with values "
+        "that hold spaces in single quotes, nor a postgresql:// URI with special "
+        "characters percent-encoded"
+    ) from None
+
+
+# libpq takes what follows an unencoded @ or / of a password for the host or the database, and
+# shows it in its messages: https://www.postgresql.org/docs/current/libpq-connect.html.
+_MISREAD_URI = re.compile(r"postgres(?:ql)?://(?:[^/?]*@[^?]*@|[^/?@]*/[^?]*@)")
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        # libpq would cut it at the NUL.
+        if "\0" in (text := str(value)) or any("\ud800" <= c <= "\udfff" for c in text):
+            raise ConfigurationError(f"the value of {name!r} holds NUL or a lone surrogate")
+    ports = str(given.get("port", "")).split(",")
+    if not all(port.strip().isdecimal() or not port.strip() for port in ports):
+        raise ConfigurationError(f"'port' must be a number, not {given['port']!r}")
 
 
 def _unknown_names(message: str) -> Iterable[str]:
@@ -125,7 +147,11 @@ class Connecting:
         self._error: Exception | None = None
         self._abandoned = False
         self.done = False
-        threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
+        except RuntimeError:
+            # None to be had: too many, or Python 3.12.0/1 once the main program has ended.
+            self._run()
 
     def _run(self) -> None:
         try:
@@ -170,6 +196,11 @@ class Session:
         self._pgconn.nonblocking = 1
         self.fd = self._pgconn.socket
         self.notifies = self._pgconn.notifies
+        self._refused: ListenRefusedError | None = None
+        # SQL_ASCII databases hold any bytes. Asked for UTF-8, the server would end the session
+        # at the first that are none.
+        ascii_database = self._pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
+        self.preamble = b"SET client_encoding TO SQL_ASCII;" if ascii_database else b""
 
     def consume(self) -> None:
         """Read what has arrived, without waiting; notifications then come from `notifies()`.
@@ -186,6 +217,7 @@ class Session:
 
     def send(self, query: bytes) -> None:
         """Begin to send a query, which may hold several statements."""
+        self._refused = None
         try:
             self._pgconn.send_query(query)
         except psycopg.Error as exc:
@@ -205,19 +237,19 @@ class Session:
             ListenRefusedError: A statement failed, and with it the whole query.
             ConnectionLostError: The server ended the session instead of answering.
         """
-        refused: ListenRefusedError | None = None
         while not self._pgconn.is_busy():
             result = self._pgconn.get_result()
             if result is None:
-                if refused:
-                    raise refused
+                if self._refused:
+                    raise self._refused
                 return True
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 reason = result.get_error_message().strip()
                 severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
                 if severity != b"ERROR":  # FATAL and PANIC end the session; libpq's own has none
                     raise ConnectionLostError(reason)
-                refused = ListenRefusedError(f"the server refused LISTEN: {reason}")
+                # Kept for the next call: the end of the query may not be here yet.
+                self._refused = ListenRefusedError(f"the server refused LISTEN: {reason}")
         return False
 
     def close(self) -> None:

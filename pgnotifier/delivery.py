@@ -33,8 +33,15 @@ class Arrived(Protocol):
 Item = tuple[str, tuple[Binding, ...], Arrived, datetime, datetime]
 """Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
 
+_called_by = threading.local()  # .owner: the notifier that a deliverer's thread works for
+
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
+
+
+def called_by_callback(owner: object) -> bool:
+    """Return whether the calling code is a callback that this notifier has called."""
+    return owner is not None and getattr(_called_by, "owner", None) is owner
 
 
 class Deliverer:
@@ -53,6 +60,7 @@ class Deliverer:
         size: int,
         overflow: Overflow,
         on_room: Callable[[], None],
+        owner: object = None,
     ) -> None:
         """Make a deliverer that isn't running yet.
 
@@ -62,6 +70,7 @@ class Deliverer:
             size: How many notifications may wait.
             overflow: What to do with one more.
             on_room: Called once a full buffer is half empty again.
+            owner: The notifier that it works for.
         """
         self.dispatcher = dispatcher
         self.name = type(dispatcher).__name__
@@ -74,7 +83,9 @@ class Deliverer:
         self._size = size
         self._overflow = overflow
         self._on_room = on_room
+        self._owner = owner
         self._buffer: deque[Item] = deque()
+        self._decoding = 0
         self._batch: deque[Delivery] = deque()
         self._missed: Gap | None = None
         self._condition = threading.Condition()
@@ -88,10 +99,14 @@ class Deliverer:
         """Start the thread."""
         self._thread.start()
 
+    def is_current(self) -> bool:
+        """Return whether the calling thread is this one."""
+        return self._thread is threading.current_thread()
+
     @property
     def waiting(self) -> int:
         """How many notifications and deliveries are waiting."""
-        return len(self._buffer) + len(self._batch)
+        return len(self._buffer) + self._decoding + len(self._batch)
 
     def put(self) -> None:
         """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
@@ -143,6 +158,22 @@ class Deliverer:
             missed, self._missed = self._missed, None
         return missed
 
+    def hurry(self) -> None:
+        """Deliver what is left with short pauses only, then end; returns at once."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+
+    def forget_in_child(self) -> None:
+        """End, in a child that a callback of this very deliverer forked: the rest is the parent's.
+
+        In any other child there is no thread to end.
+        """
+        self._condition = threading.Condition()
+        self._stopping = self._abandoned = True
+        self._buffer.clear()
+        self._batch.clear()
+
     def stop(self, deadline: float) -> int:
         """Deliver what is left, until a deadline, then give up.
 
@@ -153,10 +184,8 @@ class Deliverer:
             How many deliveries were given up. From within a callback of this very deliverer
             there is no waiting: 0, and the rest follows when the callback returns.
         """
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        if self._thread is threading.current_thread() or not self._thread.ident:
+        self.hurry()
+        if self.is_current() or not self._thread.ident:
             return 0
         self._thread.join(max(0.0, deadline - monotonic()))
         if not self._thread.is_alive():
@@ -170,8 +199,13 @@ class Deliverer:
         return left
 
     def _run(self) -> None:
+        _called_by.owner = self._owner
         while items := self._take():
-            self._batch = batch = deque(self._deliveries(items))
+            batch = deque(self._deliveries(items))
+            with self._condition:
+                if self._abandoned:  # in the time that the decoder took
+                    return
+                self._batch, self._decoding = batch, 0
             self._dispatch(batch)
 
     def _take(self) -> list[Item]:
@@ -180,6 +214,7 @@ class Deliverer:
                 self._condition.wait()
             take = self._buffer.popleft
             items = [take() for _ in range(min(BATCH, len(self._buffer)))]
+            self._decoding = len(items)
             room = self.full and len(self._buffer) <= self._size // 2
             if room:
                 self.full = False
@@ -200,7 +235,7 @@ class Deliverer:
                 if type(payload) not in _IMMUTABLE:
                     try:
                         payload = decode(raw)
-                    except Exception as exc:  # noqa: BLE001 - a user's decoder
+                    except BaseException as exc:  # noqa: BLE001 - a user's decoder
                         arrival = Notification(channel, None, raw, arrived.be_pid, received_at)
                         Delivery(binding, arrival).report(exc)
                         continue

@@ -88,6 +88,14 @@ class Dispatcher(ABC):
         """Let go of connections. Called when the listener stops; `dispatch` may follow."""
 
 
+_UNCALLED_KINDS = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+"""Functions whose body a mere call doesn't run."""
+
+
 class InlineDispatcher(Dispatcher):
     """Calls the callback in this process, in one thread, one notification after the other.
 
@@ -98,7 +106,8 @@ class InlineDispatcher(Dispatcher):
         """Check that the callback can be called here, and return it.
 
         Raises:
-            DispatcherMismatchError: It is a coroutine function, or a Celery task or signature.
+            DispatcherMismatchError: It is a coroutine or generator function, or a Celery task
+                or signature.
             UnknownOptionError: Options were given; there are none.
         """
         fn = subscription.fn
@@ -108,18 +117,19 @@ class InlineDispatcher(Dispatcher):
                 f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
                 "use a dispatcher to a queue, such as CeleryDispatcher, for these"
             )
-        if hasattr(fn, "apply_async"):
+        # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
+        # of tasks pass for what they stand for.
+        if hasattr(fn.__class__, "apply_async"):
             raise DispatcherMismatchError(
                 f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
                 "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
                 "it enqueued, or subscribe a plain function"
             )
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-            getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-        ):
+        called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+        if any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called)):
             raise DispatcherMismatchError(
-                f"subscription {subscription.id!r}: {fn!r} is a coroutine function, which an "
-                "in-process callback can't be: nothing would await it"
+                f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
+                "which an in-process callback can't be: nothing would await or iterate over it"
             )
         return cast("Callback", fn)
 

@@ -1,11 +1,18 @@
 """Processes: staying alive while a notifier runs, ending on Ctrl-C, and forking."""
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
 import weakref
+from time import monotonic
 from typing import TYPE_CHECKING
+
+# To have them registered before us: see the end of this file.
+with contextlib.suppress(ImportError):  # not every platform has processes, or threads
+    import concurrent.futures.process
+    import concurrent.futures.thread  # noqa: F401
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -15,6 +22,7 @@ EXIT_TIMEOUT = 0.7
 
 _notifiers: "weakref.WeakSet[Notifier]" = weakref.WeakSet()
 _running: "set[Notifier]" = set()  # strong: a script need not keep its notifier in a variable
+_finishing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 def watch(notifier: "Notifier") -> None:
@@ -32,6 +40,11 @@ def release(notifier: "Notifier") -> None:
     _running.discard(notifier)
 
 
+def see_out(thread: threading.Thread) -> None:
+    """Keep the process alive until a callback that has stopped its notifier is done."""
+    _finishing.add(thread)
+
+
 def _at_exit() -> None:
     """Wait until every notifier has stopped, or for Ctrl-C; then stop the rest.
 
@@ -40,22 +53,39 @@ def _at_exit() -> None:
     """
     try:
         # A main program that died of an exception, Ctrl-C included, has its process end.
-        while not hasattr(sys, "last_value"):
-            waiting = [n for n in tuple(_running) if n.is_running() and not n.daemon]
-            if not waiting:
-                break
-            waiting[0].wait(1.0)  # in slices, as a lock can't be interrupted on Windows
+        while not hasattr(sys, "last_value") and _wait_a_while():
+            pass
     except KeyboardInterrupt:
         pass
     try:
-        for notifier in tuple(_running):
-            notifier.stop(timeout=EXIT_TIMEOUT)
+        deadline = monotonic() + EXIT_TIMEOUT
+        running = tuple(_running)
+        for done, notifier in enumerate(running):
+            # A callback that is stuck leaves the others their share of the time.
+            notifier.stop(timeout=max(0.0, deadline - monotonic()) / (len(running) - done))
     except KeyboardInterrupt:
         pass
+
+
+def _wait_a_while() -> bool:
+    """Wait for something that keeps the process alive; return whether there is anything.
+
+    A second at most, as a lock can't be interrupted on Windows.
+    """
+    for notifier in tuple(_running):
+        if not notifier.daemon and not notifier.wait(0):
+            notifier.wait(1.0)
+            return True
+    for thread in tuple(_finishing):
+        if thread.is_alive():
+            thread.join(1.0)
+            return True
+    return False
 
 
 def _in_child() -> None:
     _running.clear()
+    _finishing.clear()
     for notifier in tuple(_notifiers):
         notifier._forget_in_child()  # noqa: SLF001 - not for users, but no other module's either
 

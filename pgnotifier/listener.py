@@ -21,7 +21,12 @@ from pgnotifier.connection import (
 )
 from pgnotifier.delivery import Deliverer, Item
 from pgnotifier.dispatch import Dispatcher
-from pgnotifier.errors import ListenRefusedError, NotifierStoppedError, PgNotifierError
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    ListenRefusedError,
+    NotifierStoppedError,
+    PgNotifierError,
+)
 from pgnotifier.notification import Gap
 from pgnotifier.registry import Binding, Registry
 from pgnotifier.reporting import GapReport
@@ -94,6 +99,7 @@ class Listener:
         self._live: set[str] = set()
         self._routes: dict[bytes, Route] = {}
         self._routed: Registry | None = None
+        self._leaving: set[str] = set()
         self._proven_at = datetime.now(UTC)
         self._proof_due = monotonic()
         self._unproven = False
@@ -124,6 +130,15 @@ class Listener:
         """Whether the reader goes on, be it connected or not."""
         return not (self._stopping or self.ended.is_set())
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the reader has ended without `stop()`: there was no first connection, say."""
+        return self.ended.is_set() and not self._stopping
+
+    def delivers_here(self) -> bool:
+        """Return whether a dispatcher of this listener has called the calling code."""
+        return any(deliverer.is_current() for deliverer in self.deliverers.values())
+
     def stop(self, timeout: float) -> int:
         """End the reader, then deliver what was received, within a time in seconds.
 
@@ -135,9 +150,14 @@ class Listener:
         self._waiter.wake()
         if self._thread is not threading.current_thread() and self._thread.ident:
             self._thread.join(timeout)
+        for deliverer in self.deliverers.values():
+            deliverer.hurry()  # all at once: each may need the whole time
         undelivered = sum(d.stop(deadline) for d in self.deliverers.values())
         for dispatcher in self.deliverers:
-            dispatcher.close()
+            try:
+                dispatcher.close()
+            except Exception:
+                logger.exception("%r could not be closed", dispatcher)
         return undelivered
 
     def forget_in_child(self) -> None:
@@ -145,6 +165,8 @@ class Listener:
         self.ended = threading.Event()  # the parent's may be held by a thread that isn't here
         self.ended.set()
         self.state = "stopped"
+        for deliverer in self.deliverers.values():
+            deliverer.forget_in_child()
         if self._session is not None:
             self._session.forget_in_child()
         self._waiter.close()
@@ -155,6 +177,7 @@ class Listener:
         why: BaseException = NotifierStoppedError("the notifier was stopped")
         try:
             self._live = set(self._registry())
+            self._start_deliverers(self._live)
             self._connect()
             self.state = "hearing"
             self.ready.set_result(None)
@@ -163,7 +186,7 @@ class Listener:
                 self._serve()
         except _StoppingError:
             self._last_drain()
-        except (PgNotifierError, ConnectionLostError) as exc:  # at the first connection only
+        except PgNotifierError as exc:  # at the first connection only
             why = exc
         except BaseException as exc:
             logger.exception("the reader ended by a defect of pgnotifier")
@@ -183,7 +206,7 @@ class Listener:
         if not self.ready.done():
             self.ready.set_exception(why)
         for command in left:
-            command.done.set_exception(NotifierStoppedError("the notifier was stopped"))
+            command.done.set_exception(why)
 
     def _serve(self) -> None:
         """Hear until the connection is lost, then get it back."""
@@ -230,16 +253,20 @@ class Listener:
             # Left in the queue until it is done: if the connection goes meanwhile, it is
             # run again on the next one.
             command = self._commands[0]
+            if command.verb == "restart":
+                self._last_drain()
+                self._recover("restart", frozenset(self._live))  # takes it off the queue
+                continue
             try:
                 if command.verb == "listen":
+                    self._start_deliverers(command.channels)
                     self._round_trip(listen_query(command.channels))
                     self._live.update(command.channels)
-                elif command.verb == "unlisten":
+                else:
                     self._round_trip(listen_query(command.channels, "UNLISTEN"))
                     self._live.difference_update(command.channels)
-                else:
-                    self._restart(command)
-            except ListenRefusedError as exc:
+                    self._routed = None
+            except RuntimeError as exc:  # refused by the server, or no thread to be had
                 command.done.set_exception(exc)
             self._commands.popleft()
             if not command.done.done():
@@ -256,17 +283,21 @@ class Listener:
         begun_at = datetime.now(UTC)
         deadline = monotonic() + ANSWER_TIMEOUT
         self._session.send(query)
-        while True:
-            unsent = self._session.flush()
-            self._drain()
-            if not unsent and self._session.answered():
-                break
-            left = deadline - monotonic()
-            if left <= 0:
-                raise ConnectionLostError(f"no answer from the server for {ANSWER_TIMEOUT:.0f} s")
-            self._wait(left, write=unsent)
-        # What came just before the answer may have been read together with it.
-        self._hand_on()
+        try:
+            while True:
+                unsent = self._session.flush()
+                self._drain()
+                if not unsent and self._session.answered():
+                    break
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise ConnectionLostError(
+                        f"no answer from the server for {ANSWER_TIMEOUT:.0f} s"
+                    )
+                self._wait(left, write=unsent)
+        finally:
+            # What came just before the answer, be it a refusal, may have been read with it.
+            self._hand_on()
         self._proven_at = begun_at
         self._unproven = False
         self._proof_due = monotonic() + HEARTBEAT
@@ -289,6 +320,8 @@ class Listener:
         if registry is not self._routed:
             self._routes.clear()
             self._routed = registry
+            # Not for those who subscribed to such a channel after it had been removed.
+            self._leaving = {name for c in self._queued("unlisten") for name in c.channels}
         routes = self._routes
         proven_at = self._proven_at
         received_at = datetime.now(UTC)
@@ -314,7 +347,8 @@ class Listener:
     def _route(self, registry: Registry, relname: bytes) -> Route:
         """Look a channel up; what comes on a removed one has no lanes, and goes nowhere."""
         channel = relname.decode("utf-8", "surrogateescape")
-        lanes = tuple((self._deliverer(d), bindings) for d, bindings in registry.lanes(channel))
+        found = () if channel in self._leaving else registry.lanes(channel)
+        lanes = tuple((self._deliverer(d), bindings) for d, bindings in found)
         route = self._routes[relname] = (channel, lanes)
         return route
 
@@ -322,9 +356,17 @@ class Listener:
         found = self.deliverers.get(dispatcher)
         if found is None:
             found = self._make_deliverer(dispatcher, self._waiter.wake)
-            self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
             found.start()
+            self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
         return found
+
+    def _start_deliverers(self, channels: Iterable[str]) -> None:
+        # Not when the first notification comes: the main program may have ended by then, after
+        # which Python 3.12.0 and 3.12.1 start no more threads.
+        registry = self._registry()
+        for channel in channels:
+            for dispatcher, _ in registry.lanes(channel):
+                self._deliverer(dispatcher)
 
     def _last_drain(self) -> None:
         if self._session is not None:
@@ -336,9 +378,11 @@ class Listener:
     def _connect(self) -> None:
         """Make a connection and listen to every live channel on it.
 
+        To those that were added while there was none as well: whoever was told that they
+        aren't live yet may take `hearing` for the sign that they are.
+
         Raises:
-            ConnectionFailedError: No connection could be made.
-            ConnectionLostError: It was lost before every LISTEN was answered.
+            ConnectionFailedError: No connection could be made, or it was lost at once.
             ListenRefusedError: The server refused LISTEN, as a standby does.
         """
         connecting = Connecting(self._parameters, self._waiter.wake)
@@ -349,9 +393,17 @@ class Listener:
             connecting.abandon()
             raise
         self._session = connecting.result()
+        added = {name for command in self._queued("listen") for name in command.channels}
         try:
-            self._round_trip(listen_query(self._live) or b"SELECT 1")
-        except (ConnectionLostError, ListenRefusedError):
+            query = listen_query(self._live | added) or b"SELECT 1"
+            self._round_trip(self._session.preamble + query)
+        except ConnectionLostError as exc:
+            self._disconnect()
+            raise ConnectionFailedError(
+                f"lost the connection to PostgreSQL ({self._parameters!r}) before it answered "
+                f"LISTEN: {exc}"
+            ) from exc
+        except ListenRefusedError:
             self._disconnect()
             raise
 
@@ -362,47 +414,64 @@ class Listener:
         self._session.close()
         self._session = None
 
-    def _restart(self, command: Command) -> None:
-        """Replace the connection, listening to what the registry holds now."""
-        missed = frozenset(self._live)
-        self._live = set(self._registry())
-        self._last_drain()
-        self._recover("restart", missed, command)
-
-    def _recover(self, reason: str, missed: frozenset[str], restart: Command | None = None) -> None:
+    def _recover(self, reason: str, missed: frozenset[str]) -> None:
         """Connect again, for as long as it takes, and report what may have been missed.
+
+        A restart that was asked for meanwhile, or that is the reason, has the next try made
+        at once, listening to what the registry holds by then, and gets the try's outcome.
 
         Args:
             reason: Why this has to be.
             missed: The channels that were heard before.
-            restart: The command that asked for it. It fails if the first try does, which
-                is made at once; further tries follow all the same.
         """
         since = self._proven_at
         begun = monotonic()
         backoff = Backoff()
         self.state = "reconnecting"
-        if restart is None:
+        warned = not self._queued("restart")
+        if warned:
             logger.warning("lost the connection to PostgreSQL (%s); reconnecting", reason)
         self._disconnect()
-        pause = backoff.pause() if restart is None else 0.0
         while True:
-            self._sleep(pause)
+            self._sleep(backoff.pause())
+            restarts = self._queued("restart")
+            if restarts:
+                self._live = set(self._registry())
             try:
                 self._connect()
+            except _StoppingError:
+                raise
+            except Exception as exc:
+                if warned:
+                    defect = not isinstance(exc, PgNotifierError)
+                    logger.info("not back yet: %s", exc, exc_info=defect)
+                else:
+                    logger.warning("no new connection to PostgreSQL (%s); trying on", exc)
+                    warned = True
+                self._disconnect()
+                self._end(restarts, exc)
+            else:
                 break
-            except (PgNotifierError, ConnectionLostError) as exc:
-                logger.info("not back yet: %s", exc)
-                if restart is not None and not restart.done.done():
-                    restart.done.set_exception(exc)
-            pause = backoff.pause()
         self.state = "hearing"
         self.reconnects += 1
         logger.warning("hearing PostgreSQL again after %.1f s", monotonic() - begun)
         if missed:
             self._report_gap(Gap(since, datetime.now(UTC), missed, reason))
+        self._end(restarts)
+
+    def _queued(self, verb: Literal["listen", "unlisten", "restart"]) -> list[Command]:
+        with self._lock:
+            return [command for command in self._commands if command.verb == verb]
+
+    def _end(self, restarts: list[Command], exc: Exception | None = None) -> None:
+        with self._lock:
+            for command in restarts:
+                self._commands.remove(command)
+        for command in restarts:
+            command.done.set_exception(exc) if exc else command.done.set_result(None)
 
     def _sleep(self, seconds: float) -> None:
+        """Wait, unless or until a restart is asked for."""
         until = monotonic() + seconds
-        while (left := until - monotonic()) > 0:
+        while (left := until - monotonic()) > 0 and not self._queued("restart"):
             self._wait(left)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pgnotifier import lifetime
 from pgnotifier.connection import Parameters
-from pgnotifier.delivery import Deliverer, Overflow
+from pgnotifier.delivery import Deliverer, Overflow, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -146,7 +146,8 @@ class Notifier:
         Args:
             channels: One channel as a str, or any iterable of them. All go in one round trip.
             autorun: Whether to make the change live before returning, starting a notifier
-                that isn't running. Else LISTEN waits for the next `start` or `restart`.
+                that isn't running (but not from a callback that `stop()` has left running).
+                Else LISTEN waits for the next `start` or `restart`.
 
         Raises:
             ArgumentTypeError: A channel isn't a str.
@@ -381,6 +382,8 @@ class Notifier:
                 logger.error(
                     "stopped with %d notifications undelivered after %g s", undelivered, timeout
                 )
+            if listener.delivers_here() and not self.daemon:
+                lifetime.see_out(threading.current_thread())
             with self._lock:
                 if self._listener is listener:
                     self._ended()
@@ -410,12 +413,16 @@ class Notifier:
         return self._running_listener() is not None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the notifier is stopped; return whether it is.
+        """Wait until the notifier is stopped, a `stop()` under way included.
 
         Args:
             timeout: Seconds to wait at most. Default: no limit.
+
+        Returns:
+            Whether it is stopped.
         """
-        return not self.is_running() or self._stopped.wait(timeout)
+        listener = self._listener
+        return listener is None or listener.has_failed or self._stopped.wait(timeout)
 
     def status(self) -> Status:
         """Return what the notifier is doing, and what it has done."""
@@ -474,6 +481,7 @@ class Notifier:
             size=self._buffer_size,
             overflow=self._overflow,
             on_room=on_room,
+            owner=self,
         )
 
     def _started_listener(self) -> Listener:
@@ -487,12 +495,13 @@ class Notifier:
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_set():
-                    listener = self._listener = Listener(
+                    listener = Listener(
                         self._parameters, lambda: self._registry, self._deliverer, self._report_gap
                     )
+                    listener.start()
+                    self._listener = listener
                     self._stopped.clear()
                     lifetime.hold(self)
-                    listener.start()
                     return listener
             listener.ended.wait()
 
@@ -513,10 +522,12 @@ class Notifier:
         before, self._registry = self._registry, registry
         for channel in channels:
             for binding in before.bindings(channel):
-                if registry.binding(binding.id, channel) is not binding:
+                after = registry.binding(binding.id, channel)
+                if after is not binding:
                     binding.live = False
-                    if registry.binding(binding.id, channel) is None:
-                        binding.subscription.dispatcher.unbind(binding.subscription)
+                    by = binding.subscription.dispatcher
+                    if after is None or after.subscription.dispatcher is not by:
+                        by.unbind(binding.subscription)
 
     def _remove(self, channels: Iterable[str]) -> None:
         names = list(channels)
@@ -551,12 +562,11 @@ class Notifier:
     def _wait_live(
         self, done: "Future[None] | None", autorun: bool, undo: Callable[[], None]
     ) -> None:
-        if done is None:
-            if autorun and not self.is_running() and self._starts_by_itself():
-                self.start()
-            return
         try:
-            self._confirm(done)
+            if done is not None:
+                self._confirm(done)
+            elif autorun and not self.is_running() and self._starts_by_itself():
+                self.start()
         except ListenRefusedError:
             with self._lock:
                 undo()
@@ -574,14 +584,20 @@ class Notifier:
             ) from None
 
     def _starts_by_itself(self) -> bool:
+        # A callback that is running though the notifier isn't would undo the `stop()` that waits
+        # for it, or has given it up.
+        if called_by_callback(self):
+            return False
         if self._autorun is not None:
             return self._autorun
-        return all(dispatcher.starts_listener for dispatcher in self._attached)
+        # A copy: other threads may subscribe with further dispatchers meanwhile.
+        return all(dispatcher.starts_listener for dispatcher in tuple(self._attached))
 
     def _forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
         self._lock = threading.RLock()
         self._stopped = threading.Event()
+        self._stopped.set()
         self._report_error.forget_in_child()
         self._report_gap.forget_in_child()
         listener, self._listener = self._listener, None

@@ -93,9 +93,12 @@ class GapReport:
             self._waiting.append(gap)
             start, self._running = not self._running, True
         if start:
-            threading.Thread(
-                target=self._run, args=(self._on_gap,), name="pgnotifier-gaps", daemon=True
-            ).start()
+            try:
+                threading.Thread(
+                    target=self._run, args=(self._on_gap,), name="pgnotifier-gaps", daemon=True
+                ).start()
+            except RuntimeError:  # no thread to be had: better late than never
+                self._run(self._on_gap)
 
     def forget_in_child(self) -> None:
         """Leave the parent's gaps to the parent."""

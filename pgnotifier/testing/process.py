@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pgnotifier.testing.errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 Steps = tuple[tuple[int, float], ...]  # a signal, and the seconds to wait after it
 
@@ -97,9 +97,14 @@ class SupervisedProcess:
         if done["code"] != 0:
             raise ServerError(f"{argv[0]} failed with code {done['code']}:\n{done['output']}")
 
-    def spawn(self, argv: Sequence[str]) -> None:
-        """Start the server; what it writes is appended to its log."""
-        self._ask("spawn", argv=list(argv), env=_make_env(), log="server.log")
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        """Start the server; what it writes is appended to its log.
+
+        Args:
+            argv: The command.
+            env: Environment variables, in addition to ours without those of libpq.
+        """
+        self._ask("spawn", argv=list(argv), env=_make_env() | dict(env or {}), log="server.log")
 
     def stop(self, steps: Steps) -> None:
         """Send each signal in turn until the server has ended."""

@@ -1,0 +1,1 @@
+"""Tests that break real connections, servers and processes."""

@@ -1,0 +1,80 @@
+"""Python scripts run as processes of their own, as a user runs them from a terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+
+
+class Script:
+    """A script that runs, with its database's conninfo string in `sys.argv[1]`."""
+
+    def __init__(self, directory, source, *args, flags=()):
+        self._out, self._err = directory / "out", directory / "err"
+        path = directory / "script.py"
+        path.write_text(source)
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-W", "error::ResourceWarning", *flags, str(path), *args],
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                # A shell that starts us in the background has us ignore it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    @property
+    def pid(self):
+        """The process's id."""
+        return self.process.pid
+
+    @property
+    def out(self):
+        """What it has written to its standard output."""
+        return self._out.read_text()
+
+    @property
+    def err(self):
+        """What it has written to its standard error."""
+        return self._err.read_text()
+
+    def prints(self, text, timeout=20):
+        """Wait until it has printed this."""
+        eventually(lambda: text in self.out or self._ended_without(text), timeout)
+
+    def interrupt(self, limit=1.0):
+        """Press Ctrl-C; return the exit code, which has to come within the seconds."""
+        begun = time.monotonic()
+        os.killpg(self.pid, signal.SIGINT)
+        code = self.wait(15)
+        took = time.monotonic() - begun
+        assert took < limit, f"took {took:.2f} s"
+        return code
+
+    def wait(self, timeout=15):
+        """Return the exit code, which has to come within the seconds."""
+        return self.process.wait(timeout)
+
+    @property
+    def runs(self):
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def close(self):
+        """End it and all that it has started."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    def _ended_without(self, text):
+        assert self.runs or text in self.out, f"ended: {self.out}\n{self.err}"

@@ -1,0 +1,120 @@
+"""Connections that look alive and are not."""
+
+import logging
+import os
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier import listener
+
+from .load import Sender
+from .proxy import Proxy
+from .waiting import eventually
+
+CHANNELS = ["orders", "payments"]
+
+
+@pytest.fixture(autouse=True)
+def short_times(quick, monkeypatch):
+    """Find a dead connection in half a second rather than in 45."""
+    monkeypatch.setattr(listener, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(listener, "PROOF", 0.2)
+    monkeypatch.setattr(listener, "ANSWER_TIMEOUT", 0.4)
+
+
+@pytest.fixture
+def proxy(pgnotifier_dsn):
+    """Yield a proxy in front of this test's database."""
+    with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
+        yield proxy
+
+
+def hearing_again(notifier):
+    eventually(lambda: (status := notifier.status()).reconnects and status.state == "hearing")
+
+
+def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger):
+    """A session that has stopped to answer is given up after the deadline and replaced."""
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    notifier.subscribe(1, "orders", ledger.callback)
+    (pid,) = sessions.pids()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        hearing_again(notifier)
+        assert pid not in set(sessions.pids()) - {pid}
+        sessions.notify("orders", 1)
+        eventually(lambda: ledger.delivered == [(1, "orders")])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: len(ledger.gaps) == 1)
+    assert "no answer" in ledger.gaps[0].reason
+    eventually(lambda: pid not in sessions.pids())
+
+
+def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledger, caplog):
+    """A network that swallows everything under load makes one gap, and no loss outside it."""
+    caplog.set_level(logging.WARNING, "pgnotifier")
+    notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), on_gap=ledger.gaps.append)
+    for channel in CHANNELS:
+        notifier.subscribe("ledger", channel, ledger.callback)
+    with Sender(pgnotifier_dsn, CHANNELS) as sender:
+        sender.wait_for(200)
+        proxy.frozen = True
+        eventually(lambda: notifier.status().state == "reconnecting")
+        eventually(lambda: proxy.accepted >= 2)  # a try that is swallowed, too
+        proxy.frozen = False
+        hearing_again(notifier)
+        sender.wait_for(100)
+        ledger.settle(sender, notifier)
+    assert ledger.check(sender.sent, CHANNELS) > 0
+    (gap,) = ledger.gaps
+    assert gap.until - gap.since < timedelta(seconds=10)
+    lost = [text for text in caplog.messages if text.startswith("lost the connection")]
+    assert len(lost) == 1
+    assert "no answer" in lost[0]
+
+
+def test_subscribe_on_a_dead_connection(proxy, sessions, make_notifier, ledger):
+    """`subscribe()` on a connection that is dead without a sign waits for the next one."""
+    notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2))
+    notifier.add_channel("orders")
+    proxy.frozen = True
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.1:
+        pass  # what follows is to find nothing but a silent connection
+    proxy.frozen = False  # for new connections; the old one's pumps have lost what was sent
+    notifier.subscribe(1, "payments", ledger.callback)
+    sessions.notify("payments", 1)
+    eventually(lambda: ledger.delivered == [(1, "payments")])
+
+
+def test_a_slow_answer_is_waited_for(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
+    """A session that is frozen for less than the deadline is kept, and nothing is lost."""
+    monkeypatch.setattr(listener, "ANSWER_TIMEOUT", 30.0)
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.subscribe(1, "orders", ledger.callback)
+    (pid,) = sessions.pids()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        sessions.notify("orders", 1)
+        time.sleep(1)  # several heartbeats
+        assert ledger.delivered == []
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    assert notifier.status().reconnects == 0
+    assert sessions.pids() == [pid]
+
+
+def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledger):
+    """On an idle connection the heartbeat goes on, so that a gap never reaches far back."""
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    notifier.add_channel("orders")
+    time.sleep(1.5)
+    sessions.terminate()
+    eventually(lambda: ledger.gaps)
+    assert ledger.gaps[0].until - ledger.gaps[0].since < timedelta(seconds=1)

@@ -1,0 +1,163 @@
+"""Losing the connection under load: all is delivered once and in order, or lies in a gap."""
+
+import logging
+import os
+import random
+import signal
+import time
+from datetime import timedelta
+
+import pytest
+
+from pgnotifier import listener
+
+from .conftest import Sessions
+from .load import Sender
+from .waiting import eventually
+
+CHANNELS = ["orders", "Payments", 'My "odd" channel; drop table x', "ümläut"]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(quick):
+    """Use short pauses between tries."""
+
+
+def subscribe_all(notifier, ledger):
+    notifier.add_channels(CHANNELS)
+    for channel in CHANNELS:
+        notifier.subscribe("ledger", channel, ledger.callback)
+
+
+def hearing(notifier, reconnects):
+    eventually(
+        lambda: (status := notifier.status()).state == "hearing" and status.reconnects >= reconnects
+    )
+
+
+def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier):
+    """Thirty ended sessions under load lose nothing but what lies in the thirty gaps reported."""
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(pgnotifier_dsn, CHANNELS) as sender:
+        sender.wait_for(100)
+        for count in range(1, 31):
+            assert sessions.terminate() == 1
+            hearing(notifier, count)
+            time.sleep(random.uniform(0, 0.05))  # so that they hit any moment
+        sender.wait_for(100)
+        ledger.settle(sender, notifier)
+    assert ledger.check(sender.sent, CHANNELS) < sender.committed / 2
+    assert len(ledger.gaps) == notifier.status().reconnects == 30
+
+
+def test_terminated_while_reconnecting(pgnotifier_dsn, sessions, ledger, make_notifier):
+    """Sessions that are ended as soon as they appear are replaced until one is left alone."""
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(pgnotifier_dsn, CHANNELS) as sender:
+        sender.wait_for(100)
+        ended, until = 0, time.monotonic() + 2
+        while time.monotonic() < until:
+            ended += sessions.terminate()
+        sender.wait_for(100)
+        ledger.settle(sender, notifier)
+    assert ended >= 10
+    ledger.check(sender.sent, CHANNELS)
+
+
+@pytest.mark.parametrize("pauses", [(5.0,), (0.0, 0.3, 0.0, 0.1)])
+def test_immediate_shutdown(pgnotifier_private_postgres, ledger, make_notifier, pauses):
+    """A server that crashes and comes back, be it 5 s later, is heard again on every channel."""
+    server = pgnotifier_private_postgres
+    notifier = make_notifier(server.dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(server.dsn, CHANNELS) as sender:
+        for count, pause in enumerate(pauses, 1):
+            sender.wait_for(100)
+            server.stop("immediate")
+            eventually(lambda: notifier.status().state == "reconnecting")
+            time.sleep(pause)
+            server.start()
+            hearing(notifier, count)
+        sender.wait_for(100)
+        ledger.settle(sender, notifier)
+    ledger.check(sender.sent, CHANNELS)
+    assert len(ledger.gaps) == len(pauses)
+    assert ledger.gaps[0].until - ledger.gaps[0].since >= timedelta(seconds=pauses[0])
+
+
+def test_fast_shutdown_and_kill(pgnotifier_private_postgres, ledger, make_notifier):
+    """A fast shutdown, a killed session and a killed server each make one gap and no loss else."""
+    server = pgnotifier_private_postgres
+    sessions = Sessions(server.dsn)
+    notifier = make_notifier(server.dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(server.dsn, CHANNELS) as sender:
+        sender.wait_for(100)
+        server.stop("fast")
+        server.start()
+        hearing(notifier, 1)
+        sender.wait_for(100)
+        (pid,) = sessions.pids()
+        os.kill(pid, signal.SIGKILL)
+        hearing(notifier, 2)
+        sender.wait_for(100)
+        server.kill()
+        server.start()
+        hearing(notifier, 3)
+        sender.wait_for(100)
+        ledger.settle(sender, notifier)
+    ledger.check(sender.sent, CHANNELS)
+    assert len(ledger.gaps) >= 3
+
+
+def test_restart_under_load(pgnotifier_dsn, ledger, make_notifier):
+    """`restart()` reports a gap each time; outside it nothing is lost, and nothing comes twice."""
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(pgnotifier_dsn, CHANNELS) as sender:
+        for _ in range(20):
+            sender.wait_for(20)
+            notifier.restart()
+            assert notifier.status().state == "hearing"
+        sender.wait_for(20)
+        ledger.settle(sender, notifier)
+    ledger.check(sender.sent, CHANNELS)
+    assert [gap.reason for gap in ledger.gaps] == ["restart"] * 20
+
+
+def test_gap_reaches_back_no_further_than_a_proof(
+    pgnotifier_dsn, sessions, ledger, make_notifier, monkeypatch
+):
+    """Under load a gap begins at the last answered round trip, so a short time ago."""
+    monkeypatch.setattr(listener, "PROOF", 0.2)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    subscribe_all(notifier, ledger)
+    with Sender(pgnotifier_dsn, CHANNELS) as sender:
+        sender.wait_for(1000)
+        sessions.terminate()
+        hearing(notifier, 1)
+        ledger.settle(sender, notifier)
+    (gap,) = ledger.gaps
+    assert gap.until - gap.since < timedelta(seconds=0.9)
+    ledger.check(sender.sent, CHANNELS)
+
+
+def test_one_warning_an_incident(pgnotifier_private_postgres, make_notifier, caplog):
+    """An outage makes one warning at its begin, however many tries it takes to get back."""
+    caplog.set_level(logging.INFO, "pgnotifier")
+    server = pgnotifier_private_postgres
+    notifier = make_notifier(server.dsn)
+    notifier.add_channel("orders")
+    server.stop("immediate")
+    eventually(lambda: sum("not back yet" in text for text in caplog.messages) >= 5)
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert [r.message.split(" (")[0] for r in warnings] == ["lost the connection to PostgreSQL"]
+    caplog.clear()
+    server.start()
+    hearing(notifier, 1)
+    eventually(lambda: notifier.status().gaps == 1)
+    assert not [r for r in caplog.records if r.levelno > logging.WARNING]
+    assert sum("hearing PostgreSQL again" in text for text in caplog.messages) == 1
+    assert sum("missed" in text for text in caplog.messages) == 1

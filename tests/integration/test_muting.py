@@ -1,0 +1,92 @@
+"""Muting: what is silent, until when, and what becomes of what came meanwhile."""
+
+
+def test_muting_channels(notifier, db, record, settle):
+    """A muted channel is silent at once, and what came meanwhile is thrown away."""
+    notifier.subscribe(1, "a", record)
+    notifier.subscribe(1, "b", record)
+    notifier.mute_channels("a")
+    db.notify("a", "muted")
+    db.notify("b", "heard")
+    settle(notifier)
+    notifier.unmute_channels(["a"])
+    db.notify("a", "unmuted")
+    assert record.wait_for(2) == ["heard", "unmuted"]
+
+
+def test_muting_all_channels(notifier, db, record, settle):
+    """Without arguments all channels are meant."""
+    notifier.subscribe(1, "a", record)
+    notifier.subscribe(1, "b", record)
+    notifier.mute_channels()
+    db.notify("a", "muted")
+    db.notify("b", "muted")
+    settle(notifier)
+    notifier.unmute_channels()
+    db.notify("a", "unmuted")
+    db.notify("b", "unmuted")
+    assert record.wait_for(2) == ["unmuted"] * 2
+
+
+def test_muting_a_subscriber(notifier, db, make_recorder, settle):
+    """A muted subscriber is silent on the channels given, or on all; others are not."""
+    muted, other = make_recorder(), make_recorder()
+    for channel in ("a", "b"):
+        notifier.subscribe("muted", channel, muted)
+        notifier.subscribe("other", channel, other)
+    notifier.mute_subscriber("muted", "a")
+    notifier.mute_subscriber("nobody")
+    db.notify("a", 1)
+    db.notify("b", 2)
+    settle(notifier)
+    assert muted.payloads == [2]
+    notifier.mute_subscriber("muted")
+    db.notify("b", 3)
+    settle(notifier)
+    assert muted.payloads == [2]
+    notifier.unmute_subscriber("muted")
+    db.notify("a", 4)
+    db.notify("b", 5)
+    settle(notifier)
+    assert muted.payloads == [2, 4, 5]
+    assert other.payloads == [1, 2, 3, 4, 5]
+
+
+def test_both_mutings(notifier, db, record, settle):
+    """A subscriber keeps its own muting when its channel is muted and unmuted."""
+    notifier.subscribe("a", "a", record)
+    notifier.subscribe("b", "a", record)
+    notifier.mute_subscriber("a")
+    notifier.mute_channels()
+    notifier.unmute_channels()
+    db.notify("a")
+    settle(notifier)
+    assert record.ids == ["b"]
+
+
+def test_muting_outlives_replacing(notifier, db, record, settle):
+    """Subscribing again with the same id, or another id, doesn't unmute."""
+    notifier.subscribe(1, "a", record)
+    notifier.mute_subscriber(1)
+    notifier.subscribe(1, "a", record)
+    notifier.add_channels(["b"])
+    notifier.mute_channels("b")
+    notifier.subscribe(2, "b", record)
+    db.notify("a")
+    db.notify("b")
+    settle(notifier)
+    assert record.calls == []
+    notifier.unmute_subscriber(1)
+    db.notify("a", "heard")
+    assert record.wait_for(1) == ["heard"]
+
+
+def test_muting_ends_what_waits(notifier, db, record, settle):
+    """What had arrived, but was not delivered when its channel was muted, is thrown away."""
+    notifier.subscribe(1, "b", lambda *_: notifier.mute_channels("a"))
+    notifier.subscribe(2, "a", record)
+    db.execute("SELECT pg_notify(c, '') FROM unnest(ARRAY['b', 'a']) c")
+    settle(notifier)
+    notifier.unmute_channels("a")
+    settle(notifier)
+    assert record.calls == []

@@ -1,0 +1,33 @@
+"""What the unit tests share: deliverers that end."""
+
+from time import monotonic
+
+import pytest
+
+from pgnotifier.connection import Backoff
+from pgnotifier.delivery import Deliverer
+from pgnotifier.payload import decode
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """Use short pauses between tries."""
+    monkeypatch.setattr(Backoff, "FIRST", 0.001)
+    monkeypatch.setattr(Backoff, "LAST", 0.01)
+
+
+@pytest.fixture
+def make_deliverer(eventually):
+    """Yield a maker of deliverers, which are stopped afterwards and must end."""
+    made = []
+
+    def deliverer(dispatcher, *, size=1000, overflow="block", decode=decode, on_room=lambda: None):
+        made.append(
+            Deliverer(dispatcher, decode=decode, size=size, overflow=overflow, on_room=on_room)
+        )
+        return made[-1]
+
+    yield deliverer
+    for one in made:
+        one.stop(monotonic() + 5)
+        eventually(lambda one=one: not one._thread.is_alive())

@@ -1,0 +1,56 @@
+"""What the tests of deliverers share: a dispatcher, a gate, and how to fill a buffer."""
+
+import threading
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+from pgnotifier import Dispatcher, Subscription
+from pgnotifier.registry import Binding
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Fake(Dispatcher):
+    """Takes batches down; `behave`, if given, is called with each one first."""
+
+    def __init__(self, behave=None):
+        self.batches = []
+        self.delivered = []
+        self.behave = behave
+
+    def bind(self, subscription):
+        return subscription.fn
+
+    def dispatch(self, batch):
+        self.batches.append([d.notification.payload for d in batch])
+        if self.behave:
+            self.behave(batch)
+        while batch:
+            self.delivered.append(batch.popleft().notification.payload)
+
+
+def bind(dispatcher, fn=print, id=1, report=lambda *_: None):
+    return Binding(Subscription(id, "a", fn, dispatcher), fn, report)
+
+
+def put(deliverer, bindings, *numbers, channel="a", proven_at=NOW):
+    for number in numbers:
+        arrived = SimpleNamespace(be_pid=7, extra=str(number).encode())
+        deliverer.inbox.append((channel, tuple(bindings), arrived, NOW, proven_at))
+    deliverer.put()
+
+
+class Gate:
+    """A callback or decoder that waits at its first call until it is opened."""
+
+    def __init__(self):
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        self.calls = []
+
+    def __call__(self, *args):
+        self.calls.append(args[2] if len(args) > 2 else args[0])
+        if not self.reached.is_set():
+            self.reached.set()
+            assert self.opened.wait(20)
+        return args[0]

@@ -1,0 +1,206 @@
+"""Connection parameters that keep their password, quoting, and pauses between tries."""
+
+import traceback
+
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from pgnotifier import ArgumentTypeError, ConfigurationError, ConnectionFailedError
+from pgnotifier.connection import Backoff, Parameters, listen_query
+
+SECRET = "hunter2-s3cret"
+
+
+def known(parameters):
+    return conninfo.conninfo_to_dict(parameters.conninfo)
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        {"host": "h", "port": 6432, "dbname": "shop", "user": "u", "password": "p w"},
+        {"host": "h", "port": "6432", "dbname": "shop", "user": "u", "password": "p w"},
+        "host=h port=6432 dbname=shop user=u password='p w'",
+        "postgresql://u:p%20w@h:6432/shop",
+        "postgres://u:p%20w@h:6432/shop?connect_timeout=10",
+    ],
+)
+def test_forms(db_conf):
+    """A dict, a conninfo string and a URI mean the same; a port is an int or a str."""
+    found = known(Parameters(db_conf))
+    wanted = {"host": "h", "port": "6432", "dbname": "shop", "user": "u", "password": "p w"}
+    assert found.items() >= wanted.items()
+
+
+def test_defaults(monkeypatch):
+    """A name, UTF-8 and a connect timeout are set; user's timeouts and names win, None is unset."""
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    found = known(Parameters({"host": "h", "password": None}))
+    assert found["fallback_application_name"] == "pgnotifier"
+    assert found["client_encoding"] == "UTF8"
+    assert found["connect_timeout"] == "10"
+    assert "password" not in found
+    mine = {"connect_timeout": 3, "application_name": "mine", "client_encoding": "LATIN1"}
+    found = known(Parameters(mine))
+    assert found["connect_timeout"] == "3"
+    assert found["application_name"] == "mine"
+    assert found["client_encoding"] == "UTF8"
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "4")
+    assert "connect_timeout" not in known(Parameters(""))
+
+
+def test_values_are_quoted():
+    """Whatever is in a value arrives as it is, and never as another parameter."""
+    odd = "it's a \\ 'trap' host=evil"
+    found = known(Parameters({"host": "h", "password": odd, "dbname": odd}))
+    assert found["password"] == found["dbname"] == odd
+    assert found["host"] == "h"
+
+
+@pytest.mark.parametrize("db_conf", [None, 5432, b"host=h", ["host=h"], object()])
+def test_other_types(db_conf):
+    """What is neither a dict nor a str is refused when the notifier is made."""
+    with pytest.raises(ArgumentTypeError, match="db_conf"):
+        Parameters(db_conf)
+
+
+@pytest.mark.parametrize(
+    ("db_conf", "name", "hint"),
+    [
+        ({"database": "x"}, "database", "dbname"),
+        ({"db": "x"}, "db", "dbname"),
+        ({"username": "x"}, "username", "user"),
+        ({"hots": "x"}, "hots", "host"),
+        ({"pasword": SECRET}, "pasword", "password"),
+        ("database=x", "database", "dbname"),
+        (f"host=h pasword={SECRET}", "pasword", "password"),
+        ("postgresql://h/x?sslmod=require", "sslmod", "sslmode"),
+    ],
+)
+def test_unknown_names(db_conf, name, hint):
+    """An unknown parameter is named, and the one that was probably meant."""
+    with pytest.raises(ConfigurationError) as caught:
+        Parameters(db_conf)
+    assert f"{name!r} is not a connection parameter" in str(caught.value)
+    assert f"did you mean {hint!r}" in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_unknown_without_a_hint():
+    """What resembles nothing gets no hint, and a key that is no str no crash."""
+    for db_conf, name in (({"qqqqqq": 1}, "qqqqqq"), ({7: 1}, "7")):
+        with pytest.raises(ConfigurationError, match=repr(name)) as caught:
+            Parameters(db_conf)
+        assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        "host=h password=one two-piece",
+        "password='unended",
+        "postgresql://u:100%piece@h/db",
+        "postgresql://u:pie@ce@h/db",
+        "postgresql://u:piece/more@h/db",
+        "postgresql://u:5432/piece@h/db",
+        "postgresql://u:pi?ece@[h/db",
+        "piece",
+    ],
+)
+def test_malformed_strings_keep_their_pieces(db_conf):
+    """A string that can't be parsed, or only wrongly, is refused with nothing of it quoted."""
+    with pytest.raises(ConfigurationError) as caught:
+        Parameters(db_conf)
+    text = "".join(traceback.format_exception(caught.value))
+    for piece in ("piece", "unended", "ce@h", "more"):
+        assert piece not in text.replace("db_conf", "").split("ConfigurationError", 1)[1]
+    assert "percent-encoded" in text
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        "postgresql://u:p%40ss@h/db",
+        "postgresql://u@h/db?password=a@b",
+        "password=a@b host=@abstract",
+    ],
+)
+def test_at_signs_in_their_place(db_conf):
+    """An at sign that is encoded, or stands where it is allowed, is no mistake."""
+    assert Parameters(db_conf)
+
+
+@pytest.mark.parametrize(
+    ("db_conf", "what"),
+    [
+        ({"port": "abc"}, "port"),
+        ("host=h port=5432x", "port"),
+        ({"host": "\ud800"}, "host"),
+        ({"password": f"{SECRET}\ud800"}, "password"),
+        ({"password": f"{SECRET}\0"}, "password"),
+    ],
+)
+def test_values_that_cannot_be(db_conf, what):
+    """A value that no server could be reached with is refused when the notifier is made."""
+    with pytest.raises(ConfigurationError, match=what) as caught:
+        Parameters(db_conf)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("port", [5432, "5432", "5432,5433", ",", " 5432 ", None])
+def test_ports(port):
+    """A port is a number, or several for several hosts, or left out."""
+    assert Parameters({"host": "a,b", "port": port})
+
+
+def test_repr_has_no_password():
+    """What is shown says where to connect to, without the password."""
+    parameters = Parameters(f"postgresql://u:{SECRET}@h:1/db?sslpassword={SECRET}")
+    assert repr(parameters) == "host=h port=1 dbname=db user=u"
+    assert SECRET not in str(parameters)
+
+
+def test_libpq_quoting_the_password(monkeypatch):
+    """Should libpq's message hold the password, neither ours nor the traceback does."""
+
+    def connect(conninfo, **_):
+        raise psycopg.OperationalError(f"no such thing: {conninfo}")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises(ConnectionFailedError, match="no such thing") as caught:
+        Parameters({"host": "h", "password": SECRET}).connect()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_password_that_is_the_user_name(monkeypatch):
+    """With the usual password of developers the message still names user and database."""
+
+    def connect(conninfo, **_):
+        raise psycopg.OperationalError('database "postgres" does not exist')
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    conf = {"user": "postgres", "dbname": "postgres", "password": "postgres"}
+    with pytest.raises(ConnectionFailedError, match='database "postgres" does not exist'):
+        Parameters(conf).connect()
+
+
+def test_backoff():
+    """Pauses double from 0.1 s to 30 s, jittered down by half at most."""
+    for _ in range(50):
+        backoff = Backoff()
+        bound = 0.1
+        for _ in range(15):
+            assert bound / 2 <= backoff.pause() <= bound
+            bound = min(bound * 2, 30.0)
+        assert bound == 30.0
+    assert len({Backoff().pause() for _ in range(10)}) > 1
+
+
+def test_listen_query():
+    """Names are quoted as identifiers, all in one query."""
+    assert listen_query(["a", 'b"; drop table x; --', "Ü"]) == (
+        'LISTEN "a";LISTEN "b""; drop table x; --";LISTEN "Ü"'.encode()
+    )
+    assert listen_query(["a"], "UNLISTEN") == b'UNLISTEN "a"'
+    assert listen_query([]) == b""

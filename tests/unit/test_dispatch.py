@@ -1,0 +1,184 @@
+"""The inline dispatcher: what it calls, what it survives, what it refuses."""
+
+import functools
+from collections import deque
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from unittest.mock import MagicMock, Mock
+
+import pytest
+
+from pgnotifier import (
+    Delivery,
+    Dispatcher,
+    DispatcherMismatchError,
+    InlineDispatcher,
+    Notification,
+    Subscription,
+    UnknownOptionError,
+)
+from pgnotifier.registry import Binding
+
+
+class Async:
+    """An object that is called as a coroutine function."""
+
+    async def __call__(self, id, channel, payload, pid):
+        """Do nothing."""
+
+    async def method(self, id, channel, payload, pid):
+        """Do nothing."""
+
+
+class Task:
+    """What a Celery task looks like."""
+
+    def apply_async(self):
+        """Enqueue."""
+
+    def __call__(self, *_):
+        """Run here."""
+
+
+async def coroutine(id, channel, payload, pid):
+    """Do nothing."""
+
+
+async def async_generator(id, channel, payload, pid):
+    """Do nothing."""
+    yield
+
+
+def generator(id, channel, payload, pid):
+    """Do nothing."""
+    yield
+
+
+def bound(fn, **options):
+    return InlineDispatcher().bind(Subscription(1, "a", fn, InlineDispatcher(), options))
+
+
+def deliveries(*fns, reports):
+    inline, batch = InlineDispatcher(), deque()
+    for number, fn in enumerate(fns):
+        subscription = Subscription(number, "a", fn, inline)
+        binding = Binding(subscription, fn, lambda *report: reports.append(report))
+        notification = Notification("a", {"n": number}, "raw", 7, datetime.now(UTC))
+        batch.append(Delivery(binding, notification))
+    return batch
+
+
+def test_calls_in_order():
+    """Each callback gets id, channel, payload and pid, in the batch's order, once."""
+    calls, reports = [], []
+    batch = deliveries(*[lambda *args: calls.append(args)] * 3, reports=reports)
+    InlineDispatcher().dispatch(batch)
+    assert calls == [(n, "a", {"n": n}, 7) for n in range(3)]
+    assert not batch
+    assert reports == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()],
+)
+def test_raising_callbacks(error):
+    """Whatever a callback raises is reported with its subscription; the others are called."""
+    calls, reports = [], []
+
+    def fail(*_):
+        raise error
+
+    batch = deliveries(fail, lambda *args: calls.append(args), fail, reports=reports)
+    InlineDispatcher().dispatch(batch)
+    assert [call[0] for call in calls] == [1]
+    assert [(exc, s.id, n.payload) for exc, s, n in reports] == [
+        (error, 0, {"n": 0}),
+        (error, 2, {"n": 2}),
+    ]
+
+
+def test_ended_bindings_are_passed_over():
+    """A delivery whose subscription was removed, even by a callback before it, is left out."""
+    calls, reports = [], []
+    batch = deliveries(
+        lambda *_: setattr(last.binding, "live", False), calls.append, reports=reports
+    )
+    last = batch[-1]
+    InlineDispatcher().dispatch(batch)
+    assert calls == reports == []
+
+
+def test_a_batch_that_is_emptied():
+    """`stop()` may take the rest of the batch away at any moment."""
+    calls, reports = [], []
+    batch = deliveries(lambda *_: batch.clear(), lambda *_: calls.append(1), reports=reports)
+    InlineDispatcher().dispatch(batch)
+    assert calls == reports == []
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        coroutine,
+        async_generator,
+        generator,
+        functools.partial(coroutine, 1),
+        Async(),
+        Async().method,
+    ],
+)
+def test_functions_that_would_do_nothing(fn):
+    """Coroutine and generator functions, whose body a mere call doesn't run, are refused."""
+    with pytest.raises(DispatcherMismatchError) as caught:
+        bound(fn)
+    assert isinstance(caught.value, TypeError)
+
+
+def test_tasks_are_refused():
+    """What has `apply_async` would run in the listener, and is refused with a hint."""
+    with pytest.raises(DispatcherMismatchError, match="dispatcher=CeleryDispatcher"):
+        bound(Task())
+
+
+def test_options_are_refused():
+    """Options are for queues; the refusal names them."""
+    with pytest.raises(UnknownOptionError, match="'queue', 'countdown'"):
+        bound(print, queue="low", countdown=1)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        print,
+        "x".join,
+        Mock(),
+        MagicMock(),
+        functools.partial(print, 1),
+        SimpleNamespace,
+        lambda *_: None,
+        Mock(spec=print),
+    ],
+)
+def test_callables(fn):
+    """Any other callable is taken as it is: builtins, methods, classes, partials, mocks."""
+    assert bound(fn) is fn
+
+
+def test_a_dispatcher_of_ones_own():
+    """`bind` and `dispatch` are enough, and both are needed."""
+
+    class Mine(Dispatcher):
+        def bind(self, subscription):
+            return subscription.fn
+
+        def dispatch(self, batch):
+            batch.clear()
+
+    mine = Mine()
+    mine.attach(None)
+    mine.unbind(None)
+    mine.close()
+    assert mine.starts_listener
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (Dispatcher,), {"bind": Mine.bind})()

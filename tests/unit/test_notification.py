@@ -1,0 +1,42 @@
+"""Notifications and gaps as values."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from pgnotifier import Gap, Notification
+
+AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+
+
+def test_notification():
+    """A notification is frozen, equal to one of the same content, and tells it in its repr."""
+    one = Notification("a", {"n": 1}, '{"n": 1}', 7, AT)
+    assert one == Notification("a", {"n": 1}, '{"n": 1}', 7, AT)
+    assert one != Notification("b", {"n": 1}, '{"n": 1}', 7, AT)
+    assert one.channel == "a"
+    assert one.payload == {"n": 1}
+    assert one.raw == '{"n": 1}'
+    assert one.pid == 7
+    assert one.received_at == AT
+    assert "channel='a'" in repr(one)
+    with pytest.raises(AttributeError):
+        one.channel = "b"
+    with pytest.raises(AttributeError):
+        one.extra = 1
+
+
+def test_gap():
+    """A gap is frozen, hashable, and JSON-able with its channels sorted."""
+    zone = timezone(timedelta(hours=2))
+    gap = Gap(AT, AT.astimezone(zone) + timedelta(seconds=5), frozenset({"b", "a"}), "why")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        gap.reason = "other"
+    assert hash(gap) == hash(dataclasses.replace(gap))
+    found = json.loads(json.dumps(gap.to_dict()))
+    assert found["channels"] == ["a", "b"]
+    assert found["reason"] == "why"
+    assert datetime.fromisoformat(found["since"]) == gap.since
+    assert datetime.fromisoformat(found["until"]) == gap.until

@@ -1,0 +1,155 @@
+"""Reports of errors and gaps: what is logged, how often, and what hooks may do."""
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+from pgnotifier import Gap, InlineDispatcher, Notification, Subscription, reporting
+from pgnotifier.reporting import ErrorReport, GapReport
+
+NOTIFICATION = Notification("a", 1, "1", 7, datetime.now(UTC))
+
+
+def subscription(id=1, channel="a"):
+    return Subscription(id, channel, print, InlineDispatcher())
+
+
+def gap(number):
+    return Gap(datetime.now(UTC), datetime.now(UTC), frozenset({"a"}), f"reason {number}")
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """Return a clock that the test sets."""
+    clock = [1000.0]
+    monkeypatch.setattr(reporting, "monotonic", lambda: clock[0])
+    return clock
+
+
+def test_an_error_is_logged_with_its_traceback(caplog):
+    """The log names the subscription and the channel and has the traceback; no payload."""
+    try:
+        raise ValueError("no such order")
+    except ValueError as exc:
+        ErrorReport(None)(exc, subscription("invoice", "orders"), NOTIFICATION)
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert record.name == "pgnotifier.reporting"
+    assert "'invoice'" in record.getMessage()
+    assert "'orders'" in record.getMessage()
+    assert "no such order" in caplog.text
+    assert "test_reporting.py" in caplog.text
+
+
+def test_the_same_error_is_logged_once_a_minute(caplog, now):
+    """Further errors of a kind are counted, and their number logged with the next one."""
+    report, calls = ErrorReport(lambda *args: calls.append(args)), []
+    for _ in range(1000):
+        report(ValueError("x"), subscription(), NOTIFICATION)
+    assert len(caplog.records) == 1
+    now[0] += 61
+    report(ValueError("x"), subscription(), NOTIFICATION)
+    assert len(caplog.records) == 2
+    assert "and 999 times since" in caplog.records[1].getMessage()
+    now[0] += 61
+    report(ValueError("x"), subscription(), NOTIFICATION)
+    assert "times" not in caplog.records[2].getMessage()
+    assert report.count == len(calls) == 1002
+
+
+def test_other_errors_are_logged_at_once(caplog, now):
+    """Another exception type, subscription or channel is another incident."""
+    report = ErrorReport(None)
+    for exc, what in (
+        (ValueError("x"), subscription()),
+        (KeyError("x"), subscription()),
+        (ValueError("x"), subscription(2)),
+        (ValueError("x"), subscription(1, "b")),
+    ):
+        report(exc, what, NOTIFICATION)
+        report(exc, what, NOTIFICATION)
+    assert len(caplog.records) == 4
+
+
+@pytest.mark.parametrize("error", [ValueError("broken hook"), SystemExit(1), KeyboardInterrupt()])
+def test_on_error_failing(caplog, error):
+    """A hook that raises is logged, and stops nothing."""
+
+    def hook(*_):
+        raise error
+
+    report = ErrorReport(hook)
+    report(KeyError("x"), subscription(), NOTIFICATION)
+    assert report.count == 1
+    assert "on_error itself failed" in caplog.text
+    assert type(error).__name__ in caplog.text
+
+
+def test_on_error_gets_what_happened():
+    """The hook gets the very exception, the subscription and the notification."""
+    calls = []
+    exc, what = ValueError("x"), subscription()
+    ErrorReport(lambda *args: calls.append(args))(exc, what, NOTIFICATION)
+    assert calls == [(exc, what, NOTIFICATION)]
+
+
+def test_gaps_come_in_order_one_at_a_time(eventually):
+    """The hook gets each gap, in order, and none while it is busy with another."""
+    seen, busy, overlaps = [], threading.Lock(), []
+
+    def hook(gap):
+        if not busy.acquire(blocking=False):
+            overlaps.append(gap)
+            return
+        seen.append(gap)
+        busy.release()
+
+    report = GapReport(hook)
+    gaps = [gap(number) for number in range(200)]
+    for one in gaps:
+        report(one)
+    eventually(lambda: len(seen) + len(overlaps) == 200)
+    assert seen == gaps
+    assert report.count == 200
+    assert report.last is gaps[-1]
+
+
+def test_a_slow_gap_hook_holds_nobody_up(eventually):
+    """Reporting a gap returns while the hook is still busy with the one before."""
+    opened, seen = threading.Event(), []
+
+    def hook(gap):
+        assert opened.wait(20)
+        seen.append(gap.reason)
+
+    report = GapReport(hook)
+    report(gap(1))
+    report(gap(2))
+    assert seen == []
+    opened.set()
+    eventually(lambda: seen == ["reason 1", "reason 2"])
+
+
+def test_on_gap_failing(caplog, eventually):
+    """A hook that raises, or exits, is logged, and gets the next gap all the same."""
+    seen = []
+
+    def hook(gap):
+        seen.append(gap)
+        raise SystemExit
+
+    report = GapReport(hook)
+    report(gap(1))
+    report(gap(2))
+    eventually(lambda: len(seen) == 2 and caplog.text.count("on_gap itself failed") == 2)
+
+
+def test_gaps_are_logged_without_a_hook(caplog):
+    """Each gap is a warning with its bounds and reason, hook or not."""
+    one = gap(1)
+    GapReport(None)(one)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    for part in (one.since.isoformat(), one.until.isoformat(), "1 channels", "reason 1"):
+        assert part in record.getMessage()

@@ -1,0 +1,61 @@
+"""The status as a value."""
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from pgnotifier import DispatcherStatus, Gap, Notifier, Status
+
+
+def status(last_gap=None):
+    dispatcher = DispatcherStatus("InlineDispatcher", 1, 2, 3, full=True, retrying=False)
+    return Status("hearing", "host=h", 1, 2, 3, 4, 5, 6, last_gap, (dispatcher,))
+
+
+def test_json():
+    """A status is JSON-able, with its last gap and its dispatchers or without."""
+    at = datetime(2026, 5, 4, tzinfo=UTC)
+    gap = Gap(at, at, frozenset({"b", "a"}), "why")
+    found = json.loads(json.dumps(status(gap).to_dict()))
+    assert found["state"] == "hearing"
+    assert found["last_gap"]["channels"] == ["a", "b"]
+    assert found["last_gap"]["since"] == at.isoformat()
+    (dispatcher,) = found["dispatchers"]
+    assert dispatcher == {
+        "name": "InlineDispatcher",
+        "waiting": 1,
+        "delivered": 2,
+        "dropped": 3,
+        "full": True,
+        "retrying": False,
+    }
+    assert set(found) == {field.name for field in dataclasses.fields(Status)}
+    assert json.loads(json.dumps(status().to_dict()))["last_gap"] is None
+
+
+def test_frozen():
+    """A status is of one moment, and can't be changed."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        status().state = "stopped"
+
+
+def test_of_a_notifier_that_never_ran():
+    """Before the start all is zero, the state is stopped, and no password is shown."""
+    notifier = Notifier("postgresql://u:s3cret@h/db")
+    notifier.add_channels(["a", "b"], autorun=False)
+    notifier.subscribe(1, "b", print, autorun=False)
+    found = notifier.status().to_dict()
+    assert found == {
+        "state": "stopped",
+        "connection": "host=h dbname=db user=u",
+        "channels": 2,
+        "subscriptions": 1,
+        "received": 0,
+        "errors": 0,
+        "reconnects": 0,
+        "gaps": 0,
+        "last_gap": None,
+        "dispatchers": (),
+    }
