@@ -1,0 +1,5 @@
+"""A small shop: images are resized and orders invoiced by Celery, told by PostgreSQL."""
+
+from shop.celery import app
+
+__all__ = ["app"]

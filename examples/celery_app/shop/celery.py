@@ -1,0 +1,11 @@
+"""The Celery app: its broker, its routes, and the modules that workers import."""
+
+from celery import Celery
+
+from shop.settings import BROKER
+
+app = Celery("shop", broker=BROKER, include=["shop.tasks", "shop.notifications"])
+app.conf.update(
+    task_routes={"pgnotifier.resize": {"queue": "images"}},
+    broker_connection_retry_on_startup=True,
+)

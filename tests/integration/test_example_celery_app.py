@@ -1,0 +1,85 @@
+"""The example runs as its README says: the commands are read out of it."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "celery_app"
+
+
+def _blocks(language):
+    readme = (EXAMPLE / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url):
+    """Yield a function that runs a command of the README in a copy of the example.
+
+    It returns the output, or for a worker or listener the process and its log.
+    """
+    directory = tmp_path / "celery_app"
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "SHOP_DSN": pgnotifier_dsn,
+        "SHOP_BROKER": pgnotifier_redis_url,
+    }
+    running = []
+
+    def run(command):
+        argv = shlex.split(command)
+        if argv[0] != "celery":
+            done = subprocess.run(
+                argv, cwd=directory, env=env, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+        log = directory / f"{argv[3]}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                argv, cwd=directory, env=env, stdout=output, stderr=subprocess.STDOUT
+            )
+        running.append(process)
+        return process, log
+
+    yield run
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def test_as_its_readme_says(shell, eventually):
+    """Worker, listener and customers, started as told, end up with the report that it shows."""
+    commands = [line for block in _blocks("sh") for line in block.splitlines()]
+    assert commands[0].startswith("export SHOP_DSN=")
+    assert commands[1] == "pip install -r requirements.txt"
+    assert (EXAMPLE / "requirements.txt").read_text() == "pgnotifier[celery]\n"
+    create, worker, listener, produce, report = commands[2:]
+
+    shell(create)
+    celery, worker_log = shell(worker)
+    eventually(lambda: "ready." in worker_log.read_text() or celery.poll() is not None, 60)
+    pgnotifier, listener_log = shell(listener)
+    eventually(lambda: "hearing" in listener_log.read_text() or pgnotifier.poll() is not None, 60)
+    shell(produce)
+    (expected,) = _blocks("text")
+    eventually(lambda: shell(report) == expected, 60)
+
+    assert "counted 10 on order_placed" in listener_log.read_text()
+    assert "counted 5 on image_uploaded" in listener_log.read_text()
+    pgnotifier.send_signal(signal.SIGINT)
+    assert pgnotifier.wait(30) == 0
+    celery.send_signal(signal.SIGINT)
+    celery.wait(30)  # its exit code is Celery's affair
+    for log in (listener_log, worker_log):
+        assert "Traceback" not in log.read_text()
