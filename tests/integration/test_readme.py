@@ -1,0 +1,82 @@
+"""The README's programs run as they stand, but for the addresses of the servers."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def _program(marker):
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (found,) = [block for block in blocks if marker in block]
+    return found
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Yield a function that starts a command in a directory, and returns it with its log."""
+    running = []
+
+    def run(name, *argv):
+        log = tmp_path / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                argv,
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        running.append(process)
+        return process, log
+
+    yield run
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+def test_the_plain_callback(start, tmp_path, db, eventually):
+    """The second program prints what is notified, and ends on Ctrl-C without a traceback."""
+    place = '{"dbname": "shop", "host": "localhost"}'
+    program = _program(place).replace(place, repr(conninfo_to_dict(db.dsn)))
+    (tmp_path / "script.py").write_text(program)
+    process, log = start("script", sys.executable, "script.py")
+    eventually(lambda: db.listening() or process.poll() is not None)
+
+    def heard():
+        db.notify("orders", '{"total": 9.5}')
+        return "orders: {'total': 9.5} from session" in log.read_text()
+
+    eventually(heard)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
+    """The first program's callback runs in a worker once the listener hears."""
+    program = _program("CeleryDispatcher")
+    for place, ours in (
+        ("postgresql://localhost/shop", db.dsn),
+        ("redis://localhost:6379/0", pgnotifier_redis_url),
+    ):
+        assert place in program
+        program = program.replace(place, ours)
+    (tmp_path / "shop.py").write_text(program)
+    celery = [sys.executable, "-m", "celery", "-A", "shop"]
+    _, worker_log = start("worker", *celery, "worker", "--pool", "solo")
+    listener, listener_log = start("listener", *celery, "pgnotifier")
+    eventually(lambda: "hearing" in listener_log.read_text() or listener.poll() is not None, 60)
+    db.notify("image_uploaded", '{"path": "/covers/1.png"}')
+    eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
+    listener.send_signal(signal.SIGTERM)
+    assert listener.wait(30) == 0
