@@ -19,6 +19,9 @@ types: $(VENV)/.synced
 
 check: lint types test
 
+bench: $(VENV)/.synced
+	$(PY) benchmarks/inline.py
+
 clean:
 	rm -rf $(VENV) dist
 

@@ -115,6 +115,10 @@ def _check_values(given: Mapping[str, Any]) -> None:
         # libpq would cut it at the NUL.
         if "\0" in (text := str(value)) or any("\ud800" <= c <= "\udfff" for c in text):
             raise ConfigurationError(f"the value of {name!r} holds NUL or a lone surrogate")
+    if re.match(r"postgres(?:ql)?://|\w+\s*=", str(given.get("dbname", ""))):
+        raise ConfigurationError(
+            "'dbname' holds a whole connection string; give that as db_conf itself"
+        )
     ports = str(given.get("port", "")).split(",")
     if not all(port.strip().isdecimal() or not port.strip() for port in ports):
         raise ConfigurationError(f"'port' must be a number, not {given['port']!r}")

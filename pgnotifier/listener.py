@@ -1,16 +1,15 @@
-"""The listener: the reader thread, its command queue, and its deliverers."""
+"""The listener: the reader thread, which owns the connection, and its deliverers."""
 
 import contextlib
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
 
+from pgnotifier.commands import Command, Commands, Verb
 from pgnotifier.connection import (
     Backoff,
     Connecting,
@@ -19,7 +18,7 @@ from pgnotifier.connection import (
     Session,
     listen_query,
 )
-from pgnotifier.delivery import Deliverer, Item
+from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -28,8 +27,9 @@ from pgnotifier.errors import (
     PgNotifierError,
 )
 from pgnotifier.notification import Gap
-from pgnotifier.registry import Binding, Registry
+from pgnotifier.registry import Registry
 from pgnotifier.reporting import GapReport
+from pgnotifier.routing import Router
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.listener")
@@ -42,16 +42,6 @@ ANSWER_TIMEOUT = 30.0
 """Seconds after which a round trip without an answer means that the connection is dead."""
 
 State = Literal["starting", "hearing", "reconnecting", "stopped"]
-Route = tuple[str, tuple[tuple[Deliverer, tuple[Binding, ...]], ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What the reader is asked to do to its connection; `done` tells when it is live."""
-
-    verb: Literal["listen", "unlisten", "restart"]
-    channels: tuple[str, ...] = ()
-    done: "Future[None]" = field(default_factory=Future)
 
 
 class _StoppingError(Exception):
@@ -61,9 +51,8 @@ class _StoppingError(Exception):
 class Listener:
     """From `start()` to `stop()`: one reader, one connection, one deliverer per dispatcher.
 
-    The reader thread owns the session, the waiter and `_live`, and nothing else touches
-    them. Others hand it commands through `_commands`; `_lock` guards that queue and
-    the setting of `ended`, so that no command is left behind by a reader that has ended.
+    The reader thread owns the session, the waiter, the router and `_live`, the channels that
+    are listened to. Others ask it to change these through `_commands`.
     """
 
     def __init__(
@@ -85,25 +74,23 @@ class Listener:
         self.ready: Future[None] = Future()
         self.ended = threading.Event()
         self.state: State = "starting"
-        self.received = 0
         self.reconnects = 0
-        self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self._parameters = parameters
         self._registry = registry
-        self._make_deliverer = deliverer
         self._report_gap = report_gap
-        self._lock = threading.Lock()
-        self._commands: deque[Command] = deque()
+        self._commands = Commands()
         self._stopping = False
         self._session: Session | None = None
         self._live: set[str] = set()
-        self._routes: dict[bytes, Route] = {}
-        self._routed: Registry | None = None
-        self._leaving: set[str] = set()
         self._proven_at = datetime.now(UTC)
         self._proof_due = monotonic()
         self._unproven = False
         self._waiter = Waiter()
+        self._router = Router(
+            registry,
+            lambda dispatcher: deliverer(dispatcher, self._waiter.wake),
+            lambda: self._commands.channels("unlisten"),
+        )
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
 
     # --- called by any thread ---
@@ -112,18 +99,21 @@ class Listener:
         """Start the reader; `ready` tells how that went."""
         self._thread.start()
 
-    def request(
-        self, verb: Literal["listen", "unlisten", "restart"], channels: Iterable[str] = ()
-    ) -> "Future[None]":
+    def request(self, verb: Verb, channels: Iterable[str] = ()) -> "Future[None]":
         """Queue a command and return the future that is done once it is live."""
-        command = Command(verb, tuple(channels))
-        with self._lock:
-            if self.ended.is_set():
-                command.done.set_exception(NotifierStoppedError("the notifier has stopped"))
-                return command.done
-            self._commands.append(command)
+        done = self._commands.ask(verb, channels)
         self._waiter.wake()
-        return command.done
+        return done
+
+    @property
+    def deliverers(self) -> Mapping[Dispatcher, Deliverer]:
+        """The deliverers that run, by dispatcher."""
+        return self._router.deliverers
+
+    @property
+    def received(self) -> int:
+        """How many notifications have been read."""
+        return self._router.received
 
     @property
     def is_alive(self) -> bool:
@@ -177,7 +167,7 @@ class Listener:
         why: BaseException = NotifierStoppedError("the notifier was stopped")
         try:
             self._live = set(self._registry())
-            self._start_deliverers(self._live)
+            self._router.start_deliverers(self._live)
             self._connect()
             self.state = "hearing"
             self.ready.set_result(None)
@@ -197,16 +187,15 @@ class Listener:
     def _finish(self, why: BaseException) -> None:
         if self._session is not None:
             self._session.close()
-        with self._lock:
-            self.ended.set()
-            self.state = "stopped"
-            left = list(self._commands)
-            self._commands.clear()
+        self.ended.set()
+        self.state = "stopped"
         self._waiter.close()
         if not self.ready.done():
             self.ready.set_exception(why)
-        for command in left:
-            command.done.set_exception(why)
+        self._commands.close(why)
+        self._report_missed()
+        for deliverer in self.deliverers.values():
+            deliverer.hurry()  # nobody calls `stop()` when the first connection couldn't be made
 
     def _serve(self) -> None:
         """Hear until the connection is lost, then get it back."""
@@ -225,7 +214,7 @@ class Listener:
 
     def _turn(self) -> None:
         self._run_commands()
-        if any(deliverer.full for deliverer in self.deliverers.values()):
+        if self._router.is_full():
             # PostgreSQL's own queue holds the rest. Whoever makes room wakes the reader.
             self._wait(HEARTBEAT, read=False)
             return
@@ -233,6 +222,9 @@ class Listener:
         self._drain()
         if monotonic() >= self._proof_due:
             self._round_trip(b"SELECT 1")
+        self._report_missed()
+
+    def _report_missed(self) -> None:
         for deliverer in self.deliverers.values():
             if missed := deliverer.take_missed():
                 self._report_gap(missed)
@@ -249,28 +241,27 @@ class Listener:
             raise _StoppingError
 
     def _run_commands(self) -> None:
-        while self._commands:
-            # Left in the queue until it is done: if the connection goes meanwhile, it is
-            # run again on the next one.
-            command = self._commands[0]
+        while (command := self._commands.first()) is not None:
             if command.verb == "restart":
                 self._last_drain()
-                self._recover("restart", frozenset(self._live))  # takes it off the queue
+                self._recover("restart", frozenset(self._live))  # ends the command
                 continue
             try:
-                if command.verb == "listen":
-                    self._start_deliverers(command.channels)
-                    self._round_trip(listen_query(command.channels))
-                    self._live.update(command.channels)
-                else:
-                    self._round_trip(listen_query(command.channels, "UNLISTEN"))
-                    self._live.difference_update(command.channels)
-                    self._routed = None
+                self._run_command(command)
             except RuntimeError as exc:  # refused by the server, or no thread to be had
-                command.done.set_exception(exc)
-            self._commands.popleft()
-            if not command.done.done():
-                command.done.set_result(None)
+                self._commands.end([command], exc)
+            else:
+                self._commands.end([command])
+
+    def _run_command(self, command: Command) -> None:
+        if command.verb == "listen":
+            self._router.start_deliverers(command.channels)
+            self._round_trip(listen_query(command.channels))
+            self._live.update(command.channels)
+        else:
+            self._round_trip(listen_query(command.channels, "UNLISTEN"))
+            self._live.difference_update(command.channels)
+            self._router.forget_leaving()
 
     def _round_trip(self, query: bytes) -> None:
         """Send a query and hear on until it is answered.
@@ -310,63 +301,11 @@ class Listener:
             self._hand_on()  # what came before the connection was lost, too
 
     def _hand_on(self) -> None:
-        """Put all that libpq has parsed into the buffers of those who are to get it."""
         assert self._session is not None
-        notifies = self._session.notifies
-        arrived = notifies()
-        if arrived is None:
-            return
-        registry = self._registry()
-        if registry is not self._routed:
-            self._routes.clear()
-            self._routed = registry
-            # Not for those who subscribed to such a channel after it had been removed.
-            self._leaving = {name for c in self._queued("unlisten") for name in c.channels}
-        routes = self._routes
-        proven_at = self._proven_at
-        received_at = datetime.now(UTC)
-        count = 0
-        while arrived is not None:
-            count += 1
-            route = routes.get(arrived.relname)
-            if route is None:
-                route = self._route(registry, arrived.relname)
-            channel, lanes = route
-            for deliverer, bindings in lanes:
-                item: Item = (channel, bindings, arrived, received_at, proven_at)
-                deliverer.inbox.append(item)
-            arrived = notifies()
-        self.received += count
-        for deliverer in self.deliverers.values():
-            if deliverer.inbox:
-                deliverer.put()
-        if not self._unproven:
+        arrived = self._router.hand_on(self._session.notifies, self._proven_at)
+        if arrived and not self._unproven:
             self._unproven = True
             self._proof_due = min(self._proof_due, monotonic() + PROOF)
-
-    def _route(self, registry: Registry, relname: bytes) -> Route:
-        """Look a channel up; what comes on a removed one has no lanes, and goes nowhere."""
-        channel = relname.decode("utf-8", "surrogateescape")
-        found = () if channel in self._leaving else registry.lanes(channel)
-        lanes = tuple((self._deliverer(d), bindings) for d, bindings in found)
-        route = self._routes[relname] = (channel, lanes)
-        return route
-
-    def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
-        found = self.deliverers.get(dispatcher)
-        if found is None:
-            found = self._make_deliverer(dispatcher, self._waiter.wake)
-            found.start()
-            self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
-        return found
-
-    def _start_deliverers(self, channels: Iterable[str]) -> None:
-        # Not when the first notification comes: the main program may have ended by then, after
-        # which Python 3.12.0 and 3.12.1 start no more threads.
-        registry = self._registry()
-        for channel in channels:
-            for dispatcher, _ in registry.lanes(channel):
-                self._deliverer(dispatcher)
 
     def _last_drain(self) -> None:
         if self._session is not None:
@@ -393,7 +332,7 @@ class Listener:
             connecting.abandon()
             raise
         self._session = connecting.result()
-        added = {name for command in self._queued("listen") for name in command.channels}
+        added = self._commands.channels("listen")
         try:
             query = listen_query(self._live | added) or b"SELECT 1"
             self._round_trip(self._session.preamble + query)
@@ -428,13 +367,13 @@ class Listener:
         begun = monotonic()
         backoff = Backoff()
         self.state = "reconnecting"
-        warned = not self._queued("restart")
+        warned = not self._commands.waiting("restart")
         if warned:
             logger.warning("lost the connection to PostgreSQL (%s); reconnecting", reason)
         self._disconnect()
         while True:
             self._sleep(backoff.pause())
-            restarts = self._queued("restart")
+            restarts = self._commands.waiting("restart")
             if restarts:
                 self._live = set(self._registry())
             try:
@@ -449,7 +388,7 @@ class Listener:
                     logger.warning("no new connection to PostgreSQL (%s); trying on", exc)
                     warned = True
                 self._disconnect()
-                self._end(restarts, exc)
+                self._commands.end(restarts, exc)
             else:
                 break
         self.state = "hearing"
@@ -457,21 +396,10 @@ class Listener:
         logger.warning("hearing PostgreSQL again after %.1f s", monotonic() - begun)
         if missed:
             self._report_gap(Gap(since, datetime.now(UTC), missed, reason))
-        self._end(restarts)
-
-    def _queued(self, verb: Literal["listen", "unlisten", "restart"]) -> list[Command]:
-        with self._lock:
-            return [command for command in self._commands if command.verb == verb]
-
-    def _end(self, restarts: list[Command], exc: Exception | None = None) -> None:
-        with self._lock:
-            for command in restarts:
-                self._commands.remove(command)
-        for command in restarts:
-            command.done.set_exception(exc) if exc else command.done.set_result(None)
+        self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:
         """Wait, unless or until a restart is asked for."""
         until = monotonic() + seconds
-        while (left := until - monotonic()) > 0 and not self._queued("restart"):
+        while (left := until - monotonic()) > 0 and not self._commands.waiting("restart"):
             self._wait(left)

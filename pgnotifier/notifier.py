@@ -19,8 +19,8 @@ from pgnotifier.errors import (
 from pgnotifier.listener import Listener
 from pgnotifier.payload import decode
 from pgnotifier.publisher import Publisher
+from pgnotifier.registrar import Registrar
 from pgnotifier.registry import (
-    Binding,
     Registry,
     Subscription,
     check_channel,
@@ -51,7 +51,7 @@ class Notifier:
             ...
 
     Every method may be called by any thread, callbacks included. `_lock` guards the writing
-    of `_registry` and `_listener`; it is never held while waiting for the server.
+    of `_registrar` and `_listener`; it is never held while waiting for the server.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Notifier:
         self._report_gap = GapReport(on_gap)
         self._publisher = Publisher(self._parameters)
         self._lock = threading.RLock()
-        self._registry = Registry()
+        self._registrar = Registrar(self._report_error)
         self._listener: Listener | None = None
         self._stopped = threading.Event()
         self._attached: set[Dispatcher] = set()
@@ -158,10 +158,9 @@ class Notifier:
         """
         names = check_channels(channels)
         with self._lock:
-            new = [name for name in names if name not in self._registry]
-            self._registry = self._registry.add(names)
+            new = self._registrar.add(names)
             done = self._request_listen(names, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._remove(new))
+        self._wait_live(done, autorun, undo=lambda: self._registrar.remove(new))
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -187,7 +186,7 @@ class Notifier:
         """
         names = check_channels(channels)
         with self._lock:
-            self._remove(names)
+            self._registrar.remove(names)
             self._request_unlisten(names, autorun)
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
@@ -235,21 +234,12 @@ class Notifier:
         by = self._dispatcher if dispatcher is None else dispatcher
         self._attach(by)
         with self._lock:
-            before, listed = self._registry.binding(id, channel), channel in self._registry
+            before = self._registry.binding(id, channel)
             muted = before is not None and before.subscription.muted
-            subscription = Subscription(id, channel, fn, by, MappingProxyType(options), muted)
-            target = by.bind(subscription)
-            self._swap(
-                self._registry.bind(Binding(subscription, target, self._report_error)), [channel]
+            undo = self._registrar.subscribe(
+                Subscription(id, channel, fn, by, MappingProxyType(options), muted)
             )
             done = self._request_listen([channel], autorun)
-
-        def undo() -> None:
-            restored = self._registry.unbind(id, channel)
-            if before is not None:
-                restored = restored.bind(before.with_muted(before.subscription.muted))
-            self._swap(restored.add([channel]) if listed else restored, [channel])
-
         self._wait_live(done, autorun, undo)
 
     def on(
@@ -298,10 +288,7 @@ class Notifier:
         check_id(id)
         check_channel(channel)
         with self._lock:
-            if self._registry.binding(id, channel) is None:
-                return
-            self._swap(self._registry.unbind(id, channel), [channel])
-            if channel not in self._registry:
+            if self._registrar.unsubscribe(id, channel):
                 self._request_unlisten([channel], autorun)
 
     def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
@@ -314,23 +301,23 @@ class Notifier:
 
     # --- muting ---
 
-    def mute_channels(self, channels: str | Iterable[str] = ()) -> None:
-        """Deliver nothing of these channels, or of all, until they are unmuted.
+    def mute_channels(self, channels: str | Iterable[str] | None = None) -> None:
+        """Deliver nothing of these channels, or of all (None), until they are unmuted.
 
         What comes meanwhile is thrown away. Subscriptions keep their own muting. Channels
         that aren't there are passed over.
         """
         self._mute_channels(channels, muted=True)
 
-    def unmute_channels(self, channels: str | Iterable[str] = ()) -> None:
+    def unmute_channels(self, channels: str | Iterable[str] | None = None) -> None:
         """Deliver what comes on these channels again, or on all."""
         self._mute_channels(channels, muted=False)
 
-    def mute_subscriber(self, id: Hashable, channels: str | Iterable[str] = ()) -> None:
+    def mute_subscriber(self, id: Hashable, channels: str | Iterable[str] | None = None) -> None:
         """Deliver nothing to an id on these channels, or on all that it subscribed to."""
         self._mute_subscriber(id, channels, muted=True)
 
-    def unmute_subscriber(self, id: Hashable, channels: str | Iterable[str] = ()) -> None:
+    def unmute_subscriber(self, id: Hashable, channels: str | Iterable[str] | None = None) -> None:
         """Deliver to an id on these channels again, or on all that it subscribed to."""
         self._mute_subscriber(id, channels, muted=False)
 
@@ -375,7 +362,8 @@ class Notifier:
             How many deliveries were given up.
         """
         undelivered = 0
-        listener = self._listener
+        with self._lock:  # so that a `start` under way has made it
+            listener = self._listener
         if listener is not None:
             undelivered = listener.stop(timeout)
             if undelivered:
@@ -465,6 +453,10 @@ class Notifier:
 
     # --- inside ---
 
+    @property
+    def _registry(self) -> Registry:
+        return self._registrar.registry
+
     def _attach(self, dispatcher: Dispatcher) -> None:
         if not isinstance(dispatcher, Dispatcher):
             raise ArgumentTypeError(
@@ -514,39 +506,19 @@ class Notifier:
         lifetime.release(self)
         self._stopped.set()
 
-    def _swap(self, registry: Registry, channels: Iterable[str]) -> None:
-        """Replace the registry, and end the bindings on these channels that it has no more.
-
-        To be called with the lock held.
-        """
-        before, self._registry = self._registry, registry
-        for channel in channels:
-            for binding in before.bindings(channel):
-                after = registry.binding(binding.id, channel)
-                if after is not binding:
-                    binding.live = False
-                    by = binding.subscription.dispatcher
-                    if after is None or after.subscription.dispatcher is not by:
-                        by.unbind(binding.subscription)
-
-    def _remove(self, channels: Iterable[str]) -> None:
-        names = list(channels)
-        self._swap(self._registry.remove(names), names)
-
-    def _mute_channels(self, channels: str | Iterable[str], *, muted: bool) -> None:
-        names = check_channels(channels)
+    def _mute_channels(self, channels: str | Iterable[str] | None, *, muted: bool) -> None:
+        names = None if channels is None else check_channels(channels)
         with self._lock:
-            for name in names or list(self._registry):
-                self._swap(self._registry.mute(name, muted), [name])
+            self._registrar.mute_channels(list(self._registry) if names is None else names, muted)
 
-    def _mute_subscriber(self, id: Hashable, channels: str | Iterable[str], *, muted: bool) -> None:
+    def _mute_subscriber(
+        self, id: Hashable, channels: str | Iterable[str] | None, *, muted: bool
+    ) -> None:
         check_id(id)
-        names = check_channels(channels)
+        names = None if channels is None else check_channels(channels)
         with self._lock:
-            for name in names or list(self._registry):
-                binding = self._registry.binding(id, name)
-                if binding is not None and binding.subscription.muted != muted:
-                    self._swap(self._registry.bind(binding.with_muted(muted)), [name])
+            everywhere = list(self._registry) if names is None else names
+            self._registrar.mute_subscriber(id, everywhere, muted)
 
     def _request_listen(self, names: list[str], autorun: bool) -> "Future[None] | None":
         """Queue LISTEN for a listener that runs. With the lock held: in the registry's order."""

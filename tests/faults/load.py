@@ -1,5 +1,6 @@
 """Load whose every notification is accounted for: a sender, and a ledger of what came."""
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class Ledger:
         Returns how many lie in a gap and did not come.
         """
         numbers = [number for number, _ in self.delivered]
-        assert all(a < b for a, b in zip(numbers, numbers[1:], strict=False)), "order, or doubles"
+        assert all(a < b for a, b in itertools.pairwise(numbers)), "order, or doubles"
         assert all(sent[number].channel == channel for number, channel in self.delivered)
         for gap in self.gaps:
             assert gap.since.utcoffset() is not None

@@ -1,5 +1,6 @@
 """Python scripts run as processes of their own, as a user runs them from a terminal."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,10 +71,8 @@ class Script:
 
     def close(self):
         """End it and all that it has started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
 
     def _ended_without(self, text):

@@ -133,7 +133,7 @@ def test_interrupted_under_load(pgnotifier_dsn, run_script):
     with Sender(pgnotifier_dsn, ["orders"], rate=2000):
         for _ in range(3):
             script = run_script(SUBSCRIBE.replace("pass", "time.sleep(.001)"), pgnotifier_dsn)
-            eventually(lambda: script.out.count("got") > 20)
+            eventually(lambda script=script: script.out.count("got") > 20)
             assert script.interrupt(limit=1.2) == 0
             assert "Traceback" not in script.err
             assert "Fatal" not in script.err

@@ -313,12 +313,12 @@ def test_fifty_cycles(pgnotifier_dsn, sessions, make_notifier, ledger):
     notifier.subscribe(1, "orders", ledger.callback)
     notifier.notify("orders", 0)
     notifier.stop()
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         notifier.start()
         notifier.notify("orders", 1)
         notifier.stop()
         assert our_threads() == []
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
     eventually(lambda: sessions.pids() == [])
     assert len(ledger.delivered) <= 51

@@ -198,24 +198,24 @@ def test_status(notifier, db, record, settle):
     assert notifier.status().channels == 2
 
 
-def test_on(notifier, db, settle):
-    """The decorator subscribes a function, to one channel or several, under its own name."""
-    calls = []
+def test_on(notifier, db, make_recorder):
+    """The decorator subscribes a function, to one channel or several, as `subscribe` does."""
+    calls, others = make_recorder(), make_recorder()
 
     @notifier.on(["a", "b"])
-    def callback(id, channel, payload, pid):
-        calls.append((channel, payload))
+    def callback(*args):
+        calls(*args)
 
     @notifier.on("a", id=7, dispatcher=InlineDispatcher())
-    def another(id, channel, payload, pid):
-        calls.append((id, payload))
+    def another(*args):
+        others(*args)
 
     db.notify("b", 1)
     db.notify("a", 2)
-    settle(notifier)
-    assert calls[:2] == [("b", 1), ("a", 2)]
-    assert notifier.get_subscriptions()["a"][7] is another
-    assert callback.__name__ == "callback"
+    assert calls.wait_for(2) == [1, 2]
+    assert others.wait_for(1) == [2]
+    assert others.ids == [7]
+    assert calls.ids == [f"{__name__}.test_on.<locals>.callback"] * 2
 
 
 def test_a_decoder_of_ones_own(pgnotifier_dsn, make_notifier, db, record):

@@ -64,7 +64,7 @@ def test_names_are_taken_literally(notifier, db, record, channel):
     assert record.calls[0][1:3] == (channel, "other" if channel == channel.swapcase() else "this")
 
 
-@pytest.mark.parametrize("id", IDS, ids=[type(id).__name__ for id in IDS])
+@pytest.mark.parametrize("id", IDS, ids=[type(one).__name__ for one in IDS])
 def test_any_hashable_id(notifier, db, record, id):
     """Whatever is hashable is an id; the callback gets that very object back."""
     notifier.subscribe(id, "a", record)

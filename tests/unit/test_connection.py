@@ -1,13 +1,19 @@
 """Connection parameters that keep their password, quoting, and pauses between tries."""
 
 import traceback
+from types import SimpleNamespace
 
 import psycopg
 import pytest
-from psycopg import conninfo
+from psycopg import conninfo, pq
 
-from pgnotifier import ArgumentTypeError, ConfigurationError, ConnectionFailedError
-from pgnotifier.connection import Backoff, Parameters, listen_query
+from pgnotifier import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ConnectionFailedError,
+    ListenRefusedError,
+)
+from pgnotifier.connection import Backoff, Parameters, Session, listen_query
 
 SECRET = "hunter2-s3cret"
 
@@ -195,6 +201,54 @@ def test_backoff():
             bound = min(bound * 2, 30.0)
         assert bound == 30.0
     assert len({Backoff().pause() for _ in range(10)}) > 1
+
+
+class Pieces:
+    """A libpq connection on which a query's answer arrives in pieces, None between two."""
+
+    nonblocking = socket = 0
+    notifies = None
+
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    @property
+    def pgconn(self):
+        """Itself, as psycopg's connection has it."""
+        return self
+
+    def parameter_status(self, name):
+        """Return the encoding."""
+        return b"UTF8"
+
+    def send_query(self, query):
+        """Take a query."""
+
+    def is_busy(self):
+        """Say yes once between two pieces."""
+        return bool(self.pieces and self.pieces[0] == "pause" and self.pieces.pop(0))
+
+    def get_result(self):
+        """Return the next result, or None at the end."""
+        return self.pieces.pop(0) if self.pieces else None
+
+
+def test_a_refusal_in_pieces():
+    """A refusal whose end arrives later is still one, and the next query is no longer refused."""
+    error = SimpleNamespace(
+        status=pq.ExecStatus.FATAL_ERROR,
+        get_error_message=lambda: "not here",
+        error_field=lambda field: b"ERROR",
+    )
+    connection = Pieces("pause", error, "pause")
+    session = Session(connection)
+    session.send(b"LISTEN a")
+    assert not session.answered()
+    assert not session.answered()
+    with pytest.raises(ListenRefusedError, match="not here"):
+        session.answered()
+    session.send(b"LISTEN b")
+    assert session.answered()
 
 
 def test_listen_query():

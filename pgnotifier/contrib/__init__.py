@@ -1,0 +1,1 @@
+"""Frameworks that pgnotifier delivers to: each in its own package, with an extra of its name."""

@@ -1,0 +1,22 @@
+"""Celery: a notification becomes a task, run by a worker.
+
+    app = Celery("shop", broker="redis://localhost/0")
+    notifier = Notifier("postgresql://localhost/shop", dispatcher=CeleryDispatcher(app))
+
+    @notifier.on("image_uploaded", id="resize")         # becomes the task "pgnotifier.resize"
+    def resize(id, channel, payload, pid): ...
+
+    notifier.subscribe("audit", "image_uploaded", audit.s().set(queue="low"))
+
+`celery -A shop worker` runs the tasks, and `celery -A shop pgnotifier` listens and enqueues
+them. Importing the module does neither.
+
+    delivery -> options, arguments -> target.publish -> broker ..> worker -> callback
+                naming: the task      apply_async       one        tasks: finds the callback
+                of an id                                connection by its channel
+"""
+
+from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
+from pgnotifier.contrib.celery.errors import CallbackNotFoundError
+
+__all__ = ["CallbackNotFoundError", "CeleryDispatcher", "notifiers_of"]

@@ -1,0 +1,127 @@
+"""The connection to the broker: made when it is needed, dropped when it fails."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
+
+CONNECT_TIMEOUT = 4.0
+"""Seconds for making a connection, if the app's `broker_connection_timeout` is off."""
+ANSWER_TIMEOUT = 30.0
+"""Seconds after which a broker that doesn't answer a publish is taken for dead."""
+
+
+class Broker:
+    """Keeps one connection, with its producer, from batch to batch.
+
+    Not the app's pool: connections of that may wait for ever, as those of workers must. Here
+    `stop()` waits, and a notification counts as delivered only once the broker has said so.
+
+    Who uses the producer takes it out of `_idle`. So `close` touches no connection that a
+    deliverer is stuck in, and the deliverer of a listener started meanwhile makes its own.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._idle: Any = None
+        self._owner = 0  # the process that made it
+        self._closed = 0  # how many times
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Any]:
+        """Lend a producer that is connected; an exception costs it its connection.
+
+        Raises:
+            Exception: None of the broker's hosts could be reached; of whatever type the
+                transport raises.
+        """
+        closed = self._closed
+        producer, self._idle = self._idle, None
+        if producer is None or self._owner != os.getpid():  # a parent's is not to be touched
+            producer = self._connect()
+        try:
+            yield producer
+        except BaseException:
+            _drop(producer)
+            raise
+        if self._closed == closed:
+            self._idle, self._owner = producer, os.getpid()
+        else:
+            _drop(producer)
+
+    def close(self) -> None:
+        """Let go of the connection; of one that is lent out, when it comes back."""
+        self._closed += 1
+        producer, self._idle = self._idle, None
+        if producer is not None and self._owner == os.getpid():
+            _drop(producer)
+
+    def has_failed(self, exc: BaseException, producer: Any) -> bool:
+        """Tell whether an exception means that the broker, or the result backend, is down.
+
+        Anything else would come again with every try.
+        """
+        failures: tuple[type[BaseException], ...] = (
+            OperationalError,
+            LimitExceeded,
+            *self._connection_errors(producer),
+        )
+        seen: BaseException | None = exc
+        while seen is not None and not isinstance(seen, SerializationError):
+            if isinstance(seen, failures):
+                return True
+            # Celery's Redis backend gives up with a RuntimeError from the connection's error.
+            seen = seen.__cause__
+        return False
+
+    def _connection_errors(self, producer: Any) -> set[type[BaseException]]:
+        clients = [producer.connection]
+        with contextlib.suppress(Exception):  # a backend that can't be made has none
+            clients.append(self._app.backend)
+        kinds = ("connection_errors", "channel_errors")
+        found = {error for one in clients for kind in kinds for error in getattr(one, kind, ())}
+        # The Redis transport counts any KeyError as one, for the sake of its event loop.
+        return found - {KeyError}
+
+    def _connect(self) -> Any:
+        connection = self._app.connection_for_write()
+        connection.connect_timeout = connection.connect_timeout or CONNECT_TIMEOUT
+        connection.transport_options = {
+            **_transport_options(connection),
+            **connection.transport_options,
+        }
+        producer = self._app.amqp.Producer(connection, auto_declare=False)
+        try:
+            # Each host once: the deliverer does the retrying, and stops when it is told to.
+            connection.ensure_connection(
+                max_retries=max(0, len(connection.alt) - 1), interval_start=0
+            )
+        except BaseException:
+            _drop(producer)
+            raise
+        return producer
+
+
+def _drop(producer: Any) -> None:
+    # Without a word to the broker, for whose answer `stop()` would have to wait.
+    with contextlib.suppress(Exception):
+        producer.connection.collect()
+
+
+def _transport_options(connection: Any) -> dict[str, Any]:
+    match connection.get_transport_cls().driver_type:
+        case "redis":
+            return {
+                "socket_timeout": ANSWER_TIMEOUT,
+                "socket_connect_timeout": connection.connect_timeout,
+            }
+        case "amqp":
+            return {
+                "confirm_publish": True,
+                "read_timeout": ANSWER_TIMEOUT,
+                "write_timeout": ANSWER_TIMEOUT,
+            }
+        case _:
+            return {}

@@ -1,0 +1,239 @@
+"""CeleryDispatcher: notifications become tasks in the broker."""
+
+import contextlib
+import inspect
+from collections import deque
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from celery import Celery
+from celery.app.task import Task
+from celery.canvas import group
+from celery.local import Proxy
+
+from pgnotifier.contrib.celery.broker import Broker
+from pgnotifier.contrib.celery.naming import task_name
+from pgnotifier.contrib.celery.options import check_options
+from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
+from pgnotifier.contrib.celery.tasks import AppTasks
+from pgnotifier.dispatch import Callback, Delivery, Dispatcher
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    DispatcherMismatchError,
+    UnknownOptionError,
+)
+from pgnotifier.payload import decode
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
+    from pgnotifier.registry import Subscription
+
+
+class CeleryDispatcher(Dispatcher):
+    """Enqueues each notification as a task of a Celery app.
+
+        notifier = Notifier(conf, dispatcher=CeleryDispatcher(app))
+        notifier.subscribe("resize", "image_uploaded", resize, queue="images", expires=3600)
+
+    **A callable** becomes a task named `<task_prefix><id>`, which stores no result unless
+    `ignore_result=False`. In the worker it is called with the very arguments that it would
+    have got in this process: the id as it is, and payloads of every type. Workers need to
+    import the module that subscribes; `task_annotations` may set what else a task has.
+
+    **A Task or Signature**, canvases included, is enqueued as it is, with id, channel, payload
+    and pid before its own arguments, as a chain's link gets its parent's result; `.si()`
+    keeps them out. With the serializer `json`, what JSON has no type for arrives
+    unchanged in workers that import this package; other serializers do what they do. When
+    the broker fails amid a group, all of it is enqueued again.
+
+    **Options** of `subscribe()`, as in `apply_async`: `queue`, `exchange`, `routing_key`,
+    `priority`, `countdown`, `eta`, `expires`, `serializer`, `compression`, `headers`,
+    `delivery_mode`, `time_limit`, `soft_time_limit`, `ignore_result`, `shadow`, `link`,
+    `link_error`. See https://docs.celeryq.dev/en/stable/userguide/calling.html.
+
+    A notification is delivered once the broker has acknowledged its task. While the broker
+    is down it waits, in order; one whose answer was lost is enqueued twice.
+    """
+
+    starts_listener: ClassVar[bool] = False
+
+    def __init__(self, app: Celery, task_prefix: str = "pgnotifier.") -> None:
+        """Take the app; its configuration isn't read yet, and nothing is connected.
+
+        Args:
+            app: Whose broker, routes, settings and signals are used.
+            task_prefix: What the names of tasks made of callbacks begin with.
+
+        Raises:
+            ArgumentTypeError: One of them is of another type.
+        """
+        if not isinstance(app, Celery):
+            raise ArgumentTypeError(
+                f"app is the Celery app, as in app = Celery('shop'), not {app!r:.80}"
+            )
+        if not isinstance(task_prefix, str):
+            raise ArgumentTypeError(f"task_prefix is a str, not {task_prefix!r:.80}")
+        self._app: Any = _resolve(app)
+        self._prefix = task_prefix
+        self._notifier: Notifier | None = None
+        self._broker = Broker(self._app)
+        self._tasks = AppTasks.of(self._app)
+        self._tasks.dispatchers.append(self)
+        self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
+
+    def __repr__(self) -> str:
+        return (
+            f"<CeleryDispatcher of {self._app.main!r}, prefix {self._prefix!r}, "
+            f"{len(set(self._names.values()))} tasks>"
+        )
+
+    @property
+    def notifier(self) -> "Notifier | None":
+        """The notifier that uses this dispatcher, once one does."""
+        return self._notifier
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Learn which notifier uses this dispatcher: its decoder is the workers', too.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        if self._notifier is not None and self._notifier is not notifier:
+            raise ConfigurationError(
+                f"{self!r} serves {self._notifier!r} already; give each notifier a "
+                "CeleryDispatcher of its own (of the same app, if you like)"
+            )
+        self._notifier = notifier
+
+    def bind(self, subscription: "Subscription") -> Target:
+        """Check a subscription, and make its callback the app's task.
+
+        Raises:
+            TaskNameError: The id makes no task name, or one that is taken.
+            DispatcherMismatchError: The callback is a coroutine function or a Task class.
+            UnknownOptionError: Celery has no such option, or it can't be one here.
+            ArgumentTypeError: An option's value is of the wrong type.
+            ConfigurationError: An option's value can't work.
+        """
+        key, channel, fn = subscription.id, subscription.channel, subscription.fn
+        options = check_options(key, subscription.options)
+        _check_callback(key, fn)
+        if _is_published_as_it_is(fn):
+            _check_links(key, fn, options)
+            self._forget(key, channel)
+            return SignatureTarget(self._app, options, fn)
+        name = task_name(self._prefix, key)
+        task = self._tasks.claim(name, key, self, self._decode)
+        if self._names.get((key, channel)) != name:
+            self._forget(key, channel)
+        self._names[key, channel] = name
+        task.callbacks[channel] = cast("Callback", fn)
+        return CallbackTarget(self._app, options, task)
+
+    def unbind(self, subscription: "Subscription") -> None:
+        """Forget the callback, and its task with its last channel."""
+        self._forget(subscription.id, subscription.channel)
+
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Publish each delivery, and take it off once the broker has acknowledged it.
+
+        Raises:
+            Exception: The broker is down; of whatever type its client raises.
+        """
+        # In this thread no app is current, and so tasks of @shared_task belong to none.
+        self._app.set_current()
+        self._app.finalize(auto=True)
+        if self._app.conf.task_always_eager:
+            self._publish_all(batch, None)
+            return
+        with self._broker.lease() as producer:
+            self._publish_all(batch, producer)
+
+    def close(self) -> None:
+        """Let go of the connection to the broker."""
+        self._broker.close()
+
+    def _publish_all(self, batch: deque[Delivery], producer: Any) -> None:
+        # `stop()` may empty the batch at any moment: what then fails is given up already.
+        with contextlib.suppress(IndexError):
+            while True:
+                delivery = batch[0]
+                if delivery.binding.live:
+                    self._publish(delivery, producer)
+                batch.popleft()
+
+    def _publish(self, delivery: Delivery, producer: Any) -> None:
+        try:
+            delivery.binding.target.publish(delivery, producer)
+        except BaseException as exc:  # sys.exit() in an eager task included
+            if producer is not None and self._broker.has_failed(exc, producer):
+                raise
+            delivery.report(exc)
+
+    def _forget(self, id: Hashable, channel: str) -> None:
+        name = self._names.pop((id, channel), None)
+        if name is not None:
+            self._tasks.release(name, channel)
+
+    def _decode(self, text: str) -> Any:
+        return (decode if self._notifier is None else self._notifier.decoder)(text)
+
+
+def notifiers_of(app: Celery) -> "list[Notifier]":
+    """Return the notifiers that enqueue tasks of an app, in the order they were made."""
+    found = (dispatcher.notifier for dispatcher in AppTasks.of(app).dispatchers)
+    return [notifier for notifier in dict.fromkeys(found) if notifier is not None]
+
+
+def check_tasks(app: Celery) -> None:
+    """Check that every callback of an app's notifiers got its task.
+
+    Raises:
+        TaskNameError: Another task had the name already.
+    """
+    AppTasks.of(app).check()
+
+
+def _resolve(app: Any) -> Any:
+    """Return the app that `celery.current_app` stands for now, or the app itself."""
+    proxy: Any = app
+    return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001
+
+
+_UNCALLED_KINDS = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+
+
+def _is_published_as_it_is(fn: Any) -> bool:
+    # A proxy, which @app.task and @shared_task return, is not to be looked into: that makes
+    # the task, before the app's configuration may be complete.
+    return isinstance(fn, Proxy) or hasattr(type(fn), "apply_async")
+
+
+def _check_callback(id: Hashable, fn: Any) -> None:
+    """Raise unless it can be called by a worker, or published."""
+    if isinstance(fn, Proxy):
+        return
+    if isinstance(fn, type) and issubclass(fn, Task):
+        raise DispatcherMismatchError(
+            f"subscription {id!r}: {fn!r} is a Task class; subscribe the task itself, which "
+            "app.register_task() returns"
+        )
+    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+    if any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called)):
+        raise DispatcherMismatchError(
+            f"subscription {id!r}: {fn!r} is a coroutine or generator function, which no worker "
+            "awaits or iterates over; subscribe a function that does, with asyncio.run(), say"
+        )
+
+
+def _check_links(id: Hashable, fn: Any, options: Mapping[str, Any]) -> None:
+    if type(fn) is group and not {"link", "link_error"}.isdisjoint(options):
+        raise UnknownOptionError(
+            f"subscription {id!r}: a group takes no link or link_error; use a chord, or link "
+            "its tasks"
+        )

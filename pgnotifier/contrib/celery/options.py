@@ -1,0 +1,196 @@
+"""The publish options of a subscription, checked when it subscribes."""
+
+import difflib
+import math
+from collections.abc import Callable, Hashable, Mapping
+from datetime import datetime
+from typing import Any
+
+from celery.canvas import Signature
+from kombu import compression as kombu_compression
+from kombu import serialization as kombu_serialization
+from kombu.entity import Exchange, Queue
+
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError, UnknownOptionError
+
+_compression: Any = kombu_compression
+_serialization: Any = kombu_serialization
+
+MAX_SECONDS = 100 * 365 * 86_400.0
+"""A century: beyond it dates overflow."""
+
+
+class _InvalidError(Exception):
+    """What is wrong with a value, in words: its type, or else the value itself."""
+
+    def __init__(self, expected: str, *, is_type: bool = False) -> None:
+        super().__init__(expected)
+        self.is_type = is_type
+
+
+def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, those that are None left out, as they are for Celery.
+
+    Raises:
+        UnknownOptionError: There is no such option, or it can't be the same for all
+            notifications of a subscription.
+        ArgumentTypeError: A value is of the wrong type.
+        ConfigurationError: A value can't work: a serializer that isn't registered, say.
+    """
+    checked = {}
+    for name, value in given.items():
+        if name not in _CHECKS:
+            raise UnknownOptionError(f"subscription {id!r}: {_unknown(name)}")
+        if value is None:
+            continue
+        try:
+            _CHECKS[name](value)
+        except _InvalidError as exc:
+            error = ArgumentTypeError if exc.is_type else ConfigurationError
+            raise error(f"subscription {id!r}: {name}={value!r:.80}: {exc}") from None
+        checked[name] = value
+    _check_together(id, checked)
+    return checked
+
+
+def _check_together(id: Hashable, options: Mapping[str, Any]) -> None:
+    if "countdown" in options and "eta" in options:
+        raise ConfigurationError(f"subscription {id!r}: give countdown or eta, not both")
+    soft, hard = options.get("soft_time_limit"), options.get("time_limit")
+    if soft is not None and hard is not None and soft > hard:
+        raise ConfigurationError(
+            f"subscription {id!r}: soft_time_limit={soft!r} is over time_limit={hard!r}, "
+            "so it would never come into play"
+        )
+
+
+def _unknown(name: str) -> str:
+    if name in _REFUSED:
+        return f"{name}= can't be an option: {_REFUSED[name]}"
+    near = difflib.get_close_matches(name, _CHECKS, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(_CHECKS))}"
+    return f"{name}= is not a publish option of Celery{hint}"
+
+
+_REFUSED = {
+    "task_id": "each task needs an id of its own, which Celery makes",
+    "args": "the arguments are those of the notification; use a signature for more of them",
+    "kwargs": "the arguments are those of the notification; use a signature for more of them",
+    "retry": "the listener itself tries again until the broker takes the message",
+    "retry_policy": "the listener itself tries again until the broker takes the message",
+    "producer": "the listener publishes on a connection of its own",
+    "publisher": "the listener publishes on a connection of its own",
+    "connection": "the listener publishes on a connection of its own",
+    "router": "set task_routes in the app's configuration",
+    "reply_to": "nobody waits for a result in the listener",
+    "add_to_parent": "the listener runs no task that could be a parent",
+}
+
+
+def _instance(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if not isinstance(value, kinds):
+            raise _InvalidError(expected, is_type=True)
+        if value == "":
+            raise _InvalidError("it is empty")
+
+    return check
+
+
+def _check_seconds(value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _InvalidError("it must be a number of seconds", is_type=True)
+    if not (0 <= value <= MAX_SECONDS and math.isfinite(value)):
+        raise _InvalidError("it must be from 0 to a century, in seconds")
+
+
+def _check_time(value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            raise _InvalidError("it is not a date and time in ISO 8601") from None
+    elif not isinstance(value, datetime):
+        raise _InvalidError("it must be a datetime, or a str in ISO 8601", is_type=True)
+
+
+def _check_expires(value: Any) -> None:
+    if isinstance(value, str | datetime):
+        _check_time(value)
+    else:
+        _check_seconds(value)
+
+
+def _check_limit(value: Any) -> None:
+    _check_seconds(value)
+    if not value:
+        raise _InvalidError("it must be above 0")
+
+
+def _check_priority(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _InvalidError("it must be an int", is_type=True)
+    if not 0 <= value <= 255:
+        raise _InvalidError("it must be from 0 to 9 (255 at most, for brokers that know more)")
+
+
+def _check_serializer(value: Any) -> None:
+    _check_str(value)
+    try:
+        *_, body = _serialization.dumps([[], {}, {}], value)
+        assert isinstance(body, str | bytes), "as `raw`, which changes nothing"
+    except Exception:  # noqa: BLE001 - whatever a serializer raises
+        raise _InvalidError(
+            "no serializer of that name carries a task; Celery knows json, pickle, yaml and "
+            "msgpack (if they are installed), and those registered with kombu"
+        ) from None
+
+
+def _check_compression(value: Any) -> None:
+    _check_str(value)
+    try:
+        _compression.get_encoder(value)
+    except KeyError:
+        raise _InvalidError(f"there are {', '.join(sorted(_compression.encoders()))}") from None
+
+
+def _check_delivery_mode(value: Any) -> None:
+    if value not in (1, 2, "transient", "persistent"):
+        raise _InvalidError("it is 'transient' (1) or 'persistent' (2)")
+
+
+def _check_headers(value: Any) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise _InvalidError("it must be a dict with keys of str", is_type=True)
+
+
+def _check_link(value: Any) -> None:
+    signatures = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, Signature) for one in signatures):
+        raise _InvalidError(
+            "it must be a signature, as task.s() is, or a list of them", is_type=True
+        )
+
+
+_check_str = _instance(str, "it must be a str")
+_check_bool = _instance(bool, "it must be True or False")
+
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "compression": _check_compression,
+    "countdown": _check_seconds,
+    "delivery_mode": _check_delivery_mode,
+    "eta": _check_time,
+    "exchange": _instance((str, Exchange), "it must be a str or a kombu.Exchange"),
+    "expires": _check_expires,
+    "headers": _check_headers,
+    "ignore_result": _check_bool,
+    "link": _check_link,
+    "link_error": _check_link,
+    "priority": _check_priority,
+    "queue": _instance((str, Queue), "it must be a str or a kombu.Queue"),
+    "routing_key": _check_str,
+    "serializer": _check_serializer,
+    "shadow": _check_str,
+    "soft_time_limit": _check_limit,
+    "time_limit": _check_limit,
+}

@@ -1,0 +1,93 @@
+"""`pgnotifier demo`: the whole route on real servers, in a quarter of a minute.
+
+stage       servers, workers and the listener    (app, schema.sql: what a user would write)
+scenario    what is sent and when                (recording: what tasks write down)
+accounting  what became of it                    (view, live: how it is shown)
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pgnotifier.demo.processes import DemoError
+from pgnotifier.demo.scenario import Scenario
+from pgnotifier.demo.stage import Stage, set_stage
+from pgnotifier.demo.view import View, choose_view
+from pgnotifier.testing import ServerError
+from pgnotifier.testing.wheels import find_postgres
+
+__all__ = ["run"]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+def run(*, app: str, orders: int, keep: bool) -> int:
+    """Run the demo and return its exit code.
+
+    Args:
+        app: Module of the Celery app and notifier; tests have some that lose notifications.
+        orders: How many to insert, at 20 a second.
+        keep: Leave everything running until Ctrl-C.
+
+    Raises:
+        ServerNotInstalledError: The wheel of a server isn't there.
+    """
+    try:
+        with _interruptible(), choose_view() as view, set_stage(app, view) as stage:
+            scenario = Scenario(stage, view, orders)
+            summary = scenario.play()
+            if keep:
+                _keep(stage, scenario, view)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # as with `pgnotifier demo | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (DemoError, ServerError) as exc:
+        print(f"pgnotifier demo: {exc}", file=sys.stderr)
+        return 1
+    return 0 if summary.is_good else 1
+
+
+def _keep(stage: Stage, scenario: Scenario, view: View) -> None:
+    view.keep(_instructions(stage))
+    try:
+        while True:
+            scenario.watch(time.monotonic() + 3600)
+    except KeyboardInterrupt:
+        return
+
+
+def _instructions(stage: Stage) -> str:
+    psql = "psql" if shutil.which("psql") else str(find_postgres() / "bin" / "psql")
+    command = f"{shlex.quote(psql)} {shlex.quote(stage.dsn)} -c"
+    statements = "SELECT pg_notify('ch1', '[6, 7]')", "INSERT INTO orders (item) VALUES ('jam')"
+    lines = [
+        "Everything is still running; Ctrl-C ends it. Try:\n",
+        *(f'    {command} "{statement}"' for statement in statements),
+        f"\nDSN: {stage.dsn}",
+        f"broker: {stage.broker_url}",
+    ]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP do what Ctrl-C does: end everything, and restore the terminal."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,135 @@
+"""The scenario: what the demo sends, when, and what it waits for."""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, Summary
+from pgnotifier.demo.stage import Stage
+from pgnotifier.demo.view import View
+
+FIRST_TRY = (
+    '"WARNING: Something really bad happened"',
+    '{"topic": "abc", "data": "some data", "something": "else"}',
+    '{"topic": "xyz", "notice": "update", "data": [2, "stuff"]}',
+    "[1,2,3,4,5]",
+)
+FIRST_TRY_PAUSE = 0.4  # seconds
+ITEMS = ("tea", "cake", "milk", "honey", "bread", "plums")
+ORDERS_A_SECOND = 20
+ORDERS_IN_THE_CUT = 4
+"""Inserted at once right after the cut, so that something is missed."""
+PATIENCE = 6.0
+"""Seconds without any task running after which what is missing counts as lost."""
+LIMIT = 25.0
+"""Seconds to wait for tasks, however many still run."""
+QUIET = 0.5
+"""Seconds to look for tasks that run twice, after each has run once."""
+LOOK_EVERY = 0.01
+CHECK_EVERY = 0.25
+
+Act = Callable[[], None]
+
+
+class Scenario:
+    """Plays on a stage, shows it in a view, and keeps the account."""
+
+    def __init__(self, stage: Stage, view: View, planned: int) -> None:
+        self.account = Account()
+        self._planned = planned  # orders, without those in the cut
+        self._stage = stage
+        self._view = view
+        self._orders = 0
+        self._check_at = 0.0
+        self._ran_at = 0.0
+
+    def play(self) -> Summary:
+        """Send everything, wait for the tasks, and return what became of it.
+
+        Raises:
+            DemoError: A process or a server has ended.
+        """
+        self._view.begin(self.account, len(FIRST_TRY) + self._planned + ORDERS_IN_THE_CUT)
+        begun = time.monotonic()
+        for at, act in self._plan():
+            self.watch(begun + at)
+            act()
+        self._ran_at = time.monotonic()
+        self.watch(time.monotonic() + LIMIT, self._is_settled)
+        self.watch(time.monotonic() + QUIET)
+        summary = self.account.settle()
+        self._view.end(summary)
+        return summary
+
+    def watch(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
+        """Take in and show what happens.
+
+        Args:
+            until: Until when, by `time.monotonic()`.
+            done: Ends it earlier.
+        """
+        while True:
+            for record in self._stage.records.read():
+                self._take(record)
+            self._view.update()
+            if time.monotonic() > self._check_at:
+                self._check_at = time.monotonic() + CHECK_EVERY
+                self._stage.check()
+            left = until - time.monotonic()
+            if left <= 0 or done():
+                return
+            time.sleep(min(left, LOOK_EVERY))
+
+    def _plan(self) -> Iterator[tuple[float, Act]]:
+        """Yield what to do, each with its seconds since the beginning."""
+        at = 0.0
+        for text in FIRST_TRY:
+            at += FIRST_TRY_PAUSE
+            yield at, partial(self._notify, text)
+        for number in range(self._planned):
+            at += 1 / ORDERS_A_SECOND
+            yield at, self._order
+            if number == self._planned // 2:
+                yield at, self._cut
+
+    def _notify(self, text: str) -> None:
+        self._send("ch1", "SELECT %s FROM pg_notify('ch1', %s)", (text, text))
+
+    def _order(self) -> None:
+        self._orders += 1
+        item, amount = ITEMS[self._orders % len(ITEMS)], 1 + self._orders % 3
+        # The trigger notifies with this very text.
+        insert = "INSERT INTO orders (item, amount) VALUES (%s, %s) "
+        self._send("orders", insert + "RETURNING row_to_json(orders)::text", (item, amount))
+
+    def _send(self, channel: str, query: str, values: tuple[object, ...]) -> None:
+        begun_at = time.time()
+        row = self._stage.connection.execute(query.encode(), values).fetchone()
+        assert row is not None
+        sent = Sent(channel, row[0], begun_at, time.time())
+        self.account.sent[sent.key] = sent
+        self._view.sent(sent)
+
+    def _cut(self) -> None:
+        self._stage.cut_session()
+        self._view.cut()
+        for _ in range(ORDERS_IN_THE_CUT):
+            self._order()
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record.pop("kind")
+        if kind == "executed":
+            execution = Execution(**record)
+            self._ran_at = time.monotonic()
+            self.account.executions[execution.key].append(execution)
+            self._view.executed(execution, self.account.sent.get(execution.key))
+        elif kind == "gap":
+            gap = ReportedGap(record["since"], record["until"], record["reason"])
+            self.account.gaps.append(gap)
+            self._view.heard_again(gap)
+
+    def _is_settled(self) -> bool:
+        if time.monotonic() > self._ran_at + PATIENCE:
+            return True
+        return bool(self.account.gaps) and not self.account.find_unexplained()

@@ -1,0 +1,170 @@
+"""The stage: servers, two workers and the listener, started in order and ended for sure."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import redis
+from psycopg.conninfo import make_conninfo
+
+from pgnotifier.demo.processes import CeleryProcess, DemoError, quote_log, stop_all
+from pgnotifier.demo.recording import Records
+from pgnotifier.demo.view import View
+from pgnotifier.testing import PostgresServer, ValkeyServer
+
+if TYPE_CHECKING:
+    from pgnotifier.testing.server import Server
+
+WORKERS = ("alpha", "beta")
+CHILDREN = 2
+"""Prefork processes of each worker."""
+APPLICATION_NAME = "pgnotifier-demo"
+LOOK_EVERY = 0.05  # seconds
+READY_TIMEOUT = 60.0  # seconds; three are usual, but machines that test are busy
+QUIET_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+
+FIND_SESSION = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = %s AND state = 'idle' AND query <> ''
+"""
+
+
+class Stage:
+    """What runs, and how to reach it. Used by the main thread alone."""
+
+    def __init__(self, postgres: PostgresServer, valkey: ValkeyServer, dsn: str) -> None:
+        self.postgres = postgres
+        self.dsn = dsn
+        self.broker_url = valkey.url
+        self.connection = psycopg.connect(dsn, autocommit=True)
+        self.records = Records(valkey.url)
+        self.processes: list[CeleryProcess] = []
+        self._servers: tuple[Server, ...] = (postgres, valkey)
+
+    def start_processes(self, app: str) -> None:
+        """Start the workers and the listener, side by side."""
+        env = {
+            "PGNOTIFIER_DEMO_DSN": make_conninfo(self.dsn, application_name=APPLICATION_NAME),
+            "PGNOTIFIER_DEMO_BROKER_URL": self.broker_url,
+        }
+        for name in WORKERS:
+            command = ["worker", f"--hostname={name}@%h", f"--concurrency={CHILDREN}"]
+            arguments = [*command, *QUIET_OPTIONS, "--loglevel=INFO"]
+            self.processes.append(CeleryProcess(f"worker {name}", app, arguments, env))
+        self.processes.append(CeleryProcess("listener", app, ["pgnotifier"], env))
+
+    def wait_ready(self, view: View) -> None:
+        """Wait until both workers take tasks and the listener hears.
+
+        Raises:
+            DemoError: One of them ended, or took over a minute.
+        """
+        deadline = time.monotonic() + READY_TIMEOUT
+        waiting = {*WORKERS, "listener"}
+        while waiting:
+            time.sleep(LOOK_EVERY)
+            for record in self.records.read():
+                if record["kind"] == "ready" and record["worker"] in waiting:
+                    waiting.remove(record["worker"])
+                    view.part(record["worker"], f"pid {record['pid']}")
+            if "listener" in waiting and self.find_session():
+                waiting.remove("listener")
+                view.part("listener", f"pid {self.processes[-1].pid}")
+            self.check()
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"{p.name}: {p.log_tail()}" for p in self.processes)
+                raise DemoError(f"not ready after a minute: {', '.join(sorted(waiting))}\n{logs}")
+
+    def check(self) -> None:
+        """Raise if a process or a server has ended.
+
+        Raises:
+            DemoError: With the end of its log.
+        """
+        for process in self.processes:
+            process.check()
+        for server in self._servers:
+            if not server.is_running():
+                raise DemoError(f"{type(server).__name__} has ended. {quote_log(server.log())}")
+
+    def find_session(self) -> int | None:
+        """Return the pid of the listener's database session once it listens."""
+        found = self.connection.execute(FIND_SESSION, [APPLICATION_NAME]).fetchone()
+        return None if found is None else int(found[0])
+
+    def cut_session(self) -> None:
+        """Terminate the listener's database session."""
+        self.connection.execute("SELECT pg_terminate_backend(%s)", [self.find_session()])
+
+    @contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Have errors of the servers' clients say which server has ended, if one has.
+
+        Raises:
+            DemoError: In place of theirs.
+        """
+        try:
+            yield
+        except (psycopg.Error, redis.RedisError) as exc:
+            self.check()
+            raise DemoError(f"a server failed: {exc}") from exc
+
+    def close(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End the processes: at leisure, or in a hurry after Ctrl-C or an error."""
+        # This is bounded; a second, impatient Ctrl-C would only leave it half done.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        stop_all(self.processes, hurry=kind is not None)
+        self.connection.close()
+        self.records.close()
+
+
+@contextmanager
+def set_stage(app: str, view: View) -> Iterator[Stage]:
+    """Start everything and yield it; end everything.
+
+    Args:
+        app: Module of the Celery app.
+        view: Where to show how that goes.
+
+    Raises:
+        ServerNotInstalledError: The wheel of a server isn't there.
+        ServerError: A server could not be started.
+        DemoError: Something else could not be started, or ended by itself.
+    """
+    with ExitStack() as stack:
+        view.part("PostgreSQL", "starting")
+        postgres = stack.enter_context(PostgresServer())
+        # An embedded server takes its databases along, and may be gone before its end.
+        external = postgres.is_external
+        dsn = stack.enter_context(postgres.database()) if external else postgres.create_database()
+        view.part("Valkey", "starting")
+        valkey = stack.enter_context(ValkeyServer())
+        stage = Stage(postgres, valkey, dsn)
+        stack.push(stage.close)
+        stack.enter_context(stage.explaining())
+        view.part("PostgreSQL", _postgres_version(stage.connection))
+        view.part("Valkey", _broker_version(stage.broker_url))
+        stage.connection.execute(SCHEMA.read_bytes())
+        for name in ("listener", *WORKERS):
+            view.part(name, "starting")
+        stage.start_processes(app)
+        stage.wait_ready(view)
+        yield stage
+
+
+def _postgres_version(connection: psycopg.Connection[Any]) -> str:
+    major, minor = divmod(connection.info.server_version, 10_000)
+    return f"{major}.{minor}"
+
+
+def _broker_version(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        info: Any = client.info("server")
+    return str(info.get("valkey_version") or info["redis_version"])

@@ -1,0 +1,225 @@
+"""A broker that comes and goes: nothing is lost, and publishing resumes by itself, in order."""
+
+import base64
+import itertools
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+import redis
+from celery import Celery, chain, chord, group
+
+from pgnotifier.connection import Backoff
+from pgnotifier.contrib.celery import CeleryDispatcher
+
+
+class Queue:
+    """What is in the broker's queue."""
+
+    def __init__(self, server):
+        self._server = server
+
+    def __len__(self):
+        with redis.Redis.from_url(self._server.url) as client:
+            return client.llen("celery")
+
+    def payloads(self):
+        """Return the payloads of all tasks, in the order they were published."""
+        with redis.Redis.from_url(self._server.url) as client:
+            messages = client.lrange("celery", 0, -1)
+        return [
+            json.loads(base64.b64decode(json.loads(message)["body"]))[0][2]
+            for message in reversed(messages)
+        ]
+
+
+@pytest.fixture
+def broker(pgnotifier_private_valkey):
+    """Return a broker of the test's own, which keeps what it has acknowledged."""
+    return pgnotifier_private_valkey
+
+
+@pytest.fixture
+def queue(broker):
+    """Return the broker's queue."""
+    return Queue(broker)
+
+
+@pytest.fixture
+def app(broker):
+    """Return an app with that broker."""
+    return Celery("shop", broker=broker.url, set_as_current=False)
+
+
+@pytest.fixture
+def publish(app, pgnotifier_dsn, make_notifier):
+    """Return a running notifier whose channel `tasks` is enqueued."""
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
+    notifier.subscribe("id", "tasks", print)
+    notifier.start()
+    return notifier
+
+
+class Load:
+    """Notifies numbers until told to stop."""
+
+    def __init__(self, db):
+        self.sent = 0
+        self._db = db
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self):
+        for number in itertools.count():
+            if self._ending.wait(0.001):
+                return
+            self._db.notify("tasks", number)
+            self.sent = number + 1
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_nothing_is_lost_while_the_broker_is_away(
+    broker, queue, publish, db, eventually, monkeypatch, end
+):
+    """All that was received is enqueued in order, also what came while there was no broker."""
+    monkeypatch.setattr(Backoff, "LAST", 0.5)
+    with Load(db) as load:
+        for _ in range(2):
+            there = len(queue)
+            eventually(lambda there=there: len(queue) > there + 50)
+            getattr(broker, end)()
+            eventually(lambda before=load.sent: load.sent > before + 100)
+            eventually(lambda: publish.status().dispatchers[0].retrying)
+            broker.start()
+            eventually(lambda: not publish.status().dispatchers[0].retrying)
+    eventually(lambda: publish.status().dispatchers[0].waiting == 0)
+    payloads = queue.payloads()
+    # A broker may have taken a task and gone before it said so: that one comes again.
+    once = [number for number, _ in itertools.groupby(payloads)]
+    assert once == list(range(load.sent))
+    assert len(payloads) - len(once) <= 2
+    assert publish.status().errors == 0
+
+
+def test_the_first_publish_may_fail_too(broker, queue, publish, db, eventually):
+    """A broker that was never there is waited for just so."""
+    broker.stop()
+    for number in range(3):
+        db.notify("tasks", number)
+    eventually(lambda: publish.status().dispatchers and publish.status().dispatchers[0].retrying)
+    broker.start()
+    eventually(lambda: len(queue) == 3)
+    assert queue.payloads() == [0, 1, 2]
+
+
+def audit(*_):
+    pass
+
+
+def test_canvases_wait_as_well(broker, queue, app, publish, db, eventually):
+    """Although Celery publishes them on connections of its own."""
+    task = app.task(audit, name="shop.task", ignore_result=True)
+    publish.subscribe("chain", "tasks", chain(task.s(), task.si()))
+    publish.subscribe("group", "tasks", group(task.s(), task.s()))
+    db.notify("tasks", 0)
+    eventually(lambda: len(queue) == 4)
+    broker.stop()
+    db.notify("tasks", 1)
+    db.notify("tasks", 2)
+    eventually(lambda: publish.status().dispatchers[0].retrying)
+    broker.start()
+    eventually(lambda: publish.status().dispatchers[0].waiting == 0)
+    assert sorted(queue.payloads()) == [0] * 4 + [1] * 4 + [2] * 4
+    assert publish.status().errors == 0
+
+
+def test_stopping_is_bounded_while_the_broker_is_silent(broker, queue, publish, db, eventually):
+    """One that takes the connection and never answers holds up nobody, and nothing is reported."""
+    db.notify("tasks", 0)
+    eventually(lambda: len(queue) == 1)
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        db.notify("tasks", 1)
+        eventually(lambda: publish.status().dispatchers[0].waiting == 1)
+        begun = time.monotonic()
+        assert publish.stop(timeout=0.5) == 1
+        assert time.monotonic() - begun < 3
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    assert publish.status().errors == 0
+
+
+def test_a_silent_broker_is_given_up_and_tried_again(
+    broker, queue, publish, db, eventually, monkeypatch
+):
+    """One that doesn't answer for long is taken for dead, and published to once it answers."""
+    monkeypatch.setattr("pgnotifier.contrib.celery.broker.ANSWER_TIMEOUT", 0.3)
+    db.notify("tasks", 0)
+    eventually(lambda: len(queue) == 1)
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        db.notify("tasks", 1)
+        eventually(lambda: publish.status().dispatchers[0].retrying)
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    eventually(lambda: publish.status().dispatchers[0].waiting == 0)
+    assert sorted(set(queue.payloads())) == [0, 1]
+
+
+def test_the_listener_goes_on_after_its_stop_gave_up(broker, queue, publish, db, eventually):
+    """A new one makes its own connection, and isn't held up by the thread that is stuck."""
+    db.notify("tasks", 0)
+    eventually(lambda: len(queue) == 1)
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        db.notify("tasks", 1)
+        eventually(lambda: publish.status().dispatchers[0].waiting == 1)
+        publish.stop(timeout=0.1)
+        publish.start()
+        db.notify("tasks", 2)
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+    eventually(lambda: 2 in queue.payloads())
+    assert publish.status().errors == 0
+
+
+def test_results_that_nobody_asks_for_are_not_kept(broker, app, publish, db, eventually, queue):
+    """However many are enqueued, the result backend remembers and subscribes to none."""
+    app.conf.update(result_backend=broker.url, result_backend_thread_safe=True)
+    task = app.task(audit, name="shop.task")
+    canvases = task.s(), task.s() | task.s(), group(task.s()), chord([task.s()] * 2, task.s())
+    for canvas in canvases:
+        publish.subscribe(canvas.task, "canvases", canvas)
+    for number in range(5):
+        db.notify("canvases", number)
+    eventually(lambda: len(queue) == 5 * 5)
+    eventually(lambda: publish.status().dispatchers[0].waiting == 0)
+    eventually(lambda: not app.backend.result_consumer.subscribed_to)
+    assert not any(app.backend._pending_results)
+    assert publish.status().errors == 0
+
+
+def test_a_password_is_not_logged(broker, pgnotifier_dsn, make_notifier, db, eventually, caplog):
+    """Nor when the broker refuses it."""
+    with redis.Redis.from_url(broker.url) as client:
+        client.config_set("requirepass", "open")
+    url = broker.url.replace("redis://", "redis://:sesame@")
+    app = Celery("shop", broker=url, set_as_current=False)
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
+    notifier.subscribe("id", "tasks", print)
+    notifier.start()
+    db.notify("tasks", 0)
+    eventually(lambda: "can't deliver" in caplog.text)
+    notifier.stop(timeout=0.1)
+    assert "sesame" not in caplog.text

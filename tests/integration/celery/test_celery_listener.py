@@ -1,0 +1,201 @@
+"""The command `celery -A shop pgnotifier`."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from psycopg import conninfo
+
+from pgnotifier.testing import PostgresServer
+
+SOURCE = """
+notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
+
+for channel in ("orders", "images"):
+    notifier.subscribe("id", channel, lambda *args: write("tasks", *args[:3]))
+
+@notifier.on("images", id="here", dispatcher=InlineDispatcher())
+def inline(id, channel, payload, pid):
+    write("inline", os.getpid(), payload)
+"""
+
+NO_NOTIFIER = "other = Notifier(os.environ['DSN'])"
+
+NO_CHANNEL = "notifier = Notifier(os.environ['DSN'], dispatcher=CeleryDispatcher(app))"
+
+TAKEN = """
+notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
+notifier.subscribe("id", "orders", print)
+
+@app.task(name="pgnotifier.id")
+def foreign():
+    pass
+"""
+
+SLOW = """
+import threading
+notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
+
+@notifier.on("orders", dispatcher=InlineDispatcher())
+def slow(id, channel, payload, pid):
+    write("begun", payload)
+    book.blpop([os.environ["QUEUE"] + ":go"])
+    write("done", payload)
+"""
+
+
+def test_it_shows_in_celerys_help():
+    """As one of Celery's own commands, with a help text of its own."""
+    celery = [sys.executable, "-m", "celery"]
+    listed = subprocess.run([*celery, "--help"], capture_output=True, text=True, check=True)
+    assert "pgnotifier  Listen to PostgreSQL and enqueue a task" in listed.stdout
+    shown = subprocess.run(
+        [*celery, "pgnotifier", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for text in (
+        "--channel",
+        "--drain-timeout",
+        "--loglevel",
+        "--logfile",
+        "Exit codes",
+        "$ celery",
+    ):
+        assert text in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends(open_shop, number):
+    """What was received before is enqueued, and the exit code is 0."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener()
+    assert listener.log.count("hearing 2 channels") == 1
+    shop.notify(*(("orders", str(n)) for n in range(3000)), ("images", "-1"))
+    shop.wait_written("inline", 1)  # so all the others were received, but not all enqueued yet
+    listener.signal(number)
+    assert shop.redis.llen(shop.queue) < 3001
+    assert listener.wait() == 0
+    assert shop.redis.llen(shop.queue) == 3001
+    assert "Traceback" not in listener.log
+    assert shop.sessions() == 0
+
+
+def test_inline_and_celery_share_a_channel(open_shop):
+    """Callbacks run here while the broker gets its tasks, each dispatcher at its own pace."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener()
+    shop.notify(("images", "1"), ("images", "2"))
+    written = shop.wait_written("inline", 2)
+    assert written == [(listener.process.pid, 1), (listener.process.pid, 2)]
+    shop.worker()
+    assert shop.wait_written("tasks", 2) == [("id", "images", 1), ("id", "images", 2)]
+
+
+def test_some_channels_only(open_shop, eventually):
+    """`--channel` leaves out all others; one that nobody subscribed to is an error."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener("-c", "orders")
+    assert "hearing 1 channels" in listener.log
+    shop.notify(("images", "1"), ("orders", "2"))
+    eventually(lambda: shop.redis.llen(shop.queue))
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 0
+    assert shop.redis.llen(shop.queue) == 1
+    assert not shop.written("inline")
+    refused = shop.celery("pgnotifier", "--channel", "image", "-c", "orders")
+    assert refused.wait() == 2
+    assert "no subscription on channel 'image' (did you mean 'images'?)" in refused.log
+    assert "there are 'images', 'orders'" in refused.log
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        (NO_NOTIFIER, "notifier = Notifier("),
+        (NO_CHANNEL, 'notifier.subscribe("resize"'),
+        (TAKEN, "the app has another task of that name"),
+    ],
+    ids=["no notifier", "no channel", "taken name"],
+)
+def test_what_cannot_be_listened_to_is_told(open_shop, source, hint):
+    """With what to write, and exit code 2."""
+    shop = open_shop(source)
+    refused = shop.celery("pgnotifier")
+    assert refused.wait() == 2
+    assert hint in refused.log
+
+
+def test_no_connection_is_one_line(open_shop, pgnotifier_dsn):
+    """Without a traceback, or the password; and the exit code is 1."""
+    wrong = conninfo.make_conninfo(pgnotifier_dsn, dbname="nowhere", password="sesame")
+    refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier")
+    assert refused.wait() == 1
+    (line,) = [line for line in refused.log.splitlines() if line]
+    assert line.startswith("Error: can't connect to PostgreSQL")
+    assert 'database "nowhere" does not exist' in line
+    assert "sesame" not in line
+
+
+def test_a_wrong_password_is_not_told(open_shop):
+    """PostgreSQL's own reason is, and not the password."""
+    with PostgresServer(tcp=True) as server:
+        if server.is_external:
+            pytest.skip("needs a server that asks for a password")
+        wrong = conninfo.make_conninfo(server.dsn, host="127.0.0.1", password="sesame")
+        refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier")
+        assert refused.wait() == 1
+    assert "password authentication failed" in refused.log
+    assert "sesame" not in refused.log
+    assert "Traceback" not in refused.log
+
+
+def test_a_signal_ends_it_while_it_connects(open_shop):
+    """At once, and not when the server has been waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(20)
+        port = silent.getsockname()[1]
+        listener = open_shop(SOURCE, dsn=f"host=127.0.0.1 port={port}").celery("pgnotifier")
+        connection, _ = silent.accept()
+        with connection:
+            listener.signal(signal.SIGTERM)
+            assert listener.wait(5) == 0
+    assert "Traceback" not in listener.log
+
+
+def test_what_cannot_be_delivered_in_time_is_told(open_shop):
+    """The exit code is 1, and an error is logged."""
+    shop = open_shop(SLOW)
+    listener = shop.listener("--drain-timeout", "0.3")
+    shop.notify(("orders", "1"), ("orders", "2"))
+    shop.wait_written("begun", 1)
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 1
+    assert "notifications undelivered" in listener.log
+
+
+def test_a_second_signal_ends_at_once(open_shop):
+    """Whatever is still to be delivered."""
+    shop = open_shop(SLOW)
+    listener = shop.listener()
+    shop.notify(("orders", "1"))
+    shop.wait_written("begun", 1)
+    listener.signal(signal.SIGINT)
+    listener.wait_for("SIGINT")
+    listener.signal(signal.SIGTERM)
+    assert listener.wait(5) == 1
+    assert "second signal" in listener.log
+
+
+def test_the_log_goes_where_it_is_told_to(open_shop, eventually):
+    """In the app's format, at the level given; at WARNING all is quiet."""
+    shop = open_shop(SOURCE + "\napp.conf.worker_log_format = '<%(levelname)s> %(message)s'\n")
+    listener = shop.celery("pgnotifier", "-l", "debug", "-f", "listener.log")
+    log = shop.directory / "listener.log"
+    quiet = shop.celery("pgnotifier", "-l", "WARNING")
+    eventually(lambda: log.exists() and "<INFO> hearing 2 channels" in log.read_text())
+    eventually(lambda: shop.sessions() == 2)
+    for running in (listener, quiet):
+        running.signal(signal.SIGTERM)
+        assert running.wait() == 0
+        assert not running.log

@@ -1,0 +1,177 @@
+"""`pgnotifier demo`, run as users run it: its verdict, and that it leaves nothing."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for what is left in /proc")
+
+RUN = "from pgnotifier.cli import main; main()"
+HERE = Path(__file__).parent
+
+
+class Demo:
+    """A running `pgnotifier demo`, and what it has started."""
+
+    def __init__(self, *arguments):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PGNOTIF")}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", RUN, "demo", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env | {"PYTHONPATH": str(HERE)},
+            start_new_session=True,
+        )
+        self.output = ""
+        self.pids = {}
+        self.directories = set()
+
+    def read_until(self, text):
+        """Read its output up to the line with this text, and note what runs by then."""
+        for line in self.process.stdout:
+            self.output += line
+            if text in line:
+                break
+        else:
+            pytest.fail(f"ended without {text!r}:\n{self.output}")
+        self.pids = find_family(self.process.pid)
+        for pid in self.pids:
+            with contextlib.suppress(OSError):
+                directory = str(Path(f"/proc/{pid}/cwd").readlink())
+                if "/pgn-" in directory:
+                    self.directories.add(directory)
+
+    def finish(self):
+        """Read the rest, and return the exit code."""
+        self.output += self.process.stdout.read()
+        return self.process.wait(30)
+
+    def find_left(self):
+        """Return the processes and directories that are still there."""
+        pids = [pid for pid, started in self.pids.items() if read_stat(pid)[1:] == started]
+        return pids + [name for name in self.directories if Path(name).exists()]
+
+    def figures(self):
+        """Return what the summary says, by name."""
+        return dict(re.findall(r"^  (\w.+?) {2,}(\S+)(?: ms)?$", self.output, re.MULTILINE))
+
+
+def read_stat(pid):
+    """Return the parent of a process and when it started; None for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None, None
+    return (None, None) if fields[0] == "Z" else (int(fields[1]), fields[19])
+
+
+def find_family(root):
+    """Return a process and all its descendants, each with when it started."""
+    stats = {int(p.name): read_stat(p.name) for p in Path("/proc").glob("[0-9]*")}
+    family, new = set(), {root}
+    while new:
+        family |= new
+        new = {pid for pid, (parent, _) in stats.items() if parent in new}
+    return {pid: (stats[pid][1],) for pid in family if stats[pid][1] is not None}
+
+
+@pytest.fixture
+def start():
+    """Yield a function that starts a demo with these arguments."""
+    started = []
+
+    def run(*arguments):
+        started.append(Demo(*arguments))
+        return started[-1]
+
+    yield run
+    for demo in started:
+        demo.process.kill()
+        demo.process.wait(10)
+        demo.process.stdout.close()
+
+
+def test_everything_is_accounted_for(start):
+    """It ends with 0: each notification executed once or in the gap; and leaves nothing."""
+    demo = start()
+    demo.read_until("orders")
+    assert len(demo.directories) == 5  # two servers, two workers, the listener
+    assert len(demo.pids) >= 15
+    assert demo.finish() == 0, demo.output
+    assert demo.find_left() == []
+    figures = demo.figures()
+    assert int(figures["sent"]) == 168
+    assert int(figures["executed"]) + int(figures["inside the reported gap"]) == 168
+    assert figures["unexplained"] == figures["executed twice"] == "0"
+    assert 0 < float(figures["median latency"]) <= float(figures["p99 latency"])
+    for expected in (
+        '"WARNING: Something really bad happened"',
+        '{"topic": "abc", "data": "some data", "something": "else"}',
+        '{"topic": "xyz", "notice": "update", "data": [2, "stuff"]}',
+        "[1, 2, 3, 4, 5]",
+        "ran on alpha",
+        "ran on beta",
+        "terminated the listener's database session",
+        "the listener is back",
+    ):
+        assert expected in demo.output
+    assert "\x1b" not in demo.output
+
+
+def test_a_loss_is_found_out(start):
+    """A listener that loses one notification and a task that runs twice make it end with 1.
+
+    Both well before the cut: the gap that follows it may reach back by a second.
+    """
+    demo = start("--app", "losing_app", "--orders", "20")
+    assert demo.finish() == 1, demo.output
+    figures = demo.figures()
+    assert (figures["unexplained"], figures["executed twice"]) == ("1", "1")
+    assert re.search(r"WARNING.*UNEXPLAINED", demo.output)
+    assert re.search(r"\[1,2,3,4,5\].*TWICE", demo.output)
+
+
+def test_sigkill_leaves_nothing(start, eventually):
+    """After SIGKILL no server, worker, prefork child, listener or directory is left."""
+    demo = start()
+    demo.read_until("orders")
+    demo.process.kill()
+    demo.process.wait(10)
+    eventually(lambda: not demo.find_left())
+
+
+def test_ctrl_c_while_starting(start, eventually):
+    """Ctrl-C while the workers start ends it within seconds, without a word, leaving nothing."""
+    demo = start()
+    demo.read_until("beta: starting")
+    os.killpg(demo.process.pid, signal.SIGINT)
+    assert demo.finish() == 130
+    assert "Traceback" not in demo.output
+    eventually(lambda: not demo.find_left())
+
+
+def test_a_worker_that_dies_is_named(start):
+    """A worker killed half-way makes it end with 1, quoting that worker's log."""
+    demo = start()
+    demo.read_until("orders")
+    (pid,) = re.findall(r"beta: pid (\d+)", demo.output)
+    os.kill(int(pid), signal.SIGKILL)
+    assert demo.finish() == 1
+    assert "worker beta has ended. Its log ends with:" in demo.output
+    assert "pgnotifier.invoice" in demo.output
+    assert demo.find_left() == []
+
+
+def test_an_app_that_fails_to_start_is_quoted(start):
+    """An app that can't be imported makes it end with 1 and Celery's own words."""
+    demo = start("--app", "no_such_app")
+    assert demo.finish() == 1
+    assert "no_such_app" in demo.output
+    assert "has ended" in demo.output

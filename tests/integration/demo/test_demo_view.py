@@ -1,0 +1,58 @@
+"""What the demo draws on a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent
+from pgnotifier.demo.live import LiveView
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (100, 24)])
+def test_the_last_frame_fits(width, height):
+    """The last frame, figures and all, fits on the screen with a line to spare for the shell."""
+    view = play(Console(file=io.StringIO(), width=width, height=height, force_terminal=True))
+    plain = Console(file=io.StringIO(), width=min(width, 100), height=height)
+    plain.print(view._frame())
+    lines = plain.file.getvalue().splitlines()
+    assert len(lines) < height
+    assert max(map(len, lines)) <= width
+
+
+def test_what_it_shows():
+    """A row tells the payload, the process and the latency, and below stands the verdict."""
+    view = play(Console(file=io.StringIO(), width=100, height=40, force_terminal=True))
+    plain = Console(file=io.StringIO(), width=100, height=40)
+    plain.print(view._frame())
+    frame = plain.file.getvalue()
+    assert '{"id": 29}' in frame
+    assert "alpha 4711" in frame
+    assert "3.0 ms" in frame
+    assert "in the gap" in frame
+    assert "Every notification was executed once" in frame
+
+
+def play(console):
+    """Return a view that was told of thirty notifications, one of them missed in a gap."""
+    account = Account()
+    with LiveView(console) as view:
+        for name in ("PostgreSQL", "Valkey", "listener", "alpha", "beta"):
+            view.part(name, "starting")
+            view.part(name, "pid 123456")
+        view.begin(account, 30)
+        for number in range(30):
+            sent = Sent("orders", f'{{"id": {number}}}', 1000.0 + number, 1000.0 + number)
+            account.sent[sent.key] = sent
+            view.sent(sent)
+            if number != 28:
+                ran = Execution("orders", {"id": number}, "alpha", 4711, sent.begun_at + 0.003)
+                account.executions[ran.key].append(ran)
+                view.executed(ran, sent)
+        view.cut()
+        gap = ReportedGap(1027.5, 1028.5, "cut")
+        account.gaps.append(gap)
+        view.heard_again(gap)
+        view.update()
+        view.end(account.settle())
+    return view

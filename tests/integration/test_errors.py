@@ -1,0 +1,234 @@
+"""Connections that can't be made: the error at the call that needed them, and no password."""
+
+import logging
+import socket
+import threading
+import traceback
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier import ConnectionFailedError, ListenRefusedError, PgNotifierError
+from pgnotifier.connection import Session
+from pgnotifier.testing import PostgresServer
+
+PASSWORD = "hunter2-s3cret"
+WRONG = "wr0ng-t00"
+
+
+@pytest.fixture(scope="module")
+def scram_server():
+    """Yield a server that is reached by TCP, with a password."""
+    with PostgresServer(tcp=True, password=PASSWORD) as server:
+        if server.is_external:
+            pytest.skip("needs a server with a password of its own: unset PGNOTIFIER_TEST_DSN")
+        yield server
+
+
+def closed_port():
+    """Return a port on which nobody listens; held, so that nobody else takes it."""
+    holder = socket.socket()
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
+CALLS = {
+    "start": lambda n: n.start(),
+    "run": lambda n: n.run(),
+    "restart": lambda n: n.restart(),
+    "add_channels": lambda n: n.add_channels(["a"]),
+    "add_channel": lambda n: n.add_channel("a"),
+    "subscribe": lambda n: n.subscribe(1, "a", print),
+    "on": lambda n: n.on("a")(print),
+    "notify": lambda n: n.notify("a"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_at_the_call_that_needs_it(make_notifier, call):
+    """Whatever call first needs the connection raises, and leaves nothing running."""
+    with closed_port() as holder:
+        notifier = make_notifier({"host": "127.0.0.1", "port": holder.getsockname()[1]})
+        with pytest.raises(ConnectionFailedError, match="refused") as caught:
+            call(notifier)
+    assert isinstance(caught.value, ConnectionError)
+    assert not notifier.is_running()
+    assert notifier.status().state == "stopped"
+    assert notifier.wait(0)
+
+
+def test_a_missing_socket(make_notifier):
+    """A socket that isn't there is named."""
+    notifier = make_notifier({"host": "/nowhere/at/all", "port": 5433})
+    with pytest.raises(ConnectionFailedError, match="/nowhere/at/all"):
+        notifier.start()
+    assert not notifier.is_running()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dbname": "not_there"}, 'database "not_there" does not exist'),
+        ({"user": "nobody_here"}, 'role "nobody_here" does not exist'),
+    ],
+)
+def test_what_does_not_exist(pgnotifier_dsn, make_notifier, wrong, message):
+    """A database or role that doesn't exist is named in the server's words."""
+    notifier = make_notifier(make_conninfo(pgnotifier_dsn, **wrong))
+    for call in (notifier.start, notifier.start, lambda: notifier.add_channels("a")):
+        with pytest.raises(ConnectionFailedError, match=message):
+            call()
+        assert not notifier.is_running()
+
+
+def test_started_later(pgnotifier_postgres, make_notifier, record):
+    """What failed to start starts once the reason is gone, with all that was registered."""
+    name = "comes_later"
+    notifier = make_notifier(pgnotifier_postgres.dsn_for(name))
+    with pytest.raises(ConnectionFailedError):
+        notifier.subscribe(1, "a", record)
+    with pytest.raises(ConnectionFailedError):
+        notifier.add_channels(["b"])
+    assert notifier.get_channels() == {"a", "b"}
+    pgnotifier_postgres.create_database(name)
+    try:
+        notifier.start()
+        notifier.notify("a", "heard")
+        assert record.wait_for(1) == ["heard"]
+    finally:
+        notifier.stop()
+        pgnotifier_postgres.drop_database(name)
+
+
+def test_from_several_threads_at_once(make_notifier):
+    """Each of the calls that wait for the same failing start gets its reason."""
+    caught = []
+
+    def subscribe(number):
+        try:
+            notifier.subscribe(number, f"channel {number}", print)
+        except PgNotifierError as exc:
+            caught.append(exc)
+
+    with closed_port() as holder:
+        notifier = make_notifier({"host": "127.0.0.1", "port": holder.getsockname()[1]})
+        threads = [threading.Thread(target=subscribe, args=(number,)) for number in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [type(exc) for exc in caught] == [ConnectionFailedError] * 10
+    assert not notifier.is_running()
+
+
+def shown(notifier, caught, caplog):
+    """Return all that a user may see of a failure."""
+    return "\n".join(
+        [
+            caplog.text,
+            repr(notifier),
+            str(notifier.status()),
+            str(notifier.status().to_dict()),
+            *(str(exc) + repr(exc) for exc in caught),
+            *("".join(traceback.format_exception(exc)) for exc in caught),
+        ]
+    )
+
+
+def as_uri(dsn, password):
+    known = conninfo_to_dict(dsn)
+    return (
+        f"postgresql://{known['user']}:{password}@{known['host']}:{known['port']}/{known['dbname']}"
+    )
+
+
+@pytest.mark.parametrize("form", [conninfo_to_dict, str, as_uri])
+def test_a_wrong_password(scram_server, make_notifier, caplog, form):
+    """A wrong password is refused in the server's words, and shown nowhere."""
+    caplog.set_level(logging.DEBUG)
+    dsn = make_conninfo(scram_server.dsn, password=WRONG)
+    notifier = make_notifier(form(dsn, WRONG) if form is as_uri else form(dsn))
+    caught = []
+    for call in CALLS.values():
+        with pytest.raises(ConnectionFailedError, match="password authentication failed") as info:
+            call(notifier)
+        caught.append(info.value)
+    assert not notifier.is_running()
+    text = shown(notifier, caught, caplog)
+    assert "127.0.0.1" in text
+    assert WRONG not in text
+
+
+@pytest.mark.parametrize("form", [conninfo_to_dict, str])
+def test_a_right_password(scram_server, make_notifier, caplog, record, form):
+    """The right one lets in, and is shown nowhere, whatever happens to the connection."""
+    caplog.set_level(logging.DEBUG)
+    notifier = make_notifier(form(scram_server.dsn))
+    notifier.subscribe(1, "a", record)
+    notifier.restart()
+    notifier.notify("a", "heard")
+    assert record.wait_for(1) == ["heard"]
+    assert PASSWORD not in shown(notifier, [], caplog)
+
+
+def test_no_rights(scram_server, make_notifier):
+    """A role that may not connect to the database is refused with the reason."""
+    with psycopg.connect(scram_server.dsn, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE closed")
+        admin.execute("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
+        admin.execute(sql.SQL("CREATE ROLE guest LOGIN PASSWORD {}").format(PASSWORD))
+    notifier = make_notifier(make_conninfo(scram_server.dsn, user="guest", dbname="closed"))
+    with pytest.raises(ConnectionFailedError, match="permission denied"):
+        notifier.start()
+
+
+def test_refused_at_the_start(pgnotifier_dsn, make_notifier, monkeypatch, record):
+    """A server that refuses LISTEN, as a standby does, is an error; nothing was added or runs."""
+    send = Session.send
+
+    def refusing(self, query):
+        send(self, query.replace(b"LISTEN", b"REFUSE"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "send", refusing)
+        notifier = make_notifier(pgnotifier_dsn)
+        with pytest.raises(ListenRefusedError, match="refused LISTEN"):
+            notifier.subscribe(1, "a", record)
+        with pytest.raises(ListenRefusedError, match="refused LISTEN"):
+            notifier.add_channels(["b", "c"])
+        assert not notifier.is_running()
+        assert notifier.get_channels() == set()
+    notifier.subscribe(1, "a", record)
+    notifier.notify("a", "heard")
+    assert record.wait_for(1) == ["heard"]
+
+
+class Standby(PostgresServer):
+    """A server that can be started again as a standby."""
+
+    def _is_ready(self, pid):
+        """Take the word of its lock file, which says `standby` then."""
+        lock_file = self._owned().directory / "data/postmaster.pid"
+        words = lock_file.read_text().split() if lock_file.exists() else []
+        return words[-1:] in (["ready"], ["standby"])
+
+
+def test_a_standby(make_notifier):
+    """A real standby, which takes connections but no LISTEN, is refused; promoted, it is not."""
+    with Standby() as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
+        server.stop()
+        (server._owned().directory / "data/standby.signal").touch()
+        server.start()
+        notifier = make_notifier(server.dsn)
+        with pytest.raises(ListenRefusedError, match="during recovery"):
+            notifier.add_channels(["a"])
+        assert not notifier.is_running()
+        with psycopg.connect(server.dsn, autocommit=True) as admin:
+            assert admin.execute("SELECT pg_promote()").fetchone() == (True,)
+        notifier.add_channels(["a"])
+        assert notifier.is_running()
+        notifier.stop()

@@ -1,0 +1,106 @@
+"""What the tests of the Celery dispatcher share: an app with a broker in memory."""
+
+import secrets
+from collections import deque
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+import msgspec
+import pytest
+from celery import Celery, _state
+from kombu import serialization
+
+from pgnotifier import Delivery, Notification, Subscription
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.payload import decode
+from pgnotifier.registry import Binding
+
+# A serializer that knows fewer types than JSON does: no surrogates, no ints of over 64 bits.
+serialization.register(
+    "msgspec",
+    msgspec.msgpack.encode,
+    msgspec.msgpack.decode,
+    content_type="application/x-msgspec",
+    content_encoding="binary",
+)
+CONTENT_TYPES = {"application/json", "application/x-python-serialize", "application/x-msgspec"}
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Desk:
+    """Subscribes to a dispatcher, and hands it notifications, as a notifier would."""
+
+    def __init__(self, app, **settings):
+        self.app = app
+        self.dispatcher = CeleryDispatcher(app, **settings)
+        self.reported = []
+
+    def subscribe(self, fn, id="a", channel="ch", **options):
+        """Bind a subscription."""
+        subscription = Subscription(id, channel, fn, self.dispatcher, MappingProxyType(options))
+        target = self.dispatcher.bind(subscription)
+        return Binding(subscription, target, lambda exc, *_: self.reported.append(exc))
+
+    def deliver(self, binding, *raws):
+        """Dispatch notifications of these texts; return what is left of the batch."""
+        return self.dispatch(*((binding, raw) for raw in raws))
+
+    def dispatch(self, *pairs):
+        """Dispatch a batch of bindings with texts; return what is left of it."""
+        batch = deque(
+            Delivery(
+                binding,
+                Notification(binding.subscription.channel, decode(raw), raw, 7, NOW),
+            )
+            for binding, raw in pairs
+        )
+        self.dispatcher.dispatch(batch)
+        return batch
+
+    def messages(self, queue=None):
+        """Take the messages out of a queue, as the worker would see them."""
+        name = queue or self.app.conf.task_default_queue
+        found = []
+        with self.app.connection_for_read() as connection:
+            channel = connection.channel()
+            channel.queue_declare(queue=name)
+            while message := channel.basic_get(name, no_ack=True):
+                message.accept = CONTENT_TYPES
+                found.append(message)
+        return found
+
+    def arguments(self, queue=None):
+        """Take out the arguments of the messages in a queue."""
+        return [message.payload[0] for message in self.messages(queue)]
+
+    def run(self):
+        """Do what a worker would do: run the tasks of all messages."""
+        for message in self.messages():
+            args, kwargs, _ = message.payload
+            self.app.tasks[message.headers["task"]](*args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def own_tasks(monkeypatch):
+    """Keep what `@app.task` shares with all apps of the process to those of the test."""
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+
+
+@pytest.fixture
+def app():
+    """Return an app with a broker in memory, and a queue of its own there."""
+    return Celery(
+        "shop", broker="memory://", task_default_queue=secrets.token_hex(8), set_as_current=False
+    )
+
+
+@pytest.fixture
+def desk(app):
+    """Return a desk with a dispatcher of the app."""
+    return Desk(app)
+
+
+@pytest.fixture
+def make_desk():
+    """Return the maker of desks."""
+    return Desk

@@ -1,0 +1,163 @@
+"""What becomes of arguments in a message."""
+
+import ast
+import contextlib
+import math
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kombu import serialization
+from kombu.utils import json as kombu_json
+
+from pgnotifier.contrib.celery.arguments import (
+    RAW,
+    Exact,
+    restore_payload,
+    show_id,
+    wrap_exact,
+    wrap_payload,
+)
+from pgnotifier.payload import decode, encode
+
+text = st.text(st.characters(exclude_categories=[]))  # lone surrogates included
+keys = st.none() | st.booleans() | st.integers() | text | st.binary()
+scalars = keys | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.just(...)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.sets(keys)
+        | st.frozensets(keys)
+        | st.dictionaries(keys | st.tuples(keys, keys), inner)
+        | st.dictionaries(st.sampled_from(["__type__", "__value__", RAW]), inner)
+    ),
+)
+literals = st.recursive(
+    scalars.filter(lambda value: not isinstance(value, complex)),
+    lambda inner: (
+        st.lists(inner)
+        | st.lists(inner).map(tuple)
+        | st.sets(keys)
+        | st.dictionaries(keys | st.tuples(keys, keys), inner)
+        | st.dictionaries(st.sampled_from(["__type__", "__value__", RAW]), inner)
+    ),
+)
+
+
+def same(one, other):
+    """Tell whether two values are equal, and of the same types all the way down."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return len(one) == len(other) and all(
+            same(a, b) and same(x, y)
+            for (a, x), (b, y) in zip(one.items(), other.items(), strict=True)
+        )
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, set | frozenset):
+        return one == other and sorted(map(repr, one)) == sorted(map(repr, other))
+    if isinstance(one, float):
+        return repr(one) == repr(other)
+    return one == other and repr(one) == repr(other)
+
+
+def through(value, serializer):
+    """Send a value through a serializer, as a message does."""
+    content_type, encoding, body = serialization.dumps([value], serializer)
+    return serialization.loads(body, content_type, encoding, accept=[content_type])[0]
+
+
+@given(values)
+def test_any_value_survives_json(value):
+    """What a task of the user's own gets is the value, of the same types."""
+    assert same(through(wrap_exact(value), "json"), value)
+
+
+@given(literals, st.sampled_from(["json", "msgspec", "pickle"]))
+def test_any_payload_survives_any_serializer(value, serializer):
+    """What a callback gets in the worker is what it would have got inline."""
+    raw = encode(value)
+    carried = wrap_payload(decode(raw), raw, serializer)
+    assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+
+
+@given(text, st.sampled_from(["json", "msgspec", "pickle"]))
+def test_any_text_survives_any_serializer(raw, serializer):
+    """So is what was made of any text, be it UTF-8 or not."""
+    carried = wrap_payload(decode(raw), raw, serializer)
+    assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '{"__type__": "x", "__value__": 1}',
+        '{"__type__": "datetime", "__value__": "2026-01-01"}',
+        '[1, {"a": {"__value__": [], "__type__": "bytes"}}]',
+        '{"__pgnotifier_raw__": "1"}',
+    ],
+)
+def test_no_payload_poisons_a_message(raw):
+    """A payload that kombu, or we, would take for an envelope arrives as what it is."""
+    naive = None
+    with contextlib.suppress(Exception):
+        naive = restore_payload(through(decode(raw), "json"), decode)
+    assert not same(naive, decode(raw))
+    carried = wrap_payload(decode(raw), raw, "json")
+    assert same(restore_payload(through(carried, "json"), decode), decode(raw))
+    assert same(through(wrap_exact(decode(raw)), "json"), decode(raw))
+
+
+def test_json_payloads_stay_readable():
+    """What JSON carries is not wrapped, so that monitors show it as it is."""
+    value = {"a": [1, 2.5, None, True, "ü"], "b": {"__type__": 1}}
+    assert wrap_payload(value, "", "json") is value
+    assert wrap_exact(value) is value
+
+
+def test_a_payload_of_the_decoders_own_is_decoded_anew():
+    """A custom decoder's values need no serializer: the text travels, in ASCII."""
+    sent = wrap_payload(math.nan, "not ä number \udcff", "json")
+    assert sent[RAW].isascii()
+    assert restore_payload(sent, lambda text: ("mine", text)) == ("mine", "not ä number \udcff")
+
+
+def test_nan_survives_json():
+    """nan, which is equal to nothing, arrives as nan, wherever it stands."""
+    assert math.isnan(through(wrap_exact(math.nan), "json"))
+    (number,) = through(wrap_exact((complex(math.nan, -0.0),)), "json")
+    assert repr(number) == repr(complex(math.nan, -0.0))
+
+
+def test_other_objects_are_left_to_kombu():
+    """What kombu has an encoder for goes through it, within a tuple too; the rest can't go."""
+    from decimal import Decimal
+
+    assert through(wrap_exact((Decimal("1.50"), 2)), "json") == (Decimal("1.50"), 2)
+    with pytest.raises(serialization.EncodeError):
+        through(wrap_exact((object(),)), "json")
+
+
+def test_trees_hold_no_objects():
+    """The JSON of a wrapped value holds no dict but the wrapper's own."""
+    encoded = kombu_json.dumps(Exact({1: {"__type__": 1, "__value__": {2: 3}}}))
+    assert encoded.count("{") == 1
+
+
+def test_exact_shows_as_its_value():
+    """A task's arguments are readable in a monitor."""
+    assert repr([Exact((1, "a"))]) == "[(1, 'a')]"
+    assert pickle.loads(pickle.dumps(Exact(1))).value == 1
+
+
+@given(keys | st.tuples(keys) | st.frozensets(keys))
+def test_what_stands_for_an_id_is_text(id):
+    """Ids in messages are for the reader: a str as it is, all else as its repr."""
+    shown = show_id(id)
+    assert shown == id if isinstance(id, str) else shown.isascii()
+    if isinstance(id, int | None | bytes):
+        assert ast.literal_eval(shown) == id
