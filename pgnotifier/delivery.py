@@ -181,8 +181,9 @@ class Deliverer:
             deadline: By `time.monotonic()`.
 
         Returns:
-            How many deliveries were given up. From within a callback of this very deliverer
-            there is no waiting: 0, and the rest follows when the callback returns.
+            How many deliveries were given up: at least 1 if a callback is still busy. From within
+            a callback of this very deliverer there is no waiting: 0, and the rest follows when
+            the callback returns.
         """
         self.hurry()
         if self.is_current() or not self._thread.ident:
@@ -196,7 +197,7 @@ class Deliverer:
             self._buffer.clear()
             self._batch.clear()  # ends the loop of a dispatcher that is in the middle of it
             self._condition.notify()
-        return left
+        return max(left, 1)
 
     def _run(self) -> None:
         _called_by.owner = self._owner
@@ -251,6 +252,8 @@ class Deliverer:
                 self.dispatcher.dispatch(batch)
                 break
             except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
+                if self._abandoned:
+                    return
                 if not self.retrying:
                     self.retrying = True
                     logger.warning(

@@ -147,7 +147,7 @@ def test_queue_recovers_while_stopping_beside_a_stuck_callback(
     eventually(lambda: notifier.status().received == 1)
     stopping.set()
     with in_time():
-        assert notifier.stop(2) == 0
+        assert notifier.stop(2) == 1  # the stuck callback
     assert len(gone) == 1
 
 
@@ -313,6 +313,7 @@ def test_fifty_cycles(pgnotifier_dsn, sessions, make_notifier, ledger):
     notifier.subscribe(1, "orders", ledger.callback)
     notifier.notify("orders", 0)
     notifier.stop()
+    eventually(lambda: our_threads() == [])  # other tests leave one that is connecting
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(50):
         notifier.start()

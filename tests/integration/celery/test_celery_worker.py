@@ -29,7 +29,7 @@ def own(*args):
 def after(*args):
     write("after", *args)
 
-ids = ["text", 42, None, (2, "another"), frozenset({"b", "a"}), b"raw", (1, (2.5, True))]
+ids = ["text", 42, None, (2, "another"), frozenset({3, 1}), b"raw", (1, (2.5, True))]
 for each in ids:
     notifier.subscribe(each, "odd", odd)
 notifier.subscribe("pickled", "odd", odd, serializer="pickle")
@@ -115,7 +115,7 @@ TEXTS = [
     "nan",
     '"' + "é" * 3900 + '"',
 ]
-IDS = ["text", 42, None, (2, "another"), frozenset({"b", "a"}), b"raw", (1, (2.5, True))]
+IDS = ["text", 42, None, (2, "another"), frozenset({3, 1}), b"raw", (1, (2.5, True))]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_callbacks_get_what_they_would_have_got_inline(shop):
     """Every kind of id and every payload arrives as it is, of the same types all the way down."""
     pid = shop.notify(*(("odd", text) for text in TEXTS))
     written = shop.wait_written("odd", len(TEXTS) * (len(IDS) + 2))
-    names = ["text", "42", "None", "2.another", "{a,b}", "b'raw'", "1.2.5.True", "pickled"]
+    names = ["text", "42", "None", "2.another", "{1,3}", "b'raw'", "1.2.5.True", "pickled"]
     for key, name in zip([*IDS, "pickled"], names, strict=True):
         came = [line for line in written if line[4] == f"pgnotifier.{name}"]
         assert list(map(ascii, came)) == [
@@ -214,7 +214,7 @@ def test_the_tasks_are_registered(shop):
     """`celery inspect registered` lists them."""
     inspected = shop.celery("inspect", "registered", "--timeout", "2")
     assert inspected.wait() == 0
-    for name in ("pgnotifier.text", "pgnotifier.{a,b}", "pgnotifier.2.another", "second.text"):
+    for name in ("pgnotifier.text", "pgnotifier.{1,3}", "pgnotifier.2.another", "second.text"):
         assert f"* {name}" in inspected.log
 
 
