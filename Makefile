@@ -7,7 +7,7 @@ demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 
 test: $(VENV)/.synced
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 4 $(ARGS)
 
 lint: $(VENV)/.synced
 	$(VENV)/bin/ruff check .
