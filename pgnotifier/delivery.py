@@ -252,8 +252,8 @@ class Deliverer:
                 self.dispatcher.dispatch(batch)
                 break
             except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
-                if self._abandoned:
-                    return
+                if not batch:  # given up by `stop`, or nothing left that another try could help
+                    break
                 if not self.retrying:
                     self.retrying = True
                     logger.warning(
