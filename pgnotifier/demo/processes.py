@@ -41,7 +41,9 @@ class CeleryProcess:
         self.name = name
         # The first step is also what the kernel sends should the supervisor be killed.
         self._process = SupervisedProcess(steps=HURRIED_STEPS, unprivileged=False)
-        self._process.spawn([sys.executable, "-m", "celery", "-A", app, *arguments], env)
+        command = [sys.executable, "-m", "celery", "-A", app, *arguments]
+        # A pool leaves temporary directories behind when it is killed: there, they go, too.
+        self._process.spawn(command, {**env, "TMPDIR": str(self._process.directory)})
 
     @property
     def pid(self) -> int | None:

@@ -70,7 +70,7 @@ def test_idle(pgnotifier_dsn, sessions, make_notifier):
     notifier.add_channel("orders")
     with in_time(1):
         assert notifier.stop() == 0
-    assert our_threads() == []
+    eventually(lambda: our_threads() == [], 2)
     assert not notifier.is_running()
     assert notifier.status().state == "stopped"
     eventually(lambda: sessions.pids() == [])
@@ -86,7 +86,7 @@ def test_under_load_drains(pgnotifier_dsn, make_notifier, ledger):
         before = sender.committed
         with in_time(2):
             assert notifier.stop() == 0
-        assert our_threads() == []
+        eventually(lambda: our_threads() == [], 2)
         count = len(ledger.delivered)
         sender.wait_for(100)
     assert count >= before - 100  # sent a moment ago, it may not have arrived
@@ -236,7 +236,7 @@ def test_frozen_server(pgnotifier_private_postgres, make_notifier, monkeypatch):
                 notifier.stop()
             with pytest.raises(NotifierStoppedError):
                 call.result(1)
-        assert our_threads() == []
+        eventually(lambda: our_threads() == [], 2)
     finally:
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
@@ -324,7 +324,7 @@ def test_fifty_cycles(pgnotifier_dsn, sessions, make_notifier, ledger):
         notifier.start()
         notifier.notify("orders", 1)
         notifier.stop()
-        assert our_threads() == []
+        eventually(lambda: our_threads() == [], 2)
     eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before)
     eventually(lambda: sessions.pids() == [])
     assert len(ledger.delivered) <= 51
