@@ -3,11 +3,11 @@
 import threading
 from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pgnotifier.errors import NotifierStoppedError
+from pgnotifier.gate import Outcome
 
 Verb = Literal["listen", "unlisten", "restart"]
 
@@ -18,7 +18,7 @@ class Command:
 
     verb: Verb
     channels: tuple[str, ...] = ()
-    done: "Future[None]" = field(default_factory=Future)
+    done: Outcome = field(default_factory=Outcome)
 
 
 class Commands:
@@ -32,12 +32,12 @@ class Commands:
         self._waiting: deque[Command] = deque()
         self._closed = False
 
-    def ask(self, verb: Verb, channels: Iterable[str] = ()) -> "Future[None]":
-        """Queue a command and return the future that is done once it is live."""
+    def ask(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
+        """Queue a command and return its outcome: it is done once it is live."""
         command = Command(verb, tuple(channels))
         with self._lock:
             if self._closed:
-                command.done.set_exception(NotifierStoppedError("the notifier has stopped"))
+                command.done.settle(NotifierStoppedError("the notifier has stopped"))
             else:
                 self._waiting.append(command)
         return command.done
@@ -64,10 +64,7 @@ class Commands:
         for command in commands:
             with self._lock:
                 self._waiting.remove(command)
-            if exc is None:
-                command.done.set_result(None)
-            else:
-                command.done.set_exception(exc)
+            command.done.settle(exc)
 
     def close(self, why: BaseException) -> None:
         """Fail what is left, and from now on what is asked."""

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
@@ -26,6 +25,7 @@ from pgnotifier.errors import (
     NotifierStoppedError,
     PgNotifierError,
 )
+from pgnotifier.gate import Gate, Outcome
 from pgnotifier.notification import Gap
 from pgnotifier.registry import Registry
 from pgnotifier.reporting import GapReport
@@ -71,8 +71,8 @@ class Listener:
                 buffer has room.
             report_gap: Told of each gap.
         """
-        self.ready: Future[None] = Future()
-        self.ended = threading.Event()
+        self.ready = Outcome()
+        self.ended = Gate()
         self.state: State = "starting"
         self.reconnects = 0
         self._parameters = parameters
@@ -99,8 +99,8 @@ class Listener:
         """Start the reader; `ready` tells how that went."""
         self._thread.start()
 
-    def request(self, verb: Verb, channels: Iterable[str] = ()) -> "Future[None]":
-        """Queue a command and return the future that is done once it is live."""
+    def request(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
+        """Queue a command and return its outcome: it is done once it is live."""
         done = self._commands.ask(verb, channels)
         self._waiter.wake()
         return done
@@ -118,12 +118,12 @@ class Listener:
     @property
     def is_alive(self) -> bool:
         """Whether the reader goes on, be it connected or not."""
-        return not (self._stopping or self.ended.is_set())
+        return not (self._stopping or self.ended.is_open)
 
     @property
     def has_failed(self) -> bool:
         """Whether the reader has ended without `stop()`: there was no first connection, say."""
-        return self.ended.is_set() and not self._stopping
+        return self.ended.is_open and not self._stopping
 
     def delivers_here(self) -> bool:
         """Return whether a dispatcher of this listener has called the calling code."""
@@ -152,8 +152,7 @@ class Listener:
 
     def forget_in_child(self) -> None:
         """Let go of the parent's descriptors in a forked child, where no thread of ours runs."""
-        self.ended = threading.Event()  # the parent's may be held by a thread that isn't here
-        self.ended.set()
+        self.ended.open()
         self.state = "stopped"
         for deliverer in self.deliverers.values():
             deliverer.forget_in_child()
@@ -170,7 +169,7 @@ class Listener:
             self._router.start_deliverers(self._live)
             self._connect()
             self.state = "hearing"
-            self.ready.set_result(None)
+            self.ready.settle()
             logger.info("hearing %d channels of PostgreSQL (%r)", len(self._live), self._parameters)
             while True:
                 self._serve()
@@ -187,11 +186,11 @@ class Listener:
     def _finish(self, why: BaseException) -> None:
         if self._session is not None:
             self._session.close()
-        self.ended.set()
+        self.ended.open()
         self.state = "stopped"
         self._waiter.close()
-        if not self.ready.done():
-            self.ready.set_exception(why)
+        if not self.ready.is_open:
+            self.ready.settle(why)
         self._commands.close(why)
         self._report_missed()
         for deliverer in self.deliverers.values():

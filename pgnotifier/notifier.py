@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from pgnotifier import lifetime
 from pgnotifier.connection import Parameters
@@ -16,6 +16,7 @@ from pgnotifier.errors import (
     ListenRefusedError,
     NotLiveError,
 )
+from pgnotifier.gate import Gate, Outcome
 from pgnotifier.listener import Listener
 from pgnotifier.payload import decode
 from pgnotifier.publisher import Publisher
@@ -29,9 +30,6 @@ from pgnotifier.registry import (
 )
 from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier.status import DispatcherStatus, Status
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 logger = logging.getLogger("pgnotifier.notifier")
 
@@ -114,7 +112,7 @@ class Notifier:
         self._lock = threading.RLock()
         self._registrar = Registrar(self._report_error)
         self._listener: Listener | None = None
-        self._stopped = threading.Event()
+        self._stopped = Gate()
         self._attached: set[Dispatcher] = set()
         self._dispatcher = InlineDispatcher() if dispatcher is None else dispatcher
         self._attach(self._dispatcher)
@@ -486,13 +484,13 @@ class Notifier:
                 listener = self._listener
                 if listener is not None and listener.is_alive:
                     return listener
-                if listener is None or listener.ended.is_set():
+                if listener is None or listener.ended.is_open:
                     listener = Listener(
                         self._parameters, lambda: self._registry, self._deliverer, self._report_gap
                     )
                     listener.start()
                     self._listener = listener
-                    self._stopped.clear()
+                    self._stopped = Gate()
                     lifetime.hold(self)
                     return listener
             listener.ended.wait()
@@ -504,7 +502,7 @@ class Notifier:
     def _ended(self) -> None:
         self._listener = None
         lifetime.release(self)
-        self._stopped.set()
+        self._stopped.open()
 
     def _mute_channels(self, channels: str | Iterable[str] | None, *, muted: bool) -> None:
         names = None if channels is None else check_channels(channels)
@@ -520,7 +518,7 @@ class Notifier:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
-    def _request_listen(self, names: list[str], autorun: bool) -> "Future[None] | None":
+    def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
         """Queue LISTEN for a listener that runs. With the lock held: in the registry's order."""
         listener = self._running_listener()
         return listener.request("listen", names) if autorun and listener and names else None
@@ -531,9 +529,7 @@ class Notifier:
         if autorun and listener and names:
             listener.request("unlisten", names)
 
-    def _wait_live(
-        self, done: "Future[None] | None", autorun: bool, undo: Callable[[], None]
-    ) -> None:
+    def _wait_live(self, done: Outcome | None, autorun: bool, undo: Callable[[], None]) -> None:
         try:
             if done is not None:
                 self._confirm(done)
@@ -544,16 +540,13 @@ class Notifier:
                 undo()
             raise
 
-    def _confirm(self, done: "Future[None]") -> None:
-        try:
-            done.result(LIVE_TIMEOUT)
-        except TimeoutError:
-            if done.done():
-                raise
+    def _confirm(self, done: Outcome) -> None:
+        if not done.wait(LIVE_TIMEOUT):
             raise NotLiveError(
                 f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: "
                 f"{self.status().state}); the change is registered, and live once it does"
-            ) from None
+            )
+        done.result()
 
     def _starts_by_itself(self) -> bool:
         # A callback that is running though the notifier isn't would undo the `stop()` that waits
@@ -568,8 +561,7 @@ class Notifier:
     def _forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
         self._lock = threading.RLock()
-        self._stopped = threading.Event()
-        self._stopped.set()
+        self._stopped.open()
         self._report_error.forget_in_child()
         self._report_gap.forget_in_child()
         listener, self._listener = self._listener, None

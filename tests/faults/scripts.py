@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from .waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+FLAGS = ("-u", "-X", "faulthandler", "-W", "error::ResourceWarning")
 
 
 class Script:
@@ -22,7 +26,7 @@ class Script:
         path.write_text(source)
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-W", "error::ResourceWarning", *flags, str(path), *args],
+                [sys.executable, *FLAGS, *flags, str(path), *args],
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,
@@ -52,7 +56,12 @@ class Script:
         eventually(lambda: text in self.out or self._ended_without(text), timeout)
 
     def interrupt(self, limit=1.0):
-        """Press Ctrl-C; return the exit code, which has to come within the seconds."""
+        """Press Ctrl-C; return the exit code, which has to come within the seconds.
+
+        Not before the main thread is at rest: in the moment between the end of the main program
+        and the first of what Python runs at exit, Python itself prints a traceback.
+        """
+        eventually(self._rests)
         begun = time.monotonic()
         os.killpg(self.pid, signal.SIGINT)
         code = self.wait(15)
@@ -62,7 +71,12 @@ class Script:
 
     def wait(self, timeout=15):
         """Return the exit code, which has to come within the seconds."""
-        return self.process.wait(timeout)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # has it print what each thread is at
+            self.process.wait(timeout)
+            pytest.fail(f"has not ended within {timeout} s:\n{self.out}\n{self.err}")
 
     @property
     def runs(self):
@@ -74,6 +88,17 @@ class Script:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
+
+    def _rests(self):
+        """Return whether the main thread sleeps, and goes on sleeping for a while."""
+
+        def look():
+            text = Path(f"/proc/{self.pid}/task/{self.pid}/status").read_text()
+            return "State:\tS" in text and re.search(r"\nvoluntary_ctxt_switches.*", text).group()
+
+        before = look()
+        time.sleep(0.05)
+        return before and look() == before
 
     def _ended_without(self, text):
         assert self.runs or text in self.out, f"ended: {self.out}\n{self.err}"
