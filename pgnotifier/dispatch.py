@@ -93,7 +93,12 @@ _UNCALLED_KINDS = (
     inspect.isgeneratorfunction,
     inspect.isasyncgenfunction,
 )
-"""Functions whose body a mere call doesn't run."""
+
+
+def runs_when_called(fn: object) -> bool:
+    """Tell whether a call runs its body: not that of a coroutine or generator function."""
+    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+    return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
 
 
 class InlineDispatcher(Dispatcher):
@@ -125,8 +130,7 @@ class InlineDispatcher(Dispatcher):
                 "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
                 "it enqueued, or subscribe a plain function"
             )
-        called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-        if any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called)):
+        if not runs_when_called(fn):
             raise DispatcherMismatchError(
                 f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
                 "which an in-process callback can't be: nothing would await or iterate over it"

@@ -16,6 +16,8 @@ OnGap = Callable[[Gap], object]
 
 QUIET = 60.0
 """Seconds for which further errors of the same kind are counted instead of logged."""
+REMEMBERED = 10_000
+"""How many kinds of errors are: subscriptions may come and go for as long as the process lives."""
 
 
 class ErrorReport:
@@ -42,7 +44,13 @@ class ErrorReport:
             self.count += 1
             until, unlogged = self._quiet.get(kind, (0.0, 0))
             log = now >= until
-            self._quiet[kind] = (now + QUIET, 0) if log else (until, unlogged + 1)
+            if log:
+                self._quiet.pop(kind, None)  # it is the latest now
+                self._quiet[kind] = (now + QUIET, 0)
+                if len(self._quiet) > REMEMBERED:
+                    del self._quiet[next(iter(self._quiet))]
+            else:
+                self._quiet[kind] = (until, unlogged + 1)
         if log:
             logger.error(
                 "subscription %r on channel %r failed%s",

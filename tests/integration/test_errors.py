@@ -205,6 +205,21 @@ def test_refused_at_the_start(pgnotifier_dsn, make_notifier, monkeypatch, record
     assert record.wait_for(1) == ["heard"]
 
 
+def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
+    """A subscription that was to be replaced, or muted, is as it was after a refused LISTEN."""
+    notifier.subscribe(1, "a", record)
+    refused = make_recorder()
+    with monkeypatch.context() as patch:
+        patch.setattr("pgnotifier.listener.listen_query", lambda names: b"REFUSE")
+        for channel in ("a", "b"):
+            with pytest.raises(ListenRefusedError, match="refused LISTEN"):
+                notifier.subscribe(1, channel, refused)
+    assert notifier.get_subscriptions() == {"a": {1: record}}
+    notifier.notify("a", "heard")
+    assert record.wait_for(1) == ["heard"]
+    assert refused.payloads == []
+
+
 class Standby(PostgresServer):
     """A server that can be started again as a standby."""
 

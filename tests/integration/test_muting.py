@@ -28,6 +28,19 @@ def test_muting_all_channels(notifier, db, record, settle):
     assert record.wait_for(2) == ["unmuted"] * 2
 
 
+def test_muting_no_channels(notifier, db, record):
+    """An empty list of channels is none of them, not all."""
+    notifier.subscribe(1, "a", record)
+    notifier.mute_channels([])
+    notifier.mute_subscriber(1, ())
+    db.notify("a", "heard")
+    assert record.wait_for(1) == ["heard"]
+    notifier.mute_channels()
+    notifier.unmute_channels([])
+    notifier.unmute_subscriber(1, set())
+    assert notifier._registry.is_muted("a")
+
+
 def test_muting_a_subscriber(notifier, db, make_recorder, settle):
     """A muted subscriber is silent on the channels given, or on all; others are not."""
     muted, other = make_recorder(), make_recorder()

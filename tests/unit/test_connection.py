@@ -145,6 +145,9 @@ def test_at_signs_in_their_place(db_conf):
         ({"host": "\ud800"}, "host"),
         ({"password": f"{SECRET}\ud800"}, "password"),
         ({"password": f"{SECRET}\0"}, "password"),
+        ({"dbname": f"postgresql://u:{SECRET}@h/db"}, "dbname"),
+        ({"dbname": f"host=h password={SECRET}"}, "dbname"),
+        (f"host=h dbname='password={SECRET}'", "dbname"),
     ],
 )
 def test_values_that_cannot_be(db_conf, what):

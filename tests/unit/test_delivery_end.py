@@ -42,6 +42,18 @@ def test_stop_gives_up_at_its_deadline(make_deliverer, eventually):
     assert gate.calls == [0]
 
 
+def test_stop_counts_a_callback_that_is_busy(make_deliverer, eventually):
+    """A callback that isn't done by the deadline counts, though nothing waits behind it."""
+    gate, inline = Gate(), InlineDispatcher()
+    deliverer = make_deliverer(inline)
+    put(deliverer, [bind(inline, gate)], 0)
+    deliverer.start()
+    assert gate.reached.wait(20)
+    assert deliverer.stop(monotonic() + 0.05) == 1
+    gate.opened.set()
+    eventually(lambda: not deliverer._thread.is_alive())
+
+
 def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
     """What a slow decoder holds at the deadline is given up too, counted, and never delivered."""
     gate, fake = Gate(), Fake()

@@ -72,6 +72,20 @@ def test_other_errors_are_logged_at_once(caplog, now):
     assert len(caplog.records) == 4
 
 
+def test_errors_of_bygone_subscriptions_are_forgotten(caplog, now, monkeypatch):
+    """Of ever new kinds only the latest are remembered; the others would be logged anew."""
+    monkeypatch.setattr(reporting, "REMEMBERED", 3)
+    report = ErrorReport(None)
+    for key in (1, 2, 3, 4, 3, 2, 1):
+        report(ValueError("x"), subscription(key), NOTIFICATION)
+    assert [record.args[0] for record in caplog.records] == [1, 2, 3, 4, 1]
+    now[0] += 61
+    for key in (3, 5, 3):
+        report(ValueError("x"), subscription(key), NOTIFICATION)
+    assert [record.args[0] for record in caplog.records][5:] == [3, 5]
+    assert len(report._quiet) == 3
+
+
 @pytest.mark.parametrize("error", [ValueError("broken hook"), SystemExit(1), KeyboardInterrupt()])
 def test_on_error_failing(caplog, error):
     """A hook that raises is logged, and stops nothing."""

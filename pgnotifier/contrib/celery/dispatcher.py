@@ -1,7 +1,6 @@
 """CeleryDispatcher: notifications become tasks in the broker."""
 
 import contextlib
-import inspect
 from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -16,7 +15,7 @@ from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
 from pgnotifier.contrib.celery.tasks import AppTasks
-from pgnotifier.dispatch import Callback, Delivery, Dispatcher
+from pgnotifier.dispatch import Callback, Delivery, Dispatcher, runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -201,13 +200,6 @@ def _resolve(app: Any) -> Any:
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001
 
 
-_UNCALLED_KINDS = (
-    inspect.iscoroutinefunction,
-    inspect.isgeneratorfunction,
-    inspect.isasyncgenfunction,
-)
-
-
 def _is_published_as_it_is(fn: Any) -> bool:
     # A proxy, which @app.task and @shared_task return, is not to be looked into: that makes
     # the task, before the app's configuration may be complete.
@@ -223,8 +215,7 @@ def _check_callback(id: Hashable, fn: Any) -> None:
             f"subscription {id!r}: {fn!r} is a Task class; subscribe the task itself, which "
             "app.register_task() returns"
         )
-    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-    if any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called)):
+    if not runs_when_called(fn):
         raise DispatcherMismatchError(
             f"subscription {id!r}: {fn!r} is a coroutine or generator function, which no worker "
             "awaits or iterates over; subscribe a function that does, with asyncio.run(), say"
