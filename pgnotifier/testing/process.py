@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import pwd
 import secrets
 import shutil
 import stat
@@ -183,6 +182,8 @@ def choose_base(*, for_others: bool) -> Path:
 
 
 def _find_nobody() -> tuple[int, int]:
+    import pwd  # here, as Windows has none, and is to be told of the missing wheel instead
+
     try:
         nobody = pwd.getpwnam("nobody")
     except KeyError:
