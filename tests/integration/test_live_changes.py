@@ -36,11 +36,15 @@ def stream(pgnotifier_dsn):
 
 @pytest.fixture
 def queries(monkeypatch):
-    """Return the list of the queries that notifiers send to the server."""
+    """Return the list of the queries about channels that notifiers send to the server.
+
+    The others ask whether it is there, whenever a second has passed.
+    """
     sent, send = [], Session.send
 
     def counting(self, query):
-        sent.append(query)
+        if b"LISTEN" in query:
+            sent.append(query)
         send(self, query)
 
     monkeypatch.setattr(Session, "send", counting)
