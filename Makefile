@@ -6,7 +6,10 @@ PY := $(VENV)/bin/python
 demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 
+# What tests write goes below .venv, where what failed ones wrote can be looked at.
+test: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 test: $(VENV)/.synced
+	@mkdir -p "$$PYTEST_DEBUG_TEMPROOT"
 	$(PY) -m pytest -n 4 $(ARGS)
 
 lint: $(VENV)/.synced

@@ -17,10 +17,26 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ("-u", "-X", "faulthandler", "-W", "error::ResourceWarning")
 
 
+def ends_within_a_second(start):
+    """Return whether Ctrl-C does that, at its best: a busy machine makes anything late.
+
+    Args:
+        start: Returns a script that runs, each time that it is called.
+    """
+    for _ in range(5):
+        script = start()
+        assert script.interrupt() == 0
+        assert "Traceback" not in script.err
+        if script.took < 1:
+            return True
+    return False
+
+
 class Script:
     """A script that runs, with its database's conninfo string in `sys.argv[1]`."""
 
     def __init__(self, directory, source, *args, flags=()):
+        self.took = None
         self._out, self._err = directory / "out", directory / "err"
         path = directory / "script.py"
         path.write_text(source)
@@ -55,8 +71,8 @@ class Script:
         """Wait until it has printed this."""
         eventually(lambda: text in self.out or self._ended_without(text), timeout)
 
-    def interrupt(self, limit=1.0):
-        """Press Ctrl-C; return the exit code, which has to come within the seconds.
+    def interrupt(self):
+        """Press Ctrl-C; return the exit code, which has to come soon, and note the seconds.
 
         Not before the main thread is at rest: in the moment between the end of the main program
         and the first of what Python runs at exit, Python itself prints a traceback.
@@ -65,8 +81,8 @@ class Script:
         begun = time.monotonic()
         os.killpg(self.pid, signal.SIGINT)
         code = self.wait(15)
-        took = time.monotonic() - begun
-        assert took < limit, f"took {took:.2f} s"
+        self.took = time.monotonic() - begun
+        assert self.took < 4, f"took {self.took:.2f} s"
         return code
 
     def wait(self, timeout=15):

@@ -47,7 +47,8 @@ def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier
             time.sleep(random.uniform(0, 0.05))  # so that they hit any moment
         sender.wait_for(100)
         ledger.settle(sender, notifier)
-    assert ledger.check(sender.sent, CHANNELS) < sender.committed / 2
+    ledger.check(sender.sent, CHANNELS)
+    assert len(ledger.delivered) >= 100
     assert len(ledger.gaps) == notifier.status().reconnects == 30
 
 

@@ -18,7 +18,7 @@ from pgnotifier.notifier import STOP_TIMEOUT
 from .load import Sender
 from .waiting import eventually, our_threads
 
-IN_TIME = STOP_TIMEOUT + 0.7  # what the scheduler of a busy machine may add
+IN_TIME = STOP_TIMEOUT + 2  # what the scheduler of a busy machine may add
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_idle(pgnotifier_dsn, sessions, make_notifier):
     """An idle notifier stops at once, with no thread and no session left."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("orders")
-    with in_time(1):
+    with in_time(3):
         assert notifier.stop() == 0
     eventually(lambda: our_threads() == [], 2)
     assert not notifier.is_running()
@@ -83,13 +83,14 @@ def test_under_load_drains(pgnotifier_dsn, make_notifier, ledger):
     notifier.subscribe(1, "orders", ledger.callback)
     with Sender(pgnotifier_dsn, ["orders"], rate=3000) as sender:
         sender.wait_for(300)
-        before = sender.committed
-        with in_time(2):
+        eventually(lambda: notifier.status().received > 200)
+        received = notifier.status().received
+        with in_time():
             assert notifier.stop() == 0
         eventually(lambda: our_threads() == [], 2)
         count = len(ledger.delivered)
         sender.wait_for(100)
-    assert count >= before - 100  # sent a moment ago, it may not have arrived
+    assert count >= received
     assert [number for number, _ in ledger.delivered] == list(range(count))
 
 
@@ -175,7 +176,7 @@ def test_reconnecting(pgnotifier_private_postgres, make_notifier):
     notifier.add_channel("orders")
     pgnotifier_private_postgres.stop("immediate")
     eventually(lambda: notifier.status().state == "reconnecting")
-    with in_time(1):
+    with in_time(3):
         notifier.stop()
     eventually(lambda: our_threads() == [])
 
@@ -186,7 +187,7 @@ def test_black_hole(make_notifier, black_hole):
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(notifier.start)
         eventually(lambda: "pgnotifier-connect" in our_threads())
-        with in_time(1):
+        with in_time(3):
             notifier.stop()
         with pytest.raises(NotifierStoppedError):
             call.result(1)
@@ -206,7 +207,7 @@ def test_name_lookup_stalls(pgnotifier_dsn, sessions, make_notifier, monkeypatch
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(notifier.start)
         eventually(lambda: "pgnotifier-connect" in our_threads())
-        with in_time(1):
+        with in_time(3):
             notifier.stop()
         with pytest.raises(NotifierStoppedError):
             call.result(1)
@@ -232,7 +233,7 @@ def test_frozen_server(pgnotifier_private_postgres, make_notifier, monkeypatch):
         with ThreadPoolExecutor(1) as pool:
             call = pool.submit(notifier.add_channel, "new")
             eventually(lambda: "new" in notifier.get_channels())
-            with in_time(1):
+            with in_time(3):
                 notifier.stop()
             with pytest.raises(NotifierStoppedError):
                 call.result(1)
@@ -306,7 +307,7 @@ def test_with_block(pgnotifier_dsn, sessions, make_notifier, ledger, release):
         raise ZeroDivisionError
     assert ledger.delivered == [(1, "orders")]
     assert not notifier.is_running()
-    with pytest.raises(KeyboardInterrupt), in_time(1.5), notifier:
+    with pytest.raises(KeyboardInterrupt), in_time(4), notifier:
         notifier.subscribe(1, "orders", lambda *_: release.wait(60))
         sessions.notify("orders", 1)
         eventually(lambda: notifier.status().received)

@@ -77,6 +77,7 @@ def test_external_servers_are_used(
 
 
 def run_user_tests(directory):
+    (directory / "pytest.ini").touch()  # so that none further up is used
     (directory / "conftest.py").write_text('pytest_plugins = ["pgnotifier.testing.plugin"]\n')
     (directory / "test_user.py").write_text(USER_TESTS)
     done = subprocess.run(
