@@ -14,6 +14,8 @@ import pytest
 from .waiting import eventually
 
 ROOT = Path(__file__).parents[2]
+LATE_THREADS_ARE_REFUSED = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
+"""Whether this Python starts no thread, and forks no more, once the main program has ended."""
 FLAGS = ("-u", "-X", "faulthandler", "-W", "error::ResourceWarning")
 
 

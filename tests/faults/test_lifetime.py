@@ -2,12 +2,11 @@
 
 import os
 import signal
-import sys
 
 import pytest
 
 from .load import Sender
-from .scripts import ends_within_a_second
+from .scripts import LATE_THREADS_ARE_REFUSED, ends_within_a_second
 from .waiting import eventually
 
 SUBSCRIBE = """
@@ -37,9 +36,6 @@ n.subscribe(42, 'ch1', lambda id, channel, payload, pid: print(id, channel, payl
 n.subscribe('an_id', 'ch2', lambda *_: print("ignored"))
 n.subscribe((2, 'another_id'), 'ch2', do_complex_thing)
 """
-
-
-LATE_THREADS_ARE_REFUSED = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
 
 
 def test_issue_script(pgnotifier_dsn, sessions, run_script):
