@@ -24,6 +24,7 @@ check: lint types test
 
 bench: $(VENV)/.synced
 	$(PY) benchmarks/inline.py
+	$(PY) benchmarks/celery_redis.py
 
 clean:
 	rm -rf $(VENV) dist

@@ -11,9 +11,9 @@
 `celery -A shop worker` runs the tasks, and `celery -A shop pgnotifier` listens and enqueues
 them. Importing the module does neither.
 
-    delivery -> options, arguments -> target.publish -> broker ..> worker -> callback
-                naming: the task      apply_async       one        tasks: finds the callback
-                of an id                                connection by its channel
+    delivery -> options, arguments -> publisher   -> broker ..> worker -> callback
+                naming: the task      stamping, or    one        tasks: finds the callback
+                of an id              apply_async     connection by its channel
 """
 
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of

@@ -1,9 +1,11 @@
 """CeleryDispatcher: notifications become tasks in the broker."""
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
+from weakref import WeakKeyDictionary
 
 from celery import Celery
 from celery.app.task import Task
@@ -13,6 +15,7 @@ from celery.local import Proxy
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
+from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
 from pgnotifier.contrib.celery.tasks import AppTasks
 from pgnotifier.dispatch import Callback, Delivery, Dispatcher, runs_when_called
@@ -52,7 +55,7 @@ class CeleryDispatcher(Dispatcher):
     `link_error`. See https://docs.celeryq.dev/en/stable/userguide/calling.html.
 
     A notification is delivered once the broker has acknowledged its task. While the broker
-    is down it waits, in order; one whose answer was lost is enqueued twice.
+    is down it waits, in order; one whose answer was lost is enqueued twice, with one task id.
     """
 
     starts_listener: ClassVar[bool] = False
@@ -79,6 +82,8 @@ class CeleryDispatcher(Dispatcher):
         self._broker = Broker(self._app)
         self._tasks = AppTasks.of(self._app)
         self._tasks.dispatchers.append(self)
+        self._ids = TaskIds()
+        self._publishers: WeakKeyDictionary[Any, Publisher] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
 
     def __repr__(self) -> str:
@@ -144,31 +149,32 @@ class CeleryDispatcher(Dispatcher):
         self._app.set_current()
         self._app.finalize(auto=True)
         if self._app.conf.task_always_eager:
-            self._publish_all(batch, None)
+            self._run_all(batch)
             return
         with self._broker.lease() as producer:
-            self._publish_all(batch, producer)
+            publisher = self._publishers.get(producer)
+            if publisher is None:
+                publisher = self._publishers[producer] = Publisher(
+                    self._app,
+                    producer,
+                    self._ids,
+                    functools.partial(self._broker.has_failed, producer=producer),
+                )
+            publisher.publish(batch)
 
     def close(self) -> None:
         """Let go of the connection to the broker."""
         self._broker.close()
 
-    def _publish_all(self, batch: deque[Delivery], producer: Any) -> None:
-        # `stop()` may empty the batch at any moment: what then fails is given up already.
-        with contextlib.suppress(IndexError):
+    def _run_all(self, batch: deque[Delivery]) -> None:
+        with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
             while True:
-                delivery = batch[0]
+                delivery = batch.popleft()
                 if delivery.binding.live:
-                    self._publish(delivery, producer)
-                batch.popleft()
-
-    def _publish(self, delivery: Delivery, producer: Any) -> None:
-        try:
-            delivery.binding.target.publish(delivery, producer)
-        except BaseException as exc:  # sys.exit() in an eager task included
-            if producer is not None and self._broker.has_failed(exc, producer):
-                raise
-            delivery.report(exc)
+                    try:
+                        delivery.binding.target.run(delivery)
+                    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a task included
+                        delivery.report(exc)
 
     def _forget(self, id: Hashable, channel: str) -> None:
         name = self._names.pop((id, channel), None)

@@ -19,7 +19,7 @@ _Group: Any = canvas.group
 _Chord: Any = vars(canvas)["_chord"]  # as with `chain`, and unknown to its type stubs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Target(ABC):
     """What a subscription was bound to.
 
@@ -31,34 +31,51 @@ class Target(ABC):
     app: Any
     options: Mapping[str, Any]
 
+    def run(self, delivery: Delivery) -> None:
+        """Have Celery run one delivery here, as an eager app does."""
+        self.apply(self.arguments(delivery, eager=True), None)
+
+    @property
     @abstractmethod
-    def publish(self, delivery: Delivery, producer: Any) -> None:
-        """Enqueue one delivery, or run it if the app is eager.
+    def task(self) -> Any:
+        """The task that Celery publishes."""
 
-        Args:
-            delivery: What is to be enqueued.
-            producer: What to publish with. None if the app is eager.
-        """
+    @abstractmethod
+    def arguments(self, delivery: Delivery, *, eager: bool = False) -> "Arguments":
+        """Return the four arguments, in a form that the worker's side restores."""
+
+    @abstractmethod
+    def apply(self, arguments: "Arguments", producer: Any, task_id: str | None = None) -> None:
+        """Have Celery publish a task with these arguments, and with this id if it is one task."""
 
 
-@dataclass(frozen=True, slots=True)
+Arguments = list[Any] | tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class CallbackTarget(Target):
     """The task that was made of a callback."""
 
-    task: CallbackTask
+    callback: CallbackTask
 
-    def publish(self, delivery: Delivery, producer: Any) -> None:
-        """Enqueue the task, its payload in a form that the worker's side restores."""
-        arrived, task = delivery.notification, self.task.task
-        payload = wrap_payload(arrived.payload, arrived.raw, _serializer(self.options, task))
-        task.apply_async(
-            [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid],
-            **_publishing(producer),
-            **self.options,
-        )
+    @property
+    def task(self) -> Any:
+        """The task as Celery knows it."""
+        return self.callback.task
+
+    def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:  # noqa: ARG002
+        """Return what the worker's half of the task is called with."""
+        arrived = delivery.notification
+        serializer = _serializer(self.options, self.task)
+        payload = wrap_payload(arrived.payload, arrived.raw, serializer)
+        return [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid]
+
+    def apply(self, arguments: Arguments, producer: Any, task_id: str | None = None) -> None:
+        """Enqueue the task."""
+        self.task.apply_async(arguments, task_id=task_id, **_publishing(producer), **self.options)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SignatureTarget(Target):
     """A task, signature or canvas of the user's own, enqueued as it is.
 
@@ -67,16 +84,33 @@ class SignatureTarget(Target):
 
     fn: Any
 
-    def publish(self, delivery: Delivery, producer: Any) -> None:
-        """Enqueue it with the four arguments before its own."""
+    @property
+    def task(self) -> Any:
+        """The first task that is published, or None if it isn't known in this process."""
+        (_, task), *_ = _first_tasks(self.fn)
+        return None if isinstance(task, _Unregistered) else task
+
+    @property
+    def is_canvas(self) -> bool:
+        """Whether it is a chain, group or chord."""
+        return isinstance(self.fn, (_Chain, _Group, _Chord))
+
+    def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:
+        """Return what comes before its own arguments."""
         arrived = delivery.notification
         key, payload = delivery.binding.id, arrived.payload
         # An eager canvas hands its arguments over as they are, with no serializer between.
-        if not (producer is None and _is_canvas(self.fn)) and self._uses_json():
+        if not (eager and self.is_canvas) and self._uses_json():
             key, payload = wrap_exact(key), wrap_exact(payload)
-        arguments = (key, arrived.channel, payload, arrived.pid)
-        result = self.fn.apply_async(arguments, **self._publishing(producer), **self.options)
-        if producer is not None and _is_canvas(self.fn):
+        return (key, arrived.channel, payload, arrived.pid)
+
+    def apply(self, arguments: Arguments, producer: Any, task_id: str | None = None) -> None:
+        """Enqueue it with these arguments before its own."""
+        more = {**self._publishing(producer), **self.options}
+        if task_id is not None and not self.is_canvas:
+            more["task_id"] = task_id
+        result = self.fn.apply_async(arguments, **more)
+        if producer is not None and self.is_canvas:
             with contextlib.suppress(Exception):  # it is published, whatever the backend says
                 _stop_waiting(result)
 
@@ -88,7 +122,7 @@ class SignatureTarget(Target):
     def _publishing(self, producer: Any) -> dict[str, Any]:
         # What a canvas is given spreads to all that it consists of, and some of that is
         # published by workers. Chains and chords publish with the app's pool.
-        if _is_canvas(self.fn):
+        if self.is_canvas:
             return {"producer": producer} if isinstance(self.fn, _Group) and producer else {}
         ((_, task),) = _first_tasks(self.fn)
         return _publishing(producer) if task.app is self.app else {}
@@ -115,10 +149,6 @@ def _stop_waiting(result: Any) -> None:
             for pending in getattr(backend, "_pending_results", ()):
                 if pending.pop(one.id, None) is not None:
                     backend.remove_pending_result(one)
-
-
-def _is_canvas(fn: Any) -> bool:
-    return isinstance(fn, (_Chain, _Group, _Chord))
 
 
 def _serializer(options: Mapping[str, Any], task: Any) -> str:

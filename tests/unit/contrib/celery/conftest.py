@@ -47,15 +47,19 @@ class Desk:
 
     def dispatch(self, *pairs):
         """Dispatch a batch of bindings with texts; return what is left of it."""
-        batch = deque(
+        batch = deque(self.deliveries(*pairs))
+        self.dispatcher.dispatch(batch)
+        return batch
+
+    def deliveries(self, *pairs):
+        """Return the deliveries of bindings with texts."""
+        return [
             Delivery(
                 binding,
                 Notification(binding.subscription.channel, decode(raw), raw, 7, NOW),
             )
             for binding, raw in pairs
-        )
-        self.dispatcher.dispatch(batch)
-        return batch
+        ]
 
     def messages(self, queue=None):
         """Take the messages out of a queue, as the worker would see them."""

@@ -1,0 +1,90 @@
+"""Obstacles: why the messages of some subscriptions are left to Celery, one by one."""
+
+import sys
+from types import FunctionType
+from typing import Any
+
+from celery import Celery, canvas, signals
+from celery.app.amqp import AMQP
+from celery.app.routes import MapRoute
+from celery.app.task import Task
+from celery.backends.base import Backend
+from celery.backends.redis import RedisBackend
+from celery.utils.functional import maybe_evaluate
+from kombu import Producer
+
+from pgnotifier.contrib.celery.targets import SignatureTarget, Target
+
+_signals: Any = signals
+_evaluate: Any = maybe_evaluate
+# Of Redis' we make no use: it would wait for results that nobody asks for.
+_HARMLESS: tuple[Any, ...] = (Backend.on_task_call, RedisBackend.on_task_call)
+
+
+def find_obstacle(target: Target, driver: str) -> str | None:
+    """Return why the messages of a target can't be stamped, as far as that shows beforehand.
+
+    An obstacle is whatever could make each message another one: code of the user's own, or a
+    patch of Celery, that is called for each of them.
+
+    Args:
+        target: A subscription's.
+        driver: The type of the broker's driver, as kombu calls it.
+    """
+    if driver != "redis":
+        return f"the broker's driver is {driver}, not redis"
+    if isinstance(target, SignatureTarget):
+        if target.is_canvas:
+            return "it is a canvas"
+        if not isinstance(target.fn, Task) and type(target.fn) is not canvas.Signature:
+            return f"{type(target.fn).__qualname__} may publish in a way of its own"
+    return _find_in_task(target.task, target.app) or _find_in_app(target.app)
+
+
+def find_receivers() -> str | None:
+    """Return which signal of publishing has receivers just now: they may change the message."""
+    for name in ("before_task_publish", "after_task_publish", "task_sent"):
+        if getattr(_signals, name).receivers:
+            return f"the signal {name} has receivers"
+    return None
+
+
+def _find_in_task(task: Any, app: Any) -> str | None:
+    if task is None:  # another program's, known by its name
+        return None
+    if task.app is not app:
+        return "its task is another app's"
+    kind = task.__class__  # not type(): it may be a proxy
+    for name in ("apply_async", "shadow_name", "_get_exec_options"):
+        if name in vars(task) or not _is_its_own(getattr(kind, name), Task):
+            return f"{kind.__qualname__}.{name} isn't Celery's own"
+    if getattr(task, "_dump_pydantic_arguments", None) is not None:
+        return "its arguments are pydantic models"
+    return None
+
+
+def _find_in_app(app: Any) -> str | None:
+    conf = app.conf
+    if conf.task_protocol != 2:
+        return f"task_protocol is {conf.task_protocol}, not 2"
+    if conf.task_send_sent_event:
+        return "task_send_sent_event is on"
+    for kind, base, name in (
+        (type(app), Celery, "send_task"),
+        (type(app.amqp), AMQP, "as_task_v2"),
+        (app.amqp.Producer, Producer, "publish"),
+    ):
+        if not _is_its_own(getattr(kind, name), base):
+            return f"{kind.__qualname__}.{name} isn't {base.__module__.partition('.')[0]}'s own"
+    if not all(isinstance(_evaluate(route), MapRoute) for route in app.amqp.router.routes):
+        return "task_routes has a function, which may look at the arguments"
+    if type(app.backend).on_task_call not in _HARMLESS:
+        return f"{type(app.backend).__qualname__} prepares for each result"
+    return None
+
+
+def _is_its_own(function: Any, base: type) -> bool:
+    """Tell whether a method is what stands in the module of a class, and no wrapper around it."""
+    if not isinstance(function, FunctionType):
+        return False
+    return function.__code__.co_filename == sys.modules[base.__module__].__file__
