@@ -9,14 +9,13 @@ Three ways are compared, each in a fresh process, taking turns, on one PostgreSQ
 
 Another process queues all notifications in one transaction. The clock runs from the end of that
 COMMIT until the last task is in the broker. The exit code is 1 if pgnotifier isn't at least
-10 times as fast as the loop.
+20 times as fast as the loop.
 """
 
 import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -24,15 +23,14 @@ import time
 import psycopg
 import redis
 from celery import Celery
+from rounds import Rates, print_rates, print_ratio, take_turns
 
 CHANNEL, QUEUE = "bench", "celery"
 LOOP, OURS, RAW = "task.delay loop", "pgnotifier", "ready-made strings"
-FLOOR = 10.0
+FLOOR = 20.0
 SHARE = {LOOP: 0.05, OURS: 1.0, RAW: 1.0}
 """Of the notifications, what each way is given: the loop would take minutes."""
 RECEIVER_TIMEOUT = 120  # seconds
-
-Rates = dict[str, list[float]]
 
 
 # --- a receiver, in a process of its own ---
@@ -132,32 +130,20 @@ def send(dsn: str, count: int) -> float:
 def compare(rounds: int, count: int) -> Rates:
     from pgnotifier.testing import PostgresServer, ValkeyServer
 
-    rates: Rates = {}
-    names = [LOOP, OURS, RAW]
     with PostgresServer() as server, server.database() as dsn, ValkeyServer() as valkey:
-        for number in range(rounds):
-            # The order turns, so that nobody always follows the same one.
-            for name in names[number % 3 :] + names[: number % 3]:
-                share = max(1, int(count * SHARE[name]))
-                rates.setdefault(name, []).append(measure(name, dsn, valkey.url, share))
-    return rates
+        return take_turns(
+            [LOOP, OURS, RAW],
+            rounds,
+            lambda name: measure(name, dsn, valkey.url, max(1, int(count * SHARE[name]))),
+        )
 
 
 def report(rates: Rates) -> bool:
     """Print ratios and rates; return whether the floor is met."""
-    middles = {}
-    for name in (LOOP, RAW):
-        ratios = [ours / theirs for ours, theirs in zip(rates[OURS], rates[name], strict=True)]
-        middles[name] = statistics.median(ratios)
-        print(
-            f"{OURS} / {name:<18} {middles[name]:6.2f}   ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
-    print(f"\n{len(rates[OURS])} runs, a second:")
-    print(f"{'':<18} {'median':>9} {'min':>9} {'max':>9}")
-    for name, values in rates.items():
-        figures = (statistics.median(values), min(values), max(values))
-        print(f"{name:<18} " + " ".join(f"{figure:>9,.0f}" for figure in figures))
-    return middles[LOOP] >= FLOOR
+    met = print_ratio(rates, OURS, LOOP, FLOOR)
+    print_ratio(rates, OURS, RAW)
+    print_rates(rates)
+    return met
 
 
 def main() -> None:

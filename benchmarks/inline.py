@@ -18,7 +18,6 @@ import json
 import os
 import select
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,13 +31,12 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from rounds import Rates, print_rates, print_ratio, take_turns
 
 CHANNEL = "bench"
 BARE, OURS, EARLIER = "bare drain", "pgnotifier", "pgnotifier 0.0.10"
 FLOORS: Mapping[str, float] = {BARE: 0.6, EARLIER: 5.0}
 RECEIVER_TIMEOUT = 120  # seconds
-
-Rates = dict[str, list[float]]
 
 
 # --- a receiver, in a process of its own ---
@@ -164,35 +162,16 @@ def earlier_release() -> Iterator[Path | None]:
 def compare(rounds: int, count: int) -> Rates:
     from pgnotifier.testing import PostgresServer
 
-    rates: Rates = {}
     with earlier_release() as path, PostgresServer() as server, server.database() as dsn:
         names = [BARE, OURS] + ([EARLIER] if path else [])
-        for number in range(rounds):
-            # The order turns, so that nobody always follows the same one.
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                rates.setdefault(name, []).append(measure(name, dsn, count, path or Path()))
-    return rates
+        return take_turns(names, rounds, lambda name: measure(name, dsn, count, path or Path()))
 
 
-def report(rates: Rates, count: int) -> bool:
+def report(rates: Rates) -> bool:
     """Print ratios and rates; return whether every floor is met."""
-    met = True
-    for name, floor in FLOORS.items():
-        if name not in rates:
-            continue
-        ratios = [ours / theirs for ours, theirs in zip(rates[OURS], rates[name], strict=True)]
-        middle = statistics.median(ratios)
-        met &= middle >= floor
-        print(
-            f"{OURS} / {name:<18} {middle:6.2f}   ({min(ratios):.2f} to {max(ratios):.2f}; "
-            f"floor {floor:g}: {'met' if middle >= floor else 'MISSED'})"
-        )
-    print(f"\n{count:,} notifications a run, {len(rates[OURS])} runs, a second:")
-    print(f"{'':<18} {'median':>9} {'min':>9} {'max':>9}")
-    for name, values in rates.items():
-        figures = (statistics.median(values), min(values), max(values))
-        print(f"{name:<18} " + " ".join(f"{figure:>9,.0f}" for figure in figures))
-    return met
+    met = [print_ratio(rates, OURS, name, floor) for name, floor in FLOORS.items() if name in rates]
+    print_rates(rates)
+    return all(met)
 
 
 def main() -> None:
@@ -204,7 +183,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.receive:
         receive(given.receive, given.dsn, given.count)
-    sys.exit(0 if report(compare(given.rounds, given.count), given.count) else 1)
+    sys.exit(0 if report(compare(given.rounds, given.count)) else 1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from kombu import serialization
 
 from pgnotifier import Delivery, Notification, Subscription
 from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery.stamping import Stamp
 from pgnotifier.payload import decode
 from pgnotifier.registry import Binding
 
@@ -108,3 +109,28 @@ def desk(app):
 def make_desk():
     """Return the maker of desks."""
     return Desk
+
+
+@pytest.fixture
+def make_app(pgnotifier_redis_url):
+    """Return a function that makes an app with a real broker."""
+
+    def make(**conf):
+        app = Celery("shop", broker=pgnotifier_redis_url, set_as_current=False)
+        app.conf.update({"result_backend": pgnotifier_redis_url, **conf})
+        return app
+
+    return make
+
+
+@pytest.fixture
+def pressed(monkeypatch):
+    """Return the ids of the tasks whose messages were stamped."""
+    ids, press = [], Stamp.press
+
+    def counting(self, given, task_id, tag):
+        ids.append(task_id)
+        return press(self, given, task_id, tag)
+
+    monkeypatch.setattr(Stamp, "press", counting)
+    return ids
