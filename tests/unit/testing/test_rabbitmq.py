@@ -1,0 +1,67 @@
+"""`RabbitServer`, on a real server."""
+
+import os
+import socket
+from urllib.parse import urlsplit
+
+import kombu
+import pytest
+
+from pgnotifier.testing import ExternalServerError, RabbitServer, ServerNotInstalledError, rabbitmq
+
+
+def put(url, name, value):
+    confirmed = {"confirm_publish": True}
+    with (
+        kombu.Connection(url, transport_options=confirmed) as connection,
+        connection.SimpleQueue(name) as queue,
+    ):
+        queue.put(value)
+
+
+def take(url, name):
+    with kombu.Connection(url) as connection, connection.SimpleQueue(name) as queue:
+        return queue.get(timeout=10).payload
+
+
+def test_restarts_under_the_same_address_with_what_it_held(private_rabbitmq):
+    """Stopped or killed, it comes back under its address, with persistent messages."""
+    url = private_rabbitmq.url
+    for how in ("stop", "kill"):
+        put(url, how, 1)
+        getattr(private_rabbitmq, how)()
+        assert not private_rabbitmq.is_running()
+        private_rabbitmq.start()
+        assert private_rabbitmq.url == url
+        assert take(url, how) == 1
+
+
+def test_leaves_nothing(private_rabbitmq):
+    """Closing it removes its processes, its directory and its ports, Erlang's daemon included."""
+    pid, directory = private_rabbitmq.pid, private_rabbitmq._process.directory
+    ports = [urlsplit(private_rabbitmq.url).port, *private_rabbitmq._inner_ports]
+    private_rabbitmq.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not directory.exists()
+    for port in ports:
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind(("127.0.0.1", port))
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+    """Where RabbitMQ isn't installed, the error says how to get it."""
+    monkeypatch.delenv(RabbitServer.variable, raising=False)
+    monkeypatch.setattr(rabbitmq, "INSTALLATIONS", "/nonexistent/*")
+    with pytest.raises(ServerNotInstalledError, match="apt install rabbitmq-server"):
+        RabbitServer().start()
+
+
+def test_uses_the_server_that_the_variable_names(monkeypatch):
+    """With the variable set, its URL is handed out, and control is refused."""
+    monkeypatch.setenv(RabbitServer.variable, "amqp://u:s3cret@example.test//")
+    with rabbitmq.rabbit_server() as url:
+        assert url == "amqp://u:s3cret@example.test//"
+    with pytest.raises(ExternalServerError, match="unset PGNOTIFIER_TEST_AMQP_URL"):
+        RabbitServer().start()
