@@ -10,7 +10,7 @@ demo: $(VENV)/.synced
 test: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 test: $(VENV)/.synced
 	@mkdir -p "$$PYTEST_DEBUG_TEMPROOT"
-	$(PY) -m pytest -n 4 $(ARGS)
+	$(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
 
 lint: $(VENV)/.synced
 	$(VENV)/bin/ruff check .

@@ -3,7 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
@@ -83,6 +83,13 @@ class Dispatcher(ABC):
         A delivery that no further try can help is to be taken off and handed to
         `Delivery.report`; it must not hold up the others.
         """
+
+    def details(self) -> Mapping[str, Any]:
+        """Return what `Notifier.status()` is to tell of this dispatcher, JSON-able.
+
+        Called by any thread at any time.
+        """
+        return {}
 
     def close(self) -> None:  # noqa: B027
         """Let go of connections. Called when the listener stops; `dispatch` may follow."""

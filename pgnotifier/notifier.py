@@ -425,7 +425,15 @@ class Notifier:
             gaps=self._report_gap.count,
             last_gap=self._report_gap.last,
             dispatchers=tuple(
-                DispatcherStatus(d.name, d.waiting, d.delivered, d.dropped, d.full, d.retrying)
+                DispatcherStatus(
+                    name=d.name,
+                    waiting=d.waiting,
+                    delivered=d.delivered,
+                    dropped=d.dropped,
+                    full=d.full,
+                    retrying=d.retrying,
+                    details=d.dispatcher.details(),
+                )
                 for d in deliverers
             ),
         )

@@ -19,6 +19,7 @@ class DispatcherStatus:
         dropped: How many notifications the overflow policy has dropped since the start.
         full: Whether the reader pauses for it.
         retrying: Whether its queue is down, and the batch at hand being retried.
+        details: What else it tells of itself; that of Celery lists its tasks.
     """
 
     name: str
@@ -27,6 +28,7 @@ class DispatcherStatus:
     dropped: int
     full: bool
     retrying: bool
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

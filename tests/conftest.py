@@ -13,6 +13,13 @@ from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 
 
+def pytest_collection_modifyitems(items):
+    """Have one process run the tests that share RabbitMQ, as it takes its time to start."""
+    for item in items:
+        if "rabbitmq" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("rabbitmq"))
+
+
 def _eventually(condition, timeout=20.0):
     """Wait until the condition is true, and return what it returned."""
     deadline = time.monotonic() + timeout

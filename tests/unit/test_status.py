@@ -10,7 +10,9 @@ from pgnotifier import DispatcherStatus, Gap, Notifier, Status
 
 
 def status(last_gap=None):
-    dispatcher = DispatcherStatus("InlineDispatcher", 1, 2, 3, full=True, retrying=False)
+    dispatcher = DispatcherStatus(
+        "InlineDispatcher", 1, 2, 3, full=True, retrying=False, details={}
+    )
     return Status("hearing", "host=h", 1, 2, 3, 4, 5, 6, last_gap, (dispatcher,))
 
 
@@ -30,6 +32,7 @@ def test_json():
         "dropped": 3,
         "full": True,
         "retrying": False,
+        "details": {},
     }
     assert set(found) == {field.name for field in dataclasses.fields(Status)}
     assert json.loads(json.dumps(status().to_dict()))["last_gap"] is None

@@ -88,10 +88,8 @@ class Broker:
     def _connect(self) -> Any:
         connection = self._app.connection_for_write()
         connection.connect_timeout = connection.connect_timeout or CONNECT_TIMEOUT
-        connection.transport_options = {
-            **_transport_options(connection),
-            **connection.transport_options,
-        }
+        defaults, required = _transport_options(connection)
+        connection.transport_options = {**defaults, **connection.transport_options, **required}
         producer = self._app.amqp.Producer(connection, auto_declare=False)
         try:
             # Each host once: the deliverer does the retrying, and stops when it is told to.
@@ -110,18 +108,17 @@ def _drop(producer: Any) -> None:
         producer.connection.collect()
 
 
-def _transport_options(connection: Any) -> dict[str, Any]:
+def _transport_options(connection: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what holds unless the app says otherwise, and what holds whatever it says."""
     match connection.get_transport_cls().driver_type:
         case "redis":
             return {
                 "socket_timeout": ANSWER_TIMEOUT,
                 "socket_connect_timeout": connection.connect_timeout,
-            }
+            }, {}
         case "amqp":
-            return {
-                "confirm_publish": True,
-                "read_timeout": ANSWER_TIMEOUT,
-                "write_timeout": ANSWER_TIMEOUT,
-            }
+            timeouts = {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
+            # The carrier awaits confirms for many messages at once, this would for each.
+            return timeouts, {"confirm_publish": False}
         case _:
-            return {}
+            return {}, {}

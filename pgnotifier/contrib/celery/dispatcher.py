@@ -13,6 +13,7 @@ from celery.canvas import group
 from celery.local import Proxy
 
 from pgnotifier.contrib.celery.broker import Broker
+from pgnotifier.contrib.celery.inventory import Enqueued, take_inventory
 from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
 from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
@@ -83,8 +84,10 @@ class CeleryDispatcher(Dispatcher):
         self._tasks = AppTasks.of(self._app)
         self._tasks.dispatchers.append(self)
         self._ids = TaskIds()
+        self._obstacles: WeakKeyDictionary[Target, str] = WeakKeyDictionary()
         self._publishers: WeakKeyDictionary[Any, Publisher] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
+        self._targets: dict[tuple[Hashable, str], Target] = {}
 
     def __repr__(self) -> str:
         return (
@@ -123,6 +126,10 @@ class CeleryDispatcher(Dispatcher):
         key, channel, fn = subscription.id, subscription.channel, subscription.fn
         options = check_options(key, subscription.options)
         _check_callback(key, fn)
+        target = self._targets[key, channel] = self._bind(key, channel, fn, options)
+        return target
+
+    def _bind(self, key: Hashable, channel: str, fn: Any, options: Mapping[str, Any]) -> Target:
         if _is_published_as_it_is(fn):
             _check_links(key, fn, options)
             self._forget(key, channel)
@@ -138,6 +145,7 @@ class CeleryDispatcher(Dispatcher):
     def unbind(self, subscription: "Subscription") -> None:
         """Forget the callback, and its task with its last channel."""
         self._forget(subscription.id, subscription.channel)
+        self._targets.pop((subscription.id, subscription.channel), None)
 
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Publish each delivery, and take it off once the broker has acknowledged it.
@@ -158,9 +166,20 @@ class CeleryDispatcher(Dispatcher):
                     self._app,
                     producer,
                     self._ids,
+                    self._obstacles,
                     functools.partial(self._broker.has_failed, producer=producer),
                 )
             publisher.publish(batch)
+
+    def inventory(self) -> list[Enqueued]:
+        """Return what each subscription's notifications become; this finalizes the app."""
+        self._app.finalize(auto=True)
+        return list(take_inventory(self._app, self._targets.copy(), self._obstacles))
+
+    def details(self) -> Mapping[str, Any]:
+        """Return the inventory; it is empty until the app is finalized."""
+        inventory = self.inventory() if self._app.finalized else []
+        return {"subscriptions": [enqueued.to_dict() for enqueued in inventory]}
 
     def close(self) -> None:
         """Let go of the connection to the broker."""

@@ -21,24 +21,30 @@ _evaluate: Any = maybe_evaluate
 _HARMLESS: tuple[Any, ...] = (Backend.on_task_call, RedisBackend.on_task_call)
 
 
-def find_obstacle(target: Target, driver: str) -> str | None:
+def find_obstacle(target: Target) -> str | None:
     """Return why the messages of a target can't be stamped, as far as that shows beforehand.
 
     An obstacle is whatever could make each message another one: code of the user's own, or a
     patch of Celery, that is called for each of them.
-
-    Args:
-        target: A subscription's.
-        driver: The type of the broker's driver, as kombu calls it.
     """
-    if driver != "redis":
-        return f"the broker's driver is {driver}, not redis"
+    try:
+        return _find_in_target(target)
+    except Exception as exc:  # noqa: BLE001 - settings that Celery may never come to look at
+        return f"something is wrong with the app: {type(exc).__name__}"
+
+
+def _find_in_target(target: Target) -> str | None:
     if isinstance(target, SignatureTarget):
         if target.is_canvas:
             return "it is a canvas"
         if not isinstance(target.fn, Task) and type(target.fn) is not canvas.Signature:
             return f"{type(target.fn).__qualname__} may publish in a way of its own"
-    return _find_in_task(target.task, target.app) or _find_in_app(target.app)
+    found = _find_in_task(target.task, target.app) or _find_in_app(target.app)
+    if found is None and not target.ignores_result:
+        backend = type(target.app.backend)
+        if backend.on_task_call not in _HARMLESS:
+            return f"{backend.__qualname__} prepares for each result"
+    return found
 
 
 def find_receivers() -> str | None:
@@ -78,8 +84,6 @@ def _find_in_app(app: Any) -> str | None:
             return f"{kind.__qualname__}.{name} isn't {base.__module__.partition('.')[0]}'s own"
     if not all(isinstance(_evaluate(route), MapRoute) for route in app.amqp.router.routes):
         return "task_routes has a function, which may look at the arguments"
-    if type(app.backend).on_task_call not in _HARMLESS:
-        return f"{type(app.backend).__qualname__} prepares for each result"
     return None
 
 

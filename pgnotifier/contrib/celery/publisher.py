@@ -4,12 +4,15 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
+
+from pgnotifier.contrib.celery.carriers import carrier_for
 from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_id
@@ -18,8 +21,8 @@ from pgnotifier.dispatch import Delivery
 
 logger = logging.getLogger("pgnotifier.celery")
 
-CHUNK = 500
-"""The most tasks that go into the broker in one round trip."""
+Obstacles = MutableMapping[Target, str]
+"""Why Celery has to make each message of a target, as that turned out."""
 
 
 class TaskIds(threading.local):
@@ -29,14 +32,15 @@ class TaskIds(threading.local):
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Delivery, str]] = {}  # keeps the deliveries, too
+        # None in the place of the id is one that the broker has for sure.
+        self._known: dict[int, tuple[Delivery, str | None]] = {}  # keeps the deliveries, too
 
-    def of(self, delivery: Delivery) -> str:
-        """Return the id that was given to a delivery before, or a new one."""
+    def of(self, delivery: Delivery) -> str | None:
+        """Return the id that was given to a delivery before, or a new one; None if it is done."""
         return self._known.pop(id(delivery))[1] if id(delivery) in self._known else new_id()
 
-    def keep(self, delivery: Delivery, task_id: str) -> None:
-        """Remember an id for the next try."""
+    def keep(self, delivery: Delivery, task_id: str | None) -> None:
+        """Remember an id for the next try, or that there is to be none (None)."""
         self._known[id(delivery)] = (delivery, task_id)
 
     def forget(self) -> None:
@@ -61,15 +65,29 @@ class Route:
     stamp: Stamp | None = None
 
 
+class _Handled(msgspec.Struct, frozen=True, gc=False):
+    """A delivery, its task's id, and the carrier's positions before and after its messages."""
+
+    delivery: Delivery
+    task_id: str | None
+    first: int
+    last: int
+
+
 class Publisher:
     """Publishes with one producer, for one deliverer.
 
-    For Redis, messages are stamped and go out many at a time. Others, and the first ones of each
-    target, go through `apply_async`.
+    The first messages of each target, and all of some, go through `apply_async`; others are
+    stamped. The broker's acknowledgement is awaited for many at a time.
     """
 
     def __init__(
-        self, app: Any, producer: Any, ids: TaskIds, has_failed: Callable[[BaseException], bool]
+        self,
+        app: Any,
+        producer: Any,
+        ids: TaskIds,
+        obstacles: Obstacles,
+        has_failed: Callable[[BaseException], bool],
     ) -> None:
         """Take what to publish with.
 
@@ -77,20 +95,20 @@ class Publisher:
             app: The app.
             producer: In nobody else's use.
             ids: Of tasks that are published again.
+            obstacles: Where to write down what keeps a target from being stamped.
             has_failed: Tells whether an exception means that the broker is down.
         """
         self._app = app
         self._producer = producer
         self._ids = ids
+        self._obstacles = obstacles
         self._has_failed = has_failed
-        self._driver: str = producer.connection.get_transport_cls().driver_type
+        self._carrier = carrier_for(producer)
         self._routes: WeakKeyDictionary[Target, Route] = WeakKeyDictionary()
         self._dated: list[Route] = []
         self._router: Any = None
         self._receivers: str | None = None
-        self._key = ""
-        self._run: list[tuple[Delivery, str, str]] = []  # with id and message, not sent yet
-        self._done = 0  # how many at the left of the batch need no further try
+        self._handled: list[_Handled] = []  # of this chunk
 
     def publish(self, batch: deque[Delivery]) -> None:
         """Publish each delivery, and take it off once the broker has acknowledged it.
@@ -98,14 +116,21 @@ class Publisher:
         Raises:
             Exception: The broker is down; of whatever type its client raises.
         """
-        while chunk := _first_ones(batch):
+        while chunk := _first_ones(batch, self._carrier.chunk):
             self._look_around()
-            for delivery in chunk:
-                if not batch:  # given up
-                    self._run.clear()
-                    break
-                self._publish_one(delivery, batch)
-            self._flush(batch)
+            try:
+                for delivery in chunk:
+                    if not batch:  # given up
+                        self._carrier.drop()
+                        self._handled.clear()
+                        return
+                    self._publish_one(delivery)
+                self._carrier.settle()
+            except BaseException:
+                self._keep_ids(batch)
+                raise
+            _take_off(batch, len(self._handled))
+            self._handled.clear()
         self._ids.forget()
 
     def _look_around(self) -> None:
@@ -118,43 +143,40 @@ class Publisher:
         for route in self._dated:
             route.stamp = route.like = None
 
-    def _publish_one(self, delivery: Delivery, batch: deque[Delivery]) -> None:
-        if delivery.binding.live:
-            target: Target = delivery.binding.target
-            route = self._routes.get(target)
-            if route is None:
-                route = self._routes[target] = Route()
-                self._bar(route, delivery, self._find_obstacle(target))
+    def _publish_one(self, delivery: Delivery) -> None:
+        task_id = self._ids.of(delivery)
+        first = self._carrier.position
+        if delivery.binding.live and task_id is not None:
             try:
-                if route.stamp is None or self._receivers:
-                    self._flush(batch)  # in order
-                    self._publish_by_celery(delivery, target, route)
-                else:
-                    self._stamp(delivery, target, route.stamp, batch)
+                self._publish_live(delivery, task_id)
             except BaseException as exc:
                 if self._has_failed(exc):
+                    self._ids.keep(delivery, task_id)
                     raise
-                self._flush(batch)  # lest it be reported twice, should that fail
                 delivery.report(exc)
-        self._done += 1
+                task_id = None
+        self._handled.append(_Handled(delivery, task_id, first, self._carrier.position))
 
-    def _find_obstacle(self, target: Target) -> str | None:
-        try:
-            return find_obstacle(target, self._driver)
-        except Exception as exc:  # noqa: BLE001 - settings that Celery may never come to look at
-            return f"something is wrong with the app: {type(exc).__name__}"
+    def _publish_live(self, delivery: Delivery, task_id: str) -> None:
+        target: Target = delivery.binding.target
+        route = self._routes.get(target)
+        if route is None:
+            route = self._routes[target] = Route()
+            self._bar(route, delivery, find_obstacle(target))
+        if route.stamp is None or self._receivers:
+            self._carrier.send()  # in order
+            self._publish_by_celery(delivery, target, route, task_id)
+        else:
+            self._carrier.add(route.stamp.press(target.given(delivery), task_id))
 
-    def _publish_by_celery(self, delivery: Delivery, target: Target, route: Route) -> None:
-        task_id = self._ids.of(delivery)
-        given = target.arguments(delivery)
-        try:
-            if route.obstacle or self._receivers:
-                target.apply(given, self._producer, task_id)
-                return
-            published = publish_recorded(target, given, self._producer, task_id)
-        except BaseException:
-            self._ids.keep(delivery, task_id)
-            raise
+    def _publish_by_celery(
+        self, delivery: Delivery, target: Target, route: Route, task_id: str
+    ) -> None:
+        given = target.given(delivery)
+        if route.obstacle or self._receivers:
+            target.apply(given, self._producer, task_id)
+            return
+        published = publish_recorded(target, given, self._producer, task_id, self._carrier.watch)
         # It is published, whatever comes now.
         try:
             self._learn(route, target, published)
@@ -163,19 +185,20 @@ class Publisher:
         except Exception as exc:  # noqa: BLE001
             self._bar(route, delivery, f"no stamp could be made of it: {type(exc).__name__}")
 
-    def _learn(self, route: Route, target: Target, messages: list[Published]) -> None:
+    def _learn(self, route: Route, target: Target, published: Published | None) -> None:
         """Make a stamp of the first message, and compare it with the second one."""
-        (published,) = messages
-        channel = self._producer.channel
+        if published is None:
+            raise UnstampableError("it isn't one message")
+        make_stamp = self._carrier.make_stamp
         if route.is_checked:
-            route.stamp = Stamp(published, target, channel)
+            route.stamp = make_stamp(published, target)
         elif route.like is None:
             route.like = published
         else:
-            stamp = Stamp(route.like, target, channel)
+            stamp = make_stamp(route.like, target)
             stamp.check(published)
             # Of the latter, whose times are those of now.
-            route.stamp = Stamp(published, target, channel)
+            route.stamp = make_stamp(published, target)
             route.is_checked = True
             route.like = None
             if stamp.is_dated:
@@ -185,43 +208,37 @@ class Publisher:
         route.obstacle = obstacle
         if obstacle:
             subscription = delivery.binding.subscription
+            self._obstacles[delivery.binding.target] = obstacle
             logger.debug(
                 "subscription %r on channel %r goes through apply_async, task by task: %s",
                 subscription.id,
                 subscription.channel,
                 obstacle,
             )
+        else:
+            self._obstacles.pop(delivery.binding.target, None)
 
-    def _stamp(
-        self, delivery: Delivery, target: Target, stamp: Stamp, batch: deque[Delivery]
-    ) -> None:
-        if stamp.key != self._key:
-            self._flush(batch)
-            self._key = stamp.key
-        task_id = self._ids.of(delivery)
-        message = stamp.press(target.arguments(delivery), task_id, new_id())
-        self._run.append((delivery, task_id, message))
+    def _keep_ids(self, batch: deque[Delivery]) -> None:
+        """Take off what the broker surely has, and remember what it may have for the next try."""
+        unsettled = list(dropwhile(self._has_settled, self._handled))
+        _take_off(batch, len(self._handled) - len(unsettled))
+        for one in unsettled:
+            self._ids.keep(one.delivery, None if self._has_settled(one) else one.task_id)
+        self._handled.clear()
 
-    def _flush(self, batch: deque[Delivery]) -> None:
-        """Send what was stamped, and take off the batch what is done."""
-        if self._run:
-            try:
-                with self._producer.channel.conn_or_acquire() as client:
-                    client.lpush(self._key, *(message for *_, message in self._run))
-            except BaseException:
-                for delivery, task_id, _ in self._run:
-                    self._ids.keep(delivery, task_id)
-                raise
-            self._run.clear()
-        done, self._done = self._done, 0
-        with contextlib.suppress(IndexError):  # emptied meanwhile
-            for _ in range(done):
-                batch.popleft()
+    def _has_settled(self, one: _Handled) -> bool:
+        return one.task_id is None or self._carrier.has_settled(one.first, one.last)
 
 
-def _first_ones(batch: deque[Delivery]) -> tuple[Delivery, ...]:
+def _first_ones(batch: deque[Delivery], count: int) -> tuple[Delivery, ...]:
     """Return what goes out in one round trip. `stop()` may empty the batch at any moment."""
     try:
-        return tuple(islice(batch, CHUNK))
+        return tuple(islice(batch, count))
     except RuntimeError:  # in the middle of it
         return ()
+
+
+def _take_off(batch: deque[Delivery], count: int) -> None:
+    with contextlib.suppress(IndexError):  # emptied meanwhile
+        for _ in range(count):
+            batch.popleft()

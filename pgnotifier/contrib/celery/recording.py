@@ -1,9 +1,14 @@
 """Recording: what Celery and kombu made of a task's message, by the time that it was sent."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgnotifier.contrib.celery.targets import Arguments, Target
+from pgnotifier.contrib.celery.targets import Given, Target
+
+Watch = Callable[[], AbstractContextManager[list[tuple[Any, Any]]]]
+"""How a carrier looks on while a message is published."""
 
 
 @dataclass(slots=True)
@@ -11,27 +16,35 @@ class Published:
     """One message that Celery has published.
 
     Attributes:
-        given: The four arguments that came from the notification.
+        given: What came from the notification.
         body: The task's positional and keyword arguments, and the rest of the body.
-        serializer: The serializer's name.
-        compression: The compression's name, if there is one.
-        put: The queues that it was put into, each with the transport's message; None is
-            a fanout exchange.
+        settings: What else the producer was given.
+        seen: What the carrier saw the transport do with it.
     """
 
-    given: Arguments
-    body: Any = None
-    serializer: str | None = None
-    compression: str | None = None
-    put: list[tuple[str | None, Any]] = field(default_factory=list)
+    given: Given
+    body: Any
+    settings: dict[str, Any]
+    seen: list[tuple[Any, Any]] = field(default_factory=list)
+
+    @property
+    def serializer(self) -> str | None:
+        """The serializer's name."""
+        return self.settings.get("serializer")
+
+    @property
+    def compression(self) -> str | None:
+        """The compression's name, if there is one."""
+        return self.settings.get("compression")
 
 
 class Recorder:
     """Passes for a producer, and takes down what is published with it."""
 
-    def __init__(self, producer: Any, given: Arguments) -> None:
+    def __init__(self, producer: Any, given: Given, watch: Watch) -> None:
         self._producer = producer
         self._given = given
+        self._watch = watch
         self.published: list[Published] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -39,32 +52,26 @@ class Recorder:
 
     def publish(self, body: Any, **settings: Any) -> Any:
         """Publish, as the producer does."""
-        one = Published(self._given, body, settings.get("serializer"), settings.get("compression"))
-        channel = self._producer.channel
-        put, put_fanout = channel._put, channel._put_fanout  # noqa: SLF001 - nothing public does
-
-        def record_put(queue: str, message: Any, **more: Any) -> None:
-            one.put.append((queue, message))
-            put(queue, message, **more)
-
-        def record_fanout(exchange: str, message: Any, routing_key: str, **more: Any) -> None:
-            one.put.append((None, message))
-            put_fanout(exchange, message, routing_key, **more)
-
-        # They hide the methods of the class. Nobody else uses the channel meanwhile.
-        vars(channel).update(_put=record_put, _put_fanout=record_fanout)
-        try:
+        # A copy, as the producer adds to them.
+        one = Published(self._given, body, {**settings, "headers": dict(settings["headers"])})
+        with self._watch() as one.seen:
             result = self._producer.publish(body, **settings)
-        finally:
-            del channel._put, channel._put_fanout  # noqa: SLF001
         self.published.append(one)
         return result
 
 
 def publish_recorded(
-    target: Target, given: Arguments, producer: Any, task_id: str
-) -> list[Published]:
-    """Have Celery publish a task; return its message, in a list that should have that one."""
-    recorder = Recorder(producer, given)
+    target: Target, given: Given, producer: Any, task_id: str, watch: Watch
+) -> Published | None:
+    """Have Celery publish a task; return its message, or None if there isn't just one.
+
+    Args:
+        target: The subscription's.
+        given: What comes from the notification.
+        producer: Where to.
+        task_id: Of the task.
+        watch: The carrier's.
+    """
+    recorder = Recorder(producer, given, watch)
     target.apply(given, recorder, task_id)
-    return recorder.published
+    return recorder.published[0] if len(recorder.published) == 1 else None

@@ -1,16 +1,21 @@
 """Targets: how one subscription's notifications get into the broker."""
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from celery import canvas
 
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
 from pgnotifier.dispatch import Delivery
+from pgnotifier.notification import Notification
 
 # Any, as celery.canvas declares no types, and what can be inferred of them is wrong.
 _Signature: Any = canvas.Signature
@@ -33,23 +38,71 @@ class Target(ABC):
 
     def run(self, delivery: Delivery) -> None:
         """Have Celery run one delivery here, as an eager app does."""
-        self.apply(self.arguments(delivery, eager=True), None)
+        self.apply(Given(self.arguments(delivery, eager=True), origin(delivery.notification)), None)
+
+    def given(self, delivery: Delivery) -> "Given":
+        """Return what the task gets from a delivery."""
+        return Given(self.arguments(delivery), origin(delivery.notification))
 
     @property
     @abstractmethod
     def task(self) -> Any:
         """The task that Celery publishes."""
 
+    @property
+    @abstractmethod
+    def own_options(self) -> Mapping[str, Any]:
+        """What the subscription's options come on top of."""
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """The task's name, or how Celery shows a canvas."""
+
+    @property
+    def ignores_result(self) -> bool:
+        """Whether no result of the task is stored."""
+        return bool({**self.own_options, **self.options}.get("ignore_result"))
+
     @abstractmethod
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> "Arguments":
         """Return the four arguments, in a form that the worker's side restores."""
 
     @abstractmethod
-    def apply(self, arguments: "Arguments", producer: Any, task_id: str | None = None) -> None:
-        """Have Celery publish a task with these arguments, and with this id if it is one task."""
+    def apply(self, given: "Given", producer: Any, task_id: str | None = None) -> None:
+        """Have Celery publish a task given this, and with this id if it is one task."""
 
 
 Arguments = list[Any] | tuple[Any, ...]
+
+ORIGIN = "pgnotifier"
+"""The header that tells a task which notification it was made of."""
+
+
+class Given(msgspec.Struct, frozen=True, gc=False):
+    """What a task gets from a notification.
+
+    Attributes:
+        arguments: The four, in a form that the worker's side restores.
+        origin: What the header `pgnotifier` holds.
+    """
+
+    arguments: Arguments
+    origin: Mapping[str, Any]
+
+
+def origin(arrived: Notification) -> dict[str, Any]:
+    """Return where a task comes from: channel, pid, and when that was received."""
+    return {
+        "channel": arrived.channel,
+        "pid": arrived.pid,
+        "received_at": _iso(arrived.received_at),
+    }
+
+
+@functools.lru_cache(maxsize=16)  # many are received at one moment
+def _iso(at: datetime) -> str:
+    return at.isoformat()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +116,16 @@ class CallbackTarget(Target):
         """The task as Celery knows it."""
         return self.callback.task
 
+    @property
+    def own_options(self) -> Mapping[str, Any]:
+        """The task's."""
+        return _exec_options(self.task)
+
+    @property
+    def shown(self) -> str:
+        """The task's name."""
+        return self.callback.name
+
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:  # noqa: ARG002
         """Return what the worker's half of the task is called with."""
         arrived = delivery.notification
@@ -70,9 +133,11 @@ class CallbackTarget(Target):
         payload = wrap_payload(arrived.payload, arrived.raw, serializer)
         return [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid]
 
-    def apply(self, arguments: Arguments, producer: Any, task_id: str | None = None) -> None:
+    def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:
         """Enqueue the task."""
-        self.task.apply_async(arguments, task_id=task_id, **_publishing(producer), **self.options)
+        options = {**_publishing(producer, given), **self.options}
+        _add_origin(options, given)
+        self.task.apply_async(given.arguments, task_id=task_id, **options)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +156,18 @@ class SignatureTarget(Target):
         return None if isinstance(task, _Unregistered) else task
 
     @property
+    def own_options(self) -> Mapping[str, Any]:
+        """The first task's and its signature's."""
+        (own, task), *_ = _first_tasks(self.fn)
+        return {**_exec_options(task), **own}
+
+    @property
+    def shown(self) -> str:
+        """The task's name, or how Celery shows a canvas."""
+        name: str = repr(self.fn) if self.is_canvas else getattr(self.fn, "task", self.fn.name)
+        return name
+
+    @property
     def is_canvas(self) -> bool:
         """Whether it is a chain, group or chord."""
         return isinstance(self.fn, (_Chain, _Group, _Chord))
@@ -104,12 +181,17 @@ class SignatureTarget(Target):
             key, payload = wrap_exact(key), wrap_exact(payload)
         return (key, arrived.channel, payload, arrived.pid)
 
-    def apply(self, arguments: Arguments, producer: Any, task_id: str | None = None) -> None:
+    def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:
         """Enqueue it with these arguments before its own."""
-        more = {**self._publishing(producer), **self.options}
-        if task_id is not None and not self.is_canvas:
-            more["task_id"] = task_id
-        result = self.fn.apply_async(arguments, **more)
+        more = {**self._publishing(producer, given), **self.options}
+        if not self.is_canvas:
+            ((own, _),) = _first_tasks(self.fn)
+            _add_origin(more, given, own.get("headers") or {})
+            if task_id is not None:
+                more["task_id"] = task_id
+        elif not _has_headers(self.fn):  # which ours would replace
+            _add_origin(more, given)
+        result = self.fn.apply_async(given.arguments, **more)
         if producer is not None and self.is_canvas:
             with contextlib.suppress(Exception):  # it is published, whatever the backend says
                 _stop_waiting(result)
@@ -119,18 +201,50 @@ class SignatureTarget(Target):
             return bool(self.options["serializer"] == "json")
         return {_serializer(options, task) for options, task in _first_tasks(self.fn)} == {"json"}
 
-    def _publishing(self, producer: Any) -> dict[str, Any]:
+    def _publishing(self, producer: Any, given: Given) -> dict[str, Any]:
         # What a canvas is given spreads to all that it consists of, and some of that is
         # published by workers. Chains and chords publish with the app's pool.
         if self.is_canvas:
-            return {"producer": producer} if isinstance(self.fn, _Group) and producer else {}
+            if producer is None or not isinstance(self.fn, _Group):
+                return {}
+            return {"producer": Originating(producer, given.origin)}
         ((_, task),) = _first_tasks(self.fn)
-        return _publishing(producer) if task.app is self.app else {}
+        return _publishing(producer, given) if task.app is self.app else {}
 
 
-def _publishing(producer: Any) -> dict[str, Any]:
+class Originating:
+    """Passes for a producer, and adds the origin to the headers of what it publishes.
+
+    Given to `apply_async`, headers would replace those that a signature or a Task class has.
+    """
+
+    def __init__(self, producer: Any, origin: Mapping[str, Any]) -> None:
+        self._producer = producer
+        self._origin = origin
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def publish(self, body: Any, **settings: Any) -> Any:
+        """Publish, as the producer does."""
+        headers = {**(settings.pop("headers", None) or {}), ORIGIN: self._origin}
+        return self._producer.publish(body, **settings, headers=headers)
+
+
+def _publishing(producer: Any, given: Given) -> dict[str, Any]:
+    if producer is None:
+        return {}
     # The deliverer retries, with longer pauses, and stops when it is told to.
-    return {} if producer is None else {"producer": producer, "retry": False}
+    return {"producer": Originating(producer, given.origin), "retry": False}
+
+
+def _add_origin(
+    options: dict[str, Any], given: Given, headers: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Add the origin to the headers, where no producer does."""
+    if "producer" not in options:
+        own = {**headers, **options.get("headers", {})}
+        options["headers"] = {**own, ORIGIN: given.origin}
 
 
 def _stop_waiting(result: Any) -> None:
@@ -156,6 +270,13 @@ def _serializer(options: Mapping[str, Any], task: Any) -> str:
     return found
 
 
+def _exec_options(task: Any) -> dict[str, Any]:
+    if isinstance(task, _Unregistered):
+        return {}
+    options: dict[str, Any] = task._get_exec_options()  # noqa: SLF001 - what apply_async starts with
+    return {"ignore_result": task.ignore_result, **options}
+
+
 def _first_tasks(fn: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
     """Yield those that will get the arguments, each with the options of its signature."""
     if isinstance(fn, _Chain):
@@ -170,6 +291,13 @@ def _first_tasks(fn: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
             yield fn.options, _Unregistered(fn.app)
     else:
         yield {}, fn
+
+
+def _has_headers(part: Any) -> bool:
+    """Tell whether a signature somewhere in a canvas sets headers."""
+    if isinstance(part, dict):
+        return bool(part.get("headers")) or any(map(_has_headers, part.values()))
+    return isinstance(part, list | tuple) and any(map(_has_headers, part))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from kombu import serialization
 
 from pgnotifier import Delivery, Notification, Subscription
 from pgnotifier.contrib.celery import CeleryDispatcher
-from pgnotifier.contrib.celery.stamping import Stamp
+from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
+from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
+from pgnotifier.contrib.celery.stamping_redis import RedisStamp
 from pgnotifier.payload import decode
 from pgnotifier.registry import Binding
 
@@ -107,8 +109,16 @@ def desk(app):
 
 @pytest.fixture
 def make_desk():
-    """Return the maker of desks."""
-    return Desk
+    """Yield a maker of desks, whose connections are closed in the end."""
+    made = []
+
+    def make(app, **settings):
+        made.append(Desk(app, **settings))
+        return made[-1]
+
+    yield make
+    for desk in made:
+        desk.dispatcher.close()
 
 
 @pytest.fixture
@@ -126,11 +136,17 @@ def make_app(pgnotifier_redis_url):
 @pytest.fixture
 def pressed(monkeypatch):
     """Return the ids of the tasks whose messages were stamped."""
-    ids, press = [], Stamp.press
+    ids = []
 
-    def counting(self, given, task_id, tag):
-        ids.append(task_id)
-        return press(self, given, task_id, tag)
+    def count(kind):
+        press = kind.press
 
-    monkeypatch.setattr(Stamp, "press", counting)
+        def counting(self, given, task_id):
+            ids.append(task_id)
+            return press(self, given, task_id)
+
+        monkeypatch.setattr(kind, "press", counting)
+
+    for kind in (RedisStamp, AmqpStamp, KombuStamp):
+        count(kind)
     return ids

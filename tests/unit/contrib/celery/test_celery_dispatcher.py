@@ -4,6 +4,7 @@ import functools
 import re
 import sys
 from collections import deque
+from datetime import UTC, datetime
 
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task, signals
@@ -509,7 +510,7 @@ def test_a_batch_emptied_in_the_middle_ends(desk, task):
     try:
         from pgnotifier import Delivery, Notification
 
-        arrived = Notification("ch", 1, "1", 7, None)
+        arrived = Notification("ch", 1, "1", 7, datetime.now(UTC))
         batch.extend([Delivery(binding, arrived)] * 3)
         desk.dispatcher.dispatch(batch)
     finally:

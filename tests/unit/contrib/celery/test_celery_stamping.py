@@ -4,85 +4,17 @@ import base64
 import json
 import uuid
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
-from brokered import TEXTS, callback, own, take_messages
-from celery import Task
+from brokered import TEXTS, callback, take_messages
+from cases import STAMPED
 from kombu import serialization
 
 from pgnotifier.contrib.celery import publisher as publisher_module
+from pgnotifier.contrib.celery.carriers import carrier_for
 from pgnotifier.contrib.celery.recording import publish_recorded
-from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_id
-
-LATER = datetime.now(UTC) + timedelta(hours=1)
-
-
-class Entering(Task):
-    """A Task class that runs in its own way, and publishes in Celery's."""
-
-    priority = 6
-
-    def __call__(self, *args, **kwargs):
-        """Run it."""
-        return super().__call__(*args, **kwargs)
-
-
-STAMPED = {
-    "a callback": (lambda _: callback, {}, {}),
-    "a task": (own, {}, {}),
-    "a signature": (lambda app: own(app).s("x", 1.5, key={"a": (1,)}), {}, {}),
-    "an immutable signature": (lambda app: own(app).si("x"), {}, {}),
-    "an empty immutable signature": (lambda app: own(app).si(), {}, {}),
-    "a signature's options": (lambda app: own(app).s().set(queue="low", priority=3), {}, {}),
-    "a stamped signature": (lambda app: stamped(own(app).s(1)), {}, {}),
-    "a task of another program": (lambda app: app.signature("elsewhere.task", args=(1,)), {}, {}),
-    "a Task class": (lambda app: own(app, base=Entering), {}, {}),
-    "a task's settings": (lambda app: own(app, serializer="pickle", time_limit=9), {}, {}),
-    "a queue": (lambda _: callback, {"queue": "low"}, {}),
-    "a priority": (lambda _: callback, {"priority": 6}, {}),
-    "a route": (
-        lambda _: callback,
-        {},
-        {"task_routes": {"pgnotifier.*": {"queue": "low", "priority": 9}}},
-    ),
-    "pickle": (lambda _: callback, {"serializer": "pickle"}, {}),
-    "pickle of a signature": (lambda app: own(app).s(1), {"serializer": "pickle"}, {}),
-    "a serializer of the app": (own, {}, {"task_serializer": "pickle"}),
-    "another serializer": (lambda _: callback, {"serializer": "msgspec"}, {}),
-    "compression": (lambda _: callback, {"compression": "zlib"}, {}),
-    "compression of the app": (own, {}, {"task_compression": "zlib"}),
-    "expires": (lambda _: callback, {"expires": 60}, {}),
-    "expires at": (lambda _: callback, {"expires": LATER}, {}),
-    "countdown": (lambda _: callback, {"countdown": 5}, {}),
-    "eta": (own, {"eta": LATER}, {}),
-    "headers": (lambda _: callback, {"headers": {"trace": "abc"}}, {}),
-    "shadow": (lambda _: callback, {"shadow": "shown"}, {}),
-    "limits": (lambda _: callback, {"time_limit": 5, "soft_time_limit": 3}, {}),
-    "results": (lambda _: callback, {"ignore_result": False}, {}),
-    "delivery mode": (lambda _: callback, {"delivery_mode": "transient"}, {}),
-    "links": (lambda app: linked(own(app)), {}, {}),
-    "a key prefix": (
-        own,
-        {},
-        {"broker_transport_options": {"global_keyprefix": "shop:"}},
-    ),
-    "a separator of priorities": (
-        own,
-        {"priority": 4},
-        {"broker_transport_options": {"sep": ":", "priority_steps": [0, 4, 8]}},
-    ),
-    "levels of the repr": (own, {}, {"task_repr_maxlevels": 1}),
-}
-
-
-def stamped(signature):
-    signature.stamp(tenant="acme")
-    return signature
-
-
-def linked(task):
-    return task.s().on_error(task.s("failed")).set(link=[task.s("done")])
+from pgnotifier.contrib.celery.stamping import UnstampableError, new_id
 
 
 def normalised(message, ids):
@@ -135,7 +67,7 @@ def test_conformance(make_app, make_desk, pressed, monkeypatch, pgnotifier_redis
     found, ids = published(desk, binding, pgnotifier_redis_url)
     found, ids = published(desk, binding, pgnotifier_redis_url)
     again = [task_id for task_id in ids if task_id in pressed]
-    assert len(again) >= len(TEXTS) - 1
+    assert len(again) >= len(TEXTS) - 2
     del pressed[:]
     monkeypatch.setattr(publisher_module, "find_receivers", lambda: "none, but as if")
     expected, _ = published(desk, binding, pgnotifier_redis_url)
@@ -151,9 +83,12 @@ def test_arguments_that_change_on_their_way(make_app, make_desk):
     first, second = (desk.deliveries((desk.subscribe(callback), text))[0] for text in "12")
     with desk.app.connection_for_write() as connection:
         producer = desk.app.amqp.Producer(connection, auto_declare=False)
-        (like,) = publish_recorded(target, target.arguments(first), producer, new_id())
-        (other,) = publish_recorded(target, target.arguments(second), producer, new_id())
-        stamp = Stamp(like, target, producer.channel)
+        carrier = carrier_for(producer)
+        like, other = (
+            publish_recorded(target, target.given(one), producer, new_id(), carrier.watch)
+            for one in (first, second)
+        )
+        stamp = carrier.make_stamp(like, target)
         stamp.check(other)
         other.body = ([*other.body[0][:2], "another", 7], *other.body[1:])
         with pytest.raises(UnstampableError, match="arguments"):

@@ -1,0 +1,145 @@
+"""Messages for RabbitMQ, stamped as the bytes that go over the wire.
+
+py-amqp encodes one message of Celery's, all others are cut out of that. What frames consist of:
+https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 4.2.
+"""
+
+import re
+import secrets
+from struct import pack
+from typing import Any
+
+from amqp import basic_message, method_framing, serialization, spec
+from kombu import compression
+
+from pgnotifier.contrib.celery.recording import Published
+from pgnotifier.contrib.celery.stamping import UnstampableError
+from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
+from pgnotifier.contrib.celery.targets import Given, Target
+
+_Message: Any = basic_message.Message
+_frame_writer: Any = method_framing.frame_writer
+_encode: Any = serialization.dumps
+_compress: Any = compression.compress
+_PUBLISH: Any = spec.Basic.Publish
+
+_METHOD, _HEADER, _BODY = 1, 2, 3  # types of frames
+
+
+class AmqpStamp(KombuStamp):
+    """The frames of a message, with places in its properties."""
+
+    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+        """Make the stamp of a message.
+
+        Raises:
+            UnstampableError: It can't be one.
+        """
+        super().__init__(like, target)
+        if len(like.seen) != 1:
+            raise UnstampableError("it isn't published once")
+        ((message, where),) = like.seen
+        self._channel = channel
+        self._room = channel.connection.frame_max - 8
+        self._method = _encode_frames(channel, where)
+        self._before, self._table, self._after = _take_apart(message.properties)
+
+    def press(self, given: Given, task_id: str) -> bytes:
+        """Return the frames of a message."""
+        positional = self.positional(given.arguments)
+        body = self._make_body(positional)
+        values = {
+            b"id": task_id.encode(),
+            b"repr": _encode("S", [self.show(positional)]),
+            b"origin": _encode("F", [given.origin]),
+        }
+        table = _fill(self._table, values)
+        properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
+        header = b"".join((pack(">HHQ", 60, 0, len(body)), *properties))
+        bodies = [body[at : at + self._room] for at in range(0, len(body), self._room)]
+        frames = (self._frame(_BODY, part) for part in bodies)
+        return b"".join((self._method, self._frame(_HEADER, header), *frames))
+
+    def find_difference(self, other: Published) -> str | None:
+        """Return which part of another message isn't as the stamp makes it."""
+        found = super().find_difference(other)
+        if found is None and not self.is_dated:
+            ((message, where),) = other.seen
+            # JSON can be written in more than one way.
+            body = self._make_body(self.positional(other.given.arguments))
+            theirs = _encode_frames(self._channel, where, _Message(body, **message.properties))
+            if theirs != self.press(other.given, other.settings["correlation_id"]):
+                return "frames"
+        return found
+
+    def _make_body(self, positional: Any) -> bytes:
+        body = self._serialize(positional)
+        if self._like.compression:
+            body, _ = _compress(body, self._like.compression)
+        return body.encode() if isinstance(body, str) else body
+
+    def _frame(self, kind: int, content: bytes) -> bytes:
+        return pack(
+            f">BHI{len(content)}sB",
+            kind,
+            self._channel.channel_id,
+            len(content),
+            content,
+            0xCE,
+        )
+
+
+def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> bytes:
+    """Return what py-amqp sends for a message, or just the frame before it, which says where to."""
+    sent: list[bytes] = []
+
+    class Wire:
+        """Passes for a transport."""
+
+        def write(self, data: Any) -> None:
+            """Take down what would be sent."""
+            sent.append(bytes(data))
+
+    names = ("exchange", "routing_key", "mandatory", "immediate")
+    arguments = _encode("Bssbb", [0, *(where[name] for name in names)])
+    write = _frame_writer(channel.connection, Wire())
+    write(_METHOD, channel.channel_id, _PUBLISH, arguments, message)
+    return b"".join(sent)
+
+
+Pieces = list[bytes]
+"""Bytes, and in every second place the name of what belongs there."""
+
+
+def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
+    """Return a message's properties: what is before the headers, these, what comes after them."""
+    headers, task_id = properties["application_headers"], properties["correlation_id"]
+    # Of the length of an id, so that the lengths around it are right.
+    marks = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
+    text = {name: mark.decode() for name, mark in marks.items()}
+    marked = {
+        name: text[b"id"] if value == task_id else value for name, value in headers.items()
+    } | {"argsrepr": text[b"repr"], "pgnotifier": text[b"origin"]}
+    table: bytes = _encode("F", [marked])
+    opened = {**properties, "correlation_id": text[b"id"], "application_headers": marked}
+    message = _Message(**opened)
+    whole: bytes = message._serialize_properties()  # noqa: SLF001 - nothing public does
+    before, _, after = whole.partition(table)
+    # A str is an S, its length, and itself; the origin becomes a table, an F and so on.
+    for name, kind, becomes in ((b"repr", b"S", b"S"), (b"origin", b"S", b"F")):
+        encoded = kind + _encode("S", [marks[name]])
+        table = table.replace(encoded, becomes + marks[name])
+    return before, _cut(table[4:], marks), _cut(after, marks)
+
+
+def _cut(whole: bytes, marks: dict[bytes, bytes]) -> Pieces:
+    names = {mark: name for name, mark in marks.items()}
+    pieces = re.split(b"(" + b"|".join(marks.values()) + b")", whole)
+    pieces[1::2] = [names[mark] for mark in pieces[1::2]]
+    return pieces
+
+
+def _fill(pieces: Pieces, values: dict[bytes, bytes]) -> bytes:
+    parts = pieces.copy()
+    parts[1::2] = [values[name] for name in parts[1::2]]
+    return b"".join(parts)

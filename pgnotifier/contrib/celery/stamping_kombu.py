@@ -1,0 +1,69 @@
+"""Messages for any transport, stamped as what a kombu producer is called with."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kombu import serialization
+
+from pgnotifier.contrib.celery.recording import Published
+from pgnotifier.contrib.celery.stamping import Stamp, make_serializer, undated
+from pgnotifier.contrib.celery.targets import Given, Target
+
+_serialize: Any = serialization.dumps
+
+
+@dataclass(frozen=True, slots=True)
+class KombuMessage:
+    """A body that is serialized, and the settings of `Producer.publish`."""
+
+    body: str | bytes
+    settings: dict[str, Any]
+
+
+class KombuStamp(Stamp):
+    """What Celery has given to `Producer.publish`.
+
+    https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.html#kombu.Producer.publish
+    """
+
+    def __init__(self, like: Published, target: Target) -> None:
+        """Make the stamp of a message."""
+        super().__init__(like, target)
+        self._like = like
+        self._headers = headers = like.settings["headers"]
+        self._ids = [name for name, value in headers.items() if value == headers["id"]]
+        self.is_dated = bool(headers["eta"] or headers["expires"])
+        self._serialize = make_serializer(like)
+        content_type, content_encoding, _ = _serialize(like.body, like.serializer)
+        self._serialized = {
+            "serializer": None,
+            "content_type": content_type,
+            "content_encoding": content_encoding,
+        }
+
+    def press(self, given: Given, task_id: str) -> Any:
+        """Return a `KombuMessage`."""
+        positional = self.positional(given.arguments)
+        settings = {
+            **self._press_settings(given, positional, task_id),
+            **self._serialized,
+        }
+        return KombuMessage(self._serialize(positional), settings)
+
+    def find_difference(self, other: Published) -> str | None:
+        """Return which of the settings of another message isn't as the stamp makes it."""
+        task_id = other.settings["correlation_id"]
+        mine = self._press_settings(other.given, self.positional(other.given.arguments), task_id)
+        for name in sorted((mine.keys() | other.settings.keys()) - {"expiration"}):
+            if undated(mine.get(name)) != undated(other.settings.get(name)):
+                return name
+        return None
+
+    def _press_settings(self, given: Given, positional: Any, task_id: str) -> dict[str, Any]:
+        headers = {
+            **self._headers,
+            **dict.fromkeys(self._ids, task_id),
+            "argsrepr": self.show(positional),
+            "pgnotifier": given.origin,
+        }
+        return {**self._like.settings, "correlation_id": task_id, "headers": headers}

@@ -1,0 +1,135 @@
+"""Messages for Redis and Valkey, stamped as the text that is put into a list there."""
+
+import base64
+import re
+import secrets
+from typing import Any
+
+import msgspec
+from kombu import compression
+from kombu.utils import json as kombu_json
+
+from pgnotifier.contrib.celery.recording import Published
+from pgnotifier.contrib.celery.stamping import (
+    Stamp,
+    UnstampableError,
+    dump,
+    encode_json,
+    make_serializer,
+    new_id,
+    undated,
+)
+from pgnotifier.contrib.celery.targets import Given, Target
+
+_compress: Any = compression.compress
+
+
+class RedisMessage(msgspec.Struct, frozen=True, gc=False):
+    """A message, and the list that it is for."""
+
+    key: str
+    text: str
+
+
+class RedisStamp(Stamp):
+    """A message as Redis holds it, cut into pieces around what differs.
+
+    Attributes:
+        key: The list that these messages are put into.
+    """
+
+    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+        """Make the stamp of a message.
+
+        Raises:
+            UnstampableError: It can't be one.
+        """
+        super().__init__(like, target)
+        queue, message = like.seen[0] if len(like.seen) == 1 else (None, {})
+        if queue is None:
+            raise UnstampableError("its messages don't go to one queue each")
+        if message["properties"]["delivery_info"]["exchange"]:
+            raise UnstampableError("what is bound to its exchange may change")
+        if queue in (getattr(channel, "_expires", None) or ()):
+            raise UnstampableError("its queue expires")
+        priority = channel._get_message_priority(message, reverse=False)  # noqa: SLF001
+        self.key: str = channel._q_for_pri(queue, priority)  # noqa: SLF001
+        self.is_dated = bool(message["headers"]["eta"] or message["headers"]["expires"])
+        self._texts, self._places = _take_apart(message)
+        self._serialize = make_serializer(like)
+        self._compression = like.compression
+        self._channel = channel
+        self._is_base64 = message["properties"]["body_encoding"] == "base64"
+
+    def press(self, given: Given, task_id: str) -> RedisMessage:
+        """Return a message in the form that Redis holds."""
+        return RedisMessage(self.key, self.press_text(given, task_id, new_id()))
+
+    def press_text(self, given: Given, task_id: str, tag: str) -> str:
+        """Return its text, with a delivery tag for the transport."""
+        positional = self.positional(given.arguments)
+        values = {
+            "id": task_id,
+            "tag": tag,
+            "body": self._encode(positional),
+            "repr": encode_json(self.show(positional)).decode()[1:-1],
+            "origin": encode_json(given.origin).decode(),
+        }
+        parts = self._texts.copy()
+        parts[1::2] = [values[place] for place in self._places]
+        return "".join(parts)
+
+    def find_difference(self, other: Published) -> str | None:
+        """Return which part of another message isn't as the stamp makes it."""
+        if len(other.seen) != 1:
+            return "queues"
+        _, theirs = other.seen[0]
+        properties = theirs["properties"]
+        text = self.press_text(
+            other.given, properties["correlation_id"], properties["delivery_tag"]
+        )
+        mine = kombu_json.loads(text)
+        for part in ("headers", "properties", "content-type", "content-encoding"):
+            # Through JSON, as there are tuples in it.
+            if kombu_json.loads(dump(undated(theirs[part]))) != undated(mine[part]):
+                return part
+        return None
+
+    def _encode(self, positional: Any) -> str:
+        data = self._serialize(positional)
+        if self._compression:
+            data, _ = _compress(data, self._compression)
+        if self._is_base64 and isinstance(data, bytes):
+            return base64.b64encode(data).decode("ascii")
+        text: str
+        text, _ = self._channel.encode_body(data, self._channel.body_encoding)
+        return text
+
+
+def _take_apart(message: Any) -> tuple[list[str], list[str]]:
+    """Return the message's JSON in pieces, every second one a place, and what the places hold."""
+    mark = secrets.token_hex(8)
+    task_id = message["properties"]["correlation_id"]
+    headers = {
+        **message["headers"],
+        "argsrepr": f"{mark}repr{mark}",
+        "pgnotifier": f"{mark}origin{mark}",
+    }
+    for name, value in headers.items():
+        if value == task_id:
+            headers[name] = f"{mark}id{mark}"
+    properties = {
+        **message["properties"],
+        "correlation_id": f"{mark}id{mark}",
+        "delivery_tag": f"{mark}tag{mark}",
+    }
+    opened = {
+        **message,
+        "body": f"{mark}body{mark}",
+        "headers": headers,
+        "properties": properties,
+    }
+    # The origin is an object, and all others are strings, whose quotes stay.
+    text = dump(opened).replace(f'"{mark}origin{mark}"', f"{mark}origin{mark}")
+    pieces = re.split(f"{mark}(id|tag|body|repr|origin){mark}", text)
+    return pieces, pieces[1::2]

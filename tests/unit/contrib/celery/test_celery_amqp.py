@@ -1,0 +1,197 @@
+"""Messages for RabbitMQ: equal to what `apply_async` sends, and confirmed."""
+
+import contextlib
+import secrets
+from collections import deque
+
+import amqp
+import pytest
+from brokered import TEXTS, callback
+from cases import STAMPED
+from celery import Celery, group
+from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+
+from pgnotifier.contrib.celery import publisher as publisher_module
+from pgnotifier.contrib.celery.carriers import AmqpCarrier
+
+REDIS_ONLY = {"a key prefix", "a separator of priorities"}
+
+
+@pytest.fixture
+def app(rabbitmq):
+    """Return an app with RabbitMQ as its broker, and a queue of its own there."""
+    app = Celery("shop", broker=rabbitmq.url, set_as_current=False)
+    app.conf.task_default_queue = secrets.token_hex(8)
+    return app
+
+
+def take_from(channel, name):
+    """Yield the messages in a queue."""
+    while (raw := channel.basic_get(name, no_ack=True)) is not None:
+        yield channel.message_to_python(raw)
+
+
+@pytest.fixture
+def take(app):
+    """Yield a function that takes all messages out of the app's queues."""
+    names = (app.conf.task_default_queue, "low")
+
+    def take():
+        found = {}
+        with app.connection_for_read() as connection:
+            for name in names:
+                with contextlib.suppress(amqp.NotFound), connection.channel() as channel:
+                    channel.queue_declare(name, passive=True)
+                    if messages := list(take_from(channel, name)):
+                        found[name] = messages
+        return found
+
+    yield take
+    with app.connection_for_read() as connection, connection.channel() as channel:
+        for name in names:
+            channel.queue_delete(name)
+
+
+def normalised(message):
+    """Return a message without ids and times, and with its body as the worker sees it."""
+    message.accept = {message.content_type}
+    properties, headers = dict(message.properties), dict(message.headers)
+    del properties["application_headers"]
+    task_id = properties.pop("correlation_id")
+    if "expiration" in properties:
+        assert 0 < int(properties.pop("expiration")) <= 3_600_000
+    for name in ("eta", "expires"):
+        headers[name] = bool(headers[name])
+    shown = {name: "ID" if value == task_id else value for name, value in headers.items()}
+    info = {k: message.delivery_info[k] for k in ("exchange", "routing_key")}
+    return shown, properties, info, repr(message.payload)
+
+
+@pytest.mark.parametrize("case", sorted(STAMPED.keys() - REDIS_ONLY))
+def test_conformance(app, make_desk, pressed, take, monkeypatch, case):
+    """Stamped messages are the same as if Celery had made each."""
+    make_fn, options, conf = STAMPED[case]
+    app.conf.update(conf)
+    desk = make_desk(app)
+    binding = desk.subscribe(make_fn(app), **options)
+    desk.deliver(binding, *TEXTS)
+    take()
+    del pressed[:]
+    assert not desk.deliver(binding, *TEXTS)
+    assert len(pressed) >= len(TEXTS) - 2
+    found = {queue: [*map(normalised, messages)] for queue, messages in take().items()}
+    assert [len(messages) for messages in found.values()] == [len(TEXTS)]
+    del pressed[:]
+    monkeypatch.setattr(publisher_module, "find_receivers", lambda: "none, but as if")
+    assert not desk.deliver(binding, *TEXTS)
+    assert not pressed
+    expected = {queue: [*map(normalised, messages)] for queue, messages in take().items()}
+    assert found == expected
+    assert desk.reported == []
+
+
+def test_a_named_exchange(app, make_desk, pressed, take):
+    """Messages to an exchange reach what is bound to it."""
+    desk = make_desk(app)
+    queue = Queue("low", Exchange("topics", "topic"), routing_key="orders.#")
+    binding = desk.subscribe(callback, queue=queue, routing_key="orders.paid")
+    desk.deliver(binding, *TEXTS)
+    (messages,) = take().values()
+    assert len(messages) == len(TEXTS)
+    assert len(pressed) == len(TEXTS) - 1  # one of them to compare
+
+
+def test_large_bodies(app, make_desk, take):
+    """Bodies that take several frames arrive whole."""
+    desk = make_desk(app)
+    app.conf.broker_transport_options = {"frame_max": 4096}
+    texts = [letter * 7999 for letter in "abcd"]
+    desk.deliver(desk.subscribe(callback), *texts)
+    (messages,) = take().values()
+    assert [message.decode()[0][2] for message in messages] == texts
+
+
+def test_counts_what_others_publish(app, make_desk, take):
+    """What goes through `apply_async` amid stamped messages is confirmed as well."""
+    desk = make_desk(app)
+    task = app.task(callback, name="one")
+    one = desk.subscribe(callback)
+    three = desk.subscribe(group(task.s(), task.s(), task.s()), id="three")
+    assert not desk.dispatch(*[(one, "1"), (three, "2"), (one, "3")] * 200)
+    (messages,) = take().values()
+    assert len(messages) == 1000
+
+
+@pytest.fixture
+def carrier(monkeypatch):
+    """Return the carriers that were made, as a list."""
+    made, init = [], AmqpCarrier.__init__
+
+    def noting(self, producer):
+        init(self, producer)
+        made.append(self)
+
+    monkeypatch.setattr(AmqpCarrier, "__init__", noting)
+    return made
+
+
+def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, monkeypatch):
+    """What wasn't confirmed is published again, with the same ids; what was isn't."""
+    desk = make_desk(app)
+    binding = desk.subscribe(callback)
+    desk.deliver(binding, "1", "2")
+    texts = [str(number) for number in range(3, 253)]  # three portions
+    batch = deque(desk.deliveries(*[(binding, text) for text in texts]))
+    sends, write = [], carrier[0]._channel.connection.transport.write
+
+    def losing(data):
+        sends.append(data)
+        write(data)
+        if len(sends) == 2:
+            # The first portion is confirmed; of the second one nobody knows.
+            while 102 in carrier[0]._unconfirmed:
+                carrier[0]._channel.connection.drain_events(timeout=10)
+            raise ConnectionResetError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(carrier[0]._channel.connection.transport, "write", losing)
+        with pytest.raises(ConnectionResetError):
+            desk.dispatcher.dispatch(batch)
+    assert 0 < len(batch) <= 150
+    desk.dispatcher.dispatch(batch)
+    assert not batch
+    (messages,) = take().values()
+    shown = [(m.headers["id"], m.headers["argsrepr"].split(", ")[2]) for m in messages]
+    assert [text for _, text in shown[:2]] == ["1", "2"]
+    assert {text for _, text in shown} == {"1", "2", *texts}
+    # In doubt, twice, with one id.
+    assert len(set(shown)) == len({task_id for task_id, _ in shown}) == 252
+    assert len(shown) <= 252 + 100
+
+
+def test_messages_that_the_broker_refuses(app, make_desk, take):
+    """A queue that is full refuses: the batch is to be tried again, and nothing is lost."""
+    desk = make_desk(app)
+    limits = {"x-max-length": 3, "x-overflow": "reject-publish"}
+    binding = desk.subscribe(callback, queue=Queue("low", queue_arguments=limits))
+    batch = deque(desk.deliveries(*[(binding, str(number)) for number in range(6)]))
+    with pytest.raises(OperationalError, match="refused"):
+        desk.dispatcher.dispatch(batch)
+    assert [delivery.notification.raw for delivery in batch] == ["3", "4", "5"]
+    assert len(take()["low"]) == 3
+    desk.dispatcher.dispatch(batch)
+    assert [m.decode()[0][2] for m in take()["low"]] == [3, 4, 5]
+
+
+def test_a_broker_that_does_not_confirm(app, make_desk, carrier, monkeypatch):
+    """Confirms are awaited for so long, and no longer."""
+    desk = make_desk(app)
+    binding = desk.subscribe(callback)
+    desk.deliver(binding, "1", "2")
+    monkeypatch.setattr("pgnotifier.contrib.celery.carriers.ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(carrier[0]._channel.connection.transport, "write", lambda _: None)
+    batch = deque(desk.deliveries((binding, "3")))
+    with pytest.raises((OperationalError, TimeoutError)):
+        desk.dispatcher.dispatch(batch)
+    assert len(batch) == 1
