@@ -200,6 +200,7 @@ class Session:
         self._pgconn.nonblocking = 1
         self.fd = self._pgconn.socket
         self.notifies = self._pgconn.notifies
+        self.row: tuple[bytes | None, ...] = ()  # of the last query that returned one
         self._refused: ListenRefusedError | None = None
         # SQL_ASCII databases hold any bytes. Asked for UTF-8, the server would end the session
         # at the first that are none.
@@ -247,6 +248,8 @@ class Session:
                 if self._refused:
                     raise self._refused
                 return True
+            if result.status == pq.ExecStatus.TUPLES_OK and result.ntuples:
+                self.row = tuple(result.get_value(0, at) for at in range(result.nfields))
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 reason = result.get_error_message().strip()
                 severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)

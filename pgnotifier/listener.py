@@ -30,6 +30,7 @@ from pgnotifier.notification import Gap
 from pgnotifier.registry import Registry
 from pgnotifier.reporting import GapReport
 from pgnotifier.routing import Router
+from pgnotifier.standby import POLL, Standby
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.listener")
@@ -41,7 +42,7 @@ PROOF = 1.0
 ANSWER_TIMEOUT = 30.0
 """Seconds after which a round trip without an answer means that the connection is dead."""
 
-State = Literal["starting", "hearing", "reconnecting", "stopped"]
+State = Literal["starting", "hearing", "standby", "reconnecting", "stopped"]
 
 
 class _StoppingError(Exception):
@@ -61,6 +62,7 @@ class Listener:
         registry: Callable[[], Registry],
         deliverer: Callable[[Dispatcher, Callable[[], None]], Deliverer],
         report_gap: GapReport,
+        standby: str | None = None,
     ) -> None:
         """Make a listener that isn't running yet.
 
@@ -70,6 +72,7 @@ class Listener:
             deliverer: Makes the deliverer of a dispatcher, given what to call once a full
                 buffer has room.
             report_gap: Told of each gap.
+            standby: The name that listeners share of which one leads, if so.
         """
         self.ready = Outcome()
         self.ended = Gate()
@@ -79,6 +82,8 @@ class Listener:
         self._registry = registry
         self._report_gap = report_gap
         self._commands = Commands()
+        self._standby = None if standby is None else Standby(standby)
+        self._leads = False
         self._stopping = False
         self._session: Session | None = None
         self._live: set[str] = set()
@@ -168,9 +173,9 @@ class Listener:
             self._live = set(self._registry())
             self._router.start_deliverers(self._live)
             self._connect()
-            self.state = "hearing"
             self.ready.settle()
-            logger.info("hearing %d channels of PostgreSQL (%r)", len(self._live), self._parameters)
+            what = f"hearing {len(self._live)} channels" if self._leads else "standing by"
+            logger.info("%s of PostgreSQL (%r)", what, self._parameters)
             while True:
                 self._serve()
         except _StoppingError:
@@ -209,10 +214,15 @@ class Listener:
             # Deaf for a moment and saying so beats deaf for good.
             logger.exception("a defect of pgnotifier; starting over with a new connection")
             reason = f"internal error: {exc}"
-        self._recover(reason, frozenset(self._live))
+        self._recover(reason)
 
     def _turn(self) -> None:
         self._run_commands()
+        if not self._leads:
+            self._wait(POLL)
+            self._drain()
+            self._try_to_take_over()
+            return
         if self._router.is_full():
             # PostgreSQL's own queue holds the rest. Whoever makes room wakes the reader.
             self._wait(HEARTBEAT, read=False)
@@ -243,7 +253,7 @@ class Listener:
         while (command := self._commands.first()) is not None:
             if command.verb == "restart":
                 self._last_drain()
-                self._recover("restart", frozenset(self._live))  # ends the command
+                self._recover("restart")  # ends the command
                 continue
             try:
                 self._run_command(command)
@@ -255,10 +265,12 @@ class Listener:
     def _run_command(self, command: Command) -> None:
         if command.verb == "listen":
             self._router.start_deliverers(command.channels)
-            self._round_trip(listen_query(command.channels))
+            if self._leads:
+                self._round_trip(listen_query(command.channels))
             self._live.update(command.channels)
         else:
-            self._round_trip(listen_query(command.channels, "UNLISTEN"))
+            if self._leads:
+                self._round_trip(listen_query(command.channels, "UNLISTEN"))
             self._live.difference_update(command.channels)
             self._router.forget_leaving()
 
@@ -331,10 +343,12 @@ class Listener:
             connecting.abandon()
             raise
         self._session = connecting.result()
-        added = self._commands.channels("listen")
+        self._leads = False
         try:
-            query = listen_query(self._live | added) or b"SELECT 1"
-            self._round_trip(self._session.preamble + query)
+            if self._standby is None or self._ask_for_lead(self._standby):
+                self._listen()
+            else:
+                self.state = "standby"
         except ConnectionLostError as exc:
             self._disconnect()
             raise ConnectionFailedError(
@@ -345,6 +359,37 @@ class Listener:
             self._disconnect()
             raise
 
+    def _listen(self) -> None:
+        """Listen to every live channel, on a session that has the lead."""
+        assert self._session is not None
+        added = self._commands.channels("listen")
+        query = listen_query(self._live | added) or b"SELECT 1"
+        self._round_trip(self._session.preamble + query)
+        self._leads = True
+        self.state = "hearing"
+
+    def _ask_for_lead(self, standby: Standby) -> bool:
+        assert self._session is not None
+        self._round_trip(standby.query)
+        return standby.learn(self._session.row)
+
+    def _try_to_take_over(self) -> None:
+        assert self._standby is not None
+        if not self._ask_for_lead(self._standby):
+            return
+        try:
+            self._listen()
+        except ListenRefusedError as exc:  # and so the lock is to go
+            raise ConnectionLostError(str(exc)) from exc
+        logger.warning("took over as %r: hearing %d channels", self._standby.name, len(self._live))
+        self._report_takeover()
+
+    def _report_takeover(self) -> None:
+        since = self._standby.take_over() if self._standby is not None and self._leads else None
+        if since is not None and self._live:
+            why = "another listener led before"
+            self._report_gap(Gap(since, datetime.now(UTC), frozenset(self._live), why))
+
     def _disconnect(self) -> None:
         if self._session is None:
             return
@@ -352,7 +397,7 @@ class Listener:
         self._session.close()
         self._session = None
 
-    def _recover(self, reason: str, missed: frozenset[str]) -> None:
+    def _recover(self, reason: str) -> None:
         """Connect again, for as long as it takes, and report what may have been missed.
 
         A restart that was asked for meanwhile, or that is the reason, has the next try made
@@ -360,8 +405,8 @@ class Listener:
 
         Args:
             reason: Why this has to be.
-            missed: The channels that were heard before.
         """
+        missed = frozenset(self._live) if self._leads else frozenset[str]()
         since = self._proven_at
         begun = monotonic()
         backoff = Backoff()
@@ -390,11 +435,12 @@ class Listener:
                 self._commands.end(restarts, exc)
             else:
                 break
-        self.state = "hearing"
         self.reconnects += 1
-        logger.warning("hearing PostgreSQL again after %.1f s", monotonic() - begun)
+        what = "hearing PostgreSQL" if self._leads else "standing by"
+        logger.warning("%s again after %.1f s", what, monotonic() - begun)
         if missed:
             self._report_gap(Gap(since, datetime.now(UTC), missed, reason))
+        self._report_takeover()
         self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:

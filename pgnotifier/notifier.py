@@ -64,6 +64,7 @@ class Notifier:
         on_gap: OnGap | None = None,
         buffer_size: int = 100_000,
         overflow: Overflow = "block",
+        standby: str | None = None,
     ) -> None:
         """Take the settings; nothing is connected yet.
 
@@ -85,6 +86,8 @@ class Notifier:
             buffer_size: How many notifications may wait for one dispatcher.
             overflow: What to do with more: `block` (stop reading, so that PostgreSQL's queue
                 holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
+            standby: A name. Of all notifiers with this name in the database, one listens, and
+                the others take over when its connection ends. Default: none, each listens.
 
         Raises:
             ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
@@ -100,7 +103,10 @@ class Notifier:
             raise ConfigurationError(
                 f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
             )
+        if standby is not None and not isinstance(standby, str):
+            raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
         self.daemon = daemon
+        self.standby = standby
         self.decoder = decoder
         self._parameters = Parameters(db_conf)
         self._autorun = autorun
@@ -494,7 +500,11 @@ class Notifier:
                     return listener
                 if listener is None or listener.ended.is_open:
                     listener = Listener(
-                        self._parameters, lambda: self._registry, self._deliverer, self._report_gap
+                        self._parameters,
+                        lambda: self._registry,
+                        self._deliverer,
+                        self._report_gap,
+                        self.standby,
                     )
                     listener.start()
                     self._listener = listener

@@ -36,7 +36,7 @@ class Status:
     """A notifier at one moment.
 
     Attributes:
-        state: `starting`, `hearing`, `reconnecting` or `stopped`.
+        state: `starting`, `hearing`, `standby`, `reconnecting` or `stopped`.
         connection: Where it connects to, without the password.
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.
