@@ -1,7 +1,8 @@
 """Celery: a notification becomes a task, run by a worker.
 
     app = Celery("shop", broker="redis://localhost/0")
-    notifier = Notifier("postgresql://localhost/shop", dispatcher=CeleryDispatcher(app))
+    app.conf.pgnotifier_dsn = "postgresql://localhost/shop"
+    notifier = CeleryNotifier(app)
 
     @notifier.on("image_uploaded", id="resize")         # becomes the task "pgnotifier.resize"
     def resize(id, channel, payload, pid): ...
@@ -11,12 +12,19 @@
 `celery -A shop worker` runs the tasks, and `celery -A shop pgnotifier` listens and enqueues
 them. Importing the module does neither.
 
-    delivery -> options, arguments -> publisher   -> broker ..> worker -> callback
-                naming: the task      stamping, or    one        tasks: finds the callback
-                of an id              apply_async     connection by its channel
+    delivery -> options, arguments -> publisher   -> carriers -> broker ..> worker -> callback
+                naming: the task      stamping, or   many at    one        tasks: finds the
+                of an id              apply_async    a time     connection callback by channel
 """
 
+from pgnotifier.contrib.celery.configured import CeleryNotifier, shared_subscription
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
 from pgnotifier.contrib.celery.errors import CallbackNotFoundError
 
-__all__ = ["CallbackNotFoundError", "CeleryDispatcher", "notifiers_of"]
+__all__ = [
+    "CallbackNotFoundError",
+    "CeleryDispatcher",
+    "CeleryNotifier",
+    "notifiers_of",
+    "shared_subscription",
+]

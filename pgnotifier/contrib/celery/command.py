@@ -11,26 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from celery.bin.base import LOG_LEVEL, CeleryCommand, CeleryOption, handle_preload_options
+from celery.bin.worker import worker
 
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
-from pgnotifier.errors import PgNotifierError, TaskNameError
+from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
+from pgnotifier.contrib.celery.listing import show_json, show_table
+from pgnotifier.contrib.celery.settings import check_settings, read_setting
+from pgnotifier.errors import ConfigurationError, PgNotifierError, TaskNameError
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
 
 logger = logging.getLogger("pgnotifier.celery")
-
-DRAIN_TIMEOUT = 30.0
-
-NO_NOTIFIER = """\
-no notifier enqueues tasks of this app. In a module that the app imports (its own, or one in
-`imports`, `include` or autodiscover_tasks()), write:
-
-    from pgnotifier import Notifier
-    from pgnotifier.contrib.celery import CeleryDispatcher
-
-    notifier = Notifier("postgresql://localhost/shop", dispatcher=CeleryDispatcher(app))
-    notifier.subscribe("resize", "image_uploaded", resize)"""
 
 NO_CHANNEL = """\
 the app's notifiers have no channel. Subscribe to one in a module that the app imports:
@@ -62,11 +54,23 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 @_option(
     "--drain-timeout",
     type=click.FloatRange(min=0),
-    default=DRAIN_TIMEOUT,
-    show_default=True,
     metavar="SECONDS",
-    help="How long to go on delivering what was received, after SIGTERM or SIGINT.",
+    help="How long to go on delivering what was received, after SIGTERM or SIGINT.  "
+    "Default: the setting pgnotifier_drain_timeout, 30.",
 )
+@_option(
+    "--standby",
+    is_flag=True,
+    help="Listen only if no other listener of the app does that was started like this, or in "
+    "a worker by --pgnotifier; else stand by, and take over when it ends.",
+)
+@_option(
+    "--list",
+    "lists",
+    is_flag=True,
+    help="Print channels, subscriptions, tasks and queues, and leave.",
+)
+@_option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
 @_option(
     "-l",
     "--loglevel",
@@ -81,7 +85,10 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 def pgnotifier(
     ctx: click.Context,
     channels: tuple[str, ...] = (),
-    drain_timeout: float = DRAIN_TIMEOUT,
+    drain_timeout: float | None = None,
+    standby: bool = False,
+    lists: bool = False,
+    as_json: bool = False,
     loglevel: int | str | None = None,
     logfile: str | None = None,
     **_: Any,
@@ -90,7 +97,7 @@ def pgnotifier(
 
     Imports the app's modules as a worker does, and listens with every notifier that has
     a CeleryDispatcher for the app.  It runs no task: that is what workers are for.
-    One such process is enough; two enqueue each task twice.
+    One such process is enough; two enqueue each task twice, unless both have --standby.
 
     SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
     one exits at once.
@@ -99,12 +106,13 @@ def pgnotifier(
     Exit codes:
     0  stopped, and everything received was delivered
     1  no connection, or something received could not be delivered in time
-    2  nothing to listen to, an unknown channel, or a task name that is taken
+    2  nothing to listen to, an unknown channel or setting, or a task name that is taken
 
     \b
     Examples:
     $ celery -A shop pgnotifier
     $ celery -A shop pgnotifier -l DEBUG -c image_uploaded -c order_paid
+    $ celery -A shop pgnotifier --list
     """  # noqa: D301 - click's mark for a paragraph that isn't to be wrapped
     app = ctx.obj.app
     app.set_current()
@@ -114,10 +122,17 @@ def pgnotifier(
     app.log.setup(loglevel, logfile, colorize=False if ctx.obj.no_color else None)
     try:
         check_tasks(app)
-    except TaskNameError as exc:
+        check_settings(app)
+        timeout = read_setting(app, "drain_timeout") if drain_timeout is None else drain_timeout
+    except (TaskNameError, ConfigurationError) as exc:
         raise click.UsageError(str(exc), ctx) from None
     chosen = _choose(ctx, notifiers_of(app), channels)
-    ctx.exit(_listen(ctx, chosen, drain_timeout))
+    if lists:
+        click.echo((show_json if as_json else show_table)(app, chosen))
+        ctx.exit(0)
+    if standby:
+        stand_by(app, notifiers_of(app))
+    ctx.exit(_listen(ctx, chosen, timeout))
 
 
 def _choose(
@@ -182,3 +197,23 @@ def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG
 def _on_second_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     os.write(2, b"second signal: leaving at once; what was not delivered is given up\n")
     os._exit(1)
+
+
+def _embed(ctx: click.Context, option: click.Parameter, value: bool) -> bool:  # noqa: ARG001
+    if value:
+        add_step(ctx.obj.app)
+    return value
+
+
+# `celery` loads this module for its entry point before it reads its arguments, whatever app it
+# is for; `app.user_options` would have to be set before the app's modules are imported.
+worker.params.append(
+    CeleryOption(
+        ["--pgnotifier"],
+        is_flag=True,
+        callback=_embed,
+        help="Listen to PostgreSQL and enqueue tasks, too.  Of several such workers one listens, "
+        "and the others stand by.",
+        help_group="Embedded Listener Options",
+    )
+)

@@ -71,13 +71,9 @@ class CeleryDispatcher(Dispatcher):
         Raises:
             ArgumentTypeError: One of them is of another type.
         """
-        if not isinstance(app, Celery):
-            raise ArgumentTypeError(
-                f"app is the Celery app, as in app = Celery('shop'), not {app!r:.80}"
-            )
+        self._app = check_app(app)
         if not isinstance(task_prefix, str):
             raise ArgumentTypeError(f"task_prefix is a str, not {task_prefix!r:.80}")
-        self._app: Any = _resolve(app)
         self._prefix = task_prefix
         self._notifier: Notifier | None = None
         self._broker = Broker(self._app)
@@ -171,15 +167,18 @@ class CeleryDispatcher(Dispatcher):
                 )
             publisher.publish(batch)
 
-    def inventory(self) -> list[Enqueued]:
-        """Return what each subscription's notifications become; this finalizes the app."""
+    def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
+        """Return what each subscription's notifications become, by id and channel.
+
+        This finalizes the app.
+        """
         self._app.finalize(auto=True)
-        return list(take_inventory(self._app, self._targets.copy(), self._obstacles))
+        return take_inventory(self._app, self._targets.copy(), self._obstacles)
 
     def details(self) -> Mapping[str, Any]:
         """Return the inventory; it is empty until the app is finalized."""
-        inventory = self.inventory() if self._app.finalized else []
-        return {"subscriptions": [enqueued.to_dict() for enqueued in inventory]}
+        inventory = self.inventory() if self._app.finalized else {}
+        return {"subscriptions": [enqueued.to_dict() for enqueued in inventory.values()]}
 
     def close(self) -> None:
         """Let go of the connection to the broker."""
@@ -204,9 +203,14 @@ class CeleryDispatcher(Dispatcher):
         return (decode if self._notifier is None else self._notifier.decoder)(text)
 
 
+def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
+    """Return the dispatchers of an app, in the order they were made."""
+    return list(AppTasks.of(app).dispatchers)
+
+
 def notifiers_of(app: Celery) -> "list[Notifier]":
     """Return the notifiers that enqueue tasks of an app, in the order they were made."""
-    found = (dispatcher.notifier for dispatcher in AppTasks.of(app).dispatchers)
+    found = (dispatcher.notifier for dispatcher in dispatchers_of(app))
     return [notifier for notifier in dict.fromkeys(found) if notifier is not None]
 
 
@@ -219,8 +223,16 @@ def check_tasks(app: Celery) -> None:
     AppTasks.of(app).check()
 
 
-def _resolve(app: Any) -> Any:
-    """Return the app that `celery.current_app` stands for now, or the app itself."""
+def check_app(app: Any) -> Any:
+    """Return an app; for `celery.current_app` that which it stands for now.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if not isinstance(app, Celery):
+        raise ArgumentTypeError(
+            f"app is the Celery app, as in app = Celery('shop'), not {app!r:.80}"
+        )
     proxy: Any = app
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001
 

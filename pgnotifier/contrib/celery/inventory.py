@@ -1,6 +1,6 @@
 """What a dispatcher enqueues: for each subscription its task, its queue, and how it gets there."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ def take_inventory(
     app: Any,
     targets: Mapping[tuple[Hashable, str], Target],
     found: Mapping[Target, str],
-) -> Iterator[Enqueued]:
-    """Yield what each subscription's notifications become.
+) -> dict[tuple[Hashable, str], Enqueued]:
+    """Return what each subscription's notifications become, by id and channel.
 
     Args:
         app: The app, finalized.
@@ -49,9 +49,10 @@ def take_inventory(
         found: What kept targets from being stamped so far.
     """
     receivers = find_receivers()
+    inventory = {}
     for (key, channel), target in targets.items():
         reason = found.get(target) or find_obstacle(target) or receivers
-        yield Enqueued(
+        inventory[key, channel] = Enqueued(
             id=show_id(key),
             channel=channel,
             task=target.shown,
@@ -59,6 +60,7 @@ def take_inventory(
             path=CELERY if reason else STAMPED,
             reason=reason,
         )
+    return inventory
 
 
 def _find_queue(app: Any, target: Target) -> str:

@@ -1,5 +1,6 @@
 """The command `celery -A shop pgnotifier`."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -112,7 +113,7 @@ def test_some_channels_only(open_shop, eventually):
 @pytest.mark.parametrize(
     ("source", "hint"),
     [
-        (NO_NOTIFIER, "notifier = Notifier("),
+        (NO_NOTIFIER, "notifier = CeleryNotifier("),
         (NO_CHANNEL, 'notifier.subscribe("resize"'),
         (TAKEN, "the app has another task of that name"),
     ],
@@ -199,3 +200,55 @@ def test_the_log_goes_where_it_is_told_to(open_shop, eventually):
         running.signal(signal.SIGTERM)
         assert running.wait() == 0
         assert not running.log
+
+
+LISTED = """
+app.conf.task_routes = {"pgnotifier.resize": {"queue": "images"}}
+notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
+
+def callback(id, channel, payload, pid): ...
+
+@app.task(name="audit")
+def audit(*args): ...
+
+notifier.subscribe("resize", "image_uploaded", callback)
+notifier.subscribe(("a", 1), "orders", callback, queue="low")
+notifier.subscribe("chain", "orders", chain(audit.s(), audit.s()))
+notifier.subscribe("count", "orders", callback, dispatcher=InlineDispatcher())
+notifier.add_channel("quiet")
+"""
+
+
+def test_list(open_shop):
+    """`--list` prints channels, subscriptions, tasks and queues, and connects to nothing."""
+    shop = open_shop(LISTED, dsn="postgresql://127.0.0.1:1/none", broker="redis://127.0.0.1:1/0")
+    table = shop.celery("pgnotifier", "--list", "-l", "ERROR")
+    assert table.wait() == 0
+    rows = [line.split("  ") for line in table.log.splitlines()]
+    found = [[cell.strip() for cell in row if cell.strip()] for row in rows if len(row) > 1]
+    assert found == [
+        ["CHANNEL", "SUBSCRIPTION", "TASK", "QUEUE", "PUBLISHED"],
+        ["image_uploaded", "resize", "pgnotifier.resize", "images", "stamped"],
+        ["orders", "('a', 1)", "pgnotifier.a.1", "low", "stamped"],
+        ["orders", "chain", "audit() | audit()", shop.queue, "apply_async"],
+        ["orders", "count", "-", "-", "in process"],
+        ["quiet", "-", "-", "-", "-"],
+    ]
+    assert "audit() | audit() goes through apply_async: it is a canvas" in table.log
+
+
+def test_list_as_json(open_shop):
+    """`--list --json` prints the same for programs; `--channel` chooses."""
+    shop = open_shop(LISTED)
+    listing = shop.celery("pgnotifier", "--list", "--json", "-l", "ERROR", "-c", "image_uploaded")
+    assert listing.wait() == 0
+    assert json.loads(listing.log) == [
+        {
+            "id": "resize",
+            "channel": "image_uploaded",
+            "task": "pgnotifier.resize",
+            "queue": "images",
+            "path": "stamped",
+            "reason": None,
+        }
+    ]

@@ -10,7 +10,7 @@ from kombu import Exchange, Queue
 
 def rows(desk):
     """Return the inventory, without the channels."""
-    return [(e.id, e.task, e.queue, e.path) for e in desk.dispatcher.inventory()]
+    return [(e.id, e.task, e.queue, e.path) for e in desk.dispatcher.inventory().values()]
 
 
 def test_tasks_and_queues(make_app, make_desk):
@@ -52,17 +52,17 @@ def test_reasons(make_app, make_desk):
     fanout = desk.subscribe(callback, queue=Queue("all", Exchange("all", "fanout")))
     desk.subscribe(twice(own(desk.app)), id="canvas")
     desk.subscribe(callback, id="b")
-    reasons = {e.id: e.reason for e in desk.dispatcher.inventory()}
+    reasons = {e.id: e.reason for e in desk.dispatcher.inventory().values()}
     assert reasons == {"a": None, "canvas": "it is a canvas", "b": None}
     desk.deliver(fanout, *TEXTS)
-    reasons = {e.id: e.reason for e in desk.dispatcher.inventory()}
+    reasons = {e.id: e.reason for e in desk.dispatcher.inventory().values()}
     assert "one queue" in reasons["a"]
 
     def receive(**_): ...
 
     signals.after_task_publish.connect(receive)
     try:
-        reasons = {e.id: e.reason for e in desk.dispatcher.inventory()}
+        reasons = {e.id: e.reason for e in desk.dispatcher.inventory().values()}
     finally:
         signals.after_task_publish.disconnect(receive)
     assert "after_task_publish" in reasons["b"]

@@ -1,0 +1,119 @@
+"""CeleryNotifier: a Notifier that its app configures."""
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+from celery import Celery
+
+from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
+from pgnotifier.contrib.celery.settings import check_settings, read_setting
+from pgnotifier.errors import ConfigurationError
+from pgnotifier.notifier import Notifier
+from pgnotifier.registry import check_channels
+
+Fn = TypeVar("Fn", bound=Callable[..., object])
+Packages = list[str] | Callable[[], list[str]] | None
+
+_lock = threading.Lock()  # guards both
+_notifiers: "weakref.WeakSet[CeleryNotifier]" = weakref.WeakSet()
+_shared: "list[Callable[[CeleryNotifier], object]]" = []
+
+
+class CeleryNotifier(Notifier):
+    """A Notifier with a `CeleryDispatcher` of an app, configured as the app is.
+
+        app = Celery("shop")
+        app.config_from_object("django.conf:settings", namespace="CELERY")
+        notifier = CeleryNotifier(app)
+
+    | setting | default | is |
+    |---|---|---|
+    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a conninfo string or a URI |
+    | `pgnotifier_task_prefix` | `pgnotifier.` | what the names of tasks begin with |
+    | `pgnotifier_standby` | none | see `Notifier(standby=…)` |
+    | `pgnotifier_buffer_size` | 100,000 | notifications |
+    | `pgnotifier_overflow` | `block` | see `Notifier(overflow=…)` |
+    | `pgnotifier_drain_timeout` | 30 | seconds to go on delivering at the end |
+
+    Each may be given as an environment variable, too: `PGNOTIFIER_DSN` and so on.
+    """
+
+    def __init__(self, app: Celery, **arguments: Any) -> None:
+        """Read the app's configuration; nothing is connected yet.
+
+        Args:
+            app: Configured already: what is set later isn't seen.
+            arguments: Those of `Notifier`, in the place of what is configured; `db_conf` and
+                `task_prefix` among them.
+
+        Raises:
+            ConfigurationError: `pgnotifier_dsn` isn't set, a setting that begins with
+                `pgnotifier_` doesn't exist, or its value can't be.
+            ArgumentTypeError: The app or a value is of another type.
+        """
+        app = check_app(app)
+        check_settings(app)
+        prefix = arguments.pop("task_prefix", None)
+        if prefix is None:
+            prefix = read_setting(app, "task_prefix")
+        for name in ("standby", "buffer_size", "overflow"):
+            arguments.setdefault(name, read_setting(app, name))
+        db_conf = arguments.pop("db_conf", None) or read_setting(app, "dsn")
+        if not db_conf:
+            raise ConfigurationError(
+                "the setting pgnotifier_dsn is missing: set app.conf.pgnotifier_dsn (with a "
+                "namespace, CELERY_PGNOTIFIER_DSN) before the notifier is made, or the environment "
+                "variable PGNOTIFIER_DSN, to 'postgresql://localhost/shop', say"
+            )
+        super().__init__(db_conf, dispatcher=CeleryDispatcher(app, prefix), **arguments)
+        self.app = app
+        with _lock:
+            _notifiers.add(self)
+            shared = tuple(_shared)
+        for subscribe_to in shared:
+            subscribe_to(self)
+
+    def autodiscover(self, packages: Packages = None, related_name: str = "notifications") -> None:
+        """Have the modules `notifications` of packages imported, when the app imports its tasks.
+
+        Args:
+            packages: Their names, or a callable that returns them. Default: those of the
+                framework, such as Django's installed apps.
+            related_name: The name of the modules.
+
+        https://docs.celeryq.dev/en/stable/reference/celery.html#celery.Celery.autodiscover_tasks
+        """
+        self.app.autodiscover_tasks(packages, related_name=related_name)
+
+
+def shared_subscription(
+    channels: str | Iterable[str], id: Hashable = None, **options: Any
+) -> Callable[[Fn], Fn]:
+    """Subscribe the decorated function with every `CeleryNotifier`, as `@shared_task` does.
+
+    For packages that know no app: those that are made later are subscribed with, too.
+
+        @shared_subscription("orders", queue="low")
+        def invoice(id, channel, payload, pid): ...
+
+    Args:
+        channels: One channel as a str, or any iterable of them.
+        id: The subscription's id. Default: `"module.qualname"` of the function.
+        options: As for `Notifier.subscribe`.
+    """
+    names = check_channels(channels)
+
+    def subscribed(fn: Fn) -> Fn:
+        def subscribe_to(notifier: CeleryNotifier) -> object:
+            return notifier.on(names, id, **options)(fn)
+
+        with _lock:
+            _shared.append(subscribe_to)
+            known = tuple(_notifiers)
+        for notifier in known:
+            subscribe_to(notifier)
+        return fn
+
+    return subscribed

@@ -1,0 +1,172 @@
+"""`celery worker --pgnotifier`: the listener in a worker, as `-B` has beat in one."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery import bootsteps
+from celery.exceptions import ImproperlyConfigured
+from celery.worker.control import inspect_command
+
+from pgnotifier.connection import Backoff
+from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
+from pgnotifier.contrib.celery.settings import check_settings, read_setting
+from pgnotifier.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    ListenRefusedError,
+    PgNotifierError,
+    TaskNameError,
+)
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
+
+logger = logging.getLogger("pgnotifier.celery")
+
+_Step: Any = bootsteps.StartStopStep
+_inspect_command: Callable[[Callable[..., Any]], Any] = inspect_command()
+
+TERMINATE_TIMEOUT = 0.7
+"""Seconds for delivering what is left when the worker ends at once."""
+
+NO_NOTIFIER = """\
+no notifier enqueues tasks of this app. In a module that the app imports (its own, or one in
+`imports`, `include` or autodiscover_tasks()), write:
+
+    from pgnotifier.contrib.celery import CeleryNotifier
+
+    app.conf.pgnotifier_dsn = "postgresql://localhost/shop"
+    notifier = CeleryNotifier(app)
+    notifier.subscribe("resize", "image_uploaded", resize)"""
+
+
+class EmbeddingError(PgNotifierError, ImproperlyConfigured, click.UsageError):
+    """The worker can't listen; Celery's command line shows it without a traceback."""
+
+
+class Embedded:
+    """The notifiers of a worker's app, of which each listens or stands by.
+
+    Another worker, or none, may be the one that listens: see `Notifier(standby=…)`.
+    """
+
+    def __init__(self, notifiers: "Sequence[Notifier]", drain_timeout: float) -> None:
+        """Take notifiers with channels.
+
+        Args:
+            notifiers: None of them running.
+            drain_timeout: Seconds to go on delivering when the worker stops.
+        """
+        self.notifiers = notifiers
+        self._drain_timeout = drain_timeout
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start them, each on a thread of its own: workers work without PostgreSQL, too."""
+        for notifier in self.notifiers:
+            notifier.daemon = True  # the worker decides when its process ends
+            threading.Thread(
+                target=self._start, args=(notifier,), name="pgnotifier-start", daemon=True
+            ).start()
+
+    def stop(self) -> None:
+        """Stop listening, and deliver what was received."""
+        self._stop(self._drain_timeout)
+
+    def terminate(self) -> None:
+        """Stop at once."""
+        self._stop(TERMINATE_TIMEOUT)
+
+    def status(self) -> Mapping[str, Any]:
+        """Return the notifiers' status, JSON-able."""
+        return {"notifiers": [notifier.status().to_dict() for notifier in self.notifiers]}
+
+    def _start(self, notifier: "Notifier") -> None:
+        backoff, warned = Backoff(), False
+        while not self._stopping.is_set():
+            try:
+                notifier.start()
+            except (ConnectionFailedError, ListenRefusedError) as exc:
+                logger.log(logging.INFO if warned else logging.ERROR, "%s; trying on", exc)
+                warned = True
+                self._stopping.wait(backoff.pause())
+            except PgNotifierError:  # stopped meanwhile
+                return
+            else:
+                return
+
+    def _stop(self, timeout: float) -> None:
+        self._stopping.set()
+        with ThreadPoolExecutor(len(self.notifiers)) as pool:
+            list(pool.map(lambda notifier: notifier.stop(timeout), self.notifiers))
+
+
+class ListenerStep(_Step):  # type: ignore[misc]
+    """The step of a worker's blueprint that listens, if the worker was told to.
+
+    https://docs.celeryq.dev/en/stable/userguide/extending.html#worker
+    """
+
+    label = "pgnotifier"
+    conditional = True
+    # Its first processes are forked before there are threads.
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, pgnotifier: bool = False, **settings: Any) -> None:
+        self.enabled = pgnotifier
+        worker.pgnotifier = None
+        super().__init__(worker, **settings)
+
+    def create(self, worker: Any) -> Embedded:
+        """Return what listens.
+
+        Raises:
+            EmbeddingError: The worker's pool doesn't allow it, there is nothing to listen to,
+                a task name is taken, or a setting doesn't exist.
+        """
+        pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
+        name = pool.rpartition(".")[2]
+        if name in ("gevent", "eventlet"):
+            raise EmbeddingError(
+                f"--pgnotifier does not work under the pool {name}: it makes threads green, and "
+                "the listener's would wait in libpq and Redis without letting tasks run. Listen "
+                "in a process of its own (celery -A … pgnotifier), or use another pool"
+            )
+        try:
+            check_tasks(worker.app)
+            check_settings(worker.app)
+        except (TaskNameError, ConfigurationError) as exc:
+            raise EmbeddingError(str(exc)) from None
+        notifiers = [one for one in notifiers_of(worker.app) if one.get_channels()]
+        if not notifiers:
+            raise EmbeddingError(NO_NOTIFIER)
+        stand_by(worker.app, notifiers)
+        embedded = Embedded(notifiers, read_setting(worker.app, "drain_timeout"))
+        worker.pgnotifier = embedded
+        return embedded
+
+
+def stand_by(app: Any, notifiers: "Sequence[Notifier]") -> None:
+    """Give a standby name to each notifier without one: the same in every process of the app."""
+    for number, notifier in enumerate(notifiers):
+        if notifier.standby is None:
+            notifier.standby = f"celery {app.main} {number}"
+
+
+def add_step(app: Any) -> None:
+    """Have workers of the app know the step."""
+    app.steps["worker"].add(ListenerStep)
+
+
+@_inspect_command
+def pgnotifier(state: Any, **_: Any) -> Mapping[str, Any]:
+    """Status of the listener in a worker that was started with --pgnotifier."""
+    embedded = getattr(state.consumer.controller, "pgnotifier", None)
+    if embedded is None:
+        return {"notifiers": [], "note": "this worker was started without --pgnotifier"}
+    status: Mapping[str, Any] = embedded.status()
+    return status

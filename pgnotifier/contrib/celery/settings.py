@@ -1,0 +1,89 @@
+"""The settings that an app's configuration may hold, each beginning with `pgnotifier_`.
+
+They come from wherever Celery's own do: `app.conf`, a module, an object, with a namespace or
+without. An environment variable of the same name in capitals wins, as with `CELERY_BROKER_URL`.
+https://docs.celeryq.dev/en/stable/userguide/configuration.html
+"""
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+PREFIX = "pgnotifier_"
+
+
+class Setting(NamedTuple):
+    """What holds if it isn't set, of which types it is, and how it is read from a text."""
+
+    default: Any
+    types: tuple[type, ...]
+    parse: Callable[[str], Any]
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "dsn": Setting(None, (str, Mapping), str),
+    "task_prefix": Setting("pgnotifier.", (str,), str),
+    "standby": Setting(None, (str,), str),
+    "buffer_size": Setting(100_000, (int,), int),
+    "overflow": Setting("block", (str,), str),
+    "drain_timeout": Setting(30.0, (int, float), float),
+}
+
+
+def read_setting(app: Any, name: str) -> Any:
+    """Return the value of one setting, without its prefix.
+
+    Raises:
+        ConfigurationError: An environment variable can't be read as what it should be.
+        ArgumentTypeError: The app's configuration has another type of value.
+    """
+    setting = SETTINGS[name]
+    variable = f"{PREFIX}{name}".upper()
+    if (text := os.environ.get(variable)) is not None:
+        try:
+            return setting.parse(text)
+        except ValueError:
+            # Not its value: no secret is to get into an error.
+            kind = setting.types[-1].__name__
+            raise ConfigurationError(f"the environment variable {variable} is no {kind}") from None
+    value = app.conf.get(f"{PREFIX}{name}")
+    if value is None:
+        return setting.default
+    if not isinstance(value, setting.types) or isinstance(value, bool):
+        kinds = " or ".join(kind.__name__ for kind in setting.types)
+        raise ArgumentTypeError(
+            f"the setting {PREFIX}{name} is of type {type(value).__name__}, and should be {kinds}"
+        )
+    return value
+
+
+def check_settings(app: Any) -> None:
+    """Check that the app's configuration has no setting that begins with ours and isn't ours.
+
+    Raises:
+        ConfigurationError: It has; with the nearest name.
+    """
+    for shown, name in _find_ours(app):
+        ours = name.removeprefix(PREFIX)
+        if ours not in SETTINGS or ours == name:
+            near = difflib.get_close_matches(ours.lower().removeprefix(PREFIX), SETTINGS, 1)
+            known = ", ".join(f"{PREFIX}{one}" for one in SETTINGS)
+            hint = f"did you mean {PREFIX + near[0]!r}?" if near else f"there are {known}"
+            raise ConfigurationError(f"{shown!r} is not a setting of pgnotifier; {hint}")
+
+
+def _find_ours(app: Any) -> Iterator[tuple[str, str]]:
+    """Yield the settings that begin with ours: as they stand there, and without a namespace."""
+    app.conf.get(PREFIX)  # what is still to be loaded
+    namespace = f"{app.namespace}_".lower() if app.namespace else ""
+    for source in app.conf.maps:
+        for key in source:
+            if not isinstance(key, str):
+                continue
+            if namespace and key.lower().startswith(f"{namespace}{PREFIX}"):
+                yield key, key[len(namespace) :].lower()
+            elif key.lower().startswith(PREFIX):
+                yield key, key

@@ -1,0 +1,155 @@
+"""`celery worker --pgnotifier`: the listener in a worker, and what can be asked of it."""
+
+import json
+import signal
+
+import pytest
+
+SHOP = """
+from pgnotifier.contrib.celery import CeleryNotifier
+
+app.conf.pgnotifier_dsn = os.environ["DSN"]
+notifier = CeleryNotifier(app)
+
+@notifier.on("ch", id="a")
+def record(id, channel, payload, pid):
+    write("heard", payload, os.getpid(), os.getppid())
+"""
+
+
+def payloads(shop, count):
+    """Return what was heard, once there is so much of it."""
+    return [payload for payload, *_ in shop.wait_written("heard", count)]
+
+
+def ask(shop, *args):
+    """Return the answers to `celery inspect pgnotifier`."""
+    asking = shop.celery("inspect", "pgnotifier", "--json", "--timeout", "5", *args)
+    assert asking.wait() == 0, asking.log
+    return json.loads(asking.log.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        ("-P", "solo"),
+        ("-P", "threads", "-c", "2"),
+        ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "1"),
+    ],
+    ids=["solo", "threads", "prefork"],
+)
+def test_listens_and_works(open_shop, pool):
+    """Each notification becomes one task, however often the pool forks; SIGTERM ends it all."""
+    shop = open_shop(SHOP)
+    worker = shop.worker("--pgnotifier", *pool)
+    worker.wait_for("hearing 1 channels")
+    for number in range(20):
+        shop.notify(("ch", str(number)))
+    assert sorted(payloads(shop, 20)) == list(range(20))
+    if "prefork" in pool:
+        assert len({pid for _, pid, _ in shop.written("heard")}) == 20
+    assert shop.sessions() == 1
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert shop.sessions() == 0
+    assert len(shop.written("heard")) == 20
+    assert "Traceback" not in worker.log
+
+
+def test_survives_a_restart_of_the_pool(open_shop):
+    """`celery control pool_restart` leaves the listener alone."""
+    shop = open_shop(SHOP + "app.conf.worker_pool_restarts = True\n")
+    worker = shop.worker("--pgnotifier", "-P", "prefork", "-c", "1")
+    worker.wait_for("hearing 1 channels")
+    shop.notify(("ch", "1"))
+    assert payloads(shop, 1) == [1]
+    restart = shop.celery("control", "pool_restart")
+    assert restart.wait() == 0, restart.log
+    shop.notify(("ch", "2"))
+    assert payloads(shop, 2) == [1, 2]
+    (_, before, _), (_, after, _) = shop.written("heard")
+    assert before != after
+
+
+def test_of_two_one_listens(open_shop):
+    """The other one stands by, and takes over when that one is killed."""
+    shop = open_shop(SHOP)
+    first = shop.worker("--pgnotifier")
+    first.wait_for("hearing 1 channels")
+    second = shop.worker("--pgnotifier")
+    second.wait_for("standing by")
+    shop.notify(*[("ch", str(number)) for number in range(10)])
+    assert sorted(payloads(shop, 10)) == list(range(10))
+    first.signal(signal.SIGKILL)
+    second.wait_for("took over")
+    shop.notify(("ch", "10"))
+    assert 10 in payloads(shop, 11)
+    assert len(shop.written("heard")) == 11
+
+
+def test_a_command_with_standby_and_a_worker(open_shop):
+    """`celery pgnotifier --standby` stands by for a worker that listens."""
+    shop = open_shop(SHOP)
+    worker = shop.worker("--pgnotifier")
+    worker.wait_for("hearing 1 channels")
+    listener = shop.celery("pgnotifier", "--standby")
+    listener.wait_for("standing by")
+    shop.notify(("ch", "1"))
+    assert payloads(shop, 1) == [1]
+    worker.signal(signal.SIGTERM)
+    listener.wait_for("took over")
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 0
+    assert len(shop.written("heard")) == 1
+
+
+def test_inspect(open_shop):
+    """A running worker tells the listener's status; one that doesn't listen says so."""
+    shop = open_shop(SHOP)
+    shop.worker("--pgnotifier").wait_for("hearing 1 channels")
+    shop.notify(("ch", "1"))
+    payloads(shop, 1)
+    (answer,) = ask(shop).values()
+    (status,) = answer["notifiers"]
+    assert status["state"] == "hearing"
+    assert status["received"] == 1
+    (dispatcher,) = status["dispatchers"]
+    (subscription,) = dispatcher["details"]["subscriptions"]
+    assert subscription["task"] == "pgnotifier.a"
+    shop.worker()
+    answers = ask(shop)
+    assert sorted(len(answer["notifiers"]) for answer in answers.values()) == [0, 1]
+    assert ["note" in answer for answer in answers.values()].count(True) == 1
+
+
+def test_works_without_postgresql(open_shop):
+    """A worker runs tasks while its listener can't connect, and says that it can't."""
+    shop = open_shop(
+        SHOP.replace(
+            "@notifier.on", "@app.task(name='own')\ndef own(): write('heard', 0)\n\n@notifier.on"
+        )
+    )
+    worker = shop.worker("--pgnotifier", DSN="postgresql://127.0.0.1:1/none")
+    worker.wait_for("can't connect to PostgreSQL")
+    assert shop.celery("call", "own").wait() == 0
+    assert payloads(shop, 1) == [0]
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.log.count("ERROR") == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "args", "says"),
+    [
+        ("", (), "no notifier enqueues tasks"),
+        (SHOP, ("-P", "gevent"), "does not work under the pool gevent"),
+        (SHOP + "app.conf.pgnotifier_dns = 'x'\n", (), "did you mean 'pgnotifier_dsn'"),
+    ],
+)
+def test_refusals(open_shop, source, args, says):
+    """What can't work ends the worker at once, with the reason and no traceback."""
+    shop = open_shop(source)
+    worker = shop.celery("worker", "--pgnotifier", "--without-mingle", *args)
+    assert worker.wait() == 2
+    assert says in " ".join(worker.log.split())
+    assert "Traceback" not in worker.log

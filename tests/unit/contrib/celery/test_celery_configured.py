@@ -1,0 +1,154 @@
+"""CeleryNotifier, shared subscriptions and modules that are discovered."""
+
+import sys
+
+import pytest
+from celery import Celery, current_app, shared_task
+
+from pgnotifier import ArgumentTypeError, ConfigurationError
+from pgnotifier.contrib.celery import (
+    CeleryDispatcher,
+    CeleryNotifier,
+    configured,
+    notifiers_of,
+    shared_subscription,
+)
+
+
+@pytest.fixture(autouse=True)
+def own_shared(monkeypatch):
+    """Keep what is shared with all notifiers of the process to those of the test."""
+    monkeypatch.setattr(configured, "_shared", [])
+
+
+@pytest.fixture
+def app():
+    """Return an app with all settings."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.conf.update(
+        pgnotifier_dsn="host=h dbname=x password=s3cret",
+        pgnotifier_task_prefix="n.",
+        pgnotifier_standby="name",
+        pgnotifier_buffer_size=5,
+        pgnotifier_overflow="drop_oldest",
+    )
+    return app
+
+
+def callback(id, channel, payload, pid): ...
+
+
+def names(app):
+    """Return the names of the app's tasks that aren't Celery's, or pytest-celery's."""
+    return {name for name in app.tasks if "celery." not in name}
+
+
+def test_configured_by_the_app(app):
+    """Each setting arrives where it is to have its effect."""
+    notifier = CeleryNotifier(app)
+    assert notifiers_of(app) == [notifier]
+    assert (notifier.app, notifier.standby) == (app, "name")
+    assert (notifier._buffer_size, notifier._overflow) == (5, "drop_oldest")
+    assert notifier.status().connection == "host=h dbname=x"
+    notifier.subscribe("a", "ch", callback)
+    assert names(app) == {"n.a"}
+
+
+def test_arguments_win(app):
+    """What is given takes the place of what is configured."""
+    found = []
+    notifier = CeleryNotifier(
+        app, db_conf={"dbname": "y"}, task_prefix="", standby=None, on_gap=found.append
+    )
+    notifier.subscribe("a", "ch", callback)
+    assert names(app) == {"a"}
+    assert notifier.standby is None
+    assert "dbname=y" in notifier.status().connection
+
+
+def test_without_dsn():
+    """It says what to set."""
+    with pytest.raises(ConfigurationError, match="set app[.]conf.pgnotifier_dsn"):
+        CeleryNotifier(Celery("shop", set_as_current=False))
+
+
+def test_unknown_setting(app):
+    """It is refused at once."""
+    app.conf.pgnotifier_dns = "x"
+    with pytest.raises(ConfigurationError, match="did you mean 'pgnotifier_dsn'"):
+        CeleryNotifier(app)
+
+
+def test_no_app():
+    """It takes apps only."""
+    with pytest.raises(ArgumentTypeError, match="app is the Celery app"):
+        CeleryNotifier("shop")
+
+
+def test_two_apps_do_not_mix(app):
+    """Each notifier's tasks are those of its app."""
+    other = Celery("other", broker="memory://", set_as_current=False)
+    other.conf.pgnotifier_dsn = "dbname=other"
+    one, two = CeleryNotifier(app), CeleryNotifier(other)
+    one.subscribe("a", "ch", callback)
+    two.subscribe("a", "ch", callback)
+    two.subscribe("b", "ch", callback)
+    assert names(app) == {"n.a"}
+    assert names(other) == {"pgnotifier.a", "pgnotifier.b"}
+    assert notifiers_of(other) == [two]
+
+
+def test_shared_with_notifiers_made_before_and_after(app):
+    """As with `@shared_task`, each gets the subscription; the function stays as it is."""
+
+    def create(name):
+        made = Celery(name, broker="memory://", set_as_current=False)
+        made.conf.pgnotifier_dsn = "dbname=x"
+        return made
+
+    before, after = create("before"), create("after")
+    first = CeleryNotifier(before)
+    decorated = shared_subscription(["one", "two"], id="a", queue="low")(callback)
+    second = CeleryNotifier(after)
+    assert decorated is callback
+    for notifier, its in ((first, before), (second, after)):
+        assert notifier.get_subscriptions() == {"one": {"a": callback}, "two": {"a": callback}}
+        assert names(its) == {"pgnotifier.a"}
+
+
+def test_shared_tasks(app):
+    """A `@shared_task` is subscribed as the task of the notifier's app."""
+
+    @shared_task(name="audit")
+    def audit(*args): ...
+
+    notifier = CeleryNotifier(app)
+    notifier.subscribe("a", "ch", audit)
+    assert current_app is not app
+    ((_, enqueued),) = notifier._dispatcher.inventory().items()
+    assert enqueued.task == "audit"
+    assert isinstance(notifier._dispatcher, CeleryDispatcher)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_modules_are_discovered(app, tmp_path, monkeypatch, lazy):
+    """`notifications.py` is imported with the app's tasks, in packages that have one."""
+    for package in ("pgn_one", "pgn_two"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+    (tmp_path / "pgn_one" / "notifications.py").write_text(
+        "from pgnotifier.contrib.celery import shared_subscription\n"
+        "@shared_subscription('orders')\n"
+        "def invoice(id, channel, payload, pid): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    notifier = CeleryNotifier(app)
+    packages = ["pgn_one", "pgn_two"]
+    notifier.autodiscover((lambda: packages) if lazy else packages)
+    assert "pgn_one.notifications" not in sys.modules
+    try:
+        app.loader.import_default_modules()
+        assert list(notifier.get_subscriptions()["orders"]) == ["pgn_one.notifications.invoice"]
+    finally:
+        for name in [name for name in sys.modules if name.startswith("pgn_")]:
+            del sys.modules[name]
