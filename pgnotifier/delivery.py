@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.gathering import Gatherer
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.registry import Binding
 
@@ -87,6 +88,7 @@ class Deliverer:
         self._buffer: deque[Item] = deque()
         self._decoding = 0
         self._batch: deque[Delivery] = deque()
+        self._gatherer = Gatherer(size)
         self._missed: Gap | None = None
         self._condition = threading.Condition()
         self._stopping = False
@@ -106,7 +108,7 @@ class Deliverer:
     @property
     def waiting(self) -> int:
         """How many notifications and deliveries are waiting."""
-        return len(self._buffer) + self._decoding + len(self._batch)
+        return len(self._buffer) + self._decoding + self._gatherer.waiting + len(self._batch)
 
     def put(self) -> None:
         """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
@@ -172,6 +174,7 @@ class Deliverer:
         self._condition = threading.Condition()
         self._stopping = self._abandoned = True
         self._buffer.clear()
+        self._gatherer.clear()
         self._batch.clear()
 
     def stop(self, deadline: float) -> int:
@@ -201,8 +204,14 @@ class Deliverer:
 
     def _run(self) -> None:
         _called_by.owner = self._owner
-        while items := self._take():
+        ending = False
+        while not ending:
+            items = self._take()
+            ending = not items and self._stopping
             batch = deque(self._deliveries(items))
+            batch.extend(
+                self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic())
+            )
             with self._condition:
                 if self._abandoned:  # in the time that the decoder took
                     return
@@ -210,9 +219,14 @@ class Deliverer:
             self._dispatch(batch)
 
     def _take(self) -> list[Item]:
+        """Wait for items and return them; none if something gathered is due, or at the end."""
         with self._condition:
             while not self._buffer and not self._stopping:
-                self._condition.wait()
+                due_at = self._gatherer.due_at
+                left = None if due_at is None else due_at - monotonic()
+                if left is not None and left <= 0:
+                    break
+                self._condition.wait(left)
             take = self._buffer.popleft
             items = [take() for _ in range(min(BATCH, len(self._buffer)))]
             self._decoding = len(items)
@@ -241,8 +255,20 @@ class Deliverer:
                         Delivery(binding, arrival).report(exc)
                         continue
                 arrival = Notification(channel, payload, raw, arrived.be_pid, received_at)
-                deliveries.append(Delivery(binding, arrival))
+                delivery = Delivery(binding, arrival)
+                if binding.gathering is None:
+                    deliveries.append(delivery)
+                else:
+                    self._gather(delivery, deliveries)
         return deliveries
+
+    def _gather(self, delivery: Delivery, deliveries: list[Delivery]) -> None:
+        if not delivery.binding.live:
+            return
+        try:
+            deliveries.extend(self._gatherer.add(delivery, monotonic()))
+        except BaseException as exc:  # noqa: BLE001 - a user's key
+            delivery.report(exc)
 
     def _dispatch(self, batch: deque[Delivery]) -> None:
         backoff = Backoff()

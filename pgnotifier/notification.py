@@ -20,6 +20,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
         raw: Its content as text; bytes that are not UTF-8 stand as lone surrogates.
         pid: The process id of the notifying session's server process.
         received_at: When the listener read it, aware, in UTC.
+        count: How many notifications it stands for, of a subscription with `batch` or
+            `debounce`; the other attributes are those of the latest.
+        parts: These, of a batch, whose payload is the list of theirs.
     """
 
     channel: str
@@ -27,6 +30,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
     raw: str
     pid: int
     received_at: datetime
+    count: int = 1
+    parts: "tuple[Notification, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pgnotifier.errors import (
     NotLiveError,
 )
 from pgnotifier.gate import Gate, Outcome
+from pgnotifier.gathering import check_gathering
 from pgnotifier.listener import Listener
 from pgnotifier.payload import decode
 from pgnotifier.publisher import Publisher
@@ -207,6 +208,9 @@ class Notifier:
         autorun: bool = True,
         *,
         dispatcher: Dispatcher | None = None,
+        batch: tuple[int, float] | None = None,
+        debounce: float | tuple[float, float] | None = None,
+        key: Callable[[Any], Hashable] | None = None,
         **options: Any,
     ) -> None:
         """Have a callback called as `fn(id, channel, payload, pid)` for each notification.
@@ -221,11 +225,20 @@ class Notifier:
             autorun: As for `add_channels`: once this has returned, every notification that
                 is committed is delivered.
             dispatcher: Delivers to this subscription, in place of the notifier's.
+            batch: A pair (max_size, max_seconds): the payload is a list of up to so many, in
+                order, delivered so many seconds after the first of them at the latest; pid
+                is that of the last.
+            debounce: Seconds: of equal payloads the last one is delivered, once so many have
+                passed without another, or ten times as many in all. A pair
+                (seconds, max_seconds) sets how many in all.
+            key: For `debounce`: `key(payload)` tells which payloads count as equal.
             options: The dispatcher's own (`queue=`, `countdown=` … for Celery).
 
         Raises:
             ArgumentTypeError: The id isn't hashable, the channel no str, `fn` not callable.
             UnknownOptionError: The dispatcher has no such option.
+            ConfigurationError: `batch`, `debounce` and `key` don't go together, or a value of
+                theirs can't be.
             DispatcherMismatchError: The dispatcher can't run such a callback.
             PgNotifierError: Whatever else `add_channels` raises.
         """
@@ -235,13 +248,14 @@ class Notifier:
             raise ArgumentTypeError(
                 f"subscription {id!r:.80}: the callback must be callable, which {fn!r:.80} is not"
             )
+        gathering = check_gathering(id, batch, debounce, key)
         by = self._dispatcher if dispatcher is None else dispatcher
         self._attach(by)
         with self._lock:
             before = self._registry.binding(id, channel)
             muted = before is not None and before.subscription.muted
             undo = self._registrar.subscribe(
-                Subscription(id, channel, fn, by, MappingProxyType(options), muted)
+                Subscription(id, channel, fn, by, MappingProxyType(options), muted, gathering)
             )
             done = self._request_listen([channel], autorun)
         self._wait_live(done, autorun, undo)

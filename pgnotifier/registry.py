@@ -9,6 +9,7 @@ from rpds import HashTrieMap
 
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ChannelNameError
+from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Notification
 
 MAX_CHANNEL_BYTES = 63
@@ -28,6 +29,7 @@ class Subscription:
         dispatcher: What delivers to it.
         options: The dispatcher's options, as given to `subscribe()`.
         muted: Whether this subscription is muted; its channel may be, besides.
+        gathering: How many notifications become one delivery, if so.
     """
 
     id: Hashable
@@ -36,6 +38,7 @@ class Subscription:
     dispatcher: Dispatcher
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     muted: bool = False
+    gathering: Gathering | None = None
 
 
 class Binding:
@@ -44,6 +47,7 @@ class Binding:
     Attributes:
         id: The subscription's id, for quick access.
         subscription: The subscription.
+        gathering: The subscription's, for quick access.
         target: What `Dispatcher.bind` returned.
         report: Called with an exception, the subscription and the notification.
         live: False for ever once the subscription is removed, replaced or muted. Written
@@ -51,11 +55,12 @@ class Binding:
             buffered before the change is not delivered after it.
     """
 
-    __slots__ = ("id", "live", "report", "subscription", "target")
+    __slots__ = ("gathering", "id", "live", "report", "subscription", "target")
 
     def __init__(self, subscription: Subscription, target: Any, report: Report) -> None:
         self.id = subscription.id
         self.subscription = subscription
+        self.gathering = subscription.gathering
         self.target = target
         self.report = report
         self.live = True

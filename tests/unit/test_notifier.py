@@ -70,7 +70,10 @@ def test_signatures():
         "remove_channels": "(self, channels, autorun=True)",
         "remove_channel": "(self, channel, autorun=True)",
         "get_channels": "(self)",
-        "subscribe": "(self, id, channel, fn, autorun=True, *, dispatcher=None, **options)",
+        "subscribe": (
+            "(self, id, channel, fn, autorun=True, *, dispatcher=None, batch=None, debounce=None, "
+            "key=None, **options)"
+        ),
         "unsubscribe": "(self, id, channel, autorun=True)",
         "get_subscriptions": "(self)",
         "start": "(self)",

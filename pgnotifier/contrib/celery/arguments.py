@@ -7,6 +7,7 @@ from typing import Any
 from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.trees import pack, unpack
+from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
 
 RAW = "__pgnotifier_raw__"
@@ -40,26 +41,27 @@ def show_id(id: Hashable) -> str:
     return id if type(id) is str else ascii(id)
 
 
-def wrap_payload(payload: Any, raw: str, serializer: str) -> Any:
+def wrap_payload(arrived: Notification, serializer: str) -> Any:
     """Return what a message to one of our own tasks carries as the payload.
 
-    The payload itself if every type survives; else its text, which the worker decodes anew.
-    That is in ASCII, which no serializer changes.
+    The payload itself if every type survives; else its text, or those of a batch, which the
+    worker decodes anew. That is in ASCII, which no serializer changes.
 
     Args:
-        payload: What the callback is to get.
-        raw: The text that it was decoded from.
+        arrived: The notification, or what was gathered.
         serializer: The name of the message's serializer.
     """
-    if serializer in ("json", "pickle") and is_native(payload):
-        return payload
-    return {RAW: json.dumps(raw)}
+    if serializer in ("json", "pickle") and is_native(arrived.payload):
+        return arrived.payload
+    texts = [part.raw for part in arrived.parts]
+    return {RAW: json.dumps(texts if texts else arrived.raw)}
 
 
 def restore_payload(carried: Any, decode: Callable[[str], Any]) -> Any:
     """Return the payload that a message carries: what `wrap_payload` was given."""
     if type(carried) is dict and RAW in carried:
-        return decode(json.loads(carried[RAW]))
+        raw = json.loads(carried[RAW])
+        return [decode(text) for text in raw] if type(raw) is list else decode(raw)
     return carried
 
 

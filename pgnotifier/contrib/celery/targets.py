@@ -92,12 +92,18 @@ class Given(msgspec.Struct, frozen=True, gc=False):
 
 
 def origin(arrived: Notification) -> dict[str, Any]:
-    """Return where a task comes from: channel, pid, and when that was received."""
-    return {
+    """Return where a task comes from: channel, pid, and when that was received.
+
+    And of how many notifications, the latest of which these are, if it was gathered of some.
+    """
+    found: dict[str, Any] = {
         "channel": arrived.channel,
         "pid": arrived.pid,
         "received_at": _iso(arrived.received_at),
     }
+    if arrived.count > 1:
+        found["count"] = arrived.count
+    return found
 
 
 @functools.lru_cache(maxsize=16)  # many are received at one moment
@@ -130,7 +136,7 @@ class CallbackTarget(Target):
         """Return what the worker's half of the task is called with."""
         arrived = delivery.notification
         serializer = _serializer(self.options, self.task)
-        payload = wrap_payload(arrived.payload, arrived.raw, serializer)
+        payload = wrap_payload(arrived, serializer)
         return [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid]
 
     def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:

@@ -19,6 +19,7 @@ from pgnotifier.contrib.celery.arguments import (
     wrap_exact,
     wrap_payload,
 )
+from pgnotifier.notification import Notification
 from pgnotifier.payload import decode, encode
 
 text = st.text(st.characters(exclude_categories=[]))  # lone surrogates included
@@ -65,6 +66,11 @@ def same(one, other):
     return one == other and repr(one) == repr(other)
 
 
+def arrived(payload, raw):
+    """Return a notification."""
+    return Notification("ch", payload, raw, 7, None)
+
+
 def through(value, serializer):
     """Send a value through a serializer, as a message does."""
     content_type, encoding, body = serialization.dumps([value], serializer)
@@ -81,14 +87,24 @@ def test_any_value_survives_json(value):
 def test_any_payload_survives_any_serializer(value, serializer):
     """What a callback gets in the worker is what it would have got inline."""
     raw = encode(value)
-    carried = wrap_payload(decode(raw), raw, serializer)
+    carried = wrap_payload(arrived(decode(raw), raw), serializer)
     assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+
+
+@given(st.lists(literals, min_size=1), st.sampled_from(["json", "msgspec", "pickle"]))
+def test_any_batch_survives_any_serializer(found, serializer):
+    """Each payload of a batch arrives as it would have by itself."""
+    parts = tuple(arrived(decode(raw), raw) for raw in map(encode, found))
+    payloads = [part.payload for part in parts]
+    whole = Notification("ch", payloads, parts[-1].raw, 7, None, len(parts), parts)
+    carried = wrap_payload(whole, serializer)
+    assert same(restore_payload(through(carried, serializer), decode), payloads)
 
 
 @given(text, st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_text_survives_any_serializer(raw, serializer):
     """So is what was made of any text, be it UTF-8 or not."""
-    carried = wrap_payload(decode(raw), raw, serializer)
+    carried = wrap_payload(arrived(decode(raw), raw), serializer)
     assert same(restore_payload(through(carried, serializer), decode), decode(raw))
 
 
@@ -107,7 +123,7 @@ def test_no_payload_poisons_a_message(raw):
     with contextlib.suppress(Exception):
         naive = restore_payload(through(decode(raw), "json"), decode)
     assert not same(naive, decode(raw))
-    carried = wrap_payload(decode(raw), raw, "json")
+    carried = wrap_payload(arrived(decode(raw), raw), "json")
     assert same(restore_payload(through(carried, "json"), decode), decode(raw))
     assert same(through(wrap_exact(decode(raw)), "json"), decode(raw))
 
@@ -115,13 +131,13 @@ def test_no_payload_poisons_a_message(raw):
 def test_json_payloads_stay_readable():
     """What JSON carries is not wrapped, so that monitors show it as it is."""
     value = {"a": [1, 2.5, None, True, "ü"], "b": {"__type__": 1}}
-    assert wrap_payload(value, "", "json") is value
+    assert wrap_payload(arrived(value, ""), "json") is value
     assert wrap_exact(value) is value
 
 
 def test_a_payload_of_the_decoders_own_is_decoded_anew():
     """A custom decoder's values need no serializer: the text travels, in ASCII."""
-    sent = wrap_payload(math.nan, "not ä number \udcff", "json")
+    sent = wrap_payload(arrived(math.nan, "not ä number \udcff"), "json")
     assert sent[RAW].isascii()
     assert restore_payload(sent, lambda text: ("mine", text)) == ("mine", "not ä number \udcff")
 

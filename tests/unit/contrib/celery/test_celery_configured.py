@@ -68,7 +68,7 @@ def test_arguments_win(app):
 
 def test_without_dsn():
     """It says what to set."""
-    with pytest.raises(ConfigurationError, match="set app[.]conf.pgnotifier_dsn"):
+    with pytest.raises(ConfigurationError, match="pgnotifier_dsn is missing"):
         CeleryNotifier(Celery("shop", set_as_current=False))
 
 

@@ -1,0 +1,241 @@
+"""Gathering: many notifications of one subscription become one delivery.
+
+A *batch* holds back until it is full or old enough, and hands on a list. A *debounce* holds back
+until there is quiet, and hands on the latest.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.notification import Notification
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Delivery
+    from pgnotifier.registry import Binding
+
+PATIENCE = 10
+"""How many times its seconds a debounce waits for quiet, unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Gather up to `size` notifications, or for `seconds` after the first of them."""
+
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce:
+    """Wait until `quiet` seconds have passed without another one, but `patience` at most.
+
+    Attributes:
+        key: Tells by the payload which notifications are one storm. Default: their text.
+    """
+
+    quiet: float
+    patience: float
+    key: Callable[[Any], Hashable] | None = None
+
+
+Gathering = Batch | Debounce
+
+
+def check_gathering(id: Hashable, batch: Any, debounce: Any, key: Any) -> Gathering | None:
+    """Return how a subscription gathers; None if it doesn't.
+
+    Args:
+        id: The subscription's, for errors.
+        batch: A pair of a size and seconds.
+        debounce: Seconds of quiet, or a pair of these and the most to wait.
+        key: Of a debounce.
+
+    Raises:
+        ArgumentTypeError: One of them is of another type.
+        ConfigurationError: A value can't be, or they don't go together.
+    """
+    what = f"subscription {id!r:.80}"
+    if batch is not None and debounce is not None:
+        raise ConfigurationError(f"{what}: give batch or debounce, not both")
+    if key is not None and debounce is None:
+        raise ConfigurationError(f"{what}: key goes with debounce, which is missing")
+    if key is not None and not callable(key):
+        raise ArgumentTypeError(f"{what}: key must be callable, which {key!r:.80} is not")
+    if batch is not None:
+        return _check_batch(what, batch)
+    if debounce is not None:
+        return _check_debounce(what, debounce, key)
+    return None
+
+
+def _check_batch(what: str, given: Any) -> Batch:
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise ArgumentTypeError(f"{what}: batch is a pair (max_size, max_seconds), not {given!r}")
+    size, seconds = given
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ArgumentTypeError(f"{what}: the size of a batch is an int, not {size!r}")
+    if size < 1:
+        raise ConfigurationError(f"{what}: the size of a batch must be at least 1, not {size!r}")
+    return Batch(size, _check_seconds(what, "batch", seconds))
+
+
+def _check_debounce(what: str, given: Any, key: Callable[[Any], Hashable] | None) -> Debounce:
+    pair = given if isinstance(given, tuple | list) else (given, None)
+    if len(pair) != 2:
+        raise ArgumentTypeError(
+            f"{what}: debounce is seconds, or a pair (seconds, max_seconds), not {given!r}"
+        )
+    quiet = _check_seconds(what, "debounce", pair[0])
+    if pair[1] is None:
+        return Debounce(quiet, quiet * PATIENCE, key)
+    patience = _check_seconds(what, "debounce", pair[1])
+    if patience < quiet:
+        raise ConfigurationError(f"{what}: debounce={given!r} would wait less than its seconds")
+    return Debounce(quiet, patience, key)
+
+
+def _check_seconds(what: str, name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ArgumentTypeError(f"{what}: the seconds of {name} are a number, not {value!r}")
+    if not 0 < value <= 86_400:
+        raise ConfigurationError(
+            f"{what}: the seconds of {name} must be above 0, and a day at most, not {value!r}"
+        )
+    return float(value)
+
+
+@dataclass(slots=True)
+class _Open:
+    """What is being gathered for one delivery."""
+
+    binding: "Binding"
+    number: int
+    due_at: float  # by time.monotonic()
+    ends_at: float
+    count: int = 0
+    parts: list["Delivery"] = field(default_factory=list)  # of a debounce, the latest alone
+
+    def close(self) -> "Delivery":
+        """Return the delivery that it becomes."""
+        latest = self.parts[-1]
+        arrived = latest.notification
+        is_batch = isinstance(self.binding.gathering, Batch)
+        parts = tuple(part.notification for part in self.parts) if is_batch else ()
+        payload = [part.payload for part in parts] if is_batch else arrived.payload
+        return type(latest)(
+            self.binding,
+            Notification(
+                channel=arrived.channel,
+                payload=payload,
+                raw=arrived.raw,
+                pid=arrived.pid,
+                received_at=arrived.received_at,
+                count=self.count,
+                parts=parts,
+            ),
+        )
+
+
+class Gatherer:
+    """Holds back the deliveries of subscriptions that gather; owned by a deliverer's thread.
+
+    Attributes:
+        waiting: How many deliveries it holds.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Make one.
+
+        Args:
+            limit: How many deliveries to hold; for one more, what is oldest goes early.
+        """
+        self.waiting = 0
+        self._limit = limit
+        self._open: dict[Hashable, _Open] = {}  # in the order in which they are to go
+        self._due: list[tuple[float, int, Hashable]] = []  # a heap; times may be too early
+        self._numbers = itertools.count()
+
+    @property
+    def due_at(self) -> float | None:
+        """When something may be due, by `time.monotonic()`."""
+        return self._due[0][0] if self._due else None
+
+    def add(self, delivery: "Delivery", now: float) -> "Iterator[Delivery]":
+        """Take a delivery; yield those that are to go because of it.
+
+        Raises:
+            Exception: The key of a debounce failed, or can't be hashed.
+        """
+        spec = delivery.binding.gathering
+        assert spec is not None
+        if isinstance(spec, Batch):
+            yield from self._add_to_batch(delivery, spec, now)
+        else:
+            self._add_to_debounce(delivery, spec, now)
+        while self.waiting > self._limit:
+            yield self._close(next(iter(self._open)))
+
+    def take_due(self, now: float) -> "Iterator[Delivery]":
+        """Yield what has waited long enough."""
+        while self._due and self._due[0][0] <= now:
+            due_at, number, key = heapq.heappop(self._due)
+            one = self._open.get(key)
+            if one is None or one.number != number:  # it was full before its time
+                continue
+            if one.due_at > due_at:  # there has been another one since
+                self._remember(key, one)
+            else:
+                yield self._close(key)
+
+    def take_all(self) -> "Iterator[Delivery]":
+        """Yield all that is held, as the deliverer ends."""
+        while self._open:
+            yield self._close(next(iter(self._open)))
+        self._due.clear()
+
+    def clear(self) -> None:
+        """Forget all that is held."""
+        self._open.clear()
+        self._due.clear()
+        self.waiting = 0
+
+    def _add_to_batch(self, delivery: "Delivery", spec: Batch, now: float) -> "Iterator[Delivery]":
+        key = delivery.binding
+        one = self._open.get(key)
+        if one is None:
+            one = self._begin(key, delivery.binding, now + spec.seconds, now + spec.seconds)
+        one.parts.append(delivery)
+        one.count += 1
+        self.waiting += 1
+        if one.count >= spec.size:
+            yield self._close(key)
+
+    def _add_to_debounce(self, delivery: "Delivery", spec: Debounce, now: float) -> None:
+        arrived = delivery.notification
+        key = (delivery.binding, spec.key(arrived.payload) if spec.key else arrived.raw)
+        one = self._open.pop(key, None)
+        if one is None:
+            one = self._begin(key, delivery.binding, now + spec.quiet, now + spec.patience)
+            self.waiting += 1
+        else:
+            one.due_at = min(now + spec.quiet, one.ends_at)
+            self._open[key] = one  # behind the others: they came before its latest
+        one.parts = [delivery]
+        one.count += 1
+
+    def _begin(self, key: Hashable, binding: "Binding", due_at: float, ends_at: float) -> _Open:
+        one = self._open[key] = _Open(binding, next(self._numbers), due_at, ends_at)
+        self._remember(key, one)
+        return one
+
+    def _remember(self, key: Hashable, one: _Open) -> None:
+        heapq.heappush(self._due, (one.due_at, one.number, key))
+
+    def _close(self, key: Hashable) -> "Delivery":
+        one = self._open.pop(key)
+        self.waiting -= len(one.parts)
+        return one.close()
