@@ -16,7 +16,7 @@ from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 def pytest_collection_modifyitems(items):
     """Have one process run the tests that share RabbitMQ, as it takes its time to start."""
     for item in items:
-        if "rabbitmq" in getattr(item, "fixturenames", ()):
+        if "rabbitmq" in getattr(item, "fixturenames", ()) or "rabbitmq_broker" in item.name:
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
 
 
