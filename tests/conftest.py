@@ -13,6 +13,7 @@ from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Have one process run the tests that share RabbitMQ, as it takes its time to start."""
     for item in items:
