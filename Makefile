@@ -23,8 +23,7 @@ types: $(VENV)/.synced
 check: lint types test
 
 bench: $(VENV)/.synced
-	$(PY) benchmarks/inline.py
-	$(PY) benchmarks/celery_redis.py
+	$(PY) benchmarks/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist

@@ -1,0 +1,83 @@
+"""Processes of a benchmark, which tell what they have measured in lines of JSON."""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+HERE = Path(__file__).parent
+TIMEOUT = 120  # seconds
+
+
+class Child:
+    """A script of this directory as a process, for as long as the `with` block."""
+
+    def __init__(
+        self, script: str, *arguments: object, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._name = " ".join(map(str, [script, *arguments]))
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / script), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # so that select() tells whether there is a line
+            env=os.environ | (env or {}),
+        )
+
+    def hear(self) -> Any:
+        """Wait for the next thing that it tells, and return it.
+
+        Raises:
+            RuntimeError: It has ended, or takes too long.
+        """
+        output = self._process.stdout
+        assert output is not None
+        readable, *_ = select.select([output], [], [], TIMEOUT)
+        line = output.readline() if readable else b""
+        if not line:
+            raise RuntimeError(f"{self._name}: no result, or not within {TIMEOUT} s")
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
+
+
+# --- in the child ---
+
+
+def tell(value: object) -> None:
+    """Tell the parent."""
+    print(json.dumps(value), flush=True)
+
+
+def end_with_parent() -> None:
+    """End this process when the parent does, whatever way that goes."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def finish() -> None:
+    """End this process with what threads it has: not all competitors can be asked to."""
+    sys.stdout.flush()
+    os._exit(0)

@@ -1,0 +1,61 @@
+"""The command line that the benchmarks share."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plot import draw
+from report import print_table, write_json
+from results import Section
+from servers import Servers
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = 100
+"""How many times less a quick run does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for.
+
+    Attributes:
+        rounds: How many times each competitor is measured.
+        quick: Whether to show in little time that everything works.
+        given: How much to send in each run, or None for the benchmark's own idea of it.
+    """
+
+    rounds: int = 5
+    quick: bool = False
+    given: int | None = None
+
+    def count(self, usual: int) -> int:
+        """Return how much to send, where so much is usual."""
+        if self.given is not None:
+            return self.given
+        return max(1, usual // QUICK) if self.quick else usual
+
+
+Benchmark = Callable[[Servers, Settings], list[Section]]
+
+
+def run(description: str | None, benchmarks: Sequence[Benchmark]) -> None:
+    """Run them as the command line says, report, and exit: with 1 if a limit isn't kept."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, help="measurements of each competitor (5)")
+    parser.add_argument("-n", "--count", type=int, help="what is sent in a run")
+    parser.add_argument("--quick", action="store_true", help="only show that it works")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results")
+    given = parser.parse_args()
+    settings = Settings(given.rounds or (1 if given.quick else 5), given.quick, given.count)
+    sections: list[Section] = []
+    with Servers() as servers:
+        for benchmark in benchmarks:
+            sections += benchmark(servers, settings)
+    met = print_table(sections, judged=not settings.quick)
+    given.output.mkdir(parents=True, exist_ok=True)
+    write_json(sections, given.output / "latest.json")
+    draw(sections, given.output / "latest.svg")
+    print(f"\nAlso in {given.output}: latest.json, latest.svg")
+    sys.exit(0 if met or settings.quick else 1)

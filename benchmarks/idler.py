@@ -1,0 +1,47 @@
+"""A listener that tells how much memory it has: as little else in the process as can be."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from children import end_with_parent, tell
+from names import OURS
+
+
+def receive(name: str, dsn: str, lot: int) -> None:
+    """Tell how much memory is in use: now, and after each lot."""
+    end_with_parent()
+    if name != OURS:
+        connection = psycopg.connect(dsn, autocommit=True)
+        connection.execute("LISTEN bench0")
+        tell(resident())
+        threading.Event().wait()
+    from pgnotifier import Notifier
+
+    calls = threading.Semaphore(0)
+    count = 0
+
+    def callback(_id: object, _channel: str, _payload: Any, _pid: int) -> None:
+        nonlocal count
+        count += 1
+        if count % lot == 0:
+            calls.release()
+
+    with Notifier(dsn) as notifier:
+        notifier.subscribe("bench", "bench0", callback)
+        while True:
+            tell(resident())
+            calls.acquire()
+
+
+def resident() -> float:
+    """Return the memory that is resident, in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    receive(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,18 @@
+"""The names of those that are compared."""
+
+OURS = "pgnotifier"
+EARLIER = "pgnotifier 0.0.10"
+
+# Into callbacks.
+BARE = "bare psycopg drain"
+GENERATOR = "psycopg generator"
+PSYCOPG2 = "psycopg2 poll loop"
+ASYNCPG = "asyncpg listener"
+
+# Into tasks.
+LOOP = "task.delay loop"
+SHARED = "loop, one producer"
+RAW = "ready-made messages"
+
+# Idle.
+IDLE = "bare psycopg"

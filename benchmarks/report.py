@@ -1,0 +1,65 @@
+"""The report: one table, and the same as JSON."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from results import Row, Section
+
+PACKAGES = ("psycopg", "psycopg2-binary", "asyncpg", "celery", "kombu", "redis", "amqp")
+
+
+def print_table(sections: Sequence[Section], *, judged: bool) -> bool:
+    """Print ratios and figures, each as the median of its rounds with their range.
+
+    Args:
+        sections: What was found.
+        judged: Whether to say which limits are kept.
+
+    Returns:
+        Whether all are.
+    """
+    print(f"{'':<27} {'ratio':>7} {'range':>16}   {'median':>9} {'range':>19}")
+    for section in sections:
+        head = f"{section.title}, {section.unit}"
+        print(f"\n{head}" + (f"; ratio: {section.ratio}" if section.ratio else ""))
+        for row in section.rows:
+            print(_format_row(row, judged=judged).rstrip())
+    rows = [row for section in sections for row in section.rows if row.limit]
+    kept = sum(row.is_met for row in rows)
+    print(
+        f"\n{kept} of {len(rows)} limits kept" if judged else "\nA quick run says nothing of speed"
+    )
+    return kept == len(rows)
+
+
+def _format_row(row: Row, *, judged: bool) -> str:
+    ratio = f"{'':>7} {'':>16}"
+    if row.ratios:
+        span = f"{_show(min(row.ratios))} to {_show(max(row.ratios))}"
+        ratio = f"{_show(statistics.median(row.ratios)):>7} {span:>16}"
+    span = f"{_show(min(row.figures))} to {_show(max(row.figures))}"
+    figures = f"{_show(statistics.median(row.figures)):>9} {span:>19}"
+    verdict = f"{row.limit}: {'kept' if row.is_met else 'MISSED'}" if row.limit and judged else ""
+    return f"  {row.name:<25} {ratio}   {figures}   {verdict}"
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
+
+
+def write_json(sections: Sequence[Section], path: Path) -> None:
+    """Write every figure of every round, and what they were measured on."""
+    found = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in PACKAGES},
+        "sections": [asdict(section) for section in sections],
+    }
+    path.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,0 +1,14 @@
+"""All benchmarks in one run, with one table: `python benchmarks/run.py`, or `make bench`."""
+
+import broker
+import growth
+import inline
+import latency
+import memory
+from commandline import run
+
+if __name__ == "__main__":
+    run(
+        __doc__,
+        [one.benchmark for one in (inline, broker, latency, growth, memory)],
+    )

@@ -1,0 +1,51 @@
+"""The servers of a run: each started when first asked for, and shared by what follows."""
+
+from contextlib import ExitStack
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from pgnotifier.testing import (
+    PostgresServer,
+    RabbitServer,
+    ServerNotInstalledError,
+    ValkeyServer,
+)
+
+
+class Servers:
+    """Private servers, gone with the `with` block."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    @cached_property
+    def dsn(self) -> str:
+        """A database of PostgreSQL."""
+        server = self._stack.enter_context(PostgresServer())
+        return self._stack.enter_context(server.database())
+
+    @cached_property
+    def redis_url(self) -> str:
+        """Valkey, which speaks as Redis does."""
+        return self._stack.enter_context(ValkeyServer()).url
+
+    @cached_property
+    def amqp_url(self) -> str | None:
+        """RabbitMQ, if the system has it."""
+        try:
+            return self._stack.enter_context(RabbitServer()).url
+        except ServerNotInstalledError as missing:
+            print(f"RabbitMQ is left out: {missing}\n")
+            return None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
