@@ -30,8 +30,8 @@ from rounds import take_turns
 from sending import Load, name_channels, send
 from servers import Servers
 
-COUNT = 50_000
-SLOW = 10
+COUNT = 100_000
+SLOW = 20
 """How many times less is sent to a loop, or with confirms: all would take minutes."""
 REDIS_LIMITS = {LOOP: Limit(20.0), RAW: Limit(1 / 3)}
 AMQP_LIMITS = {LOOP: Limit(4.0)}
@@ -43,7 +43,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     everyone, some = [OURS, LOOP, SHARED, RAW], [OURS, LOOP]
     flat = Load(settings.count(COUNT))
     nested = replace(flat, nested=True)
-    fewer = replace(flat, count=max(1, flat.count // SLOW * 2))
+    fewer = replace(flat, count=max(1, flat.count // 10))
     sections = []
 
     def compare_with(

@@ -51,7 +51,8 @@ def run(description: str | None, benchmarks: Sequence[Benchmark]) -> None:
     settings = Settings(given.rounds or (1 if given.quick else 5), given.quick, given.count)
     sections: list[Section] = []
     with Servers() as servers:
-        for benchmark in benchmarks:
+        for number, benchmark in enumerate(benchmarks, 1):
+            print(f"{number} of {len(benchmarks)}: {benchmark.__module__}", file=sys.stderr)
             sections += benchmark(servers, settings)
     met = print_table(sections, judged=not settings.quick)
     given.output.mkdir(parents=True, exist_ok=True)

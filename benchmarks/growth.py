@@ -54,7 +54,7 @@ GROWTHS = (
         "subscriptions",
         (1, 10, 100, 1000),
         200_000,
-        lambda point, count: Load(max(1, count // point), subscriptions=point),
+        lambda point, count: Load(max(count // 200, count // point), subscriptions=point),
         is_bare=False,
     ),
     Growth(

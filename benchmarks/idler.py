@@ -1,6 +1,7 @@
 """A listener that tells how much memory it has: as little else in the process as can be."""
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import psycopg
 from children import end_with_parent, tell
 from names import OURS
+
+STATM = Path("/proc/self/statm")
 
 
 def receive(name: str, dsn: str, lot: int) -> None:
@@ -39,8 +42,10 @@ def receive(name: str, dsn: str, lot: int) -> None:
 
 def resident() -> float:
     """Return the memory that is resident, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    ps = ["ps", "-o", "rss=", "-p", str(os.getpid())]
+    return int(subprocess.run(ps, capture_output=True, check=True).stdout) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from report import show
 from results import Section
 
 WIDTH, COLUMNS = 460, 2
-BAR, HEAD, NAMES = 18, 44, 160
+BAR, HEAD, NAMES = 18, 44, 170
 LINE_HEIGHT = 170
 COLOUR, OTHER, INK = "#2f6db3", "#b9c4d0", "#222"
 
@@ -42,7 +43,7 @@ def _bars(section: Section) -> tuple[str, float]:
         top = HEAD + number * BAR
         length = max(1.0, value / longest * (WIDTH - NAMES - 110))
         ours = row.name.startswith("pgnotifier") and not row.ratios
-        shown = f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+        shown = show(value)
         if row.ratios:
             shown += f"  (ratio {statistics.median(row.ratios):.2f})"
         parts.append(
@@ -65,11 +66,10 @@ def _curve(section: Section) -> tuple[str, float]:
         x, y = across(row.at), upwards(middle)
         low, high = upwards(min(row.figures)), upwards(max(row.figures))
         corners.append(f"{x:.1f},{y:.1f}")
-        shown = f"{middle:,.0f}" if middle >= 100 else f"{middle:.2f}"
         parts.append(
             f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{OTHER}" stroke-width="4"/>'
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{COLOUR}"/>'
-            + _text(x, min(y, high) - 7, shown, 'text-anchor="middle"')
+            + _text(x, min(y, high) - 7, show(middle), 'text-anchor="middle"')
             + _text(x, HEAD + LINE_HEIGHT - 8, f"{row.at:,.0f}", 'text-anchor="middle"')
         )
     line = f'<polyline points="{" ".join(corners)}" fill="none" stroke="{COLOUR}"/>'

@@ -42,15 +42,18 @@ def print_table(sections: Sequence[Section], *, judged: bool) -> bool:
 def _format_row(row: Row, *, judged: bool) -> str:
     ratio = f"{'':>7} {'':>16}"
     if row.ratios:
-        span = f"{_show(min(row.ratios))} to {_show(max(row.ratios))}"
-        ratio = f"{_show(statistics.median(row.ratios)):>7} {span:>16}"
-    span = f"{_show(min(row.figures))} to {_show(max(row.figures))}"
-    figures = f"{_show(statistics.median(row.figures)):>9} {span:>19}"
+        span = f"{show(min(row.ratios))} to {show(max(row.ratios))}"
+        ratio = f"{show(statistics.median(row.ratios)):>7} {span:>16}"
+    span = f"{show(min(row.figures))} to {show(max(row.figures))}"
+    figures = f"{show(statistics.median(row.figures)):>9} {span:>19}"
     verdict = f"{row.limit}: {'kept' if row.is_met else 'MISSED'}" if row.limit and judged else ""
     return f"  {row.name:<25} {ratio}   {figures}   {verdict}"
 
 
-def _show(value: float) -> str:
+def show(value: float) -> str:
+    """Return three digits or more, and eight characters at most."""
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:.2f} M"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
