@@ -21,7 +21,12 @@ from local import (
     celery,
     wait_for_callable,
 )
-from pytest_celery import CeleryTestNode, CeleryTestWorker, CeleryWorkerCluster
+from pytest_celery import (
+    CeleryTestBackend,
+    CeleryTestNode,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+)
 
 from pgnotifier.testing import ValkeyServer
 
@@ -77,6 +82,12 @@ def book_server():
 def default_redis_backend(book_server):
     """Return the result backend."""
     return LocalRedis(LocalServer(book_server))
+
+
+@pytest.fixture
+def celery_redis_backend(default_redis_backend):
+    """Return its node; that of pytest-celery's would look at all objects of this process."""
+    return CeleryTestBackend(default_redis_backend)
 
 
 # --- the application's processes ---

@@ -35,10 +35,11 @@ class LocalProcess:
     def __init__(self, argv, env):
         self.id = secrets.token_hex(6)
         self.name = f"{argv[0]}-{self.id}"
-        self._argv = argv
-        self._env = env
         self.process = SupervisedProcess(steps=((signal.SIGKILL, 10.0),), unprivileged=False)
-        self.process.spawn(argv, env)
+        self._argv = argv
+        # What a worker that is killed leaves behind goes with the process's directory.
+        self._env = {**env, "TMPDIR": str(self.process.directory)}
+        self.process.spawn(self._argv, self._env)
 
     @property
     def status(self):

@@ -15,7 +15,7 @@ def show_arguments(arguments: list[Any] | tuple[Any, ...], size: int, levels: in
         size: The most characters to show of them.
         levels: How many containers deep to show them.
     """
-    if _is_flat(arguments) and levels > 1:
+    if _is_plain(arguments, levels):
         shown = repr(arguments)
         # Where there is something to escape, or to cut, the two differ.
         if len(shown) < size and "\\" not in shown and '"' not in shown:
@@ -23,17 +23,19 @@ def show_arguments(arguments: list[Any] | tuple[Any, ...], size: int, levels: in
     return saferepr(arguments, size, maxlevels=levels)
 
 
-def _is_flat(arguments: list[Any] | tuple[Any, ...]) -> bool:
-    """Tell whether there are no containers within the containers among the arguments."""
-    for argument in arguments:
-        kind = type(argument)
-        if kind is dict:
-            items = [*argument, *argument.values()]
-        elif kind is list:
-            items = argument
-        else:
-            items = [argument]
-        for item in items:
-            if type(item) not in _SCALARS:
+def _is_plain(container: Any, levels: int) -> bool:
+    """Tell whether there are scalars, lists and dicts alone in it, and no more levels of them."""
+    if not levels:
+        return False
+    if type(container) is dict:
+        for key in container:
+            if type(key) not in _SCALARS:
                 return False
+        container = container.values()
+    for item in container:
+        kind = type(item)
+        if kind not in _SCALARS and not (
+            (kind is dict or kind is list) and _is_plain(item, levels - 1)
+        ):
+            return False
     return True

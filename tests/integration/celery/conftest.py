@@ -90,6 +90,7 @@ class Shop:
             "PYTHONPATH": f"{directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "C_FORCE_ROOT": "1",  # workers that accept pickle, as root
             "PYTHONUNBUFFERED": "1",
+            "TMPDIR": str(directory),  # for what a worker that is killed leaves behind
         }
         (directory / "shop.py").write_text(START + textwrap.dedent(source))
 
