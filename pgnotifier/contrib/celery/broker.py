@@ -39,7 +39,12 @@ class Broker:
         """
         closed = self._closed
         producer, self._idle = self._idle, None
-        if producer is None or self._owner != os.getpid():  # a parent's is not to be touched
+        if producer is not None and self._owner != os.getpid():
+            producer = None  # a parent's is not to be touched
+        if producer is not None and not _is_open(producer):
+            _drop(producer)
+            producer = None
+        if producer is None:
             producer = self._connect()
         try:
             yield producer
@@ -88,6 +93,7 @@ class Broker:
     def _connect(self) -> Any:
         connection = self._app.connection_for_write()
         connection.connect_timeout = connection.connect_timeout or CONNECT_TIMEOUT
+        connection.heartbeat = 0  # nobody would send them while there is nothing to publish
         defaults, required = _transport_options(connection)
         connection.transport_options = {**defaults, **connection.transport_options, **required}
         producer = self._app.amqp.Producer(connection, auto_declare=False)
@@ -100,6 +106,22 @@ class Broker:
             _drop(producer)
             raise
         return producer
+
+
+def _is_open(producer: Any) -> bool:
+    """Tell whether the broker has left a connection open that had nothing to do.
+
+    Redis' client sees to that itself. Of other transports nothing is known in advance.
+    """
+    if producer.connection.get_transport_cls().driver_type != "amqp":
+        return True
+    try:
+        while True:
+            producer.connection.drain_events(timeout=0)
+    except TimeoutError:
+        return True
+    except Exception:  # noqa: BLE001 - of whatever type the transport raises
+        return False
 
 
 def _drop(producer: Any) -> None:
