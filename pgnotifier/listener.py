@@ -386,9 +386,13 @@ class Listener:
 
     def _report_takeover(self) -> None:
         since = self._standby.take_over() if self._standby is not None and self._leads else None
-        if since is not None and self._live:
+        if since is not None and (missed := self._wanted()):
             why = "another listener led before"
-            self._report_gap(Gap(since, datetime.now(UTC), frozenset(self._live), why))
+            self._report_gap(Gap(since, datetime.now(UTC), missed, why))
+
+    def _wanted(self) -> frozenset[str]:
+        """Return the live channels that nobody has removed meanwhile."""
+        return frozenset(self._live - self._commands.channels("unlisten"))
 
     def _disconnect(self) -> None:
         if self._session is None:
@@ -406,7 +410,7 @@ class Listener:
         Args:
             reason: Why this has to be.
         """
-        missed = frozenset(self._live) if self._leads else frozenset[str]()
+        missed = self._wanted() if self._leads else frozenset[str]()
         since = self._proven_at
         begun = monotonic()
         backoff = Backoff()
