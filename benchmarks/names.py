@@ -12,6 +12,7 @@ ASYNCPG = "asyncpg listener"
 # Into tasks.
 LOOP = "task.delay loop"
 SHARED = "loop, one producer"
+CONFIRMED = "loop, with confirms"
 RAW = "ready-made messages"
 
 # Idle.

@@ -13,10 +13,10 @@ import redis
 from bench_app import BROKER, CHANNEL, DSN, app, notifier, task
 from children import end_with_parent, finish, tell
 from kombu.utils.url import parse_url
-from names import LOOP, OURS, RAW, SHARED
+from names import CONFIRMED, LOOP, OURS, RAW, SHARED
 
 MESSAGE = "x" * 1000  # about the size of a task's
-BATCH = 500
+REDIS_BATCH, AMQP_BATCH = 500, 5000
 
 
 def hear(count: int) -> Iterator[psycopg.Notify]:
@@ -35,6 +35,11 @@ def call_delay(count: int) -> None:
         task.delay(json.loads(arrived.payload))
 
 
+def call_delay_and_confirm(count: int) -> None:
+    app.conf.broker_transport_options = {"confirm_publish": True}
+    call_delay(count)
+
+
 def share_producer(count: int) -> None:
     with app.producer_or_acquire() as producer:
         for arrived in hear(count):
@@ -50,11 +55,12 @@ def subscribe(count: int) -> None:
 
 def push_ready_made(count: int) -> None:
     """Send what is there already: the limit of the broker, of psycopg and of this machine."""
-    push = _push_redis() if BROKER.startswith("redis") else _push_amqp()
+    redis_like = BROKER.startswith("redis")
+    push, batch = (_push_redis(), REDIS_BATCH) if redis_like else (_push_amqp(), AMQP_BATCH)
     waiting = 0
     for number, _ in enumerate(hear(count), 1):
         waiting += 1
-        if waiting == BATCH or number == count:
+        if waiting == batch or number == count:
             push(waiting)
             waiting = 0
 
@@ -103,6 +109,7 @@ PUBLISHERS: Mapping[str, Callable[[int], None]] = {
     OURS: subscribe,
     LOOP: call_delay,
     SHARED: share_producer,
+    CONFIRMED: call_delay_and_confirm,
     RAW: push_ready_made,
 }
 

@@ -115,21 +115,27 @@ def _is_unicode(text: str) -> bool:
 
 def _is_json(value: Any, room: int) -> bool:
     kind = type(value)
-    if kind is str:
-        return _is_unicode(value)
-    if kind is int:
-        return bool(-INT_BOUND < value < INT_BOUND)
-    if kind is float:
-        return math.isfinite(value)
     if kind is dict and room:
-        for key, item in value.items():
-            if type(key) is not str or not _is_unicode(key) or not _is_json(item, room - 1):
+        for key in value:
+            if type(key) is not str or not _is_unicode(key):
                 return False
-        return True
-    if kind is list and room:
-        # Not all(): a generator's frames would take C stack at every level.
-        for item in value:  # noqa: SIM110
-            if not _is_json(item, room - 1):
-                return False
-        return True
-    return value is None or kind is bool
+        items = value.values()
+    else:
+        items = value if kind is list and room else (value,)
+    # In line, for the sake of speed. Not all(): a generator's frames would take C stack at
+    # every level.
+    for item in items:
+        kind = type(item)
+        if kind is str:
+            fits = item.isascii() or _is_unicode(item)
+        elif kind is int:
+            fits = -INT_BOUND < item < INT_BOUND
+        elif kind is dict or kind is list:
+            fits = room > 0 and _is_json(item, room - 1)
+        elif kind is float:
+            fits = math.isfinite(item)
+        else:
+            fits = item is None or kind is bool
+        if not fits:
+            return False
+    return True

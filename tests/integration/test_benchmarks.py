@@ -18,7 +18,7 @@ COMPETITORS = {
     "callbacks in the process": 5,
     "tasks in Redis": 4,
     "tasks in Redis, of nested payloads": 2,
-    "tasks in RabbitMQ": 4,
+    "tasks in RabbitMQ": 5,
     "latency of tasks at 50 a second": 4,
     "latency of tasks at half of saturation": 4,
     "tasks run at saturation": 2,

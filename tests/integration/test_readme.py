@@ -64,7 +64,7 @@ def test_the_plain_callback(start, tmp_path, db, eventually):
 
 def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
     """The first program's callback runs in a worker once the listener hears."""
-    program = _program("CeleryDispatcher")
+    program = _program("CeleryNotifier")
     for place, ours in (
         ("postgresql://localhost/shop", db.dsn),
         ("redis://localhost:6379/0", pgnotifier_redis_url),

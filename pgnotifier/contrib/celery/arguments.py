@@ -26,11 +26,18 @@ def is_native(value: Any) -> bool:
 
 
 def _is_reserved(value: Any) -> bool:
-    if type(value) is dict:
+    kind = type(value)
+    if kind is dict:
         if RAW in value or value.keys() == _ENVELOPE:
             return True
-        return any(map(_is_reserved, value.values()))
-    return type(value) is list and any(map(_is_reserved, value))
+        value = value.values()
+    elif kind is not list:
+        return False
+    for item in value:
+        kind = type(item)
+        if (kind is dict or kind is list) and _is_reserved(item):
+            return True
+    return False
 
 
 # --- tasks made of callbacks: both ends are ours ------------------------------------------------

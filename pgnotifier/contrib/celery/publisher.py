@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Any
@@ -15,7 +15,7 @@ import msgspec
 from pgnotifier.contrib.celery.carriers import carrier_for
 from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
-from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_id
+from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import Target
 from pgnotifier.dispatch import Delivery
 
@@ -35,9 +35,9 @@ class TaskIds(threading.local):
         # None in the place of the id is one that the broker has for sure.
         self._known: dict[int, tuple[Delivery, str | None]] = {}  # keeps the deliveries, too
 
-    def of(self, delivery: Delivery) -> str | None:
+    def of(self, delivery: Delivery, fresh: Iterator[str]) -> str | None:
         """Return the id that was given to a delivery before, or a new one; None if it is done."""
-        return self._known.pop(id(delivery))[1] if id(delivery) in self._known else new_id()
+        return self._known.pop(id(delivery))[1] if id(delivery) in self._known else next(fresh)
 
     def keep(self, delivery: Delivery, task_id: str | None) -> None:
         """Remember an id for the next try, or that there is to be none (None)."""
@@ -101,6 +101,7 @@ class Publisher:
         self._app = app
         self._producer = producer
         self._ids = ids
+        self._fresh = new_ids()
         self._obstacles = obstacles
         self._has_failed = has_failed
         self._carrier = carrier_for(producer)
@@ -144,7 +145,7 @@ class Publisher:
             route.stamp = route.like = None
 
     def _publish_one(self, delivery: Delivery) -> None:
-        task_id = self._ids.of(delivery)
+        task_id = self._ids.of(delivery, self._fresh)
         first = self._carrier.position
         if delivery.binding.live and task_id is not None:
             try:

@@ -4,6 +4,7 @@ py-amqp encodes one message of Celery's, all others are cut out of that. What fr
 https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 4.2.
 """
 
+import functools
 import re
 import secrets
 from struct import pack
@@ -50,8 +51,8 @@ class AmqpStamp(KombuStamp):
         body = self._make_body(positional)
         values = {
             b"id": task_id.encode(),
-            b"repr": _encode("S", [self.show(positional)]),
-            b"origin": _encode("F", [given.origin]),
+            b"repr": _encode_text(self.show(positional)),
+            b"origin": _encode_table(tuple(given.origin.items())),
         }
         table = _fill(self._table, values)
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
@@ -79,14 +80,7 @@ class AmqpStamp(KombuStamp):
         return body.encode() if isinstance(body, str) else body
 
     def _frame(self, kind: int, content: bytes) -> bytes:
-        return pack(
-            f">BHI{len(content)}sB",
-            kind,
-            self._channel.channel_id,
-            len(content),
-            content,
-            0xCE,
-        )
+        return pack(">BHI", kind, self._channel.channel_id, len(content)) + content + b"\xce"
 
 
 def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> bytes:
@@ -105,6 +99,17 @@ def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> 
     write = _frame_writer(channel.connection, Wire())
     write(_METHOD, channel.channel_id, _PUBLISH, arguments, message)
     return b"".join(sent)
+
+
+def _encode_text(text: str) -> bytes:
+    encoded = text.encode("utf-8", "surrogatepass")
+    return pack(">I", len(encoded)) + encoded
+
+
+@functools.lru_cache(maxsize=16)  # many are received at one moment, from one session
+def _encode_table(items: tuple[tuple[str, Any], ...]) -> bytes:
+    encoded: bytes = _encode("F", [dict(items)])
+    return encoded
 
 
 Pieces = list[bytes]

@@ -1,6 +1,7 @@
 """Messages for Redis and Valkey, stamped as the text that is put into a list there."""
 
 import base64
+import operator
 import re
 import secrets
 from typing import Any
@@ -16,7 +17,7 @@ from pgnotifier.contrib.celery.stamping import (
     dump,
     encode_json,
     make_serializer,
-    new_id,
+    new_ids,
     undated,
 )
 from pgnotifier.contrib.celery.targets import Given, Target
@@ -55,7 +56,9 @@ class RedisStamp(Stamp):
         priority = channel._get_message_priority(message, reverse=False)  # noqa: SLF001
         self.key: str = channel._q_for_pri(queue, priority)  # noqa: SLF001
         self.is_dated = bool(message["headers"]["eta"] or message["headers"]["expires"])
-        self._texts, self._places = _take_apart(message)
+        self._texts, places = _take_apart(message)
+        self._choose = operator.itemgetter(*places)
+        self._tags = new_ids()
         self._serialize = make_serializer(like)
         self._compression = like.compression
         self._channel = channel
@@ -63,7 +66,7 @@ class RedisStamp(Stamp):
 
     def press(self, given: Given, task_id: str) -> RedisMessage:
         """Return a message in the form that Redis holds."""
-        return RedisMessage(self.key, self.press_text(given, task_id, new_id()))
+        return RedisMessage(self.key, self.press_text(given, task_id, next(self._tags)))
 
     def press_text(self, given: Given, task_id: str, tag: str) -> str:
         """Return its text, with a delivery tag for the transport."""
@@ -76,7 +79,7 @@ class RedisStamp(Stamp):
             "origin": encode_json(given.origin).decode(),
         }
         parts = self._texts.copy()
-        parts[1::2] = [values[place] for place in self._places]
+        parts[1::2] = self._choose(values)
         return "".join(parts)
 
     def find_difference(self, other: Published) -> str | None:

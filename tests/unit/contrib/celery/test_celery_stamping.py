@@ -5,6 +5,7 @@ import json
 import uuid
 import zlib
 from datetime import UTC, datetime
+from itertools import islice
 
 import pytest
 from brokered import TEXTS, callback, take_messages
@@ -14,7 +15,7 @@ from kombu import serialization
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers import carrier_for
 from pgnotifier.contrib.celery.recording import publish_recorded
-from pgnotifier.contrib.celery.stamping import UnstampableError, new_id
+from pgnotifier.contrib.celery.stamping import UnstampableError, new_ids
 
 
 def normalised(message, ids):
@@ -85,7 +86,7 @@ def test_arguments_that_change_on_their_way(make_app, make_desk):
         producer = desk.app.amqp.Producer(connection, auto_declare=False)
         carrier = carrier_for(producer)
         like, other = (
-            publish_recorded(target, target.given(one), producer, new_id(), carrier.watch)
+            publish_recorded(target, target.given(one), producer, next(new_ids()), carrier.watch)
             for one in (first, second)
         )
         stamp = carrier.make_stamp(like, target)
@@ -97,7 +98,7 @@ def test_arguments_that_change_on_their_way(make_app, make_desk):
 
 def test_ids():
     """They are random UUIDs."""
-    ids = [new_id() for _ in range(1000)]
+    ids = list(islice(new_ids(), 1000))
     assert len(set(ids)) == 1000
     for one in ids:
         parsed = uuid.UUID(one)
