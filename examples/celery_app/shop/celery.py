@@ -2,10 +2,11 @@
 
 from celery import Celery
 
-from shop.settings import BROKER
+from shop.settings import BROKER, DSN
 
 app = Celery("shop", broker=BROKER, include=["shop.tasks", "shop.notifications"])
 app.conf.update(
+    pgnotifier_dsn=DSN,
     task_routes={"pgnotifier.resize": {"queue": "images"}},
     broker_connection_retry_on_startup=True,
 )

@@ -5,11 +5,10 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
-from pgnotifier import Gap, InlineDispatcher, Notification, Notifier, Subscription
-from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier import Gap, InlineDispatcher, Notification, Subscription
+from pgnotifier.contrib.celery import CeleryNotifier
 from shop.celery import app
 from shop.database import execute
-from shop.settings import DSN
 from shop.tasks import audit
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ def complain(error: BaseException, subscription: Subscription, notification: Not
     logger.error("%r could not take %r: %s", subscription.id, notification.raw, error)
 
 
-notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app), on_gap=catch_up, on_error=complain)
+notifier = CeleryNotifier(app, on_gap=catch_up, on_error=complain)
 
 
 @notifier.on("image_uploaded", id="resize")  # the task "pgnotifier.resize", on the queue "images"
