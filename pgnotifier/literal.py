@@ -17,6 +17,10 @@ INT_BOUND = 10**4300
 """Python refuses to print a longer int:
 https://docs.python.org/3/library/stdtypes.html#integer-string-conversion-length-limitation."""
 
+_TRIES = 100
+"""Threads that parse at the same time may give each other a SystemError, in Python 3.11:
+https://github.com/python/cpython/issues/106905."""
+
 _BRACKETS = b"([{)]}"
 _NO_BRACKET = bytes(set(range(256)) - set(_BRACKETS))
 _ALIKE = bytes.maketrans(_BRACKETS, b"[[[]]]")
@@ -86,10 +90,14 @@ def read_literal(text: str) -> Any:
         LITERAL_DEPTH, _drop_strings("", text).encode("utf-8", "surrogatepass")
     ):
         return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, BytesWarning):
-        return text
+    for _ in range(_TRIES):
+        try:
+            return ast.literal_eval(text)
+        except SystemError:
+            continue
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, BytesWarning):
+            break
+    return text
 
 
 def write_literal(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Decoding and encoding, from plain examples to whatever hypothesis thinks of."""
 
+import ast
 import json
 import math
 import subprocess
@@ -175,6 +176,20 @@ def test_many_threads_decode_at_once():
         thread.join()
     assert not wrong
     assert warnings.filters == filters
+
+
+def test_threads_that_disturb_each_other(monkeypatch):
+    """A parser that fails because another thread parses, too, is asked again."""
+    failures, literal_eval = [SystemError("recursion depth mismatch")] * 3, ast.literal_eval
+
+    def disturbed(text):
+        if failures:
+            raise failures.pop()
+        return literal_eval(text)
+
+    monkeypatch.setattr(ast, "literal_eval", disturbed)
+    assert payload.decode("(1, 2)") == (1, 2)
+    assert not failures
 
 
 # --- What a value is sent as ----------------------------------------------------------------
