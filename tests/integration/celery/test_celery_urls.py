@@ -6,6 +6,7 @@ import logging
 import secrets
 import signal
 import ssl
+import tempfile
 import threading
 from contextlib import ExitStack
 
@@ -17,7 +18,7 @@ from kombu import Queue
 from kombu.utils.url import url_to_parts
 
 from pgnotifier.contrib.celery import CeleryDispatcher
-from pgnotifier.testing.process import SupervisedProcess
+from pgnotifier.testing.process import SupervisedProcess, choose_base
 from pgnotifier.testing.wheels import find_valkey
 
 
@@ -118,6 +119,13 @@ def sentinel(pgnotifier_redis_url):
 
 
 @pytest.fixture
+def short_directory():
+    """Yield a directory whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(dir=choose_base(for_others=False)) as directory:
+        yield directory
+
+
+@pytest.fixture
 def broker(request, eventually):
     """Return what an app needs to reach its broker, by the way that the test is to try."""
     get = request.getfixturevalue
@@ -131,7 +139,7 @@ def broker(request, eventually):
                 "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_ca_certs": str(ca)},
             }
         case "redis+socket":
-            path = str(get("tmp_path") / "valkey")
+            path = f"{get('short_directory')}/valkey"
             get("relay")(get("pgnotifier_redis_url"), path)
             return {"broker_url": f"redis+socket://{path}"}
         case "sentinel":
