@@ -56,8 +56,8 @@ class Relay:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _cut(self):
-        for writer in self._writers:
-            writer.transport.abort()
+        while self._writers:
+            self._writers.pop().transport.abort()
 
     async def _close(self):
         self._server.close()
