@@ -19,7 +19,7 @@ logger = logging.getLogger("pgnotifier.delivery")
 Overflow = Literal["block", "drop_oldest", "drop_newest"]
 
 BATCH = 1000
-"""The most notifications that are decoded and dispatched in one go."""
+"""The most deliveries that are made in one go, but for one notification that makes more."""
 
 
 class Arrived(Protocol):
@@ -228,7 +228,12 @@ class Deliverer:
                     break
                 self._condition.wait(left)
             take = self._buffer.popleft
-            items = [take() for _ in range(min(BATCH, len(self._buffer)))]
+            items: list[Item] = []
+            capacity = BATCH
+            while self._buffer and capacity > 0:
+                item = take()
+                items.append(item)
+                capacity -= len(item[1])
             self._decoding = len(items)
             room = self.full and len(self._buffer) <= self._size // 2
             if room:

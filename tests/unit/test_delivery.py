@@ -8,7 +8,6 @@ import pytest
 from deliveries import NOW, Fake, Gate, bind, put
 
 from pgnotifier import InlineDispatcher
-from pgnotifier.delivery import BATCH
 from pgnotifier.payload import decode
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -22,8 +21,19 @@ def test_order_and_batches(make_deliverer, eventually):
     deliverer.start()
     eventually(lambda: deliverer.delivered == 2500)
     assert fake.delivered == list(range(2500))
-    assert [len(batch) for batch in fake.batches] == [BATCH, BATCH, 500]
+    assert [len(batch) for batch in fake.batches] == [1000, 1000, 500]
     assert deliverer.waiting == 0
+
+
+def test_a_batch_counts_deliveries(make_deliverer, eventually):
+    """A channel with many subscriptions makes no larger batches; one notification stays whole."""
+    fake = Fake()
+    deliverer = make_deliverer(fake)
+    put(deliverer, [bind(fake, id=number) for number in range(300)], *range(5))
+    put(deliverer, [bind(fake, id=number) for number in range(1100)], 5)
+    deliverer.start()
+    eventually(lambda: deliverer.delivered == 2600)
+    assert [len(batch) for batch in fake.batches] == [1200, 300 + 1100]
 
 
 def test_bindings_of_one_notification_come_in_turn(make_deliverer, eventually):

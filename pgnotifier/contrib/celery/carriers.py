@@ -152,9 +152,7 @@ class AmqpCarrier(Carrier):
     https://www.rabbitmq.com/docs/confirms#publisher-confirms
     """
 
-    # It confirms once it has written to disk, which takes no longer for many. Meanwhile there
-    # is more to come, lest it or we be idle.
-    chunk = 5000
+    chunk = 1000  # it confirms once it has written to disk, which takes no longer for many
     portion: ClassVar[int] = 100
 
     def __init__(self, producer: Any) -> None:
