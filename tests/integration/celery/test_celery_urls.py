@@ -57,7 +57,9 @@ class Relay:
 
     async def _cut(self):
         while self._writers:
-            self._writers.pop().transport.abort()
+            transport = self._writers.pop().transport
+            if not transport.is_closing():  # aborting it then fails, in early Python 3.11
+                transport.abort()
 
     async def _close(self):
         self._server.close()
