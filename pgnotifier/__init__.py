@@ -18,6 +18,7 @@ from pgnotifier.errors import (
     ConnectionFailedError,
     DispatcherMismatchError,
     ListenRefusedError,
+    NotHearingError,
     NotifierStoppedError,
     NotifyRefusedError,
     NotLiveError,
@@ -30,6 +31,7 @@ from pgnotifier.errors import (
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Binding, Subscription
+from pgnotifier.states import StateChange
 from pgnotifier.status import DispatcherStatus, Status
 
 __version__ = "0.1.0"
@@ -47,6 +49,7 @@ __all__ = [
     "Gap",
     "InlineDispatcher",
     "ListenRefusedError",
+    "NotHearingError",
     "NotLiveError",
     "Notification",
     "Notifier",
@@ -55,6 +58,7 @@ __all__ = [
     "PayloadEncodingError",
     "PayloadTooLargeError",
     "PgNotifierError",
+    "StateChange",
     "Status",
     "Subscription",
     "TaskNameError",

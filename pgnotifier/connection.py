@@ -24,8 +24,28 @@ from pgnotifier.errors import (
 CONNECT_TIMEOUT = 10
 """Seconds that each host of a connection string gets, unless `connect_timeout` says else."""
 
+KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+"""What has the kernel find a dead connection within 20 seconds, unless told otherwise.
+https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
+
+READ_ONLY = b"25006"
+"""https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+STANDBY = (
+    "it is a standby, which can't. Connect to the primary; or give all hosts, separated by commas, "
+    "and target_session_attrs=read-write, which finds it after a failover, too"
+)
+
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
+
+
+Supply = Callable[[], Mapping[str, Any] | str]
+"""Returns what to connect with."""
 
 
 class ConnectionLostError(Exception):
@@ -50,8 +70,8 @@ class Parameters:
             given = {str(name): value for name, value in db_conf.items() if value is not None}
         else:
             raise ArgumentTypeError(
-                "db_conf is a dict of libpq parameters, a conninfo string or a URI, "
-                f"not {type(db_conf).__name__}"
+                "db_conf is a dict of libpq parameters, a conninfo string or a URI, or a callable "
+                f"that returns one, not {type(db_conf).__name__}"
             )
         for name in given:
             if name not in _OPTIONS:
@@ -61,6 +81,8 @@ class Parameters:
         self._known["client_encoding"] = "UTF8"
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             self._known["connect_timeout"] = CONNECT_TIMEOUT
+        if "service" not in given and "PGSERVICE" not in os.environ:  # it may set them itself
+            self._known = {**KEEPALIVE, **self._known}
         _check_values(given)
         self.conninfo = libpq.make_conninfo("", **self._known)
 
@@ -86,6 +108,42 @@ class Parameters:
                 # A traceback prints the cause as well, so it has to go, too.
                 raise ConnectionFailedError(text.replace(password, "***")) from None
             raise ConnectionFailedError(text) from exc
+
+
+class SuppliedParameters(Parameters):
+    """Parameters that a callable returns, at each connect anew: credentials that rotate, say."""
+
+    __slots__ = ("_supply",)
+
+    def __init__(self, supply: Supply) -> None:
+        """Take the callable; it isn't called yet."""
+        self._supply = supply
+        self._known = {}
+
+    def __repr__(self) -> str:
+        return super().__repr__() or f"as {getattr(self._supply, '__qualname__', 'db_conf')}() says"
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Call it, and make a connection.
+
+        Raises:
+            ConnectionFailedError: It raised, or as for `Parameters`.
+            PgNotifierError: It returned what `Parameters` don't take.
+        """
+        try:
+            supplied = self._supply()
+        except Exception as exc:
+            raise ConnectionFailedError(
+                f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
+            ) from exc
+        parameters = Parameters(supplied)
+        self._known = parameters._known  # noqa: SLF001 - of the same class, for the repr
+        return parameters.connect()
+
+
+def make_parameters(db_conf: "Mapping[str, Any] | str | Supply") -> Parameters:
+    """Return the parameters that a user has given, or a callable for them."""
+    return SuppliedParameters(db_conf) if callable(db_conf) else Parameters(db_conf)
 
 
 def _parse(conninfo: str) -> dict[str, Any]:
@@ -143,9 +201,19 @@ class Connecting:
     please; the reader goes on listening to `stop()` meanwhile, and walks away if need be.
     """
 
-    def __init__(self, parameters: Parameters, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, parameters: Parameters, wake: Callable[[], None], statement: bytes = b""
+    ) -> None:
+        """Begin to connect.
+
+        Args:
+            parameters: Where to.
+            wake: Called when it is done.
+            statement: What to execute then, before it is done.
+        """
         self._parameters = parameters
         self._wake = wake
+        self._statement = statement
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         self._error: Exception | None = None
@@ -168,8 +236,21 @@ class Connecting:
                 abandoned = self._abandoned
             if abandoned:
                 connection.close()
+            elif self._statement:
+                self._execute(connection)
         self.done = True
         self._wake()
+
+    def _execute(self, connection: psycopg.Connection[Any]) -> None:
+        try:
+            connection.execute(self._statement)
+        except psycopg.Error as exc:
+            self._error = exc
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether there is no connection, or its statement failed. To be asked once done."""
+        return self._error is not None
 
     def result(self) -> "Session":
         """Return the session, or raise why there is none. To be called once done."""
@@ -200,6 +281,7 @@ class Session:
         self._pgconn.nonblocking = 1
         self.fd = self._pgconn.socket
         self.notifies = self._pgconn.notifies
+        self.backend_pid = self._pgconn.backend_pid
         self.row: tuple[bytes | None, ...] = ()  # of the last query that returned one
         self._refused: ListenRefusedError | None = None
         # SQL_ASCII databases hold any bytes. Asked for UTF-8, the server would end the session
@@ -256,6 +338,8 @@ class Session:
                 if severity != b"ERROR":  # FATAL and PANIC end the session; libpq's own has none
                     raise ConnectionLostError(reason)
                 # Kept for the next call: the end of the query may not be here yet.
+                if result.error_field(pq.DiagnosticField.SQLSTATE) == READ_ONLY:
+                    reason = f"{STANDBY} ({reason})"
                 self._refused = ListenRefusedError(f"the server refused LISTEN: {reason}")
         return False
 
@@ -299,6 +383,11 @@ def listen_query(channels: Iterable[str], verb: str = "LISTEN") -> bytes:
     Ten thousand names take 0.2 s as one query, ten times that one by one.
     """
     return ";".join(f"{verb} {sql.Identifier(name).as_string(None)}" for name in channels).encode()
+
+
+def notify_query(channel: str, payload: str) -> bytes:
+    """Return a query that notifies. No right can be missing, as one to call pg_notify() can."""
+    return sql.SQL("NOTIFY {}, {}").format(sql.Identifier(channel), payload).as_bytes(None)
 
 
 class Backoff:

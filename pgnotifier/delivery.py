@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, Protocol
@@ -33,6 +33,20 @@ class Arrived(Protocol):
 
 Item = tuple[str, tuple[Binding, ...], Arrived, datetime, datetime]
 """Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
+
+
+class Barrier:
+    """Stands in a buffer where something may have been missed, until the users know of it.
+
+    Attributes:
+        is_open: Whether what comes behind it may be delivered.
+        deliveries: What to deliver first.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.deliveries: tuple[Delivery, ...] = ()
+
 
 _called_by = threading.local()  # .owner: the notifier that a deliverer's thread works for
 
@@ -85,7 +99,7 @@ class Deliverer:
         self._overflow = overflow
         self._on_room = on_room
         self._owner = owner
-        self._buffer: deque[Item] = deque()
+        self._buffer: deque[Item | Barrier] = deque()
         self._decoding = 0
         self._batch: deque[Delivery] = deque()
         self._gatherer = Gatherer(size)
@@ -134,7 +148,15 @@ class Deliverer:
                 )
             return
         take = self._buffer.popleft if self._overflow == "drop_oldest" else self._buffer.pop
-        lost = [take() for _ in range(excess)]
+        taken = [take() for _ in range(excess)]
+        lost = [item for item in taken if not isinstance(item, Barrier)]
+        barriers = [item for item in reversed(taken) if isinstance(item, Barrier)]
+        if self._overflow == "drop_oldest":
+            self._buffer.extendleft(barriers)
+        else:
+            self._buffer.extend(barriers)
+        if not lost:
+            return
         if not self.dropped:
             logger.warning(
                 "the buffer of %s is full (%d notifications): dropping the %s",
@@ -142,7 +164,7 @@ class Deliverer:
                 self._size,
                 self._overflow.removeprefix("drop_"),
             )
-        self.dropped += excess
+        self.dropped += len(lost)
         before = self._missed
         since = min(proven_at for *_, proven_at in lost)
         self._missed = Gap(
@@ -151,6 +173,18 @@ class Deliverer:
             channels=frozenset(item[0] for item in lost).union(before.channels if before else ()),
             reason=f"the buffer of {self.name} was full",
         )
+
+    def bar(self, barrier: Barrier) -> None:
+        """Deliver nothing that is put from now on until a barrier is lifted."""
+        with self._condition:
+            self._buffer.append(barrier)
+
+    def lift(self, barrier: Barrier, deliveries: Iterable[Delivery] = ()) -> None:
+        """Go on behind a barrier, with some deliveries first."""
+        with self._condition:
+            barrier.deliveries = tuple(deliveries)
+            barrier.is_open = True
+            self._condition.notify()
 
     def take_missed(self) -> Gap | None:
         """Return the gap that dropping made since the last call, if any."""
@@ -218,22 +252,32 @@ class Deliverer:
                 self._batch, self._decoding = batch, 0
             self._dispatch(batch)
 
-    def _take(self) -> list[Item]:
+    def _may_take(self) -> bool:
+        first = self._buffer[0] if self._buffer else None
+        return first is not None and (self._stopping or getattr(first, "is_open", True))
+
+    def _take(self) -> list[Item | Barrier]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         with self._condition:
-            while not self._buffer and not self._stopping:
+            while not self._may_take() and not self._stopping:
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
                     break
                 self._condition.wait(left)
             take = self._buffer.popleft
-            items: list[Item] = []
-            capacity = BATCH
+            items: list[Item | Barrier] = []
+            capacity = BATCH if self._may_take() else 0
             while self._buffer and capacity > 0:
                 item = take()
+                if isinstance(item, Barrier):
+                    if items:
+                        self._buffer.appendleft(item)
+                        break
+                    capacity = 1  # by itself
+                else:
+                    capacity -= len(item[1])
                 items.append(item)
-                capacity -= len(item[1])
             self._decoding = len(items)
             room = self.full and len(self._buffer) <= self._size // 2
             if room:
@@ -243,10 +287,14 @@ class Deliverer:
             self._on_room()
         return items
 
-    def _deliveries(self, items: list[Item]) -> list[Delivery]:
+    def _deliveries(self, items: list[Item | Barrier]) -> list[Delivery]:
         decode = self._decode
-        deliveries = []
-        for channel, bindings, arrived, received_at, _ in items:
+        deliveries: list[Delivery] = []
+        for item in items:
+            if isinstance(item, Barrier):
+                deliveries += item.deliveries
+                continue
+            channel, bindings, arrived, received_at, _ = item
             raw = arrived.extra.decode("utf-8", "surrogateescape")
             payload = _UNDECODED
             for binding in bindings:

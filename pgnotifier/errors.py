@@ -9,6 +9,7 @@
     ├── TaskNameError            (ValueError)       a task name that is taken, or can't be one
     ├── ConnectionFailedError    (ConnectionError)  no connection could be made
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
+    ├── NotHearingError          (ConnectionError)  LISTEN went well, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
@@ -54,6 +55,10 @@ class ConnectionFailedError(PgNotifierError, ConnectionError):
 
 class ListenRefusedError(PgNotifierError, RuntimeError):
     """The server answered LISTEN with an error; the channels were not added."""
+
+
+class NotHearingError(PgNotifierError, ConnectionError):
+    """The server took LISTEN, but notifications don't arrive: there is a pooler in between."""
 
 
 class NotifyRefusedError(PgNotifierError, RuntimeError):

@@ -55,6 +55,12 @@ class Gap:
     channels: frozenset[str]
     reason: str
 
+    def to_notification(self, channel: str) -> Notification:
+        """Return the gap as what subscriptions are told, as if it had been sent to a channel."""
+        payload = self.to_dict()
+        raw = msgspec.json.encode(payload).decode()
+        return Notification(channel, payload, raw, 0, self.until)
+
     def to_dict(self) -> Mapping[str, Any]:
         """Return the gap as JSON-able values, times in ISO 8601."""
         return {

@@ -3,11 +3,13 @@
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
+from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from pgnotifier import lifetime
-from pgnotifier.connection import Parameters
+from pgnotifier.connection import Supply, make_parameters
 from pgnotifier.delivery import Deliverer, Overflow, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
@@ -18,7 +20,7 @@ from pgnotifier.errors import (
 )
 from pgnotifier.gate import Gate, Outcome
 from pgnotifier.gathering import check_gathering
-from pgnotifier.listener import Listener
+from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.publisher import Publisher
 from pgnotifier.registrar import Registrar
@@ -30,6 +32,7 @@ from pgnotifier.registry import (
     check_id,
 )
 from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
+from pgnotifier.states import OnState, StateReport
 from pgnotifier.status import DispatcherStatus, Status
 
 logger = logging.getLogger("pgnotifier.notifier")
@@ -55,7 +58,7 @@ class Notifier:
 
     def __init__(
         self,
-        db_conf: Mapping[str, Any] | str,
+        db_conf: Mapping[str, Any] | str | Supply,
         *,
         dispatcher: Dispatcher | None = None,
         autorun: bool | None = None,
@@ -63,6 +66,9 @@ class Notifier:
         decoder: Callable[[str], Any] = decode,
         on_error: OnError | None = None,
         on_gap: OnGap | None = None,
+        on_state: OnState | None = None,
+        heartbeat: float = 15.0,
+        heartbeat_timeout: float = 5.0,
         buffer_size: int = 100_000,
         overflow: Overflow = "block",
         standby: str | None = None,
@@ -71,7 +77,9 @@ class Notifier:
 
         Args:
             db_conf: A dict of libpq parameters (`port` as int or str), a conninfo string, or
-                a URI: https://www.postgresql.org/docs/current/libpq-connect.html.
+                a URI: https://www.postgresql.org/docs/current/libpq-connect.html. Or a callable
+                that returns one of these, called for each connection, on whatever thread makes
+                it: for credentials that rotate.
             dispatcher: Delivers to subscriptions that name none of their own. Default: an
                 `InlineDispatcher`, which calls them in this process.
             autorun: Whether `autorun=True` in the methods starts a notifier that isn't
@@ -83,7 +91,13 @@ class Notifier:
             on_error: Called as `on_error(exc, subscription, notification)` for each delivery
                 that failed, by the thread it failed in.
             on_gap: Called with each `Gap`, on a thread of its own, once all channels are
-                heard again.
+                heard again. What came since is delivered when it has returned, so that it
+                may read anew what notifications would have told.
+            on_state: Called with each `StateChange`, on a thread of its own.
+            heartbeat: Seconds without a notification after which an idle connection is tried,
+                by a notification to itself.
+            heartbeat_timeout: Seconds within which that has to arrive; else the connection is
+                taken for dead, and made anew.
             buffer_size: How many notifications may wait for one dispatcher.
             overflow: What to do with more: `block` (stop reading, so that PostgreSQL's queue
                 holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
@@ -95,11 +109,14 @@ class Notifier:
             ConfigurationError: A connection parameter that doesn't exist, or another value
                 that can't be.
         """
-        for name, value in (("decoder", decoder), ("on_error", on_error), ("on_gap", on_gap)):
+        hooks = {"decoder": decoder, "on_error": on_error, "on_gap": on_gap, "on_state": on_state}
+        for name, value in hooks.items():
             if value is not None and not callable(value):
                 raise ArgumentTypeError(f"{name} must be callable, which {value!r:.80} is not")
         if not isinstance(buffer_size, int) or buffer_size < 1:
             raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
+        for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
+            _check_seconds(name, seconds)
         if overflow not in ("block", "drop_oldest", "drop_newest"):
             raise ConfigurationError(
                 f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
@@ -107,14 +124,15 @@ class Notifier:
         if standby is not None and not isinstance(standby, str):
             raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
         self.daemon = daemon
-        self.standby = standby
         self.decoder = decoder
-        self._parameters = Parameters(db_conf)
+        self._parameters = make_parameters(db_conf)
         self._autorun = autorun
         self._buffer_size = buffer_size
         self._overflow: Overflow = overflow
         self._report_error = ErrorReport(on_error)
         self._report_gap = GapReport(on_gap)
+        self._state = StateReport(on_state)
+        self._settings = Settings(heartbeat, heartbeat_timeout, standby)
         self._publisher = Publisher(self._parameters)
         self._lock = threading.RLock()
         self._registrar = Registrar(self._report_error)
@@ -126,8 +144,7 @@ class Notifier:
         lifetime.watch(self)
 
     def __repr__(self) -> str:
-        listener = self._listener
-        state = listener.state if listener else "stopped"
+        state = self._state.current.state
         return f"<Notifier {state}, {len(self._registry)} channels, {self._parameters!r}>"
 
     def __enter__(self) -> Self:
@@ -211,6 +228,7 @@ class Notifier:
         batch: tuple[int, float] | None = None,
         debounce: float | tuple[float, float] | None = None,
         key: Callable[[Any], Hashable] | None = None,
+        on_gap: Callable[..., object] | None = None,
         **options: Any,
     ) -> None:
         """Have a callback called as `fn(id, channel, payload, pid)` for each notification.
@@ -232,6 +250,9 @@ class Notifier:
                 passed without another, or ten times as many in all. A pair
                 (seconds, max_seconds) sets how many in all.
             key: For `debounce`: `key(payload)` tells which payloads count as equal.
+            on_gap: What the dispatcher delivers when notifications of the channel may have been
+                missed, before any that come later: called, or enqueued, as
+                `on_gap((id, "gap"), channel, gap, pid)`, with `Gap.to_dict()` and the pid 0.
             options: The dispatcher's own (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -248,6 +269,10 @@ class Notifier:
             raise ArgumentTypeError(
                 f"subscription {id!r:.80}: the callback must be callable, which {fn!r:.80} is not"
             )
+        if on_gap is not None and not callable(on_gap):
+            raise ArgumentTypeError(
+                f"subscription {id!r:.80}: on_gap must be callable, which {on_gap!r:.80} is not"
+            )
         gathering = check_gathering(id, batch, debounce, key)
         by = self._dispatcher if dispatcher is None else dispatcher
         self._attach(by)
@@ -255,7 +280,9 @@ class Notifier:
             before = self._registry.binding(id, channel)
             muted = before is not None and before.subscription.muted
             undo = self._registrar.subscribe(
-                Subscription(id, channel, fn, by, MappingProxyType(options), muted, gathering)
+                Subscription(
+                    id, channel, fn, by, MappingProxyType(options), muted, gathering, on_gap
+                )
             )
             done = self._request_listen([channel], autorun)
         self._wait_live(done, autorun, undo)
@@ -379,7 +406,7 @@ class Notifier:
         Returns:
             How many deliveries were given up.
         """
-        undelivered = 0
+        undelivered, deadline = 0, monotonic() + timeout
         with self._lock:  # so that a `start` under way has made it
             listener = self._listener
         if listener is not None:
@@ -394,6 +421,7 @@ class Notifier:
                 if self._listener is listener:
                     self._ended()
         self._publisher.close()
+        self._state.settle(max(0.0, deadline - monotonic()))
         return undelivered
 
     def restart(self) -> None:
@@ -435,13 +463,16 @@ class Notifier:
         registry, listener = self._registry, self._listener
         deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
         return Status(
-            state=listener.state if listener is not None else "stopped",
+            state=self._state.current.state,
+            since=self._state.current.since,
+            why=self._state.current.why,
             connection=repr(self._parameters),
             channels=len(registry),
             subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
             received=listener.received if listener is not None else 0,
             errors=self._report_error.count,
             reconnects=listener.reconnects if listener is not None else 0,
+            latency=listener.latency if listener is not None else None,
             gaps=self._report_gap.count,
             last_gap=self._report_gap.last,
             dispatchers=tuple(
@@ -478,6 +509,15 @@ class Notifier:
         self._publisher.notify(check_channel(channel), payload)
 
     # --- inside ---
+
+    @property
+    def standby(self) -> str | None:
+        """The name that it shares with others of which one listens."""
+        return self._settings.standby
+
+    @standby.setter
+    def standby(self, name: str | None) -> None:
+        self._settings = replace(self._settings, standby=name)
 
     @property
     def _registry(self) -> Registry:
@@ -518,7 +558,8 @@ class Notifier:
                         lambda: self._registry,
                         self._deliverer,
                         self._report_gap,
-                        self.standby,
+                        self._state,
+                        self._settings,
                     )
                     listener.start()
                     self._listener = listener
@@ -596,7 +637,15 @@ class Notifier:
         self._stopped.open()
         self._report_error.forget_in_child()
         self._report_gap.forget_in_child()
+        self._state.forget_in_child()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forget_in_child()
         self._publisher.forget_in_child()
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ArgumentTypeError(f"{name} is a number of seconds, not {value!r:.80}")
+    if not 0 < value <= 86_400:
+        raise ConfigurationError(f"{name} must be above 0, and a day at most, not {value!r}")

@@ -74,8 +74,16 @@ class Registrar:
                 self._swap(self.registry.bind(binding.with_muted(muted)), [name])
 
     def _bind(self, subscription: Subscription) -> None:
-        target = subscription.dispatcher.bind(subscription)
-        binding = Binding(subscription, target, self._report)
+        by, for_gaps, on_gap = subscription.dispatcher, subscription.for_gaps(), None
+        if for_gaps is not None:
+            on_gap = Binding(for_gaps, by.bind(for_gaps), self._report)
+        try:
+            target = by.bind(subscription)
+        except BaseException:
+            if for_gaps is not None:
+                by.unbind(for_gaps)
+            raise
+        binding = Binding(subscription, target, self._report, on_gap)
         self._swap(self.registry.bind(binding), [subscription.channel])
 
     def _swap(self, registry: Registry, channels: Iterable[str]) -> None:
@@ -87,5 +95,8 @@ class Registrar:
                 if after is not binding:
                     binding.live = False
                     by = binding.subscription.dispatcher
-                    if after is None or after.subscription.dispatcher is not by:
+                    stays = after is not None and after.subscription.dispatcher is by
+                    if not stays:
                         by.unbind(binding.subscription)
+                    if binding.on_gap and not (stays and after and after.on_gap):
+                        by.unbind(binding.on_gap.subscription)

@@ -30,6 +30,7 @@ class Subscription:
         options: The dispatcher's options, as given to `subscribe()`.
         muted: Whether this subscription is muted; its channel may be, besides.
         gathering: How many notifications become one delivery, if so.
+        on_gap: The same as `fn`, but for gaps; None if it isn't told of them.
     """
 
     id: Hashable
@@ -39,6 +40,14 @@ class Subscription:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     muted: bool = False
     gathering: Gathering | None = None
+    on_gap: Any = None
+
+    def for_gaps(self) -> "Subscription | None":
+        """Return the subscription that is told of gaps, with the id `(id, "gap")`."""
+        if self.on_gap is None:
+            return None
+        parts = self.id if isinstance(self.id, tuple) else (self.id,)
+        return replace(self, id=(*parts, "gap"), fn=self.on_gap, gathering=None, on_gap=None)
 
 
 class Binding:
@@ -50,24 +59,33 @@ class Binding:
         gathering: The subscription's, for quick access.
         target: What `Dispatcher.bind` returned.
         report: Called with an exception, the subscription and the notification.
+        on_gap: What gets a gap, if anything does.
         live: False for ever once the subscription is removed, replaced or muted. Written
             under the notifier's lock; dispatchers read it without, so that what was
             buffered before the change is not delivered after it.
     """
 
-    __slots__ = ("gathering", "id", "live", "report", "subscription", "target")
+    __slots__ = ("gathering", "id", "live", "on_gap", "report", "subscription", "target")
 
-    def __init__(self, subscription: Subscription, target: Any, report: Report) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        target: Any,
+        report: Report,
+        on_gap: "Binding | None" = None,
+    ) -> None:
         self.id = subscription.id
         self.subscription = subscription
         self.gathering = subscription.gathering
         self.target = target
         self.report = report
+        self.on_gap = on_gap
         self.live = True
 
     def with_muted(self, muted: bool) -> "Binding":
         """Return a fresh binding, live, to the same target."""
-        return Binding(replace(self.subscription, muted=muted), self.target, self.report)
+        subscription = replace(self.subscription, muted=muted)
+        return Binding(subscription, self.target, self.report, self.on_gap)
 
 
 Lane = tuple[Dispatcher, tuple[Binding, ...]]

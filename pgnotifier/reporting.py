@@ -2,10 +2,10 @@
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
+from pgnotifier.hook import Hook
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.registry import Subscription
 
@@ -71,21 +71,20 @@ class ErrorReport:
 
 
 class GapReport:
-    """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other.
-
-    The reader must go on reading while the hook does whatever takes it a minute.
-    """
+    """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other."""
 
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
         self.last: Gap | None = None
-        self._on_gap = on_gap
-        self._lock = threading.Lock()
-        self._waiting: deque[Gap] = deque()
-        self._running = False
+        self._hook = Hook("on_gap", on_gap)
 
-    def __call__(self, gap: Gap) -> None:
-        """Report one gap. Called by the reader alone."""
+    def __call__(self, gap: Gap, then: Callable[[], object] = lambda: None) -> None:
+        """Report one gap. Called by the reader alone.
+
+        Args:
+            gap: The gap.
+            then: Called once `on_gap` has returned.
+        """
         self.count += 1
         self.last = gap
         logger.warning(
@@ -95,33 +94,8 @@ class GapReport:
             len(gap.channels),
             gap.reason,
         )
-        if self._on_gap is None:
-            return
-        with self._lock:
-            self._waiting.append(gap)
-            start, self._running = not self._running, True
-        if start:
-            try:
-                threading.Thread(
-                    target=self._run, args=(self._on_gap,), name="pgnotifier-gaps", daemon=True
-                ).start()
-            except RuntimeError:  # no thread to be had: better late than never
-                self._run(self._on_gap)
+        self._hook.call(gap, then)
 
     def forget_in_child(self) -> None:
         """Leave the parent's gaps to the parent."""
-        self._lock = threading.Lock()
-        self._waiting.clear()
-        self._running = False
-
-    def _run(self, on_gap: OnGap) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._running = False
-                    return
-                gap = self._waiting.popleft()
-            try:
-                on_gap(gap)
-            except BaseException:
-                logger.exception("on_gap itself failed")
+        self._hook.forget_in_child()

@@ -1,5 +1,6 @@
 """Routing: each notification into the buffers of the dispatchers that are to get it."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -9,7 +10,15 @@ from pgnotifier.delivery import Deliverer, Item
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.registry import Binding, Registry
 
-Route = tuple[str, tuple[tuple[Deliverer, tuple[Binding, ...]], ...]]
+
+class _Echo:
+    """Stands in a deliverer's place for what the listener sends itself."""
+
+    def __init__(self) -> None:
+        self.inbox: list[Item] = []
+
+
+Route = tuple[str, tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]]
 """A channel's name, and its bindings by deliverer."""
 
 
@@ -21,6 +30,8 @@ class Router:
     Attributes:
         deliverers: By dispatcher. Replaced, never changed in place.
         received: How many notifications have passed.
+        private: The channel on which the listener notifies itself. Nobody can guess its name.
+        echoes: What came on that, with the pid of the server process that sent it.
     """
 
     def __init__(
@@ -38,6 +49,9 @@ class Router:
         """
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self.received = 0
+        self.private = f"pgnotifier_{secrets.token_hex(16)}"
+        self.echoes: dict[str, int] = {}
+        self._echo = _Echo()
         self._registry = registry
         self._make_deliverer = make_deliverer
         self._find_leaving = leaving
@@ -46,7 +60,7 @@ class Router:
         self._leaving: set[str] = set()
 
     def hand_on(self, notifies: Callable[[], PGnotify | None], proven_at: datetime) -> bool:
-        """Put all that libpq has parsed into buffers; return whether there was anything.
+        """Put all that libpq has parsed into buffers; return whether there was a notification.
 
         Args:
             notifies: Returns the next notification, or None.
@@ -74,11 +88,15 @@ class Router:
                 item: Item = (channel, bindings, arrived, received_at, proven_at)
                 deliverer.inbox.append(item)
             arrived = notifies()
+        for _, _, own, *_ in self._echo.inbox:
+            self.echoes[own.extra.decode("ascii", "replace")] = own.be_pid
+        count -= len(self._echo.inbox)
+        self._echo.inbox.clear()
         self.received += count
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.put()
-        return True
+        return count > 0
 
     def start_deliverers(self, channels: Iterable[str]) -> None:
         """Start the deliverers of channels that will be heard.
@@ -106,7 +124,10 @@ class Router:
         # What comes on a removed channel has no lanes, and goes nowhere.
         channel = relname.decode("utf-8", "surrogateescape")
         found = () if channel in self._leaving else registry.lanes(channel)
+        lanes: tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]
         lanes = tuple((self._deliverer(d), bindings) for d, bindings in found)
+        if channel == self.private:
+            lanes = ((self._echo, ()),)
         route = self._routes[relname] = (channel, lanes)
         return route
 

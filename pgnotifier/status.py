@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
-from pgnotifier.listener import State
+from pgnotifier.link import Latency
 from pgnotifier.notification import Gap
+from pgnotifier.states import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,29 +38,39 @@ class Status:
     """A notifier at one moment.
 
     Attributes:
-        state: `starting`, `hearing`, `standby`, `reconnecting` or `stopped`.
+        state: `starting`, `hearing`, `deaf`, `standby` or `stopped`.
+        since: Since when; aware, in UTC.
+        why: What made it deaf, in words; else None.
         connection: Where it connects to, without the password.
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.
         received: How many notifications were read since the start.
         errors: How many deliveries have failed in this notifier.
         reconnects: How many times the connection was replaced since the start.
+        latency: How long round trips to the server take; None before the first.
         gaps: How many gaps were reported by this notifier.
         last_gap: The latest of them.
         dispatchers: Those that something was received for.
     """
 
     state: State
+    since: datetime
+    why: str | None
     connection: str
     channels: int
     subscriptions: int
     received: int
     errors: int
     reconnects: int
+    latency: Latency | None
     gaps: int
     last_gap: Gap | None
     dispatchers: tuple[DispatcherStatus, ...]
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""
-        return {**asdict(self), "last_gap": self.last_gap and self.last_gap.to_dict()}
+        return {
+            **asdict(self),
+            "since": self.since.isoformat(),
+            "last_gap": self.last_gap and self.last_gap.to_dict(),
+        }

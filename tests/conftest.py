@@ -107,6 +107,11 @@ class Database:
             )
         ]
 
+    def terminate(self):
+        """Have the server end them."""
+        for pid in self.listening():
+            self.execute("SELECT pg_terminate_backend(%s)", pid)
+
 
 @pytest.fixture
 def db(pgnotifier_dsn):

@@ -140,7 +140,7 @@ def test_two_queues(celery_setup, application, start_worker, start_listener):
 def test_a_standby_takes_over(celery_setup, application, start_listener):
     """Nothing published after the leader's death is lost, and nothing is enqueued twice."""
     leader, standby = start_listener("--standby"), start_listener("--standby")
-    assert "standing by" in standby.logs()
+    assert "standby as" in standby.logs()
     application.notify(*[("load", str(number)) for number in range(50)])
     application.wait_written("load", 50)
     leader.kill()

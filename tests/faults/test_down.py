@@ -47,7 +47,7 @@ def state(notifier):
 
 
 def lost(notifier):
-    eventually(lambda: state(notifier) == "reconnecting")
+    eventually(lambda: state(notifier) == "deaf")
 
 
 def test_subscribe_waits_for_the_connection(
@@ -78,20 +78,20 @@ def test_not_live_in_time_but_later(
     class Back(logging.Handler):
         def emit(self, record):
             # Runs in the reader, which has just said that it is back.
-            if "hearing PostgreSQL again" in record.getMessage():
+            if " again, after " in record.getMessage():
                 assert state(notifier) == "hearing"
                 sessions.notify("new", "at once")
 
     handler = Back()
-    logging.getLogger("pgnotifier.listener").addHandler(handler)
+    logging.getLogger("pgnotifier.states").addHandler(handler)
     try:
         with outage(sessions):
             lost(notifier)
-            with pytest.raises(NotLiveError, match="reconnecting"):
+            with pytest.raises(NotLiveError, match="deaf"):
                 notifier.subscribe(1, "new", ledger.callback)
         eventually(lambda: ledger.delivered == [("at once", "new")])
     finally:
-        logging.getLogger("pgnotifier.listener").removeHandler(handler)
+        logging.getLogger("pgnotifier.states").removeHandler(handler)
 
 
 def test_removed_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, outage):
@@ -179,7 +179,7 @@ def test_goes_on_without_threads(pgnotifier_dsn, sessions, make_notifier, ledger
     assert state(notifier) == "hearing"
     sessions.notify("orders", 2)
     eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
-    assert refused == ["pgnotifier-connect", "pgnotifier-gaps"]
+    assert refused == ["pgnotifier-connect", "pgnotifier-on_gap"]
 
 
 def test_database_renamed(pgnotifier_private_postgres, make_notifier, ledger):

@@ -9,21 +9,20 @@ from datetime import timedelta
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier import listener
+from pgnotifier import link
 
 from .load import Sender
 from .proxy import Proxy
 from .waiting import eventually
 
 CHANNELS = ["orders", "payments"]
+SHORT = {"heartbeat": 0.3, "heartbeat_timeout": 0.4}
 
 
 @pytest.fixture(autouse=True)
 def short_times(quick, monkeypatch):
-    """Find a dead connection in half a second rather than in 45."""
-    monkeypatch.setattr(listener, "HEARTBEAT", 0.3)
-    monkeypatch.setattr(listener, "PROOF", 0.2)
-    monkeypatch.setattr(listener, "ANSWER_TIMEOUT", 0.4)
+    """Find a dead connection in half a second rather than in 20, with `SHORT`."""
+    monkeypatch.setattr(link, "PROOF", 0.2)
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def hearing_again(notifier):
 
 def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger):
     """A session that has stopped to answer is given up after the deadline and replaced."""
-    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **SHORT)
     notifier.subscribe(1, "orders", ledger.callback)
     (pid,) = sessions.pids()
     os.kill(pid, signal.SIGSTOP)
@@ -58,13 +57,15 @@ def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger)
 def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledger, caplog):
     """A network that swallows everything under load makes one gap, and no loss outside it."""
     caplog.set_level(logging.WARNING, "pgnotifier")
-    notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), on_gap=ledger.gaps.append)
+    notifier = make_notifier(
+        make_conninfo(proxy.dsn, connect_timeout=2), on_gap=ledger.gaps.append, **SHORT
+    )
     for channel in CHANNELS:
         notifier.subscribe("ledger", channel, ledger.callback)
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
         sender.wait_for(200)
         proxy.frozen = True
-        eventually(lambda: notifier.status().state == "reconnecting")
+        eventually(lambda: notifier.status().state == "deaf")
         eventually(lambda: proxy.accepted >= 2)  # a try that is swallowed, too
         proxy.frozen = False
         hearing_again(notifier)
@@ -73,14 +74,14 @@ def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledge
     assert ledger.check(sender.sent, CHANNELS) > 0
     (gap,) = ledger.gaps
     assert gap.until - gap.since < timedelta(seconds=10)
-    lost = [text for text in caplog.messages if text.startswith("lost the connection")]
+    lost = [text for text in caplog.messages if text.startswith("deaf")]
     assert len(lost) == 1
     assert "no answer" in lost[0]
 
 
 def test_subscribe_on_a_dead_connection(proxy, sessions, make_notifier, ledger):
     """`subscribe()` on a connection that is dead without a sign waits for the next one."""
-    notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2))
+    notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **SHORT)
     notifier.add_channel("orders")
     proxy.frozen = True
     begun = time.monotonic()
@@ -92,10 +93,9 @@ def test_subscribe_on_a_dead_connection(proxy, sessions, make_notifier, ledger):
     eventually(lambda: ledger.delivered == [(1, "payments")])
 
 
-def test_a_slow_answer_is_waited_for(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
+def test_a_slow_answer_is_waited_for(pgnotifier_dsn, sessions, make_notifier, ledger):
     """A session that is frozen for less than the deadline is kept, and nothing is lost."""
-    monkeypatch.setattr(listener, "ANSWER_TIMEOUT", 30.0)
-    notifier = make_notifier(pgnotifier_dsn)
+    notifier = make_notifier(pgnotifier_dsn, heartbeat=0.3, heartbeat_timeout=30.0)
     notifier.subscribe(1, "orders", ledger.callback)
     (pid,) = sessions.pids()
     os.kill(pid, signal.SIGSTOP)
@@ -112,7 +112,7 @@ def test_a_slow_answer_is_waited_for(pgnotifier_dsn, sessions, make_notifier, le
 
 def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledger):
     """On an idle connection the heartbeat goes on, so that a gap never reaches far back."""
-    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **SHORT)
     notifier.add_channel("orders")
     time.sleep(1.5)
     sessions.terminate()

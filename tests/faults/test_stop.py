@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pgnotifier import Dispatcher, NotifierStoppedError, listener
+from pgnotifier import Dispatcher, NotifierStoppedError
 from pgnotifier.connection import Parameters
 from pgnotifier.notifier import STOP_TIMEOUT
 
@@ -175,7 +175,7 @@ def test_reconnecting(pgnotifier_private_postgres, make_notifier):
     notifier = make_notifier(pgnotifier_private_postgres.dsn)
     notifier.add_channel("orders")
     pgnotifier_private_postgres.stop("immediate")
-    eventually(lambda: notifier.status().state == "reconnecting")
+    eventually(lambda: notifier.status().state == "deaf")
     with in_time(3):
         notifier.stop()
     eventually(lambda: our_threads() == [])
@@ -216,11 +216,10 @@ def test_name_lookup_stalls(pgnotifier_dsn, sessions, make_notifier, monkeypatch
     eventually(lambda: sessions.pids() == [])
 
 
-def test_frozen_server(pgnotifier_private_postgres, make_notifier, monkeypatch):
+def test_frozen_server(pgnotifier_private_postgres, make_notifier):
     """A server that is frozen, in the middle of a round trip, does not hold `stop()` up."""
-    monkeypatch.setattr(listener, "HEARTBEAT", 0.05)
     server = pgnotifier_private_postgres
-    notifier = make_notifier(server.dsn)
+    notifier = make_notifier(server.dsn, heartbeat=0.05, heartbeat_timeout=30)
     notifier.add_channel("orders")
     frozen = [
         server.pid,

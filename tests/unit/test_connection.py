@@ -209,7 +209,7 @@ def test_backoff():
 class Pieces:
     """A libpq connection on which a query's answer arrives in pieces, None between two."""
 
-    nonblocking = socket = 0
+    nonblocking = socket = backend_pid = 0
     notifies = None
 
     def __init__(self, *pieces):

@@ -72,7 +72,7 @@ def test_signatures():
         "get_channels": "(self)",
         "subscribe": (
             "(self, id, channel, fn, autorun=True, *, dispatcher=None, batch=None, debounce=None, "
-            "key=None, **options)"
+            "key=None, on_gap=None, **options)"
         ),
         "unsubscribe": "(self, id, channel, autorun=True)",
         "get_subscriptions": "(self)",

@@ -7,23 +7,41 @@ from datetime import UTC, datetime
 import pytest
 
 from pgnotifier import DispatcherStatus, Gap, Notifier, Status
+from pgnotifier.link import Latency
+
+AT = datetime(2026, 5, 4, tzinfo=UTC)
 
 
 def status(last_gap=None):
     dispatcher = DispatcherStatus(
         "InlineDispatcher", 1, 2, 3, full=True, retrying=False, details={}
     )
-    return Status("hearing", "host=h", 1, 2, 3, 4, 5, 6, last_gap, (dispatcher,))
+    return Status(
+        state="hearing",
+        since=AT,
+        why=None,
+        connection="host=h",
+        channels=1,
+        subscriptions=2,
+        received=3,
+        errors=4,
+        reconnects=5,
+        latency=Latency(0.1, 0.2, 0.3, 4),
+        gaps=6,
+        last_gap=last_gap,
+        dispatchers=(dispatcher,),
+    )
 
 
 def test_json():
     """A status is JSON-able, with its last gap and its dispatchers or without."""
-    at = datetime(2026, 5, 4, tzinfo=UTC)
-    gap = Gap(at, at, frozenset({"b", "a"}), "why")
+    gap = Gap(AT, AT, frozenset({"b", "a"}), "why")
     found = json.loads(json.dumps(status(gap).to_dict()))
     assert found["state"] == "hearing"
     assert found["last_gap"]["channels"] == ["a", "b"]
-    assert found["last_gap"]["since"] == at.isoformat()
+    assert found["last_gap"]["since"] == AT.isoformat()
+    assert found["since"] == AT.isoformat()
+    assert found["latency"] == {"last": 0.1, "mean": 0.2, "highest": 0.3, "count": 4}
     (dispatcher,) = found["dispatchers"]
     assert dispatcher == {
         "name": "InlineDispatcher",
@@ -50,14 +68,17 @@ def test_of_a_notifier_that_never_ran():
     notifier.add_channels(["a", "b"], autorun=False)
     notifier.subscribe(1, "b", print, autorun=False)
     found = notifier.status().to_dict()
+    del found["since"]
     assert found == {
         "state": "stopped",
+        "why": None,
         "connection": "host=h dbname=db user=u",
         "channels": 2,
         "subscriptions": 1,
         "received": 0,
         "errors": 0,
         "reconnects": 0,
+        "latency": None,
         "gaps": 0,
         "last_gap": None,
         "dispatchers": (),

@@ -77,7 +77,7 @@ def test_of_two_one_listens(open_shop):
     first = shop.worker("--pgnotifier")
     first.wait_for("hearing 1 channels")
     second = shop.worker("--pgnotifier")
-    second.wait_for("standing by")
+    second.wait_for("standby as")
     shop.notify(*[("ch", str(number)) for number in range(10)])
     assert sorted(payloads(shop, 10)) == list(range(10))
     first.signal(signal.SIGKILL)
@@ -93,7 +93,7 @@ def test_a_command_with_standby_and_a_worker(open_shop):
     worker = shop.worker("--pgnotifier")
     worker.wait_for("hearing 1 channels")
     listener = shop.celery("pgnotifier", "--standby")
-    listener.wait_for("standing by")
+    listener.wait_for("standby as")
     shop.notify(("ch", "1"))
     assert payloads(shop, 1) == [1]
     worker.signal(signal.SIGTERM)

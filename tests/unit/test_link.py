@@ -1,4 +1,4 @@
-"""The reader's dealings with a session of the test's own, where the timing must be exact."""
+"""The link, with a session of the test's own, where the timing must be exact."""
 
 import os
 from types import SimpleNamespace
@@ -8,9 +8,9 @@ import pytest
 from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
 from pgnotifier.connection import ConnectionLostError, Parameters
 from pgnotifier.delivery import Deliverer
-from pgnotifier.listener import Listener
+from pgnotifier.link import Latency, Link
 from pgnotifier.registry import Binding, Registry
-from pgnotifier.reporting import GapReport
+from pgnotifier.routing import Router
 
 
 class LateNotification:
@@ -35,6 +35,9 @@ class LateNotification:
         """Return what was parsed."""
         return self.arrived.pop(0) if self.arrived else None
 
+    def close(self):
+        """Have nothing to close."""
+
     def answered(self):
         """Parse the notification and the answer."""
         self.arrived.append(SimpleNamespace(relname=b"a", be_pid=7, extra=b"1"))
@@ -49,20 +52,26 @@ def test_what_comes_with_an_answer(make_deliverer, record, outcome):
     inline = InlineDispatcher()
     binding = Binding(Subscription(1, "a", record, inline), record, lambda *_: None)
     registry = Registry().bind(binding)
-    listener = Listener(
-        Parameters({}), lambda: registry, lambda *_: make_deliverer(inline), GapReport(None)
-    )
+    router = Router(lambda: registry, lambda _: make_deliverer(inline), set)
+    link = Link(Parameters({}), router, 15.0, 5.0, lambda: False)
     end, other = os.pipe()
     try:
-        listener._session = LateNotification(end, outcome)
+        link.session = LateNotification(end, outcome)
         if outcome:
             with pytest.raises(type(outcome)):
-                listener._round_trip(b"LISTEN b")
+                link.ask(b"LISTEN b")
         else:
-            listener._round_trip(b"LISTEN b")
+            link.ask(b"LISTEN b")
         assert record.wait_for(1) == [1]
-        assert isinstance(listener.deliverers[inline], Deliverer)
+        assert isinstance(router.deliverers[inline], Deliverer)
     finally:
-        listener._waiter.close()
+        link.end()
         os.close(end)
         os.close(other)
+
+
+def test_latency():
+    """The latest round trip, the mean of all and the slowest are kept."""
+    latency = Latency(0, 0, 0, 0).plus(0.1).plus(0.3).plus(0.2)
+    assert (latency.last, latency.highest, latency.count) == (0.2, 0.3, 3)
+    assert latency.mean == pytest.approx(0.2)

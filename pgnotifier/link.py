@@ -1,0 +1,453 @@
+"""The link: the reader's connection, and what proves that it hears.
+
+A connection can be dead without either end knowing: behind a firewall that has forgotten it, a
+pooler that has swallowed LISTEN, a middlebox that answers keepalives. So a *heartbeat* is a
+notification to oneself, sent when nothing else has come for a while; and whatever is asked has to
+be answered in time.
+"""
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+from psycopg.pq import PGnotify
+
+from pgnotifier.connection import (
+    Connecting,
+    ConnectionLostError,
+    Parameters,
+    Session,
+    listen_query,
+    notify_query,
+)
+from pgnotifier.errors import ConnectionFailedError, NotHearingError
+from pgnotifier.routing import Router
+from pgnotifier.standby import Standby
+from pgnotifier.waiting import Waiter
+
+logger = logging.getLogger("pgnotifier.link")
+
+PROOF = 1.0
+"""Seconds between round trips while notifications flow: what bounds how far back a gap reaches."""
+LISTEN_TIMEOUT = 30.0
+"""Seconds for LISTEN on a new connection: PostgreSQL walks through its whole queue first."""
+LOCK_PAUSE = 0.01
+"""Seconds between two looks whether an old connection has let go of its lock."""
+
+POOLED = (
+    "LISTEN was accepted, but a notification that another connection sent never arrived: there "
+    "is a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or "
+    "to a pool in session mode (PgBouncer: pool_mode=session for this database)"
+)
+SILENT = "LISTEN was accepted, but a notification to itself never arrived on this connection"
+
+
+class _SilentError(ConnectionLostError):
+    """The server answers, but what is notified doesn't come."""
+
+
+class StoppingError(Exception):
+    """`stop()` was called while the reader waited for something."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long round trips to the server have taken since the start, in seconds.
+
+    Attributes:
+        last: The latest.
+        mean: Of all.
+        highest: The slowest.
+        count: How many there were.
+    """
+
+    last: float
+    mean: float
+    highest: float
+    count: int
+
+    def plus(self, seconds: float) -> "Latency":
+        """Return it with one more round trip."""
+        count = self.count + 1
+        mean = self.mean + (seconds - self.mean) / count
+        return Latency(seconds, mean, max(self.highest, seconds), count)
+
+
+Marker = tuple[str, str]
+"""A channel and a payload."""
+
+
+class UpTo:
+    """The notifications of a connection up to a marker.
+
+    Attributes:
+        is_reached: Whether the marker was seen.
+    """
+
+    def __init__(self, notifies: Callable[[], PGnotify | None], marker: Marker) -> None:
+        self.is_reached = False
+        self._notifies = notifies
+        self._marker = tuple(part.encode() for part in marker)
+
+    def __call__(self) -> PGnotify | None:
+        """Return the next one, or None."""
+        arrived = None if self.is_reached else self._notifies()
+        if arrived is not None and (arrived.relname, arrived.extra) == self._marker:
+            self.is_reached = True
+            return None
+        return arrived
+
+
+class Link:
+    """The connection in use, owned by the reader; others only read the attributes.
+
+    Attributes:
+        proven_at: All that was committed before has been read, if it was to be heard.
+        latency: Of round trips, None before the first.
+        session: The connection, None between two.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        router: Router,
+        heartbeat: float,
+        timeout: float,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """Make a link without a connection.
+
+        Args:
+            parameters: Where to connect.
+            router: Who gets what comes.
+            heartbeat: Seconds without anything after which to send oneself a notification.
+            timeout: Seconds within which it has to come back.
+            is_stopping: Tells whether to give up whatever is waited for.
+        """
+        self.proven_at = datetime.now(UTC)
+        self.latency: Latency | None = None
+        self.session: Session | None = None
+        self._parameters = parameters
+        self._router = router
+        self._heartbeat = heartbeat
+        self._timeout = timeout
+        self._is_stopping = is_stopping
+        self._waiter = Waiter()
+        self._due_at = monotonic()
+        self._unproven = False
+        self._up_to: UpTo | None = None
+
+    def wake(self) -> None:
+        """End the wait under way, or the next one; called by any thread."""
+        self._waiter.wake()
+
+    def wait(self, timeout: float, *, read: bool = True, write: bool = False) -> None:
+        """Wait for the connection, a wake-up, or the time to pass, in seconds.
+
+        Raises:
+            StoppingError: `stop()` was called.
+        """
+        fd = None if self.session is None else self.session.fd
+        self._waiter.wait(timeout, fd, read=read, write=write)
+        if self._is_stopping():
+            raise StoppingError
+
+    def pause(self) -> None:
+        """Wait without reading: PostgreSQL's own queue holds the rest. To be woken."""
+        self.wait(self._heartbeat, read=False)
+
+    def hear(self) -> None:
+        """Wait for what comes until the next round trip is due, and make that."""
+        self.wait(max(0.0, self._due_at - monotonic()))
+        self.drain()
+        if monotonic() >= self._due_at:
+            # While notifications flow it is known to hear, just not up to when.
+            if self._unproven:
+                self.ask(b"SELECT 1")
+            else:
+                self.beat()
+
+    # --- connecting ---
+
+    def connect(self) -> Session:
+        """Return a new connection; what comes on the one in use is read meanwhile.
+
+        Raises:
+            PgNotifierError: No connection could be made.
+        """
+        connecting = Connecting(self._parameters, self._waiter.wake)
+        try:
+            self._await(connecting)
+        except BaseException:
+            connecting.abandon()
+            raise
+        return connecting.result()
+
+    def listen(self, channels: Iterable[str]) -> None:
+        """Listen to channels on a new connection, and see that it hears.
+
+        Raises:
+            ConnectionLostError: The connection went, or gave no answer.
+            ListenRefusedError: The server refused, as a standby does.
+            NotHearingError: What is sent doesn't arrive.
+        """
+        assert self.session is not None
+        query = listen_query({*channels, self._router.private})
+        self._round_trip(self.session.preamble + query, LISTEN_TIMEOUT)
+        self._check_hearing()
+
+    def _check_hearing(self) -> None:
+        assert self.session is not None
+        try:
+            server_pid = self.beat()
+        except _SilentError as exc:
+            raise NotHearingError(f"{SILENT} ({self._parameters!r})") from exc
+        # Poolers make up the pid that they tell their clients.
+        if server_pid != self.session.backend_pid:
+            self._check_pooler()
+
+    def close(self) -> None:
+        """Let go of the connection, if there is one."""
+        if self.session is not None:
+            self._waiter.forget(self.session.fd)
+            self.session.close()
+            self.session = None
+
+    def end(self) -> None:
+        """Close everything, as the reader ends."""
+        if self.session is not None:
+            self.session.close()
+        self._waiter.close()
+
+    def forget_in_child(self) -> None:
+        """Let go of the parent's descriptors in a forked child."""
+        if self.session is not None:
+            self.session.forget_in_child()
+        self._waiter.close()
+
+    # --- asking ---
+
+    def ask(self, query: bytes) -> None:
+        """Send a query and hear on until it is answered.
+
+        Raises:
+            ConnectionLostError: The connection went, or gave no answer in time.
+            ListenRefusedError: The server answered with an error.
+        """
+        self._round_trip(query, self._heartbeat + self._timeout)
+
+    def beat(self) -> int:
+        """Notify oneself, and hear on until that has come back; return the server's pid.
+
+        Raises:
+            ConnectionLostError: It didn't in time, or the connection went.
+        """
+        token = secrets.token_hex(8)
+        self._round_trip(notify_query(self._router.private, token), self._timeout, token)
+        return self._router.echoes.pop(token)
+
+    def drain(self) -> None:
+        """Read what has arrived, and hand it on.
+
+        Raises:
+            ConnectionLostError: The server is gone.
+        """
+        assert self.session is not None
+        try:
+            self.session.consume()
+        finally:
+            self._hand_on()  # what came before the connection was lost, too
+
+    def drain_last(self) -> None:
+        """Read what has arrived, lost or not."""
+        if self.session is not None:
+            with contextlib.suppress(ConnectionLostError):
+                self.drain()
+
+    def _round_trip(self, query: bytes, timeout: float, token: str | None = None) -> None:
+        assert self.session is not None
+        begun_at, begun = datetime.now(UTC), monotonic()
+        self._router.echoes.clear()
+        deadline = begun + timeout
+        self.session.send(query)
+        answered = False
+        try:
+            while True:
+                unsent = self.session.flush()
+                received = self._router.received
+                self.drain()
+                answered = answered or (not unsent and self.session.answered())
+                self._hand_on()  # what was read together with the answer
+                if answered and (token is None or token in self._router.echoes):
+                    break
+                if self._router.received > received:
+                    deadline = monotonic() + timeout  # there is just so much to be read
+                left = deadline - monotonic()
+                if left <= 0:
+                    silent = f"no answer from the server for {timeout:g} s"
+                    raise _SilentError(SILENT) if answered else ConnectionLostError(silent)
+                self.wait(left, write=unsent)
+        finally:
+            # What came just before the answer, be it a refusal, may have been read with it.
+            self._hand_on()
+        self._prove(begun_at, monotonic() - begun)
+
+    def _prove(self, begun_at: datetime, seconds: float) -> None:
+        self.proven_at = begun_at
+        self.latency = (self.latency or Latency(0, 0, 0, 0)).plus(seconds)
+        self._unproven = False
+        self._due_at = monotonic() + self._heartbeat
+
+    def _hand_on(self) -> None:
+        assert self.session is not None
+        source = self._up_to or self.session.notifies
+        arrived = self._router.hand_on(source, self.proven_at)
+        if arrived and not self._unproven:
+            self._unproven = True
+            self._due_at = min(self._due_at, monotonic() + PROOF)
+
+    def _await(self, connecting: Connecting, timeout: float | None = None) -> None:
+        """Wait until a thread has connected, for so many seconds at most."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while not connecting.done:
+            left = self._heartbeat if deadline is None else deadline - monotonic()
+            if left <= 0:
+                return
+            self.wait(left)
+            if self.session is not None:
+                self.drain()
+
+    def _check_pooler(self) -> None:
+        """See that what another connection sends arrives on this one.
+
+        A notification to oneself says nothing behind a pooler: both may have been given the
+        same server connection.
+        """
+        token = secrets.token_hex(8)
+        query = notify_query(self._router.private, token)
+        connecting = Connecting(self._parameters, self._waiter.wake, query)
+        try:
+            self._await(connecting, self._timeout)
+            if not connecting.done or connecting.has_failed:
+                # A pool in transaction mode would have had room for it.
+                logger.info("no second connection was to be had, to see what the pooler does")
+                return
+            deadline = monotonic() + self._timeout
+            while token not in self._router.echoes:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise NotHearingError(f"{POOLED} ({self._parameters!r})")
+                self.wait(left)
+                self.drain()
+        finally:
+            connecting.abandon()
+            self._router.echoes.clear()
+
+    # --- replacing it ---
+
+    def replace(self, channels: Iterable[str], standby: Standby | None = None) -> None:
+        """Go over to a new connection, without missing or doubling a notification.
+
+        Every session gets all notifications in the same order. So the new one sends a marker;
+        what the old one gets up to it is handed on, and then what the new one gets after it.
+
+        Args:
+            channels: What to listen to from now on.
+            standby: Whose lock the new connection is to take over.
+
+        Raises:
+            PgNotifierError: There is no new connection, or it can't listen; the old one stays.
+            ConnectionLostError: The old one was lost meanwhile, or is one to another server.
+        """
+        session = self.connect()
+        marker = (self._router.private, secrets.token_hex(8))
+        try:
+            query = listen_query({*channels, self._router.private})
+            self._ask_beside(session, session.preamble + query, LISTEN_TIMEOUT)
+            self._hand_on_up_to(session, marker)
+            self.close()
+            _drop_up_to(session, marker)
+            if standby is not None:
+                self._take_lock(session, standby)
+        except BaseException:
+            self._waiter.forget(session.fd)
+            session.close()
+            raise
+        finally:
+            self._up_to = None
+        self.session = session
+        self._hand_on()
+        try:
+            self._check_hearing()
+        except NotHearingError as exc:
+            raise ConnectionLostError(str(exc)) from exc
+
+    def _ask_beside(self, session: Session, query: bytes, timeout: float) -> None:
+        """Send a query on the new connection, and hear on with the old one."""
+        deadline = monotonic() + timeout
+        try:
+            session.send(query)
+        except ConnectionLostError as exc:
+            raise self._failed(exc) from exc
+        while True:
+            if self.session is not None:
+                self.drain()
+            try:
+                unsent = session.flush()
+                session.consume()
+                if not unsent and session.answered():
+                    return
+            except ConnectionLostError as exc:
+                raise self._failed(exc) from exc
+            if (left := deadline - monotonic()) <= 0:
+                raise ConnectionFailedError(
+                    f"no answer from PostgreSQL ({self._parameters!r}) for {timeout:g} s"
+                )
+            self._wait_for(session, left, write=unsent)
+
+    def _hand_on_up_to(self, session: Session, marker: Marker) -> None:
+        """Have the new connection send a marker, and hand on what the old one gets up to it."""
+        assert self.session is not None
+        self._up_to = UpTo(self.session.notifies, marker)
+        deadline = monotonic() + self._timeout
+        self._ask_beside(session, notify_query(*marker), self._timeout)
+        while not self._up_to.is_reached:
+            if (left := deadline - monotonic()) <= 0:
+                raise ConnectionLostError("the new connection is one to another server")
+            self.wait(left)
+            self.drain()
+
+    def _take_lock(self, session: Session, standby: Standby) -> None:
+        """Take the lead, which the old connection's end sets free in a moment."""
+        deadline = monotonic() + self._timeout
+        while True:
+            self._ask_beside(session, standby.query, self._timeout)
+            if standby.learn(session.row):
+                standby.take_over()  # from nobody else
+                return
+            if monotonic() > deadline:
+                raise ConnectionLostError("another listener took the lead")
+            self._waiter.wait(LOCK_PAUSE)
+
+    def _wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
+        self._waiter.wait(timeout, session.fd, write=write)
+        if self._is_stopping():
+            raise StoppingError
+
+    def _failed(self, exc: Exception) -> ConnectionFailedError:
+        return ConnectionFailedError(
+            f"lost the connection to PostgreSQL ({self._parameters!r}) before it answered "
+            f"LISTEN: {exc}"
+        )
+
+
+def _drop_up_to(session: Session, marker: Marker) -> None:
+    up_to = UpTo(session.notifies, marker)
+    while up_to() is not None:
+        pass
+    if not up_to.is_reached:  # what a session sends itself comes with the answer
+        raise ConnectionLostError(SILENT)

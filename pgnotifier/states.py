@@ -1,0 +1,81 @@
+"""States: what a listener is doing, said once per change."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pgnotifier.hook import Hook
+
+logger = logging.getLogger("pgnotifier.states")
+
+State = Literal["starting", "hearing", "deaf", "standby", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """What a listener does from now on.
+
+    Attributes:
+        state: `starting` until the first connection is made; `hearing` every channel; `deaf`
+            while there is no connection that hears; `standby` while another one leads;
+            `stopped`.
+        since: Aware, in UTC.
+        why: What made it deaf, in words; else None.
+    """
+
+    state: State
+    since: datetime
+    why: str | None = None
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return {"state": self.state, "since": self.since.isoformat(), "why": self.why}
+
+
+OnState = Callable[[StateChange], object]
+
+
+class StateReport:
+    """The state at the moment, told to the log and to `on_state` when it changes.
+
+    The reader alone changes it; any thread may read it.
+    """
+
+    def __init__(self, on_state: OnState | None) -> None:
+        self.current = StateChange("stopped", datetime.now(UTC))
+        self._hook = Hook("on_state", on_state)
+
+    def become(self, state: State, why: str | None = None, detail: str = "") -> None:
+        """Take on a state; a no-op if it is that of now.
+
+        Args:
+            state: The state.
+            why: What made it deaf.
+            detail: What the log is to say besides.
+        """
+        before, now = self.current, datetime.now(UTC)
+        if before.state == state:
+            return
+        self.current = StateChange(state, now, why)
+        if state == "deaf":
+            logger.warning("deaf: %s", why)
+        elif before.state == "deaf" and state != "stopped":
+            seconds = (now - before.since).total_seconds()
+            logger.warning("%s%s again, after %.1f s", state, detail, seconds)
+        else:
+            # That there is no first connection is told by who wanted it.
+            ended_unheard = (before.state, state) == ("starting", "stopped")
+            quiet = state == "starting" or ended_unheard
+            logger.log(logging.DEBUG if quiet else logging.INFO, "%s%s", state, detail)
+        self._hook.call(self.current)
+
+    def settle(self, timeout: float) -> None:
+        """Wait until `on_state` has been told of all, for so many seconds at most."""
+        self._hook.settle(timeout)
+
+    def forget_in_child(self) -> None:
+        """Be stopped, in a forked child; what is still to be told is told by the parent."""
+        self.current = StateChange("stopped", datetime.now(UTC))
+        self._hook.forget_in_child()

@@ -1,0 +1,154 @@
+"""Gaps, told before what comes after them."""
+
+import threading
+
+import pytest
+from celery import Celery
+
+from pgnotifier import ArgumentTypeError, Dispatcher
+from pgnotifier.contrib.celery import CeleryDispatcher
+
+from .waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
+    """Nothing that came after a gap is delivered before `on_gap` has returned."""
+    reading, done = threading.Event(), threading.Event()
+
+    def read_anew(gap):
+        ledger.gaps.append(gap)
+        reading.set()
+        assert done.wait(15)
+        ledger.delivered.append(("read", None))
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=read_anew)
+    notifier.subscribe(1, "orders", ledger.callback)
+    sessions.notify("orders", 1)
+    sessions.terminate()
+    assert reading.wait(15)
+    sessions.notify("orders", 2)
+    eventually(lambda: notifier.status().received == 2)
+    eventually(lambda: ledger.delivered)
+    assert ledger.delivered == [(1, "orders")]
+    done.set()
+    eventually(lambda: ledger.delivered == [(1, "orders"), ("read", None), (2, "orders")])
+
+
+def test_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier, ledger):
+    """A hook that doesn't return holds deliveries back, but neither the reader nor `stop()`."""
+    hanging, done = threading.Event(), threading.Event()
+
+    def hang(_):
+        hanging.set()
+        done.wait(30)
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=hang)
+    notifier.subscribe(1, "orders", ledger.callback)
+    sessions.terminate()
+    assert hanging.wait(15)
+    notifier.subscribe(1, "more", ledger.callback)
+    sessions.notify("orders", 1)
+    eventually(lambda: notifier.status().received == 1)
+    assert ledger.delivered == []
+    try:
+        assert notifier.stop(10) == 0
+        assert ledger.delivered == [(1, "orders")]
+    finally:
+        done.set()
+
+
+def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog):
+    """A hook that raises, or unsubscribes, lets what comes later through."""
+
+    def fail(_):
+        notifier.unsubscribe(2, "orders")
+        raise ZeroDivisionError
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=fail)
+    for key in (1, 2):
+        notifier.subscribe(key, "orders", ledger.callback)
+    sessions.terminate()
+    eventually(lambda: "on_gap itself failed" in caplog.text)
+    sessions.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+
+
+def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_recorder):
+    """Those with an `on_gap` of their own get it, in the place of what was missed."""
+    calls, gaps = [], []
+
+    def callback(*arguments):
+        calls.append(arguments)
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=gaps.append)
+    notifier.subscribe("a", "orders", callback, on_gap=callback)
+    notifier.subscribe(("b", 2), "orders", callback, on_gap=callback)
+    notifier.subscribe("c", "orders", callback)
+    notifier.subscribe("d", "orders", callback, on_gap=callback)
+    notifier.mute_subscriber("d")
+    sessions.terminate()
+    eventually(lambda: gaps)
+    sessions.notify("orders", 1)
+    eventually(lambda: len(calls) == 5)
+    told, later = calls[:2], calls[2:]
+    (gap,) = gaps
+    assert told == [
+        (("a", "gap"), "orders", gap.to_dict(), 0),
+        (("b", 2, "gap"), "orders", gap.to_dict(), 0),
+    ]
+    assert [(key, payload) for key, _, payload, _ in later] == [("a", 1), (("b", 2), 1), ("c", 1)]
+
+
+def test_as_a_task(pgnotifier_dsn, sessions, make_notifier):
+    """With Celery it is a task like the subscription's own, before those that come later."""
+    app = Celery("gaps", broker="memory://", set_as_current=False)
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app), autorun=True)
+    notifier.subscribe("resize", "images", print, on_gap=print, queue="low")
+    assert {"pgnotifier.resize", "pgnotifier.resize.gap"} <= set(app.tasks)
+    sessions.terminate()
+    eventually(lambda: notifier.status().gaps == 1)
+    sessions.notify("images", 1)
+    with app.connection() as connection:
+        queue = connection.SimpleQueue("low")
+        names = [queue.get(timeout=15).headers["task"] for _ in range(2)]
+    assert names == ["pgnotifier.resize.gap", "pgnotifier.resize"]
+    notifier.subscribe("resize", "images", print, queue="low")
+    assert "pgnotifier.resize.gap" not in app.tasks
+
+
+def test_dropped(pgnotifier_dsn, sessions, make_notifier):
+    """What an overflow policy drops is told in the same way, where it would have come."""
+    going_on, seen = threading.Event(), []
+
+    class Slow(Dispatcher):
+        def bind(self, subscription):
+            return subscription.fn
+
+        def dispatch(self, batch):
+            assert going_on.wait(15)
+            while batch:
+                one = batch.popleft()
+                seen.append((one.binding.id, one.notification.payload))
+
+    notifier = make_notifier(
+        pgnotifier_dsn, dispatcher=Slow(), buffer_size=10, overflow="drop_newest"
+    )
+    notifier.subscribe("a", "orders", print, on_gap=print)
+    for number in range(30):
+        sessions.notify("orders", number)
+    eventually(lambda: notifier.status().received == 30)
+    going_on.set()
+    eventually(lambda: ("a", "gap") in [key for key, _ in seen])
+    numbers = [payload for key, payload in seen if key == "a"]
+    assert numbers == list(range(len(numbers)))
+    assert 10 <= len(numbers) < 30
+
+
+def test_it_is_callable(make_notifier, pgnotifier_dsn):
+    """Anything else is refused, and nothing registered."""
+    notifier = make_notifier(pgnotifier_dsn)
+    with pytest.raises(ArgumentTypeError, match="on_gap must be callable"):
+        notifier.subscribe("a", "orders", print, on_gap="no")
+    assert notifier.get_channels() == set()
