@@ -33,6 +33,14 @@ KEEPALIVE = {
 """What has the kernel find a dead connection within 20 seconds, unless told otherwise.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
 
+SERVER_KEEPALIVE = b"""
+SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES
+  ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
+  ('tcp_keepalives_count', '2'), ('tcp_user_timeout', '20000')
+) AS wanted (name, value) USING (name) WHERE source = 'default'"""
+"""Has the server find a dead listener as soon, unless its configuration says when. It then frees
+the lock of a leader, and no longer keeps notifications in its queue for it."""
+
 READ_ONLY = b"25006"
 """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 STANDBY = (
@@ -245,7 +253,10 @@ class Connecting:
         try:
             connection.execute(self._statement)
         except psycopg.Error as exc:
-            self._error = exc
+            self._error = ConnectionFailedError(
+                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: {exc}"
+            )
+            connection.close()
 
     @property
     def has_failed(self) -> bool:

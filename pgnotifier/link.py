@@ -17,6 +17,7 @@ from time import monotonic
 from psycopg.pq import PGnotify
 
 from pgnotifier.connection import (
+    SERVER_KEEPALIVE,
     Connecting,
     ConnectionLostError,
     Parameters,
@@ -179,7 +180,7 @@ class Link:
         Raises:
             PgNotifierError: No connection could be made.
         """
-        connecting = Connecting(self._parameters, self._waiter.wake)
+        connecting = Connecting(self._parameters, self._waiter.wake, SERVER_KEEPALIVE)
         try:
             self._await(connecting)
         except BaseException:

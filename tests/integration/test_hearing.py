@@ -1,6 +1,7 @@
 """Knowing that one hears: states, heartbeats, and parameters that a callable supplies."""
 
 import logging
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,15 @@ from pgnotifier import (
     ConnectionFailedError,
     Notifier,
     StateChange,
+)
+from pgnotifier.connection import KEEPALIVE, SERVER_KEEPALIVE, Connecting, Parameters
+from pgnotifier.testing import PostgresServer
+
+KEPT = (
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
+    "tcp_user_timeout",
 )
 
 
@@ -155,3 +165,23 @@ def test_supply_returns_nonsense(make_notifier):
         make_notifier(lambda: 7).start()
     with pytest.raises(ConfigurationError, match="hots"):
         make_notifier(lambda: {"hots": "x"}).start()
+
+
+def test_keepalives():
+    """Over TCP, both ends find a dead connection within 20 seconds, unless told otherwise."""
+    with PostgresServer(tcp=True, settings={"tcp_keepalives_count": 7}) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        done = threading.Event()
+        connecting = Connecting(Parameters(server.dsn), done.set, SERVER_KEEPALIVE)
+        assert done.wait(15)
+        connecting.result()  # or why there is none
+        with connecting._connection as connection:
+            found = [connection.execute(f"SHOW {name}").fetchone()[0] for name in KEPT]
+            given = connection.info.get_parameters()
+    assert found == ["10", "5", "7", "20000"]
+    assert [given[name] for name in KEEPALIVE] == ["10", "5", "2", "20000"]
+    mine = Parameters({"keepalives_idle": 60, "tcp_user_timeout": 0}).conninfo
+    assert "keepalives_idle=60" in mine
+    assert "tcp_user_timeout=0" in mine
+    assert "keepalives" not in Parameters("service=shop").conninfo

@@ -1,0 +1,172 @@
+"""Leaders that die, freeze, or are cut off: another one takes over, and nothing comes twice."""
+
+import json
+import os
+import signal
+import time
+from datetime import datetime
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from .proxy import Proxy
+from .waiting import eventually
+
+LISTENER = """
+import json, os, sys
+from pgnotifier import Notifier
+
+def say(*what):
+    os.write(1, f"{json.dumps(what)}\\n".encode())  # whole lines, from any thread
+
+notifier = Notifier(
+    sys.argv[1],
+    standby="shop",
+    heartbeat=float(sys.argv[2]),
+    heartbeat_timeout=1.0,
+    on_state=lambda change: say("state", change.state),
+    on_gap=lambda gap: say("gap", gap.to_dict()),
+)
+notifier.subscribe("a", "orders", lambda id, channel, payload, pid: say("payload", payload))
+"""
+LEADER = (
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def said(script, kind):
+    """Return what a listener has printed of one kind, in order."""
+    found = [json.loads(line) for line in script.out.splitlines() if line.endswith("]")]
+    return [value for what, value in found if what == kind]
+
+
+def state(script):
+    """Return the state that a listener has printed last."""
+    return (said(script, "state") or [None])[-1]
+
+
+class Orders:
+    """Numbered notifications, each with the moments between which it was committed."""
+
+    def __init__(self, sessions):
+        self._sessions = sessions
+        self.sent = []
+
+    def send(self, count=20):
+        for _ in range(count):
+            before = datetime.now().astimezone()
+            self._sessions.notify("orders", len(self.sent))
+            self.sent.append((before, datetime.now().astimezone()))
+
+    def check(self, *scripts):
+        """Check that none came twice, and that those that didn't come are in a gap."""
+        payloads = [number for script in scripts for number in said(script, "payload")]
+        assert len(payloads) == len(set(payloads))
+        gaps = [
+            (datetime.fromisoformat(gap["since"]), datetime.fromisoformat(gap["until"]))
+            for script in scripts
+            for gap in said(script, "gap")
+        ]
+        for number in set(range(len(self.sent))) - set(payloads):
+            before, after = self.sent[number]
+            assert any(since <= after and before <= until for since, until in gaps), number
+        return len(payloads)
+
+
+@pytest.fixture
+def orders(sessions):
+    """Return what counts the notifications of a test."""
+    return Orders(sessions)
+
+
+@pytest.fixture
+def two(run_script, pgnotifier_dsn):
+    """Return two listeners of one name: the one that leads, and the one that stands by."""
+    first = run_script(LISTENER, pgnotifier_dsn, "15")
+    eventually(lambda: state(first) == "hearing", 20)
+    second = run_script(LISTENER, pgnotifier_dsn, "15")
+    eventually(lambda: state(second) == "standby", 20)
+    return first, second
+
+
+def test_killed(two, run_script, pgnotifier_dsn, orders):
+    """A killed leader is followed within two seconds, again and again."""
+    leader, standby = two
+    scripts, times = [*two], []
+    for _ in range(4):
+        orders.send()
+        os.kill(leader.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        eventually(lambda one=standby: state(one) == "hearing", 20)
+        times.append(time.monotonic() - killed)
+        orders.send()
+        last = len(orders.sent) - 1
+        eventually(lambda one=standby, n=last: n in said(one, "payload"))
+        leader, standby = standby, run_script(LISTENER, pgnotifier_dsn, "15")
+        scripts.append(standby)
+        eventually(lambda one=standby: state(one) == "standby", 20)
+    assert orders.check(*scripts) >= 80
+    assert min(times) < 2
+
+
+def test_frozen(two, sessions, orders):
+    """A frozen leader whose session ends has lost the lead, and delivers nothing of the next's."""
+    leader, standby = two
+    for _ in range(4):
+        orders.send()
+        os.kill(leader.pid, signal.SIGSTOP)
+        try:
+            orders.send()
+            ((pid,),) = sessions.execute(LEADER)
+            sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+            eventually(lambda one=standby: state(one) == "hearing", 20)
+            orders.send()
+        finally:
+            os.kill(leader.pid, signal.SIGCONT)
+        eventually(lambda one=leader: state(one) == "standby", 20)
+        orders.send()
+        last = len(orders.sent) - 1
+        eventually(lambda one=standby, n=last: n in said(one, "payload"))
+        leader, standby = standby, leader
+    orders.check(*two)
+
+
+def test_cut_off(run_script, pgnotifier_dsn, sessions, orders):
+    """A leader that the network has swallowed steps back when PostgreSQL has noticed it."""
+    with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
+        leader = run_script(LISTENER, proxy.dsn, "0.5")
+        eventually(lambda: state(leader) == "hearing", 20)
+        standby = run_script(LISTENER, pgnotifier_dsn, "15")
+        eventually(lambda: state(standby) == "standby", 20)
+        orders.send()
+        proxy.frozen = True
+        eventually(lambda: state(leader) == "deaf", 20)
+        orders.send()
+        ((pid,),) = sessions.execute(LEADER)
+        sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)  # as keepalives would
+        eventually(lambda: state(standby) == "hearing", 20)
+        orders.send()
+        proxy.frozen = False
+        eventually(lambda: state(leader) == "standby", 30)
+        orders.send()
+        last = len(orders.sent) - 1
+        eventually(lambda: last in said(standby, "payload"))
+        orders.check(leader, standby)
+
+
+def test_restart_keeps_the_lead(pgnotifier_dsn, make_notifier, ledger):
+    """The lock goes over with the connection, so that no standby gets it."""
+    gaps = []
+    leader = make_notifier(pgnotifier_dsn, standby="shop", on_gap=gaps.append)
+    leader.subscribe(1, "orders", ledger.callback)
+    standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=gaps.append)
+    standby.subscribe(1, "orders", ledger.callback)
+    for number in range(5):
+        leader.restart()
+        leader.notify("orders", number)
+        eventually(lambda n=number: ledger.delivered[-1:] == [(n, "orders")])
+    assert leader.status().state == "hearing"
+    assert standby.status().state == "standby"
+    assert gaps == []
+    assert len(ledger.delivered) == 5
