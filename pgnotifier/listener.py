@@ -411,6 +411,7 @@ class Listener:
             except Exception as exc:
                 defect = not isinstance(exc, PgNotifierError)
                 logger.info("not back yet: %s", exc, exc_info=defect)
+                self._state.explain(str(exc))
                 self._link.close()
                 self._commands.end(restarts, exc)
             else:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class StateChange:
             while there is no connection that hears; `standby` while another one leads;
             `stopped`.
         since: Aware, in UTC.
-        why: What made it deaf, in words; else None.
+        why: What made it deaf, or keeps it so, in words; else None.
     """
 
     state: State
@@ -70,6 +70,10 @@ class StateReport:
             quiet = state == "starting" or ended_unheard
             logger.log(logging.DEBUG if quiet else logging.INFO, "%s%s", state, detail)
         self._hook.call(self.current)
+
+    def explain(self, why: str) -> None:
+        """Tell why it is still deaf: the latest reason helps more than the first."""
+        self.current = replace(self.current, why=why)
 
     def settle(self, timeout: float) -> None:
         """Wait until `on_state` has been told of all, for so many seconds at most."""

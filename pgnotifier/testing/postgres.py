@@ -251,7 +251,8 @@ def _list_files(home: Path) -> Iterator[tuple[Path, str]]:
     # What a server needs of the wheel: without headers, static libraries and clients.
     site = home.parent.parent
     libraries = site / f"{home.parent.name}.libs"
-    files = [home / "bin" / "postgres", home / "bin" / "initdb", *home.glob("lib/*.so")]
+    programs = [home / "bin" / name for name in ("postgres", "initdb", "pg_basebackup")]
+    files = [*programs, *home.glob("lib/*.so")]
     for source in (*files, home / "share", libraries):
         # The programs find share and their libraries by relative paths.
         yield source, str("install" / source.relative_to(site))

@@ -1,0 +1,68 @@
+"""Poolers in between: those that swallow notifications are found out, at each connect."""
+
+import psycopg
+import pytest
+
+from pgnotifier import NotHearingError
+
+from .pgbouncer import pgbouncer
+from .waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.mark.parametrize("pool_size", [1, 5])
+@pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
+def test_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode, pool_size):
+    """LISTEN is accepted and nothing delivered: the error says what to do instead."""
+    with pgbouncer(pgnotifier_dsn, pool_mode, pool_size) as dsn:
+        notifier = make_notifier(dsn, heartbeat_timeout=1.0)
+        notifier.add_channel("orders", autorun=False)
+        with pytest.raises(NotHearingError, match="pool_mode=session"):
+            notifier.start()
+        assert not notifier.is_running()
+        with pytest.raises(NotHearingError):
+            notifier.start()
+
+
+@pytest.mark.parametrize("pool_size", [1, 5])
+def test_one_with_sessions(pgnotifier_dsn, make_notifier, sessions, ledger, pool_size):
+    """In session mode everything works, reconnecting and going over included.
+
+    With one session in the pool, there is none for a second connection, not even to go over.
+    """
+    with pgbouncer(pgnotifier_dsn, "session", pool_size) as dsn:
+        notifier = make_notifier(dsn, heartbeat=0.5, heartbeat_timeout=2.0)
+        notifier.subscribe(1, "orders", ledger.callback)
+        sessions.notify("orders", 1)
+        eventually(lambda: ledger.delivered == [(1, "orders")])
+        if pool_size > 1:
+            notifier.restart()
+            assert notifier.status().gaps == 0
+        sessions.terminate()
+        eventually(lambda: notifier.status().gaps == 1)
+        sessions.notify("orders", 2)
+        eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
+
+
+def test_taken_into_use_later(pgnotifier_dsn, make_notifier):
+    """A connection that comes to a pooler when it is made anew stays deaf, and says why."""
+    with pgbouncer(pgnotifier_dsn, "transaction") as dsn:
+        to = [pgnotifier_dsn]
+        notifier = make_notifier(lambda: to[0], heartbeat_timeout=0.5)
+        notifier.add_channel("orders")
+        to[0] = dsn
+        with pytest.raises(NotHearingError):
+            notifier.restart()
+        assert notifier.status().state == "deaf"
+        eventually(lambda: "pool_mode=session" in notifier.status().why)
+        to[0] = pgnotifier_dsn
+        eventually(lambda: notifier.status().state == "hearing")
+        assert notifier.status().gaps >= 1
+
+
+def test_what_poolers_say(pgnotifier_dsn):
+    """PgBouncer makes up the pid that it tells a client, which is how one is noticed."""
+    with pgbouncer(pgnotifier_dsn, "session") as dsn, psycopg.connect(dsn) as connection:
+        ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
+        assert connection.info.backend_pid != pid
