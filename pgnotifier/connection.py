@@ -293,7 +293,7 @@ class Session:
         self.fd = self._pgconn.socket
         self.notifies = self._pgconn.notifies
         self.backend_pid = self._pgconn.backend_pid
-        self.row: tuple[bytes | None, ...] = ()  # of the last query that returned one
+        self.row: tuple[bytes | None, ...] = ()  # the first of the last query
         self._refused: ListenRefusedError | None = None
         # SQL_ASCII databases hold any bytes. Asked for UTF-8, the server would end the session
         # at the first that are none.
@@ -316,6 +316,7 @@ class Session:
     def send(self, query: bytes) -> None:
         """Begin to send a query, which may hold several statements."""
         self._refused = None
+        self.row = ()
         try:
             self._pgconn.send_query(query)
         except psycopg.Error as exc:

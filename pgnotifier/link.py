@@ -232,14 +232,16 @@ class Link:
 
     # --- asking ---
 
-    def ask(self, query: bytes) -> None:
-        """Send a query and hear on until it is answered.
+    def ask(self, query: bytes) -> tuple[bytes | None, ...]:
+        """Send a query and hear on until it is answered; return its first row, if it has one.
 
         Raises:
             ConnectionLostError: The connection went, or gave no answer in time.
             ListenRefusedError: The server answered with an error.
         """
+        assert self.session is not None
         self._round_trip(query, self._heartbeat + self._timeout)
+        return self.session.row
 
     def beat(self) -> int:
         """Notify oneself, and hear on until that has come back; return the server's pid.

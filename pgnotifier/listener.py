@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
+from pgnotifier.backlog import Backlog
 from pgnotifier.commands import Command, Commands, Verb
 from pgnotifier.connection import Backoff, ConnectionLostError, Parameters, listen_query
 from pgnotifier.delivery import Barrier, Deliverer
@@ -96,6 +97,7 @@ class Listener:
             settings.heartbeat_timeout,
             lambda: self._stopping,
         )
+        self._backlog = Backlog(self._link.ask)
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
 
     # --- called by any thread ---
@@ -125,6 +127,11 @@ class Listener:
     def latency(self) -> Latency | None:
         """How long round trips to the server take; None before the first."""
         return self._link.latency
+
+    @property
+    def queue_usage(self) -> float | None:
+        """How full PostgreSQL's queue was, as a fraction; None before the first look."""
+        return self._backlog.usage
 
     @property
     def is_alive(self) -> bool:
@@ -226,6 +233,7 @@ class Listener:
         else:
             self._link.hear()
             self._report_missed()
+            self._backlog.look()
 
     def _report_missed(self) -> None:
         for deliverer in self.deliverers.values():
@@ -313,10 +321,7 @@ class Listener:
         self._state.become("hearing", detail=detail)
 
     def _ask_for_lead(self, standby: Standby) -> bool:
-        session = self._link.session
-        assert session is not None
-        self._link.ask(standby.query)
-        return standby.learn(session.row)
+        return standby.learn(self._link.ask(standby.query))
 
     def _try_to_take_over(self) -> None:
         assert self._standby is not None

@@ -473,6 +473,7 @@ class Notifier:
             errors=self._report_error.count,
             reconnects=listener.reconnects if listener is not None else 0,
             latency=listener.latency if listener is not None else None,
+            queue_usage=listener.queue_usage if listener is not None else None,
             gaps=self._report_gap.count,
             last_gap=self._report_gap.last,
             dispatchers=tuple(

@@ -48,6 +48,8 @@ class Status:
         errors: How many deliveries have failed in this notifier.
         reconnects: How many times the connection was replaced since the start.
         latency: How long round trips to the server take; None before the first.
+        queue_usage: How full PostgreSQL's queue of notifications was at the last look, once a
+            minute, as a fraction; None before the first.
         gaps: How many gaps were reported by this notifier.
         last_gap: The latest of them.
         dispatchers: Those that something was received for.
@@ -63,6 +65,7 @@ class Status:
     errors: int
     reconnects: int
     latency: Latency | None
+    queue_usage: float | None
     gaps: int
     last_gap: Gap | None
     dispatchers: tuple[DispatcherStatus, ...]

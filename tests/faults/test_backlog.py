@@ -1,0 +1,65 @@
+"""PostgreSQL's queue of notifications, filled by a session that stays in a transaction."""
+
+import logging
+
+import psycopg
+import pytest
+
+from pgnotifier import backlog
+from pgnotifier.backlog import Backlog
+from pgnotifier.testing import PostgresServer
+
+from .waiting import eventually
+
+
+def test_a_queue_that_fills(make_notifier, monkeypatch, caplog):
+    """A warning names the session that holds it back; another comes when it has doubled."""
+    caplog.set_level(logging.WARNING, "pgnotifier.backlog")
+    monkeypatch.setattr(backlog, "INTERVAL", 0.05)
+    with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        notifier = make_notifier(server.dsn, heartbeat=0.05)
+        notifier.add_channel("orders")
+        eventually(lambda: notifier.status().queue_usage == 0)
+        with psycopg.connect(server.dsn, application_name="sleeper") as sleeper:
+            sleeper.execute("LISTEN orders")
+            sleeper.commit()
+            sleeper.execute("SELECT 1")
+
+            def fill(count):
+                with psycopg.connect(server.dsn, autocommit=True) as connection:
+                    for number in range(count):
+                        connection.execute(
+                            "SELECT pg_notify('orders', %s)", (str(number).ljust(7000),)
+                        )
+
+            fill(10)
+            eventually(lambda: len(caplog.messages) == 1)
+            fill(15)
+            eventually(lambda: len(caplog.messages) == 2)
+        eventually(lambda: (fill(1), notifier.status().queue_usage < 0.1)[1])
+        notifier.stop()
+    assert len(caplog.messages) == 2
+    for message in caplog.messages:
+        assert "% full" in message
+        assert "'sleeper'" in message
+        assert "idle in transaction" in message
+
+
+def test_doublings(caplog, monkeypatch):
+    """It is warned from a tenth on, at each doubling, and anew once it was low again."""
+    monkeypatch.setattr(backlog, "INTERVAL", 0.0)
+    usages = iter([0.05, 0.1, 0.15, 0.19, 0.2, 0.39, 0.4, 0.8, 0.09, 0.3])
+
+    def ask(query):
+        return (b"%f" % next(usages),) if query.startswith(b"SELECT pg_not") else ()
+
+    watch, warned = Backlog(ask), []
+    for number in range(10):
+        watch.look()
+        if len(caplog.messages) > len(warned):
+            warned.append(number)
+    assert warned == [1, 4, 6, 7, 9]
+    assert watch.usage == 0.3
+    assert "perhaps a listener doesn't read" in caplog.text
