@@ -91,6 +91,13 @@ class Dispatcher(ABC):
         """
         return {}
 
+    def is_reachable(self) -> bool:
+        """Return whether its queue can be reached now: asked for each `/readyz`, by any thread.
+
+        It may take some seconds.
+        """
+        return True
+
     def close(self) -> None:  # noqa: B027
         """Let go of connections. Called when the listener stops; `dispatch` may follow."""
 

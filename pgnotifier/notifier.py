@@ -20,6 +20,7 @@ from pgnotifier.errors import (
 )
 from pgnotifier.gate import Gate, Outcome
 from pgnotifier.gathering import check_gathering
+from pgnotifier.health import HealthServer
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.publisher import Publisher
@@ -72,6 +73,7 @@ class Notifier:
         buffer_size: int = 100_000,
         overflow: Overflow = "block",
         standby: str | None = None,
+        health_port: int | None = None,
     ) -> None:
         """Take the settings; nothing is connected yet.
 
@@ -103,6 +105,8 @@ class Notifier:
                 holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
             standby: A name. Of all notifiers with this name in the database, one listens, and
                 the others take over when its connection ends. Default: none, each listens.
+            health_port: Where `/healthz` and `/readyz` are answered over HTTP while it runs, on
+                all of the machine's addresses. Default: nowhere.
 
         Raises:
             ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
@@ -134,6 +138,7 @@ class Notifier:
         self._state = StateReport(on_state)
         self._settings = Settings(heartbeat, heartbeat_timeout, standby)
         self._publisher = Publisher(self._parameters)
+        self._health = None if health_port is None else HealthServer((self,), health_port)
         self._lock = threading.RLock()
         self._registrar = Registrar(self._report_error)
         self._listener: Listener | None = None
@@ -377,6 +382,8 @@ class Notifier:
         Raises:
             ConnectionFailedError: No connection could be made; the notifier isn't running.
             ListenRefusedError: The server refused LISTEN, as a standby does.
+            NotHearingError: There is a pooler in between, and nothing arrives.
+            ConfigurationError: `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
         listener = self._started_listener()
@@ -490,6 +497,23 @@ class Notifier:
             ),
         )
 
+    def find_trouble(self) -> list[str]:
+        """Return why it isn't ready to do its work; an empty list if it is.
+
+        It is while it hears, or stands by, and each dispatcher can reach its queue, which is
+        tried. That may take some seconds.
+        """
+        current = self._state.current
+        trouble = []
+        if current.state not in ("hearing", "standby"):
+            trouble.append(f"{current.state} since {current.since.isoformat(timespec='seconds')}")
+        trouble += [
+            f"{type(dispatcher).__name__} can't reach its queue"
+            for dispatcher in tuple(self._attached)
+            if not dispatcher.is_reachable()
+        ]
+        return trouble
+
     def notify(self, channel: str, payload: Any = "") -> None:
         """Send a notification, in a transaction of its own, on a connection of its own.
 
@@ -554,6 +578,8 @@ class Notifier:
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_open:
+                    if self._health is not None:
+                        self._health.start()
                     listener = Listener(
                         self._parameters,
                         lambda: self._registry,
@@ -575,6 +601,8 @@ class Notifier:
 
     def _ended(self) -> None:
         self._listener = None
+        if self._health is not None:
+            self._health.stop()
         lifetime.release(self)
         self._stopped.open()
 
@@ -639,6 +667,8 @@ class Notifier:
         self._report_error.forget_in_child()
         self._report_gap.forget_in_child()
         self._state.forget_in_child()
+        if self._health is not None:
+            self._health.forget_in_child()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forget_in_child()

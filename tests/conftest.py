@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import os
+import socket
 import threading
 import time
 
@@ -165,6 +166,14 @@ def settle(db):
         notifier.unsubscribe("settle", channel)
 
     return settled
+
+
+@pytest.fixture
+def free_port():
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
 
 
 def _run_rabbitmq():

@@ -6,6 +6,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier.cli import INTERRUPTED, NOT_INSTALLED, explain_missing
+from pgnotifier.health import probe
 from pgnotifier.testing.errors import ServerNotInstalledError
 
 
@@ -13,6 +14,27 @@ from pgnotifier.testing.errors import ServerNotInstalledError
 @click.version_option(package.__version__, prog_name="pgnotifier")
 def pgnotifier() -> None:
     """NOTIFY in, work out: PostgreSQL notifications become Celery tasks."""
+
+
+@pgnotifier.command()
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    required=True,
+    envvar="PGNOTIFIER_HEALTH_PORT",
+    show_envvar=True,
+    help="That of health_port, or of --health-port.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--live", is_flag=True, help="Ask whether it runs, not whether it is ready.")
+def health(port: int, host: str, live: bool) -> None:
+    """Ask a listener whether it is ready: for the probes of containers.
+
+    Exit code: 0 if it is, 1 if it isn't, or doesn't answer.
+    """
+    well, said = probe(port, "/healthz" if live else "/readyz", host)
+    click.echo(said, err=not well)
+    sys.exit(0 if well else 1)
 
 
 @pgnotifier.command()

@@ -56,6 +56,14 @@ class Broker:
         else:
             _drop(producer)
 
+    def is_reachable(self) -> bool:
+        """Tell whether a connection can be made, by making one."""
+        try:
+            _drop(self._connect())
+        except Exception:  # noqa: BLE001 - of whatever type the transport raises
+            return False
+        return True
+
     def close(self) -> None:
         """Let go of the connection; of one that is lent out, when it comes back."""
         self._closed += 1

@@ -18,6 +18,7 @@ from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.errors import ConfigurationError, PgNotifierError, TaskNameError
+from pgnotifier.health import HealthServer
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -59,6 +60,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     "Default: the setting pgnotifier_drain_timeout, 30.",
 )
 @_option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Answer /healthz and /readyz there, over HTTP.",
+)
+@_option(
     "--standby",
     is_flag=True,
     help="Listen only if no other listener of the app does that was started like this, or in "
@@ -86,6 +93,7 @@ def pgnotifier(
     ctx: click.Context,
     channels: tuple[str, ...] = (),
     drain_timeout: float | None = None,
+    health_port: int | None = None,
     standby: bool = False,
     lists: bool = False,
     as_json: bool = False,
@@ -132,7 +140,8 @@ def pgnotifier(
         ctx.exit(0)
     if standby:
         stand_by(app, notifiers_of(app))
-    ctx.exit(_listen(ctx, chosen, timeout))
+    health = None if health_port is None else HealthServer(chosen, health_port)
+    ctx.exit(_listen(ctx, chosen, timeout, health))
 
 
 def _choose(
@@ -157,12 +166,19 @@ def _choose(
     return [notifier for notifier in notifiers if notifier.get_channels()]
 
 
-def _listen(ctx: click.Context, notifiers: "Sequence[Notifier]", drain_timeout: float) -> int:
+def _listen(
+    ctx: click.Context,
+    notifiers: "Sequence[Notifier]",
+    drain_timeout: float,
+    health: HealthServer | None,
+) -> int:
     """Listen until a signal comes; return the exit code."""
     failed = False
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_first_signal)
     try:
+        if health is not None:
+            health.start()
         for notifier in notifiers:
             notifier.start()
         while all(notifier.is_running() for notifier in notifiers):
@@ -177,6 +193,8 @@ def _listen(ctx: click.Context, notifiers: "Sequence[Notifier]", drain_timeout: 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_second_signal)
     undelivered = _stop(notifiers, drain_timeout)
+    if health is not None:
+        health.stop()
     if not (failed or undelivered):
         logger.info("stopped; everything received was delivered")
     return int(failed or undelivered > 0)

@@ -180,6 +180,10 @@ class CeleryDispatcher(Dispatcher):
         inventory = self.inventory() if self._app.finalized else {}
         return {"subscriptions": [enqueued.to_dict() for enqueued in inventory.values()]}
 
+    def is_reachable(self) -> bool:
+        """Return whether a connection to the broker can be made."""
+        return bool(self._app.conf.task_always_eager) or self._broker.is_reachable()
+
     def close(self) -> None:
         """Let go of the connection to the broker."""
         self._broker.close()

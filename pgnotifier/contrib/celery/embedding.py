@@ -18,6 +18,8 @@ from pgnotifier.errors import (
     ConfigurationError,
     ConnectionFailedError,
     ListenRefusedError,
+    NotHearingError,
+    NotifierStoppedError,
     PgNotifierError,
     TaskNameError,
 )
@@ -90,11 +92,14 @@ class Embedded:
         while not self._stopping.is_set():
             try:
                 notifier.start()
-            except (ConnectionFailedError, ListenRefusedError) as exc:
+            except (ConnectionFailedError, ListenRefusedError, NotHearingError) as exc:
                 logger.log(logging.INFO if warned else logging.ERROR, "%s; trying on", exc)
                 warned = True
                 self._stopping.wait(backoff.pause())
-            except PgNotifierError:  # stopped meanwhile
+            except NotifierStoppedError:
+                return
+            except PgNotifierError:
+                logger.exception("not listening")
                 return
             else:
                 return

@@ -9,6 +9,7 @@ import sys
 import pytest
 from psycopg import conninfo
 
+from pgnotifier.health import probe
 from pgnotifier.testing import PostgresServer
 
 SOURCE = """
@@ -80,6 +81,19 @@ def test_a_signal_drains_and_ends(open_shop, number):
     assert shop.redis.llen(shop.queue) == 1001
     assert "Traceback" not in listener.log
     assert shop.sessions() == 0
+
+
+def test_health(open_shop, free_port):
+    """`--health-port` answers for all notifiers, and is closed again with them."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener("--health-port", str(free_port))
+    assert probe(free_port) == (
+        True,
+        '{"ok": true, "states": ["hearing"], "trouble": []}',
+    )
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 0
+    assert probe(free_port)[0] is False
 
 
 def test_inline_and_celery_share_a_channel(open_shop):
