@@ -1,0 +1,171 @@
+"""A soak: breaks real things at random under load, and accounts for every notification.
+
+`python benchmarks/soak.py --minutes 10` ends with 1 if one was lost outside of a reported gap,
+came twice or in the wrong order, or if the listener's process grows.
+"""
+
+import argparse
+import random
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from soaking.accounting import Ledger
+from soaking.faults import BURST, FAULTS, inflict
+from soaking.process import ListenerFailedError, Usage
+from soaking.stage import CHANNELS, Stage, set_up
+
+RATE = 1000
+OPEN_BOOKS = 180.0
+"""Seconds after which what is explained is forgotten, and what comes then is an offence."""
+MORE = Usage(resident=30.0, threads=1, files=2)
+"""What the listener may have more in the end, at rest, than it had after a first burst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a soak went.
+
+    Attributes:
+        faults: How many there were.
+        reconnects: Of the listener, to PostgreSQL.
+        before: What the listener took at rest, before the first fault.
+        after: The same after the last.
+    """
+
+    faults: int
+    reconnects: int
+    before: Usage
+    after: Usage
+
+
+def soak(stage: Stage, minutes: float, every: float) -> Outcome:
+    """Break something every few seconds, then wait until all has come.
+
+    Raises:
+        ListenerFailedError: The listener doesn't answer, or doesn't recover.
+    """
+    stage.listener.ask("add", *CHANNELS)
+    stage.send([CHANNELS[number % len(CHANNELS)] for number in range(BURST)])
+    stage.settle()
+    stage.listener.ask("restart")
+    stage.settle()
+    before = stage.listener.usage()
+    faults = 0
+    with stage.senders:
+        ending = time.monotonic() + minutes * 60
+        for name in deal(stage.rng):
+            begun = time.monotonic()
+            did = inflict(stage, name)
+            faults += 1
+            stage.ledger.settle(time.time() - OPEN_BOOKS)
+            print(describe(stage, faults, did), flush=True)
+            now = time.monotonic()
+            if now >= ending:
+                break
+            time.sleep(max(0.0, min(begun + every, ending) - now))
+    stage.settle()
+    reconnects = stage.listener.ask("status")["reconnects"]
+    after = stage.listener.usage()
+    if given_up := stage.listener.ask("stop"):
+        stage.ledger.offend("given up", f"{given_up} deliveries by stop()")
+    stage.ledger.settle()
+    return Outcome(faults, reconnects, before, after)
+
+
+def deal(rng: random.Random) -> Iterator[str]:
+    """Yield faults for ever: all of them, shuffled, then all of them again."""
+    while True:
+        yield from rng.sample(sorted(FAULTS), len(FAULTS))
+
+
+def describe(stage: Stage, number: int, did: str) -> str:
+    """Return a line about one fault, and about how things are after it."""
+    totals, ledger = stage.ledger.totals, stage.ledger
+    offences = ledger.offences.total()
+    return (
+        f"{number:4} {time.strftime('%H:%M:%S')}  {did:60} sent {totals.sent:,}, "
+        f"called {totals.came['callback']:,}, queued {totals.came['task']:,}, "
+        f"gaps {len(ledger.gaps)}" + (f", OFFENCES {offences:,}" if offences else "")
+    )
+
+
+def judge(ledger: Ledger, outcome: Outcome) -> None:
+    """Enter it as an offence if the listener's process has grown."""
+    for name in ("resident", "threads", "files"):
+        before, after = getattr(outcome.before, name), getattr(outcome.after, name)
+        if after - before > getattr(MORE, name):
+            ledger.offend("growth", f"{name}: from {before:.0f} to {after:.0f}")
+
+
+def print_summary(ledger: Ledger, outcome: Outcome) -> None:
+    """Print what the books say."""
+    totals, before, after = ledger.totals, outcome.before, outcome.after
+    rows = {
+        "faults": f"{outcome.faults:,}",
+        "sent": f"{totals.sent:,}",
+        "delivered by a call": f"{totals.came['callback']:,}",
+        "delivered as a task": f"{totals.came['task']:,}",
+        "not delivered, in a gap": f"{totals.in_gaps:,}",
+        "not delivered, nobody knows if committed": f"{totals.perhaps:,}",
+        "lost": f"{ledger.offences['lost']:,}",
+        "doubled": f"{ledger.offences['doubled']:,}",
+        "disordered": f"{ledger.offences['disordered']:,}",
+        "queued again with the same task id": f"{totals.again:,}",
+        "reconnects": f"{outcome.reconnects:,}",
+        "gaps": f"{len(ledger.gaps):,}",
+        "seconds in gaps": f"{ledger.deaf():.1f}",
+        "memory of the listener, MB": f"{before.resident:.1f} -> {after.resident:.1f}",
+        "its threads": f"{before.threads} -> {after.threads}",
+        "its open files": f"{before.files} -> {after.files}",
+    }
+    print()
+    for name, value in rows.items():
+        print(f"{name:42} {value:>20}")
+
+
+def print_offences(ledger: Ledger, log: str) -> None:
+    """Print what mustn't be, and what the listener has logged last."""
+    print("\nFAILED: " + ", ".join(f"{count:,} {kind}" for kind, count in ledger.offences.items()))
+    print("\n".join(ledger.shown))
+    print("\nGaps:")
+    for gap in ledger.gaps[-50:]:
+        since, until = gap.since.timestamp(), gap.until.timestamp()
+        print(f"{since:.3f} to {until:.3f} on {len(gap.channels)} channels: {gap.reason}")
+    print(f"\nThe listener's log ends with:\n{log}")
+
+
+def main() -> int:
+    """Do as the command line says, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults go on (10)")
+    parser.add_argument("--seed", type=int, help="the faults' order and measure (random)")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between faults (5)")
+    parser.add_argument("--rate", type=float, default=RATE, help="notifications a second (1000)")
+    given = parser.parse_args()
+    seed = secrets.randbelow(2**32) if given.seed is None else given.seed
+    print(f"--seed {seed} --minutes {given.minutes:g} --every {given.every:g}", flush=True)
+    with set_up(seed, given.rate) as stage:
+        try:
+            outcome = soak(stage, given.minutes, given.every)
+        except ListenerFailedError as exc:
+            stage.ledger.offend("stuck", str(exc))
+        else:
+            judge(stage.ledger, outcome)
+            print_summary(stage.ledger, outcome)
+        if not stage.ledger.offences:
+            return 0
+        print_offences(stage.ledger, stage.listener.log(100))
+        return 1
+
+
+if __name__ == "__main__":
+    # A `kill` is to leave as little behind as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,1 @@
+"""The parts of the soak: a listener that is broken in every way, and the books on what it does."""

@@ -1,0 +1,237 @@
+"""The books: every notification sent, by which routes it came, and the gaps that explain the rest.
+
+A notification's commit lies somewhere between two times of this machine's clock. So it may have
+been in a gap if the two overlap; and it came in the wrong order if its commit had ended before
+that of an earlier delivery had begun.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from pgnotifier import Gap
+
+ROUTES = ("callback", "task")
+SHOWN = 20
+"""How many offences of a kind are kept in words."""
+
+
+class Key(NamedTuple):
+    """What a notification is known by: its payload."""
+
+    sender: int
+    number: int
+
+
+@dataclass(slots=True)
+class Commit:
+    """A transaction: when its COMMIT was under way, by `time.time()`.
+
+    Attributes:
+        begun: Before it was sent.
+        ended: When it was confirmed; None while it runs, and if its outcome is unknown.
+    """
+
+    begun: float
+    ended: float | None = None
+
+
+@dataclass(slots=True)
+class Sent:
+    """A notification.
+
+    Attributes:
+        channel: Where it was sent.
+        commit: The transaction that it is part of.
+        expected: Whether it has to be delivered: its channel has subscriptions.
+        came: By which routes it came, and as what: the id of its task.
+    """
+
+    channel: str
+    commit: Commit
+    expected: bool = True
+    came: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the books say.
+
+    Attributes:
+        sent: Notifications, those with an unknown outcome included.
+        perhaps: Those whose COMMIT got no answer, and that didn't come.
+        came: Deliveries by route, each notification once.
+        in_gaps: Those that didn't come and may have been committed in a gap.
+        again: Tasks that were put into the queue again with the same id, as is documented.
+    """
+
+    sent: int = 0
+    perhaps: int = 0
+    came: Counter[str] = field(default_factory=Counter)
+    in_gaps: int = 0
+    again: int = 0
+
+
+class Ledger:
+    """Keeps the books. Every method may be called by any thread; `_lock` guards everything."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self.gaps: list[Gap] = []
+        self.offences: Counter[str] = Counter()
+        self.shown: list[str] = []
+        self._sent: dict[Key, Sent] = {}
+        self._next: Counter[int] = Counter()
+        self._removed: set[str] = set()
+        self._last: dict[tuple[str, str, int], int] = {}
+        self._latest: dict[tuple[str, str], float] = {}
+        self._lock = threading.Lock()
+
+    # --- what is sent ---
+
+    def begin(
+        self, sender: int, channels: Iterable[str], *, expected: bool = True
+    ) -> tuple[Commit, list[Key]]:
+        """Enter a transaction's notifications, one for each channel given."""
+        with self._lock:
+            commit = Commit(time.time())
+            keys = []
+            for channel in channels:
+                key = Key(sender, self._next[sender])
+                self._next[sender] += 1
+                self._sent[key] = Sent(channel, commit, expected)
+                keys.append(key)
+            self.totals.sent += len(keys)
+            return commit, keys
+
+    # --- what comes ---
+
+    def deliver(self, route: str, key: Key, channel: str, id: str = "") -> None:
+        """Enter a delivery, and whatever is wrong with it.
+
+        Args:
+            route: One of `ROUTES`.
+            key: The notification.
+            channel: Where it was said to have come from.
+            id: Of the task. With the same id it may come again, without one it mayn't.
+        """
+        with self._lock:
+            sent = self._sent.get(key)
+            if sent is None:
+                self._offend("unknown", f"{route} {key}: never sent, or long since delivered")
+            elif sent.channel != channel:
+                self._offend("misrouted", f"{route} {key}: sent to {sent.channel!r}, not {channel}")
+            elif route in sent.came:
+                if id and sent.came[route] == id:
+                    self.totals.again += 1
+                else:
+                    self._offend("doubled", f"{route} {key} on {channel!r}, {sent.commit}")
+            else:
+                sent.came[route] = id
+                self.totals.came[route] += 1
+                self._check_order(route, key, sent)
+            if route == "callback" and channel in self._removed:
+                self._offend("unwanted", f"{route} {key}: {channel!r} had been removed")
+
+    def has_come(self, key: Key) -> bool:
+        """Return whether a notification has come by every route."""
+        with self._lock:
+            sent = self._sent.get(key)
+            return sent is None or len(sent.came) == len(ROUTES)
+
+    def add_gap(self, gap: Gap) -> None:
+        """Enter a gap that was reported."""
+        with self._lock:
+            self.gaps.append(gap)
+            if gap.since.utcoffset() is None or gap.until.utcoffset() is None:
+                self._offend("bad gap", f"{gap}: naive times")
+            elif gap.since > gap.until or not gap.reason or not gap.channels:
+                self._offend("bad gap", str(gap))
+
+    def mark_removed(self, channel: str, *, removed: bool) -> None:
+        """Enter that a channel has no subscriptions any more, or is about to get them."""
+        with self._lock:
+            (self._removed.add if removed else self._removed.discard)(channel)
+
+    def offend(self, kind: str, what: str) -> None:
+        """Enter something else that mustn't be."""
+        with self._lock:
+            self._offend(kind, what)
+
+    # --- what follows ---
+
+    def settle(self, until: float = inf) -> None:
+        """Close the books on what was committed before a time, so that they don't grow.
+
+        What is missing without an explanation stays open: its gap may be reported yet.
+
+        Args:
+            until: By `time.time()`. Without it, what stays open is an offence.
+        """
+        with self._lock:
+            for key, sent in list(self._sent.items()):
+                if (sent.commit.ended or sent.commit.begun) < until and self._is_explained(sent):
+                    del self._sent[key]
+            if until < inf:
+                return
+            for key, sent in self._sent.items():
+                missing = " and ".join(route for route in ROUTES if route not in sent.came)
+                self._offend("lost", f"{missing} {key} on {sent.channel!r}, {sent.commit}")
+            self._sent.clear()
+
+    def deaf(self) -> float:
+        """Return the seconds that lie in gaps, overlapping ones counted once."""
+        with self._lock:
+            spans = sorted((gap.since.timestamp(), gap.until.timestamp()) for gap in self.gaps)
+        total, heard_until = 0.0, 0.0
+        for since, until in spans:
+            total += max(0.0, until - max(since, heard_until))
+            heard_until = max(heard_until, until)
+        return total
+
+    def _check_order(self, route: str, key: Key, sent: Sent) -> None:
+        last = self._last.get((route, sent.channel, key.sender), -1)
+        latest = self._latest.get((route, sent.channel), 0.0)
+        ended = sent.commit.ended
+        if key.number < last or (ended is not None and ended < latest):
+            self._offend(
+                "disordered",
+                f"{route} {key} on {sent.channel!r}, {sent.commit}: came after number {last} of "
+                f"its sender, and after a commit begun at {latest}",
+            )
+        self._last[route, sent.channel, key.sender] = max(last, key.number)
+        self._latest[route, sent.channel] = max(latest, sent.commit.begun)
+
+    def _is_explained(self, sent: Sent) -> bool:
+        if len(sent.came) == len(ROUTES) or not (sent.expected or sent.came):
+            return True
+        if sent.came:  # it was heard, and so no gap excuses the other route
+            return False
+        if sent.commit.ended is None:
+            self.totals.perhaps += 1
+            return True
+        if is_in_gap(sent, self.gaps):
+            self.totals.in_gaps += 1
+            return True
+        return False
+
+    def _offend(self, kind: str, what: str) -> None:
+        self.offences[kind] += 1
+        if self.offences[kind] <= SHOWN:
+            self.shown.append(f"{kind}: {what}")
+
+
+def is_in_gap(sent: Sent, gaps: Sequence[Gap]) -> bool:
+    """Return whether a confirmed commit may lie in one of the gaps of its channel."""
+    begun, ended = sent.commit.begun, sent.commit.ended
+    assert ended is not None
+    return any(
+        ended >= gap.since.timestamp()
+        and begun <= gap.until.timestamp()
+        and sent.channel in gap.channels
+        for gap in reversed(gaps)
+    )

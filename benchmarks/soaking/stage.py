@@ -1,0 +1,145 @@
+"""All that takes part in a soak, and what is waited for."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier.testing import PostgresServer, ValkeyServer
+
+from .accounting import Key, Ledger
+from .process import ListenerFailedError, ListenerProcess
+from .proxy import FaultyProxy
+from .senders import Sender, Senders
+from .tasks import TaskReader
+
+CHANNELS = ("orders", "payments", 'my "odd" channel', "ümläut")
+SETTLE_TIMEOUT = 90.0
+"""Seconds: a half-open broker and a half-open PostgreSQL, one after the other, take some 30."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """What runs.
+
+    Attributes:
+        rng: What chance decides is decided by this.
+        dsn: Straight to the database; the listener goes through `to_postgres`.
+        control: Sends what isn't part of the even load.
+        extra: Channels that were added at run time, and not removed since.
+    """
+
+    rng: random.Random
+    ledger: Ledger
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    dsn: str
+    to_postgres: FaultyProxy
+    to_valkey: FaultyProxy
+    tasks: TaskReader
+    listener: ListenerProcess
+    senders: Senders
+    control: Sender
+    extra: set[str] = field(default_factory=set)
+
+    def send(self, channels: Sequence[str], *, expected: bool = True) -> list[Key]:
+        """Notify in one transaction, on a connection of its own, as often as it takes."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while True:
+            try:
+                with self.control.connect() as connection:
+                    return self.control.send(connection, channels, expected=expected)
+            except psycopg.Error:  # the server is recovering from the fault before
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def flush(self, channels: Sequence[str]) -> None:
+        """Return once all that was sent to these channels before has come or is lost.
+
+        Each of them gets notifications until one has come by both routes: what was committed
+        before that one can't come any more.
+
+        Raises:
+            ListenerFailedError: None came within 90 s.
+        """
+        open_channels = set(channels)
+        deadline = time.monotonic() + SETTLE_TIMEOUT
+        while open_channels:
+            if time.monotonic() > deadline:
+                status = self.listener.ask("status")
+                raise ListenerFailedError(f"nothing comes on {open_channels}: {status}")
+            tried = sorted(open_channels)
+            keys = dict(zip(tried, self.send(tried), strict=True))
+            wait_for(lambda: all(map(self.ledger.has_come, keys.values())), 2.0)  # noqa: B023
+            open_channels = {name for name, key in keys.items() if not self.ledger.has_come(key)}
+
+    def settle(self) -> None:
+        """Return once nothing is under way: no notification, no delivery, no gap.
+
+        Raises:
+            ListenerFailedError: That took over 90 s.
+        """
+        self.flush([*CHANNELS, *sorted(self.extra)])
+        if not wait_for(self._is_settled, SETTLE_TIMEOUT):
+            raise ListenerFailedError(f"doesn't settle: {self.listener.ask('status')}")
+
+    def _is_settled(self) -> bool:
+        status = self.listener.ask("status")
+        found = (status["state"], status["waiting"], status["gaps"])
+        return found == ("hearing", 0, len(self.ledger.gaps))
+
+
+def wait_for(condition: Callable[[], bool], timeout: float) -> bool:
+    """Wait until something is so, and return whether it is, within a time in seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def set_up(seed: int, rate: float) -> Iterator[Stage]:
+    """Yield a stage on which everything runs, and nothing is sent yet."""
+    ledger = Ledger()
+    with ExitStack() as stack:
+        postgres = stack.enter_context(PostgresServer())
+        valkey = stack.enter_context(ValkeyServer(persistent=True))
+        dsn = postgres.create_database("soak")
+        where = conninfo_to_dict(dsn)
+        socket = Path(str(where["host"])) / f".s.PGSQL.{where['port']}"
+        to_postgres = stack.enter_context(FaultyProxy(socket))
+        port = int(valkey.url.rpartition(":")[2].partition("/")[0])
+        to_valkey = stack.enter_context(FaultyProxy(("127.0.0.1", port)))
+        through = make_conninfo(
+            dsn,
+            host="127.0.0.1",
+            port=to_postgres.port,
+            connect_timeout=2,
+            sslmode="disable",
+            gssencmode="disable",
+        )
+        tasks = stack.enter_context(TaskReader(valkey.url, ledger))
+        listener = stack.enter_context(
+            ListenerProcess(through, f"redis://127.0.0.1:{to_valkey.port}/0", ledger)
+        )
+        yield Stage(
+            rng=random.Random(seed),
+            ledger=ledger,
+            postgres=postgres,
+            valkey=valkey,
+            dsn=dsn,
+            to_postgres=to_postgres,
+            to_valkey=to_valkey,
+            tasks=tasks,
+            listener=listener,
+            senders=Senders(dsn, ledger, CHANNELS, rate, seed),
+            control=Sender(0, dsn, ledger),
+        )
