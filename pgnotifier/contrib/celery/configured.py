@@ -30,11 +30,13 @@ class CeleryNotifier(Notifier):
 
     | setting | default | is |
     |---|---|---|
-    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a conninfo string or a URI |
+    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a conninfo string, a URI, a callable |
     | `pgnotifier_task_prefix` | `pgnotifier.` | what the names of tasks begin with |
     | `pgnotifier_standby` | none | see `Notifier(standby=…)` |
     | `pgnotifier_buffer_size` | 100,000 | notifications |
     | `pgnotifier_overflow` | `block` | see `Notifier(overflow=…)` |
+    | `pgnotifier_heartbeat` | 15 | seconds: see `Notifier` |
+    | `pgnotifier_heartbeat_timeout` | 5 | seconds |
     | `pgnotifier_drain_timeout` | 30 | seconds to go on delivering at the end |
 
     Each may be given as an environment variable, too: `PGNOTIFIER_DSN` and so on.
@@ -58,7 +60,7 @@ class CeleryNotifier(Notifier):
         prefix = arguments.pop("task_prefix", None)
         if prefix is None:
             prefix = read_setting(app, "task_prefix")
-        for name in ("standby", "buffer_size", "overflow"):
+        for name in ("standby", "buffer_size", "overflow", "heartbeat", "heartbeat_timeout"):
             arguments.setdefault(name, read_setting(app, name))
         db_conf = arguments.pop("db_conf", None) or read_setting(app, "dsn")
         if not db_conf:

@@ -19,16 +19,18 @@ class Setting(NamedTuple):
     """What holds if it isn't set, of which types it is, and how it is read from a text."""
 
     default: Any
-    types: tuple[type, ...]
+    types: tuple[Any, ...]  # Callable is no type, to type checkers
     parse: Callable[[str], Any]
 
 
 SETTINGS: Mapping[str, Setting] = {
-    "dsn": Setting(None, (str, Mapping), str),
+    "dsn": Setting(None, (str, Mapping, Callable), str),
     "task_prefix": Setting("pgnotifier.", (str,), str),
     "standby": Setting(None, (str,), str),
     "buffer_size": Setting(100_000, (int,), int),
     "overflow": Setting("block", (str,), str),
+    "heartbeat": Setting(15.0, (int, float), float),
+    "heartbeat_timeout": Setting(5.0, (int, float), float),
     "drain_timeout": Setting(30.0, (int, float), float),
 }
 

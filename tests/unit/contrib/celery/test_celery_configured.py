@@ -54,6 +54,17 @@ def test_configured_by_the_app(app):
     assert names(app) == {"n.a"}
 
 
+def test_a_callable_and_heartbeats(app):
+    """The parameters may be supplied by a callable, and heartbeats be set."""
+    app.conf.pgnotifier_dsn = lambda: "dbname=z"
+    app.conf.pgnotifier_heartbeat = 3
+    app.conf.pgnotifier_heartbeat_timeout = 1.5
+    notifier = CeleryNotifier(app)
+    settings = notifier._settings
+    assert (settings.heartbeat, settings.heartbeat_timeout) == (3, 1.5)
+    assert "lambda" in notifier.status().connection
+
+
 def test_arguments_win(app):
     """What is given takes the place of what is configured."""
     found = []
