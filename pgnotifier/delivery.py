@@ -274,7 +274,7 @@ class Deliverer:
                     if items:
                         self._buffer.appendleft(item)
                         break
-                    capacity = 1  # by itself
+                    capacity = 0  # by itself
                 else:
                     capacity -= len(item[1])
                 items.append(item)

@@ -9,7 +9,7 @@ be answered in time.
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -25,7 +25,7 @@ from pgnotifier.connection import (
     listen_query,
     notify_query,
 )
-from pgnotifier.errors import ConnectionFailedError, NotHearingError
+from pgnotifier.errors import ConnectionFailedError, NotHearingError, PgNotifierError
 from pgnotifier.routing import Router
 from pgnotifier.standby import Standby
 from pgnotifier.waiting import Waiter
@@ -36,6 +36,10 @@ PROOF = 1.0
 """Seconds between round trips while notifications flow: what bounds how far back a gap reaches."""
 LISTEN_TIMEOUT = 30.0
 """Seconds for LISTEN on a new connection: PostgreSQL walks through its whole queue first."""
+HEDGE = 1.0
+"""Seconds after which a try to connect is joined by another one."""
+MOST_TRIES = 10
+"""How many of them there are at a time."""
 LOCK_PAUSE = 0.01
 """Seconds between two looks whether an old connection has let go of its lock."""
 
@@ -174,19 +178,28 @@ class Link:
 
     # --- connecting ---
 
-    def connect(self) -> Session:
+    def connect(self, *, hedged: bool = False) -> Session:
         """Return a new connection; what comes on the one in use is read meanwhile.
+
+        Args:
+            hedged: Whether to begin another try each second while none has an answer. One
+                that began while the network was away may not notice for long that it is back.
 
         Raises:
             PgNotifierError: No connection could be made.
         """
-        connecting = Connecting(self._parameters, self._waiter.wake, SERVER_KEEPALIVE)
+        tries: list[Connecting] = []
         try:
-            self._await(connecting)
-        except BaseException:
-            connecting.abandon()
-            raise
-        return connecting.result()
+            while True:
+                tries.append(Connecting(self._parameters, self._waiter.wake, SERVER_KEEPALIVE))
+                may_hedge = hedged and len(tries) < MOST_TRIES
+                done = self._await(tries, HEDGE if may_hedge else None)
+                if done is not None:
+                    tries.remove(done)
+                    return done.result()
+        finally:
+            for other in tries:
+                other.abandon()
 
     def listen(self, channels: Iterable[str]) -> None:
         """Listen to channels on a new connection, and see that it hears.
@@ -313,16 +326,27 @@ class Link:
             self._unproven = True
             self._due_at = min(self._due_at, monotonic() + PROOF)
 
-    def _await(self, connecting: Connecting, timeout: float | None = None) -> None:
-        """Wait until a thread has connected, for so many seconds at most."""
+    def _await(self, tries: Sequence[Connecting], timeout: float | None) -> Connecting | None:
+        """Return the first of several that is done, None if none is after so many seconds."""
         deadline = None if timeout is None else monotonic() + timeout
-        while not connecting.done:
+        while True:
+            for one in tries:
+                if one.done:
+                    return one
             left = self._heartbeat if deadline is None else deadline - monotonic()
             if left <= 0:
-                return
+                return None
             self.wait(left)
-            if self.session is not None:
-                self.drain()
+            self._drain_beside()
+
+    def _drain_beside(self) -> None:
+        """Read what has arrived on the connection in use, if there is room for it."""
+        if self.session is None:
+            return
+        if self._router.is_full():
+            self._waiter.forget(self.session.fd)  # lest it end each wait at once
+        else:
+            self.drain()
 
     def _check_pooler(self) -> None:
         """See that what another connection sends arrives on this one.
@@ -334,7 +358,7 @@ class Link:
         query = notify_query(self._router.private, token)
         connecting = Connecting(self._parameters, self._waiter.wake, query)
         try:
-            self._await(connecting, self._timeout)
+            self._await([connecting], self._timeout)
             if not connecting.done or connecting.has_failed:
                 # A pool in transaction mode would have had room for it.
                 logger.info("no second connection was to be had, to see what the pooler does")
@@ -397,8 +421,7 @@ class Link:
         except ConnectionLostError as exc:
             raise self._failed(exc) from exc
         while True:
-            if self.session is not None:
-                self.drain()
+            self._drain_beside()
             try:
                 unsent = session.flush()
                 session.consume()
@@ -416,19 +439,29 @@ class Link:
         """Have the new connection send a marker, and hand on what the old one gets up to it."""
         assert self.session is not None
         self._up_to = UpTo(self.session.notifies, marker)
-        deadline = monotonic() + self._timeout
         self._ask_beside(session, notify_query(*marker), self._timeout)
+        deadline = monotonic() + self._timeout
         while not self._up_to.is_reached:
+            if self._router.is_full():
+                self.pause()
+                deadline = monotonic() + self._timeout
+                continue
             if (left := deadline - monotonic()) <= 0:
                 raise ConnectionLostError("the new connection is one to another server")
             self.wait(left)
+            received = self._router.received
             self.drain()
+            if self._router.received > received:
+                deadline = monotonic() + self._timeout  # there is just so much to be read
 
     def _take_lock(self, session: Session, standby: Standby) -> None:
         """Take the lead, which the old connection's end sets free in a moment."""
         deadline = monotonic() + self._timeout
         while True:
-            self._ask_beside(session, standby.query, self._timeout)
+            try:
+                self._ask_beside(session, standby.query, self._timeout)
+            except PgNotifierError as exc:  # there is no going back
+                raise ConnectionLostError(str(exc)) from exc
             if standby.learn(session.row):
                 standby.take_over()  # from nobody else
                 return

@@ -31,6 +31,10 @@ from pgnotifier.states import StateReport
 logger = logging.getLogger("pgnotifier.listener")
 
 
+LONGEST_PAUSE = 1.0
+"""Seconds between two tries to connect again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a listener listens.
@@ -285,7 +289,7 @@ class Listener:
 
     # --- connecting ---
 
-    def _connect(self) -> None:
+    def _connect(self, *, hedged: bool = False) -> None:
         """Make a connection and listen to every live channel on it.
 
         To those that were added while there was none as well: whoever was told that they
@@ -296,7 +300,7 @@ class Listener:
             ListenRefusedError: The server refused LISTEN, as a standby does.
             NotHearingError: A pooler keeps notifications from coming.
         """
-        self._link.session = self._link.connect()
+        self._link.session = self._link.connect(hedged=hedged)
         self._leads = False
         try:
             if self._standby is None or self._ask_for_lead(self._standby):
@@ -400,7 +404,7 @@ class Listener:
         """
         missed = self._wanted() if self._leads else frozenset[str]()
         since = self._link.proven_at
-        backoff = Backoff()
+        backoff = Backoff(LONGEST_PAUSE)
         self._state.become("deaf", f"lost the connection to PostgreSQL: {reason}")
         self._link.close()
         barriers = self._bar()
@@ -410,7 +414,7 @@ class Listener:
             if restarts:
                 self._live = set(self._registry())
             try:
-                self._connect()
+                self._connect(hedged=True)
             except StoppingError:
                 raise
             except Exception as exc:

@@ -118,3 +118,34 @@ def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledg
     sessions.terminate()
     eventually(lambda: ledger.gaps)
     assert ledger.gaps[0].until - ledger.gaps[0].since < timedelta(seconds=1)
+
+
+def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
+    """A network that comes back after seconds of swallowing is noticed within two."""
+    dsn = make_conninfo(proxy.dsn, connect_timeout=10)
+    notifier = make_notifier(dsn, **SHORT, on_gap=ledger.gaps.append)
+    notifier.subscribe(1, "orders", ledger.callback)
+    times = []
+    for number in range(1, 4):
+        proxy.frozen = True
+        eventually(lambda: notifier.status().state == "deaf")
+        time.sleep(2.5)  # tries hang meanwhile
+        proxy.frozen = False
+        begun = time.monotonic()
+        eventually(lambda n=number: notifier.status().reconnects == n)
+        times.append(time.monotonic() - begun)
+    assert min(times) < 2
+    notifier.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+
+
+def test_at_defaults(pgnotifier_dsn, proxy, make_notifier):
+    """A half-open connection is noticed within 20 seconds, unless told otherwise."""
+    notifier = make_notifier(proxy.dsn)
+    notifier.add_channel("orders")
+    proxy.frozen = True
+    begun = time.monotonic()
+    eventually(lambda: notifier.status().state == "deaf", 40)
+    assert 5 < time.monotonic() - begun < 22
+    proxy.frozen = False
+    eventually(lambda: notifier.status().state == "hearing")

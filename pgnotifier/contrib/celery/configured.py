@@ -30,7 +30,7 @@ class CeleryNotifier(Notifier):
 
     | setting | default | is |
     |---|---|---|
-    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a conninfo string, a URI, a callable |
+    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a string, a URI, or a callable |
     | `pgnotifier_task_prefix` | `pgnotifier.` | what the names of tasks begin with |
     | `pgnotifier_standby` | none | see `Notifier(standby=…)` |
     | `pgnotifier_buffer_size` | 100,000 | notifications |
