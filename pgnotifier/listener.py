@@ -306,7 +306,8 @@ class Listener:
             if self._standby is None or self._ask_for_lead(self._standby):
                 self._listen()
             else:
-                self._state.become("standby", detail=f" as {self._standby.name!r}")
+                detail = f" as {self._standby.name!r} of PostgreSQL ({self._parameters!r})"
+                self._state.become("standby", detail=detail)
         except ConnectionLostError as exc:
             self._link.close()
             raise ConnectionFailedError(

@@ -20,6 +20,7 @@ class LateNotification:
         self.fd = fd
         self.outcome = outcome
         self.arrived = []
+        self.row = ()
 
     def send(self, query):
         """Take a query."""
