@@ -4,49 +4,21 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Any
 
+from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.gathering import Gatherer
+from pgnotifier.moment import Moment
 from pgnotifier.notification import Gap, Notification
-from pgnotifier.registry import Binding
+from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.delivery")
 
-Overflow = Literal["block", "drop_oldest", "drop_newest"]
-
-BATCH = 1000
-"""The most deliveries that are made in one go, but for one notification that makes more."""
-
-
-class Arrived(Protocol):
-    """A notification as libpq hands it out: psycopg's `PGnotify`."""
-
-    @property
-    def be_pid(self) -> int: ...  # noqa: D102
-    @property
-    def extra(self) -> bytes: ...  # noqa: D102
-
-
-Item = tuple[str, tuple[Binding, ...], Arrived, datetime, datetime]
-"""Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
-
-
-class Barrier:
-    """Stands in a buffer where something may have been missed, until the users know of it.
-
-    Attributes:
-        is_open: Whether what comes behind it may be delivered.
-        deliveries: What to deliver first.
-    """
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self.deliveries: tuple[Delivery, ...] = ()
-
+GATHERED = 8
+"""The part of the bytes that may wait which may be held back decoded: 1 in so many."""
 
 _called_by = threading.local()  # .owner: the notifier that a deliverer's thread works for
 
@@ -75,6 +47,7 @@ class Deliverer:
         size: int,
         overflow: Overflow,
         on_room: Callable[[], None],
+        max_bytes: int = BUFFER_BYTES,
         owner: object = None,
     ) -> None:
         """Make a deliverer that isn't running yet.
@@ -85,25 +58,22 @@ class Deliverer:
             size: How many notifications may wait.
             overflow: What to do with one more.
             on_room: Called once a full buffer is half empty again.
+            max_bytes: How many bytes of payloads may wait.
             owner: The notifier that it works for.
         """
         self.dispatcher = dispatcher
         self.name = type(dispatcher).__name__
         self.inbox: list[Item] = []  # the reader's alone: what `put` will take
-        self.full = False
         self.delivered = 0
-        self.dropped = 0
         self.retrying = False
         self._decode = decode
-        self._size = size
-        self._overflow = overflow
         self._on_room = on_room
         self._owner = owner
-        self._buffer: deque[Item | Barrier] = deque()
+        self._buffer = Buffer(self.name, size, max_bytes, overflow)
         self._decoding = 0
         self._batch: deque[Delivery] = deque()
-        self._gatherer = Gatherer(size)
-        self._missed: Gap | None = None
+        self._gatherer = Gatherer(size, max_bytes // GATHERED)
+        self._warn = Recurring(logger)
         self._condition = threading.Condition()
         self._stopping = False
         self._abandoned = False
@@ -124,75 +94,51 @@ class Deliverer:
         """How many notifications and deliveries are waiting."""
         return len(self._buffer) + self._decoding + self._gatherer.waiting + len(self._batch)
 
+    @property
+    def full(self) -> bool:
+        """Whether the reader is to pause until half of the buffer is delivered."""
+        return self._buffer.full
+
+    @property
+    def dropped(self) -> int:
+        """How many notifications the overflow policy has dropped."""
+        return self._buffer.dropped
+
     def put(self) -> None:
         """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
         items, self.inbox = self.inbox, []
         with self._condition:
-            buffer = self._buffer
-            idle = not buffer
-            buffer.extend(items)
-            if (excess := len(buffer) - self._size) > 0:
-                self._overflowed(excess)
+            idle = not self._buffer
+            self._buffer.put(items)
             if idle:
                 self._condition.notify()
-
-    def _overflowed(self, excess: int) -> None:
-        if self._overflow == "block":
-            if not self.full:
-                self.full = True
-                logger.warning(
-                    "the buffer of %s is full (%d notifications): nothing more is read from "
-                    "PostgreSQL until half of it is delivered",
-                    self.name,
-                    self._size,
-                )
-            return
-        take = self._buffer.popleft if self._overflow == "drop_oldest" else self._buffer.pop
-        taken = [take() for _ in range(excess)]
-        lost = [item for item in taken if not isinstance(item, Barrier)]
-        barriers = [item for item in reversed(taken) if isinstance(item, Barrier)]
-        if self._overflow == "drop_oldest":
-            self._buffer.extendleft(barriers)
-        else:
-            self._buffer.extend(barriers)
-        if not lost:
-            return
-        if not self.dropped:
-            logger.warning(
-                "the buffer of %s is full (%d notifications): dropping the %s",
-                self.name,
-                self._size,
-                self._overflow.removeprefix("drop_"),
-            )
-        self.dropped += len(lost)
-        before = self._missed
-        since = min(proven_at for *_, proven_at in lost)
-        self._missed = Gap(
-            since=min(since, before.since) if before else since,
-            until=datetime.now(UTC),
-            channels=frozenset(item[0] for item in lost).union(before.channels if before else ()),
-            reason=f"the buffer of {self.name} was full",
-        )
 
     def bar(self, barrier: Barrier) -> None:
         """Deliver nothing that is put from now on until a barrier is lifted."""
         with self._condition:
-            self._buffer.append(barrier)
+            self._buffer.bar(barrier)
 
-    def lift(self, barrier: Barrier, deliveries: Iterable[Delivery] = ()) -> None:
-        """Go on behind a barrier, with some deliveries first."""
+    def lift(self, barrier: Barrier, deliveries: Iterable[Delivery] = ()) -> bool:
+        """Go on behind a barrier, with some deliveries first; return False if it is too late."""
         with self._condition:
             barrier.deliveries = tuple(deliveries)
             barrier.is_open = True
             self._condition.notify()
+            return not barrier.is_taken
 
-    def take_missed(self) -> Gap | None:
-        """Return the gap that dropping made since the last call, if any."""
-        if self._missed is None:
-            return None
+    @property
+    def has_missed(self) -> bool:
+        """Whether something was dropped that `take_missed` is still to tell."""
+        return self._buffer.has_missed
+
+    def take_missed(self, *, at_once: bool = False) -> Gap | None:
+        """Return the gap that dropping made since the last call, if any; one in a second.
+
+        Args:
+            at_once: Whether there will be no later call.
+        """
         with self._condition:
-            missed, self._missed = self._missed, None
-        return missed
+            return self._buffer.take_missed(Moment.now(), at_once=at_once)
 
     def hurry(self) -> None:
         """Deliver what is left with short pauses only, then end; returns at once."""
@@ -253,8 +199,7 @@ class Deliverer:
             self._dispatch(batch)
 
     def _may_take(self) -> bool:
-        first = self._buffer[0] if self._buffer else None
-        return first is not None and (self._stopping or getattr(first, "is_open", True))
+        return self._buffer.may_take(hurry=self._stopping)
 
     def _take(self) -> list[Item | Barrier]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
@@ -265,25 +210,10 @@ class Deliverer:
                 if left is not None and left <= 0:
                     break
                 self._condition.wait(left)
-            take = self._buffer.popleft
-            items: list[Item | Barrier] = []
-            capacity = BATCH if self._may_take() else 0
-            while self._buffer and capacity > 0:
-                item = take()
-                if isinstance(item, Barrier):
-                    if items:
-                        self._buffer.appendleft(item)
-                        break
-                    capacity = 0  # by itself
-                else:
-                    capacity -= len(item[1])
-                items.append(item)
+            items = self._buffer.take() if self._may_take() else []
             self._decoding = len(items)
-            room = self.full and len(self._buffer) <= self._size // 2
-            if room:
-                self.full = False
-        if room:
-            logger.warning("the buffer of %s has room again", self.name)
+            has_room = self._buffer.has_room_again()
+        if has_room:
             self._on_room()
         return items
 
@@ -335,7 +265,7 @@ class Deliverer:
                     break
                 if not self.retrying:
                     self.retrying = True
-                    logger.warning(
+                    self._warn(
                         "%s can't deliver (%s: %s); %d notifications are waiting, retrying",
                         self.name,
                         type(exc).__name__,
@@ -348,7 +278,7 @@ class Deliverer:
             return
         if self.retrying:
             self.retrying = False
-            logger.warning("%s delivers again", self.name)
+            logger.info("%s delivers again", self.name)
         self.delivered += size
         batch.clear()
 

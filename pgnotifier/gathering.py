@@ -117,7 +117,19 @@ class _Open:
     due_at: float  # by time.monotonic()
     ends_at: float
     count: int = 0
+    size: int = 0  # of their texts
     parts: list["Delivery"] = field(default_factory=list)  # of a debounce, the latest alone
+
+    def replace(self, delivery: "Delivery") -> None:
+        """Hold this one alone."""
+        self.parts, self.size = [], 0
+        self.add(delivery)
+
+    def add(self, delivery: "Delivery") -> None:
+        """Hold this one, too."""
+        self.parts.append(delivery)
+        self.size += len(delivery.notification.raw)
+        self.count += 1
 
     def close(self) -> "Delivery":
         """Return the delivery that it becomes."""
@@ -147,14 +159,17 @@ class Gatherer:
         waiting: How many deliveries it holds.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_size: int) -> None:
         """Make one.
 
         Args:
             limit: How many deliveries to hold; for one more, what is oldest goes early.
+            max_size: How many characters of text they may have together; likewise.
         """
         self.waiting = 0
         self._limit = limit
+        self._size = 0
+        self._max_size = max_size
         self._open: dict[Hashable, _Open] = {}  # in the order in which they are to go
         self._due: list[tuple[float, int, Hashable]] = []  # a heap; times may be too early
         self._numbers = itertools.count()
@@ -176,7 +191,7 @@ class Gatherer:
             yield from self._add_to_batch(delivery, spec, now)
         else:
             self._add_to_debounce(delivery, spec, now)
-        while self.waiting > self._limit:
+        while self.waiting > self._limit or self._size > self._max_size:
             yield self._close(next(iter(self._open)))
 
     def take_due(self, now: float) -> "Iterator[Delivery]":
@@ -201,16 +216,17 @@ class Gatherer:
         """Forget all that is held."""
         self._open.clear()
         self._due.clear()
-        self.waiting = 0
+        self.waiting = self._size = 0
 
     def _add_to_batch(self, delivery: "Delivery", spec: Batch, now: float) -> "Iterator[Delivery]":
         key = delivery.binding
         one = self._open.get(key)
         if one is None:
             one = self._begin(key, delivery.binding, now + spec.seconds, now + spec.seconds)
-        one.parts.append(delivery)
-        one.count += 1
+        before = one.size
+        one.add(delivery)
         self.waiting += 1
+        self._size += one.size - before
         if one.count >= spec.size:
             yield self._close(key)
 
@@ -224,8 +240,9 @@ class Gatherer:
         else:
             one.due_at = min(now + spec.quiet, one.ends_at)
             self._open[key] = one  # behind the others: they came before its latest
-        one.parts = [delivery]
-        one.count += 1
+        before = one.size
+        one.replace(delivery)
+        self._size += one.size - before
 
     def _begin(self, key: Hashable, binding: "Binding", due_at: float, ends_at: float) -> _Open:
         one = self._open[key] = _Open(binding, next(self._numbers), due_at, ends_at)
@@ -238,4 +255,5 @@ class Gatherer:
     def _close(self, key: Hashable) -> "Delivery":
         one = self._open.pop(key)
         self.waiting -= len(one.parts)
+        self._size -= one.size
         return one.close()

@@ -59,6 +59,11 @@ class Hook:
         except RuntimeError:  # none to be had: better late than never
             self._run()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being called, or about to be."""
+        return self._thread is not None
+
     def settle(self, timeout: float) -> None:
         """Wait until it was called with everything, for so many seconds at most.
 

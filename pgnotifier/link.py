@@ -8,10 +8,10 @@ be answered in time.
 
 import contextlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from time import monotonic
 
 from psycopg.pq import PGnotify
@@ -26,6 +26,7 @@ from pgnotifier.connection import (
     notify_query,
 )
 from pgnotifier.errors import ConnectionFailedError, NotHearingError, PgNotifierError
+from pgnotifier.moment import Moment
 from pgnotifier.routing import Router
 from pgnotifier.standby import Standby
 from pgnotifier.waiting import Waiter
@@ -133,7 +134,7 @@ class Link:
             timeout: Seconds within which it has to come back.
             is_stopping: Tells whether to give up whatever is waited for.
         """
-        self.proven_at = datetime.now(UTC)
+        self.proven_at = Moment.now()
         self.latency: Latency | None = None
         self.session: Session | None = None
         self._parameters = parameters
@@ -165,9 +166,9 @@ class Link:
         """Wait without reading: PostgreSQL's own queue holds the rest. To be woken."""
         self.wait(self._heartbeat, read=False)
 
-    def hear(self) -> None:
-        """Wait for what comes until the next round trip is due, and make that."""
-        self.wait(max(0.0, self._due_at - monotonic()))
+    def hear(self, timeout: float = math.inf) -> None:
+        """Wait for what comes, some seconds at most, or until the next round trip; make that."""
+        self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
         self.drain()
         if monotonic() >= self._due_at:
             # While notifications flow it is known to hear, just not up to when.
@@ -286,9 +287,9 @@ class Link:
 
     def _round_trip(self, query: bytes, timeout: float, token: str | None = None) -> None:
         assert self.session is not None
-        begun_at, begun = datetime.now(UTC), monotonic()
+        begun = Moment.now()
         self._router.echoes.clear()
-        deadline = begun + timeout
+        deadline = begun.steady + timeout
         self.session.send(query)
         answered = False
         try:
@@ -310,13 +311,14 @@ class Link:
         finally:
             # What came just before the answer, be it a refusal, may have been read with it.
             self._hand_on()
-        self._prove(begun_at, monotonic() - begun)
+        self._prove(begun)
 
-    def _prove(self, begun_at: datetime, seconds: float) -> None:
-        self.proven_at = begun_at
-        self.latency = (self.latency or Latency(0, 0, 0, 0)).plus(seconds)
+    def _prove(self, begun: Moment) -> None:
+        now = monotonic()
+        self.proven_at = begun
+        self.latency = (self.latency or Latency(0, 0, 0, 0)).plus(now - begun.steady)
         self._unproven = False
-        self._due_at = monotonic() + self._heartbeat
+        self._due_at = now + self._heartbeat
 
     def _hand_on(self) -> None:
         assert self.session is not None

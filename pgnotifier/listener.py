@@ -1,16 +1,17 @@
 """The listener: the reader thread, which owns the connection, and its deliverers."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from time import monotonic
 
 from pgnotifier.backlog import Backlog
+from pgnotifier.buffer import REPORT_PAUSE, Barrier
 from pgnotifier.commands import Command, Commands, Verb
 from pgnotifier.connection import Backoff, ConnectionLostError, Parameters, listen_query
-from pgnotifier.delivery import Barrier, Deliverer
+from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -21,6 +22,7 @@ from pgnotifier.errors import (
 )
 from pgnotifier.gate import Gate, Outcome
 from pgnotifier.link import Latency, Link, StoppingError
+from pgnotifier.moment import Moment, stretch
 from pgnotifier.notification import Gap
 from pgnotifier.registry import Registry
 from pgnotifier.reporting import GapReport
@@ -89,6 +91,7 @@ class Listener:
         self._leads = False
         self._stopping = False
         self._live: set[str] = set()
+        self._told: dict[Deliverer, tuple[Barrier, Gap]] = {}  # of what was dropped
         self._router = Router(
             registry,
             lambda dispatcher: deliverer(dispatcher, self._link.wake),
@@ -207,7 +210,7 @@ class Listener:
         if not self.ready.is_open:
             self.ready.settle(why)
         self._commands.close(why)
-        self._report_missed()
+        self._report_missed(at_once=True)
         for deliverer in self.deliverers.values():
             deliverer.hurry()  # nobody calls `stop()` when the first connection couldn't be made
 
@@ -235,18 +238,39 @@ class Listener:
         elif self._router.is_full():
             self._link.pause()  # whoever makes room wakes the reader
         else:
-            self._link.hear()
+            missing = any(deliverer.has_missed for deliverer in self.deliverers.values())
+            self._link.hear(REPORT_PAUSE if missing else math.inf)
             self._report_missed()
             self._backlog.look()
 
-    def _report_missed(self) -> None:
+    def _report_missed(self, *, at_once: bool = False) -> None:
+        """Report what overflow policies have dropped.
+
+        Not faster than users are told: while that goes on, the next gap grows instead.
+        """
+        if self._report_gap.is_busy and not at_once:
+            return
         for deliverer in self.deliverers.values():
-            if missed := deliverer.take_missed():
+            if missed := deliverer.take_missed(at_once=at_once):
                 self._report_gap(missed)
-                # Of these, nothing has to wait: others are on their way already.
-                barrier = Barrier()
-                deliverer.bar(barrier)
-                deliverer.lift(barrier, self._deliveries([missed], deliverer.dispatcher))
+                self._tell(deliverer, missed)
+
+    def _tell(self, deliverer: Deliverer, missed: Gap) -> None:
+        """Have a dispatcher's subscriptions told of a gap, where it has got to by now.
+
+        Nothing has to wait for that, as others are on their way already. If they haven't been
+        told of the one before yet, both become one.
+        """
+        if deliverer in self._told:
+            barrier, before = self._told[deliverer]
+            both = before.merge(missed)
+            if deliverer.lift(barrier, self._deliveries([both], deliverer.dispatcher)):
+                self._told[deliverer] = barrier, both
+                return
+        barrier = Barrier()
+        deliverer.bar(barrier)
+        deliverer.lift(barrier, self._deliveries([missed], deliverer.dispatcher))
+        self._told[deliverer] = barrier, missed
 
     def _run_commands(self) -> None:
         while (command := self._commands.first()) is not None:
@@ -341,7 +365,7 @@ class Listener:
         except BaseException:
             self._report(barriers)
             raise
-        logger.warning("took over as %r: hearing %d channels", self._standby.name, len(self._live))
+        logger.info("took over as %r: hearing %d channels", self._standby.name, len(self._live))
         self._report(barriers, self._find_takeover())
 
     def _find_takeover(self) -> Gap | None:
@@ -350,7 +374,7 @@ class Listener:
         missed = self._wanted()
         if since is None or not missed:
             return None
-        return Gap(since, datetime.now(UTC), missed, "another listener led before")
+        return Gap(*stretch(since, Moment.now()), missed, "another listener led before")
 
     # --- gaps ---
 
@@ -361,7 +385,12 @@ class Listener:
             deliverer.bar(barrier)
         return barriers
 
-    def _report(self, barriers: Mapping[Deliverer, Barrier], *found: Gap | None) -> None:
+    def _report(
+        self,
+        barriers: Mapping[Deliverer, Barrier],
+        *found: Gap | None,
+        is_known: bool = False,
+    ) -> None:
         """Report gaps, and have the rest delivered once the users know of the last of them."""
         gaps = [gap for gap in found if gap is not None]
         told = {one: self._deliveries(gaps, one.dispatcher) for one in barriers}
@@ -371,9 +400,9 @@ class Listener:
                 deliverer.lift(barrier, told[deliverer])
 
         for gap in gaps[:-1]:
-            self._report_gap(gap)
+            self._report_gap(gap, is_known=is_known)
         if gaps:
-            self._report_gap(gaps[-1], lift)
+            self._report_gap(gaps[-1], lift, is_known=is_known)
         else:
             lift()
 
@@ -427,8 +456,8 @@ class Listener:
             else:
                 break
         self.reconnects += 1
-        gap = Gap(since, datetime.now(UTC), missed, reason) if missed else None
-        self._report(barriers, gap, self._find_takeover())
+        gap = Gap(*stretch(since, Moment.now()), missed, reason) if missed else None
+        self._report(barriers, gap, self._find_takeover(), is_known=True)
         self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:

@@ -55,6 +55,15 @@ class Gap:
     channels: frozenset[str]
     reason: str
 
+    def merge(self, later: "Gap") -> "Gap":
+        """Return one that covers this one and a later one, whose reason it has."""
+        return Gap(
+            min(self.since, later.since),
+            max(self.until, later.until),
+            self.channels | later.channels,
+            later.reason,
+        )
+
     def to_notification(self, channel: str) -> Notification:
         """Return the gap as what subscriptions are told, as if it had been sent to a channel."""
         payload = self.to_dict()

@@ -9,8 +9,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from pgnotifier import lifetime
+from pgnotifier.buffer import BUFFER_BYTES, Overflow
 from pgnotifier.connection import Supply, make_parameters
-from pgnotifier.delivery import Deliverer, Overflow, called_by_callback
+from pgnotifier.delivery import Deliverer, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -23,7 +24,7 @@ from pgnotifier.gathering import check_gathering
 from pgnotifier.health import HealthServer
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
-from pgnotifier.publisher import Publisher
+from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
 from pgnotifier.registrar import Registrar
 from pgnotifier.registry import (
     Registry,
@@ -71,6 +72,7 @@ class Notifier:
         heartbeat: float = 15.0,
         heartbeat_timeout: float = 5.0,
         buffer_size: int = 100_000,
+        buffer_bytes: int = BUFFER_BYTES,
         overflow: Overflow = "block",
         standby: str | None = None,
         health_port: int | None = None,
@@ -101,6 +103,7 @@ class Notifier:
             heartbeat_timeout: Seconds within which that has to arrive; else the connection is
                 taken for dead, and made anew.
             buffer_size: How many notifications may wait for one dispatcher.
+            buffer_bytes: How many bytes their payloads may have together.
             overflow: What to do with more: `block` (stop reading, so that PostgreSQL's queue
                 holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
             standby: A name. Of all notifiers with this name in the database, one listens, and
@@ -119,6 +122,11 @@ class Notifier:
                 raise ArgumentTypeError(f"{name} must be callable, which {value!r:.80} is not")
         if not isinstance(buffer_size, int) or buffer_size < 1:
             raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
+        if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
+            raise ConfigurationError(
+                f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), "
+                f"not {buffer_bytes!r}"
+            )
         for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
             _check_seconds(name, seconds)
         if overflow not in ("block", "drop_oldest", "drop_newest"):
@@ -132,6 +140,7 @@ class Notifier:
         self._parameters = make_parameters(db_conf)
         self._autorun = autorun
         self._buffer_size = buffer_size
+        self._buffer_bytes = buffer_bytes
         self._overflow: Overflow = overflow
         self._report_error = ErrorReport(on_error)
         self._report_gap = GapReport(on_gap)
@@ -562,6 +571,7 @@ class Notifier:
             dispatcher,
             decode=self.decoder,
             size=self._buffer_size,
+            max_bytes=self._buffer_bytes,
             overflow=self._overflow,
             on_room=on_room,
             owner=self,

@@ -7,15 +7,13 @@ from time import monotonic
 
 from pgnotifier.hook import Hook
 from pgnotifier.notification import Gap, Notification
+from pgnotifier.recurring import QUIET, Recurring
 from pgnotifier.registry import Subscription
 
 logger = logging.getLogger("pgnotifier.reporting")
 
 OnError = Callable[[BaseException, Subscription, Notification], object]
 OnGap = Callable[[Gap], object]
-
-QUIET = 60.0
-"""Seconds for which further errors of the same kind are counted instead of logged."""
 REMEMBERED = 10_000
 """How many kinds of errors are: subscriptions may come and go for as long as the process lives."""
 
@@ -77,17 +75,27 @@ class GapReport:
         self.count = 0
         self.last: Gap | None = None
         self._hook = Hook("on_gap", on_gap)
+        self._warn = Recurring(logger)
 
-    def __call__(self, gap: Gap, then: Callable[[], object] = lambda: None) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether `on_gap` hasn't been told of all yet."""
+        return self._hook.is_busy
+
+    def __call__(
+        self, gap: Gap, then: Callable[[], object] = lambda: None, *, is_known: bool = False
+    ) -> None:
         """Report one gap. Called by the reader alone.
 
         Args:
             gap: The gap.
             then: Called once `on_gap` has returned.
+            is_known: Whether the log has told of its cause.
         """
         self.count += 1
         self.last = gap
-        logger.warning(
+        log = logger.info if is_known else self._warn
+        log(
             "notifications may have been missed from %s to %s on %d channels: %s",
             gap.since.isoformat(),
             gap.until.isoformat(),

@@ -3,12 +3,17 @@
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from psycopg.pq import PGnotify
 
-from pgnotifier.delivery import Deliverer, Item
+from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
+from pgnotifier.moment import Moment
 from pgnotifier.registry import Binding, Registry
+
+if TYPE_CHECKING:
+    from pgnotifier.buffer import Item
 
 
 class _Echo:
@@ -59,7 +64,7 @@ class Router:
         self._routed: Registry | None = None
         self._leaving: set[str] = set()
 
-    def hand_on(self, notifies: Callable[[], PGnotify | None], proven_at: datetime) -> bool:
+    def hand_on(self, notifies: Callable[[], PGnotify | None], proven_at: Moment) -> bool:
         """Put all that libpq has parsed into buffers; return whether there was a notification.
 
         Args:

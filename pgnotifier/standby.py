@@ -9,7 +9,8 @@ https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+
+from pgnotifier.moment import Moment
 
 POLL = 1.0
 """Seconds between two tries to take the lead."""
@@ -44,7 +45,7 @@ class Standby:
             int.from_bytes(high),
             int.from_bytes(low),
         )
-        self._signs: deque[datetime] = deque(maxlen=2)
+        self._signs: deque[Moment] = deque(maxlen=2)
 
     def learn(self, row: Sequence[bytes | None]) -> bool:
         """Take the query's answer; return whether this session leads now."""
@@ -52,13 +53,13 @@ class Standby:
         if led == b"t":
             return True
         # Sessions of another role show no queries.
-        sign = datetime.now(UTC) - timedelta(seconds=float(age or UNKNOWN_AGE))
+        sign = Moment.now().earlier(float(age or UNKNOWN_AGE))
         # What is left of a second is the way there and back.
-        if not self._signs or sign - self._signs[-1] > timedelta(seconds=0.5):
+        if not self._signs or sign.steady - self._signs[-1].steady > 0.5:
             self._signs.append(sign)
         return False
 
-    def take_over(self) -> datetime | None:
+    def take_over(self) -> Moment | None:
         """Return since when nobody may have heard, as the lead is taken; None if nobody led.
 
         A leader sends its next query once the last one is answered, and with the answer came
@@ -68,4 +69,4 @@ class Standby:
             return None
         first, *more = self._signs
         self._signs.clear()
-        return first if more else first - timedelta(seconds=UNKNOWN_AGE)
+        return first if more else first.earlier(UNKNOWN_AGE)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pgnotifier.hook import Hook
+from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.states")
 
@@ -46,6 +47,7 @@ class StateReport:
     def __init__(self, on_state: OnState | None) -> None:
         self.current = StateChange("stopped", datetime.now(UTC))
         self._hook = Hook("on_state", on_state)
+        self._warn = Recurring(logger, others=logging.INFO)
 
     def become(self, state: State, why: str | None = None, detail: str = "") -> None:
         """Take on a state; a no-op if it is that of now.
@@ -60,10 +62,9 @@ class StateReport:
             return
         self.current = StateChange(state, now, why)
         if state == "deaf":
-            logger.warning("deaf: %s", why)
+            self._warn("deaf: %s", why)
         elif before.state == "deaf" and state != "stopped":
-            seconds = (now - before.since).total_seconds()
-            logger.warning("%s%s again, after %.1f s", state, detail, seconds)
+            logger.info("%s%s again, after %s", state, detail, _since(before))
         else:
             # That there is no first connection is told by who wanted it.
             ended_unheard = (before.state, state) == ("starting", "stopped")
@@ -74,6 +75,8 @@ class StateReport:
     def explain(self, why: str) -> None:
         """Tell why it is still deaf: the latest reason helps more than the first."""
         self.current = replace(self.current, why=why)
+        if self._warn.is_due:
+            self._warn("deaf for %s: %s", _since(self.current), why)
 
     def settle(self, timeout: float) -> None:
         """Wait until `on_state` has been told of all, for so many seconds at most."""
@@ -83,3 +86,7 @@ class StateReport:
         """Be stopped, in a forked child; what is still to be told is told by the parent."""
         self.current = StateChange("stopped", datetime.now(UTC))
         self._hook.forget_in_child()
+
+
+def _since(change: StateChange) -> str:
+    return f"{(datetime.now(UTC) - change.since).total_seconds():.1f} s"

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 from pgnotifier import Dispatcher, Subscription
+from pgnotifier.moment import Moment
 from pgnotifier.registry import Binding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PROVEN = Moment(0.0, NOW)
 
 
 class Fake(Dispatcher):
@@ -33,7 +35,7 @@ def bind(dispatcher, fn=print, id=1, report=lambda *_: None):
     return Binding(Subscription(id, "a", fn, dispatcher), fn, report)
 
 
-def put(deliverer, bindings, *numbers, channel="a", proven_at=NOW):
+def put(deliverer, bindings, *numbers, channel="a", proven_at=PROVEN):
     for number in numbers:
         arrived = SimpleNamespace(be_pid=7, extra=str(number).encode())
         deliverer.inbox.append((channel, tuple(bindings), arrived, NOW, proven_at))

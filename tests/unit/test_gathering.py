@@ -10,8 +10,8 @@ from pgnotifier.registry import Binding
 class Bench:
     """A gatherer, and what came out of it."""
 
-    def __init__(self, limit=1000):
-        self.gatherer = Gatherer(limit)
+    def __init__(self, limit=1000, max_size=10_000):
+        self.gatherer = Gatherer(limit, max_size)
         self.out = []
 
     def bind(self, id="a", **given):
@@ -156,6 +156,32 @@ def test_memory_is_bounded():
     bench.add(binding, *range(100))
     assert [payload for _, payload in bench.out] == list(range(90))
     assert bench.gatherer.waiting == 10
+
+
+@pytest.mark.parametrize("given", [{"debounce": 1}, {"batch": (1000, 60)}])
+def test_memory_is_bounded_in_bytes(given):
+    """So it is if the texts are long; and what has gone counts no longer."""
+    bench = Bench(max_size=1000)
+    binding = bench.bind(**given)
+    for number in range(100):
+        bench.add(binding, f"{number:0100}")
+        assert bench.gatherer.waiting == min(number + 1, 10) if "debounce" in given else True
+        assert bench.gatherer.waiting <= 10
+    bench.end()
+    payloads = [payload for _, payload in bench.out]
+    if "batch" in given:
+        payloads = [one for batch in payloads for one in batch]
+        assert max(len(batch) for _, batch in bench.out) == 11
+    assert payloads == [f"{number:0100}" for number in range(100)]
+
+
+def test_a_storm_counts_once():
+    """Of a debounce, the latest alone takes room."""
+    bench = Bench(max_size=1000)
+    binding = bench.bind(debounce=1, key=len)
+    for number in range(100):
+        bench.add(binding, f"{number:0100}")
+    assert bench.out == []
 
 
 @pytest.mark.parametrize("key", [lambda _: 1 / 0, lambda _: []])

@@ -12,7 +12,7 @@ def ago(seconds):
 
 
 def near(moment, seconds):
-    return abs((moment - ago(seconds)).total_seconds()) < 0.3
+    return abs((moment.wall - ago(seconds)).total_seconds()) < 0.3
 
 
 def test_keys_are_those_of_the_name():

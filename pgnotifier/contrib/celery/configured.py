@@ -20,6 +20,15 @@ _lock = threading.Lock()  # guards both
 _notifiers: "weakref.WeakSet[CeleryNotifier]" = weakref.WeakSet()
 _shared: "list[Callable[[CeleryNotifier], object]]" = []
 
+PASSED_ON = (
+    "standby",
+    "buffer_size",
+    "buffer_bytes",
+    "overflow",
+    "heartbeat",
+    "heartbeat_timeout",
+)
+
 
 class CeleryNotifier(Notifier):
     """A Notifier with a `CeleryDispatcher` of an app, configured as the app is.
@@ -34,6 +43,7 @@ class CeleryNotifier(Notifier):
     | `pgnotifier_task_prefix` | `pgnotifier.` | what the names of tasks begin with |
     | `pgnotifier_standby` | none | see `Notifier(standby=…)` |
     | `pgnotifier_buffer_size` | 100,000 | notifications |
+    | `pgnotifier_buffer_bytes` | 64 MiB | of their payloads |
     | `pgnotifier_overflow` | `block` | see `Notifier(overflow=…)` |
     | `pgnotifier_heartbeat` | 15 | seconds: see `Notifier` |
     | `pgnotifier_heartbeat_timeout` | 5 | seconds |
@@ -60,7 +70,7 @@ class CeleryNotifier(Notifier):
         prefix = arguments.pop("task_prefix", None)
         if prefix is None:
             prefix = read_setting(app, "task_prefix")
-        for name in ("standby", "buffer_size", "overflow", "heartbeat", "heartbeat_timeout"):
+        for name in PASSED_ON:
             arguments.setdefault(name, read_setting(app, name))
         db_conf = arguments.pop("db_conf", None) or read_setting(app, "dsn")
         if not db_conf:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pgnotifier.buffer import BUFFER_BYTES
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 PREFIX = "pgnotifier_"
@@ -28,6 +29,7 @@ SETTINGS: Mapping[str, Setting] = {
     "task_prefix": Setting("pgnotifier.", (str,), str),
     "standby": Setting(None, (str,), str),
     "buffer_size": Setting(100_000, (int,), int),
+    "buffer_bytes": Setting(BUFFER_BYTES, (int,), int),
     "overflow": Setting("block", (str,), str),
     "heartbeat": Setting(15.0, (int, float), float),
     "heartbeat_timeout": Setting(5.0, (int, float), float),

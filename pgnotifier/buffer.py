@@ -1,0 +1,222 @@
+"""A buffer: what waits for a deliverer, bounded by number and by bytes."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from operator import attrgetter, itemgetter
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from pgnotifier.moment import Moment, stretch
+from pgnotifier.notification import Gap
+from pgnotifier.recurring import Recurring
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Delivery
+    from pgnotifier.registry import Binding
+
+logger = logging.getLogger("pgnotifier.buffer")
+
+Overflow = Literal["block", "drop_oldest", "drop_newest"]
+
+BUFFER_BYTES = 64 * 1024 * 1024
+"""How many bytes of payloads may wait, unless told otherwise."""
+BATCH = 1000
+"""The most deliveries that are taken in one go, but for one notification that makes more."""
+BATCH_BYTES = 1024 * 1024
+"""And the most bytes of payloads: decoded, some take fifty times as many."""
+REPORT_PAUSE = 1.0
+"""Seconds between two reports of what was dropped."""
+
+
+class Arrived(Protocol):
+    """A notification as libpq hands it out: psycopg's `PGnotify`."""
+
+    @property
+    def be_pid(self) -> int: ...  # noqa: D102
+    @property
+    def extra(self) -> bytes: ...  # noqa: D102
+
+
+Item = tuple[str, tuple["Binding", ...], Arrived, datetime, Moment]
+"""Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
+
+_arrived = itemgetter(2)
+_extra = attrgetter("extra")
+
+
+class Barrier:
+    """Stands in a buffer where something may have been missed, until the users know of it.
+
+    Attributes:
+        is_open: Whether what comes behind it may be delivered.
+        is_taken: Whether it has left the buffer.
+        deliveries: What to deliver first.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_taken = False
+        self.deliveries: tuple[Delivery, ...] = ()
+
+
+class Buffer:
+    """Items and barriers in their order. Its deliverer guards it.
+
+    Attributes:
+        full: Whether the reader is to pause: under `block`, until half of it is taken.
+        dropped: How many items were dropped.
+    """
+
+    def __init__(self, name: str, size: int, max_bytes: int, overflow: Overflow) -> None:
+        """Make an empty one.
+
+        Args:
+            name: What users know its dispatcher as.
+            size: How many items may wait.
+            max_bytes: How many bytes of payloads may wait.
+            overflow: What to do with more.
+        """
+        self.full = False
+        self.dropped = 0
+        self._name = name
+        self._size = size
+        self._max_bytes = max_bytes
+        self._overflow = overflow
+        self._content: deque[Item | Barrier] = deque()
+        self._bytes = 0
+        self._missed: tuple[Moment, frozenset[str]] | None = None
+        self._reported_at = 0.0
+        self._warn = Recurring(logger)
+
+    def __len__(self) -> int:
+        """Return how many items and barriers wait."""
+        return len(self._content)
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Add items, and see to the bounds."""
+        self._content.extend(items)
+        self._bytes += _size_of(items)
+        if not self._is_within(1):
+            if self._overflow == "block":
+                self._block()
+            else:
+                self._drop()
+
+    def bar(self, barrier: Barrier) -> None:
+        """Add a barrier."""
+        self._content.append(barrier)
+
+    def may_take(self, *, hurry: bool) -> bool:
+        """Return whether something can be taken: an item, or a barrier if it is open or in the way.
+
+        Args:
+            hurry: Whether barriers don't count.
+        """
+        first = self._content[0] if self._content else None
+        return first is not None and (hurry or getattr(first, "is_open", True))
+
+    def take(self) -> list[Item | Barrier]:
+        """Return the first barrier, or as many items as make a batch. It mustn't be empty."""
+        first = self._content[0]
+        if isinstance(first, Barrier):
+            first.is_taken = True
+            return [self._content.popleft()]
+        items: list[Item | Barrier] = []
+        deliveries, size = BATCH, BATCH_BYTES
+        take = self._content.popleft
+        while self._content and deliveries > 0 and size > 0:
+            item = take()
+            if isinstance(item, Barrier):
+                self._content.appendleft(item)
+                break
+            deliveries -= len(item[1])
+            size -= len(item[2].extra)
+            items.append(item)
+        self._bytes -= BATCH_BYTES - size
+        return items
+
+    def has_room_again(self) -> bool:
+        """Return whether the reader may go on, which it was told not to; True once."""
+        if not self.full or not self._is_within(2):
+            return False
+        self.full = False
+        logger.info("the buffer of %s has room again", self._name)
+        return True
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether something was dropped that `take_missed` is still to tell."""
+        return self._missed is not None
+
+    def take_missed(self, now: Moment, *, at_once: bool) -> Gap | None:
+        """Return the gap that dropping made since the last call; at most one in a second.
+
+        Args:
+            now: The present.
+            at_once: Whether there will be no later call.
+        """
+        if self._missed is None or not (at_once or now.steady >= self._reported_at + REPORT_PAUSE):
+            return None
+        since, channels = self._missed
+        self._missed = None
+        self._reported_at = now.steady
+        return Gap(*stretch(since, now), channels, f"the buffer of {self._name} was full")
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._content.clear()
+        self._bytes = 0
+
+    def _is_within(self, part: int) -> bool:
+        return len(self._content) <= self._size // part and self._bytes <= self._max_bytes // part
+
+    def _block(self) -> None:
+        if not self.full:
+            self.full = True
+            self._warn(
+                "the buffer of %s is full (%d notifications, %d bytes): nothing more is read from "
+                "PostgreSQL until half of it is delivered",
+                self._name,
+                len(self._content),
+                self._bytes,
+            )
+
+    def _drop(self) -> None:
+        oldest = self._overflow == "drop_oldest"
+        take = self._content.popleft if oldest else self._content.pop
+        lost: list[Item] = []
+        barriers: list[Barrier] = []
+        while self._content and not self._is_within(1):
+            item = take()
+            if isinstance(item, Barrier):
+                barriers.append(item)
+            else:
+                lost.append(item)
+                self._bytes -= len(item[2].extra)
+        if oldest:
+            self._content.extendleft(reversed(barriers))
+        else:
+            self._content.extend(reversed(barriers))
+        if lost:
+            self._note(lost)
+
+    def _note(self, lost: Sequence[Item]) -> None:
+        """Take down what was dropped, for the next gap."""
+        self._warn(
+            "the buffer of %s is full (%d notifications, %d bytes): dropping the %s",
+            self._name,
+            len(self._content),
+            self._bytes,
+            self._overflow.removeprefix("drop_"),
+        )
+        self.dropped += len(lost)
+        since = min(item[4] for item in lost)
+        channels = frozenset(item[0] for item in lost)
+        if self._missed is not None:
+            since, channels = min(since, self._missed[0]), channels | self._missed[1]
+        self._missed = since, channels
+
+
+def _size_of(items: Sequence[Item]) -> int:
+    return sum(map(len, map(_extra, map(_arrived, items))))

@@ -1,0 +1,39 @@
+"""Moments: points in time by two clocks, as either may mislead.
+
+The wall clock may be set while a connection is lost; the steady one stops while the machine sleeps.
+"""
+
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import NamedTuple
+
+
+class Moment(NamedTuple):
+    """A point in time.
+
+    Attributes:
+        steady: By `time.monotonic()`.
+        wall: Aware, in UTC.
+    """
+
+    steady: float
+    wall: datetime
+
+    @classmethod
+    def now(cls) -> "Moment":
+        """Return the present."""
+        return cls(monotonic(), datetime.now(UTC))
+
+    def earlier(self, seconds: float) -> "Moment":
+        """Return what was so long before."""
+        return Moment(self.steady - seconds, self.wall - timedelta(seconds=seconds))
+
+
+def stretch(since: Moment, until: Moment) -> tuple[datetime, datetime]:
+    """Return the bounds of a stretch of time.
+
+    If the wall clock was set meanwhile, they hold both by what it showed and by what it shows:
+    nobody can tell by which of them something between was dated.
+    """
+    passed = timedelta(seconds=until.steady - since.steady)
+    return min(since.wall, until.wall - passed), max(until.wall, since.wall + passed)
