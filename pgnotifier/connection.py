@@ -48,6 +48,7 @@ STANDBY = (
     "and target_session_attrs=read-write, which finds it after a failover, too"
 )
 
+_SHUFFLE: Mapping[str, Any] = {"load_balance_hosts": "random"}  # since libpq 16
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
 
@@ -97,8 +98,12 @@ class Parameters:
     def __repr__(self) -> str:
         return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
         """Make a connection, in autocommit mode.
+
+        Args:
+            shuffle: Whether to try hosts and addresses in a random order, unless told how:
+                the first one may hang.
 
         Raises:
             ConnectionFailedError: With libpq's reason: unreachable server, wrong password, a
@@ -106,7 +111,13 @@ class Parameters:
         """
         try:
             # Prepared statements would fail behind a pooler that shares sessions.
-            return psycopg.connect(self.conninfo, autocommit=True, prepare_threshold=None)
+            shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
+            return psycopg.connect(
+                self.conninfo,
+                autocommit=True,
+                prepare_threshold=None,
+                **(_SHUFFLE if shuffled else {}),
+            )
         except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
             text = f"can't connect to PostgreSQL ({self!r}): {str(exc).strip()}"
             password = str(self._known.get("password") or "")
@@ -131,7 +142,7 @@ class SuppliedParameters(Parameters):
     def __repr__(self) -> str:
         return super().__repr__() or f"as {getattr(self._supply, '__qualname__', 'db_conf')}() says"
 
-    def connect(self) -> psycopg.Connection[Any]:
+    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
         """Call it, and make a connection.
 
         Raises:
@@ -146,7 +157,7 @@ class SuppliedParameters(Parameters):
             ) from exc
         parameters = Parameters(supplied)
         self._known = parameters._known  # noqa: SLF001 - of the same class, for the repr
-        return parameters.connect()
+        return parameters.connect(shuffle=shuffle)
 
 
 def make_parameters(db_conf: "Mapping[str, Any] | str | Supply") -> Parameters:
@@ -210,7 +221,12 @@ class Connecting:
     """
 
     def __init__(
-        self, parameters: Parameters, wake: Callable[[], None], statement: bytes = b""
+        self,
+        parameters: Parameters,
+        wake: Callable[[], None],
+        statement: bytes = b"",
+        *,
+        shuffle: bool = False,
     ) -> None:
         """Begin to connect.
 
@@ -218,10 +234,12 @@ class Connecting:
             parameters: Where to.
             wake: Called when it is done.
             statement: What to execute then, before it is done.
+            shuffle: Whether to try hosts in a random order.
         """
         self._parameters = parameters
         self._wake = wake
         self._statement = statement
+        self._shuffle = shuffle
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         self._error: Exception | None = None
@@ -235,7 +253,7 @@ class Connecting:
 
     def _run(self) -> None:
         try:
-            connection = self._parameters.connect()
+            connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
             self._error = exc
         else:

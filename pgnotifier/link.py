@@ -184,7 +184,8 @@ class Link:
 
         Args:
             hedged: Whether to begin another try each second while none has an answer. One
-                that began while the network was away may not notice for long that it is back.
+                that began while the network was away may not notice for long that it is back, and
+                one to several hosts waits for each that hangs.
 
         Raises:
             PgNotifierError: No connection could be made.
@@ -192,7 +193,7 @@ class Link:
         tries: list[Connecting] = []
         try:
             while True:
-                tries.append(Connecting(self._parameters, self._waiter.wake, SERVER_KEEPALIVE))
+                tries.append(self._begin(shuffle=bool(tries)))
                 may_hedge = hedged and len(tries) < MOST_TRIES
                 done = self._await(tries, HEDGE if may_hedge else None)
                 if done is not None:
@@ -327,6 +328,10 @@ class Link:
         if arrived and not self._unproven:
             self._unproven = True
             self._due_at = min(self._due_at, monotonic() + PROOF)
+
+    def _begin(self, *, shuffle: bool) -> Connecting:
+        wake = self._waiter.wake
+        return Connecting(self._parameters, wake, SERVER_KEEPALIVE, shuffle=shuffle)
 
     def _await(self, tries: Sequence[Connecting], timeout: float | None) -> Connecting | None:
         """Return the first of several that is done, None if none is after so many seconds."""

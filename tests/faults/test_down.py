@@ -68,12 +68,13 @@ def test_subscribe_waits_for_the_connection(
 
 
 def test_not_live_in_time_but_later(
-    pgnotifier_dsn, sessions, make_notifier, ledger, outage, monkeypatch
+    pgnotifier_dsn, sessions, make_notifier, ledger, outage, monkeypatch, caplog
 ):
     """`NotLiveError` keeps the change: it is live as soon as the listener says it is back."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("old")
     monkeypatch.setattr(notifier_module, "LIVE_TIMEOUT", 0.1)
+    caplog.set_level(logging.INFO, "pgnotifier.states")
 
     class Back(logging.Handler):
         def emit(self, record):
