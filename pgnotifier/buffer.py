@@ -85,13 +85,19 @@ class Buffer:
         self._overflow = overflow
         self._content: deque[Item | Barrier] = deque()
         self._bytes = 0
+        self._barriers = 0
         self._missed: tuple[Moment, frozenset[str]] | None = None
         self._reported_at = 0.0
         self._warn = Recurring(logger)
 
-    def __len__(self) -> int:
-        """Return how many items and barriers wait."""
-        return len(self._content)
+    def __bool__(self) -> bool:
+        """Return whether something waits, be it a barrier."""
+        return bool(self._content)
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return len(self._content) - self._barriers
 
     def put(self, items: Sequence[Item]) -> None:
         """Add items, and see to the bounds."""
@@ -104,8 +110,9 @@ class Buffer:
                 self._drop()
 
     def bar(self, barrier: Barrier) -> None:
-        """Add a barrier."""
+        """Add a barrier. It counts for no bound, and is never dropped."""
         self._content.append(barrier)
+        self._barriers += 1
 
     def may_take(self, *, hurry: bool) -> bool:
         """Return whether something can be taken: an item, or a barrier if it is open or in the way.
@@ -121,6 +128,7 @@ class Buffer:
         first = self._content[0]
         if isinstance(first, Barrier):
             first.is_taken = True
+            self._barriers -= 1
             return [self._content.popleft()]
         items: list[Item | Barrier] = []
         deliveries, size = BATCH, BATCH_BYTES
@@ -166,10 +174,10 @@ class Buffer:
     def clear(self) -> None:
         """Forget all that waits."""
         self._content.clear()
-        self._bytes = 0
+        self._bytes = self._barriers = 0
 
     def _is_within(self, part: int) -> bool:
-        return len(self._content) <= self._size // part and self._bytes <= self._max_bytes // part
+        return self.waiting <= self._size // part and self._bytes <= self._max_bytes // part
 
     def _block(self) -> None:
         if not self.full:
@@ -178,7 +186,7 @@ class Buffer:
                 "the buffer of %s is full (%d notifications, %d bytes): nothing more is read from "
                 "PostgreSQL until half of it is delivered",
                 self._name,
-                len(self._content),
+                self.waiting,
                 self._bytes,
             )
 
@@ -186,27 +194,26 @@ class Buffer:
         oldest = self._overflow == "drop_oldest"
         take = self._content.popleft if oldest else self._content.pop
         lost: list[Item] = []
-        barriers: list[Barrier] = []
-        while self._content and not self._is_within(1):
-            item = take()
-            if isinstance(item, Barrier):
-                barriers.append(item)
+        passed: list[Barrier] = []
+        while not self._is_within(1):
+            one = take()
+            if isinstance(one, Barrier):
+                passed.append(one)
+                self._barriers -= 1
             else:
-                lost.append(item)
-                self._bytes -= len(item[2].extra)
-        if oldest:
-            self._content.extendleft(reversed(barriers))
-        else:
-            self._content.extend(reversed(barriers))
-        if lost:
-            self._note(lost)
+                lost.append(one)
+                self._bytes -= len(one[2].extra)
+        put_back = self._content.extendleft if oldest else self._content.extend
+        put_back(reversed(passed))
+        self._barriers += len(passed)
+        self._note(lost)
 
     def _note(self, lost: Sequence[Item]) -> None:
         """Take down what was dropped, for the next gap."""
         self._warn(
             "the buffer of %s is full (%d notifications, %d bytes): dropping the %s",
             self._name,
-            len(self._content),
+            self.waiting,
             self._bytes,
             self._overflow.removeprefix("drop_"),
         )

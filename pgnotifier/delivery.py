@@ -92,7 +92,7 @@ class Deliverer:
     @property
     def waiting(self) -> int:
         """How many notifications and deliveries are waiting."""
-        return len(self._buffer) + self._decoding + self._gatherer.waiting + len(self._batch)
+        return self._buffer.waiting + self._decoding + self._gatherer.waiting + len(self._batch)
 
     @property
     def full(self) -> bool:

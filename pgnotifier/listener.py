@@ -252,7 +252,7 @@ class Listener:
             return
         for deliverer in self.deliverers.values():
             if missed := deliverer.take_missed(at_once=at_once):
-                self._report_gap(missed)
+                self._report_gap(missed, is_known=True)
                 self._tell(deliverer, missed)
 
     def _tell(self, deliverer: Deliverer, missed: Gap) -> None:

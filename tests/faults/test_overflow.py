@@ -1,0 +1,183 @@
+"""Overflow policies, with a broker that stays down and a callback that hangs."""
+
+import logging
+import secrets
+import threading
+
+import pytest
+from celery import Celery
+
+from pgnotifier import InlineDispatcher
+from pgnotifier.buffer import BATCH
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.testing import PostgresServer, ValkeyServer
+
+from .conftest import Sessions
+from .waiting import eventually
+
+SIZE = 200
+SENT = 3000
+LONG = 1000
+"""Bytes of a payload: what is sent is six times what PostgreSQL's queue holds in these tests."""
+
+
+class HangingCallback:
+    """Stands for whatever hangs in process: waits for its first notification to be released."""
+
+    def __init__(self):
+        self.dispatcher = InlineDispatcher()
+        self.options = {}
+        self.got = []
+        self._going_on = threading.Event()
+
+    def __call__(self, _id, _channel, payload, _pid):
+        assert self._going_on.wait(120)
+        self.got.append(payload["n"])
+
+    def recover(self):
+        """Go on."""
+        self._going_on.set()
+
+    def close(self):
+        """Have nothing to close."""
+
+
+class DeadBroker:
+    """A broker that is down until it is recovered."""
+
+    def __init__(self):
+        self._server = ValkeyServer()
+        self._server.start()
+        self._queue = secrets.token_hex(4)
+        app = Celery("shop", broker=self._server.url, set_as_current=False)
+        app.conf.task_default_queue = self._queue
+        self.dispatcher = CeleryDispatcher(app)
+        self._server.stop()
+
+    def __call__(self, _id, _channel, payload, _pid):
+        raise AssertionError("runs in workers only")
+
+    @property
+    def got(self):
+        """The numbers in the broker, in their order."""
+        import json
+        from base64 import b64decode
+
+        import redis
+
+        with redis.Redis.from_url(self._server.url) as client:
+            messages = client.lrange(self._queue, 0, -1)
+        bodies = [json.loads(b64decode(json.loads(message)["body"])) for message in messages]
+        return [arguments[2]["n"] for arguments, *_ in reversed(bodies)]
+
+    def recover(self):
+        """Start it again."""
+        self._server.start()
+
+    def close(self):
+        """Stop it for good."""
+        self._server.close()
+
+
+@pytest.fixture(params=[HangingCallback, DeadBroker])
+def stuck(request):
+    """Yield something that doesn't take what it gets."""
+    if request.param is DeadBroker and ValkeyServer().is_external:
+        pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_REDIS_URL")
+    one = request.param()
+    yield one
+    one.recover()
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Yield a server whose queue is as short as can be."""
+    with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
+        yield server
+
+
+@pytest.fixture
+def sessions(server):
+    """Yield the sessions of a database of the test's own."""
+    with server.database() as dsn:
+        yield Sessions(dsn)
+
+
+def send(sessions, count=SENT, first=0):
+    """Notify a hundred at a time."""
+    for begin in range(first, first + count, 100):
+        sessions.execute(
+            "SELECT pg_notify('orders', json_build_object('n', n, 'x', repeat('x', %s))::text)"
+            " FROM generate_series(%s::int, %s) AS n",
+            LONG,
+            begin,
+            begin + 99,
+        )
+
+
+def usage(sessions):
+    """Return how full the server's queue is."""
+    return sessions.execute("SELECT pg_notification_queue_usage()")[0][0]
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+@pytest.mark.parametrize("bound", [{"buffer_size": SIZE}, {"buffer_bytes": SIZE * (LONG + 20)}])
+def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
+    """The buffer stays bounded, each drop counts and lies in a gap, the server's queue is free."""
+    caplog.set_level(logging.WARNING, "pgnotifier")
+    gaps = []
+    notifier = make_notifier(
+        sessions._dsn,
+        dispatcher=stuck.dispatcher,
+        overflow=overflow,
+        on_gap=gaps.append,
+        **bound,
+    )
+    notifier.subscribe("book", "orders", stuck)
+    notifier.start()
+    most = 0
+    for begin in range(0, SENT, 500):
+        send(sessions, 500, begin)
+        (status,) = notifier.status().dispatchers
+        most = max(most, status.waiting)
+        eventually(lambda: usage(sessions) == 0)
+    eventually(lambda: notifier.status().received == SENT)
+    (status,) = notifier.status().dispatchers
+    # In its dispatcher's hands is what came before the first was stuck: a batch at most.
+    assert most <= SIZE + BATCH
+    kept = SENT - status.dropped
+    assert kept - status.waiting in (0, 1)  # one may be in a callback's hands
+    eventually(lambda: gaps)
+    stuck.recover()
+    eventually(lambda: len(stuck.got) == kept, 60)
+    got = stuck.got
+    if overflow == "drop_oldest":
+        in_hand = kept - SIZE
+        assert got == sorted(got)
+        assert got[in_hand + 5 :] == list(range(SENT - SIZE + 5, SENT))
+    else:
+        assert got == list(range(kept))
+    eventually(lambda: notifier.status().gaps == len(gaps))
+    assert {gap.channels for gap in gaps} == {frozenset({"orders"})}
+    assert len(caplog.records) == 1 + isinstance(stuck, DeadBroker), caplog.messages
+
+
+def test_blocking(make_notifier, sessions, stuck):
+    """Nothing is lost: what has no room waits in the server's queue."""
+    notifier = make_notifier(sessions._dsn, dispatcher=stuck.dispatcher, buffer_size=SIZE)
+    notifier.subscribe("book", "orders", stuck)
+    notifier.start()
+    sent = 0
+    while usage(sessions) == 0:  # beyond the buffers of the connection
+        send(sessions, 100, sent)
+        sent += 100
+    assert notifier.status().dispatchers[0].full
+    assert notifier.status().received < sent
+    stuck.recover()
+    eventually(lambda: len(stuck.got) == sent, 60)
+    assert stuck.got == list(range(sent))
+    assert notifier.status().dispatchers[0].dropped == 0
+    eventually(lambda: usage(sessions) == 0)
