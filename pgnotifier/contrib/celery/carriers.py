@@ -206,13 +206,13 @@ class AmqpCarrier(Carrier):
         self.send()
         deadline = monotonic() + ANSWER_TIMEOUT
         while self._unconfirmed:
-            left = deadline - monotonic()
-            if left <= 0:
+            try:
+                self._channel.connection.drain_events(timeout=max(0.001, deadline - monotonic()))
+            except TimeoutError:
                 raise OperationalError(
                     f"the broker has not confirmed {len(self._unconfirmed)} messages within "
-                    f"{ANSWER_TIMEOUT:g} s"
-                )
-            self._channel.connection.drain_events(timeout=left)
+                    f"{ANSWER_TIMEOUT:g} s; RabbitMQ stops to read while its disk or memory is full"
+                ) from None
         if self._refused:
             raise OperationalError(
                 f"the broker refused {len(self._refused)} messages: a queue is full, say"
