@@ -1,0 +1,92 @@
+"""What goes on and on leaves nothing behind."""
+
+import gc
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pgnotifier import moment
+from pgnotifier.connection import Backoff
+
+from .waiting import eventually
+
+RECONNECTS = int(os.environ.get("PGNOTIFIER_TEST_RECONNECTS", "500"))
+"""How many; CI asks for 10,000."""
+MIB = 1024 * 1024
+
+
+def resident():
+    """Return the bytes of memory that this process has in use."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def usage():
+    """Return how many threads and descriptors this process has."""
+    return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch):
+    """Thousands of them, in a loop, take no more memory, threads or descriptors than a few."""
+    monkeypatch.setattr(Backoff, "FIRST", 0.0)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=lambda gap: None)
+    notifier.subscribe("book", "orders", ledger.callback)
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
+
+        def reconnect(count):
+            for _ in range(count):
+                before = notifier.status().reconnects
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name = 'pgnotifier' AND datname = current_database()"
+                )
+                eventually(
+                    lambda before=before: (
+                        (status := notifier.status()).reconnects > before
+                        and status.state == "hearing"
+                    )
+                )
+            admin.execute("SELECT pg_notify('orders', %s)", (str(count),))
+            eventually(lambda: ledger.delivered and ledger.delivered[-1][0] == count)
+            eventually(lambda: usage() <= quiet)
+
+        quiet = usage()
+        reconnect(100)
+        memory = resident()
+        reconnect(RECONNECTS)
+        assert resident() - memory < 4 * MIB
+        assert notifier.status().gaps == notifier.status().reconnects
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=-1), timedelta(hours=1)])
+def test_a_clock_that_is_set(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch, jump):
+    """A clock that jumps while the connection is lost makes no gap that covers less."""
+    shown = timedelta()
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + shown
+
+    monkeypatch.setattr(moment, "datetime", Clock)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, heartbeat=0.2)
+    notifier.subscribe("book", "orders", ledger.callback)
+    sessions.notify("orders", 1)
+    eventually(lambda: ledger.delivered)
+    lost = datetime.now(UTC)
+    shown = jump
+    sessions.terminate()
+    eventually(lambda: ledger.gaps)
+    (gap,) = ledger.gaps
+    back = datetime.now(UTC)
+    assert gap.since < min(lost, lost + jump)
+    assert max(lost, lost + jump) < gap.until < max(back, back + jump)
+    count = notifier.status().latency.count
+    eventually(lambda: notifier.status().latency.count > count + 3)  # it goes on as before
+    sessions.notify("orders", 2)
+    eventually(lambda: [payload for payload, _ in ledger.delivered] == [1, 2])
