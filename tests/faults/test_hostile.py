@@ -1,7 +1,10 @@
 """What a database user can do who may do nothing but NOTIFY."""
 
+import gc
+import os
 import secrets
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import psycopg
@@ -11,12 +14,14 @@ from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgnotifier import InlineDispatcher, Subscription
+from pgnotifier import Dispatcher, InlineDispatcher, Subscription
 from pgnotifier.payload import decode
 from pgnotifier.registry import Binding, Registry
 from pgnotifier.routing import Router
 
 from .waiting import eventually
+
+MIB = 1024 * 1024
 
 # What PostgreSQL lets through: no NUL, at most 7,999 bytes.
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=1900)
@@ -28,6 +33,12 @@ CHANNELS = st.text(
 QUICKLY = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def resident():
+    """Return the bytes of memory that this process has in use."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -141,3 +152,38 @@ def test_any_bytes(arrived):
     assert [item[2].extra for item in put] == [data for name, data in arrived if name == b"orders"]
     assert router.echoes == {}
     assert router.received == len(arrived)
+
+
+@pytest.mark.parametrize("gathered", [{}, {"batch": (100_000, 3600)}])
+def test_a_flood_of_long_payloads(stranger, make_notifier, pgnotifier_dsn, gathered):
+    """Many megabytes, in payloads that take thirty times as much decoded, fill no memory."""
+    hung = threading.Event()
+
+    class Hung(Dispatcher):
+        """Takes nothing until the test is over."""
+
+        def bind(self, subscription):
+            return subscription.fn
+
+        def dispatch(self, batch):
+            if not gathered:
+                assert hung.wait(120)
+            batch.clear()
+
+    notifier = make_notifier(
+        pgnotifier_dsn, dispatcher=Hung(), overflow="drop_oldest", buffer_bytes=16 * MIB
+    )
+    notifier.subscribe(1, "orders", print, **gathered)
+    notifier.start()
+    gc.collect()
+    before, most = resident(), 0
+    for number in range(10):
+        stranger.execute(
+            "SELECT count(pg_notify('orders', %s || n || ']')) FROM generate_series(0, 999) n",
+            (f"[{number}," + "[]," * 2600,),
+        )
+        most = max(most, resident() - before)
+    eventually(lambda: notifier.status().received == 10_000, 60)
+    most = max(most, resident() - before)
+    hung.set()
+    assert most < 150 * MIB

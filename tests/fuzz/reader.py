@@ -1,0 +1,109 @@
+"""Feeds arbitrary payloads on arbitrary channels to what stands behind the connection.
+
+    python tests/fuzz/reader.py -max_total_time=60
+
+Routing, the buffer and decoding may not raise; every text on a subscribed channel arrives once, in
+its order, as the same value each time; and Celery's messages bring that value back. libFuzzer's
+options apply: https://llvm.org/docs/LibFuzzer.html#options.
+"""
+
+import math
+import struct
+import sys
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+
+import atheris
+
+with atheris.instrument_imports(include=["pgnotifier"]):
+    from kombu.utils.json import dumps, loads
+
+    from pgnotifier import Dispatcher, Subscription
+    from pgnotifier.contrib.celery.arguments import restore_payload, wrap_exact, wrap_payload
+    from pgnotifier.delivery import Deliverer
+    from pgnotifier.moment import Moment
+    from pgnotifier.payload import decode
+    from pgnotifier.registry import Binding, Registry
+    from pgnotifier.routing import Router
+
+CHANNELS = {b"1": b"orders", b"2": "é".encode()}
+SEEDS = sorted((Path(__file__).parent / "seeds").iterdir())
+
+
+class Taker(Dispatcher):
+    """Takes down what it gets."""
+
+    def __init__(self):
+        self.taken = []
+
+    def bind(self, subscription):
+        """Take any."""
+        return subscription.fn
+
+    def dispatch(self, batch):
+        """Take a batch."""
+        while batch:
+            self.taken.append(batch.popleft().notification)
+
+
+def refuse(exc, _subscription, _notification):
+    """Report nothing: there is nothing that may fail."""
+    raise exc
+
+
+taker = Taker()
+registry = Registry()
+for channel in CHANNELS.values():
+    subscription = Subscription("fuzz", channel.decode(), print, taker)
+    registry = registry.bind(Binding(subscription, print, refuse))
+
+
+def feed(data):
+    """Try one input."""
+    arrived = []
+    for part in data.split(b"\0"):  # which PostgreSQL lets through nowhere
+        name = CHANNELS.get(part[:1], part[:7])
+        arrived.append(SimpleNamespace(relname=name, be_pid=1, extra=part[1:8000]))
+    expected = [one.extra for one in arrived if one.relname in CHANNELS.values()]
+    for one in route(arrived):
+        assert one.raw.encode("utf-8", "surrogateescape") == expected.pop(0)
+        shown = show(one.payload)
+        assert shown == show(decode(one.raw))
+        carried = loads(dumps(wrap_payload(one, "json")))
+        assert shown == show(restore_payload(carried, decode))
+        assert shown == show(loads(dumps(wrap_exact(one.payload))))
+    assert not expected
+
+
+def route(arrived):
+    """Return what is delivered of what has arrived."""
+    taker.taken.clear()
+    deliverer = Deliverer(taker, decode=decode, size=10_000, overflow="block", on_room=print)
+    deliverer.start = lambda: None  # no thread: this one does it
+    router = Router(lambda: registry, lambda _: deliverer, set)
+    waiting = iter(arrived)
+    router.hand_on(lambda: next(waiting, None), Moment.now())
+    while deliverer.waiting:
+        taker.dispatch(deque(deliverer._deliveries(deliverer._buffer.take())))
+    return taker.taken
+
+
+def show(value):
+    """Return a text that tells values and types apart."""
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else struct.pack("d", value).hex()
+    if isinstance(value, dict):
+        return f"dict{[(show(key), show(one)) for key, one in value.items()]}"
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}{[show(one) for one in value]}"
+    if isinstance(value, set | frozenset):
+        return f"{type(value).__name__}{sorted(map(show, value))}"
+    return f"{type(value).__name__} {value!r}"
+
+
+if __name__ == "__main__":
+    # What fails is printed, too.
+    options = ["-exact_artifact_path=/dev/null", f"-seed_inputs={','.join(map(str, SEEDS))}"]
+    atheris.Setup([*sys.argv, *options], feed)
+    atheris.Fuzz()
