@@ -99,6 +99,11 @@ class Buffer:
         """How many items wait."""
         return len(self._content) - self._barriers
 
+    @property
+    def overfull(self) -> bool:
+        """Whether twice as much waits as should, which nobody is to add to."""
+        return not self._is_within(2)
+
     def put(self, items: Sequence[Item]) -> None:
         """Add items, and see to the bounds."""
         self._content.extend(items)
@@ -146,7 +151,7 @@ class Buffer:
 
     def has_room_again(self) -> bool:
         """Return whether the reader may go on, which it was told not to; True once."""
-        if not self.full or not self._is_within(2):
+        if not self.full or not self._is_within(0.5):
             return False
         self.full = False
         logger.info("the buffer of %s has room again", self._name)
@@ -176,8 +181,8 @@ class Buffer:
         self._content.clear()
         self._bytes = self._barriers = 0
 
-    def _is_within(self, part: int) -> bool:
-        return self.waiting <= self._size // part and self._bytes <= self._max_bytes // part
+    def _is_within(self, share: float) -> bool:
+        return self.waiting <= self._size * share and self._bytes <= self._max_bytes * share
 
     def _block(self) -> None:
         if not self.full:

@@ -100,6 +100,11 @@ class Deliverer:
         return self._buffer.full
 
     @property
+    def overfull(self) -> bool:
+        """Whether it holds twice as much as it should."""
+        return self._buffer.overfull
+
+    @property
     def dropped(self) -> int:
         """How many notifications the overflow policy has dropped."""
         return self._buffer.dropped

@@ -10,8 +10,7 @@ import contextlib
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 
 from psycopg.pq import PGnotify
@@ -25,10 +24,10 @@ from pgnotifier.connection import (
     listen_query,
     notify_query,
 )
-from pgnotifier.errors import ConnectionFailedError, NotHearingError, PgNotifierError
+from pgnotifier.errors import NotHearingError
+from pgnotifier.latency import Latency
 from pgnotifier.moment import Moment
 from pgnotifier.routing import Router
-from pgnotifier.standby import Standby
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.link")
@@ -41,8 +40,6 @@ HEDGE = 1.0
 """Seconds after which a try to connect is joined by another one."""
 MOST_TRIES = 10
 """How many of them there are at a time."""
-LOCK_PAUSE = 0.01
-"""Seconds between two looks whether an old connection has let go of its lock."""
 
 POOLED = (
     "LISTEN was accepted, but a notification that another connection sent never arrived: there "
@@ -60,52 +57,8 @@ class StoppingError(Exception):
     """`stop()` was called while the reader waited for something."""
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long round trips to the server have taken since the start, in seconds.
-
-    Attributes:
-        last: The latest.
-        mean: Of all.
-        highest: The slowest.
-        count: How many there were.
-    """
-
-    last: float
-    mean: float
-    highest: float
-    count: int
-
-    def plus(self, seconds: float) -> "Latency":
-        """Return it with one more round trip."""
-        count = self.count + 1
-        mean = self.mean + (seconds - self.mean) / count
-        return Latency(seconds, mean, max(self.highest, seconds), count)
-
-
-Marker = tuple[str, str]
-"""A channel and a payload."""
-
-
-class UpTo:
-    """The notifications of a connection up to a marker.
-
-    Attributes:
-        is_reached: Whether the marker was seen.
-    """
-
-    def __init__(self, notifies: Callable[[], PGnotify | None], marker: Marker) -> None:
-        self.is_reached = False
-        self._notifies = notifies
-        self._marker = tuple(part.encode() for part in marker)
-
-    def __call__(self) -> PGnotify | None:
-        """Return the next one, or None."""
-        arrived = None if self.is_reached else self._notifies()
-        if arrived is not None and (arrived.relname, arrived.extra) == self._marker:
-            self.is_reached = True
-            return None
-        return arrived
+Source = Callable[[], PGnotify | None]
+"""Returns the next notification, or None."""
 
 
 class Link:
@@ -145,7 +98,7 @@ class Link:
         self._waiter = Waiter()
         self._due_at = monotonic()
         self._unproven = False
-        self._up_to: UpTo | None = None
+        self._source: Source | None = None
 
     def wake(self) -> None:
         """End the wait under way, or the next one; called by any thread."""
@@ -214,9 +167,15 @@ class Link:
         assert self.session is not None
         query = listen_query({*channels, self._router.private})
         self._round_trip(self.session.preamble + query, LISTEN_TIMEOUT)
-        self._check_hearing()
+        self.check_hearing()
 
-    def _check_hearing(self) -> None:
+    def check_hearing(self) -> None:
+        """See that what is sent arrives, and what others send.
+
+        Raises:
+            ConnectionLostError: The connection went, or gave no answer.
+            NotHearingError: It doesn't.
+        """
         assert self.session is not None
         try:
             server_pid = self.beat()
@@ -225,6 +184,26 @@ class Link:
         # Poolers make up the pid that they tell their clients.
         if server_pid != self.session.backend_pid:
             self._check_pooler()
+
+    def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
+        """Wait for another connection than the one in use; else as `wait`."""
+        self._waiter.wait(timeout, session.fd, write=write)
+        if self._is_stopping():
+            raise StoppingError
+
+    def forget(self, session: Session) -> None:
+        """Close another connection."""
+        self._waiter.forget(session.fd)
+        session.close()
+
+    @contextlib.contextmanager
+    def reading(self, source: "Source") -> Iterator[None]:
+        """Hand on from a source in the place of all that comes on the connection."""
+        self._source = source
+        try:
+            yield
+        finally:
+            self._source = None
 
     def close(self) -> None:
         """Let go of the connection, if there is one."""
@@ -278,7 +257,7 @@ class Link:
         try:
             self.session.consume()
         finally:
-            self._hand_on()  # what came before the connection was lost, too
+            self.hand_on()  # what came before the connection was lost, too
 
     def drain_last(self) -> None:
         """Read what has arrived, lost or not."""
@@ -299,11 +278,14 @@ class Link:
                 received = self._router.received
                 self.drain()
                 answered = answered or (not unsent and self.session.answered())
-                self._hand_on()  # what was read together with the answer
+                self.hand_on()  # what was read together with the answer
                 if answered and (token is None or token in self._router.echoes):
                     break
                 if self._router.received > received:
                     deadline = monotonic() + timeout  # there is just so much to be read
+                if self._router.is_overfull():
+                    self._wait_for_room()
+                    deadline = monotonic() + timeout
                 left = deadline - monotonic()
                 if left <= 0:
                     silent = f"no answer from the server for {timeout:g} s"
@@ -311,8 +293,13 @@ class Link:
                 self.wait(left, write=unsent)
         finally:
             # What came just before the answer, be it a refusal, may have been read with it.
-            self._hand_on()
+            self.hand_on()
         self._prove(begun)
+
+    def _wait_for_room(self) -> None:
+        """Pause: before it answers, the server sends all that is pending, be it gigabytes."""
+        while self._router.is_full():
+            self.pause()
 
     def _prove(self, begun: Moment) -> None:
         now = monotonic()
@@ -321,10 +308,10 @@ class Link:
         self._unproven = False
         self._due_at = now + self._heartbeat
 
-    def _hand_on(self) -> None:
+    def hand_on(self) -> None:
+        """Hand on what libpq has parsed."""
         assert self.session is not None
-        source = self._up_to or self.session.notifies
-        arrived = self._router.hand_on(source, self.proven_at)
+        arrived = self._router.hand_on(self._source or self.session.notifies, self.proven_at)
         if arrived and not self._unproven:
             self._unproven = True
             self._due_at = min(self._due_at, monotonic() + PROOF)
@@ -344,9 +331,9 @@ class Link:
             if left <= 0:
                 return None
             self.wait(left)
-            self._drain_beside()
+            self.drain_beside()
 
-    def _drain_beside(self) -> None:
+    def drain_beside(self) -> None:
         """Read what has arrived on the connection in use, if there is room for it."""
         if self.session is None:
             return
@@ -380,117 +367,3 @@ class Link:
         finally:
             connecting.abandon()
             self._router.echoes.clear()
-
-    # --- replacing it ---
-
-    def replace(self, channels: Iterable[str], standby: Standby | None = None) -> None:
-        """Go over to a new connection, without missing or doubling a notification.
-
-        Every session gets all notifications in the same order. So the new one sends a marker;
-        what the old one gets up to it is handed on, and then what the new one gets after it.
-
-        Args:
-            channels: What to listen to from now on.
-            standby: Whose lock the new connection is to take over.
-
-        Raises:
-            PgNotifierError: There is no new connection, or it can't listen; the old one stays.
-            ConnectionLostError: The old one was lost meanwhile, or is one to another server.
-        """
-        session = self.connect()
-        marker = (self._router.private, secrets.token_hex(8))
-        try:
-            query = listen_query({*channels, self._router.private})
-            self._ask_beside(session, session.preamble + query, LISTEN_TIMEOUT)
-            self._hand_on_up_to(session, marker)
-            self.close()
-            _drop_up_to(session, marker)
-            if standby is not None:
-                self._take_lock(session, standby)
-        except BaseException:
-            self._waiter.forget(session.fd)
-            session.close()
-            raise
-        finally:
-            self._up_to = None
-        self.session = session
-        self._hand_on()
-        try:
-            self._check_hearing()
-        except NotHearingError as exc:
-            raise ConnectionLostError(str(exc)) from exc
-
-    def _ask_beside(self, session: Session, query: bytes, timeout: float) -> None:
-        """Send a query on the new connection, and hear on with the old one."""
-        deadline = monotonic() + timeout
-        try:
-            session.send(query)
-        except ConnectionLostError as exc:
-            raise self._failed(exc) from exc
-        while True:
-            self._drain_beside()
-            try:
-                unsent = session.flush()
-                session.consume()
-                if not unsent and session.answered():
-                    return
-            except ConnectionLostError as exc:
-                raise self._failed(exc) from exc
-            if (left := deadline - monotonic()) <= 0:
-                raise ConnectionFailedError(
-                    f"no answer from PostgreSQL ({self._parameters!r}) for {timeout:g} s"
-                )
-            self._wait_for(session, left, write=unsent)
-
-    def _hand_on_up_to(self, session: Session, marker: Marker) -> None:
-        """Have the new connection send a marker, and hand on what the old one gets up to it."""
-        assert self.session is not None
-        self._up_to = UpTo(self.session.notifies, marker)
-        self._ask_beside(session, notify_query(*marker), self._timeout)
-        deadline = monotonic() + self._timeout
-        while not self._up_to.is_reached:
-            if self._router.is_full():
-                self.pause()
-                deadline = monotonic() + self._timeout
-                continue
-            if (left := deadline - monotonic()) <= 0:
-                raise ConnectionLostError("the new connection is one to another server")
-            self.wait(left)
-            received = self._router.received
-            self.drain()
-            if self._router.received > received:
-                deadline = monotonic() + self._timeout  # there is just so much to be read
-
-    def _take_lock(self, session: Session, standby: Standby) -> None:
-        """Take the lead, which the old connection's end sets free in a moment."""
-        deadline = monotonic() + self._timeout
-        while True:
-            try:
-                self._ask_beside(session, standby.query, self._timeout)
-            except PgNotifierError as exc:  # there is no going back
-                raise ConnectionLostError(str(exc)) from exc
-            if standby.learn(session.row):
-                standby.take_over()  # from nobody else
-                return
-            if monotonic() > deadline:
-                raise ConnectionLostError("another listener took the lead")
-            self._waiter.wait(LOCK_PAUSE)
-
-    def _wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
-        self._waiter.wait(timeout, session.fd, write=write)
-        if self._is_stopping():
-            raise StoppingError
-
-    def _failed(self, exc: Exception) -> ConnectionFailedError:
-        return ConnectionFailedError(
-            f"lost the connection to PostgreSQL ({self._parameters!r}) before it answered "
-            f"LISTEN: {exc}"
-        )
-
-
-def _drop_up_to(session: Session, marker: Marker) -> None:
-    up_to = UpTo(session.notifies, marker)
-    while up_to() is not None:
-        pass
-    if not up_to.is_reached:  # what a session sends itself comes with the answer
-        raise ConnectionLostError(SILENT)

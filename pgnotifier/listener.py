@@ -21,7 +21,9 @@ from pgnotifier.errors import (
     PgNotifierError,
 )
 from pgnotifier.gate import Gate, Outcome
-from pgnotifier.link import Latency, Link, StoppingError
+from pgnotifier.handover import Handover
+from pgnotifier.latency import Latency
+from pgnotifier.link import Link, StoppingError
 from pgnotifier.moment import Moment, stretch
 from pgnotifier.notification import Gap
 from pgnotifier.registry import Registry
@@ -104,6 +106,8 @@ class Listener:
             settings.heartbeat_timeout,
             lambda: self._stopping,
         )
+        timeout = settings.heartbeat_timeout
+        self._handover = Handover(self._link, self._router, parameters, timeout)
         self._backlog = Backlog(self._link.ask)
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
 
@@ -301,7 +305,7 @@ class Listener:
         registered = set(self._registry())
         self._router.start_deliverers(registered)
         if self._leads:
-            self._link.replace(registered, self._standby)
+            self._handover.run(registered, self._standby)
         else:
             session = self._link.connect()
             self._link.close()

@@ -125,6 +125,10 @@ class Router:
         """Return whether some buffer is full, so that nothing more should be read."""
         return any(deliverer.full for deliverer in self.deliverers.values())
 
+    def is_overfull(self) -> bool:
+        """Return whether some buffer holds twice as much as it should."""
+        return any(deliverer.overfull for deliverer in self.deliverers.values())
+
     def _route(self, registry: Registry, relname: bytes) -> Route:
         # What comes on a removed channel has no lanes, and goes nowhere.
         channel = relname.decode("utf-8", "surrogateescape")

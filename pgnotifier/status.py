@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from pgnotifier.link import Latency
+from pgnotifier.latency import Latency
 from pgnotifier.notification import Gap
 from pgnotifier.states import State
 

@@ -3,11 +3,12 @@
 import logging
 import secrets
 import threading
+import time
 
 import pytest
 from celery import Celery
 
-from pgnotifier import InlineDispatcher
+from pgnotifier import Dispatcher, InlineDispatcher, buffer, link
 from pgnotifier.buffer import BATCH
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.testing import PostgresServer, ValkeyServer
@@ -181,3 +182,39 @@ def test_blocking(make_notifier, sessions, stuck):
     assert stuck.got == list(range(sent))
     assert notifier.status().dispatchers[0].dropped == 0
     eventually(lambda: usage(sessions) == 0)
+
+
+def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
+    """What waits in the server's queue doesn't come all at once with the answer to a query."""
+    monkeypatch.setattr(link, "PROOF", 0.0)  # there is always one to be asked
+    monkeypatch.setattr(buffer, "BATCH", 10)
+
+    class Slow(Dispatcher):
+        """Takes its time, and looks how much waits."""
+
+        def __init__(self):
+            self.got, self.most, self.begun = 0, 0, threading.Event()
+
+        def bind(self, subscription):
+            return subscription.fn
+
+        def dispatch(self, batch):
+            assert self.begun.wait(60)
+            self.most = max(self.most, notifier.status().dispatchers[0].waiting)
+            time.sleep(0.001 * len(batch))
+            self.got += len(batch)
+            batch.clear()
+
+    slow = Slow()
+    notifier = make_notifier(sessions._dsn, dispatcher=slow, buffer_size=100, heartbeat_timeout=0.5)
+    notifier.subscribe("book", "orders", print)
+    notifier.start()
+    sent = 0
+    while usage(sessions) < 0.5:
+        send(sessions, 100, sent)
+        sent += 100
+    slow.begun.set()
+    eventually(lambda: slow.got == sent, 60)
+    read_at_once = 64 * 1024 // LONG
+    assert slow.most <= 2 * 100 + 10 + read_at_once
+    assert notifier.status().reconnects == 0

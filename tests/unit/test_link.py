@@ -8,7 +8,8 @@ import pytest
 from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
 from pgnotifier.connection import ConnectionLostError, Parameters
 from pgnotifier.delivery import Deliverer
-from pgnotifier.link import Latency, Link
+from pgnotifier.latency import Latency
+from pgnotifier.link import Link
 from pgnotifier.registry import Binding, Registry
 from pgnotifier.routing import Router
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pgnotifier import DispatcherStatus, Gap, Notifier, Status
-from pgnotifier.link import Latency
+from pgnotifier.latency import Latency
 
 AT = datetime(2026, 5, 4, tzinfo=UTC)
 
