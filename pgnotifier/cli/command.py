@@ -1,12 +1,18 @@
 """The command line itself, made with click."""
 
+import logging
 import sys
 
 import click
 
 import pgnotifier as package
+from pgnotifier import foreground
 from pgnotifier.cli import INTERRUPTED, NOT_INSTALLED, explain_missing
-from pgnotifier.health import probe
+from pgnotifier.cli.finding import find_notifiers
+from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.errors import ConfigurationError
+from pgnotifier.foreground import DRAIN_TIMEOUT, choose_channels
+from pgnotifier.health import HealthServer, probe
 from pgnotifier.testing.errors import ServerNotInstalledError
 
 
@@ -35,6 +41,94 @@ def health(port: int, host: str, live: bool) -> None:
     well, said = probe(port, "/healthz" if live else "/readyz", host)
     click.echo(said, err=not well)
     sys.exit(0 if well else 1)
+
+
+@pgnotifier.command()
+@click.argument("notifiers", metavar="MODULE:NAME...", nargs=-1, required=True)
+@click.option(
+    "-c",
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME",
+    help="Listen to this channel only; may be given several times.  Default: all.",
+)
+@click.option(
+    "--drain-timeout",
+    type=click.FloatRange(min=0),
+    default=DRAIN_TIMEOUT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on delivering what was received, after SIGTERM or SIGINT.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Answer /healthz and /readyz there, over HTTP.",
+)
+@click.option(
+    "--standby",
+    is_flag=True,
+    help="Listen only if no other process does that was started like this; else stand by, and "
+    "take over when it ends.",
+)
+@click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and leave.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
+@click.option(
+    "-l",
+    "--loglevel",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    default="INFO",
+    show_default=True,
+    help="Logging level.",
+)
+def listen(
+    notifiers: tuple[str, ...],
+    channels: tuple[str, ...],
+    drain_timeout: float,
+    health_port: int | None,
+    standby: bool,
+    lists: bool,
+    as_json: bool,
+    loglevel: str,
+) -> None:
+    """Listen with the notifiers of modules, in the foreground.
+
+    Imports each MODULE from the current directory or the Python path, and listens with its
+    NAME, a Notifier (default: notifier).  For RQ and for callbacks in this process; with
+    Celery, `celery -A app pgnotifier` does the same.
+
+    SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
+    one exits at once.
+
+    \b
+    Exit codes:
+    0  stopped, and everything received was delivered
+    1  no connection, or something received could not be delivered in time
+    2  nothing to listen to, or an unknown channel
+
+    \b
+    Examples:
+    $ pgnotifier listen shop.notifications
+    $ pgnotifier listen shop.notifications:notifier --standby --health-port 8080
+    """  # noqa: D301 - click's mark for a paragraph that isn't to be wrapped
+    logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    try:
+        found = find_notifiers(notifiers)
+        chosen = choose_channels(found, channels)
+    except ConfigurationError as exc:
+        raise click.UsageError(str(exc)) from None
+    if lists:
+        click.echo((show_json if as_json else show_table)(chosen))
+        return
+    for spec, notifier in zip(notifiers, found, strict=True):
+        if standby and notifier.standby is None:
+            notifier.standby = f"pgnotifier {spec}"
+    health = None if health_port is None else HealthServer(chosen, health_port)
+    sys.exit(
+        foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))
+    )
 
 
 @pgnotifier.command()

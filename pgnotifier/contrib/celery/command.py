@@ -1,12 +1,6 @@
 """`celery -A shop pgnotifier`: listens in the foreground and enqueues tasks."""
 
-import difflib
-import logging
-import os
-import signal
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,22 +11,17 @@ from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
-from pgnotifier.errors import ConfigurationError, PgNotifierError, TaskNameError
+from pgnotifier.errors import ConfigurationError, TaskNameError
+from pgnotifier.foreground import choose_channels, listen
 from pgnotifier.health import HealthServer
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
 
-logger = logging.getLogger("pgnotifier.celery")
-
 NO_CHANNEL = """\
 the app's notifiers have no channel. Subscribe to one in a module that the app imports:
 
     notifier.subscribe("resize", "image_uploaded", resize)"""
-
-
-class _SignalledError(BaseException):
-    """SIGTERM or SIGINT came; a BaseException, as Ctrl-C is, so that nobody swallows it."""
 
 
 _handles_preload_options: Callable[[Any], Any] = handle_preload_options
@@ -141,7 +130,7 @@ def pgnotifier(
     if standby:
         stand_by(app, notifiers_of(app))
     health = None if health_port is None else HealthServer(chosen, health_port)
-    ctx.exit(_listen(ctx, chosen, timeout, health))
+    ctx.exit(listen(chosen, timeout, health, ctx.obj.error))
 
 
 def _choose(
@@ -150,71 +139,12 @@ def _choose(
     """Return the notifiers to start, left with the chosen channels only."""
     if not notifiers:
         raise click.UsageError(NO_NOTIFIER, ctx)
-    known = {name for notifier in notifiers for name in notifier.get_channels()}
-    if not known:
+    if not any(notifier.get_channels() for notifier in notifiers):
         raise click.UsageError(NO_CHANNEL, ctx)
-    wanted = set(channels) or known
-    for name in sorted(wanted - known):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        listed = ", ".join(map(repr, sorted(known)))
-        raise click.UsageError(
-            f"no subscription on channel {name!r}{hint}; there are {listed}", ctx
-        )
-    for notifier in notifiers:
-        notifier.remove_channels(notifier.get_channels() - wanted, autorun=False)
-    return [notifier for notifier in notifiers if notifier.get_channels()]
-
-
-def _listen(
-    ctx: click.Context,
-    notifiers: "Sequence[Notifier]",
-    drain_timeout: float,
-    health: HealthServer | None,
-) -> int:
-    """Listen until a signal comes; return the exit code."""
-    failed = False
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_first_signal)
     try:
-        if health is not None:
-            health.start()
-        for notifier in notifiers:
-            notifier.start()
-        while all(notifier.is_running() for notifier in notifiers):
-            notifiers[0].wait(1.0)
-        logger.error("a notifier stopped by itself; leaving")
-        failed = True
-    except _SignalledError as signalled:
-        logger.info("%s: delivering what was received", signalled)
-    except PgNotifierError as exc:
-        ctx.obj.error(" ".join(f"Error: {exc}".split()))
-        failed = True
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_second_signal)
-    undelivered = _stop(notifiers, drain_timeout)
-    if health is not None:
-        health.stop()
-    if not (failed or undelivered):
-        logger.info("stopped; everything received was delivered")
-    return int(failed or undelivered > 0)
-
-
-def _stop(notifiers: "Sequence[Notifier]", timeout: float) -> int:
-    """Stop them all at the same time; return how many deliveries were given up."""
-    with ThreadPoolExecutor(len(notifiers)) as pool:
-        return sum(pool.map(lambda notifier: notifier.stop(timeout), notifiers))
-
-
-def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, _on_second_signal)
-    raise _SignalledError(signal.Signals(number).name)
-
-
-def _on_second_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    os.write(2, b"second signal: leaving at once; what was not delivered is given up\n")
-    os._exit(1)
+        return choose_channels(notifiers, channels)
+    except ConfigurationError as exc:
+        raise click.UsageError(str(exc), ctx) from None
 
 
 def _embed(ctx: click.Context, option: click.Parameter, value: bool) -> bool:  # noqa: ARG001

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Hashable
-from enum import Enum
 
 from pgnotifier.errors import TaskNameError
+from pgnotifier.naming import spell
 
 # What differs from process to process: addresses, and the order of a set's members, which
 # hangs on PYTHONHASHSEED.
@@ -21,7 +21,7 @@ def task_name(prefix: str, id: Hashable) -> str:
         TaskNameError: No worker would find the same name for it: its repr holds an address,
             or it isn't Unicode.
     """
-    name = f"{prefix}{_part(id)}"
+    name = f"{prefix}{spell(id, _show)}"
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -31,16 +31,7 @@ def task_name(prefix: str, id: Hashable) -> str:
     return name
 
 
-def _part(id: Hashable) -> str:
-    match id:
-        case Enum():
-            return f"{type(id).__name__}.{id.name}"
-        case str():
-            return str.__str__(id)
-        case tuple():
-            return ".".join(map(_part, id))
-        case frozenset():
-            return f"{{{','.join(sorted(map(_part, id)))}}}"
+def _show(id: Hashable) -> str:
     shown = repr(id)
     if _UNSTABLE.search(shown):
         raise TaskNameError(

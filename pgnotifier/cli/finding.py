@@ -1,0 +1,52 @@
+"""Finding: the notifiers that a command line names."""
+
+import importlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pgnotifier.errors import ConfigurationError
+from pgnotifier.notifier import Notifier
+
+
+def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
+    """Return the notifiers of modules, which are imported.
+
+    Args:
+        specs: `module:name`, or `module` for one that is called `notifier`.
+
+    Raises:
+        ConfigurationError: There is no such module, or no notifier of that name, or nobody
+            has subscribed to anything.
+    """
+    directory = str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    return [_find(spec) for spec in specs]
+
+
+def _find(spec: str) -> Notifier:
+    module_name, _, name = spec.partition(":")
+    try:
+        notifier: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise  # something that the module itself needs
+        raise ConfigurationError(
+            f"there is no module {module_name!r}; call pgnotifier in the directory that it is in"
+        ) from None
+    except (ValueError, TypeError):
+        raise ConfigurationError(f"{spec!r} is not of the form module:name") from None
+    for part in (name or "notifier").split("."):
+        notifier = getattr(notifier, part, None)
+    if not isinstance(notifier, Notifier):
+        raise ConfigurationError(
+            f"module {module_name!r} has no Notifier called {name or 'notifier'!r}"
+        )
+    if not notifier.get_channels():
+        raise ConfigurationError(
+            f"{spec} has no channel. Subscribe to one in a module that it imports:\n\n"
+            '    notifier.subscribe("resize", "image_uploaded", resize)'
+        )
+    return notifier

@@ -1,0 +1,16 @@
+"""RQ: a notification becomes a job, run by a worker.
+
+    notifier = Notifier(conf, dispatcher=RQDispatcher(Redis()))
+    notifier.subscribe("resize", "image_uploaded", resize, queue="images", job_timeout=60)
+
+`rq worker` runs the jobs, and `pgnotifier listen shop:notifier` listens and enqueues them.
+Importing the module does neither.
+
+    delivery -> functions, options -> stamping       -> sending        ..> worker -> callback
+                what a worker can     RQ's commands,    many jobs in        jobs: gives it
+                find, and wants       learnt once       a transaction       its arguments
+"""
+
+from pgnotifier.contrib.rq.dispatcher import RQDispatcher
+
+__all__ = ["RQDispatcher"]

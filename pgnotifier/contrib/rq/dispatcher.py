@@ -1,0 +1,230 @@
+"""RQDispatcher: notifications become jobs in Redis."""
+
+import contextlib
+from collections import deque
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
+
+from redis import Redis, RedisError
+from rq import Queue
+from rq.utils import now, utcformat
+
+from pgnotifier.contrib.rq.functions import find_path
+from pgnotifier.contrib.rq.options import check_options, check_values
+from pgnotifier.contrib.rq.sending import Sender
+from pgnotifier.contrib.rq.targets import Target
+from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.payload import decode
+
+if TYPE_CHECKING:
+    from pgnotifier.contrib.rq.stamping import Command
+    from pgnotifier.notifier import Notifier
+    from pgnotifier.registry import Subscription
+
+PORTION = 500
+"""The most jobs of one transaction."""
+TIMEOUT = 10.0
+"""Seconds for which to wait for a server given by its URL, to connect and to answer."""
+
+
+class RQDispatcher(Dispatcher):
+    """Enqueues each notification as a job of RQ.
+
+        notifier = Notifier(conf, dispatcher=RQDispatcher(Redis()))
+        notifier.subscribe("resize", "image_uploaded", resize, queue="images", retry=3)
+
+    The job calls the callback with the very arguments that it would have got in this process. Its
+    description is the subscription's id, and its own id begins with that. Workers import the
+    callback by its name, so that it has to be a function of a module.
+
+    **Options** of `subscribe()`, as in `Queue.enqueue`: `queue` (a name or a Queue), `at_front`,
+    `job_timeout`, `result_ttl`, `ttl`, `failure_ttl`, `description`, `meta`, `retry` (a Retry, or
+    how many times), `repeat`, `on_success`, `on_failure`, `on_stopped`; and `webhooks`, from RQ 3
+    on. See https://python-rq.org/docs/.
+
+    A notification is delivered once Redis has made the transaction that enqueues its job. While
+    Redis is down it waits, in order. Up to 500 jobs are enqueued in a transaction; one whose answer
+    was lost is neither repeated nor forgotten.
+    """
+
+    starts_listener: ClassVar[bool] = False
+
+    def __init__(self, queue_or_connection: "Queue | Redis | str") -> None:
+        """Take where jobs go; nothing is connected yet.
+
+        Args:
+            queue_or_connection: A Queue, whose class, serializer and defaults those that are
+                named in `queue=` have, too; or a connection or its URL, for the queue `default`.
+
+        Raises:
+            ArgumentTypeError: It is of another type.
+            ConfigurationError: The URL can't be one.
+        """
+        self._queue, self._owns_connection = _make_queue(queue_or_connection)
+        self._notifier: Notifier | None = None
+        self._senders: WeakKeyDictionary[Redis, Sender] = WeakKeyDictionary()
+        self._targets: dict[tuple[Hashable, str], Target] = {}
+
+    def __repr__(self) -> str:
+        return f"<RQDispatcher of queue {self._queue.name!r}, {len(self._targets)} subscriptions>"
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Learn which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        if self._notifier is not None and self._notifier is not notifier:
+            raise ConfigurationError(
+                f"{self!r} serves {self._notifier!r} already; give each notifier an RQDispatcher "
+                "of its own (of the same connection, if you like)"
+            )
+        self._notifier = notifier
+
+    def bind(self, subscription: "Subscription") -> Target:
+        """Check a subscription.
+
+        Raises:
+            DispatcherMismatchError: No worker could find the callback, or call it; or the
+                queue's serializer can't take the id.
+            UnknownOptionError: RQ has no such option, or it can't be one here.
+            ArgumentTypeError: An option's value is of the wrong type.
+            ConfigurationError: RQ refuses an option's value.
+        """
+        key, given = subscription.id, subscription.options
+        options = check_options(key, given)
+        path = find_path(key, subscription.fn)
+        queue = self._find_queue(key, given.get("queue"))
+        check_values(key, queue, options)
+        target = Target(key, queue, path, options)
+        self._targets[key, subscription.channel] = target
+        return target
+
+    def unbind(self, subscription: "Subscription") -> None:
+        """Forget a subscription."""
+        self._targets.pop((subscription.id, subscription.channel), None)
+
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Enqueue each delivery, and take it off once Redis has made its transaction.
+
+        Raises:
+            redis.RedisError: Redis is down, or refuses.
+        """
+        with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
+            while batch:
+                self._dispatch_some(batch)
+
+    def details(self) -> Mapping[str, Any]:
+        """Return what each subscription's notifications become."""
+        return {
+            "subscriptions": [
+                {
+                    "id": target.name,
+                    "channel": channel,
+                    "job": target.function,
+                    "queue": target.queue.name,
+                    "path": target.path,
+                    "reason": target.reason,
+                }
+                for (_, channel), target in self._targets.copy().items()
+            ]
+        }
+
+    def is_reachable(self) -> bool:
+        """Return whether Redis answers."""
+        try:
+            return bool(self._queue.connection.ping())
+        except Exception:  # noqa: BLE001 - whatever the client raises
+            return False
+
+    def close(self) -> None:
+        """Let go of the connections, if they were made for this dispatcher."""
+        if self._owns_connection:
+            self._queue.connection.close()
+
+    def _find_queue(self, id: Hashable, given: Any) -> Queue:
+        """Return a queue by its name, or as it is."""
+        if given is None:
+            return self._queue
+        if isinstance(given, Queue):
+            return given
+        if not isinstance(given, str) or not given:
+            raise ArgumentTypeError(
+                f"subscription {id!r}: queue is a name or an rq.Queue, not {given!r:.80}"
+            )
+        base = self._queue
+        return type(base)(
+            given,
+            connection=base.connection,
+            is_async=base.is_async,
+            job_class=base.job_class,
+            serializer=base.serializer,
+            default_timeout=base._default_timeout,  # noqa: SLF001 - nothing public tells
+        )
+
+    def _dispatch_some(self, batch: deque[Delivery]) -> None:
+        """Enqueue the first of a batch, as many as may go in one transaction."""
+        first = batch[0]
+        target: Target = first.binding.target
+        if target.runs_at_once:
+            batch.popleft()
+            self._run(first)
+            return
+        connection = target.queue.connection
+        commands: list[Command] = []
+        deliveries: list[Delivery] = []
+        time = utcformat(now())
+        while len(deliveries) < min(PORTION, len(batch)):
+            delivery = batch[len(deliveries)]
+            target = delivery.binding.target
+            if target.runs_at_once or target.queue.connection is not connection:
+                break
+            if delivery.binding.live:
+                try:
+                    commands += target.commands(delivery, time, decodes_alike=self._decodes_alike)
+                except (RedisError, OSError):  # the first job asks for the version of the server
+                    raise
+                except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
+                    if deliveries:  # those before it first
+                        break
+                    batch.popleft()
+                    delivery.report(exc)
+                    return
+            deliveries.append(delivery)
+        sender = self._senders.get(connection)
+        if sender is None:
+            sender = self._senders[connection] = Sender(connection)
+        made = {id(delivery) for delivery in sender.send(commands, deliveries)}
+        while id(batch[0]) in made or not batch[0].binding.live:
+            batch.popleft()
+
+    @property
+    def _decodes_alike(self) -> bool:
+        return self._notifier is None or self._notifier.decoder is decode
+
+    def _run(self, delivery: Delivery) -> None:
+        if delivery.binding.live:
+            try:
+                delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
+            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+                delivery.report(exc)
+
+
+def _make_queue(given: Any) -> tuple[Queue, bool]:
+    """Return a queue, and whether its connection was made for it."""
+    if isinstance(given, Queue):
+        return given, False
+    if isinstance(given, Redis):
+        return Queue(connection=given), False
+    if not isinstance(given, str):
+        raise ArgumentTypeError(
+            f"RQDispatcher takes an rq.Queue, a redis.Redis or its URL, not {type(given).__name__}"
+        )
+    try:
+        connection = Redis.from_url(given, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    except ValueError:
+        # Its message may hold the URL, and that a password.
+        raise ConfigurationError("a URL of Redis is redis://, rediss:// or unix://") from None
+    return Queue(connection=connection), True

@@ -1,0 +1,137 @@
+"""Stamping: the commands that enqueue a job, learnt from RQ once for each subscription.
+
+RQ makes a Job object of each call and serializes it field by field; from one job to the next
+differ the id, the arguments and two times.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from struct import pack
+from typing import Any, NamedTuple
+
+from rq import Queue
+
+Command = tuple[Any, ...]
+"""What goes to Redis: a name and its arguments."""
+
+TIMES = ("created_at", "enqueued_at")
+SHORT = 1024
+"""Bytes up to which compressing costs more than it saves."""
+
+_ID = "pgnotifier-0"
+
+
+def record(
+    queue: Queue, function: str, arguments: Any, job_id: str, settings: Mapping[str, Any]
+) -> list[Command]:
+    """Return the commands by which RQ enqueues a job.
+
+    The queue's connection is asked for the server's version, once.
+    """
+    pipeline = queue.connection.pipeline()  # which is never executed
+    data = queue.prepare_data(function, args=arguments, job_id=job_id, **settings)
+    queue.enqueue_many([data], pipeline=pipeline)
+    return [tuple(map(_plain, command)) for command, _ in pipeline.command_stack]
+
+
+class Stamp:
+    """Makes the commands that enqueue the jobs of a subscription."""
+
+    def __init__(self, queue: Queue, function: str, settings: Mapping[str, Any]) -> None:
+        """Learn them.
+
+        Args:
+            queue: Which one.
+            function: The path of what is to be called.
+            settings: As `Queue.prepare_data` takes them.
+
+        Raises:
+            ValueError: RQ doesn't make them as expected: a class was replaced, say.
+        """
+        self._function = function
+        self._dumps = queue.serializer.dumps
+        self._namespace = queue.job_class.key_for("")
+        learnt = _take_apart(record(queue, function, (1,), _ID, settings), self._key(_ID), _ID)
+        self._before, self._after = learnt.before, learnt.after
+        changing = {"data", *TIMES}
+        self._static = [
+            part for name, value in learnt.fields.items() if name not in changing
+            for part in (name, value)
+        ]  # fmt: skip
+        arguments, other = ("a", [None, 2.5]), "pgnotifier-1"
+        theirs = record(queue, function, arguments, other, settings)
+        ours = self.press(arguments, other, "")
+        if self._normalize(ours, other) != self._normalize(theirs, other):
+            raise ValueError("RQ's own commands differ")
+
+    def press(self, arguments: Any, job_id: str, time: str) -> list[Command]:
+        """Return the commands that enqueue one job.
+
+        Args:
+            arguments: What it is called with.
+            job_id: Its id.
+            time: When, as RQ writes it.
+
+        Raises:
+            Exception: The serializer can't take the arguments.
+        """
+        data = deflate(self._dumps((self._function, None, arguments, {})))
+        times = [part for name in TIMES for part in (name, time)]
+        return [
+            *self._before,
+            ("HSET", self._key(job_id), *self._static, "data", data, *times),
+            *(
+                tuple(part.replace(_ID, job_id) if type(part) is str else part for part in command)
+                for command in self._after
+            ),
+        ]
+
+    def _key(self, job_id: str) -> str:
+        return f"{self._namespace}{job_id}"
+
+    def _normalize(self, commands: Iterable[Command], job_id: str) -> "_Parts":
+        """Return commands so that those to the same effect are equal."""
+        parts = _take_apart(commands, self._key(job_id), job_id)
+        fields = {**parts.fields, "data": zlib.decompress(parts.fields["data"])}
+        return parts._replace(fields={**fields, **dict.fromkeys(TIMES)})
+
+
+class _Parts(NamedTuple):
+    """What registers the queue, the fields of the job, and what follows, its id in it."""
+
+    before: list[Command]
+    fields: dict[Any, Any]
+    after: list[Command]
+
+
+def _take_apart(commands: Iterable[Command], key: str, job_id: str) -> _Parts:
+    parts = _Parts([], {}, [])
+    for command in commands:
+        if command[:2] == ("HSET", key):
+            parts.fields.update(zip(command[2::2], command[3::2], strict=True))
+        elif any(type(part) is str and job_id in part for part in command):
+            parts.after.append(command)
+        elif not parts.fields:
+            parts.before.append(command)
+        else:
+            raise ValueError(f"RQ sends {command[0]} after a job's fields")
+    if not {"data", *TIMES} <= parts.fields.keys():
+        raise ValueError("RQ sends no such fields as it did")
+    return parts
+
+
+def _plain(part: Any) -> Any:
+    return part.value if isinstance(part, Enum) else part
+
+
+def deflate(data: bytes) -> bytes:
+    """Return what `zlib.decompress` makes the data of.
+
+    Short data is stored as it is: https://www.rfc-editor.org/rfc/rfc1951#section-3.2.4.
+    """
+    size = len(data)
+    if size > SHORT:
+        return zlib.compress(data, 1)
+    lengths = pack("<HH", size, size ^ 0xFFFF)
+    return b"".join((b"\x78\x01\x01", lengths, data, pack(">I", zlib.adler32(data))))

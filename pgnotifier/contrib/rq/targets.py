@@ -1,0 +1,125 @@
+"""Targets: what a subscription's notifications become, and by which commands."""
+
+import hashlib
+import logging
+import re
+import secrets
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from rq import Queue
+from rq.serializers import DefaultSerializer
+
+from pgnotifier.contrib.rq import jobs
+from pgnotifier.contrib.rq.stamping import Command, Stamp, record
+from pgnotifier.dispatch import Delivery
+from pgnotifier.errors import DispatcherMismatchError
+from pgnotifier.naming import spell
+
+logger = logging.getLogger("pgnotifier.rq")
+
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
+LONGEST_STEM = 60
+
+
+class Target:
+    """The jobs of a subscription.
+
+    Attributes:
+        queue: Where they go.
+        function: The path of the callback.
+        name: The subscription's id as it is shown: the jobs' description.
+        path: `stamped`, or `enqueue_many` if RQ makes each job; None before the first.
+        reason: Why it has to, if so.
+    """
+
+    def __init__(
+        self, id: Hashable, queue: Queue, function: str, settings: Mapping[str, Any]
+    ) -> None:
+        """Take a subscription.
+
+        Args:
+            id: The subscription's.
+            queue: Where the jobs go.
+            function: The path of the callback.
+            settings: As `Queue.prepare_data` takes them.
+
+        Raises:
+            DispatcherMismatchError: The queue's serializer can't take the id.
+        """
+        self.queue = queue
+        self.function = function
+        self.name = spell(id)
+        self.path: str | None = None
+        self.reason: str | None = None
+        self._stamp: Stamp | None = None
+        self._stem = make_stem(self.name)
+        self._settings = {"description": self.name, **settings}
+        self._pickles = queue.serializer is DefaultSerializer
+        self._id = id if self._pickles else jobs.write_id(id)
+        self._called = function if self._pickles else f"{jobs.__name__}.{jobs.call.__name__}"
+        try:
+            queue.serializer.dumps((self._called, None, (self._id,), {}))
+        except Exception as exc:
+            raise DispatcherMismatchError(
+                f"id {id!r:.80} can't be written for a job: {exc}; use a str or a tuple"
+            ) from exc
+
+    @property
+    def runs_at_once(self) -> bool:
+        """Whether the queue runs jobs itself, as those with `is_async=False` do."""
+        return not self.queue.is_async
+
+    def commands(self, delivery: Delivery, time: str, *, decodes_alike: bool) -> list[Command]:
+        """Return what enqueues a delivery.
+
+        Args:
+            delivery: The delivery.
+            time: When, as RQ writes it.
+            decodes_alike: Whether a worker decodes texts as the notifier does.
+
+        Raises:
+            Exception: It can't be serialized.
+        """
+        if self.path is None:
+            self._learn()
+        arguments = self._arguments(delivery, decodes_alike=decodes_alike)
+        job_id = f"{self._stem}-{secrets.token_hex(8)}"
+        if self._stamp is not None:
+            return self._stamp.press(arguments, job_id, time)
+        return record(self.queue, self._called, arguments, job_id, self._settings)
+
+    def run(self, delivery: Delivery, *, decodes_alike: bool) -> None:
+        """Have the queue run the job itself."""
+        arguments = self._arguments(delivery, decodes_alike=decodes_alike)
+        settings = {name: one for name, one in self._settings.items() if name != "at_front"}
+        self.queue.enqueue_call(self._called, args=arguments, **settings)
+
+    def _arguments(self, delivery: Delivery, *, decodes_alike: bool) -> tuple[Any, ...]:
+        arrived = delivery.notification
+        if self._pickles:
+            return (self._id, arrived.channel, arrived.payload, arrived.pid)
+        carried = jobs.carry(arrived, decodes_alike=decodes_alike)
+        return (self.function, self._id, arrived.channel, carried, arrived.pid)
+
+    def _learn(self) -> None:
+        try:
+            self._stamp = Stamp(self.queue, self._called, self._settings)
+        except ValueError as exc:
+            self.path, self.reason = "enqueue_many", str(exc)
+        else:
+            self.path = "stamped"
+        why = f": {self.reason}" if self.reason else ""
+        logger.debug("jobs of %r are made by %s%s", self.name, self.path, why)
+
+
+def make_stem(name: str) -> str:
+    """Return what the ids of jobs begin with: the name, or some of it, if RQ doesn't take it.
+
+    RQ takes letters, digits, `_` and `-`; what doesn't fit is told apart by a hash.
+    """
+    fit = _UNFIT.sub("-", name).strip("-")[:LONGEST_STEM]
+    if fit == name:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{fit}-{digest}" if fit else digest

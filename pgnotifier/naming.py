@@ -1,0 +1,26 @@
+"""Names: how ids are spelt, in every process alike."""
+
+from collections.abc import Callable, Hashable
+from enum import Enum
+
+
+def spell(id: Hashable, show: Callable[[Hashable], str] = repr) -> str:
+    """Return the name of an id.
+
+    A str stands for itself, a tuple joins its parts with dots, a frozenset its sorted parts
+    in braces; an enum's member is `Class.MEMBER`.
+
+    Args:
+        id: A subscription's.
+        show: Spells anything else.
+    """
+    match id:
+        case Enum():
+            return f"{type(id).__name__}.{id.name}"
+        case str():
+            return str.__str__(id)
+        case tuple():
+            return ".".join(spell(part, show) for part in id)
+        case frozenset():
+            return f"{{{','.join(sorted(spell(part, show) for part in id))}}}"
+    return show(id)
