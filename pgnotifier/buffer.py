@@ -25,6 +25,8 @@ BATCH = 1000
 """The most deliveries that are taken in one go, but for one notification that makes more."""
 BATCH_BYTES = 1024 * 1024
 """And the most bytes of payloads: decoded, some take fifty times as many."""
+MORE = 100_000
+"""How many more items than the bound may come while the server answers a query."""
 REPORT_PAUSE = 1.0
 """Seconds between two reports of what was dropped."""
 
@@ -101,8 +103,8 @@ class Buffer:
 
     @property
     def overfull(self) -> bool:
-        """Whether twice as much waits as should, which nobody is to add to."""
-        return not self._is_within(2)
+        """Whether so much more waits than should that nobody is to add to it."""
+        return self.waiting > self._size + MORE or self._bytes > 2 * self._max_bytes
 
     def put(self, items: Sequence[Item]) -> None:
         """Add items, and see to the bounds."""

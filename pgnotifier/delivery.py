@@ -101,7 +101,7 @@ class Deliverer:
 
     @property
     def overfull(self) -> bool:
-        """Whether it holds twice as much as it should."""
+        """Whether it holds so much more than it should that nobody is to add to it."""
         return self._buffer.overfull
 
     @property

@@ -654,9 +654,12 @@ class Notifier:
 
     def _confirm(self, done: Outcome) -> None:
         if not done.wait(LIVE_TIMEOUT):
+            status = self.status()
+            full = any(dispatcher.full for dispatcher in status.dispatchers)
             raise NotLiveError(
-                f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: "
-                f"{self.status().state}); the change is registered, and live once it does"
+                f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: {status.state}"
+                f"{', a buffer is full' if full else ''}); the change is registered, and live "
+                "once it does"
             )
         done.result()
 

@@ -126,7 +126,7 @@ class Router:
         return any(deliverer.full for deliverer in self.deliverers.values())
 
     def is_overfull(self) -> bool:
-        """Return whether some buffer holds twice as much as it should."""
+        """Return whether some buffer holds so much more than it should that none is to be added."""
         return any(deliverer.overfull for deliverer in self.deliverers.values())
 
     def _route(self, registry: Registry, relname: bytes) -> Route:

@@ -29,7 +29,7 @@ def outage(monkeypatch):
     """Yield a context manager in which no connection can be made, and none is left."""
     connect = Parameters.connect
 
-    def refuse(self):
+    def refuse(self, **_options):
         raise ConnectionFailedError("refused by the test")
 
     @contextlib.contextmanager

@@ -188,6 +188,7 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
     """What waits in the server's queue doesn't come all at once with the answer to a query."""
     monkeypatch.setattr(link, "PROOF", 0.0)  # there is always one to be asked
     monkeypatch.setattr(buffer, "BATCH", 10)
+    monkeypatch.setattr(buffer, "MORE", 100)
 
     class Slow(Dispatcher):
         """Takes its time, and looks how much waits."""

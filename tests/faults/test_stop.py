@@ -198,9 +198,9 @@ def test_name_lookup_stalls(pgnotifier_dsn, sessions, make_notifier, monkeypatch
     """A connection that comes after `stop()` has given it up is closed."""
     connect, going_on = Parameters.connect, threading.Event()
 
-    def stall(self):
+    def stall(self, **options):
         going_on.wait(60)
-        return connect(self)
+        return connect(self, **options)
 
     monkeypatch.setattr(Parameters, "connect", stall)
     notifier = make_notifier(pgnotifier_dsn)

@@ -44,7 +44,7 @@ def test_hearing_and_deaf(pgnotifier_dsn, db, make_notifier, free_port, monkeypa
         assert ask(free_port, path) == (200, {"ok": True, "states": ["hearing"], "trouble": []})
     assert run("--port", free_port).returncode == 0
 
-    def refuse(self):
+    def refuse(self, **_options):
         raise ConnectionFailedError("refused by the test")
 
     with monkeypatch.context() as patch:
