@@ -39,7 +39,7 @@ def find_path(id: Hashable, fn: Any) -> str:
             f"{what} is defined in the program that runs now, which workers can't import; move it "
             "to a module"
         )
-    if _look_up(module, name) is not fn:
+    if _look_up(module, name) != fn:  # the method of a class is another object each time
         raise DispatcherMismatchError(
             f"{what} isn't what {module}.{name} is, which is all that a worker can find; "
             "subscribe a function under the name that it was defined by"
