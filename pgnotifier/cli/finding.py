@@ -28,6 +28,8 @@ def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
 
 def _find(spec: str) -> Notifier:
     module_name, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in f"{module_name}.{name or 'notifier'}".split(".")):
+        raise ConfigurationError(f"{spec!r} is not of the form module:name")
     try:
         notifier: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
@@ -36,8 +38,6 @@ def _find(spec: str) -> Notifier:
         raise ConfigurationError(
             f"there is no module {module_name!r}; call pgnotifier in the directory that it is in"
         ) from None
-    except (ValueError, TypeError):
-        raise ConfigurationError(f"{spec!r} is not of the form module:name") from None
     for part in (name or "notifier").split("."):
         notifier = getattr(notifier, part, None)
     if not isinstance(notifier, Notifier):

@@ -155,12 +155,13 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
     stuck.recover()
     eventually(lambda: len(stuck.got) == kept, 60)
     got = stuck.got
+    assert got == sorted(set(got))
     if overflow == "drop_oldest":
         in_hand = kept - SIZE
-        assert got == sorted(got)
         assert got[in_hand + 5 :] == list(range(SENT - SIZE + 5, SENT))
     else:
-        assert got == list(range(kept))
+        # Some may have come, and gone, before its dispatcher took the first.
+        assert got[: SIZE - 5] == list(range(SIZE - 5))
     eventually(lambda: notifier.status().gaps == len(gaps))
     assert {gap.channels for gap in gaps} == {frozenset({"orders"})}
     assert len(caplog.records) == 1 + isinstance(stuck, DeadBroker), caplog.messages
@@ -172,10 +173,11 @@ def test_blocking(make_notifier, sessions, stuck):
     notifier.subscribe("book", "orders", stuck)
     notifier.start()
     sent = 0
-    while usage(sessions) == 0:  # beyond the buffers of the connection
+    # Beyond the buffers of the connection.
+    while not notifier.status().dispatchers[0].full or usage(sessions) == 0:
+        assert sent < 100 * SENT
         send(sessions, 100, sent)
         sent += 100
-    assert notifier.status().dispatchers[0].full
     assert notifier.status().received < sent
     stuck.recover()
     eventually(lambda: len(stuck.got) == sent, 60)

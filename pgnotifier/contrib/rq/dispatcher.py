@@ -10,7 +10,6 @@ from redis import Redis, RedisError
 from rq import Queue
 from rq.utils import now, utcformat
 
-from pgnotifier.contrib.rq.functions import find_path
 from pgnotifier.contrib.rq.options import check_options, check_values
 from pgnotifier.contrib.rq.sending import Sender
 from pgnotifier.contrib.rq.targets import Target
@@ -95,10 +94,9 @@ class RQDispatcher(Dispatcher):
         """
         key, given = subscription.id, subscription.options
         options = check_options(key, given)
-        path = find_path(key, subscription.fn)
         queue = self._find_queue(key, given.get("queue"))
         check_values(key, queue, options)
-        target = Target(key, queue, path, options)
+        target = Target(key, queue, subscription.fn, options)
         self._targets[key, subscription.channel] = target
         return target
 

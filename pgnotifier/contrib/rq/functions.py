@@ -1,5 +1,6 @@
 """Functions: what a worker can find by its name."""
 
+import inspect
 import sys
 from collections.abc import Hashable
 from typing import Any
@@ -39,16 +40,31 @@ def find_path(id: Hashable, fn: Any) -> str:
             f"{what} is defined in the program that runs now, which workers can't import; move it "
             "to a module"
         )
-    if _look_up(module, name) != fn:  # the method of a class is another object each time
-        raise DispatcherMismatchError(
-            f"{what} isn't what {module}.{name} is, which is all that a worker can find; "
-            "subscribe a function under the name that it was defined by"
-        )
+    if not _is_being_imported(module):
+        check_found(id, fn)
     return f"{module}.{name}"
 
 
-def _look_up(module: str, name: str) -> Any:
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
+def check_found(id: Hashable, fn: Any) -> None:
+    """See to it that a function is what its name stands for, once its module is imported.
+
+    A decorator is called before the name is there.
+
+    Raises:
+        DispatcherMismatchError: It isn't.
+    """
+    found: Any = sys.modules.get(fn.__module__)
+    for part in fn.__qualname__.split("."):
         found = getattr(found, part, None)
-    return found
+    # The method of a class is another object each time; a decorator may have been put on top.
+    if found != fn and (not callable(found) or inspect.unwrap(found) is not fn):
+        raise DispatcherMismatchError(
+            f"subscription {id!r:.80}: {fn!r:.80} isn't what {fn.__module__}.{fn.__qualname__} "
+            "is, which is all that a worker can find; subscribe a function under the name that "
+            "it was defined by"
+        )
+
+
+def _is_being_imported(module: str) -> bool:
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))  # importlib's own mark

@@ -11,6 +11,7 @@ from rq import Queue
 from rq.serializers import DefaultSerializer
 
 from pgnotifier.contrib.rq import jobs
+from pgnotifier.contrib.rq.functions import check_found, find_path
 from pgnotifier.contrib.rq.stamping import Command, Stamp, record
 from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
@@ -33,22 +34,21 @@ class Target:
         reason: Why it has to, if so.
     """
 
-    def __init__(
-        self, id: Hashable, queue: Queue, function: str, settings: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, id: Hashable, queue: Queue, fn: Any, settings: Mapping[str, Any]) -> None:
         """Take a subscription.
 
         Args:
             id: The subscription's.
             queue: Where the jobs go.
-            function: The path of the callback.
+            fn: The callback.
             settings: As `Queue.prepare_data` takes them.
 
         Raises:
-            DispatcherMismatchError: The queue's serializer can't take the id.
+            DispatcherMismatchError: No worker could find the callback, or call it; or the
+                queue's serializer can't take the id.
         """
         self.queue = queue
-        self.function = function
+        self.function = find_path(id, fn)
         self.name = spell(id)
         self.path: str | None = None
         self.reason: str | None = None
@@ -56,8 +56,9 @@ class Target:
         self._stem = make_stem(self.name)
         self._settings = {"description": self.name, **settings}
         self._pickles = queue.serializer is DefaultSerializer
+        self._fn = fn
         self._id = id if self._pickles else jobs.write_id(id)
-        self._called = function if self._pickles else f"{jobs.__name__}.{jobs.call.__name__}"
+        self._called = self.function if self._pickles else f"{jobs.__name__}.{jobs.call.__name__}"
         try:
             queue.serializer.dumps((self._called, None, (self._id,), {}))
         except Exception as exc:
@@ -79,6 +80,7 @@ class Target:
             decodes_alike: Whether a worker decodes texts as the notifier does.
 
         Raises:
+            DispatcherMismatchError: The callback's name turned out to be something else's.
             Exception: It can't be serialized.
         """
         if self.path is None:
@@ -103,6 +105,7 @@ class Target:
         return (self.function, self._id, arrived.channel, carried, arrived.pid)
 
     def _learn(self) -> None:
+        check_found(self.name, self._fn)
         try:
             self._stamp = Stamp(self.queue, self._called, self._settings)
         except ValueError as exc:

@@ -1,21 +1,17 @@
-"""A shop: an app in a directory of its own, with workers and listeners as processes."""
+"""A shop with a Celery app, whose workers and listeners run as processes."""
 
-import os
 import secrets
-import signal
-import subprocess
 import sys
-import textwrap
-import time
 from contextlib import ExitStack
 
-import psycopg
 import pytest
-import redis
+from shops import Shop
 
-from pgnotifier.testing import ValkeyServer
 
-START = """
+class CeleryShop(Shop):
+    """An app's module in a directory, and the processes that run it."""
+
+    START = """
 import os
 import redis
 from celery import Celery, chain, chord, group, current_task, shared_task
@@ -30,76 +26,9 @@ def write(what, *facts):
     book.rpush(os.environ["QUEUE"] + ":" + what, ascii(facts))
 """
 
-
-class Running:
-    """A process of the shop, with what it has written."""
-
-    def __init__(self, args, cwd, env):
-        self.log_path = cwd / f"{secrets.token_hex(4)}.log"
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                args, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT
-            )
-
-    @property
-    def log(self):
-        """What it has written."""
-        return self.log_path.read_text(errors="replace")
-
-    def wait_for(self, text, times=1, timeout=30.0):
-        """Wait until it has written the text, so many times."""
-        deadline = time.monotonic() + timeout
-        while self.log.count(text) < times:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"no {text!r} (exit code {self.process.poll()}):\n{self.log}")
-            time.sleep(0.02)
-
-    def signal(self, number):
-        """Send it a signal."""
-        self.process.send_signal(number)
-
-    def wait(self, timeout=30.0):
-        """Wait for its end; return its exit code."""
-        return self.process.wait(timeout)
-
-    def end(self):
-        """End it, politely at first."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait(5)
-
-
-class Shop:
-    """An app's module in a directory, and the processes that run it."""
-
-    def __init__(self, directory, source, *, dsn, broker):
-        self.dsn = dsn
-        self.queue = f"shop-{secrets.token_hex(6)}"
-        self.directory = directory
-        self.redis = redis.Redis.from_url(broker)
-        self.running = []
-        self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("PG")},
-            "DSN": dsn,
-            "BROKER": broker,
-            "QUEUE": self.queue,
-            "PYTHONPATH": f"{directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "C_FORCE_ROOT": "1",  # workers that accept pickle, as root
-            "PYTHONUNBUFFERED": "1",
-            "TMPDIR": str(directory),  # for what a worker that is killed leaves behind
-        }
-        (directory / "shop.py").write_text(START + textwrap.dedent(source))
-
     def celery(self, *args, **env):
         """Start a celery command."""
-        command = [sys.executable, "-m", "celery", "-A", "shop", *args]
-        running = Running(command, self.directory, {**self.env, **env})
-        self.running.append(running)
-        return running
+        return self.run(sys.executable, "-m", "celery", "-A", "shop", *args, **env)
 
     def worker(self, *args, **env):
         """Start a worker, and wait until it is ready."""
@@ -118,49 +47,6 @@ class Shop:
         listener.wait_for("hearing ", notifiers)
         return listener
 
-    def notify(self, *pairs):
-        """Send pairs of channel and text, in one transaction; return the pid that did."""
-        with psycopg.connect(self.dsn, application_name="test") as connection:
-            for channel, text in pairs:
-                connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
-            return connection.info.backend_pid
-
-    def sessions(self):
-        """Return how many sessions others have in the shop's database."""
-        with psycopg.connect(self.dsn, application_name="test") as connection:
-            return connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name <> 'test'"
-            ).fetchone()[0]
-
-    def written(self, what):
-        """Return all that tasks have written under a heading, each as a tuple."""
-        lines = self.redis.lrange(f"{self.queue}:{what}", 0, -1)
-        return [eval(line, {"inf": float("inf"), "nan": float("nan")}) for line in lines]
-
-    def wait_written(self, what, count, timeout=30.0):
-        """Wait until there are that many of them, and return them."""
-        deadline = time.monotonic() + timeout
-        while len(found := self.written(what)) < count:
-            if time.monotonic() > deadline:
-                logs = "\n".join(running.log[-3000:] for running in self.running)
-                pytest.fail(f"{len(found)} of {count} {what}:\n{found}\n{logs}")
-            time.sleep(0.02)
-        return found
-
-    def close(self):
-        """End all processes."""
-        for running in self.running:
-            running.end()
-        self.redis.close()
-
-
-@pytest.fixture(scope="session")
-def broker():
-    """Yield the URL of a broker that the tests of Celery share, each with queues of its own."""
-    with ValkeyServer() as server:
-        yield server.url
-
 
 @pytest.fixture
 def open_shop(pgnotifier_dsn, broker, tmp_path):
@@ -170,7 +56,7 @@ def open_shop(pgnotifier_dsn, broker, tmp_path):
         def open_shop(source, dsn=pgnotifier_dsn, broker=broker, name="shop"):
             directory = tmp_path / name
             directory.mkdir()
-            shop = Shop(directory, source, dsn=dsn, broker=broker)
+            shop = CeleryShop(directory, source, dsn=dsn, broker=broker)
             stack.callback(shop.close)
             return shop
 
@@ -184,7 +70,7 @@ def open_module_shop(pgnotifier_postgres, broker, tmp_path_factory):
         dsn = stack.enter_context(pgnotifier_postgres.database())
 
         def open_shop(source):
-            shop = Shop(tmp_path_factory.mktemp("shop"), source, dsn=dsn, broker=broker)
+            shop = CeleryShop(tmp_path_factory.mktemp("shop"), source, dsn=dsn, broker=broker)
             stack.callback(shop.close)
             return shop
 

@@ -1,5 +1,7 @@
 """What a worker can find by its name, and the reasons why it can't find the rest."""
 
+import importlib
+import sys
 import types
 
 import callbacks
@@ -56,3 +58,56 @@ def test_a_class_method(desk, jobs):
     desk.deliver(desk.subscribe(callbacks.Shop.of_class), "1")
     (job,) = jobs()
     assert job.func == callbacks.Shop.of_class
+
+
+BEING_IMPORTED = """
+from desk import subscribe
+
+def on(**options):
+    def subscribed(fn):
+        subscribe(fn, **options)
+        return fn
+    return subscribed
+
+@on(id="right")
+def right(*args): ...
+
+def decorated(fn):
+    @functools.wraps(fn)
+    def inner(*args): fn(*args)
+    return inner
+
+@decorated
+@on(id="within")
+def within(*args): ...
+
+@on(id="replaced")
+def replaced(*args): ...
+
+replaced = right
+
+@on(id="gone")
+def gone(*args): ...
+
+del gone
+"""
+
+
+def test_decorated_while_its_module_is_imported(desk, jobs, tmp_path, monkeypatch):
+    """A decorator comes before the name; what the name is afterwards is seen at the first job."""
+    bindings = []
+    there = types.ModuleType("desk")
+    there.subscribe = lambda fn, **options: bindings.append(desk.subscribe(fn, **options))
+    monkeypatch.setitem(sys.modules, "desk", there)
+    (tmp_path / "shop_rq.py").write_text(f"import functools\n{BEING_IMPORTED}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("shop_rq")
+    monkeypatch.delitem(sys.modules, "shop_rq", raising=False)
+    module = importlib.import_module("shop_rq")
+    del bindings[:4]  # those of the module that nobody can import any more
+    for binding in bindings:
+        desk.deliver(binding, "1", "2")
+    assert [job.func for job in jobs()] == [module.right] * 2 + [module.within] * 2
+    assert [str(exc).partition(" isn't what ")[0][:23] for exc in desk.reported] == [
+        "subscription 'replaced'"
+    ] * 2 + ["subscription 'gone': <f"] * 2
