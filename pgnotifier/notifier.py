@@ -22,6 +22,7 @@ from pgnotifier.errors import (
 from pgnotifier.gate import Gate, Outcome
 from pgnotifier.gathering import check_gathering
 from pgnotifier.health import HealthServer
+from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
@@ -666,7 +667,7 @@ class Notifier:
     def _starts_by_itself(self) -> bool:
         # A callback that is running though the notifier isn't would undo the `stop()` that waits
         # for it, or has given it up.
-        if called_by_callback(self):
+        if called_by_callback(self) or are_starts_held():
             return False
         if self._autorun is not None:
             return self._autorun

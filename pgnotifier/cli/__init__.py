@@ -1,13 +1,14 @@
 """The `pgnotifier` command.
 
-It needs what `pip install 'pgnotifier[demo]'` brings; the library itself needs none of that.
+It needs what `pip install 'pgnotifier[cli]'` brings, and its `demo` the extra of that name; the
+library itself needs none of that.
 """
 
 import sys
 from typing import NoReturn
 
 OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich"})
-"""What an installation without the extra lacks."""
+"""What an installation without extras lacks."""
 
 NOT_INSTALLED = 2
 """The exit code when something isn't installed."""
@@ -20,14 +21,14 @@ def main() -> None:
     try:
         from pgnotifier.cli.command import pgnotifier
     except ModuleNotFoundError as exc:
-        explain_missing(exc)
+        explain_missing(exc, "demo" if sys.argv[1:2] == ["demo"] else "cli")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     pgnotifier()
 
 
-def explain_missing(exc: ModuleNotFoundError) -> NoReturn:
-    """End with a hint at the extra, if it is one of its modules that is missing.
+def explain_missing(exc: ModuleNotFoundError, extra: str) -> NoReturn:
+    """End with a hint at an extra, if it is one of its modules that is missing.
 
     Raises:
         ModuleNotFoundError: It isn't, so that this is a defect.
@@ -37,7 +38,7 @@ def explain_missing(exc: ModuleNotFoundError) -> NoReturn:
         raise exc
     print(
         f"pgnotifier: this command needs {missing}, which isn't installed. Run:\n\n"
-        "    pip install 'pgnotifier[demo]'\n",
+        f"    pip install 'pgnotifier[{extra}]'\n",
         file=sys.stderr,
     )
     sys.exit(NOT_INSTALLED)

@@ -150,7 +150,7 @@ def demo(keep: bool, app: str, orders: int) -> None:
 
         code = run(app=app, orders=orders, keep=keep)
     except ModuleNotFoundError as exc:
-        explain_missing(exc)
+        explain_missing(exc, "demo")
     except KeyboardInterrupt:  # while importing, which takes a moment
         code = INTERRUPTED
     except ServerNotInstalledError as exc:

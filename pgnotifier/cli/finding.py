@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pgnotifier.errors import ConfigurationError
+from pgnotifier.holding import hold_starts
 from pgnotifier.notifier import Notifier
 
 
 def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
-    """Return the notifiers of modules, which are imported.
+    """Return the notifiers of modules, which are imported; none of them starts by itself.
 
     Args:
         specs: `module:name`, or `module` for one that is called `notifier`.
@@ -23,7 +24,8 @@ def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    return [_find(spec) for spec in specs]
+    with hold_starts():  # a plain callback's notifier starts as soon as it has a channel
+        return [_find(spec) for spec in specs]
 
 
 def _find(spec: str) -> Notifier:

