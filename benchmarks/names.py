@@ -15,5 +15,9 @@ SHARED = "loop, one producer"
 CONFIRMED = "loop, with confirms"
 RAW = "ready-made messages"
 
+# Into jobs.
+ENQUEUE = "queue.enqueue loop"
+ENQUEUE_MANY = "enqueue_many loop"
+
 # Idle.
 IDLE = "bare psycopg"

@@ -3,6 +3,7 @@
 import broker
 import growth
 import inline
+import jobs
 import latency
 import memory
 from commandline import run
@@ -10,5 +11,5 @@ from commandline import run
 if __name__ == "__main__":
     run(
         __doc__,
-        [one.benchmark for one in (inline, broker, latency, growth, memory)],
+        [one.benchmark for one in (inline, broker, jobs, latency, growth, memory)],
     )

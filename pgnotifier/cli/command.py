@@ -19,7 +19,7 @@ from pgnotifier.testing.errors import ServerNotInstalledError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package.__version__, prog_name="pgnotifier")
 def pgnotifier() -> None:
-    """NOTIFY in, work out: PostgreSQL notifications become Celery tasks."""
+    """NOTIFY in, work out: PostgreSQL notifications become tasks, jobs and calls."""
 
 
 @pgnotifier.command()

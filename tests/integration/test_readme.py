@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+BIN = Path(sys.executable).parent
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -75,6 +76,26 @@ def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
     celery = [sys.executable, "-m", "celery", "-A", "shop"]
     _, worker_log = start("worker", *celery, "worker", "--pool", "solo")
     listener, listener_log = start("listener", *celery, "pgnotifier")
+    eventually(lambda: "hearing" in listener_log.read_text() or listener.poll() is not None, 60)
+    db.notify("image_uploaded", '{"path": "/covers/1.png"}')
+    eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
+    listener.send_signal(signal.SIGTERM)
+    assert listener.wait(30) == 0
+
+
+def test_the_rq_module(start, tmp_path, db, pgnotifier_redis_url, eventually):
+    """The RQ program's callback runs in a worker once the listener hears."""
+    program = _program("RQDispatcher")
+    for place, ours in (
+        ("postgresql://localhost/shop", db.dsn),
+        ("redis://localhost:6379/0", pgnotifier_redis_url),
+    ):
+        assert place in program
+        program = program.replace(place, ours)
+    (tmp_path / "shop.py").write_text(program)
+    rq = (BIN / "rq", "worker", "--path", ".", "--url", pgnotifier_redis_url, "default")
+    _, worker_log = start("worker", *rq)
+    listener, listener_log = start("listener", BIN / "pgnotifier", "listen", "shop:notifier")
     eventually(lambda: "hearing" in listener_log.read_text() or listener.poll() is not None, 60)
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)

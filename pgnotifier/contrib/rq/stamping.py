@@ -11,6 +11,7 @@ from struct import pack
 from typing import Any, NamedTuple
 
 from rq import Queue
+from rq.utils import as_text
 
 Command = tuple[Any, ...]
 """What goes to Redis: a name and its arguments."""
@@ -32,7 +33,12 @@ def record(
     pipeline = queue.connection.pipeline()  # which is never executed
     data = queue.prepare_data(function, args=arguments, job_id=job_id, **settings)
     queue.enqueue_many([data], pipeline=pipeline)
-    return [tuple(map(_plain, command)) for command, _ in pipeline.command_stack]
+    commands: list[Command] = [
+        (name, as_text(key), *map(_plain, rest))  # RQ 2.0 has bytes for some keys
+        for (name, key, *rest), _ in pipeline.command_stack
+    ]
+    registers = ("SADD", queue.redis_queues_keys, queue.key)  # which RQ 2.0 forgets to
+    return commands if registers in commands else [registers, *commands]
 
 
 class Stamp:
@@ -51,7 +57,7 @@ class Stamp:
         """
         self._function = function
         self._dumps = queue.serializer.dumps
-        self._namespace = queue.job_class.key_for("")
+        self._namespace = as_text(queue.job_class.key_for(""))
         learnt = _take_apart(record(queue, function, (1,), _ID, settings), self._key(_ID), _ID)
         self._before, self._after = learnt.before, learnt.after
         changing = {"data", *TIMES}

@@ -7,8 +7,10 @@ import zlib
 
 import callbacks
 import pytest
-from rq import Callback, Queue, Repeat, Retry
+import rq
+from rq import Callback, Queue, Retry
 from rq.job import Job
+from rq.serializers import JSONSerializer
 
 from pgnotifier.contrib.rq import stamping
 from pgnotifier.contrib.rq.jobs import call
@@ -33,10 +35,11 @@ CASES = {
     "for ever": {"job_timeout": -1, "result_ttl": -1},
     "described": {"description": "pgnotifier-0 for {you} \x00 é", "meta": {"a": [1, (2,)]}},
     "again": {"retry": Retry(max=3, interval=[1, 2, 3])},
-    "repeated": {"repeat": Repeat(times=3, interval=5)},
     "called back": {"on_success": OTHER, "on_failure": OTHER, "on_stopped": OTHER},
     "a queue like an id": {"queue": "pgnotifier-0"},
 }
+if hasattr(rq, "Repeat"):  # from RQ 2.2 on
+    CASES["repeated"] = {"repeat": rq.Repeat(times=3, interval=5)}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,12 +139,12 @@ def test_deflate(size):
 @pytest.mark.parametrize("key", ["resize", ("orders", 1)])
 def test_another_serializer(client, make_desk, jobs, text, key):
     """Behind a serializer that isn't pickle, the callback gets the same values and types."""
-    desk = make_desk(Queue(connection=client, serializer="json"))
+    desk = make_desk(Queue(connection=client, serializer=JSONSerializer))
     binding = desk.subscribe(callbacks.callback, id=key)
     batch = desk.batch((binding, text))
     expected = (key, "ch", batch[0].notification.payload, 7)
     desk.dispatcher.dispatch(batch)
-    (job,) = jobs(serializer="json")
+    (job,) = jobs(serializer=JSONSerializer)
     assert job.func is call
     assert job.description == desk.dispatcher.details()["subscriptions"][0]["id"]
     del callbacks.called[:]
@@ -163,6 +166,6 @@ def test_an_id_that_cannot_travel(client, make_desk, desk):
     """An id that the serializer can't take is refused when it subscribes."""
     with pytest.raises(DispatcherMismatchError, match="use a str or a tuple"):
         desk.subscribe(callbacks.callback, id=lambda: 1)
-    queue = Queue(connection=client, serializer="json")
+    queue = Queue(connection=client, serializer=JSONSerializer)
     with pytest.raises(DispatcherMismatchError, match="use a str or a tuple, or a queue with RQ's"):
         make_desk(queue).subscribe(callbacks.callback, id=object())

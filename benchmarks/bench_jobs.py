@@ -1,0 +1,25 @@
+"""What the benchmarks of RQ share: one function for loops, one subscription for pgnotifier."""
+
+import os
+from typing import Any
+
+from redis import Redis
+from rq import Queue
+
+from pgnotifier import Notifier
+from pgnotifier.contrib.rq import RQDispatcher
+
+DSN = os.environ["BENCH_DSN"]
+CHANNEL = os.environ["BENCH_CHANNEL"]
+
+queue = Queue("bench", connection=Redis.from_url(os.environ["BENCH_BROKER"]))
+notifier = Notifier(DSN, dispatcher=RQDispatcher(queue))
+
+
+def work(payload: Any) -> None:
+    """Stand for what a job would do; no worker takes it."""
+
+
+@notifier.on(CHANNEL, id="bench")
+def callback(_id: object, _channel: str, payload: Any, _pid: int) -> None:
+    work(payload)

@@ -1,0 +1,39 @@
+"""All of it by one command, on servers of its own: `python run.py`."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pgnotifier.testing import Command, postgres_server, valkey_server
+
+HERE = Path(__file__).parent
+DONE = "10 of 10 orders invoiced\n5 of 5 images resized\n"
+TIMEOUT = 60  # seconds
+
+with postgres_server() as dsn, valkey_server() as url:
+    env = {**os.environ, "STORE_DSN": dsn, "STORE_REDIS": url}
+
+    def run(module: str) -> str:
+        """Run a module of the store, and return what it prints."""
+        argv = [sys.executable, "-m", module]
+        return subprocess.run(
+            argv, cwd=HERE, env=env, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
+    print(run("store.create"), end="")
+    worker = Command(
+        f"rq worker --url {url} default images", env=env, directory=HERE, ready="Listening on"
+    )
+    listener = Command(
+        "pgnotifier listen store.notifications", env=env, directory=HERE, ready="hearing"
+    )
+    with worker, listener:
+        print(run("store.produce"), end="", flush=True)
+        deadline = time.monotonic() + TIMEOUT
+        while (report := run("store.report")) != DONE:
+            if time.monotonic() > deadline:
+                sys.exit(f"after {TIMEOUT} s:\n{report}{worker.log}{listener.log}")
+            time.sleep(0.2)
+        print(report, end="")

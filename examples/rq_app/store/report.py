@@ -1,0 +1,12 @@
+"""Tell how far the workers are: `python -m store.report`."""
+
+from store.database import execute
+
+[(orders, invoiced, images, resized)] = execute(
+    """
+    SELECT (SELECT count(*) FROM orders), (SELECT count(invoiced_at) FROM orders),
+           (SELECT count(*) FROM images), (SELECT count(thumbnail) FROM images)
+    """
+)
+print(f"{invoiced} of {orders} orders invoiced")
+print(f"{resized} of {images} images resized")

@@ -1,0 +1,6 @@
+"""Where the database and Redis are."""
+
+import os
+
+DSN = os.environ.get("STORE_DSN", "postgresql://localhost/store")
+REDIS = os.environ.get("STORE_REDIS", "redis://localhost:6379/0")

@@ -1,0 +1,47 @@
+"""Each example runs by the one command of its README, and says what that shows."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def blocks(readme, language):
+    """Return the code blocks of a README in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", sorted(found.parent.name for found in EXAMPLES.glob("*/run.py")))
+def test_by_one_command(name, tmp_path):
+    """It brings its servers along, does all that it is about, and leaves nothing behind."""
+    readme = EXAMPLES / name / "README.md"
+    assert blocks(readme, "sh")[0] == "pip install -r requirements.txt && python run.py\n"
+    # What the tests run in has the example's requirements, and pgnotifier as it is here.
+    directory, temporary = tmp_path / name, tmp_path / "tmp"
+    shutil.copytree(EXAMPLES / name, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    temporary.mkdir(mode=0o755)
+    done = subprocess.run(
+        [sys.executable, "run.py"],
+        cwd=directory,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout == blocks(readme, "text")[0]
+    assert not [*temporary.iterdir()]
+
+
+def test_all_examples_are_there():
+    """None is without its README, its command and its requirements."""
+    for directory in filter(Path.is_dir, EXAMPLES.iterdir()):
+        assert {"README.md", "run.py", "requirements.txt"} <= {
+            found.name for found in directory.iterdir()
+        }
