@@ -10,6 +10,7 @@ A `Notifier` is what a user holds; it starts the listener and owns the registry.
 """
 
 from pgnotifier import errors
+from pgnotifier.aio import AsyncioDispatcher
 from pgnotifier.dispatch import Delivery, Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -33,11 +34,13 @@ from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Binding, Subscription
 from pgnotifier.states import StateChange
 from pgnotifier.status import DispatcherStatus, Status
+from pgnotifier.threads import ThreadDispatcher
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentTypeError",
+    "AsyncioDispatcher",
     "Binding",
     "ChannelNameError",
     "ConfigurationError",
@@ -62,6 +65,7 @@ __all__ = [
     "Status",
     "Subscription",
     "TaskNameError",
+    "ThreadDispatcher",
     "UnknownOptionError",
     "errors",
 ]

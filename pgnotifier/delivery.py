@@ -4,7 +4,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from time import monotonic
+from contextvars import ContextVar
+from time import monotonic, sleep
 from typing import Any
 
 from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow
@@ -20,7 +21,11 @@ logger = logging.getLogger("pgnotifier.delivery")
 GATHERED = 8
 """The part of the bytes that may wait which may be held back decoded: 1 in so many."""
 
-_called_by = threading.local()  # .owner: the notifier that a deliverer's thread works for
+_calling: ContextVar["Deliverer | None"] = ContextVar("pgnotifier_calling", default=None)
+"""The deliverer that has called the code which asks."""
+
+PENDING_CHECK = 0.01
+"""Seconds between two looks, at the end, whether a dispatcher is done."""
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
@@ -28,7 +33,8 @@ _UNDECODED: Any = object()
 
 def called_by_callback(owner: object) -> bool:
     """Return whether the calling code is a callback that this notifier has called."""
-    return owner is not None and getattr(_called_by, "owner", None) is owner
+    deliverer = _calling.get()
+    return deliverer is not None and deliverer.owner is owner
 
 
 class Deliverer:
@@ -64,11 +70,11 @@ class Deliverer:
         self.dispatcher = dispatcher
         self.name = type(dispatcher).__name__
         self.inbox: list[Item] = []  # the reader's alone: what `put` will take
-        self.delivered = 0
+        self._delivered = 0
         self.retrying = False
         self._decode = decode
         self._on_room = on_room
-        self._owner = owner
+        self.owner = owner
         self._buffer = Buffer(self.name, size, max_bytes, overflow)
         self._decoding = 0
         self._batch: deque[Delivery] = deque()
@@ -86,13 +92,29 @@ class Deliverer:
         self._thread.start()
 
     def is_current(self) -> bool:
-        """Return whether the calling thread is this one."""
-        return self._thread is threading.current_thread()
+        """Return whether it has called the calling code, or waits for it."""
+        return _calling.get() is self or self.dispatcher.runs_here()
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread, which ends when all is delivered and `hurry` or `stop` was called."""
+        return self._thread
+
+    @property
+    def delivered(self) -> int:
+        """How many deliveries are done."""
+        return max(0, self._delivered - self.dispatcher.pending)
 
     @property
     def waiting(self) -> int:
         """How many notifications and deliveries are waiting."""
-        return self._buffer.waiting + self._decoding + self._gatherer.waiting + len(self._batch)
+        return (
+            self._buffer.waiting
+            + self._decoding
+            + self._gatherer.waiting
+            + len(self._batch)
+            + self.dispatcher.pending
+        )
 
     @property
     def full(self) -> bool:
@@ -161,6 +183,7 @@ class Deliverer:
         self._buffer.clear()
         self._gatherer.clear()
         self._batch.clear()
+        self.dispatcher.forget_in_child()
 
     def stop(self, deadline: float) -> int:
         """Deliver what is left, until a deadline, then give up.
@@ -185,10 +208,11 @@ class Deliverer:
             self._buffer.clear()
             self._batch.clear()  # ends the loop of a dispatcher that is in the middle of it
             self._condition.notify()
+        self.dispatcher.abandon()
         return max(left, 1)
 
     def _run(self) -> None:
-        _called_by.owner = self._owner
+        _calling.set(self)
         ending = False
         while not ending:
             items = self._take()
@@ -202,6 +226,8 @@ class Deliverer:
                     return
                 self._batch, self._decoding = batch, 0
             self._dispatch(batch)
+        while self.dispatcher.pending and not self._abandoned:
+            sleep(PENDING_CHECK)
 
     def _may_take(self) -> bool:
         return self._buffer.may_take(hurry=self._stopping)
@@ -284,7 +310,7 @@ class Deliverer:
         if self.retrying:
             self.retrying = False
             logger.info("%s delivers again", self.name)
-        self.delivered += size
+        self._delivered += size
         batch.clear()
 
     def _forget_removed(self, batch: deque[Delivery]) -> None:

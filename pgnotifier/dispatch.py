@@ -84,6 +84,21 @@ class Dispatcher(ABC):
         `Delivery.report`; it must not hold up the others.
         """
 
+    @property
+    def pending(self) -> int:
+        """How many deliveries it took off in `dispatch` without being done with them.
+
+        For dispatchers that hand on to threads or tasks of this process; `stop()` waits for these.
+        """
+        return 0
+
+    def abandon(self) -> None:  # noqa: B027
+        """Forget what is pending and hasn't begun: `stop()` has waited long enough."""
+
+    def runs_here(self) -> bool:
+        """Return whether what is pending waits for the calling code, so that it can't wait."""
+        return False
+
     def details(self) -> Mapping[str, Any]:
         """Return what `Notifier.status()` is to tell of this dispatcher, JSON-able.
 
@@ -98,8 +113,18 @@ class Dispatcher(ABC):
         """
         return True
 
+    def open(self) -> None:  # noqa: B027
+        """Make ready for `dispatch`. Called by `start()`, before anything is heard.
+
+        Raises:
+            PgNotifierError: It can't be; `start()` lets it through, and nothing was started.
+        """
+
     def close(self) -> None:  # noqa: B027
         """Let go of connections. Called when the listener stops; `dispatch` may follow."""
+
+    def forget_in_child(self) -> None:  # noqa: B027
+        """Forget threads and what is pending, in a forked child: these are the parent's."""
 
 
 _UNCALLED_KINDS = (
@@ -113,6 +138,66 @@ def runs_when_called(fn: object) -> bool:
     """Tell whether a call runs its body: not that of a coroutine or generator function."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
     return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
+
+
+def is_generator(fn: object) -> bool:
+    """Tell whether a call makes a generator, asynchronous or not."""
+    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+    return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
+
+
+def check_in_process(subscription: "Subscription") -> None:
+    """Refuse what only a dispatcher to a queue can do.
+
+    Raises:
+        DispatcherMismatchError: The callback is a Celery task or signature.
+        UnknownOptionError: Options were given; there are none.
+    """
+    fn = subscription.fn
+    if subscription.options:
+        names = ", ".join(map(repr, subscription.options))
+        raise UnknownOptionError(
+            f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
+            "use a dispatcher to a queue, such as CeleryDispatcher, for these"
+        )
+    # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
+    # of tasks pass for what they stand for.
+    if hasattr(fn.__class__, "apply_async"):
+        raise DispatcherMismatchError(
+            f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
+            "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
+            "it enqueued, or subscribe a plain function"
+        )
+
+
+def bind_in_process(subscription: "Subscription") -> Callback:
+    """Return a subscription's callback, if a thread of this process can call it.
+
+    Raises:
+        DispatcherMismatchError: It is a coroutine or generator function, or a Celery task or
+            signature.
+        UnknownOptionError: Options were given; there are none.
+    """
+    check_in_process(subscription)
+    fn = subscription.fn
+    if not runs_when_called(fn):
+        raise DispatcherMismatchError(
+            f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
+            "which an in-process callback can't be: nothing would await or iterate over it; "
+            "AsyncioDispatcher awaits coroutine functions"
+        )
+    return cast("Callback", fn)
+
+
+def call(fn: Callback, delivery: Delivery) -> None:
+    """Call a callback unless its subscription was removed, and report what it raises."""
+    binding, arrived = delivery.binding, delivery.notification
+    if not binding.live:
+        return
+    try:
+        fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
+    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+        delivery.report(exc)
 
 
 class InlineDispatcher(Dispatcher):
@@ -129,27 +214,7 @@ class InlineDispatcher(Dispatcher):
                 or signature.
             UnknownOptionError: Options were given; there are none.
         """
-        fn = subscription.fn
-        if subscription.options:
-            names = ", ".join(map(repr, subscription.options))
-            raise UnknownOptionError(
-                f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
-                "use a dispatcher to a queue, such as CeleryDispatcher, for these"
-            )
-        # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
-        # of tasks pass for what they stand for.
-        if hasattr(fn.__class__, "apply_async"):
-            raise DispatcherMismatchError(
-                f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
-                "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
-                "it enqueued, or subscribe a plain function"
-            )
-        if not runs_when_called(fn):
-            raise DispatcherMismatchError(
-                f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
-                "which an in-process callback can't be: nothing would await or iterate over it"
-            )
-        return cast("Callback", fn)
+        return bind_in_process(subscription)
 
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Call each callback once; never raises."""

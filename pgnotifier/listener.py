@@ -154,9 +154,9 @@ class Listener:
         """Whether the reader has ended without `stop()`: there was no first connection, say."""
         return self.ended.is_open and not self._stopping
 
-    def delivers_here(self) -> bool:
-        """Return whether a dispatcher of this listener has called the calling code."""
-        return any(deliverer.is_current() for deliverer in self.deliverers.values())
+    def delivering_here(self) -> list[threading.Thread]:
+        """Return the threads that go on delivering once the calling code, a callback, is done."""
+        return [one.thread for one in self.deliverers.values() if one.is_current()]
 
     def stop(self, timeout: float) -> int:
         """End the reader, then deliver what was received, within a time in seconds.

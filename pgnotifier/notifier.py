@@ -1,5 +1,6 @@
 """Notifier: the one object that a user holds."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -174,6 +175,27 @@ class Notifier:
         # Ctrl-C is to end the program at once, and not when a slow queue has taken the rest.
         interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
         self.stop(lifetime.EXIT_TIMEOUT if interrupted else STOP_TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        """Start, without holding up the event loop: see `start()`."""
+        self._open_dispatchers()
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.stop)
+            await asyncio.wait([starting])
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop, while the event loop goes on: see `stop()`."""
+        await asyncio.to_thread(self.stop)
 
     # --- channels ---
 
@@ -432,8 +454,9 @@ class Notifier:
                 logger.error(
                     "stopped with %d notifications undelivered after %g s", undelivered, timeout
                 )
-            if listener.delivers_here() and not self.daemon:
-                lifetime.see_out(threading.current_thread())
+            if not self.daemon:
+                for thread in listener.delivering_here():
+                    lifetime.see_out(thread)
             with self._lock:
                 if self._listener is listener:
                     self._ended()
@@ -565,7 +588,13 @@ class Notifier:
             )
         if dispatcher not in self._attached:
             dispatcher.attach(self)
+            if self.is_running():
+                dispatcher.open()
             self._attached.add(dispatcher)
+
+    def _open_dispatchers(self) -> None:
+        for dispatcher in tuple(self._attached):
+            dispatcher.open()
 
     def _deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
         return Deliverer(
@@ -589,6 +618,7 @@ class Notifier:
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_open:
+                    self._open_dispatchers()
                     if self._health is not None:
                         self._health.start()
                     listener = Listener(

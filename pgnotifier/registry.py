@@ -31,6 +31,7 @@ class Subscription:
         muted: Whether this subscription is muted; its channel may be, besides.
         gathering: How many notifications become one delivery, if so.
         on_gap: The same as `fn`, but for gaps; None if it isn't told of them.
+        tells_gaps: Whether it is itself another one's `on_gap`.
     """
 
     id: Hashable
@@ -41,13 +42,16 @@ class Subscription:
     muted: bool = False
     gathering: Gathering | None = None
     on_gap: Any = None
+    tells_gaps: bool = False
 
     def for_gaps(self) -> "Subscription | None":
         """Return the subscription that is told of gaps, with the id `(id, "gap")`."""
         if self.on_gap is None:
             return None
         parts = self.id if isinstance(self.id, tuple) else (self.id,)
-        return replace(self, id=(*parts, "gap"), fn=self.on_gap, gathering=None, on_gap=None)
+        return replace(
+            self, id=(*parts, "gap"), fn=self.on_gap, gathering=None, on_gap=None, tells_gaps=True
+        )
 
 
 class Binding:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from pgnotifier.testing.server import Server
 
 
+pytest.register_assert_rewrite("pgnotifier.testing.contract")
+
+
 @pytest.fixture(scope="session")
 def pgnotifier_postgres() -> Iterator[PostgresServer]:
     """Yield a PostgreSQL server that the tests of this process share; don't stop it."""

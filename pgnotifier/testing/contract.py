@@ -1,0 +1,394 @@
+"""What every dispatcher has to do, as tests: run them over yours.
+
+    # tests/test_my_dispatcher.py
+    import pytest
+    from pgnotifier.testing.contract import DispatcherContract
+
+    class TestMyDispatcher(DispatcherContract):
+        @pytest.fixture
+        def dispatcher(self):
+            return MyDispatcher(...)
+
+        def work(self):  # only for queues: have done what was enqueued
+            worker.run_until_empty()
+
+They need pytest, and the plugin `pgnotifier.testing.plugin` for its fixture `pgnotifier_dsn`: every
+test has a real PostgreSQL send, and a real `Notifier` listen. `QueueDispatcherContract` is for
+dispatchers to a queue, which may be down for a while.
+"""
+
+import json
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+
+from pgnotifier.dispatch import Dispatcher
+from pgnotifier.errors import PgNotifierError, UnknownOptionError
+from pgnotifier.notification import Notification
+from pgnotifier.notifier import Notifier
+from pgnotifier.registry import Subscription
+
+TIMEOUT = 60.0
+"""Seconds to wait for anything."""
+VALUES = (
+    '{"id": 1, "tags": ["a", null], "amount": 2.5}',
+    "{1: (2, b'\\xff'), 'set': {1}}",
+    "plain words é",
+    "",
+    "...",
+    "123456789012345678901234567890",
+    "true",
+    "'\"quoted\"'",
+)
+"""Payloads of every kind, as text."""
+
+
+class Call(NamedTuple):
+    """A call of a callback.
+
+    Attributes:
+        name: `first`, `second` or `failing`.
+        id: The subscription's.
+        channel: Where the notification came on.
+        payload: Its value.
+        pid: The notifying session's.
+    """
+
+    name: str
+    id: Hashable
+    channel: str
+    payload: Any
+    pid: int
+
+
+CALLS: list[Call] = []
+"""All calls, in their order."""
+
+
+def first(id: Hashable, channel: str, payload: Any, pid: int) -> None:
+    """Take down a call."""
+    CALLS.append(Call("first", id, channel, payload, pid))
+
+
+def second(id: Hashable, channel: str, payload: Any, pid: int) -> None:
+    """Take down a call, as somebody else."""
+    CALLS.append(Call("second", id, channel, payload, pid))
+
+
+def failing(id: Hashable, channel: str, payload: Any, pid: int) -> None:
+    """Take down a call, and fail."""
+    CALLS.append(Call("failing", id, channel, payload, pid))
+    raise ValueError("told to fail")
+
+
+class DispatcherContract:
+    """The tests. Subclass it, and give it a fixture `dispatcher`.
+
+    Attributes:
+        ordered: Whether one subscription's calls are made in order.
+    """
+
+    ordered = True
+
+    # --- what a subclass may say ---
+
+    def adapt(self, fn: Callable[..., None]) -> Any:
+        """Return what is to be subscribed so that a function of this module is called."""
+        return fn
+
+    def work(self) -> None:
+        """Have done what was enqueued, so far as nothing else does it."""
+
+    def calls(self) -> list[Call]:
+        """Return what `first`, `second` and `failing` have taken down, in order.
+
+        For workers in other processes: there they have to leave it somewhere.
+        """
+        return CALLS
+
+    # --- fixtures ---
+
+    @pytest.fixture
+    def errors(self) -> list[BaseException]:
+        """Return what was reported to `on_error`."""
+        return []
+
+    @pytest.fixture
+    def notifier(
+        self, dispatcher: Dispatcher, pgnotifier_dsn: str, errors: list[BaseException]
+    ) -> Iterator[Notifier]:
+        """Yield a notifier with the dispatcher, which isn't started yet."""
+        CALLS.clear()
+
+        def report(exc: BaseException, _: Subscription, __: Notification) -> None:
+            errors.append(exc)
+
+        notifier = Notifier(pgnotifier_dsn, dispatcher=dispatcher, on_error=report)
+        yield notifier
+        notifier.stop(TIMEOUT)
+
+    @pytest.fixture
+    def send(self, pgnotifier_dsn: str) -> Iterator[Callable[..., int]]:
+        """Yield a function that sends texts on a channel, and returns who sent them."""
+        with psycopg.connect(pgnotifier_dsn) as connection:
+
+            def send(channel: str, *texts: str) -> int:
+                with connection.transaction():
+                    for text in texts:
+                        connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
+                return connection.info.backend_pid
+
+            yield send
+
+    def wait_for(self, count: int) -> list[Call]:
+        """Wait until there were so many calls, and a moment for more; return them."""
+        deadline = time.monotonic() + TIMEOUT
+        while len(found := self._worked()) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} calls: {found}"
+            time.sleep(0.02)
+        time.sleep(0.1)
+        found = self._worked()
+        assert len(found) == count, f"{len(found)} calls instead of {count}: {found}"
+        return found
+
+    def _worked(self) -> list[Call]:
+        self.work()
+        return list(self.calls())
+
+    # --- the tests ---
+
+    def test_values_arrive_as_they_are(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """Id, channel, payload and pid are those that a call in process would get."""
+        notifier.subscribe(("shop", 1), "a", self.adapt(first))
+        notifier.start()
+        pid = send("a", *VALUES)
+        expected = [Call("first", ("shop", 1), "a", notifier.decoder(v), pid) for v in VALUES]
+        found = self.wait_for(len(VALUES))
+        if not self.ordered:
+            found.sort(key=repr)
+            expected.sort(key=repr)
+        assert repr(found) == repr(expected)
+
+    def test_order(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """What one subscription gets comes in the order of the commits, and nothing twice."""
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        for begin in range(0, 200, 40):
+            send("a", *map(str, range(begin, begin + 40)))
+        payloads = [call.payload for call in self.wait_for(200)]
+        assert (payloads if self.ordered else sorted(payloads)) == list(range(200))
+
+    def test_everybody_is_called(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """Each subscription of a channel, and an id on each of its channels."""
+        notifier.subscribe("one", "a", self.adapt(first))
+        notifier.subscribe("two", "a", self.adapt(second))
+        notifier.subscribe("one", "b", self.adapt(first))
+        notifier.start()
+        send("a", "1", "2")
+        send("b", "3")
+        found = {(call.name, call.id, call.channel, call.payload) for call in self.wait_for(5)}
+        assert found == {
+            ("first", "one", "a", 1),
+            ("first", "one", "a", 2),
+            ("second", "two", "a", 1),
+            ("second", "two", "a", 2),
+            ("first", "one", "b", 3),
+        }
+
+    def test_a_replaced_callback(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """The later one is called, and the earlier one no longer."""
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", "1")
+        self.wait_for(1)
+        notifier.subscribe("a", "a", self.adapt(second))
+        send("a", "2")
+        assert [(call.name, call.payload) for call in self.wait_for(2)] == [
+            ("first", 1),
+            ("second", 2),
+        ]
+
+    def test_unsubscribed_and_muted(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """Those get nothing; who is unmuted does again."""
+        notifier.subscribe("gone", "a", self.adapt(first))
+        notifier.subscribe("mute", "a", self.adapt(first))
+        notifier.subscribe("stays", "a", self.adapt(first))
+        notifier.start()
+        notifier.unsubscribe("gone", "a")
+        notifier.mute_subscriber("mute")
+        send("a", "1")
+        assert [call.id for call in self.wait_for(1)] == ["stays"]
+        notifier.unmute_subscriber("mute")
+        send("a", "2")
+        assert sorted(str(call.id) for call in self.wait_for(3)[1:]) == ["mute", "stays"]
+
+    def test_a_failing_callback(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """It stops nobody, itself included."""
+        notifier.subscribe("bad", "a", self.adapt(failing))
+        notifier.subscribe("good", "a", self.adapt(first))
+        notifier.start()
+        send("a", "1", "2")
+        found = {(call.name, call.payload) for call in self.wait_for(4)}
+        assert found == {("failing", 1), ("first", 1), ("failing", 2), ("first", 2)}
+
+    def test_a_payload_that_cannot_be_decoded(
+        self, notifier: Notifier, send: Callable[..., int], errors: list[BaseException]
+    ) -> None:
+        """It is reported, and what comes after it is delivered."""
+
+        def decoder(text: str) -> Any:
+            if text == "bad":
+                raise ValueError("told to fail")
+            return int(text)
+
+        notifier.decoder = decoder
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", "1", "bad", "2")
+        assert sorted(call.payload for call in self.wait_for(2)) == [1, 2]
+        assert [str(exc) for exc in errors] == ["told to fail"]
+
+    def test_batches(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """A batch is a list of payloads."""
+        notifier.subscribe("a", "a", self.adapt(first), batch=(3, 0.5))
+        notifier.start()
+        send("a", '{"n": 1}', "(2,)", "three", "4")
+        payloads = [call.payload for call in self.wait_for(2)]
+        assert sorted(payloads, key=len) == [[4], [{"n": 1}, (2,), "three"]]
+
+    def test_debounces(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """Of a storm, the last one is delivered."""
+        notifier.subscribe(
+            "a", "a", self.adapt(first), debounce=0.3, key=lambda payload: payload["id"]
+        )
+        notifier.start()
+        send("a", *(f'{{"id": 1, "n": {n}}}' for n in range(20)))
+        assert [call.payload for call in self.wait_for(1)] == [{"id": 1, "n": 19}]
+
+    def test_gaps(self, notifier: Notifier, send: Callable[..., int], pgnotifier_dsn: str) -> None:
+        """What a subscription is told of a gap comes before what was sent after it."""
+        notifier.subscribe("a", "a", self.adapt(first), on_gap=self.adapt(second))
+        notifier.start()
+        with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND application_name = 'pgnotifier'"
+            )
+        deadline = time.monotonic() + TIMEOUT
+        while notifier.status().state != "hearing" or not notifier.status().gaps:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        send("a", "1")
+        found = self.wait_for(2)
+        if not self.ordered:
+            found.sort(key=lambda call: call.name, reverse=True)
+        gap, after = found
+        assert (gap.name, gap.id, gap.channel, gap.pid) == ("second", ("a", "gap"), "a", 0)
+        assert gap.payload["channels"] == ["a"]
+        assert (after.name, after.payload) == ("first", 1)
+
+    def test_an_unknown_option(self, notifier: Notifier) -> None:
+        """It is refused when it is given, and nothing is subscribed."""
+        with pytest.raises(UnknownOptionError, match="no_such_option"):
+            notifier.subscribe("a", "a", self.adapt(first), no_such_option=1)
+        assert notifier.get_channels() == set()
+
+    def test_an_unfit_callback(self, notifier: Notifier) -> None:
+        """A generator function, whose call does nothing, is refused."""
+
+        def generate(*_: object) -> Iterator[None]:
+            yield
+
+        with pytest.raises(PgNotifierError):
+            notifier.subscribe("a", "a", generate)
+        assert notifier.get_channels() == set()
+
+    def test_stopping_delivers_the_rest(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """`stop()` returns when all that was received has been delivered; a start goes on."""
+        notifier.subscribe("a", "a", self.adapt(first))
+        for start in (0, 500):
+            notifier.start()
+            send("a", *map(str, range(start, start + 500)))
+            deadline = time.monotonic() + TIMEOUT
+            while notifier.status().received < 500:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            assert notifier.stop(TIMEOUT) == 0
+            self.wait_for(start + 500)
+        assert sorted(call.payload for call in self.calls()) == list(range(1000))
+
+    def test_status(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """What it tells of itself is JSON-able, and counts what was delivered."""
+        notifier.subscribe(("shop", 1), "a", self.adapt(first))
+        notifier.start()
+        send("a", "1", "2")
+        self.wait_for(2)
+        deadline = time.monotonic() + TIMEOUT
+        while (told := notifier.status().to_dict())["dispatchers"][0]["delivered"] != 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        json.dumps(told)
+        assert notifier.find_trouble() == []
+
+    def test_changes_while_delivering(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """Subscribing and unsubscribing others, by several threads, costs no delivery."""
+        notifier.subscribe("stays", "a", self.adapt(first))
+        notifier.start()
+        stopping = threading.Event()
+        failures: list[BaseException] = []
+
+        def change(number: int) -> None:
+            try:
+                while not stopping.is_set():
+                    notifier.subscribe(f"comes-{number}", f"b{number}", self.adapt(second))
+                    notifier.unsubscribe(f"comes-{number}", f"b{number}")
+            except BaseException as exc:  # noqa: BLE001 - told to the test
+                failures.append(exc)
+
+        threads = [threading.Thread(target=change, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for begin in range(0, 300, 30):
+                send("a", *map(str, range(begin, begin + 30)))
+            found = self.wait_for(300)
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        payloads = [call.payload for call in found]
+        assert (payloads if self.ordered else sorted(payloads)) == list(range(300))
+
+
+class QueueDispatcherContract(DispatcherContract):
+    """The same for dispatchers to a queue, and what happens while that is down."""
+
+    @abstractmethod
+    def outage(self) -> AbstractContextManager[object]:
+        """Have the queue be down, for as long as the `with` block."""
+
+    def test_importing_a_module_does_not_listen(self, notifier: Notifier) -> None:
+        """Workers import the modules that subscribe; that starts nothing."""
+        notifier.subscribe("a", "a", self.adapt(first))
+        assert not notifier.is_running()
+
+    def test_an_outage(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """What is sent meanwhile waits for the queue, and none of it is lost."""
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", "0")
+        self.wait_for(1)
+        with self.outage():
+            send("a", *map(str, range(1, 100)))
+            deadline = time.monotonic() + TIMEOUT
+            while not notifier.status().dispatchers[0].retrying:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        assert sorted(call.payload for call in self.wait_for(100)) == list(range(100))

@@ -1,0 +1,152 @@
+"""ThreadDispatcher: callbacks in threads of this process."""
+
+import threading
+from collections import deque
+from contextvars import copy_context
+from typing import TYPE_CHECKING, NamedTuple
+
+from pgnotifier.dispatch import Callback, Delivery, Dispatcher, bind_in_process, call
+from pgnotifier.errors import ConfigurationError
+from pgnotifier.lanes import Lane, Lanes
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
+    from pgnotifier.registry import Subscription
+
+IDLE = 10.0
+"""Seconds after which a thread that has nothing to do ends."""
+
+
+class Target(NamedTuple):
+    """What a subscription's deliveries carry."""
+
+    fn: Callback
+    lane: Lane
+
+
+class ThreadDispatcher(Dispatcher):
+    """Calls callbacks in this process, several at a time, in threads.
+
+        notifier = Notifier(conf, dispatcher=ThreadDispatcher(max_workers=8))
+
+    For callbacks that wait: for other servers, or for files. What one subscription gets, its
+    `on_gap` included, is called one after the other, in order; what several get, at the same time.
+    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+
+    `stop()` waits for callbacks that run as it does for those that wait, within its timeout.
+    """
+
+    def __init__(
+        self, max_workers: int = 8, *, ordered: bool = True, max_pending: int = 1_000
+    ) -> None:
+        """Make one; threads are started when there is something to call.
+
+        Args:
+            max_workers: How many threads there may be.
+            ordered: Whether a subscription's callback is called by one thread at a time, in order.
+            max_pending: How many deliveries may wait for a thread; more stay in the notifier's
+                buffer. A subscription that is slower than what comes holds up the others once it
+                has so many waiting: give it a dispatcher of its own.
+
+        Raises:
+            ConfigurationError: A number is below 1.
+        """
+        check_positive(max_workers=max_workers, max_pending=max_pending)
+        self._max_workers = max_workers
+        self._lanes = Lanes(max_pending, ordered=ordered)
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._notifier: Notifier | None = None
+
+    def __repr__(self) -> str:
+        return f"<ThreadDispatcher, {self._workers} of {self._max_workers} threads>"
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Learn which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        self._notifier = claim(self, self._notifier, notifier)
+
+    def bind(self, subscription: "Subscription") -> Target:
+        """Check that the callback can be called here, and return it with its lane.
+
+        Raises:
+            DispatcherMismatchError: It is a coroutine or generator function, or a Celery task
+                or signature.
+            UnknownOptionError: Options were given; there are none.
+        """
+        return Target(bind_in_process(subscription), self._lanes.lane(subscription))
+
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Hand each delivery to a thread, waiting for one to be free."""
+        while batch:
+            if self._lanes.put(batch):
+                self._start_workers()
+
+    @property
+    def pending(self) -> int:
+        """How many deliveries run, or wait for a thread."""
+        return self._lanes.pending
+
+    def abandon(self) -> None:
+        """Forget what hasn't begun."""
+        self._lanes.clear()
+
+    def close(self) -> None:
+        """Have threads end that have nothing to do."""
+        self._lanes.dismiss()
+
+    def forget_in_child(self) -> None:
+        """Have no threads, in a forked child."""
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._lanes.forget_in_child()
+
+    def _start_workers(self) -> None:
+        with self._lock:
+            if self._workers >= self._max_workers:
+                return
+            self._workers += 1
+        # In the deliverer's context, which tells that callbacks are called by its notifier.
+        thread = threading.Thread(
+            target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
+        )
+        thread.start()
+
+    def _work(self) -> None:
+        try:
+            while (turn := self._lanes.take(IDLE)) is not None:
+                lane, delivery = turn
+                try:
+                    call(delivery.binding.target.fn, delivery)
+                finally:
+                    self._lanes.done(lane)
+        finally:
+            with self._lock:
+                self._workers -= 1
+
+
+def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier") -> "Notifier":
+    """Return the notifier that a dispatcher belongs to from now on.
+
+    Raises:
+        ConfigurationError: It belongs to another one.
+    """
+    if owner is not None and owner is not notifier:
+        raise ConfigurationError(
+            f"{dispatcher!r} serves {owner!r} already; give each notifier one of its own"
+        )
+    return notifier
+
+
+def check_positive(**numbers: object) -> None:
+    """Raise unless all are integers from 1 on.
+
+    Raises:
+        ConfigurationError: One isn't.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConfigurationError(f"{name} must be an integer from 1 on, not {number!r:.80}")

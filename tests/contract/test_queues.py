@@ -1,0 +1,112 @@
+"""The contract, of the dispatchers to queues, with their real workers on a real broker."""
+
+import itertools
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+
+import dramatiq
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from dramatiq.brokers.redis import RedisBroker
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.serializers import JSONSerializer
+from rq.timeouts import TimerDeathPenalty
+
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.rq import RQDispatcher
+from pgnotifier.testing.contract import QueueDispatcherContract
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-dispatcher.md"
+
+
+class _OnValkey(QueueDispatcherContract):
+    @pytest.fixture(autouse=True)
+    def broker(self, pgnotifier_private_valkey, away):
+        """Have a broker, and let it be taken away."""
+        self.url = pgnotifier_private_valkey.url
+        self.outage = away
+
+
+class TestRQDispatcher(_OnValkey):
+    """Jobs that a worker takes."""
+
+    serializer = None
+
+    @pytest.fixture
+    def dispatcher(self, broker):
+        with Redis.from_url(self.url) as connection:
+            self.queue = Queue(connection=connection, serializer=self.serializer)
+            yield RQDispatcher(self.queue)
+
+    def work(self):
+        class Worker(SimpleWorker):
+            death_penalty_class = TimerDeathPenalty  # needs no signals
+
+        worker = Worker([self.queue], connection=self.queue.connection, serializer=self.serializer)
+        worker.work(burst=True)
+
+
+class TestRQDispatcherWithJSON(TestRQDispatcher):
+    """The same with a serializer that isn't pickle."""
+
+    serializer = JSONSerializer
+
+
+class TestCeleryDispatcher(_OnValkey):
+    """Tasks that a worker takes."""
+
+    running = False
+
+    @pytest.fixture
+    def dispatcher(self, broker):
+        self.app = app = Celery("contract", broker=self.url, set_as_current=False)
+        app.conf.worker_hijack_root_logger = False
+        app.conf.broker_connection_retry_on_startup = True
+        self.workers = ExitStack()
+        with app, self.workers:
+            yield CeleryDispatcher(app)
+
+    def work(self):
+        if not self.running:  # when there are tasks for it to know
+            self.workers.enter_context(
+                start_worker(self.app, perform_ping_check=False, shutdown_timeout=30)
+            )
+            self.running = True
+
+
+class TestDramatiqDispatcher(_OnValkey):
+    """The guide's own, as it stands there."""
+
+    names = itertools.count()
+
+    @pytest.fixture
+    def guide(self):
+        code = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)[0]
+        assert len(code.splitlines()) <= 40
+        module = {}
+        exec(compile(code, "guide.py", "exec"), module)
+        return SimpleNamespace(**module)
+
+    @pytest.fixture
+    def dispatcher(self, broker, guide):
+        self.unpack = guide.unpack
+        self.broker = RedisBroker(url=self.url)
+        dramatiq.set_broker(self.broker)
+        worker = dramatiq.Worker(self.broker, worker_threads=1, worker_timeout=100)
+        worker.start()
+        yield guide.DramatiqDispatcher(self.broker)
+        worker.stop()
+        self.broker.close()
+
+    def adapt(self, fn):
+        unpack = self.unpack
+
+        def act(*arguments):
+            fn(*unpack(*arguments))
+
+        name = f"{fn.__name__}-{next(self.names)}"
+        return dramatiq.actor(act, actor_name=name, broker=self.broker, max_retries=0)
