@@ -72,11 +72,11 @@ class Lanes:
                 lane = self._lanes[key] = Lane()
             return lane
 
-    def put(self, batch: deque[Delivery]) -> bool:
+    def put(self, batch: deque[Delivery]) -> int:
         """Take over as many of a batch as there is room for, waiting a moment for some.
 
         Returns:
-            Whether a worker should be told: more may begin than there are workers waiting.
+            How many more may begin now than there are workers waiting in `take`.
         """
         with self._lock:
             self._dismissed = False
@@ -96,7 +96,7 @@ class Lanes:
                     lane.waiting.append(delivery)
                 else:
                     self._begin(lane, delivery)
-            return len(self._ready) > self._idle
+            return max(0, len(self._ready) - self._idle)
 
     def take(self, timeout: float = 0) -> Turn | None:
         """Return what may begin, waiting so many seconds for it; None if nothing does."""

@@ -82,8 +82,8 @@ class ThreadDispatcher(Dispatcher):
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Hand each delivery to a thread, waiting for one to be free."""
         while batch:
-            if self._lanes.put(batch):
-                self._start_workers()
+            for _ in range(self._lanes.put(batch)):
+                self._start_worker()
 
     @property
     def pending(self) -> int:
@@ -104,7 +104,7 @@ class ThreadDispatcher(Dispatcher):
         self._workers = 0
         self._lanes.forget_in_child()
 
-    def _start_workers(self) -> None:
+    def _start_worker(self) -> None:
         with self._lock:
             if self._workers >= self._max_workers:
                 return

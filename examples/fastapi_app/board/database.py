@@ -1,0 +1,22 @@
+"""One statement at a time, each on a connection of its own: enough for an example."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, LiteralString
+
+from psycopg import AsyncConnection
+
+from board.settings import DSN
+
+
+async def execute(query: LiteralString, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Run a statement in a transaction of its own and return its rows, if it has any."""
+    async with await AsyncConnection.connect(DSN) as connection:
+        cursor = await connection.execute(query, values)
+        return await cursor.fetchall() if cursor.description else []
+
+
+async def create() -> None:
+    """Create the table and its trigger."""
+    async with await AsyncConnection.connect(DSN) as connection:
+        await connection.execute(Path(__file__).with_name("schema.sql").read_bytes())

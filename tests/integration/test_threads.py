@@ -1,0 +1,197 @@
+"""ThreadDispatcher: several at a time, bounded, and drained at the end."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from pgnotifier import (
+    ConfigurationError,
+    DispatcherMismatchError,
+    InlineDispatcher,
+    Notifier,
+    ThreadDispatcher,
+)
+
+
+@pytest.fixture
+def make(db, request):
+    """Return a maker of running notifiers with threads."""
+
+    def make(*args, **settings):
+        notifier = Notifier(db.dsn, dispatcher=ThreadDispatcher(*args, **settings))
+        request.addfinalizer(lambda: notifier.stop(5))
+        return notifier
+
+    return make
+
+
+def workers():
+    """Return the threads that call callbacks."""
+    return [one for one in threading.enumerate() if one.name == "pgnotifier-worker"]
+
+
+def test_several_at_a_time(make, db, eventually):
+    """As many as there are workers; a slow one doesn't hold up the others."""
+    notifier = make(3)
+    barrier = threading.Barrier(3, timeout=20)
+    passed = []
+    for n in range(3):
+        notifier.subscribe(n, "a", lambda *_: passed.append(barrier.wait()))
+    db.notify("a", "1")
+    eventually(lambda: len(passed) == 3)
+    assert len(workers()) == 3
+
+
+def test_without_order_one_subscription_runs_side_by_side(make, db, eventually):
+    """Its callback is called by several threads at a time."""
+    notifier = make(4, ordered=False)
+    barrier = threading.Barrier(4, timeout=20)
+    passed = []
+    notifier.subscribe(1, "a", lambda *_: passed.append(barrier.wait()))
+    for n in range(4):
+        db.notify("a", str(n))
+    eventually(lambda: len(passed) == 4)
+
+
+def test_stopping_waits_for_those_that_run(make, db, eventually, record):
+    """Within its timeout; nothing runs afterwards, and no thread is left."""
+    notifier = make(2)
+    begun = threading.Event()
+
+    def slow(*args):
+        begun.set()
+        time.sleep(0.5)
+        record(*args)
+
+    notifier.subscribe(1, "a", slow)
+    for n in range(3):
+        db.notify("a", str(n))
+    assert begun.wait(20)
+    eventually(lambda: notifier.status().received >= 3)
+    assert notifier.stop(30) == 0
+    assert record.payloads == [0, 1, 2]
+    eventually(lambda: not workers())
+
+
+def test_what_takes_too_long_is_given_up(make, db, eventually):
+    """And counted; what hasn't begun by then never does."""
+    notifier = make(1)
+    gate, begun = threading.Event(), []
+
+    def stuck(_id, _channel, payload, _pid):
+        begun.append(payload)
+        gate.wait(60)
+
+    notifier.subscribe(1, "a", stuck)
+    for n in range(5):
+        db.notify("a", str(n))
+    eventually(lambda: notifier.status().dispatchers[0].waiting == 5)
+    eventually(lambda: begun)
+    assert notifier.stop(0.2) == 5
+    gate.set()
+    eventually(lambda: not workers())
+    assert begun == [0]
+
+
+def test_a_callback_may_stop_its_notifier(make, db, eventually):
+    """It doesn't wait for itself, and the rest follows."""
+    notifier = make(1)
+    took, seen = [], []
+
+    def stop(_id, _channel, payload, _pid):
+        seen.append(payload)
+        if payload == 0:
+            eventually(lambda: notifier.status().received >= 3)
+            began = time.monotonic()
+            notifier.stop(10)
+            took.append(time.monotonic() - began)
+
+    notifier.subscribe(1, "a", stop)
+    for n in range(3):
+        db.notify("a", str(n))
+    eventually(lambda: len(seen) == 3)
+    assert took[0] < 8
+    assert not notifier.is_running()
+
+
+def test_a_callback_may_subscribe(make, db, eventually, record):
+    """From its thread, and what it subscribed to is live when the call returns."""
+    notifier = make(2)
+
+    def subscribe(*_):
+        notifier.subscribe(2, "b", record)
+        db.notify("b", '"hello"')
+
+    notifier.subscribe(1, "a", subscribe)
+    db.notify("a")
+    assert record.wait_for(1) == ["hello"]
+
+
+def test_sys_exit_is_reported(db, eventually, record):
+    """It ends nothing: neither the thread nor what comes after."""
+    errors = []
+    dispatcher = ThreadDispatcher(1)
+    with Notifier(db.dsn, dispatcher=dispatcher, on_error=lambda *e: errors.append(e)) as notifier:
+
+        def leave(*args):
+            record(*args)
+            raise SystemExit(3)
+
+        notifier.subscribe(1, "a", leave)
+        db.notify("a", "1")
+        db.notify("a", "2")
+        eventually(lambda: len(errors) == 2)
+    assert record.payloads == [1, 2]
+
+
+def test_one_notifier_each(db):
+    """A second one is refused, as `stop()` of the one would wait for the other's."""
+    dispatcher = ThreadDispatcher()
+    Notifier(db.dsn, dispatcher=dispatcher)
+    with pytest.raises(ConfigurationError, match="serves <Notifier"):
+        Notifier(db.dsn, dispatcher=dispatcher)
+    shared = InlineDispatcher()
+    Notifier(db.dsn, dispatcher=shared)
+    Notifier(db.dsn, dispatcher=shared)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"max_workers": 0}, {"max_workers": True}, {"max_pending": 0}]
+)
+def test_numbers_that_cannot_be(settings):
+    """They are named."""
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        ThreadDispatcher(**settings)
+
+
+def test_a_coroutine_function_is_refused(make):
+    """With the dispatcher that takes it."""
+
+    async def wait(*_): ...
+
+    with pytest.raises(DispatcherMismatchError, match="AsyncioDispatcher"):
+        make().subscribe(1, "a", wait)
+
+
+def test_a_fork_takes_nothing_along(make, db, eventually, record):
+    """In the child there are no threads, and nothing pending; the parent delivers on."""
+    notifier = make(2)
+    gate = threading.Event()
+
+    def wait(*args):
+        gate.wait(30)
+        record(*args)
+
+    notifier.subscribe(1, "a", wait)
+    for n in range(3):
+        db.notify("a", str(n))
+    eventually(lambda: notifier.status().dispatchers[0].waiting == 3)
+    child = os.fork()
+    if not child:
+        clean = not notifier.is_running() and not notifier._dispatcher.pending and not workers()
+        os._exit(0 if clean else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    gate.set()
+    assert record.wait_for(3) == [0, 1, 2]
