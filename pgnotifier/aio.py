@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pgnotifier.dispatch import Delivery, Dispatcher, check_in_process, is_generator
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
-from pgnotifier.lanes import Lane, Lanes, Turn
+from pgnotifier.lanes import Lane, Lanes
 from pgnotifier.threads import check_positive, claim
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class AsyncioDispatcher(Dispatcher):
             loop = self._loop
             if loop is None or loop.is_closed():
                 self._report(batch)
-            elif self._lanes.put(batch):
+            elif count := self._lanes.put(batch):
                 try:
-                    loop.call_soon_threadsafe(self._begin, context=copy_context())
+                    loop.call_soon_threadsafe(self._begin, count, context=copy_context())
                 except RuntimeError:  # closed at this moment
                     self._report(deque(self._lanes.clear()))
 
@@ -161,26 +161,25 @@ class AsyncioDispatcher(Dispatcher):
 
     # --- on the loop ---
 
-    def _begin(self) -> None:
-        while len(self._tasks) < self._max_tasks and (turn := self._lanes.take()) is not None:
-            task = asyncio.get_running_loop().create_task(self._work(turn))
+    def _begin(self, count: int) -> None:
+        for _ in range(min(count, self._max_tasks - len(self._tasks))):
+            task = asyncio.get_running_loop().create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():  # by an end of the loop, which nothing should be added to
-            self._begin()
+            self._begin(min(1, self._lanes.ready))
 
-    async def _work(self, first: Turn) -> None:
-        turn: Turn | None = first
-        while turn is not None:
+    async def _work(self) -> None:
+        # Taken here: a loop may end before a task's first step.
+        while (turn := self._lanes.take()) is not None:
             lane, delivery = turn
             try:
                 await self._call(delivery)
             finally:
                 self._lanes.done(lane)
-            turn = self._lanes.take()
 
     async def _call(self, delivery: Delivery) -> None:
         binding, arrived = delivery.binding, delivery.notification

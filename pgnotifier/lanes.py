@@ -98,6 +98,11 @@ class Lanes:
                     self._begin(lane, delivery)
             return max(0, len(self._ready) - self._idle)
 
+    @property
+    def ready(self) -> int:
+        """How many may begin now."""
+        return len(self._ready)
+
     def take(self, timeout: float = 0) -> Turn | None:
         """Return what may begin, waiting so many seconds for it; None if nothing does."""
         with self._lock:
