@@ -32,13 +32,7 @@ class Publisher:
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
         """
-        text = encode(payload)
-        size = len(text.encode())
-        if size > MAX_PAYLOAD_BYTES:
-            raise PayloadTooLargeError(
-                f"the payload for channel {channel!r} has {size} bytes; NOTIFY takes "
-                f"{MAX_PAYLOAD_BYTES} at most. Store it, and send its key instead"
-            )
+        text = make_text(channel, payload)
         with self._lock:
             self._closing = False
             connection = self._connected()
@@ -92,3 +86,24 @@ class Publisher:
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
+
+
+def make_text(channel: str, payload: Any) -> str:
+    """Return a payload as the text that NOTIFY sends.
+
+    Args:
+        channel: Where to, for errors.
+        payload: Any value that JSON or a Python literal can write.
+
+    Raises:
+        PayloadEncodingError: Neither can.
+        PayloadTooLargeError: It has over 7,999 bytes.
+    """
+    text = encode(payload)
+    size = len(text.encode())
+    if size > MAX_PAYLOAD_BYTES:
+        raise PayloadTooLargeError(
+            f"the payload for channel {channel!r} has {size} bytes; NOTIFY takes "
+            f"{MAX_PAYLOAD_BYTES} at most. Store it, and send its key instead"
+        )
+    return text

@@ -1,0 +1,1 @@
+"""The audit: what happened, in a database of its own."""

@@ -1,0 +1,1 @@
+"""Orders, which tell of themselves."""

@@ -1,0 +1,21 @@
+"""Orders. Whatever program changes them, PostgreSQL tells of it."""
+
+from django.db import models
+
+from pgnotifier.contrib.django import Channel, notify_on
+
+orders = Channel("orders")
+
+
+class Order(models.Model):
+    """What somebody wants."""
+
+    item = models.CharField(max_length=100)
+    status = models.CharField(max_length=20, default="new")
+    note = models.TextField(blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.pk}: {self.item}"
+
+
+notify_on(Order, insert=True, update=["status"], delete=True, channel=orders, new=["item", "status"])

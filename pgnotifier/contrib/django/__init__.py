@@ -1,0 +1,24 @@
+"""Django: notifications are received as signals, or become tasks.
+
+    INSTALLED_APPS += ["pgnotifier.contrib.django"]
+
+    # shop/notifications.py, found in every app
+    orders = Channel("orders")
+
+    @orders.connect
+    def recount(sender, payload, **kwargs): ...
+
+    @orders.task(id="invoice", queue="low")
+    def invoice(sender, payload, **kwargs): ...
+
+`manage.py pgnotifier` listens; `orders.notify(payload)` sends, when the transaction commits.
+
+    model -> trigger  -> NOTIFY -> listener      -> Channel         -> receivers
+             triggers              notifiers, one   channels, which    or running, in a
+             in migrations         per database     are signals        worker of tasks
+"""
+
+from pgnotifier.contrib.django.channels import Channel
+from pgnotifier.contrib.django.triggers import NotifyOn, notify_on
+
+__all__ = ["Channel", "NotifyOn", "notify_on"]

@@ -1,0 +1,35 @@
+"""The app: finds the project's receivers, and registers the checks."""
+
+import logging
+
+from django.apps import AppConfig
+from django.core.checks import Tags, register
+from django.db.models.signals import post_migrate
+from django.utils.module_loading import autodiscover_modules
+
+logger = logging.getLogger("pgnotifier.django")
+
+
+class PgNotifierConfig(AppConfig):
+    """The app `pgnotifier`."""
+
+    name = "pgnotifier.contrib.django"
+    label = "pgnotifier"
+    verbose_name = "PostgreSQL notifications"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Import the module `notifications` of every app that has one."""
+        from pgnotifier.contrib.django import checks
+        from pgnotifier.contrib.django.conf import check_settings
+        from pgnotifier.contrib.django.triggers import drop_orphans
+
+        register(checks.check_configuration)
+        register(checks.check_databases, Tags.database)
+        register(checks.check_models)
+        post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
+        problems = check_settings()
+        for _, problem in problems:  # for those who run no checks, as workers do
+            logger.error("nothing is received: %s %s", problem.message, problem.hint)
+        if not problems:
+            autodiscover_modules("notifications")

@@ -1,0 +1,272 @@
+"""Channels: signals that PostgreSQL sends."""
+
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, ClassVar, Self, TypeVar
+from weakref import ReferenceType
+
+from asgiref.sync import sync_to_async
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.dispatch import Signal
+
+from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
+from pgnotifier.contrib.django.running import run
+from pgnotifier.contrib.django.signalling import SignalDispatcher
+from pgnotifier.notification import Notification
+from pgnotifier.publisher import make_text
+from pgnotifier.registry import check_channel
+
+RECEIVERS = "receivers"
+"""The id of the subscription that stands for all receivers of a channel."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_is_listener: ContextVar[bool] = ContextVar("pgnotifier_is_listener", default=False)
+
+
+class Channel(Signal):
+    """A channel of PostgreSQL as a signal of Django.
+
+        orders = Channel("orders")
+
+        @receiver(orders)  # or @orders.connect
+        def recount(sender, payload, **kwargs): ...
+
+        orders.notify({"id": 1})
+
+    Receivers are connected, and called, as those of any signal are: with `sender`, weakly unless
+    told otherwise, each once for a `dispatch_uid`, plain or async. What one raises stops no other.
+    They get `payload`, the `pid` of the session that sent, the `channel`'s name, the
+    `notification` with its text and time, `signal` and `sender`: the model, if `notify_on` has sent
+    it, or else this channel. They are called in the process that listens, `manage.py pgnotifier`;
+    those of `task()` are called by workers.
+
+    There is one object for each name.
+
+    Attributes:
+        name: The channel's.
+        gap: A signal that is sent when notifications of this channel may have been missed, before
+            any that come later, with `gap`: a dict of `since`, `until`, `channels`, `reason`.
+        tasks: The receivers that workers call, by id.
+        gap_tasks: Those that workers call for gaps, by id.
+    """
+
+    known: ClassVar[dict[str, "Channel"]] = {}
+
+    name: str
+    gap: Signal
+    tasks: dict[Hashable, Callable[..., Any]]
+    gap_tasks: dict[Hashable, Callable[..., Any]]
+
+    def __new__(cls, name: str, *, using: str | None = None) -> Self:
+        """Return the channel of that name.
+
+        Args:
+            name: The channel's: case-sensitive, up to 63 bytes.
+            using: An alias of DATABASES, of the database that it is a channel of. Default:
+                `PGNOTIFIER["DATABASE"]`.
+
+        Raises:
+            ChannelNameError: PostgreSQL has no such channel.
+            ImproperlyConfigured: It is known as one of another database.
+        """
+        found = cls.known.get(check_channel(name))
+        if found is not None:
+            if using is not None and using != found.database:
+                raise ImproperlyConfigured(
+                    f"channel {name!r} is one of database {found.database!r} already, and can't "
+                    f"be one of {using!r}, too"
+                )
+            return found  # type: ignore[return-value]
+        channel = super().__new__(cls)
+        Signal.__init__(channel)
+        channel.name = name
+        channel.gap = Signal()
+        channel.tasks = {}
+        channel.gap_tasks = {}
+        channel._options = {}
+        channel._using = using
+        cls.known[name] = channel
+        return channel
+
+    def __init__(self, name: str, *, using: str | None = None) -> None:
+        self._using: str | None
+        self._options: dict[Hashable, dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.name!r}>"
+
+    @property
+    def database(self) -> str:
+        """The alias of the database that it is a channel of."""
+        return self._using or str(conf.get("DATABASE"))
+
+    # --- receiving ---
+
+    def connect(  # type: ignore[override]
+        self,
+        receiver: Any = None,
+        sender: object = None,
+        weak: bool = True,
+        dispatch_uid: Hashable = None,
+    ) -> Any:
+        """Connect a receiver, as `django.dispatch.Signal.connect` does; or decorate one.
+
+        Returns:
+            The receiver; a decorator, if none was given.
+        """
+        if receiver is None:
+            return lambda fn: self.connect(fn, sender, weak, dispatch_uid)
+        super().connect(receiver, sender, weak, dispatch_uid)
+        notifier = get_notifier(self.database)
+        if RECEIVERS not in notifier.get_subscriptions().get(self.name, {}):
+            notifier.subscribe(
+                RECEIVERS,
+                self.name,
+                self.deliver,
+                notifier.is_running(),
+                dispatcher=SignalDispatcher.shared(notifier),
+                on_gap=self.deliver_gap,
+            )
+        return receiver
+
+    def disconnect(  # type: ignore[override]
+        self, receiver: Any = None, sender: object = None, dispatch_uid: Hashable = None
+    ) -> bool:
+        """Disconnect a receiver, as `django.dispatch.Signal.disconnect` does."""
+        done = super().disconnect(receiver, sender, dispatch_uid)
+        if not self.receivers:
+            notifier = get_notifier(self.database)
+            notifier.unsubscribe(RECEIVERS, self.name, notifier.is_running())
+        return bool(done)
+
+    def task(
+        self,
+        fn: F | None = None,
+        *,
+        id: Hashable = None,
+        on_gap: Callable[..., object] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have a receiver called by a worker: by Celery's, RQ's, or one of Django's tasks.
+
+            @orders.task(id="invoice", queue="low")
+            def invoice(sender, payload, **kwargs): ...
+
+        Which of them, `PGNOTIFIER["DISPATCHER"]` says. It gets what other receivers get; its
+        `notification` is made anew in the worker, with the time at which it runs.
+
+        Args:
+            fn: A receiver, sync or async; a decorator is returned if none is given.
+            id: Names the task. Default: `"module.qualname"` of the function.
+            on_gap: Called by a worker, too, with `gap`, when notifications may have been missed.
+            options: Those of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
+
+        Returns:
+            The receiver.
+
+        Raises:
+            ImproperlyConfigured: No dispatcher is configured, or it isn't installed.
+            PgNotifierError: Whatever `Notifier.subscribe` raises.
+        """
+        if fn is None:
+            return lambda fn: self.task(fn, id=id, on_gap=on_gap, **options)
+        key = f"{fn.__module__}.{fn.__qualname__}" if id is None else id
+        self._options[key] = {**options, "on_gap": None if on_gap is None else run}
+        self._subscribe(key)
+        self.tasks[key] = fn
+        if on_gap is not None:
+            self.gap_tasks[gap_id(key)] = on_gap
+        return fn
+
+    def subscribe_tasks(self) -> None:
+        """Subscribe the tasks once more, now that they go through another dispatcher."""
+        for key in self._options:
+            self._subscribe(key)
+
+    def _subscribe(self, key: Hashable) -> None:
+        notifier = get_notifier(self.database)
+        through = task_dispatcher(self.database)
+        live = notifier.is_running()
+        notifier.subscribe(key, self.name, run, live, dispatcher=through, **self._options[key])
+
+    def deliver(self, arrived: Notification) -> list[Exception]:
+        """Call the receivers with a notification; return what they have raised."""
+        if not self.receivers:
+            return []
+        listening = _is_listener.set(True)
+        try:
+            responses = self.send_robust(
+                find_sender(self, arrived.payload),
+                payload=arrived.payload,
+                pid=arrived.pid,
+                channel=self.name,
+                notification=arrived,
+            )
+        finally:
+            _is_listener.reset(listening)
+        return [response for _, response in responses if isinstance(response, Exception)]
+
+    def deliver_gap(self, arrived: Notification) -> list[Exception]:
+        """Call the receivers of `gap`; return what they have raised."""
+        responses = self.gap.send_robust(self, gap=arrived.payload, channel=self.name)
+        return [response for _, response in responses if isinstance(response, Exception)]
+
+    def _log_robust_failure(self, receiver: Any, err: Exception) -> None:
+        if not _is_listener.get():  # which reports it itself
+            super()._log_robust_failure(receiver, err)  # type: ignore[misc]
+
+    def live_receivers(self) -> list[Callable[..., Any]]:
+        """Return the receivers that haven't been garbage collected, whatever their sender."""
+        held = [entry[1] for entry in self.receivers]
+        found = [one() if isinstance(one, ReferenceType) else one for one in held]
+        return [one for one in found if one is not None]
+
+    # --- sending ---
+
+    def notify(self, payload: Any = "", using: str | None = None) -> None:
+        """Send a notification when the transaction commits; now, if there is none.
+
+        Within `atomic()` it belongs to the transaction: PostgreSQL sends it with the COMMIT, and
+        forgets it with a ROLLBACK, a savepoint's included.
+
+        Args:
+            payload: Any value that JSON or a Python literal can write.
+            using: An alias of DATABASES. Default: the channel's own.
+
+        Raises:
+            PayloadEncodingError: Neither JSON nor a literal can write it.
+            PayloadTooLargeError: Written, it has over 7,999 bytes.
+            django.db.Error: PostgreSQL refused.
+        """
+        text = make_text(self.name, payload)
+        with connections[using or self.database].cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [self.name, text])
+
+    async def anotify(self, payload: Any = "", using: str | None = None) -> None:
+        """Send a notification: see `notify`."""
+        await sync_to_async(self.notify)(payload, using)
+
+
+def gap_id(id: Hashable) -> Hashable:
+    """Return the id under which a subscription is told of gaps."""
+    return (*id, "gap") if isinstance(id, tuple) else (id, "gap")
+
+
+def find_sender(channel: Channel, payload: Any) -> object:
+    """Return the model that a payload of `notify_on` tells of, or the channel."""
+    if type(payload) is dict and type(label := payload.get("model")) is str:
+        return _find_model(label) or channel
+    return channel
+
+
+@cache
+def _find_model(label: str) -> object:
+    try:
+        return apps.get_model(label)
+    except (LookupError, ValueError):
+        return None

@@ -1,0 +1,149 @@
+"""`manage.py pgnotifier`: listens."""
+
+import json
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import autoreload
+
+from pgnotifier import foreground
+from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.channels import Channel
+from pgnotifier.contrib.django.notifiers import MAKERS, all_notifiers, replace_dispatchers
+from pgnotifier.contrib.django.watching import Watch, describe
+from pgnotifier.errors import ConfigurationError, PgNotifierError
+from pgnotifier.health import HealthServer
+from pgnotifier.notifier import Notifier
+
+
+class Command(BaseCommand):
+    """Listens to all channels that have receivers or tasks."""
+
+    help = (
+        "Listens to PostgreSQL, and calls the receivers of channels, or enqueues their tasks. "
+        "SIGTERM and Ctrl-C stop the listening, deliver what was received, and end it: exit code 0 "
+        "if all was delivered, 1 if not, or if there was no connection."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Say what there is."""
+        parser.add_argument(
+            "-c", "--channel", action="append", dest="channels", default=[], metavar="NAME",
+            help="Listen to this channel only; may be given several times. Default: all.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--dispatch", choices=MAKERS,
+            help="What tasks go through, instead of PGNOTIFIER['DISPATCHER']; inline has them "
+            "called in this process.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--list", action="store_true", dest="lists",
+            help="Print channels, receivers and tasks, and leave.",
+        )  # fmt: skip
+        parser.add_argument("--json", action="store_true", help="Print --list as JSON.")
+        parser.add_argument(
+            "--standby", metavar="NAME",
+            help="Of all listeners with this name one listens, and another takes over when it "
+            "ends. Default: PGNOTIFIER['STANDBY'].",
+        )  # fmt: skip
+        parser.add_argument(
+            "--drain-timeout", type=float, metavar="SECONDS",
+            help="How long to go on delivering what was received, after SIGTERM or SIGINT. "
+            "Default: PGNOTIFIER['DRAIN_TIMEOUT'], 30.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--health-port", type=int, metavar="PORT",
+            help="Answer /healthz and /readyz there, over HTTP. Default: "
+            "PGNOTIFIER['HEALTH_PORT'].",
+        )  # fmt: skip
+        parser.add_argument(
+            "--reload", action="store_true", default=None, dest="reload",
+            help="Start again when code changes. Default: if DEBUG.",
+        )  # fmt: skip
+        parser.add_argument("--noreload", action="store_false", dest="reload", help="Don't.")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Do it."""
+        if options["dispatch"]:
+            replace_dispatchers(options["dispatch"])
+            for channel in Channel.known.values():
+                channel.subscribe_tasks()
+        if options["lists"]:
+            self._list(as_json=options["json"], channels=options["channels"])
+            return
+        reload = settings.DEBUG if options["reload"] is None else options["reload"]
+        if reload:
+            autoreload.run_with_reloader(self._serve, options)
+        else:
+            sys.exit(self._listen(options))
+
+    def _listen(self, options: dict[str, Any]) -> int:
+        """Listen until a signal comes; return the exit code."""
+        chosen = self._choose(options)
+        port = options["health_port"] or conf.get("HEALTH_PORT")
+        health = None if port is None else HealthServer([*chosen.values()], port)
+        timeout = options["drain_timeout"]
+        with Watch(chosen):
+            return foreground.listen(
+                [*chosen.values()],
+                conf.get("DRAIN_TIMEOUT") if timeout is None else timeout,
+                health,
+                self.stderr.write,
+            )
+
+    def _serve(self, options: dict[str, Any]) -> None:
+        """Listen on a thread of the autoreloader's, which ends the process when code changes."""
+        try:
+            chosen = self._choose(options)
+            with Watch(chosen):
+                for notifier in chosen.values():
+                    notifier.start()
+                for notifier in chosen.values():
+                    notifier.wait()
+        except (CommandError, PgNotifierError) as exc:
+            # The next change of the code may mend it.
+            self.stderr.write(self.style.ERROR(str(exc)))
+
+    def _choose(self, options: dict[str, Any]) -> dict[str, Notifier]:
+        known = all_notifiers()
+        if not known:
+            raise CommandError(
+                "there is nothing to listen to: no app has a module `notifications` that connects "
+                "a receiver or a task to a Channel"
+            )
+        try:
+            chosen = foreground.choose_channels([*known.values()], options["channels"])
+        except ConfigurationError as exc:
+            raise CommandError(str(exc)) from None
+        for notifier in chosen:
+            notifier.standby = options["standby"] or conf.get("STANDBY")
+        self.stdout.write(f"Listening to {sum(len(n.get_channels()) for n in chosen)} channels.")
+        return {alias: one for alias, one in known.items() if one in chosen}
+
+    def _list(self, *, as_json: bool, channels: list[str]) -> None:
+        rows = [
+            {"database": alias, **row}
+            for alias in all_notifiers()
+            for row in describe(alias)
+            if not channels or row["channel"] in channels
+        ]
+        if as_json:
+            self.stdout.write(json.dumps(rows, indent=2))
+            return
+        lines = [("CHANNEL", "DATABASE", "RECEIVERS", "TASKS")]
+        lines += [
+            (
+                row["channel"],
+                row["database"],
+                ", ".join(row["receivers"]) or "-",
+                ", ".join(row["tasks"]) or "-",
+            )
+            for row in rows
+        ]
+        widths = [max(len(line[n]) for line in lines) for n in range(4)]
+        for line in lines:
+            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            self.stdout.write("  ".join(padded).rstrip())

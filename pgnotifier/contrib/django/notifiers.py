@@ -1,0 +1,192 @@
+"""Notifiers: one for each database that has channels."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.utils import ConnectionDoesNotExist
+
+from pgnotifier.contrib.django import conf
+from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.notification import Gap
+from pgnotifier.notifier import Notifier
+from pgnotifier.registry import Subscription
+
+PSYCOPG = ("autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory")
+"""What psycopg takes besides libpq's parameters."""
+
+GAPS = 20
+"""How many gaps are kept."""
+
+latest_gaps: dict[str, deque[Gap]] = {}
+"""The latest gaps, by the alias of their database."""
+
+_lock = threading.RLock()
+_notifiers: dict[str, Notifier] = {}
+_dispatchers: dict[str, Dispatcher] = {}
+
+
+def find_parameters(alias: str) -> Mapping[str, Any]:
+    """Return the libpq parameters of a database, as Django has them now.
+
+    Raises:
+        ImproperlyConfigured: There is no such database, or it isn't PostgreSQL.
+    """
+    try:
+        connection = connections[alias]
+    except ConnectionDoesNotExist:
+        raise ImproperlyConfigured(f"DATABASES has no {alias!r}") from None
+    if connection.vendor != "postgresql":
+        raise ImproperlyConfigured(
+            f"database {alias!r} is {connection.display_name}, which has no NOTIFY"
+        )
+    parameters = connection.get_connection_params()
+    return {name: value for name, value in parameters.items() if name not in PSYCOPG}
+
+
+def get_notifier(alias: str) -> Notifier:
+    """Return the notifier of a database; made when first asked for, and connected by nobody."""
+    with _lock:
+        found = _notifiers.get(alias)
+        if found is None:
+            standby, on_error = conf.get("STANDBY"), conf.get_imported("ON_ERROR")
+            found = _notifiers[alias] = Notifier(
+                lambda: find_parameters(alias),
+                autorun=False,
+                on_error=on_error,
+                on_gap=_GapHook(alias),
+                heartbeat=conf.get("HEARTBEAT"),
+                heartbeat_timeout=conf.get("HEARTBEAT_TIMEOUT"),
+                buffer_size=conf.get("BUFFER_SIZE"),
+                buffer_bytes=conf.get("BUFFER_BYTES"),
+                overflow=conf.get("OVERFLOW"),
+                standby=standby,
+            )
+        return found
+
+
+def all_notifiers() -> dict[str, Notifier]:
+    """Return those that have channels, by the alias of their database."""
+    with _lock:
+        return {alias: one for alias, one in _notifiers.items() if one.get_channels()}
+
+
+class _GapHook:
+    """Keeps the latest gaps, and tells `PGNOTIFIER["ON_GAP"]`, which may need apps to be ready."""
+
+    def __init__(self, alias: str) -> None:
+        self._latest = latest_gaps.setdefault(alias, deque(maxlen=GAPS))
+
+    def __call__(self, gap: Gap) -> None:
+        self._latest.append(gap)
+        hook = conf.get_imported("ON_GAP")
+        if hook is not None:
+            hook(gap)
+
+
+# --- tasks ---
+
+
+def task_dispatcher(alias: str) -> Dispatcher:
+    """Return what the tasks of a database's channels go through.
+
+    Raises:
+        ImproperlyConfigured: None is configured, or it isn't installed.
+    """
+    with _lock:
+        found = _dispatchers.get(alias)
+        if found is None:
+            found = _dispatchers[alias] = make_dispatcher(conf.get("DISPATCHER"))
+        return found
+
+
+def replace_dispatchers(kind: str) -> None:
+    """Have what is subscribed from now on go through another dispatcher.
+
+    Raises:
+        ImproperlyConfigured: It isn't installed.
+    """
+    with _lock:
+        for alias in _notifiers:
+            _dispatchers[alias] = make_dispatcher(kind)
+
+
+def make_dispatcher(kind: Any) -> Dispatcher:
+    """Return a dispatcher by its name, or by what makes one.
+
+    Raises:
+        ImproperlyConfigured: There is none, or it isn't installed.
+    """
+    if kind is None:
+        raise ImproperlyConfigured(
+            "tasks need PGNOTIFIER['DISPATCHER']: 'celery', 'rq', 'tasks' or 'inline'"
+        )
+    maker = MAKERS.get(kind) if isinstance(kind, str) else None
+    if maker is None:
+        made = conf.get_imported("DISPATCHER") if isinstance(kind, str) else kind
+        made = made() if callable(made) else made
+    else:
+        try:
+            made = maker()
+        except ModuleNotFoundError as exc:
+            raise ImproperlyConfigured(
+                f"PGNOTIFIER['DISPATCHER'] is {kind!r}, and {exc.name} isn't installed: "
+                f"pip install {INSTALLS[str(kind)]}"
+            ) from exc
+    if not isinstance(made, Dispatcher):
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER['DISPATCHER'] makes {made!r:.80}, which is no pgnotifier.Dispatcher"
+        )
+    return made
+
+
+class HereDispatcher(InlineDispatcher):
+    """Calls tasks in the process that listens: for development and tests. Ignores options."""
+
+    starts_listener = False
+
+    def bind(self, subscription: Subscription) -> Any:
+        """Return the callback."""
+        return subscription.fn
+
+
+def _make_celery() -> Dispatcher:
+    from celery import current_app
+
+    from pgnotifier.contrib.celery import CeleryDispatcher
+
+    app = conf.get_imported("CELERY_APP")
+    return CeleryDispatcher(current_app._get_current_object() if app is None else app)
+
+
+def _make_rq() -> Dispatcher:
+    from pgnotifier.contrib.rq import RQDispatcher
+
+    given = conf.get("RQ_QUEUE")
+    if isinstance(given, str) and "://" not in given:
+        given = conf.get_imported("RQ_QUEUE")
+    made = given() if callable(given) and not hasattr(given, "enqueue") else given
+    return RQDispatcher(made)
+
+
+def _make_tasks() -> Dispatcher:
+    from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher
+
+    return TaskDispatcher(conf.get("TASKS_BACKEND"))
+
+
+MAKERS: Mapping[str, Callable[[], Dispatcher]] = {
+    "celery": _make_celery,
+    "rq": _make_rq,
+    "tasks": _make_tasks,
+    "inline": HereDispatcher,
+}
+INSTALLS = {
+    "celery": "'pgnotifier[celery]'",
+    "rq": "'pgnotifier[rq]'",
+    "tasks": "django-tasks",
+    "inline": "pgnotifier",
+}

@@ -1,0 +1,51 @@
+"""Running: what a worker calls for a notification."""
+
+import inspect
+from collections.abc import Hashable
+from datetime import UTC, datetime
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.db import close_old_connections
+
+from pgnotifier.errors import PgNotifierError
+from pgnotifier.notification import Notification
+from pgnotifier.payload import encode
+
+
+class ReceiverNotFoundError(PgNotifierError, LookupError):
+    """A worker has no receiver of that id: it runs other code than the listener."""
+
+
+def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
+    """Call the receiver that `Channel.task` has connected, and return what it returns.
+
+    Raises:
+        ReceiverNotFoundError: There is none.
+    """
+    from pgnotifier.contrib.django.channels import Channel, find_sender
+
+    found = Channel.known.get(channel)
+    gap = found is not None and id in found.gap_tasks
+    fn = None if found is None else (found.gap_tasks if gap else found.tasks).get(id)
+    if found is None or fn is None:
+        raise ReceiverNotFoundError(
+            f"there is no task {id!r} on channel {channel!r}; define it in the module "
+            "`notifications` of an app that the worker has installed, too"
+        )
+    named: dict[str, Any] = {"signal": found, "channel": channel}
+    if gap:
+        named |= {"sender": found, "gap": payload}
+    else:
+        named |= {
+            "sender": find_sender(found, payload),
+            "payload": payload,
+            "pid": pid,
+            "notification": Notification(channel, payload, encode(payload), pid, datetime.now(UTC)),
+        }
+    close_old_connections()
+    try:
+        call = async_to_sync(fn) if inspect.iscoroutinefunction(fn) else fn
+        return call(**named)
+    finally:
+        close_old_connections()

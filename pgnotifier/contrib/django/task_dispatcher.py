@@ -1,0 +1,145 @@
+"""TaskDispatcher: notifications become tasks of Django's own framework.
+
+That is `django.tasks` from Django 6 on, and its backport `django-tasks` on 5.2:
+https://docs.djangoproject.com/en/6.0/topics/tasks/.
+"""
+
+import difflib
+from collections import deque
+from collections.abc import Hashable
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from django.db import close_old_connections
+from django.utils import timezone
+
+from pgnotifier.contrib.django.running import run
+from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    DispatcherMismatchError,
+    PayloadEncodingError,
+    UnknownOptionError,
+)
+from pgnotifier.payload import decode, encode
+from pgnotifier.registry import Subscription
+
+try:
+    from django.tasks import task
+    from django.tasks.exceptions import TaskException
+except ModuleNotFoundError:
+    from django_tasks import task
+    from django_tasks.exceptions import TaskException
+
+OPTIONS = ("queue", "priority", "run_after", "backend")
+
+
+@task()
+def notification(id: str, channel: str, payload: str, pid: int) -> None:
+    """Call a receiver; id and payload travel as text, so that they arrive as what they were."""
+    run(decode(id), channel, decode(payload), pid)
+
+
+class Target(NamedTuple):
+    """What a subscription's deliveries carry.
+
+    Attributes:
+        id: The subscription's, as text.
+        task: The task, with its options.
+        run_after: How much later than now it may run.
+    """
+
+    id: str
+    task: Any
+    run_after: timedelta | None
+
+
+class TaskDispatcher(Dispatcher):
+    """Enqueues each notification as a task of `django.tasks`.
+
+    Options of `Channel.task`: `queue`, `priority`, `backend`, as in `Task.using`, and `run_after`,
+    a timedelta.
+    """
+
+    starts_listener = False
+
+    def __init__(self, backend: str = "default") -> None:
+        """Take the alias of a backend in `TASKS`."""
+        self._backend = backend
+
+    def bind(self, subscription: Subscription) -> Target:
+        """Check a subscription.
+
+        Raises:
+            UnknownOptionError: Tasks have no such option.
+            ArgumentTypeError: `run_after` is no timedelta.
+            ConfigurationError: The backend refuses an option's value.
+            DispatcherMismatchError: The id can't be written as text; or `fn` is something else
+                than what `Channel.task` subscribes.
+        """
+        key, given = subscription.id, dict(subscription.options)
+        for name in given.keys() - set(OPTIONS):
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OPTIONS)}"
+            raise UnknownOptionError(f"task {key!r}: {name}= is not an option of tasks; {hint}")
+        if subscription.fn is not run:
+            raise DispatcherMismatchError(
+                f"subscription {key!r}: TaskDispatcher takes what Channel.task connects, not "
+                f"{subscription.fn!r:.80}"
+            )
+        run_after = given.pop("run_after", None)
+        if run_after is not None and not isinstance(run_after, timedelta):
+            raise ArgumentTypeError(
+                f"task {key!r}: run_after is a timedelta, not {run_after!r:.80}"
+            )
+        used = {"backend": given.get("backend", self._backend)}
+        used |= {"queue_name": given.get("queue"), "priority": given.get("priority")}
+        if run_after is not None:
+            used["run_after"] = timezone.now() + run_after
+        try:
+            made = notification.using(**used)
+        except (TaskException, TypeError, ValueError) as exc:
+            raise ConfigurationError(f"task {key!r}: the backend takes no {used!r}: {exc}") from exc
+        return Target(_write(key), made, run_after)
+
+    def dispatch(self, batch: deque[Delivery]) -> None:
+        """Enqueue each delivery, and take it off.
+
+        Raises:
+            Exception: Whatever a backend raises that can't be reached.
+        """
+        close_old_connections()
+        try:
+            while batch:
+                delivery = batch[0]
+                if delivery.binding.live:
+                    self._enqueue(delivery)
+                batch.popleft()
+        except IndexError:  # `stop()` may empty it at any moment
+            if batch:
+                raise
+        finally:
+            close_old_connections()
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        target: Target = delivery.binding.target
+        arrived = delivery.notification
+        try:
+            payload = encode(arrived.payload)
+        except PayloadEncodingError as exc:
+            delivery.report(exc)
+            return
+        made = target.task
+        if target.run_after is not None:
+            made = made.using(run_after=timezone.now() + target.run_after)
+        made.enqueue(target.id, arrived.channel, payload, arrived.pid)
+
+
+def _write(id: Hashable) -> str:
+    try:
+        return encode(id)
+    except PayloadEncodingError:
+        raise DispatcherMismatchError(
+            f"id {id!r:.80} can't be written as text; use a str or a tuple"
+        ) from None

@@ -1,0 +1,119 @@
+"""Watching: a listener tells the admin, through the database, how it is."""
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from time import monotonic
+from typing import Any, Self
+
+from django.db import close_old_connections, connections
+from django.db.utils import Error
+from django.utils import timezone
+
+from pgnotifier.contrib.django.channels import Channel
+from pgnotifier.contrib.django.models import Listener
+from pgnotifier.contrib.django.notifiers import latest_gaps
+from pgnotifier.naming import spell
+from pgnotifier.notifier import Notifier
+from pgnotifier.recurring import Recurring
+
+logger = logging.getLogger("pgnotifier.django")
+
+PERIOD = 5.0
+"""Seconds between two words."""
+FORGET = timedelta(days=1)
+"""After so long, those that are gone are forgotten."""
+
+
+class Watch:
+    """Writes a row for each notifier, every few seconds, for as long as the `with` block."""
+
+    def __init__(self, notifiers: Mapping[str, Notifier]) -> None:
+        """Take the notifiers, by alias."""
+        self._notifiers = notifiers
+        self._started_at = timezone.now()
+        self._before: dict[str, tuple[float, int]] = {}
+        self._warn = Recurring(logger)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pgnotifier-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join(PERIOD)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.wait(PERIOD if self._before else 0.2):
+                self._write(ended=False)
+            self._write(ended=True)
+        finally:
+            connections.close_all()
+
+    def _write(self, *, ended: bool) -> None:
+        close_old_connections()
+        try:
+            for alias, notifier in self._notifiers.items():
+                self._write_one(alias, notifier, ended=ended)
+            Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
+        except Error as exc:  # the table isn't there yet, or the database is away
+            self._warn("can't tell the admin of this listener: %s", str(exc).strip())
+        finally:
+            close_old_connections()
+
+    def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
+        status = notifier.status()
+        now = monotonic()
+        then, received = self._before.get(alias, (now, status.received))
+        self._before[alias] = now, status.received
+        passed = now - then
+        Listener.objects.update_or_create(
+            name=f"{socket.gethostname()}:{os.getpid()}:{alias}",
+            defaults={
+                "database": alias,
+                "state": "stopped" if ended else status.state,
+                "started_at": self._started_at,
+                "seen_at": timezone.now(),
+                "received": status.received,
+                "rate": max(0, status.received - received) / passed if passed else 0.0,
+                "errors": status.errors,
+                "status": _plain(status.to_dict()),
+                "channels": describe(alias),
+                "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
+            },
+        )
+
+
+def describe(alias: str) -> list[dict[str, Any]]:
+    """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`."""
+    return [
+        {
+            "channel": channel.name,
+            "receivers": [_name(fn) for fn in channel.live_receivers()],
+            "tasks": [spell(key) for key in channel.tasks],
+        }
+        for channel in sorted(Channel.known.values(), key=lambda channel: channel.name)
+        if channel.database == alias and (channel.receivers or channel.tasks)
+    ]
+
+
+def _name(fn: Any) -> str:
+    name = getattr(fn, "__qualname__", None)
+    return repr(fn) if name is None else f"{fn.__module__}.{name}"
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON-able values without NUL, which PostgreSQL's jsonb refuses."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
