@@ -18,4 +18,6 @@ class Order(models.Model):
         return f"{self.pk}: {self.item}"
 
 
-notify_on(Order, insert=True, update=["status"], delete=True, channel=orders, new=["item", "status"])
+notify_on(
+    Order, insert=True, update=["status"], delete=True, channel=orders, new=["item", "status"]
+)

@@ -107,7 +107,7 @@ class Channel(Signal):
 
     # --- receiving ---
 
-    def connect(  # type: ignore[override]
+    def connect(
         self,
         receiver: Any = None,
         sender: object = None,
@@ -134,7 +134,7 @@ class Channel(Signal):
             )
         return receiver
 
-    def disconnect(  # type: ignore[override]
+    def disconnect(
         self, receiver: Any = None, sender: object = None, dispatch_uid: Hashable = None
     ) -> bool:
         """Disconnect a receiver, as `django.dispatch.Signal.disconnect` does."""

@@ -1,6 +1,7 @@
 """System checks: what `manage.py check` says of the settings, the databases and the models."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from django.apps import apps
@@ -54,7 +55,7 @@ def check_databases(
     for alias in sorted(_aliases() & set(databases or ())):
         if connections[alias].vendor != "postgresql":
             continue
-        notifier = Notifier(lambda alias=alias: find_parameters(alias), autorun=False)
+        notifier = Notifier(partial(find_parameters, alias), autorun=False)
         notifier.add_channel("pgnotifier_check", autorun=False)
         try:
             notifier.start()

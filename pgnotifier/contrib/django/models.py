@@ -1,6 +1,6 @@
 """Models: what listeners tell of themselves, for the admin."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import models
 from django.utils import timezone
@@ -19,14 +19,14 @@ class Listener(models.Model):
         gaps: The latest, each as `Gap.to_dict()`.
     """
 
-    name = models.CharField(max_length=255, primary_key=True)
-    database = models.CharField(max_length=255)
-    state = models.CharField(max_length=20)
-    started_at = models.DateTimeField()
-    seen_at = models.DateTimeField(db_index=True)
-    received = models.BigIntegerField(default=0)
-    rate = models.FloatField("per second", default=0.0)
-    errors = models.BigIntegerField(default=0)
+    name: "models.CharField[str, str]" = models.CharField(max_length=255, primary_key=True)
+    database: "models.CharField[str, str]" = models.CharField(max_length=255)
+    state: "models.CharField[str, str]" = models.CharField(max_length=20)
+    started_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField()
+    seen_at: "models.DateTimeField[datetime, datetime]" = models.DateTimeField(db_index=True)
+    received: "models.BigIntegerField[int, int]" = models.BigIntegerField(default=0)
+    rate: "models.FloatField[float, float]" = models.FloatField("per second", default=0.0)
+    errors: "models.BigIntegerField[int, int]" = models.BigIntegerField(default=0)
     status = models.JSONField(default=dict)
     channels = models.JSONField(default=list)
     gaps = models.JSONField(default=list)

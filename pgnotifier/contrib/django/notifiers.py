@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.db.utils import ConnectionDoesNotExist
+from django.utils.connection import ConnectionDoesNotExist
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
@@ -56,6 +56,7 @@ def get_notifier(alias: str) -> Notifier:
             found = _notifiers[alias] = Notifier(
                 lambda: find_parameters(alias),
                 autorun=False,
+                daemon=True,  # the command stays as long as it is to
                 on_error=on_error,
                 on_gap=_GapHook(alias),
                 heartbeat=conf.get("HEARTBEAT"),
@@ -158,8 +159,10 @@ def _make_celery() -> Dispatcher:
 
     from pgnotifier.contrib.celery import CeleryDispatcher
 
+    current: Any = current_app  # a proxy
+
     app = conf.get_imported("CELERY_APP")
-    return CeleryDispatcher(current_app._get_current_object() if app is None else app)
+    return CeleryDispatcher(current._get_current_object() if app is None else app)
 
 
 def _make_rq() -> Dispatcher:
@@ -168,7 +171,7 @@ def _make_rq() -> Dispatcher:
     given = conf.get("RQ_QUEUE")
     if isinstance(given, str) and "://" not in given:
         given = conf.get_imported("RQ_QUEUE")
-    made = given() if callable(given) and not hasattr(given, "enqueue") else given
+    made: Any = given() if callable(given) and not hasattr(given, "enqueue") else given
     return RQDispatcher(made)
 
 

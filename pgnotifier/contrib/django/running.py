@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.db import close_old_connections
 
+from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.notification import Notification
 from pgnotifier.payload import encode
@@ -43,9 +43,9 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
             "pid": pid,
             "notification": Notification(channel, payload, encode(payload), pid, datetime.now(UTC)),
         }
-    close_old_connections()
+    close_stale_connections()
     try:
         call = async_to_sync(fn) if inspect.iscoroutinefunction(fn) else fn
         return call(**named)
     finally:
-        close_old_connections()
+        close_stale_connections()

@@ -2,14 +2,18 @@
 
 import contextlib
 from collections import deque
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from django.db import close_old_connections, connections
+from django.db import connections
 
+from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Subscription
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class SignalDispatcher(Dispatcher):
@@ -31,7 +35,7 @@ class SignalDispatcher(Dispatcher):
         return found
 
     def __init__(self) -> None:
-        self._opened: list[Any] = []
+        self._opened: Sequence[Any] = ()
 
     def bind(self, subscription: Subscription) -> Any:
         """Return the channel's method that calls its receivers."""
@@ -55,14 +59,14 @@ class SignalDispatcher(Dispatcher):
             with contextlib.suppress(Exception):
                 connection.close()
             connection.dec_thread_sharing()
-        self._opened = []
+        self._opened = ()
 
     def _deliver(self, delivery: Delivery) -> None:
-        close_old_connections()
+        close_stale_connections()
         try:
             for error in delivery.binding.target(delivery.notification):
                 delivery.report(error)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a receiver included
             delivery.report(exc)
         finally:
-            close_old_connections()
+            close_stale_connections()

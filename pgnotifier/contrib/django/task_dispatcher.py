@@ -10,10 +10,10 @@ from collections.abc import Hashable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from django.db import close_old_connections
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
-from pgnotifier.contrib.django.running import run
+from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -22,6 +22,7 @@ from pgnotifier.errors import (
     PayloadEncodingError,
     UnknownOptionError,
 )
+from pgnotifier.functions import find_path
 from pgnotifier.payload import decode, encode
 from pgnotifier.registry import Subscription
 
@@ -29,27 +30,31 @@ try:
     from django.tasks import task
     from django.tasks.exceptions import TaskException
 except ModuleNotFoundError:
-    from django_tasks import task
-    from django_tasks.exceptions import TaskException
+    from django_tasks import task  # type: ignore[no-redef,unused-ignore]
+    from django_tasks.exceptions import (  # type: ignore[assignment,unused-ignore]
+        TaskException,
+    )
 
 OPTIONS = ("queue", "priority", "run_after", "backend")
 
 
 @task()
-def notification(id: str, channel: str, payload: str, pid: int) -> None:
-    """Call a receiver; id and payload travel as text, so that they arrive as what they were."""
-    run(decode(id), channel, decode(payload), pid)
+def notification(path: str, id: str, channel: str, payload: str, pid: int) -> None:
+    """Call a callback; id and payload travel as text, so that they arrive as what they were."""
+    import_string(path)(decode(id), channel, decode(payload), pid)
 
 
 class Target(NamedTuple):
     """What a subscription's deliveries carry.
 
     Attributes:
+        path: Where the callback is imported from.
         id: The subscription's, as text.
         task: The task, with its options.
         run_after: How much later than now it may run.
     """
 
+    path: str
     id: str
     task: Any
     run_after: timedelta | None
@@ -58,8 +63,10 @@ class Target(NamedTuple):
 class TaskDispatcher(Dispatcher):
     """Enqueues each notification as a task of `django.tasks`.
 
-    Options of `Channel.task`: `queue`, `priority`, `backend`, as in `Task.using`, and `run_after`,
-    a timedelta.
+    Workers import the callback by its name, so that it has to be a function of a module.
+
+    Options of `subscribe()` and `Channel.task`: `queue`, `priority`, `backend`, as in `Task.using`,
+    and `run_after`, a timedelta.
     """
 
     starts_listener = False
@@ -75,19 +82,14 @@ class TaskDispatcher(Dispatcher):
             UnknownOptionError: Tasks have no such option.
             ArgumentTypeError: `run_after` is no timedelta.
             ConfigurationError: The backend refuses an option's value.
-            DispatcherMismatchError: The id can't be written as text; or `fn` is something else
-                than what `Channel.task` subscribes.
+            DispatcherMismatchError: The id can't be written as text; or no worker could find the
+                callback, or call it.
         """
         key, given = subscription.id, dict(subscription.options)
         for name in given.keys() - set(OPTIONS):
             near = difflib.get_close_matches(name, OPTIONS, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OPTIONS)}"
             raise UnknownOptionError(f"task {key!r}: {name}= is not an option of tasks; {hint}")
-        if subscription.fn is not run:
-            raise DispatcherMismatchError(
-                f"subscription {key!r}: TaskDispatcher takes what Channel.task connects, not "
-                f"{subscription.fn!r:.80}"
-            )
         run_after = given.pop("run_after", None)
         if run_after is not None and not isinstance(run_after, timedelta):
             raise ArgumentTypeError(
@@ -101,7 +103,7 @@ class TaskDispatcher(Dispatcher):
             made = notification.using(**used)
         except (TaskException, TypeError, ValueError) as exc:
             raise ConfigurationError(f"task {key!r}: the backend takes no {used!r}: {exc}") from exc
-        return Target(_write(key), made, run_after)
+        return Target(find_path(key, subscription.fn), _write(key), made, run_after)
 
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Enqueue each delivery, and take it off.
@@ -109,7 +111,7 @@ class TaskDispatcher(Dispatcher):
         Raises:
             Exception: Whatever a backend raises that can't be reached.
         """
-        close_old_connections()
+        close_stale_connections()
         try:
             while batch:
                 delivery = batch[0]
@@ -120,7 +122,7 @@ class TaskDispatcher(Dispatcher):
             if batch:
                 raise
         finally:
-            close_old_connections()
+            close_stale_connections()
 
     def _enqueue(self, delivery: Delivery) -> None:
         target: Target = delivery.binding.target
@@ -133,7 +135,7 @@ class TaskDispatcher(Dispatcher):
         made = target.task
         if target.run_after is not None:
             made = made.using(run_after=timezone.now() + target.run_after)
-        made.enqueue(target.id, arrived.channel, payload, arrived.pid)
+        made.enqueue(target.path, target.id, arrived.channel, payload, arrived.pid)
 
 
 def _write(id: Hashable) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from psycopg.pq import TransactionStatus
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import RECEIVERS, Channel
@@ -85,7 +86,7 @@ def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
     try:
         yield captured
     finally:
-        if not connection.needs_rollback:
+        if connection.connection.info.transaction_status == TransactionStatus.INTRANS:
             captured += [
                 one for one in _take(connection, path) if not names or one.channel in names
             ]

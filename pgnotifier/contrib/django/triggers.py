@@ -6,7 +6,6 @@ from typing import Any
 
 from django.apps import apps
 from django.core import checks
-from django.core.exceptions import FieldDoesNotExist
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import BaseConstraint, Model
 
@@ -97,7 +96,9 @@ class NotifyOn(BaseConstraint):
 
     # --- as a constraint ---
 
-    def constraint_sql(self, model: Any, schema_editor: Any) -> None:
+    def constraint_sql(  # type: ignore[override]
+        self, model: Any, schema_editor: Any
+    ) -> None:
         """Have the trigger created once the table is there."""
         if sql := self.create_sql(model, schema_editor):
             schema_editor.deferred_sql.append(sql)
@@ -106,10 +107,7 @@ class NotifyOn(BaseConstraint):
         """Return what creates function and trigger; None for other databases than PostgreSQL."""
         if schema_editor.connection.vendor != "postgresql":
             return None
-        name, table = (
-            schema_editor.quote_name(self.name),
-            schema_editor.quote_name(model._meta.db_table),
-        )
+        name, table = _quote(self.name), schema_editor.quote_name(model._meta.db_table)
         events = " OR ".join(event.upper() for event in self.events)
         return (
             f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
@@ -123,10 +121,7 @@ class NotifyOn(BaseConstraint):
         """Return what removes both."""
         if schema_editor.connection.vendor != "postgresql":
             return None
-        name, table = (
-            schema_editor.quote_name(self.name),
-            schema_editor.quote_name(model._meta.db_table),
-        )
+        name, table = _quote(self.name), schema_editor.quote_name(model._meta.db_table)
         return f"DROP TRIGGER IF EXISTS {name} ON {table};\nDROP FUNCTION IF EXISTS {name}();"
 
     def validate(
@@ -186,23 +181,18 @@ class NotifyOn(BaseConstraint):
             name for fields in (self.update, self.old, self.new) if not isinstance(fields, bool)
             for name in fields
         ]  # fmt: skip
-        found: list[checks.CheckMessage] = []
-        for name in dict.fromkeys(named):
-            try:
-                column = model._meta.get_field(name).column
-            except (FieldDoesNotExist, AttributeError):
-                column = None
-            if column is None:
-                found.append(
-                    checks.Error(
-                        f"{self!r} names {name!r}, which is no field with a column of "
-                        f"{model._meta.label}.",
-                        hint="Correct the name in update=, old= or new=.",
-                        obj=model,
-                        id="pgnotifier.E007",
-                    )
-                )
-        return found
+        # Those of parent models are in other tables.
+        fields = {field.name for field in model._meta.local_concrete_fields}
+        return [
+            checks.Error(
+                f"{self!r} names {name!r}, which is no field of {model._meta.label}'s table.",
+                hint="Correct the name in update=, old= or new=.",
+                obj=model,
+                id="pgnotifier.E007",
+            )
+            for name in dict.fromkeys(named)
+            if name not in fields
+        ]
 
     def _find_changes(self, model: Any) -> Iterable[str]:
         if self.update is True:  # found anew each time, so that columns added later count, too
@@ -211,7 +201,7 @@ class NotifyOn(BaseConstraint):
             yield "        JOIN jsonb_each(to_jsonb(OLD)) o USING (key)"
             yield "        WHERE n.value IS DISTINCT FROM o.value ORDER BY 1);"
         else:
-            for column in _columns(model, self.update):
+            for column in _columns(model, self.update or ()):
                 quoted = _quote(column)
                 yield f"    IF NEW.{quoted} IS DISTINCT FROM OLD.{quoted} THEN"
                 yield f"        changed := changed || {_literal(column)}::text;"

@@ -9,13 +9,14 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any, Self
 
-from django.db import close_old_connections, connections
+from django.db import connections
 from django.db.utils import Error
 from django.utils import timezone
 
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import latest_gaps
+from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
 from pgnotifier.recurring import Recurring
@@ -57,7 +58,7 @@ class Watch:
             connections.close_all()
 
     def _write(self, *, ended: bool) -> None:
-        close_old_connections()
+        close_stale_connections()
         try:
             for alias, notifier in self._notifiers.items():
                 self._write_one(alias, notifier, ended=ended)
@@ -65,7 +66,7 @@ class Watch:
         except Error as exc:  # the table isn't there yet, or the database is away
             self._warn("can't tell the admin of this listener: %s", str(exc).strip())
         finally:
-            close_old_connections()
+            close_stale_connections()
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
         status = notifier.status()

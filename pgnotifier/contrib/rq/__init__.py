@@ -6,9 +6,9 @@
 `rq worker` runs the jobs, and `pgnotifier listen shop:notifier` listens and enqueues them.
 Importing the module does neither.
 
-    delivery -> functions, options -> stamping       -> sending        ..> worker -> callback
-                what a worker can     RQ's commands,    many jobs in        jobs: gives it
-                find, and wants       learnt once       a transaction       its arguments
+    delivery -> options   -> stamping       -> sending        ..> worker -> callback
+                what RQ      RQ's commands,    many jobs in        jobs: gives it
+                takes        learnt once       a transaction       its arguments
 """
 
 from pgnotifier.contrib.rq.dispatcher import RQDispatcher

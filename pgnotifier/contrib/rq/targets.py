@@ -11,10 +11,10 @@ from rq import Queue
 from rq.serializers import DefaultSerializer
 
 from pgnotifier.contrib.rq import jobs
-from pgnotifier.contrib.rq.functions import check_found, find_path
 from pgnotifier.contrib.rq.stamping import Command, Stamp, record
 from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
+from pgnotifier.functions import check_found, find_path
 from pgnotifier.naming import spell
 
 logger = logging.getLogger("pgnotifier.rq")

@@ -5,21 +5,34 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Entry',
+            name="Entry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('text', models.CharField(max_length=200)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.CharField(max_length=200)),
             ],
             options={
-                'constraints': [pgnotifier.contrib.django.NotifyOn('entries', delete=False, insert=True, name='pgnotifier_87d05cd0_audit_entry', new=['text'], old=False, update=False)],
+                "constraints": [
+                    pgnotifier.contrib.django.NotifyOn(
+                        "entries",
+                        delete=False,
+                        insert=True,
+                        name="pgnotifier_87d05cd0_audit_entry",
+                        new=["text"],
+                        old=False,
+                        update=False,
+                    )
+                ],
             },
         ),
     ]

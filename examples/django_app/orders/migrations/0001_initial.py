@@ -5,23 +5,36 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Order',
+            name="Order",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('item', models.CharField(max_length=100)),
-                ('status', models.CharField(default='new', max_length=20)),
-                ('note', models.TextField(blank=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("item", models.CharField(max_length=100)),
+                ("status", models.CharField(default="new", max_length=20)),
+                ("note", models.TextField(blank=True)),
             ],
             options={
-                'constraints': [pgnotifier.contrib.django.NotifyOn('orders', delete=True, insert=True, name='pgnotifier_1c168adb_orders_order', new=['item', 'status'], old=False, update=['status'])],
+                "constraints": [
+                    pgnotifier.contrib.django.NotifyOn(
+                        "orders",
+                        delete=True,
+                        insert=True,
+                        name="pgnotifier_1c168adb_orders_order",
+                        new=["item", "status"],
+                        old=False,
+                        update=["status"],
+                    )
+                ],
             },
         ),
     ]

@@ -4,30 +4,28 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Listener',
+            name="Listener",
             fields=[
-                ('name', models.CharField(max_length=255, primary_key=True, serialize=False)),
-                ('database', models.CharField(max_length=255)),
-                ('state', models.CharField(max_length=20)),
-                ('started_at', models.DateTimeField()),
-                ('seen_at', models.DateTimeField(db_index=True)),
-                ('received', models.BigIntegerField(default=0)),
-                ('rate', models.FloatField(default=0.0, verbose_name='per second')),
-                ('errors', models.BigIntegerField(default=0)),
-                ('status', models.JSONField(default=dict)),
-                ('channels', models.JSONField(default=list)),
-                ('gaps', models.JSONField(default=list)),
+                ("name", models.CharField(max_length=255, primary_key=True, serialize=False)),
+                ("database", models.CharField(max_length=255)),
+                ("state", models.CharField(max_length=20)),
+                ("started_at", models.DateTimeField()),
+                ("seen_at", models.DateTimeField(db_index=True)),
+                ("received", models.BigIntegerField(default=0)),
+                ("rate", models.FloatField(default=0.0, verbose_name="per second")),
+                ("errors", models.BigIntegerField(default=0)),
+                ("status", models.JSONField(default=dict)),
+                ("channels", models.JSONField(default=list)),
+                ("gaps", models.JSONField(default=list)),
             ],
             options={
-                'ordering': ('-seen_at',),
+                "ordering": ("-seen_at",),
             },
         ),
     ]

@@ -1,6 +1,7 @@
 """`manage.py pgnotifier`: listens."""
 
 import json
+import logging
 import sys
 from argparse import ArgumentParser
 from typing import Any
@@ -74,11 +75,21 @@ class Command(BaseCommand):
         if options["lists"]:
             self._list(as_json=options["json"], channels=options["channels"])
             return
+        self._show_log(options["verbosity"])
         reload = settings.DEBUG if options["reload"] is None else options["reload"]
         if reload:
             autoreload.run_with_reloader(self._serve, options)
         else:
             sys.exit(self._listen(options))
+
+    def _show_log(self, verbosity: int) -> None:
+        """Show what listeners log, unless the project's LOGGING does something with it."""
+        log = logging.getLogger("pgnotifier")
+        if not log.hasHandlers() and verbosity:
+            handler = logging.StreamHandler()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO if verbosity == 1 else logging.DEBUG)
 
     def _listen(self, options: dict[str, Any]) -> int:
         """Listen until a signal comes; return the exit code."""
@@ -120,7 +131,6 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from None
         for notifier in chosen:
             notifier.standby = options["standby"] or conf.get("STANDBY")
-        self.stdout.write(f"Listening to {sum(len(n.get_channels()) for n in chosen)} channels.")
         return {alias: one for alias, one in known.items() if one in chosen}
 
     def _list(self, *, as_json: bool, channels: list[str]) -> None:

@@ -1,0 +1,51 @@
+"""What the tests of the Django project share."""
+
+import time
+
+import pytest
+from django.db import connections
+
+from shop import notifications
+
+pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings():
+    """Leave the databases' names as they are: the servers are this run's own."""
+
+
+@pytest.fixture(autouse=True)
+def calls():
+    """Return what the project's receivers have taken down."""
+    notifications.calls.clear()
+    return notifications.calls
+
+
+def wait(condition, timeout=20.0):
+    """Wait until a condition is true, and return what it returned."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "too late"
+        time.sleep(0.01)
+    return value
+
+
+@pytest.fixture
+def eventually():
+    """Return the function that waits until a condition is true."""
+    return wait
+
+
+@pytest.fixture
+def functions():
+    """Return a function that lists our trigger functions in a database."""
+
+    def functions(alias="default"):
+        with connections[alias].cursor() as cursor:
+            cursor.execute(
+                r"SELECT proname FROM pg_proc WHERE proname LIKE 'pgnotifier\_%' ORDER BY 1"
+            )
+            return [name for (name,) in cursor.fetchall()]
+
+    return functions

@@ -1,0 +1,63 @@
+"""Models that tell of their changes."""
+
+from django.db import models
+
+from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
+
+orders = Channel("orders")
+notes = Channel("notes", using="second")
+
+
+class Customer(models.Model):
+    """Who orders."""
+
+    name = models.CharField(max_length=50)
+
+
+class Order(models.Model):
+    """What is ordered."""
+
+    customer = models.ForeignKey(Customer, models.CASCADE, null=True)
+    item = models.CharField(max_length=50)
+    status = models.CharField(max_length=20, default="new", db_column="order status")
+    amount = models.DecimalField(max_digits=9, decimal_places=2, default=0)
+    note = models.TextField(default="")
+
+
+notify_on(
+    Order,
+    insert=True,
+    update=["status", "customer"],
+    delete=True,
+    channel=orders,
+    old=["status", "customer"],
+    new=["status", "note"],
+)
+
+
+class Dated(models.Model):
+    """What others extend."""
+
+    text = models.CharField(max_length=9000)
+
+    class Meta:
+        abstract = True
+        constraints = (NotifyOn("dated", old=True, new=True),)
+
+
+class Letter(Dated):
+    """One of them."""
+
+    extra = models.CharField(max_length=20, default="")
+
+    class Meta(Dated.Meta):
+        pass
+
+
+class Note(models.Model):
+    """What is in the second database."""
+
+    text = models.CharField(max_length=50)
+
+    class Meta:
+        constraints = (NotifyOn(notes, update=False, delete=False, new=["text"]),)

@@ -1,0 +1,82 @@
+"""The admin's page of listeners."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from pgnotifier.contrib.django.models import Listener
+from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.watching import Watch
+
+GAP = {
+    "since": "2026-01-01T00:00:00+00:00",
+    "until": "2026-01-01T00:00:05+00:00",
+    "channels": ["orders"],
+    "reason": "lost <the> connection",
+}
+
+
+@pytest.fixture
+def listener(db):
+    """Return what a listener has written."""
+    notifier = get_notifier("default")
+    watch = Watch({"default": notifier})
+    watch._write(ended=False)
+    row = Listener.objects.get()
+    row.gaps = [GAP]
+    row.state = "hearing"
+    row.save()
+    return row
+
+
+def test_the_list(admin_client, listener):
+    """Its state, and what it has done."""
+    page = admin_client.get("/admin/pgnotifier/listener/").content.decode()
+    assert listener.name in page
+    assert "hearing" in page
+    assert "Add listener" not in page
+
+
+def test_a_listener(admin_client, listener):
+    """Its channels, receivers and tasks, and the last gaps; nothing can be changed."""
+    url = f"/admin/pgnotifier/listener/{listener.pk.replace(':', '_3A')}/change/"
+    page = admin_client.get(url).content.decode()
+    for text in (
+        "shop.notifications.take_order",
+        "work, work.async",
+        "lost &lt;the&gt; connection",
+        "2026-01-01T00:00:00+00:00",
+    ):
+        assert text in page
+    assert 'name="_save"' not in page
+    assert admin_client.post(url, {"name": "other"}).status_code == 403
+    assert admin_client.get("/admin/pgnotifier/listener/add/").status_code == 403
+
+
+def test_one_that_is_silent(admin_client, listener):
+    """It was heard of last some time ago, and didn't say that it would stop."""
+    listener.seen_at = timezone.now() - timedelta(minutes=1)
+    listener.save()
+    assert (
+        "silent (was hearing)" in admin_client.get("/admin/pgnotifier/listener/").content.decode()
+    )
+    listener.state = "stopped"
+    assert not listener.is_silent
+
+
+def test_the_rest_of_its_life(listener):
+    """What it writes again replaces what it has written; those long gone are forgotten."""
+    old = timezone.now() - timedelta(days=2)
+    Listener.objects.create(name="old", started_at=old, seen_at=old)
+    watch = Watch({"default": get_notifier("default")})
+    for ended in (False, True):
+        watch._write(ended=ended)
+    (row,) = Listener.objects.all()
+    assert row.name == listener.name
+    assert row.state == "stopped"
+
+
+def test_who_may_look(client, listener):
+    """Staff with the permission; others are asked to log in."""
+    assert client.get("/admin/pgnotifier/listener/").status_code == 302

@@ -1,0 +1,281 @@
+"""Channels: signals as Django's are, whose sender is PostgreSQL."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+from asgiref.sync import async_to_sync
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+from django.dispatch import Signal, receiver
+
+from pgnotifier import ChannelNameError, PayloadEncodingError, PayloadTooLargeError
+from pgnotifier.contrib.django import Channel
+from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.test import captureNotifications
+from pgnotifier.errors import ArgumentTypeError
+from shop.models import Order, orders
+
+
+@pytest.fixture
+def channel(request):
+    """Yield a channel of the test's own."""
+    channel = Channel(f"test {request.node.name}"[:60])
+    yield channel
+    channel.receivers.clear()
+    get_notifier("default").remove_channel(channel.name, autorun=False)
+    del Channel.known[channel.name]
+
+
+def subscribed(channel):
+    """Return whether the notifier knows of the channel."""
+    return channel.name in get_notifier(channel.database).get_subscriptions()
+
+
+def test_one_for_each_name():
+    """It is the same object, wherever it is made."""
+    assert Channel("orders") is orders
+    assert Channel("Orders") is not orders
+    assert isinstance(orders, Signal)
+    assert repr(orders) == "<Channel 'orders'>"
+    assert Channel("notes", using="second").database == "second"
+    with pytest.raises(ImproperlyConfigured, match="'notes' is one of database 'second' already"):
+        Channel("notes", using="default")
+    with pytest.raises(ChannelNameError):
+        Channel("x" * 64)
+    with pytest.raises(ArgumentTypeError):
+        Channel(5)
+
+
+def test_what_a_receiver_gets(db, channel):
+    """Payload, pid, channel, notification, signal and sender."""
+    seen = []
+
+    @channel.connect
+    def take(**kwargs):
+        seen.append(kwargs)
+
+    with captureNotifications(execute=True):
+        channel.notify({"id": 1, "tags": (1, b"x")})
+    (given,) = seen
+    arrived = given["notification"]
+    assert given == {
+        "signal": channel,
+        "sender": channel,
+        "payload": {"id": 1, "tags": (1, b"x")},
+        "pid": connection.connection.info.backend_pid,
+        "channel": channel.name,
+        "notification": arrived,
+    }
+    assert (arrived.channel, arrived.payload) == (channel.name, given["payload"])
+    assert arrived.raw == "{'id':1,'tags':(1,b'x')}"
+    assert arrived.received_at.tzinfo
+
+
+def test_ways_to_connect(channel):
+    """As a decorator, with arguments or without, and by Django's own."""
+
+    @channel.connect
+    def one(**kwargs):
+        """Do nothing."""
+
+    @channel.connect(dispatch_uid="two", weak=False)
+    def two(**kwargs):
+        """Do nothing."""
+
+    @receiver(channel)
+    def three(**kwargs):
+        """Do nothing."""
+
+    def four(**kwargs):
+        """Do nothing."""
+
+    channel.connect(four)
+    assert channel.live_receivers() == [one, two, three, four]
+    assert subscribed(channel)
+
+
+def test_once_for_a_uid(channel):
+    """A receiver that is connected again replaces nothing, as with any signal."""
+    for _ in range(2):
+        channel.connect(lambda **_: None, weak=False, dispatch_uid="same")
+    assert len(channel.live_receivers()) == 1
+
+
+def test_weakly_unless_told_otherwise(channel):
+    """A receiver that is gone is called no more."""
+    seen = []
+
+    def connect():
+        def weak(**_):
+            seen.append("weak")
+
+        def strong(**_):
+            seen.append("strong")
+
+        channel.connect(weak)
+        channel.connect(strong, weak=False)
+
+    connect()
+    gc.collect()
+    channel.send_robust(channel, payload=1)
+    assert seen == ["strong"]
+    assert len(channel.live_receivers()) == 1
+
+
+def test_disconnected(channel):
+    """The last one takes the subscription along."""
+
+    def take(**_):
+        """Do nothing."""
+
+    channel.connect(take)
+    channel.connect(take, dispatch_uid="again")
+    assert channel.disconnect(take)
+    assert subscribed(channel)
+    assert channel.disconnect(dispatch_uid="again")
+    assert not subscribed(channel)
+    assert not channel.disconnect(take)
+
+
+def test_by_sender(db, channel):
+    """What `notify_on` sends has its model as the sender; all else the channel."""
+    seen = []
+    channel.connect(lambda payload, **_: seen.append(("model", payload)), sender=Order, weak=False)
+    channel.connect(
+        lambda payload, **_: seen.append(("plain", payload)), sender=channel, weak=False
+    )
+    told = {"model": "shop.order", "operation": "insert"}
+    other = {"model": "no.such"}
+    with captureNotifications(execute=True):
+        for payload in (told, other, {"model": 5}, [1]):
+            channel.notify(payload)
+    assert seen == [("model", told), ("plain", other), ("plain", {"model": 5}), ("plain", [1])]
+
+
+def test_async_receivers(db, channel):
+    """They are awaited, beside plain ones."""
+    seen = []
+
+    async def wait(payload, **_):
+        await asyncio.sleep(0)
+        seen.append(("async", payload))
+
+    def take(payload, **_):
+        seen.append(("plain", payload))
+
+    channel.connect(wait)
+    channel.connect(take)
+    with captureNotifications(execute=True):
+        channel.notify(1)
+    assert sorted(seen) == [("async", 1), ("plain", 1)]
+
+
+def test_errors_of_receivers(channel, caplog):
+    """They stop nobody, and are returned to who delivers; Django logs what others send."""
+    seen = []
+
+    def bad(**_):
+        raise ValueError("bad")
+
+    channel.connect(bad)
+    channel.connect(lambda **_: seen.append(1), weak=False)
+    responses = channel.send_robust(channel, payload=1)
+    assert [type(response) for _, response in responses] == [ValueError, type(None)]
+    assert seen == [1]
+    assert "Error calling" in caplog.text
+
+
+def test_sending_in_a_transaction(transactional_db, live_notifications, calls):
+    """With the COMMIT; not after a ROLLBACK, a savepoint's included."""
+    with transaction.atomic():
+        orders.notify("kept")
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            orders.notify("lost with its savepoint")
+            1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        orders.notify("lost")
+        1 / 0  # noqa: B018
+    orders.notify("last")
+    assert [one.payload for one in live_notifications.wait_for(2)] == ["kept", "last"]
+    assert [(what, payload) for what, _, payload, _ in calls] == [
+        ("order", "kept"),
+        ("order", "last"),
+    ]
+
+
+def test_sending_from_a_coroutine(transactional_db, live_notifications):
+    """The same, awaited."""
+    async_to_sync(orders.anotify)({"n": 1})
+    assert [one.payload for one in live_notifications.wait_for(1)] == [{"n": 1}]
+
+
+def test_what_can_not_be_sent(db):
+    """It is refused before anything is sent, and the transaction goes on."""
+    with captureNotifications() as sent:
+        with pytest.raises(PayloadTooLargeError, match="8000 bytes"):
+            orders.notify("x" * 8000)
+        with pytest.raises(PayloadEncodingError):
+            orders.notify(object())
+        orders.notify("fine")
+    assert [one.payload for one in sent] == ["fine"]
+
+
+def test_errors_in_the_listener(transactional_db, eventually, caplog):
+    """They are reported by the listener, once, and what comes later is delivered."""
+    caplog.set_level(logging.ERROR)
+    seen = []
+
+    def bad(payload, **_):
+        seen.append(payload)
+        raise SystemExit(3) if payload == 2 else ValueError("bad")
+
+    orders.connect(bad)
+    notifier = get_notifier("default")
+    notifier.start()
+    try:
+        for number in (1, 2, 3):
+            orders.notify(number)
+        eventually(lambda: len(seen) == 3)
+        eventually(lambda: notifier.status().errors == 3)
+    finally:
+        notifier.stop()
+        orders.disconnect(bad)
+    assert "Error calling" not in caplog.text
+    assert "subscription 'receivers' on channel 'orders' failed" in caplog.text
+
+
+def test_connected_while_it_listens(transactional_db, eventually, channel):
+    """It is live when `connect` returns."""
+    notifier = get_notifier("default")
+    notifier.start()
+    seen = []
+    try:
+        channel.connect(lambda payload, **_: seen.append(payload), weak=False)
+        channel.notify(1)
+        eventually(lambda: seen == [1])
+    finally:
+        notifier.stop()
+
+
+def test_gaps(transactional_db, eventually, channel):
+    """Receivers of `gap` are told, before what comes later."""
+    seen = []
+    channel.connect(lambda payload, **_: seen.append(payload), weak=False)
+    channel.gap.connect(lambda gap, **_: seen.append(gap), weak=False)
+    notifier = get_notifier("default")
+    notifier.start()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND application_name = 'pgnotifier'"
+            )
+        eventually(lambda: notifier.status().gaps and notifier.status().state == "hearing")
+        channel.notify("later")
+        eventually(lambda: len(seen) == 2)
+    finally:
+        notifier.stop()
+    assert channel.name in seen[0]["channels"]
+    assert seen[1] == "later"

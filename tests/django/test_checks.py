@@ -1,0 +1,95 @@
+"""System checks: what `manage.py check` says, with an id and a hint."""
+
+import pytest
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connections, models
+from django.test.utils import isolate_apps
+
+from pgnotifier.contrib.django import Channel, NotifyOn
+from pgnotifier.contrib.django.conf import check_settings
+
+
+def said(**kwargs):
+    """Return what the checks say, by id."""
+    return {one.id: one for one in run_checks(**kwargs) if (one.id or "").startswith("pgnotifier.")}
+
+
+def test_nothing_to_say():
+    """Of a project that is as it should be."""
+    assert said() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "number", "message", "hint"),
+    [
+        ([], "E001", "must be a dict", "list"),
+        ({"DATABSE": "default"}, "E002", "no setting 'DATABSE'", "Did you mean 'DATABASE'?"),
+        ({"xyzzy": 1}, "E002", "no setting 'xyzzy'", "There are DATABASE, DISPATCHER"),
+        ({"HEARTBEAT": "15"}, "E003", "'HEARTBEAT'", "a number of seconds"),
+        ({"BUFFER_SIZE": 0}, "E003", "'BUFFER_SIZE'", "an integer from 1 on"),
+        ({"OVERFLOW": "drop"}, "E003", "'OVERFLOW'", "'drop_oldest'"),
+        ({"HEALTH_PORT": 70000}, "E003", "'HEALTH_PORT'", "a port"),
+        ({"DATABASE": "nowhere"}, "E004", "'nowhere'", "'default', 'second', 'lite'"),
+        ({"DATABASE": "lite"}, "E005", "SQLite", "Only PostgreSQL"),
+        ({"DISPATCHER": "celrey"}, "E006", "celrey", "celery, rq, tasks, inline"),
+        ({"DISPATCHER": "rq", "RQ_QUEUE": "http://x"}, "E006", "redis://", "one of"),
+    ],
+)
+def test_settings(settings, given, number, message, hint):
+    """Unknown, of another type, or naming what isn't there."""
+    settings.PGNOTIFIER = given
+    found = said()[f"pgnotifier.{number}"]
+    assert message in found.msg
+    assert hint in found.hint
+    with pytest.raises(SystemCheckError, match=f"pgnotifier.{number}"):
+        call_command("check")
+
+
+def test_values_that_are_fine(settings):
+    """None means the default."""
+    settings.PGNOTIFIER = {"STANDBY": "shop", "HEARTBEAT": 5, "OVERFLOW": None}
+    assert check_settings() == []
+
+
+@pytest.mark.parametrize("setting", [{"PORT": "6432"}, {"DISABLE_SERVER_SIDE_CURSORS": True}])
+def test_a_pooler(monkeypatch, setting):
+    """What looks like one is warned of."""
+    for name, value in setting.items():
+        monkeypatch.setitem(connections["default"].settings_dict, name, value)
+    found = said()["pgnotifier.W001"]
+    assert "behind a pooler" in found.msg
+    assert "check --database default" in found.hint
+
+
+def test_databases_are_tried(db, monkeypatch):
+    """With `--database`: one that hears is fine, and one that isn't there is told."""
+    assert said(databases=["default", "lite"]) == {}
+    monkeypatch.setitem(connections["default"].settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
+    found = said(databases=["default"])
+    assert "Nobody can listen to database 'default'" in found["pgnotifier.E009"].msg
+
+
+@isolate_apps("shop")
+def test_fields_that_are_not_there():
+    """They are named, with the model."""
+
+    class Thing(models.Model):
+        others = models.ManyToManyField("self")
+
+        class Meta:
+            app_label = "shop"
+            constraints = (NotifyOn("x", update=["statsu"], old=["others"]),)
+
+    found = [one for one in Thing.check(databases=["default"]) if one.id == "pgnotifier.E007"]
+    assert [one.msg.split("names ")[1].split(",")[0] for one in found] == ["'statsu'", "'others'"]
+
+
+def test_a_channel_of_another_database(monkeypatch):
+    """A model that is written to one database, and heard in another."""
+    monkeypatch.setattr(Channel("orders"), "_using", "second")
+    found = said()["pgnotifier.E010"]
+    assert "shop.Order is written to database 'default'" in found.msg
+    assert "using='default'" in found.hint

@@ -1,0 +1,140 @@
+"""The helpers for projects' tests, in the kinds of tests that they are for."""
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection, transaction
+from django.db.utils import ProgrammingError
+from django.test import TestCase, TransactionTestCase
+
+from pgnotifier.contrib.django import Channel
+from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
+from shop.models import Order, orders
+
+
+class CaptureTests(TestCase):
+    """In a transaction that never commits."""
+
+    def test_what_is_sent(self):
+        """By Python, SQL and triggers, in order; equal ones once, as PostgreSQL has it."""
+        with captureNotifications() as sent:
+            orders.notify("one")
+            orders.notify("one")
+            Order.objects.create(item="tea")
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_notify('other', NULL)")
+        assert [one.channel for one in sent] == ["orders", "orders", "other"]
+        first, second, third = (one.payload for one in sent)
+        assert (first, second["operation"], third) == ("one", "insert", "")
+
+    def test_only_some_channels(self):
+        """By name, or as channels."""
+        with captureNotifications(channels=[orders, "third"]) as sent:
+            for name in ("other", "orders", "third"):
+                Channel(name).notify(name)
+        assert [one.payload for one in sent] == ["orders", "third"]
+        del Channel.known["other"], Channel.known["third"]
+
+    def test_what_is_rolled_back(self):
+        """It isn't sent."""
+        with captureNotifications() as sent:
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                orders.notify("lost")
+                1 / 0  # noqa: B018
+            orders.notify("kept")
+        assert [one.payload for one in sent] == ["kept"]
+
+    def test_nothing_is_left(self):
+        """The path and the schemas are what they were."""
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW search_path")
+            before = cursor.fetchone()
+            for _ in range(2):
+                with captureNotifications():
+                    orders.notify(1)
+            cursor.execute("SHOW search_path")
+            assert cursor.fetchone() == before
+            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgnotifier%'")
+            assert cursor.fetchone() == (0,)
+
+    def test_an_error_in_the_block(self):
+        """It is the one that comes out, even if the transaction is broken."""
+        with pytest.raises(ZeroDivisionError), captureNotifications():
+            1 / 0  # noqa: B018
+        with (
+            pytest.raises(ProgrammingError),
+            transaction.atomic(),
+            captureNotifications(),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute("SELECT no_such_column")
+
+    def test_executed(self):
+        """Receivers are called at the end; what one raises comes out."""
+        seen = []
+
+        def bad(payload, **_):
+            seen.append(payload)
+            raise ValueError("bad")
+
+        orders.connect(bad)
+        try:
+            with pytest.raises(ValueError, match="bad"), captureNotifications(execute=True):
+                orders.notify(1)
+                assert seen == []
+        finally:
+            orders.disconnect(bad)
+        assert seen == [1]
+
+
+class LiveTests(TransactionTestCase):
+    """With transactions that commit, and a real listener."""
+
+    def test_receivers_are_called(self):
+        """And what arrived is returned."""
+        seen = []
+        orders.connect(take := lambda payload, **_: seen.append(payload))
+        try:
+            with liveNotifications() as live:
+                Order.objects.create(item="tea")
+                orders.notify("second")
+                first, second = live.wait_for(2)
+        finally:
+            orders.disconnect(take)
+        assert first.payload["operation"] == "insert"
+        assert second.payload == "second"
+        assert seen == [first.payload, "second"]
+
+    def test_errors_of_receivers(self):
+        """They fail the test that waits."""
+
+        def bad(**_):
+            raise ValueError("bad")
+
+        orders.connect(bad)
+        try:
+            with liveNotifications() as live:
+                orders.notify(1)
+                with pytest.raises(ValueError, match="bad"):
+                    live.wait_for(1)
+        finally:
+            orders.disconnect(bad)
+
+    def test_too_few(self):
+        """It is told what came."""
+        with liveNotifications() as live:
+            orders.notify("only")
+            live.wait_for(1)
+            with pytest.raises(AssertionError, match=r"1 of 2 notifications.*only"):
+                live.wait_for(2, timeout=0.1)
+
+    def test_capturing_needs_a_transaction(self):
+        """And says what else there is."""
+        with pytest.raises(ImproperlyConfigured, match="liveNotifications"), captureNotifications():
+            pass
+
+
+def test_the_fixture_for_capturing(capture_notifications):
+    """It is the same, with the test's transaction."""
+    with capture_notifications() as sent:
+        orders.notify(1)
+    assert [one.payload for one in sent] == [1]

@@ -1,0 +1,223 @@
+"""Tasks: the same receivers, called by workers of Celery, RQ and Django."""
+
+import os
+from datetime import timedelta
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.timeouts import TimerDeathPenalty
+
+from pgnotifier import (
+    ArgumentTypeError,
+    ConfigurationError,
+    DispatcherMismatchError,
+    InlineDispatcher,
+    UnknownOptionError,
+)
+from pgnotifier.contrib.django import Channel
+from pgnotifier.contrib.django.notifiers import (
+    get_notifier,
+    make_dispatcher,
+    replace_dispatchers,
+)
+from pgnotifier.contrib.django.running import ReceiverNotFoundError, run
+from pgnotifier.contrib.django.test import captureNotifications
+from shop.notifications import found
+
+
+@pytest.fixture
+def through():
+    """Return a function that has the project's tasks go through another dispatcher."""
+
+    def through(kind):
+        replace_dispatchers(kind)
+        found.subscribe_tasks()
+        return get_notifier("default")
+
+    yield through
+    through("inline")
+
+
+@pytest.fixture
+def listening(transactional_db, through, eventually):
+    """Return a function that sends to a listener with a dispatcher, until all is enqueued."""
+
+    def listening(kind, *payloads):
+        notifier = through(kind)
+        notifier.start()
+        try:
+            for payload in payloads:
+                found.notify(payload)
+            count = len(payloads)
+            eventually(lambda: notifier.status().received >= count)
+        finally:
+            assert notifier.stop(20) == 0
+
+    return listening
+
+
+PAYLOADS = [{"n": 1}, (1, b"x"), "text", 2**70]
+
+
+def check(calls):
+    """Each task had each payload, as it was."""
+    for what in ("work", "async"):
+        found_here = [(payload, kwargs) for name, _, payload, kwargs in calls if name == what]
+        assert [payload for payload, _ in found_here] == PAYLOADS
+        for payload, kwargs in found_here:
+            assert kwargs["channel"] == "found"
+            assert kwargs["signal"] is found
+            assert kwargs["notification"].payload == payload
+            assert kwargs["pid"] > 0
+
+
+def test_called_in_the_listener(listening, calls):
+    """With the dispatcher `inline`."""
+    listening("inline", *PAYLOADS)
+    check(calls)
+
+
+def test_as_tasks_of_django(listening, calls):
+    """Enqueued with the backend, which here calls them at once."""
+    listening("tasks", *PAYLOADS)
+    check(calls)
+
+
+def test_as_jobs_of_rq(listening, calls, settings):
+    """Enqueued with RQ, and called by its worker."""
+    url = os.environ["TEST_DJANGO_REDIS_URL"]
+    settings.PGNOTIFIER = {"RQ_QUEUE": url}
+    listening("rq", *PAYLOADS)
+    assert calls == []
+
+    class Worker(SimpleWorker):
+        death_penalty_class = TimerDeathPenalty
+
+    with Redis.from_url(url) as connection:
+        queue = Queue(connection=connection)
+        assert {job.description for job in queue.jobs} == {"work", "work.async"}
+        Worker([queue], connection=connection).work(burst=True)
+    check(calls)
+
+
+def test_as_tasks_of_celery(listening, calls, settings):
+    """Enqueued with Celery, named by their ids, and called by its worker."""
+    from celery import Celery
+    from celery.contrib.testing.worker import start_worker
+
+    app = Celery("project", broker=os.environ["TEST_DJANGO_REDIS_URL"], set_as_current=True)
+    app.conf.update(worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
+    with app:
+        listening("celery", *PAYLOADS)
+        assert {"pgnotifier.work", "pgnotifier.work.async"} <= app.tasks.keys()
+        assert calls == []
+        with start_worker(app, perform_ping_check=False):
+            from conftest import wait
+
+            wait(lambda: len(calls) == 2 * len(PAYLOADS))
+    check(sorted(calls, key=lambda call: PAYLOADS.index(call[2])))
+
+
+def test_in_a_test(db, calls):
+    """`captureNotifications(execute=True)` calls them, too."""
+    with captureNotifications(execute=True):
+        found.notify(PAYLOADS[0])
+    assert sorted(name for name, *_ in calls) == ["async", "work"]
+
+
+def test_the_decorated_function_stays_as_it_is():
+    """So that it can be called, and tested, like any other."""
+    channel = Channel("decorated")
+
+    @channel.task
+    def plain(sender, payload, **kwargs):
+        return payload
+
+    assert plain(None, 5) == 5
+    assert [*channel.tasks] == [f"{__name__}.{plain.__qualname__}"]
+    get_notifier("default").remove_channel("decorated", autorun=False)
+    del Channel.known["decorated"]
+
+
+def test_a_task_that_is_not_there():
+    """A worker says which, and what to do."""
+    with pytest.raises(ReceiverNotFoundError, match="no task 'nothing' on channel 'found'"):
+        run("nothing", "found", 1, 1)
+    with pytest.raises(ReceiverNotFoundError, match="no task 'work' on channel 'nowhere'"):
+        run("work", "nowhere", 1, 1)
+
+
+def test_gaps_of_tasks(db):
+    """They are called as tasks, with the gap."""
+    channel, seen = Channel("gaps"), []
+    channel.task(
+        lambda **_: None, id="a", on_gap=lambda sender, gap, **_: seen.append((sender, gap))
+    )
+    subscriptions = get_notifier("default").get_subscriptions()["gaps"]
+    assert subscriptions == {"a": run}
+    run(("a", "gap"), "gaps", {"since": "now"}, 0)
+    assert seen == [(channel, {"since": "now"})]
+    get_notifier("default").remove_channel("gaps", autorun=False)
+    del Channel.known["gaps"]
+
+
+def test_options_are_those_of_the_dispatcher(through):
+    """An unknown one is refused where it is given; inline, all are ignored."""
+    channel = Channel("options")
+    try:
+        channel.task(lambda **_: None, id="a", queue="low", anything=1)
+        through("tasks")
+        with pytest.raises(UnknownOptionError, match="anything= is not an option of tasks"):
+            channel.task(lambda **_: None, id="b", anything=1)
+        assert "b" not in channel.tasks
+        with pytest.raises(ArgumentTypeError, match="run_after is a timedelta"):
+            channel.task(lambda **_: None, id="b", run_after=5)
+        with pytest.raises(ConfigurationError, match="task 'b': the backend takes no"):
+            channel.task(lambda **_: None, id="b", priority=1000)
+        with pytest.raises(ConfigurationError):  # which the immediate backend can't do
+            channel.task(lambda **_: None, id="b", run_after=timedelta(seconds=5))
+        with pytest.raises(DispatcherMismatchError, match="can't be written as text"):
+            channel.task(lambda **_: None, id=frozenset())
+    finally:
+        get_notifier("default").remove_channel("options", autorun=False)
+        del Channel.known["options"]
+
+
+def test_options_of_tasks(db):
+    """Queue, priority and backend reach the backend."""
+    from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher
+
+    dispatcher = TaskDispatcher()
+    subscription = _subscription(dispatcher, backend="dummy", queue="low", priority=5)
+    target = dispatcher.bind(subscription)
+    assert (target.task.backend, target.task.queue_name, target.task.priority) == (
+        "dummy",
+        "low",
+        5,
+    )
+
+
+def _subscription(dispatcher, **options):
+    from pgnotifier import Subscription
+
+    return Subscription("a", "found", run, dispatcher, options)
+
+
+def test_dispatchers():
+    """By name, or by what makes one; what can't be one is told."""
+    assert isinstance(make_dispatcher(InlineDispatcher), InlineDispatcher)
+    with pytest.raises(ImproperlyConfigured, match="tasks need PGNOTIFIER"):
+        make_dispatcher(None)
+    with pytest.raises(ImproperlyConfigured, match=r"which is no pgnotifier\.Dispatcher"):
+        make_dispatcher(dict)
+
+
+def test_by_its_path(settings):
+    """Of a class or a function."""
+    settings.PGNOTIFIER = {"DISPATCHER": "pgnotifier.InlineDispatcher"}
+    assert isinstance(make_dispatcher("pgnotifier.InlineDispatcher"), InlineDispatcher)
+    settings.PGNOTIFIER = {"DISPATCHER": "no.such.thing"}
+    with pytest.raises(ImproperlyConfigured, match=r"PGNOTIFIER\['DISPATCHER'\]: No module"):
+        make_dispatcher("no.such.thing")
