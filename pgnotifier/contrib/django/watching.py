@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Self
 
 from django.db import connections
-from django.db.utils import Error
+from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
 from pgnotifier.contrib.django.channels import Channel
@@ -63,8 +63,10 @@ class Watch:
             for alias, notifier in self._notifiers.items():
                 self._write_one(alias, notifier, ended=ended)
             Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
-        except Error as exc:  # the table isn't there yet, or the database is away
-            self._warn("can't tell the admin of this listener: %s", str(exc).strip())
+        except ProgrammingError as exc:
+            self._warn("can't tell the admin of this listener (run migrate?): %s", _first_line(exc))
+        except Error as exc:  # the database is away
+            self._warn("can't tell the admin of this listener: %s", _first_line(exc))
         finally:
             close_stale_connections()
 
@@ -102,6 +104,10 @@ def describe(alias: str) -> list[dict[str, Any]]:
         for channel in sorted(Channel.known.values(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
     ]
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().partition("\n")[0]
 
 
 def _name(fn: Any) -> str:

@@ -1,0 +1,172 @@
+"""Django: a project's own tests, in a process of their own, as Django is configured once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgnotifier.testing import Command
+
+PROJECT = Path(__file__).parents[1] / "django"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "django_app"
+
+
+@pytest.fixture
+def env(pgnotifier_postgres, pgnotifier_dsn, pgnotifier_redis_url):
+    """Yield the environment of the project: two databases, and Redis."""
+    with pgnotifier_postgres.database() as second:
+        yield {
+            **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
+            "TEST_DJANGO_DSN": pgnotifier_dsn,
+            "TEST_DJANGO_SECOND_DSN": second,
+            "TEST_DJANGO_REDIS_URL": pgnotifier_redis_url,
+        }
+
+
+def run(*argv, env, cwd=PROJECT):
+    """Run Python, and return what it writes."""
+    done = subprocess.run(
+        [sys.executable, *argv],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_project(env):
+    """All of its tests pass, and none is left out."""
+    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", env=env)
+    *_, summary = told.splitlines()
+    assert "passed" in summary
+    for word in ("failed", "error", "skipped", "warning"):
+        assert word not in summary, told
+
+
+PGTRIGGER = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("makemigrations", "shop", verbosity=0)
+call_command("migrate", verbosity=0)
+call_command("makemigrations", "--check", verbosity=0)
+from django.db import transaction
+from pgnotifier.contrib.django.test import captureNotifications
+from shop.models import Order
+with transaction.atomic(), captureNotifications() as sent:
+    order = Order.objects.create(item="tea")
+    Order.objects.update(item="coffee")
+    Order.objects.update(status="paid")
+    order.delete()
+for one in sent:
+    print(one.channel, one.payload["operation"], one.payload.get("changed"))
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("SELECT tgname FROM pg_trigger WHERE tgrelid = 'shop_order'::regclass "
+                   "AND NOT tgisinternal")
+    print(cursor.fetchall())
+"""
+
+
+def test_with_django_pgtrigger(env, tmp_path):
+    """Where it is installed, `notify_on` makes one of its triggers, by its migrations."""
+    (tmp_path / "of_shop").mkdir()
+    (tmp_path / "of_shop" / "__init__.py").touch()
+    (tmp_path / "with_pgtrigger.py").write_text(
+        "from settings import *\nMIGRATION_MODULES = {'shop': 'of_shop'}\n"
+    )
+    told = run(
+        "-W",
+        "error",
+        "-c",
+        PGTRIGGER,
+        env={
+            **env,
+            "WITH_PGTRIGGER": "1",
+            "DJANGO_SETTINGS_MODULE": "with_pgtrigger",
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}",
+        },
+    )
+    *operations, triggers = told.splitlines()
+    assert operations == [
+        "orders insert None",
+        "orders update ['order status']",
+        "orders delete None",
+    ]
+    assert "pgtrigger_pgnotifier_" in triggers
+
+
+@pytest.fixture
+def bookshop(env, tmp_path):
+    """Return the environment of the example, whose databases are migrated, with an admin."""
+    env |= {
+        "BOOKSHOP_DSN": env["TEST_DJANGO_DSN"],
+        "BOOKSHOP_AUDIT_DSN": env["TEST_DJANGO_SECOND_DSN"],
+        "BOOKSHOP_BROKER": env["TEST_DJANGO_REDIS_URL"],
+        "DJANGO_SUPERUSER_PASSWORD": "sesame",
+    }
+    for alias in ("default", "audit"):
+        run("manage.py", "migrate", "--verbosity", "0", "--database", alias, env=env, cwd=EXAMPLE)
+    who = ("--username", "ada", "--email", "ada@example.org")
+    run("manage.py", "createsuperuser", "--noinput", *who, env=env, cwd=EXAMPLE)
+    return env
+
+
+def test_the_example_is_as_it_should_be(bookshop):
+    """No check complains, and no migration is missing."""
+    run("manage.py", "check", "--database", "default", "--database", "audit",
+        "--fail-level", "WARNING", env=bookshop, cwd=EXAMPLE)  # fmt: skip
+    run("manage.py", "makemigrations", "--check", env=bookshop, cwd=EXAMPLE)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
+def test_the_example_in_a_browser(bookshop, free_port):
+    """An order is placed, invoiced and audited; the admin shows who listens."""
+    from browser import open_browser
+    from playwright.sync_api import expect
+
+    def command(argv, ready):
+        return Command(argv, env=bookshop, directory=EXAMPLE, ready=ready)
+
+    url = f"http://127.0.0.1:{free_port}"
+    with (
+        command("celery -A bookshop worker --loglevel INFO --pool solo", "ready."),
+        command("python manage.py pgnotifier --noreload", "hearing") as listener,
+        command(f"python manage.py runserver --noreload {free_port}", "Quit the server"),
+        open_browser() as browser,
+    ):
+        page = browser.new_page()
+        page.goto(url)
+        page.get_by_label("Item").fill("a <b>novel</b>")
+        page.get_by_role("button", name="Order").click()
+        history = ["order 1: insert, new", "order 1: update, invoiced"]
+
+        def reload_until(locator, texts):
+            for _ in range(100):
+                if locator.all_inner_texts() == texts:
+                    return
+                page.wait_for_timeout(200)
+                page.reload()
+            expect(locator).to_have_text(texts)
+
+        orders = page.get_by_role("list", name="Orders").get_by_role("listitem")
+        reload_until(orders, ["1: a <b>novel</b> (invoiced)"])
+        reload_until(page.get_by_role("list", name="History").get_by_role("listitem"), history)
+
+        page.goto(f"{url}/admin/pgnotifier/listener/")
+        page.get_by_label("Username").fill("ada")
+        page.get_by_label("Password").fill("sesame")
+        page.get_by_role("button", name="Log in").click()
+        rows = page.locator("#result_list tbody tr")
+        expect(rows).to_have_count(2)  # one for each database
+        page.get_by_role("link", name=":default").click()
+        for text in ("hearing", "audit.notifications.write_down", "invoice"):
+            expect(page.get_by_text(text, exact=False).first).to_be_visible()
+        assert "Traceback" not in listener.log
