@@ -9,6 +9,8 @@ GENERATOR = "psycopg generator"
 PSYCOPG2 = "psycopg2 poll loop"
 ASYNCPG = "asyncpg listener"
 
+SIGNAL = "Django signal"
+
 # Into tasks.
 LOOP = "task.delay loop"
 SHARED = "loop, one producer"

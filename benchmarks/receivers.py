@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 from children import Child, end_with_parent, finish, tell
-from names import ASYNCPG, BARE, EARLIER, GENERATOR, OURS, PSYCOPG2
+from names import ASYNCPG, BARE, EARLIER, GENERATOR, OURS, PSYCOPG2, SIGNAL
 from psycopg.conninfo import conninfo_to_dict
 from sending import Load, name_channels, send
 
@@ -184,6 +184,31 @@ def subscribe(dsn: str, callback: Callback, channels: int = 1, subscriptions: in
     callback.finished.wait()
 
 
+def connect_signal(dsn: str, callback: Callback) -> None:
+    import django
+    from django.conf import settings
+
+    parts: dict[str, Any] = conninfo_to_dict(dsn)
+    database = {"ENGINE": "django.db.backends.postgresql", "NAME": parts.pop("dbname")}
+    settings.configure(
+        DATABASES={"default": database | {name.upper(): part for name, part in parts.items()}},
+        INSTALLED_APPS=["pgnotifier.contrib.django"],
+    )
+    django.setup()
+    from pgnotifier.contrib.django import Channel
+    from pgnotifier.contrib.django.notifiers import get_notifier
+
+    channel = Channel("bench0")
+
+    @channel.connect
+    def receive(payload: Any, pid: int, **_: Any) -> None:
+        callback(0, "bench0", payload, pid)
+
+    get_notifier("default").start()
+    callback.ready()
+    callback.finished.wait()
+
+
 COMPETITORS: Mapping[str, Callable[[str, Callback], None]] = {
     BARE: drain_bare,
     GENERATOR: iterate,
@@ -195,7 +220,7 @@ COMPETITORS: Mapping[str, Callable[[str, Callback], None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=[OURS, *COMPETITORS])
+    parser.add_argument("name", choices=[OURS, SIGNAL, *COMPETITORS])
     parser.add_argument("dsn")
     parser.add_argument("expected", type=int)
     parser.add_argument("key", type=json.loads)
@@ -206,6 +231,8 @@ def main() -> None:
     callback = Callback(given.expected, given.key)
     if given.name == OURS:
         subscribe(given.dsn, callback, given.channels, given.subscriptions)
+    elif given.name == SIGNAL:
+        connect_signal(given.dsn, callback)
     elif given.name == BARE:
         drain_bare(given.dsn, callback, given.channels)
     else:

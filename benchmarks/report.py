@@ -12,7 +12,17 @@ from pathlib import Path
 
 from results import Row, Section
 
-PACKAGES = ("psycopg", "psycopg2-binary", "asyncpg", "celery", "kombu", "rq", "redis", "amqp")
+PACKAGES = (
+    "psycopg",
+    "psycopg2-binary",
+    "asyncpg",
+    "celery",
+    "kombu",
+    "rq",
+    "django",
+    "redis",
+    "amqp",
+)
 
 
 def print_table(sections: Sequence[Section], *, judged: bool) -> bool:

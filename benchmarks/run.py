@@ -2,6 +2,7 @@
 
 import broker
 import growth
+import hooks
 import inline
 import jobs
 import latency
@@ -11,5 +12,5 @@ from commandline import run
 if __name__ == "__main__":
     run(
         __doc__,
-        [one.benchmark for one in (inline, broker, jobs, latency, growth, memory)],
+        [one.benchmark for one in (inline, hooks, broker, jobs, latency, growth, memory)],
     )

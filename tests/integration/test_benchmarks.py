@@ -20,6 +20,7 @@ COMPETITORS = {
     "tasks in Redis, of nested payloads": 2,
     "tasks in RabbitMQ": 5,
     "RQ jobs in Redis": 3,
+    "signals of Django": 3,
     "latency of tasks at 50 a second": 4,
     "latency of tasks at half of saturation": 4,
     "tasks run at saturation": 2,
