@@ -129,8 +129,11 @@ class NotifyOn(BaseConstraint):
     ) -> None:
         """Refuse no row."""
 
-    def _check(self, model: Any, connection: Any) -> list[checks.CheckMessage]:
+    def check(self, model: Any, connection: Any) -> list[checks.CheckMessage]:
+        """Return what `manage.py check` is to say of a model."""
         return self.find_problems(model)
+
+    _check = check  # as Django 5.2 calls it
 
     # --- what it does ---
 
