@@ -1,5 +1,7 @@
 """The admin's page of listeners."""
 
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -7,7 +9,7 @@ from django.utils import timezone
 
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier
-from pgnotifier.contrib.django.watching import Watch
+from pgnotifier.contrib.django.watching import HOST, Watch
 
 GAP = {
     "since": "2026-01-01T00:00:00+00:00",
@@ -75,6 +77,18 @@ def test_the_rest_of_its_life(listener):
     (row,) = Listener.objects.all()
     assert row.name == listener.name
     assert row.state == "stopped"
+
+
+def test_a_process_that_has_died(listener):
+    """The next listener on the machine forgets it."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait(30)
+    now = timezone.now()
+    for name in (f"{HOST}:{done.pid}:default", f"elsewhere:{done.pid}:default"):
+        Listener.objects.create(name=name, started_at=now, seen_at=now)
+    Watch({"default": get_notifier("default")})._write(ended=False)
+    names = set(Listener.objects.values_list("name", flat=True))
+    assert names == {listener.name, f"elsewhere:{done.pid}:default"}
 
 
 def test_who_may_look(client, listener):

@@ -25,6 +25,7 @@ logger = logging.getLogger("pgnotifier.django")
 
 PERIOD = 5.0
 """Seconds between two words."""
+HOST = socket.gethostname()
 FORGET = timedelta(days=1)
 """After so long, those that are gone are forgotten."""
 
@@ -60,9 +61,10 @@ class Watch:
     def _write(self, *, ended: bool) -> None:
         close_stale_connections()
         try:
+            if not self._before:
+                _forget_the_gone()
             for alias, notifier in self._notifiers.items():
                 self._write_one(alias, notifier, ended=ended)
-            Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
         except ProgrammingError as exc:
             self._warn("can't tell the admin of this listener (run migrate?): %s", _first_line(exc))
         except Error as exc:  # the database is away
@@ -71,13 +73,13 @@ class Watch:
             close_stale_connections()
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
-        status = notifier.status()
+        status, heard = notifier.status(), notifier.get_channels()
         now = monotonic()
         then, received = self._before.get(alias, (now, status.received))
         self._before[alias] = now, status.received
         passed = now - then
         Listener.objects.update_or_create(
-            name=f"{socket.gethostname()}:{os.getpid()}:{alias}",
+            name=f"{HOST}:{os.getpid()}:{alias}",
             defaults={
                 "database": alias,
                 "state": "stopped" if ended else status.state,
@@ -87,10 +89,29 @@ class Watch:
                 "rate": max(0, status.received - received) / passed if passed else 0.0,
                 "errors": status.errors,
                 "status": _plain(status.to_dict()),
-                "channels": describe(alias),
+                "channels": [row for row in describe(alias) if row["channel"] in heard],
                 "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
             },
         )
+
+
+def _forget_the_gone() -> None:
+    """Delete the rows of this machine's processes that have died, and of others after a day."""
+    Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
+    for row in Listener.objects.filter(name__startswith=f"{HOST}:"):
+        pid = row.name.removeprefix(f"{HOST}:").partition(":")[0]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            row.delete()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def describe(alias: str) -> list[dict[str, Any]]:
