@@ -10,6 +10,7 @@ import dramatiq
 import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
+from celery.signals import setup_logging
 from dramatiq.brokers.redis import RedisBroker
 from redis import Redis
 from rq import Queue, SimpleWorker
@@ -21,6 +22,10 @@ from pgnotifier.contrib.rq import RQDispatcher
 from pgnotifier.testing.contract import QueueDispatcherContract
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-dispatcher.md"
+
+
+def _leave_as_it_is(**_):
+    """Be who sets up logging, in the worker's place: this process is the tests'."""
 
 
 class _OnValkey(QueueDispatcherContract):
@@ -64,11 +69,15 @@ class TestCeleryDispatcher(_OnValkey):
     @pytest.fixture
     def dispatcher(self, broker):
         self.app = app = Celery("contract", broker=self.url, set_as_current=False)
-        app.conf.worker_hijack_root_logger = False
         app.conf.broker_connection_retry_on_startup = True
+        app.conf.worker_cancel_long_running_tasks_on_connection_loss = True
         self.workers = ExitStack()
-        with app, self.workers:
-            yield CeleryDispatcher(app)
+        setup_logging.connect(_leave_as_it_is)
+        try:
+            with app, self.workers:
+                yield CeleryDispatcher(app)
+        finally:
+            setup_logging.disconnect(_leave_as_it_is)
 
     def work(self):
         if not self.running:  # when there are tasks for it to know
