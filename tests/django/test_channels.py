@@ -259,6 +259,19 @@ def test_connected_while_it_listens(transactional_db, eventually, channel):
         notifier.stop()
 
 
+def test_gaps_alone(channel):
+    """Who is told of gaps only is heard, too."""
+
+    def told(**_):
+        """Do nothing."""
+
+    channel.gap.connect(told)
+    assert subscribed(channel)
+    channel.connect(told)
+    channel.disconnect(told)
+    assert subscribed(channel)
+
+
 def test_gaps(transactional_db, eventually, channel):
     """Receivers of `gap` are told, before what comes later."""
     seen = []

@@ -85,7 +85,7 @@ class Channel(Signal):
         channel = super().__new__(cls)
         Signal.__init__(channel)
         channel.name = name
-        channel.gap = Signal()
+        channel.gap = _GapSignal(channel)
         channel.tasks = {}
         channel.gap_tasks = {}
         channel._options = {}
@@ -122,16 +122,7 @@ class Channel(Signal):
         if receiver is None:
             return lambda fn: self.connect(fn, sender, weak, dispatch_uid)
         super().connect(receiver, sender, weak, dispatch_uid)
-        notifier = get_notifier(self.database)
-        if RECEIVERS not in notifier.get_subscriptions().get(self.name, {}):
-            notifier.subscribe(
-                RECEIVERS,
-                self.name,
-                self.deliver,
-                notifier.is_running(),
-                dispatcher=SignalDispatcher.shared(notifier),
-                on_gap=self.deliver_gap,
-            )
+        self._listen()
         return receiver
 
     def disconnect(
@@ -139,7 +130,7 @@ class Channel(Signal):
     ) -> bool:
         """Disconnect a receiver, as `django.dispatch.Signal.disconnect` does."""
         done = super().disconnect(receiver, sender, dispatch_uid)
-        if not self.receivers:
+        if not (self.receivers or self.gap.receivers):
             notifier = get_notifier(self.database)
             notifier.unsubscribe(RECEIVERS, self.name, notifier.is_running())
         return bool(done)
@@ -182,6 +173,19 @@ class Channel(Signal):
         if on_gap is not None:
             self.gap_tasks[gap_id(key)] = on_gap
         return fn
+
+    def _listen(self) -> None:
+        """Subscribe to notifications and gaps, unless that is done."""
+        notifier = get_notifier(self.database)
+        if RECEIVERS not in notifier.get_subscriptions().get(self.name, {}):
+            notifier.subscribe(
+                RECEIVERS,
+                self.name,
+                self.deliver,
+                notifier.is_running(),
+                dispatcher=SignalDispatcher.shared(notifier),
+                on_gap=self.deliver_gap,
+            )
 
     def subscribe_tasks(self) -> None:
         """Subscribe the tasks once more, now that they go through another dispatcher."""
@@ -250,6 +254,18 @@ class Channel(Signal):
     async def anotify(self, payload: Any = "", using: str | None = None) -> None:
         """Send a notification: see `notify`."""
         await sync_to_async(self.notify)(payload, using)
+
+
+class _GapSignal(Signal):
+    """The signal of a channel's gaps; to connect to it is enough to have the channel heard."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def connect(self, *args: Any, **kwargs: Any) -> None:
+        super().connect(*args, **kwargs)
+        self._channel._listen()
 
 
 def gap_id(id: Hashable) -> Hashable:
