@@ -180,15 +180,18 @@ def test_a_loop_that_ends_first(db, eventually):
         db.dsn, dispatcher=AsyncioDispatcher(), on_error=lambda exc, _, n: errors.append((exc, n))
     )
 
+    begun = []
+
     @notifier.on("a")
     async def stuck(*_):
+        begun.append(True)
         await asyncio.sleep(60)
 
     async def main():
         notifier.start()
         db.notify("a", "1")
         db.notify("a", "2")
-        await until(lambda: notifier.status().dispatchers[0].waiting == 2)
+        await until(lambda: begun and notifier.status().dispatchers[0].waiting == 2)
 
     asyncio.run(main())
     db.notify("a", "3")
