@@ -15,6 +15,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 
+from pgnotifier.contrib.django import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier
 from pgnotifier.health import probe
@@ -180,6 +181,19 @@ def test_dispatch():
         names = {type(one.subscription.dispatcher).__name__ for one in subscriptions}
         assert names == {"TaskDispatcher"}
     finally:
+        call_command("pgnotifier", "--list", "--dispatch", "inline", stdout=StringIO())
+
+
+def test_a_dispatcher_that_can_not_be():
+    """Whose options are others', say: it is told in a line."""
+    channel = Channel("odd")
+    channel.task(lambda **_: None, id="odd", expires=60)
+    try:
+        with pytest.raises(CommandError, match="--dispatch tasks: task 'odd': expires= is not"):
+            call_command("pgnotifier", "--list", "--dispatch", "tasks", stdout=StringIO())
+    finally:
+        get_notifier("default").remove_channel("odd", autorun=False)
+        del Channel.known["odd"]
         call_command("pgnotifier", "--list", "--dispatch", "inline", stdout=StringIO())
 
 

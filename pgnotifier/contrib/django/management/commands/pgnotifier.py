@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import autoreload
 
@@ -69,9 +70,12 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **options: Any) -> None:
         """Do it."""
         if options["dispatch"]:
-            replace_dispatchers(options["dispatch"])
-            for channel in Channel.known.values():
-                channel.subscribe_tasks()
+            try:
+                replace_dispatchers(options["dispatch"])
+                for channel in Channel.known.values():
+                    channel.subscribe_tasks()
+            except (ImproperlyConfigured, PgNotifierError) as exc:
+                raise CommandError(f"--dispatch {options['dispatch']}: {exc}") from exc
         if options["lists"]:
             self._list(as_json=options["json"], channels=options["channels"])
             return
