@@ -93,7 +93,7 @@ def test_heartbeat(pgnotifier_dsn, db, make_notifier, record, eventually):
     notifier = make_notifier(pgnotifier_dsn, heartbeat=0.05)
     notifier.subscribe(1, "a", record)
     before = notifier.status().latency
-    assert before.count == 2  # LISTEN, and the proof that it hears
+    assert before.count >= 2  # LISTEN, and the proof that it hears; more if that took its time
     eventually(lambda: notifier.status().latency.count > before.count + 5)
     status = notifier.status()
     assert status.received == 0
