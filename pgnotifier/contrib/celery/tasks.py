@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, MutableMapping
 from typing import Any
 
 from pgnotifier.contrib.celery.arguments import restore_payload
@@ -73,7 +73,7 @@ class CallbackTask:
         self._app.finalize(auto=True)
         with _registering:
             if self._task is None:
-                if self.name in self._app.tasks:
+                if self.name in _known(self._app):
                     self.problem = _taken(self.name, self.id)
                     raise self.problem
                 self._task = self._make()
@@ -90,8 +90,9 @@ class CallbackTask:
 
     def unregister(self) -> None:
         """Have the app forget the task, so that its name is free."""
-        if self._task is not None and self._app.tasks.get(self.name) is self._task:
-            del self._app.tasks[self.name]
+        known = _known(self._app)
+        if self._task is not None and known.get(self.name) is self._task:
+            del known[self.name]
 
 
 class AppTasks:
@@ -178,6 +179,16 @@ def _taken(name: str, id: Hashable) -> TaskNameError:
     )
 
 
+def _known(app: Any) -> MutableMapping[str, Any]:
+    """Return the tasks of an app that is finalized, or about to be.
+
+    Not by `app.tasks`: a thread that looks there first holds the lock of that property and wants
+    that of `finalize()`, while one that finalizes holds the latter when it calls us.
+    """
+    tasks: MutableMapping[str, Any] = app._tasks  # noqa: SLF001 - as Celery's own hooks do
+    return tasks
+
+
 def _is_foreign(app: Any, name: str) -> bool:
     """Tell whether the app has a task of that name, as far as can be seen already.
 
@@ -185,7 +196,7 @@ def _is_foreign(app: Any, name: str) -> bool:
     their names in no other way; those of `@shared_task` not even so, and are found out later.
     """
     if app.finalized:
-        return name in app.tasks
+        return name in _known(app)
     for proxy in tuple(getattr(app, "_pending", ())):
         try:
             (fn,) = object.__getattribute__(proxy, "_Proxy__args")

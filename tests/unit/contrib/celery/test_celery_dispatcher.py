@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+import threading
 from collections import deque
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from pgnotifier import (
     DispatcherMismatchError,
     InlineDispatcher,
     Notifier,
+    Subscription,
     TaskNameError,
     UnknownOptionError,
 )
@@ -603,3 +605,23 @@ def test_the_repr_tells_no_secret(app, make_desk):
     shown = repr(desk.dispatcher)
     assert re.search(r"'shop'.*'pgnotifier\.'.*1 task", shown)
     assert "sesame" not in shown
+
+
+def test_finalizing_beside_a_look_at_the_tasks():
+    """Who finalizes the app needs no lock that `app.tasks` holds while it wants to finalize."""
+    app = Celery("shop", set_as_current=False)
+    dispatcher = CeleryDispatcher(app)
+    dispatcher.bind(Subscription("a", "ch", print, dispatcher))
+    with vars(Celery)["tasks"].lock:
+        threads = [
+            threading.Thread(target=app.finalize, daemon=True),
+            threading.Thread(
+                target=lambda: dispatcher.bind(Subscription("b", "ch", print, dispatcher)),
+                daemon=True,
+            ),
+        ]
+        for thread in threads:
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+    assert {"pgnotifier.a", "pgnotifier.b"} <= app.tasks.keys()
