@@ -17,9 +17,12 @@ them. Importing the module does neither.
                 of an id              apply_async    a time     connection callback by channel
 """
 
-from pgnotifier.contrib.celery.configured import CeleryNotifier, shared_subscription
-from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
-from pgnotifier.contrib.celery.errors import CallbackNotFoundError
+from pgnotifier.contrib import naming_extra
+
+with naming_extra("celery"):
+    from pgnotifier.contrib.celery.configured import CeleryNotifier, shared_subscription
+    from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
+    from pgnotifier.contrib.celery.errors import CallbackNotFoundError
 
 __all__ = [
     "CallbackNotFoundError",

@@ -18,7 +18,10 @@
              in migrations         per database     are signals        worker of tasks
 """
 
-from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.triggers import NotifyOn, notify_on
+from pgnotifier.contrib import naming_extra
+
+with naming_extra("django"):
+    from pgnotifier.contrib.django.channels import Channel
+    from pgnotifier.contrib.django.triggers import NotifyOn, notify_on
 
 __all__ = ["Channel", "NotifyOn", "notify_on"]

@@ -11,6 +11,9 @@ Importing the module does neither.
                 takes        learnt once       a transaction       its arguments
 """
 
-from pgnotifier.contrib.rq.dispatcher import RQDispatcher
+from pgnotifier.contrib import naming_extra
+
+with naming_extra("rq"):
+    from pgnotifier.contrib.rq.dispatcher import RQDispatcher
 
 __all__ = ["RQDispatcher"]

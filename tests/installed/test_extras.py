@@ -1,0 +1,109 @@
+"""Each extra alone, from the wheel, does its main job: with the newest and the lowest versions."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+README = Path(__file__).parents[2] / "README.md"
+PROJECT = Path(__file__).parent / "django_project"
+
+
+def write_program(environment, name, marker, *replacements):
+    """Write one of the README's programs, with the addresses of the test's servers."""
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (program,) = [block for block in blocks if marker in block]
+    for place, ours in replacements:
+        assert place in program
+        program = program.replace(place, ours)
+    (environment.directory / name).write_text(program)
+
+
+def write_callback(environment, dsn):
+    """Write the README's program with a plain callback."""
+    place = '{"dbname": "shop", "host": "localhost"}'
+    write_program(environment, "plain.py", place, (place, repr({**conninfo_to_dict(dsn)})))
+
+
+def test_core(install, db, eventually):
+    """Without an extra a plain callback is called; no framework is there, nor imported."""
+    environment = install()
+    write_callback(environment, db.dsn)
+    program = environment.start("python", "-W", "error", "plain.py")
+
+    def is_heard():
+        db.notify("orders", '{"total": 9.5}')
+        return "orders: {'total': 9.5} from session" in program.log
+
+    eventually(is_heard)
+    loaded = environment.run("python", "-c", "import pgnotifier, sys; print(*sys.modules)").stdout
+    frameworks = {"celery", "kombu", "redis", "rq", "django", "click", "rich"}
+    assert not frameworks & set(loaded.split())
+
+
+def test_celery(install, db, pgnotifier_redis_url):
+    """A notification becomes a task, run by a worker that a Redis broker brings it to."""
+    environment = install("celery")
+    write_program(
+        environment, "shop.py", "CeleryNotifier",
+        ("postgresql://localhost/shop", db.dsn), ("redis://localhost:6379/0", pgnotifier_redis_url),
+    )  # fmt: skip
+    worker = environment.start("celery", "-A", "shop", "worker", "-l", "INFO", ready=" ready.")
+    listener = environment.start("celery", "-A", "shop", "pgnotifier", ready="hearing")
+    db.notify("image_uploaded", '{"path": "/covers/1.png"}')
+    worker.wait_for("resizing /covers/1.png")
+    assert "Traceback" not in worker.log + listener.log
+
+
+def test_rq(install, db, pgnotifier_redis_url):
+    """A notification becomes a job, run by a worker of RQ."""
+    environment = install("rq")
+    write_program(
+        environment, "shop.py", "RQDispatcher",
+        ("postgresql://localhost/shop", db.dsn), ("redis://localhost:6379/0", pgnotifier_redis_url),
+    )  # fmt: skip
+    worker = environment.start(
+        "rq", "worker", "--path", ".", "--url", pgnotifier_redis_url, "default", ready="istening on"
+    )
+    listener = environment.start("pgnotifier", "listen", "shop:notifier", ready="hearing")
+    db.notify("image_uploaded", '{"path": "/covers/1.png"}')
+    worker.wait_for("resizing /covers/1.png")
+    assert "Traceback" not in worker.log + listener.log
+
+
+def test_django(install, db):
+    """A receiver is called in `manage.py pgnotifier`, and the system checks find nothing."""
+    environment = install("django")
+    shutil.copytree(PROJECT, environment.directory, dirs_exist_ok=True)
+    parameters = conninfo_to_dict(db.dsn)
+    env = {f"SHOP_{name.upper()}": str(value) for name, value in parameters.items()}
+    for command in ("check", "migrate"):
+        environment.run("python", "-W", "error", "manage.py", command, env=env)
+    command = ("manage.py", "pgnotifier", "--noreload")
+    listener = environment.start("python", *command, env=env, ready="hearing")
+    db.notify("orders", '{"total": 9.5}')
+    listener.wait_for("recounting {'total': 9.5}")
+    assert "Traceback" not in listener.log
+
+
+def test_cli(install, db, free_port):
+    """`pgnotifier listen` calls a callback in its process; `pgnotifier health` asks it."""
+    environment = install("cli")
+    write_callback(environment, db.dsn)
+    port = str(free_port)
+    listener = environment.start(
+        "pgnotifier", "listen", "plain:notifier", "--health-port", port, ready="hearing"
+    )
+    db.notify("orders", '{"total": 9.5}')
+    listener.wait_for("orders: {'total': 9.5} from session")
+    assert '"hearing"' in environment.run("pgnotifier", "health", "--port", port).stdout
+    assert "Traceback" not in listener.log
+
+
+@pytest.mark.timeout(300)
+def test_demo(install):
+    """`pgnotifier demo` accounts for all of its notifications."""
+    environment = install("demo")
+    environment.run("pgnotifier", "demo", "--orders", "40")
