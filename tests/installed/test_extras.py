@@ -51,9 +51,13 @@ def test_celery(install, db, pgnotifier_redis_url):
         ("postgresql://localhost/shop", db.dsn), ("redis://localhost:6379/0", pgnotifier_redis_url),
     )  # fmt: skip
     worker = environment.start("celery", "-A", "shop", "worker", "-l", "INFO", ready=" ready.")
-    listener = environment.start("celery", "-A", "shop", "pgnotifier", ready="hearing")
-    db.notify("image_uploaded", '{"path": "/covers/1.png"}')
-    worker.wait_for("resizing /covers/1.png")
+    listener = environment.start(
+        "celery", "-A", "shop", "pgnotifier", "-l", "DEBUG", ready="hearing"
+    )
+    for number in range(3):
+        db.notify("image_uploaded", f'{{"path": "/covers/{number}.png"}}')
+        worker.wait_for(f"resizing /covers/{number}.png")
+    assert "goes through apply_async" not in listener.log  # which is correct, and slow
     assert "Traceback" not in worker.log + listener.log
 
 
@@ -67,9 +71,12 @@ def test_rq(install, db, pgnotifier_redis_url):
     worker = environment.start(
         "rq", "worker", "--path", ".", "--url", pgnotifier_redis_url, "default", ready="istening on"
     )
-    listener = environment.start("pgnotifier", "listen", "shop:notifier", ready="hearing")
+    listener = environment.start(
+        "pgnotifier", "listen", "shop:notifier", "-l", "DEBUG", ready="hearing"
+    )
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     worker.wait_for("resizing /covers/1.png")
+    assert "jobs of 'resize' are made by stamped" in listener.log  # the others are slow
     assert "Traceback" not in worker.log + listener.log
 
 

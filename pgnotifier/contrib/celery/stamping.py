@@ -25,6 +25,8 @@ dump: Any = kombu_json.dumps
 # Of what JSON has no type for, only `Exact` comes along.
 encode_json = msgspec.json.Encoder(enc_hook=lambda exact: msgspec.Raw(dump(exact).encode())).encode
 _serialize: Any = serialization.dumps
+REPR_LEVELS = 3
+"""What `task_repr_maxlevels` is in Celery before 5.7, where it can't be set."""
 _IDS = 64
 """How many ids to make at once."""
 
@@ -46,7 +48,7 @@ class Stamp(ABC):
         """Take a message that Celery made."""
         self.positional = _find_positional(like)
         self._size = target.app.amqp.argsrepr_maxsize
-        self._levels = target.app.conf.task_repr_maxlevels
+        self._levels = target.app.conf.get("task_repr_maxlevels", REPR_LEVELS)
 
     @abstractmethod
     def press(self, given: Given, task_id: str) -> Any:
