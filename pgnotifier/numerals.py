@@ -50,6 +50,18 @@ def read_number(text: str) -> float | Decimal:
     return exact
 
 
+def survives(number: Decimal) -> bool:
+    """Tell whether JSON that holds the digits of a Decimal is read as the same Decimal."""
+    digits = str(number)
+    if not number.is_finite() or digits.lstrip("-").isdigit():
+        return False
+    try:
+        read = read_number(digits)
+    except TooManyDigitsError:
+        return False
+    return type(read) is Decimal and read.as_tuple() == number.as_tuple()
+
+
 _read_floats = msgspec.json.Decoder().decode
 _read_exact = msgspec.json.Decoder(float_hook=read_number).decode
 

@@ -2,22 +2,17 @@
 
 import json
 import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import msgspec
 
-from pgnotifier.literal import (
-    INT_BOUND,
-    LITERAL_DEPTH,
-    nests_within,
-    read_literal,
-    rebuild_plain,
-    write_literal,
-)
-from pgnotifier.numerals import TooManyDigitsError, read_json, read_number
-
-_JSON_DEPTH = 200
-"""How deep JSON may nest: msgspec, too, recurses in C. See `LITERAL_DEPTH`."""
+from pgnotifier.literal import read_literal, write_literal
+from pgnotifier.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
+from pgnotifier.numerals import TooManyDigitsError, read_json, read_number, survives
+from pgnotifier.plain import INT_BOUND, make_plain
+from pgnotifier.substitutes import Encoder, Substitute, make_substitute, refuse
 
 
 def decode(text: str) -> Any:
@@ -42,7 +37,7 @@ def decode(text: str) -> Any:
     except UnicodeEncodeError:
         data = text.encode("utf-8", "surrogatepass")  # which is no UTF-8 to the parser
     try:
-        if len(data) <= _JSON_DEPTH or _is_shallow(data):
+        if len(data) <= JSON_DEPTH or is_shallow_json(data):
             return read_json(data)
     except _UNREAD as exc:
         return _decode_unread(text, exc)
@@ -56,35 +51,71 @@ def decode_bytes(data: bytes) -> Any:
     surrogates, as in `Notification.raw`.
     """
     try:
-        if len(data) <= _JSON_DEPTH or _is_shallow(data):
+        if len(data) <= JSON_DEPTH or is_shallow_json(data):
             return read_json(data)
     except _UNREAD as exc:
         return _decode_unread(data.decode("utf-8", "surrogateescape"), exc)
     return read_literal(data.decode("utf-8", "surrogateescape"))
 
 
-def encode(value: Any) -> str:
-    """Return the text that `decode` turns into `value`, of the same types all the way down.
+def encode(value: Any, encoder: Encoder | None = None) -> str:
+    """Return the text that carries a value: one that `decode` turns into it where it can.
 
     A str goes as it is if it decodes to itself. What JSON carries goes as JSON, so that
     other programs can read it; tuples, sets, bytes, complex numbers, `...`, infinities and
-    dict keys other than str go as a Python literal. An instance of a subclass (an IntEnum,
-    an OrderedDict, a named tuple) goes as the builtin type that it extends. Of a complex
-    number, the sign of a zero may be lost.
+    dict keys other than str go as a Python literal. These decode to the same values, of the
+    same types. An instance of a subclass (an IntEnum, an OrderedDict, a named tuple) goes as
+    the builtin type that it extends. Of a complex number, the sign of a zero may be lost.
+
+    Of other types, `decode` gives back what was sent in their place: date, datetime, time,
+    timedelta, Decimal and UUID go as a str, written as Django's JSON encoder does; an Enum as
+    its value, a dataclass as a dict. So they do as dict keys and within a tuple or a set.
+
+    Args:
+        value: The value.
+        encoder: Returns what is to be sent in place of a value that neither JSON nor a literal
+            has a type for; or a subclass of `json.JSONEncoder`, whose `default` does. Where it
+            raises TypeError, the value is sent as without it.
 
     Raises:
-        PayloadEncodingError: Neither carries it: nan, a frozenset, a date, any other object,
-            an int of over 4,300 digits, a value within itself, or one nested over 200 levels
-            deep (over 50 if not JSON's types alone).
+        PayloadEncodingError: Nothing carries it: nan, a frozenset, an aware time, any other
+            object, an int of over 4,300 digits, a value within itself, or one nested over
+            200 levels deep (over 50 if not of JSON's types alone).
+        ArgumentTypeError: The encoder is neither.
     """
-    if not exact_json(value):
-        value = rebuild_plain(value, "payload", LITERAL_DEPTH)
-        if not exact_json(value):
-            return write_literal(value)
+    return _encode(value, make_substitute(encoder), exact_json, _write_json)
+
+
+def encode_exactly(value: Any) -> str:
+    """Return the text that `decode` turns into `value`, of the same types all the way down.
+
+    It is that of `encode`, but that no other value is sent in place of one. A Decimal goes if
+    `decode` makes it of its digits.
+
+    Raises:
+        PayloadEncodingError: There is none.
+    """
+    return _encode(value, refuse, _is_json_with_decimals, _write_json_with_decimals)
+
+
+def _encode(
+    value: Any,
+    substitute: Substitute,
+    is_json: Callable[[Any], bool],
+    write_json: Callable[[Any], bytes],
+) -> str:
+    if not is_json(value):
+        value = make_plain(value, "payload", JSON_DEPTH, substitute)
+        if not is_json(value):
+            return write_literal(make_plain(value, "payload", LITERAL_DEPTH, refuse))
     # `decode` hands the very same object back when it finds nothing else in it.
     if type(value) is str and "\0" not in value and decode(value) is value:
         return value
-    return msgspec.json.encode(value).decode()
+    return write_json(value).decode()
+
+
+_write_json = msgspec.json.Encoder().encode
+_write_json_with_decimals = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def exact_json(value: Any) -> bool:
@@ -93,7 +124,11 @@ def exact_json(value: Any) -> bool:
     True for None, bool, int, finite float, Unicode text, and lists and str-keyed dicts of
     them; not for their subclasses, lone surrogates, or what `decode` refuses for its size.
     """
-    return _is_json(value, _JSON_DEPTH)
+    return _is_json(value, JSON_DEPTH, decimals=False)
+
+
+def _is_json_with_decimals(value: Any) -> bool:
+    return _is_json(value, JSON_DEPTH, decimals=True)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -122,43 +157,6 @@ def _decode_unread(text: str, exc: BaseException) -> Any:
     return read_literal(text)
 
 
-_OPENING = b"[{"
-_FEW = 4
-_NO_OPENING = bytes(set(range(256)) - set(_OPENING))
-_NO_MARK = bytes(set(range(256)) - set(b'([{)]}"'))
-
-
-def _is_shallow(data: bytes) -> bool:
-    """Tell whether JSON nests no deeper than the parser can bear."""
-    return (
-        _has_few_brackets(data)
-        or len(data.translate(None, _NO_OPENING)) <= _JSON_DEPTH
-        or nests_within(_JSON_DEPTH, _json_brackets(data))
-    )
-
-
-def _has_few_brackets(data: bytes) -> bool:
-    # As in most large texts, where `find`, unlike `count`, looks at many bytes at a time.
-    left = _FEW
-    for bracket in _OPENING:
-        at = data.find(bracket)
-        while at >= 0:
-            if not left:
-                return False
-            left -= 1
-            at = data.find(bracket, at + 1)
-    return True
-
-
-def _json_brackets(data: bytes) -> bytes:
-    """Return the brackets of JSON that stand outside its strings."""
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    marks = data.translate(None, _NO_MARK)
-    # Two adjacent quotes cancel out, wherever they stand, which leaves few to split at.
-    return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
-
-
 def _is_unicode(text: str) -> bool:
     if text.isascii():
         return True
@@ -169,7 +167,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _is_json(value: Any, room: int) -> bool:
+def _is_json(value: Any, room: int, *, decimals: bool) -> bool:
     kind = type(value)
     if kind is dict and room:
         for key in value:
@@ -187,11 +185,11 @@ def _is_json(value: Any, room: int) -> bool:
         elif kind is int:
             fits = -INT_BOUND < item < INT_BOUND
         elif kind is dict or kind is list:
-            fits = room > 0 and _is_json(item, room - 1)
+            fits = room > 0 and _is_json(item, room - 1, decimals=decimals)
         elif kind is float:
             fits = math.isfinite(item)
         else:
-            fits = item is None or kind is bool
+            fits = item is None or kind is bool or (decimals and kind is Decimal and survives(item))
         if not fits:
             return False
     return True
