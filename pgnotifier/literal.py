@@ -3,38 +3,14 @@
 import ast
 import math
 import re
-import reprlib
 from types import EllipsisType
 from typing import Any
 
-from pgnotifier.errors import PayloadEncodingError
-
-LITERAL_DEPTH = 50
-"""How deep brackets may nest. CPython's parser recurses in C, and a thread's stack may be small
-(512 KiB on macOS): in one of 256 KiB, it crashes the process at 150 levels."""
-
-INT_BOUND = 10**4300
-"""Python refuses to print a longer int:
-https://docs.python.org/3/library/stdtypes.html#integer-string-conversion-length-limitation."""
+from pgnotifier.nesting import LITERAL_DEPTH, nests_within
 
 _TRIES = 100
 """Threads that parse at the same time may give each other a SystemError, in Python 3.11:
 https://github.com/python/cpython/issues/106905."""
-
-_BRACKETS = b"([{)]}"
-_NO_BRACKET = bytes(set(range(256)) - set(_BRACKETS))
-_ALIKE = bytes.maketrans(_BRACKETS, b"[[[]]]")
-
-
-def nests_within(depth: int, code: bytes) -> bool:
-    """Tell whether the brackets in `code` pair up and nest no deeper than `depth`."""
-    brackets = code.translate(_ALIKE, _NO_BRACKET)
-    for _ in range(depth):
-        before, brackets = len(brackets), brackets.replace(b"[]", b"")
-        if len(brackets) == before:
-            break
-    return not brackets
-
 
 # The compiler warns of invalid escapes and the like. Silencing it would change the filters of
 # the whole process (`catch_warnings` is not thread-safe), so only text made of tokens that it
@@ -101,14 +77,15 @@ def read_literal(text: str) -> Any:
 
 
 def write_literal(value: Any) -> str:
-    """Return a literal of a value that `rebuild_plain` made, without NUL or lone surrogates."""
+    """Return a literal of a value that `make_plain` made, without NUL or lone surrogates."""
     match value:
         case str():
             # Always in single quotes: in double ones it might be JSON, where the escapes of
             # two adjacent surrogates mean one character.
             return "'" + repr('"' + value)[2:]
         case float():
-            return repr(value).replace("inf", "1e999")
+            # The point ends in no digit: in JSON, it would be a Decimal.
+            return repr(value).replace("inf", "1.e999")
         case complex():
             sign = "-" if math.copysign(1, value.imag) < 0 else "+"
             return f"{write_literal(value.real)}{sign}{write_literal(abs(value.imag))}j"
@@ -125,52 +102,3 @@ def write_literal(value: Any) -> str:
             return "..."
         case _:
             return repr(value)
-
-
-def rebuild_plain(value: Any, path: str, room: int) -> Any:
-    """Return `value` rebuilt of builtin types that a literal can hold, or raise."""
-    match value:
-        case None | bool() | EllipsisType():
-            return value
-        case str():
-            return str.__str__(value)  # str() of an Enum would be its name
-        case bytes():
-            return bytes.__bytes__(value)
-        case int():
-            if -INT_BOUND < value < INT_BOUND:
-                return int.__int__(value)
-            raise _refusal("an int of over 4,300 digits", path)
-        case float() | complex():
-            if value != value:
-                raise _refusal("nan", path)
-            return float.__float__(value) if isinstance(value, float) else complex(value)
-        case tuple() | list() | set() | dict():
-            if not room:
-                raise _refusal("a value nested too deep, or within itself,", path)
-            return _plain_container(value, path, room - 1)
-        case _:
-            raise _refusal(f"a value of type {type(value).__qualname__}", path)
-
-
-def _plain_container(value: Any, path: str, room: int) -> Any:
-    plain: Any
-    if isinstance(value, dict):
-        plain = {}
-        for key, item in value.items():
-            plain_key = rebuild_plain(key, f"a key of {path}", room)
-            plain[plain_key] = rebuild_plain(item, f"{path}[{reprlib.repr(plain_key)}]", room)
-    else:
-        items = [rebuild_plain(item, f"{path}[{place}]", room) for place, item in enumerate(value)]
-        kind = next(kind for kind in (tuple, list, set) if isinstance(value, kind))
-        plain = kind(items)
-    if len(plain) != len(value):
-        raise _refusal("a container of values that are equal as builtin types", path)
-    return plain
-
-
-def _refusal(what: str, path: str) -> PayloadEncodingError:
-    where = path if len(path) <= 100 else f"{path[:100]}..."
-    return PayloadEncodingError(
-        f"{what} at {where} can't be sent as a payload: encode it yourself, as a str or in "
-        "values that JSON or a Python literal can hold"
-    )

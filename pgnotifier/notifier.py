@@ -38,6 +38,7 @@ from pgnotifier.registry import (
 from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier.states import OnState, StateReport
 from pgnotifier.status import DispatcherStatus, Status
+from pgnotifier.substitutes import Encoder
 
 logger = logging.getLogger("pgnotifier.notifier")
 
@@ -547,24 +548,28 @@ class Notifier:
         ]
         return trouble
 
-    def notify(self, channel: str, payload: Any = "") -> None:
+    def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in a transaction of its own, on a connection of its own.
 
-        What listeners with pgnotifier's decoder get is equal to what was given, and of the
-        same type.
+        What JSON or a Python literal has a type for arrives, where pgnotifier's decoder reads
+        it, equal to what was given and of the same type. A date, datetime, time, timedelta,
+        Decimal or UUID arrives as a str, written as Django's JSON encoder does, an Enum as its
+        value, and a dataclass as a dict.
 
         Args:
             channel: Where to.
-            payload: Any value that JSON or a Python literal can write.
+            payload: The value.
+            encoder: Returns what is to be sent in place of a value of another type; or a
+                subclass of `json.JSONEncoder`, whose `default` does. See `payload.encode`.
 
         Raises:
             ChannelNameError: PostgreSQL has no such channel.
-            PayloadEncodingError: Neither JSON nor a literal can write it.
+            PayloadEncodingError: Nothing carries the value.
             PayloadTooLargeError: Written, it has over 7,999 bytes. Nothing was sent.
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
         """
-        self._publisher.notify(check_channel(channel), payload)
+        self._publisher.notify(check_channel(channel), payload, encoder)
 
     # --- inside ---
 

@@ -9,6 +9,7 @@ import psycopg
 from pgnotifier.connection import Parameters, forget_in_child, is_quiet
 from pgnotifier.errors import ConnectionFailedError, NotifyRefusedError, PayloadTooLargeError
 from pgnotifier.payload import encode
+from pgnotifier.substitutes import Encoder
 
 MAX_PAYLOAD_BYTES = 7999
 """What NOTIFY takes: https://www.postgresql.org/docs/current/sql-notify.html."""
@@ -23,16 +24,16 @@ class Publisher:
         self._connection: psycopg.Connection[Any] | None = None
         self._closing = False
 
-    def notify(self, channel: str, payload: Any) -> None:
+    def notify(self, channel: str, payload: Any, encoder: Encoder | None = None) -> None:
         """Send one notification, in a transaction of its own.
 
         Raises:
-            PayloadEncodingError: No payload decodes to this value.
+            PayloadEncodingError: No payload carries this value.
             PayloadTooLargeError: It has over 7,999 bytes.
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
         """
-        text = make_text(channel, payload)
+        text = make_text(channel, payload, encoder)
         with self._lock:
             self._closing = False
             connection = self._connected()
@@ -88,18 +89,19 @@ class Publisher:
                 connection.close()
 
 
-def make_text(channel: str, payload: Any) -> str:
+def make_text(channel: str, payload: Any, encoder: Encoder | None = None) -> str:
     """Return a payload as the text that NOTIFY sends.
 
     Args:
         channel: Where to, for errors.
-        payload: Any value that JSON or a Python literal can write.
+        payload: Any value that `encode` takes.
+        encoder: As `encode` takes it.
 
     Raises:
-        PayloadEncodingError: Neither can.
+        PayloadEncodingError: No payload carries the value.
         PayloadTooLargeError: It has over 7,999 bytes.
     """
-    text = encode(payload)
+    text = encode(payload, encoder)
     size = len(text.encode())
     if size > MAX_PAYLOAD_BYTES:
         raise PayloadTooLargeError(

@@ -3,12 +3,20 @@
 import asyncio
 import gc
 import logging
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection, transaction
+from django.db.models import TextChoices
 from django.dispatch import Signal, receiver
+from django.utils.translation import gettext_lazy
 
 from pgnotifier import ChannelNameError, PayloadEncodingError, PayloadTooLargeError
 from pgnotifier.contrib.django import Channel
@@ -209,6 +217,46 @@ def test_sending_from_a_coroutine(transactional_db, live_notifications):
     """The same, awaited."""
     async_to_sync(orders.anotify)({"n": 1})
     assert [one.payload for one in live_notifications.wait_for(1)] == [{"n": 1}]
+
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            AT,
+            AT.replace(microsecond=0),
+            AT.replace(tzinfo=None),
+            AT.astimezone(ZoneInfo("Asia/Kolkata")),
+        ),
+        *(AT.replace(tzinfo=timezone(timedelta(seconds=30))), AT.date(), date(1, 1, 1)),
+        *(time(3, 4), time(3, 4, 5, 1), time(3, tzinfo=ZoneInfo("Europe/Berlin"))),
+        *(timedelta(), timedelta(days=-3, microseconds=5), timedelta(days=400, hours=30)),
+        *(Decimal("1.50"), Decimal("1E+20"), Decimal("-0"), UUID(int=5), gettext_lazy("Saturday")),
+    ],
+    ids=repr,
+)
+def test_values_are_written_as_django_does(db, value):
+    """What `DjangoJSONEncoder` writes arrives, by itself and within something."""
+    with captureNotifications() as sent:
+        orders.notify({"value": [value]})
+        orders.notify(value)
+        orders.notify({"encoded": [value]}, encoder=DjangoJSONEncoder)
+    written = DjangoJSONEncoder().default(value)
+    assert [one.payload for one in sent] == [{"value": [written]}, written, {"encoded": [written]}]
+
+
+def test_values_that_django_does_not_write(db):
+    """An aware time is refused, as there; a model's choice goes as its value."""
+    with captureNotifications() as sent:
+        with pytest.raises(PayloadEncodingError, match=r"a time with an offset .*payload\['at'\]"):
+            orders.notify({"at": time(1, tzinfo=UTC)})
+        orders.notify(TextChoices("Size", "SMALL LARGE").SMALL)
+        orders.notify([Enum("Size", {"S": (1, 2)}).S])
+        async_to_sync(orders.anotify)(object(), None, lambda _: "mine")
+    assert [one.payload for one in sent] == ["SMALL", [(1, 2)], "mine"]
 
 
 def test_what_can_not_be_sent(db):

@@ -1,6 +1,7 @@
 """Decoding and encoding, from plain examples to whatever hypothesis thinks of."""
 
 import ast
+import contextlib
 import json
 import math
 import subprocess
@@ -9,17 +10,21 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, defaultdict
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import time as clock
+from decimal import Decimal
 from enum import Enum, IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgnotifier import payload
-from pgnotifier.errors import PayloadEncodingError
-from pgnotifier.payload import encode, exact_json
+from pgnotifier.errors import ArgumentTypeError, PayloadEncodingError
+from pgnotifier.payload import decode_bytes, encode, encode_exactly, exact_json
 
 INF = math.inf
 BIG = 10**4300 - 1
@@ -30,6 +35,8 @@ def decode(text):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value = payload.decode(text)
+        with contextlib.suppress(UnicodeEncodeError):
+            assert typed(decode_bytes(text.encode("utf-8", "surrogateescape"))) == typed(value)
     assert not caught
     return value
 
@@ -37,8 +44,8 @@ def decode(text):
 def typed(value):
     """Make two values equal only if their types are, too, and the signs of their zeros."""
     match value:
-        case float():
-            return float, repr(value)
+        case float() | Decimal():
+            return type(value), repr(value)
         case list() | tuple():
             return type(value), [typed(item) for item in value]
         case set():
@@ -62,8 +69,21 @@ def name(value):
     [
         *(('{"a": true}', {"a": True}), (' [1, null, "x"]\n', [1, None, "x"]), ('"text"', "text")),
         *(("42", 42), ("-0", 0), ("-0.0", -0.0), ("1e5", 1e5), ('{"a": 1, "a": 2}', {"a": 2})),
+        # Numbers: floats that have the same digits, or else decimals
+        *(("0.1", 0.1), ("1.10", 1.1), ("-0e5", -0.0), ("0e99999999999999999999", 0.0)),
+        *((t, Decimal(t)) for t in ("12345678901234567.89", "-0.10000000000000000001", "1e999")),
+        *((t, Decimal(t)) for t in ("1E-400", "9007199254740993.0", "4.9e-324", "1e+7999")),
+        *(("5e-324", 5e-324), ("0.30000000000000004", 0.1 + 0.2), ("1E22", 1e22), ("1e023", 1e23)),
+        *(("123456789012345678", 123456789012345678), ("123456789.00000000", 123456789.0)),
+        ('{"a": [1e999, true]}', {"a": [Decimal("1e999"), True]}),
+        ("[" + "1.50, " * 200 + "-1e999, 0.1]", [*[1.5] * 200, Decimal("-1e999"), 0.1]),
+        ("[" + "1.50, " * 200 + "1e5]", [*[1.5] * 200, 1e5]),
+        ("[" + "1.50, " * 200 + "1E5]", [*[1.5] * 200, 1e5]),
+        (f"[{'1.5,' * 200}123456789012345678.5]", [*[1.5] * 200, Decimal("123456789012345678.5")]),
+        (f"[{'1.5,' * 200}0.{'1' * 7000}]", [*[1.5] * 200, Decimal(f"0.{'1' * 7000}")]),
+        (r'["\ud800", 12345678901234567.89]', ["\ud800", Decimal("12345678901234567.89")]),
+        *(("(12345678901234567.89,)", (12345678901234567.89,)), ("[1.e999]", [INF])),
         # JSON that msgspec refuses
-        *(("1e999", INF), ('{"a": [1e999, true]}', {"a": [INF, True]})),
         *((r'["\ud800", null]', ["\ud800", None]), ('["caf\udce9", true]', ["caf\udce9", True])),
         (f"[-{BIG}, {BIG}]", [-BIG, BIG]),
         # Nested as deep as it may be, or looking deeper than it is
@@ -107,6 +127,8 @@ def test_a_value_arrives_as_what_its_text_looks_like(text, value):
         *(r'"\d"', r"'\400'", r"b'\u0041'", "0x1for x", "1if 2else 3", "1jif 2else 3"),
         *("\ufeff1", "1\x00", "'\x00'", "'\ud800'", "b'\xe9'", r"'\N{NO SUCH NAME}'"),
         *("1" * 4301, "[" + "1" * 4301 + "]", "(" * 51 + "1," + ")" * 51),
+        # Numbers that would fill the memory of whoever makes an int of them
+        *("1e8001", "-1E+999999999", "[1e-99999999999999999999]", f"[{'1.5,' * 200}1e9000]"),
         *("0x" + "f" * 3572, "0o" + "7" * 4762, "0b" + "1" * 14285),
     ],
     ids=name,
@@ -200,9 +222,16 @@ class Point(NamedTuple):  # noqa: D101
     y: int
 
 
+@dataclass(frozen=True)
+class Item:  # noqa: D101
+    id: int
+    due: Any
+
+
 Loud = type("Loud", (str,), {"__hash__": str.__hash__, "__eq__": object.__eq__})
 Level = IntEnum("Level", "LOW HIGH")
 Color = Enum("Color", {"RED": "red"}, type=str)
+Mood = Enum("Mood", {"GOOD": "good", "BOTH": ("good", 1), "NESTED": [date(2026, 1, 2)]})
 KNOT: list = []
 KNOT.append(KNOT)
 
@@ -215,7 +244,8 @@ KNOT.append(KNOT)
         *((None, "null"), (True, "true"), (1.0, "1.0"), (-0.0, "-0.0"), (BIG, str(BIG))),
         *(({"é": [1, "\0"]}, r'{"é":[1,"\u0000"]}'), ([], "[]"), ({}, "{}")),
         *(((1,), "(1,)"), ((), "()"), (set(), "set()"), ({"a": {1}}, "{'a':{1}}")),
-        *((INF, "1e999"), ([-INF], "[-1e999]"), (complex(1, -INF), "1.0-1e999j"), (..., "...")),
+        *((INF, "1.e999"), ([-INF], "[-1.e999]"), (complex(1, -INF), "1.0-1.e999j")),
+        *((..., "..."), ([..., INF, 0.1], "[...,1.e999,0.1]")),
         *(({1: ...}, "{1:...}"), ({(1, "x"): b"\0"}, r"{(1,'x'):b'\x00'}")),
         *(("\ud800", r"'\ud800'"), (["'\ud83d\ude00"], r"['\'\ud83d\ude00']")),
         # Subclasses go as what they extend.
@@ -234,7 +264,16 @@ def test_a_value_is_sent_as(value, text):
     ("value", "words"),
     [
         *((frozenset(), "type frozenset at payload can't"), (bytearray(), "type bytearray")),
-        ({"when": [1, datetime.now(UTC)]}, "type datetime at payload['when'][1] can't"),
+        ({"when": [1, frozenset()]}, "type frozenset at payload['when'][1] can't"),
+        (
+            [clock(1, tzinfo=UTC)],
+            "a time with an offset from UTC, but without a date, at payload[0]",
+        ),
+        *(
+            ({Item(1, None): 1}, "written as a dict or a list at a key of"),
+            ({Item(1, None)}, "or a list"),
+        ),
+        *((Item(1, object()), "type object at payload['due']"), ({Item: 1}, "type type at a key")),
         *(({("a", object()): 1}, "type object at a key of payload["), ({BIG + 1: 1}, "a key of")),
         ({Loud("a"): 1, Loud("a"): 2}, "equal as builtin types"),
         *((math.nan, "nan at payload"), ((complex(0, math.nan),), "nan at payload[0]")),
@@ -252,9 +291,124 @@ def test_what_no_payload_carries_is_refused(value, words):
     assert len(str(caught.value)) < 300
 
 
+AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+HALF = timezone(timedelta(hours=5, minutes=30))
+ODD = timezone(timedelta(seconds=30))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        # As DjangoJSONEncoder does: see `test_values_are_written_as_django_does` in tests/django.
+        *((AT, "2026-01-02T03:04:05.678Z"), (AT.replace(microsecond=0), "2026-01-02T03:04:05Z")),
+        *((AT.astimezone(HALF), "2026-01-02T08:34:05.678+05:30"), (AT.date(), "2026-01-02")),
+        (datetime(2026, 1, 2, tzinfo=ODD), "2026-01-02T00:00:00+00:00:30"),
+        *((clock(3, 4), "03:04:00"), (clock(3, 4, 5, 678901), "03:04:05.678")),
+        *(
+            (timedelta(days=1, seconds=3661.5), "P1DT01H01M01.500000S"),
+            (timedelta(), "P0DT00H00M00S"),
+        ),
+        (timedelta(microseconds=-1), "-P0DT00H00M00.000001S"),
+        *((Decimal("1.50"), '"1.50"'), ([Decimal("NaN")], '["NaN"]')),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        *((Mood.GOOD, "good"), (Mood.BOTH, "('good',1)"), ([Mood.NESTED], '[["2026-01-02"]]')),
+        (Item(1, Item(2, AT.date())), '{"id":1,"due":{"id":2,"due":"2026-01-02"}}'),
+        # Within what goes as a literal, and as keys
+        (({"at": AT.date()}, Item(1, {2})), "({'at':'2026-01-02'},{'id':1,'due':{2}})"),
+        *(({AT.date(): 1}, '{"2026-01-02":1}'), ({Mood.BOTH: 1}, "{('good',1):1}")),
+        *(({UUID(int=5): {Mood.GOOD}}, "{'00000000-0000-0000-0000-000000000005':{'good'}}"),),
+    ],
+    ids=name,
+)
+def test_what_no_payload_has_a_type_for_is_sent_as(value, text):
+    """The text arrives, or what is in it: a str, or the value of an Enum, or a dict."""
+    assert encode(value) == text
+
+
+class Money:  # noqa: D101
+    pass
+
+
+class MoneyEncoder(json.JSONEncoder):
+    """Knows money, and writes dates in its own way."""
+
+    def default(self, o):
+        """Return what is written."""
+        if isinstance(o, Money):
+            return {"euros": Decimal(5)}
+        return str(o) if isinstance(o, date) else super().default(o)
+
+
+@pytest.mark.parametrize(
+    "encoder", [MoneyEncoder, MoneyEncoder().default, lambda o: MoneyEncoder().default(o)]
+)
+def test_an_encoder_of_ones_own_comes_first(encoder):
+    """It is asked for what neither JSON nor a literal has a type for, then the built-in ways."""
+    value = {"price": Money(), "at": AT, "id": UUID(int=5), "both": (Money(),)}
+    assert decode(encode(value, encoder)) == {
+        "price": {"euros": "5"},
+        "at": "2026-01-02 03:04:05.678901+00:00",
+        "id": str(UUID(int=5)),
+        "both": ({"euros": "5"},),
+    }
+    with pytest.raises(
+        PayloadEncodingError, match=r"type Money at payload\['price'\] can't .* encoder="
+    ):
+        encode(value)
+    with pytest.raises(PayloadEncodingError, match=r"type object at payload\[1\]") as caught:
+        encode([1, object()], encoder)
+    assert isinstance(caught.value.__context__, TypeError)
+
+
+@pytest.mark.parametrize("encoder", [lambda o: o, lambda o: [o], lambda o: {"more": (o,)}])
+def test_an_encoder_that_comes_to_no_end(encoder):
+    """It is refused, rather than asked for ever."""
+    with pytest.raises(PayloadEncodingError, match=r"no end|nested too deep"):
+        encode(Money(), encoder)
+
+
+def test_what_an_encoder_raises_is_its_own():
+    """A fault of it is not taken for a refusal."""
+    with pytest.raises(ZeroDivisionError):
+        encode(Money(), lambda _: 1 / 0)
+
+
+@pytest.mark.parametrize("encoder", ["str", 1, MoneyEncoder()])
+def test_what_can_be_no_encoder(encoder):
+    """The mistake is named, rather than found with the first odd value."""
+    with pytest.raises(
+        ArgumentTypeError, match=r"encoder is a subclass of json\.JSONEncoder, or a"
+    ):
+        encode(1, encoder)
+
+
+@pytest.mark.parametrize(
+    "value", [AT, [Decimal("1.5")], Decimal(3), Mood.GOOD, Item(1, 1), UUID(int=1)]
+)
+def test_encode_exactly_puts_nothing_in_place_of_a_value(value):
+    """An id that would be another one in a worker is refused."""
+    with pytest.raises(PayloadEncodingError):
+        encode_exactly(value)
+
+
 @pytest.mark.parametrize(
     "value",
-    [*((1,), {1: 1}, INF, BIG + 1, "\ud800", {"\ud800": 1}, Level.LOW, Color.RED, [b""], KNOT)],
+    [
+        *(
+            (1,),
+            {1: 1},
+            INF,
+            Decimal(1),
+            [Decimal("1e999")],
+            BIG + 1,
+            "\ud800",
+            {"\ud800": 1},
+            Level.LOW,
+            Color.RED,
+            [b""],
+            KNOT,
+        )
+    ],
     ids=name,
 )
 def test_what_json_changes_is_not_exact_json(value):
@@ -295,6 +449,36 @@ def test_every_json_value_round_trips(value, ascii_only):
     """What the standard library writes is read as the standard library reads it."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert typed(decode(text)) == typed(json.loads(text))
+
+
+digits = st.text("0123456789", min_size=1, max_size=25)
+numbers = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "-"]),
+    st.integers(0, 10**20) | st.just(0),
+    st.just("") | digits.map(".{}".format),
+    st.just("")
+    | st.builds("{}{}".format, st.sampled_from(["e", "E", "e+", "e-0"]), st.integers(0, 330)),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(numbers | finite.map(repr), max_size=9),
+    st.sampled_from(["", ", 1.5" * 300, ", 1.50" * 300]),
+)
+def test_every_number_keeps_its_digits(found, more):
+    """One with a fraction or an exponent is a float if that shows the same digits, or a Decimal."""
+    text = f"[0{''.join(f', {number}' for number in found)}{more}]"
+    exact = json.loads(text, parse_float=Decimal)
+    for number, arrived in zip(exact, decode(text), strict=True):
+        if type(number) is int:
+            assert typed(arrived) == typed(number)
+        elif number == Decimal(repr(float(number))):
+            assert typed(arrived) == typed(float(number))
+        else:
+            assert typed(arrived) == typed(number)
+    assert typed(decode(encode_exactly(decode(text)))) == typed(decode(text))
 
 
 @settings(deadline=None)

@@ -11,6 +11,7 @@ from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.dispatch import Signal
+from django.utils.functional import Promise
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
@@ -19,6 +20,7 @@ from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
 from pgnotifier.publisher import make_text
 from pgnotifier.registry import check_channel
+from pgnotifier.substitutes import Encoder
 
 RECEIVERS = "receivers"
 """The id of the subscription that stands for all receivers of a channel."""
@@ -232,28 +234,43 @@ class Channel(Signal):
 
     # --- sending ---
 
-    def notify(self, payload: Any = "", using: str | None = None) -> None:
+    def notify(
+        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+    ) -> None:
         """Send a notification when the transaction commits; now, if there is none.
 
         Within `atomic()` it belongs to the transaction: PostgreSQL sends it with the COMMIT, and
         forgets it with a ROLLBACK, a savepoint's included.
 
         Args:
-            payload: Any value that JSON or a Python literal can write.
+            payload: The value. What JSON or a Python literal has a type for arrives as it is. A
+                date, datetime, time, timedelta, Decimal, UUID or lazy text arrives as the str
+                that `DjangoJSONEncoder` makes of it, an Enum as its value, a dataclass as a dict.
             using: An alias of DATABASES. Default: the channel's own.
+            encoder: Returns what is to be sent in place of a value of another type; or a
+                subclass of `json.JSONEncoder`, whose `default` does.
 
         Raises:
-            PayloadEncodingError: Neither JSON nor a literal can write it.
+            PayloadEncodingError: Nothing carries the value.
             PayloadTooLargeError: Written, it has over 7,999 bytes.
             django.db.Error: PostgreSQL refused.
         """
-        text = make_text(self.name, payload)
+        text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
             cursor.execute("SELECT pg_notify(%s, %s)", [self.name, text])
 
-    async def anotify(self, payload: Any = "", using: str | None = None) -> None:
+    async def anotify(
+        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+    ) -> None:
         """Send a notification: see `notify`."""
-        await sync_to_async(self.notify)(payload, using)
+        await sync_to_async(self.notify)(payload, using, encoder)
+
+
+def _write_lazily(value: Any) -> str:
+    """Return the text of a lazy translation, as `DjangoJSONEncoder` does."""
+    if isinstance(value, Promise):
+        return str(value)
+    raise TypeError
 
 
 class _GapSignal(Signal):
