@@ -1,15 +1,15 @@
 """Carriers: how stamped messages get into the broker, and when it has acknowledged them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import amqp
 from kombu.exceptions import OperationalError
 
-from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
+from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT, is_wrong_type
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import Stamp
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
@@ -24,6 +24,7 @@ class Carrier(ABC):
     Attributes:
         chunk: The most messages after which to wait for the broker.
         position: How many messages it was given so far.
+        refused: By position, why the broker will never take a message; the publisher empties it.
     """
 
     chunk: ClassVar[int] = 500
@@ -31,6 +32,7 @@ class Carrier(ABC):
     def __init__(self, producer: Any) -> None:
         self.producer = producer
         self.position = 0
+        self.refused: dict[int, Exception] = {}
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
@@ -69,13 +71,12 @@ class Carrier(ABC):
 
 
 class RedisCarrier(Carrier):
-    """Puts messages into Redis' lists, those for one list with one command."""
+    """Puts messages into Redis' lists: one command for each list, all of them in one round trip."""
 
     def __init__(self, producer: Any) -> None:
         super().__init__(producer)
-        self._sent = 0
-        self._key = ""
-        self._texts: list[str] = []
+        self._waiting: dict[str, Push] = {}  # by list
+        self._unsettled: set[int] = set()
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
@@ -105,28 +106,67 @@ class RedisCarrier(Carrier):
 
     def add(self, message: RedisMessage) -> None:
         """Take a message."""
-        if message.key != self._key:
-            self.send()
-            self._key = message.key
+        push = self._waiting.get(message.key)
+        if push is None:
+            push = self._waiting[message.key] = Push([], [])
         self.position += 1
-        self._texts.append(message.text)
+        self._unsettled.add(self.position)
+        push.texts.append(message.text)
+        push.positions.append(self.position)
 
     def send(self) -> None:
-        """Put what was taken into its list, and wait for Redis' answer."""
-        if self._texts:
-            with self.producer.channel.conn_or_acquire() as client:
-                client.lpush(self._key, *self._texts)
-            self._texts.clear()
-        self._sent = self.position
+        """Put what was taken into its lists, and wait for Redis' answers."""
+        if not self._waiting:
+            return
+        # Without MULTI: lists have no need to change at one moment, and may be on several servers.
+        # When the connection breaks, all are in doubt, and are sent again with the same ids.
+        pushes, self._waiting = self._waiting, {}
+        with self.producer.channel.conn_or_acquire() as client:
+            answers = _push_all(client, pushes)
+        failures = []
+        for push, answer in zip(pushes.values(), answers, strict=True):
+            if not isinstance(answer, Exception):
+                self._unsettled.difference_update(push.positions)
+            elif is_wrong_type(answer):
+                self._unsettled.difference_update(push.positions)
+                self.refused.update(dict.fromkeys(push.positions, answer))
+            else:
+                failures.append(answer)
+        if failures:
+            raise failures[0]
 
-    def has_settled(self, first: int, last: int) -> bool:  # noqa: ARG002
-        """Tell whether Redis has them."""
-        return last <= self._sent
+    def has_settled(self, first: int, last: int) -> bool:
+        """Tell whether Redis has them, or will never take them."""
+        return self._unsettled.isdisjoint(range(first + 1, last + 1))
 
     def drop(self) -> None:
         """Forget what was taken and isn't sent yet."""
-        self._texts.clear()
-        self._sent = self.position
+        self._waiting.clear()
+        self._unsettled.clear()
+
+
+class Push(NamedTuple):
+    """Messages for one list, in order, and their positions."""
+
+    texts: list[str]
+    positions: list[int]
+
+
+def _push_all(client: Any, pushes: Mapping[str, Push]) -> Sequence[Any]:
+    """Return Redis' answers, of which some may be errors."""
+    if len(pushes) > 1:
+        pipeline = client.pipeline(transaction=False)
+        for key, push in pushes.items():
+            pipeline.lpush(key, *push.texts)
+        answers: Sequence[Any] = pipeline.execute(raise_on_error=False)
+        return answers
+    ((key, push),) = pushes.items()
+    try:
+        return [client.lpush(key, *push.texts)]
+    except Exception as exc:
+        if is_wrong_type(exc):
+            return [exc]
+        raise
 
 
 class KombuCarrier(Carrier):

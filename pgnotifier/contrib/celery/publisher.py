@@ -130,6 +130,7 @@ class Publisher:
             except BaseException:
                 self._keep_ids(batch)
                 raise
+            self._report_refused()
             _take_off(batch, len(self._handled))
             self._handled.clear()
         self._ids.forget()
@@ -221,11 +222,23 @@ class Publisher:
 
     def _keep_ids(self, batch: deque[Delivery]) -> None:
         """Take off what the broker surely has, and remember what it may have for the next try."""
+        self._report_refused()
         unsettled = list(dropwhile(self._has_settled, self._handled))
         _take_off(batch, len(self._handled) - len(unsettled))
         for one in unsettled:
             self._ids.keep(one.delivery, None if self._has_settled(one) else one.task_id)
         self._handled.clear()
+
+    def _report_refused(self) -> None:
+        """Report the deliveries that the broker will never take: they are done with."""
+        refused = self._carrier.refused
+        if refused:
+            for one in self._handled:
+                found = (refused.get(at) for at in range(one.first + 1, one.last + 1))
+                for error in filter(None, found):
+                    one.delivery.report(error)
+                    break
+            refused.clear()
 
     def _has_settled(self, one: _Handled) -> bool:
         return one.task_id is None or self._carrier.has_settled(one.first, one.last)
