@@ -10,9 +10,12 @@ from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import amqp
 import msgspec
 
-from pgnotifier.contrib.celery.carriers import carrier_for
+from pgnotifier.contrib.celery.carriers import Carrier, KombuCarrier
+from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
+from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
@@ -242,6 +245,15 @@ class Publisher:
 
     def _has_settled(self, one: _Handled) -> bool:
         return one.task_id is None or self._carrier.has_settled(one.first, one.last)
+
+
+def carrier_for(producer: Any) -> Carrier:
+    """Return the carrier for a producer's transport."""
+    if producer.connection.get_transport_cls().driver_type == "redis":
+        return RedisCarrier(producer)
+    if isinstance(producer.channel, amqp.Channel):
+        return AmqpCarrier(producer)
+    return KombuCarrier(producer)
 
 
 def _first_ones(batch: deque[Delivery], count: int) -> tuple[Delivery, ...]:
