@@ -83,6 +83,8 @@ class Broker:
         )
         seen: BaseException | None = exc
         while seen is not None and not isinstance(seen, SerializationError):
+            if is_wrong_type(seen.__cause__ or seen):
+                return False
             if isinstance(seen, failures):
                 return True
             # Celery's Redis backend gives up with a RuntimeError from the connection's error.
@@ -114,6 +116,11 @@ class Broker:
             _drop(producer)
             raise
         return producer
+
+
+def is_wrong_type(exc: BaseException) -> bool:
+    """Tell whether Redis refuses a queue for what its key holds: no further try can help."""
+    return type(exc).__name__ == "ResponseError" and "WRONGTYPE" in str(exc)
 
 
 def _is_open(producer: Any) -> bool:

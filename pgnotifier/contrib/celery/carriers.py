@@ -3,18 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import Any, ClassVar
 
-import amqp
-from kombu.exceptions import OperationalError
-
-from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import Stamp
-from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuMessage, KombuStamp
-from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp
 from pgnotifier.contrib.celery.targets import Target
 
 
@@ -24,6 +17,7 @@ class Carrier(ABC):
     Attributes:
         chunk: The most messages after which to wait for the broker.
         position: How many messages it was given so far.
+        refused: By position, why the broker will never take a message; the publisher empties it.
     """
 
     chunk: ClassVar[int] = 500
@@ -31,6 +25,7 @@ class Carrier(ABC):
     def __init__(self, producer: Any) -> None:
         self.producer = producer
         self.position = 0
+        self.refused: dict[int, Exception] = {}
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
@@ -68,67 +63,6 @@ class Carrier(ABC):
         """Forget what was taken and isn't sent yet."""
 
 
-class RedisCarrier(Carrier):
-    """Puts messages into Redis' lists, those for one list with one command."""
-
-    def __init__(self, producer: Any) -> None:
-        super().__init__(producer)
-        self._sent = 0
-        self._key = ""
-        self._texts: list[str] = []
-
-    @contextmanager
-    def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Take down which queues a message is put into; None is a fanout exchange."""
-        seen: list[tuple[Any, Any]] = []
-        channel = self.producer.channel
-        put, put_fanout = channel._put, channel._put_fanout  # noqa: SLF001 - nothing public does
-
-        def record_put(queue: str, message: Any, **more: Any) -> None:
-            seen.append((queue, message))
-            put(queue, message, **more)
-
-        def record_fanout(exchange: str, message: Any, routing_key: str, **more: Any) -> None:
-            seen.append((None, message))
-            put_fanout(exchange, message, routing_key, **more)
-
-        # They hide the methods of the class. Nobody else uses the channel meanwhile.
-        vars(channel).update(_put=record_put, _put_fanout=record_fanout)
-        try:
-            yield seen
-        finally:
-            del channel._put, channel._put_fanout  # noqa: SLF001
-
-    def make_stamp(self, like: Published, target: Target) -> RedisStamp:
-        """Make the stamp of a message."""
-        return RedisStamp(like, target, self.producer.channel)
-
-    def add(self, message: RedisMessage) -> None:
-        """Take a message."""
-        if message.key != self._key:
-            self.send()
-            self._key = message.key
-        self.position += 1
-        self._texts.append(message.text)
-
-    def send(self) -> None:
-        """Put what was taken into its list, and wait for Redis' answer."""
-        if self._texts:
-            with self.producer.channel.conn_or_acquire() as client:
-                client.lpush(self._key, *self._texts)
-            self._texts.clear()
-        self._sent = self.position
-
-    def has_settled(self, first: int, last: int) -> bool:  # noqa: ARG002
-        """Tell whether Redis has them."""
-        return last <= self._sent
-
-    def drop(self) -> None:
-        """Forget what was taken and isn't sent yet."""
-        self._texts.clear()
-        self._sent = self.position
-
-
 class KombuCarrier(Carrier):
     """Publishes messages one by one, with the transport that kombu has for the broker."""
 
@@ -143,123 +77,3 @@ class KombuCarrier(Carrier):
     def has_settled(self, first: int, last: int) -> bool:  # noqa: ARG002
         """Tell that the broker has them: they have been published."""
         return True
-
-
-class AmqpCarrier(Carrier):
-    """Sends messages to RabbitMQ, and awaits the confirms for many at once.
-
-    Every message of the producer counts, whoever publishes it.
-    https://www.rabbitmq.com/docs/confirms#publisher-confirms
-    """
-
-    chunk = 1000  # it confirms once it has written to disk, which takes no longer for many
-    portion: ClassVar[int] = 100
-
-    def __init__(self, producer: Any) -> None:
-        """Put the producer's channel into confirm mode."""
-        super().__init__(producer)
-        self._unconfirmed: dict[int, None] = {}
-        self._refused: set[int] = set()
-        self._waiting: list[bytes] = []
-        self._seen: list[tuple[Any, Any]] = []
-        self._channel = channel = producer.channel
-        channel.confirm_select()
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
-        publish = channel.basic_publish
-
-        def count_and_publish(message: Any, **settings: Any) -> Any:
-            self._count()
-            self._seen.append((message, settings))
-            return publish(message, **settings)
-
-        channel.basic_publish = count_and_publish
-
-    @contextmanager
-    def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Take down what the channel publishes."""
-        self._seen.clear()
-        seen: list[tuple[Any, Any]] = []
-        yield seen
-        seen += self._seen
-
-    def make_stamp(self, like: Published, target: Target) -> AmqpStamp:
-        """Make the stamp of a message."""
-        return AmqpStamp(like, target, self._channel)
-
-    def add(self, message: bytes) -> None:
-        """Take a message."""
-        self._count()
-        self._waiting.append(message)
-        if len(self._waiting) >= self.portion:
-            self.send()
-
-    def send(self) -> None:
-        """Send what was taken."""
-        if self._waiting:
-            data = b"".join(self._waiting)
-            self._waiting.clear()
-            self._channel.connection.transport.write(data)
-
-    def settle(self) -> None:
-        """Send what was taken, and wait until the broker has confirmed all messages."""
-        self.send()
-        deadline = monotonic() + ANSWER_TIMEOUT
-        while self._unconfirmed:
-            try:
-                self._channel.connection.drain_events(timeout=max(0.001, deadline - monotonic()))
-            except TimeoutError:
-                raise OperationalError(
-                    f"the broker has not confirmed {len(self._unconfirmed)} messages within "
-                    f"{ANSWER_TIMEOUT:g} s; RabbitMQ stops to read while its disk or memory is full"
-                ) from None
-        if self._refused:
-            raise OperationalError(
-                f"the broker refused {len(self._refused)} messages: a queue is full, say"
-            )
-
-    def has_settled(self, first: int, last: int) -> bool:
-        """Tell whether the broker has confirmed them."""
-        numbers = range(first + 1, last + 1)
-        return not any(n in self._unconfirmed or n in self._refused for n in numbers)
-
-    def drop(self) -> None:
-        """Forget what was taken and isn't sent yet."""
-        for _ in self._waiting:
-            self._unconfirmed.pop(self.position)
-            self.position -= 1
-        self._waiting.clear()
-
-    def _count(self) -> None:
-        # As the broker does. Before it is sent: the confirm may be read amid that.
-        self.position += 1
-        self._unconfirmed[self.position] = None
-
-    def _on_ack(self, number: int, multiple: bool) -> None:
-        self._answered(number, multiple)
-
-    def _on_nack(self, number: int, multiple: bool) -> None:
-        self._refused.update(self._answered(number, multiple))
-
-    def _answered(self, number: int, multiple: bool) -> list[int]:
-        pending = self._unconfirmed
-        if not multiple:
-            numbers = [number] if number in pending else []
-        else:
-            numbers = []
-            for waiting in pending:  # in the order of their numbers
-                if waiting > number:
-                    break
-                numbers.append(waiting)
-        for one in numbers:
-            del pending[one]
-        return numbers
-
-
-def carrier_for(producer: Any) -> Carrier:
-    """Return the carrier for a producer's transport."""
-    if producer.connection.get_transport_cls().driver_type == "redis":
-        return RedisCarrier(producer)
-    if isinstance(producer.channel, amqp.Channel):
-        return AmqpCarrier(producer)
-    return KombuCarrier(producer)

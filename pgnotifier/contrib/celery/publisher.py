@@ -10,9 +10,12 @@ from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import amqp
 import msgspec
 
-from pgnotifier.contrib.celery.carriers import carrier_for
+from pgnotifier.contrib.celery.carriers import Carrier, KombuCarrier
+from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
+from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
@@ -130,6 +133,7 @@ class Publisher:
             except BaseException:
                 self._keep_ids(batch)
                 raise
+            self._report_refused()
             _take_off(batch, len(self._handled))
             self._handled.clear()
         self._ids.forget()
@@ -221,14 +225,35 @@ class Publisher:
 
     def _keep_ids(self, batch: deque[Delivery]) -> None:
         """Take off what the broker surely has, and remember what it may have for the next try."""
+        self._report_refused()
         unsettled = list(dropwhile(self._has_settled, self._handled))
         _take_off(batch, len(self._handled) - len(unsettled))
         for one in unsettled:
             self._ids.keep(one.delivery, None if self._has_settled(one) else one.task_id)
         self._handled.clear()
 
+    def _report_refused(self) -> None:
+        """Report the deliveries that the broker will never take: they are done with."""
+        refused = self._carrier.refused
+        if refused:
+            for one in self._handled:
+                found = (refused.get(at) for at in range(one.first + 1, one.last + 1))
+                for error in filter(None, found):
+                    one.delivery.report(error)
+                    break
+            refused.clear()
+
     def _has_settled(self, one: _Handled) -> bool:
         return one.task_id is None or self._carrier.has_settled(one.first, one.last)
+
+
+def carrier_for(producer: Any) -> Carrier:
+    """Return the carrier for a producer's transport."""
+    if producer.connection.get_transport_cls().driver_type == "redis":
+        return RedisCarrier(producer)
+    if isinstance(producer.channel, amqp.Channel):
+        return AmqpCarrier(producer)
+    return KombuCarrier(producer)
 
 
 def _first_ones(batch: deque[Delivery], count: int) -> tuple[Delivery, ...]:

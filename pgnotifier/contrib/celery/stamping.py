@@ -80,10 +80,13 @@ class Stamp(ABC):
 
 
 def new_ids() -> Iterator[str]:
-    """Yield random UUIDs. A fork must not go on with those of its parent."""
+    """Yield random UUIDs. A forked child doesn't go on with those of its parent."""
     while True:
+        owner = os.getpid()
         digits = os.urandom(16 * _IDS).hex()  # a call for each would cost as much as the rest
         for at in range(0, 32 * _IDS, 32):
+            if owner != os.getpid():
+                break
             one = digits[at : at + 32]
             variant = "89ab"[int(one[16], 16) & 3]
             yield f"{one[:8]}-{one[8:12]}-4{one[13:16]}-{variant}{one[17:20]}-{one[20:]}"

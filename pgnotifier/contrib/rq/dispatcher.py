@@ -2,23 +2,21 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 from redis import Redis, RedisError
 from rq import Queue
 from rq.utils import now, utcformat
 
 from pgnotifier.contrib.rq.options import check_options, check_values
-from pgnotifier.contrib.rq.sending import Sender
+from pgnotifier.contrib.rq.sending import Done, Job, Senders, is_wrong_type
 from pgnotifier.contrib.rq.targets import Target
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
 
 if TYPE_CHECKING:
-    from pgnotifier.contrib.rq.stamping import Command
     from pgnotifier.notifier import Notifier
     from pgnotifier.registry import Subscription
 
@@ -45,7 +43,8 @@ class RQDispatcher(Dispatcher):
 
     A notification is delivered once Redis has made the transaction that enqueues its job. While
     Redis is down it waits, in order. Up to 500 jobs are enqueued in a transaction; one whose answer
-    was lost is neither repeated nor forgotten.
+    was lost is neither repeated nor forgotten. One whose queue's key holds something other than a
+    list is reported, and the others go on.
     """
 
     starts_listener: ClassVar[bool] = False
@@ -63,7 +62,8 @@ class RQDispatcher(Dispatcher):
         """
         self._queue, self._owns_connection = _make_queue(queue_or_connection)
         self._notifier: Notifier | None = None
-        self._senders: WeakKeyDictionary[Redis, Sender] = WeakKeyDictionary()
+        self._senders = Senders()
+        self._done = Done()
         self._targets: dict[tuple[Hashable, str], Target] = {}
 
     def __repr__(self) -> str:
@@ -113,6 +113,7 @@ class RQDispatcher(Dispatcher):
         with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
             while batch:
                 self._dispatch_some(batch)
+        self._done.clear()
 
     def details(self) -> Mapping[str, Any]:
         """Return what each subscription's notifications become."""
@@ -163,40 +164,57 @@ class RQDispatcher(Dispatcher):
         )
 
     def _dispatch_some(self, batch: deque[Delivery]) -> None:
-        """Enqueue the first of a batch, as many as may go in one transaction."""
-        first = batch[0]
-        target: Target = first.binding.target
-        if target.runs_at_once:
+        """Enqueue the first of a batch: a transaction per server, of as many jobs as may be."""
+        some = [batch[place] for place in range(min(PORTION, len(batch)))]
+        if some[0].binding.target.runs_at_once:
             batch.popleft()
-            self._run(first)
+            self._run(some[0])
             return
-        connection = target.queue.connection
-        commands: list[Command] = []
-        deliveries: list[Delivery] = []
+        try:
+            for connection, jobs in self._make_jobs(some):
+                self._send(connection, jobs)
+        finally:
+            while batch and self._done.pop(batch[0]):
+                batch.popleft()
+
+    def _make_jobs(self, some: Iterable[Delivery]) -> Iterable[tuple[Redis, list[Job]]]:
+        """Return the jobs of deliveries, by connection; but none behind one that runs at once."""
+        jobs: dict[int, tuple[Redis, list[Job]]] = {}
         time = utcformat(now())
-        while len(deliveries) < min(PORTION, len(batch)):
-            delivery = batch[len(deliveries)]
-            target = delivery.binding.target
-            if target.runs_at_once or target.queue.connection is not connection:
+        for delivery in some:
+            target: Target = delivery.binding.target
+            if target.runs_at_once:
                 break
-            if delivery.binding.live:
-                try:
-                    commands += target.commands(delivery, time, decodes_alike=self._decodes_alike)
-                except (RedisError, OSError):  # the first job asks for the version of the server
-                    raise
-                except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
-                    if deliveries:  # those before it first
-                        break
-                    batch.popleft()
-                    delivery.report(exc)
-                    return
-            deliveries.append(delivery)
-        sender = self._senders.get(connection)
-        if sender is None:
-            sender = self._senders[connection] = Sender(connection)
-        made = {id(delivery) for delivery in sender.send(commands, deliveries)}
-        while id(batch[0]) in made or not batch[0].binding.live:
-            batch.popleft()
+            if delivery in self._done:
+                continue
+            if not delivery.binding.live:
+                self._done.add(delivery)
+                continue
+            try:
+                commands = target.commands(delivery, time, decodes_alike=self._decodes_alike)
+            except (RedisError, OSError):  # the first job asks for the version of the server
+                raise
+            except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
+                self._done.add(delivery)
+                delivery.report(exc)
+                continue
+            connection = target.queue.connection
+            jobs.setdefault(id(connection), (connection, []))[1].append(Job(delivery, commands))
+        return jobs.values()
+
+    def _send(self, connection: Redis, jobs: Sequence[Job]) -> None:
+        sent = self._senders.of(connection).send(connection, jobs)
+        another_try: RedisError | None = None
+        for place, delivery in enumerate(sent.deliveries):
+            error = sent.refused.get(place)
+            if error is not None and not is_wrong_type(error):
+                another_try = error
+                continue
+            self._done.add(delivery)
+            if error is not None:
+                delivery.report(error)
+        if another_try is not None:
+            raise another_try
 
     @property
     def _decodes_alike(self) -> bool:

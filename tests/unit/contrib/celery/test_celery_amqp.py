@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import socket
 from collections import deque
 
 import amqp
@@ -13,7 +14,7 @@ from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from pgnotifier.contrib.celery import publisher as publisher_module
-from pgnotifier.contrib.celery.carriers import AmqpCarrier
+from pgnotifier.contrib.celery.carriers_amqp import _ACK, AmqpCarrier
 
 REDIS_ONLY = {"a key prefix", "a separator of priorities"}
 
@@ -123,6 +124,42 @@ def test_counts_what_others_publish(app, make_desk, take):
     assert len(messages) == 1000
 
 
+def test_many_queues(app, make_desk, take):
+    """Tasks that alternate between queues are confirmed, whatever acks the broker sends."""
+    desk = make_desk(app)
+    one, two = desk.subscribe(callback), desk.subscribe(callback, id="two", queue="low")
+    assert not desk.dispatch(*(((one, two)[n % 2], str(n)) for n in range(3000)))
+    found = {name: [m.decode()[0][2] for m in messages] for name, messages in take().items()}
+    assert found == {
+        app.conf.task_default_queue: list(range(0, 3000, 2)),
+        "low": list(range(1, 3000, 2)),
+    }
+
+
+def test_acks_that_come_in_pieces(app, make_desk, carrier, monkeypatch):
+    """Acks are read many at once; half a frame, and what is no ack, are left for py-amqp."""
+    desk = make_desk(app)
+    desk.deliver(desk.subscribe(callback), "1")
+    (one,) = carrier
+    answered, number = [], one._channel.channel_id
+    monkeypatch.setattr(one, "_answered", lambda *ack: answered.append(ack) or [])
+    ack = [_ACK.pack(1, number, 13, 60, 80, at, at % 2, 0xCE) for at in (1, 2, 3)]
+    nack = _ACK.pack(1, number, 13, 60, 120, 4, 0, 0xCE)
+    transport = one._channel.connection.transport
+    ours, theirs = socket.socketpair()
+    with ours, theirs, monkeypatch.context() as patch:
+        patch.setattr(transport, "sock", ours)
+        one._take_acks()  # nothing has come
+        assert answered == []
+        theirs.sendall(ack[0] + ack[1][:9])
+        one._take_acks()
+        theirs.sendall(ack[1][9:] + nack + ack[2])
+        one._take_acks()
+        assert answered == [(1, True), (2, False)]
+        assert transport._read_buffer == nack + ack[2]
+    transport._read_buffer = b""
+
+
 @pytest.fixture
 def carrier(monkeypatch):
     """Return the carriers that were made, as a list."""
@@ -189,7 +226,7 @@ def test_a_broker_that_does_not_confirm(app, make_desk, carrier, monkeypatch):
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
-    monkeypatch.setattr("pgnotifier.contrib.celery.carriers.ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr("pgnotifier.contrib.celery.carriers_amqp.ANSWER_TIMEOUT", 0.2)
     monkeypatch.setattr(carrier[0]._channel.connection.transport, "write", lambda _: None)
     batch = deque(desk.deliveries((binding, "3")))
     with pytest.raises((OperationalError, TimeoutError)):

@@ -12,7 +12,7 @@ from celery import signals
 from kombu.exceptions import OperationalError
 
 from pgnotifier.contrib.celery import publisher as publisher_module
-from pgnotifier.contrib.celery.carriers import RedisCarrier
+from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 
 
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
@@ -193,3 +193,115 @@ def test_removed_subscriptions_are_left_out(make_app, make_desk, pgnotifier_redi
     assert not desk.dispatch(*[(first, "1"), (second, "2")] * 3)
     (messages,) = take_messages(pgnotifier_redis_url).values()
     assert [m["headers"]["task"] for m in messages] == ["pgnotifier.b"] * 3
+
+
+# --- many queues --------------------------------------------------------------------------------
+
+
+def shown(messages):
+    """Return the payloads of messages, as text."""
+    return [m["headers"]["argsrepr"].split(", ")[2] for m in messages]
+
+
+def test_many_queues(make_app, make_desk, pgnotifier_redis_url):
+    """Tasks for any number of queues and priorities go in one round trip, in order in each."""
+    desk = make_desk(make_app())
+    bindings = [desk.subscribe(callback, id=str(n), queue=f"q{n}") for n in range(7)]
+    bindings.append(desk.subscribe(callback, id="7", queue="q0", priority=6))
+    desk.dispatch(*((binding, str(n)) for n in (-2, -1) for binding in bindings))
+    take_messages(pgnotifier_redis_url)
+    with redis.Redis.from_url(pgnotifier_redis_url) as client:
+        client.config_resetstat()
+        desk.dispatch(*((bindings[n % 8], str(n)) for n in range(400)))
+        stats = client.info("commandstats")
+    assert stats["cmdstat_lpush"]["calls"] == 8
+    assert "cmdstat_exec" not in stats
+    found = take_messages(pgnotifier_redis_url)
+    assert found.keys() == {f"q{n}" for n in range(7)} | {"q0\x06\x166"}
+    for number, key in enumerate([*(f"q{n}" for n in range(7)), "q0\x06\x166"]):
+        assert shown(found[key]) == [str(n) for n in range(number, 400, 8)]
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_queue_that_is_no_list(make_app, make_desk, pgnotifier_redis_url, stamped):
+    """Its tasks are reported, as no further try can help; all others are enqueued, once."""
+    desk = make_desk(make_app())
+    good, bad = desk.subscribe(callback, id="g"), desk.subscribe(callback, id="b", queue="bad")
+    if stamped:
+        desk.dispatch(*[(good, "-1"), (bad, "-1")] * 2)
+        take_messages(pgnotifier_redis_url)
+    with redis.Redis.from_url(pgnotifier_redis_url) as client:
+        client.set("bad", "of something else")
+        assert not desk.dispatch(*(((good, bad)[n % 2], str(n)) for n in range(10)))
+        assert not desk.dispatch(*((bad, str(n)) for n in (10, 11)))
+        assert client.get("bad") == b"of something else"
+    assert shown(take_messages(pgnotifier_redis_url)["celery"]) == ["0", "2", "4", "6", "8"]
+    assert ["WRONGTYPE" in str(exc) for exc in desk.reported] == [True] * 7
+
+
+def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
+    """What Redis has is off the batch; what it refused is tried again, with the same ids."""
+    desk = make_desk(make_app())
+    bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(3)]
+    desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
+    take_messages(pgnotifier_redis_url)
+    batch = deque(desk.deliveries(*((bindings[n % 3], str(n)) for n in range(9))))
+    refused = []
+    with monkeypatch.context() as patch:
+        execute = redis.client.Pipeline.execute
+
+        def refusing(self, raise_on_error=True):
+            commands = [c for c in self.command_stack if c[0][1] == "q1"]
+            refused.extend(json.loads(t)["headers"]["id"] for c in commands for t in c[0][2:])
+            self.command_stack = [c for c in self.command_stack if c[0][1] != "q1"]
+            first, second = execute(self, raise_on_error)
+            return [first, redis.exceptions.ReadOnlyError("a replica now"), second]
+
+        patch.setattr(redis.client.Pipeline, "execute", refusing)
+        with pytest.raises(redis.exceptions.ReadOnlyError):
+            desk.dispatcher.dispatch(batch)
+    assert [delivery.notification.raw for delivery in batch] == [str(n) for n in range(1, 9)]
+    assert not desk.dispatcher.dispatch(batch)
+    assert not batch
+    found = take_messages(pgnotifier_redis_url)
+    assert [shown(found[f"q{n}"]) for n in range(3)] == [list("036"), list("147"), list("258")]
+    assert [m["headers"]["id"] for m in found["q1"]] == refused
+
+
+def test_an_answer_for_many_queues_that_is_lost(
+    make_app, make_desk, monkeypatch, pgnotifier_redis_url
+):
+    """All of them are published again, in order, with the same ids."""
+    desk = make_desk(make_app())
+    bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(2)]
+    desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
+    take_messages(pgnotifier_redis_url)
+    batch = deque(desk.deliveries(*((bindings[n % 2], str(n)) for n in range(6))))
+    with monkeypatch.context() as patch:
+        execute = redis.client.Pipeline.execute
+
+        def losing(self, raise_on_error=True):
+            execute(self, raise_on_error)
+            raise redis.ConnectionError("no answer")
+
+        patch.setattr(redis.client.Pipeline, "execute", losing)
+        with pytest.raises(redis.ConnectionError):
+            desk.dispatcher.dispatch(batch)
+    assert len(batch) == 6
+    desk.dispatcher.dispatch(batch)
+    found = take_messages(pgnotifier_redis_url)
+    assert [shown(found[f"q{n}"]) for n in range(2)] == [list("024024"), list("135135")]
+    for messages in found.values():
+        ids = [m["headers"]["id"] for m in messages]
+        assert ids[:3] == ids[3:]
+
+
+def test_serializers_of_many_queues(make_app, make_desk, pgnotifier_redis_url):
+    """Subscriptions to one notification, each with a serializer and queue of its own."""
+    desk = make_desk(make_app())
+    kinds = ["json", "pickle", "msgspec"]
+    bindings = [desk.subscribe(callback, id=k, queue=k, serializer=k) for k in kinds]
+    assert not desk.dispatch(*((binding, text) for text in TEXTS for binding in bindings))
+    found = take_messages(pgnotifier_redis_url)
+    assert {key: len(messages) for key, messages in found.items()} == dict.fromkeys(kinds, 10)
+    assert len({m["headers"]["argsrepr"] for m in found["pickle"]}) == len(TEXTS)

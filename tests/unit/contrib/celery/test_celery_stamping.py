@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import uuid
+import warnings
 import zlib
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,7 +15,7 @@ from cases import STAMPED
 from kombu import serialization
 
 from pgnotifier.contrib.celery import publisher as publisher_module
-from pgnotifier.contrib.celery.carriers import carrier_for
+from pgnotifier.contrib.celery.publisher import carrier_for
 from pgnotifier.contrib.celery.recording import publish_recorded
 from pgnotifier.contrib.celery.stamping import UnstampableError, new_ids
 
@@ -103,3 +105,22 @@ def test_ids():
     for one in ids:
         parsed = uuid.UUID(one)
         assert (parsed.version, parsed.variant, str(parsed)) == (4, uuid.RFC_4122, one)
+
+
+def test_ids_after_a_fork():
+    """A child has others than its parent, which made some in advance."""
+    ids = new_ids()
+    next(ids)
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, of no concern
+        pid = os.fork()
+    if pid == 0:
+        os.write(writer, " ".join(islice(ids, 100)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        theirs = pipe.read().split()
+    os.waitpid(pid, 0)
+    assert len(theirs) == 100
+    assert not {*theirs} & {*islice(ids, 100)}

@@ -1,0 +1,110 @@
+"""Redis and Valkey: messages for any number of lists go out in one round trip."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from pgnotifier.contrib.celery.broker import is_wrong_type
+from pgnotifier.contrib.celery.carriers import Carrier
+from pgnotifier.contrib.celery.recording import Published
+from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp
+from pgnotifier.contrib.celery.targets import Target
+
+
+class RedisCarrier(Carrier):
+    """Puts messages into Redis' lists: one command for each list, all of them in one round trip."""
+
+    def __init__(self, producer: Any) -> None:
+        super().__init__(producer)
+        self._waiting: dict[str, Push] = {}  # by list
+        self._unsettled: set[int] = set()
+
+    @contextmanager
+    def watch(self) -> Iterator[list[tuple[Any, Any]]]:
+        """Take down which queues a message is put into; None is a fanout exchange."""
+        seen: list[tuple[Any, Any]] = []
+        channel = self.producer.channel
+        put, put_fanout = channel._put, channel._put_fanout  # noqa: SLF001 - nothing public does
+
+        def record_put(queue: str, message: Any, **more: Any) -> None:
+            seen.append((queue, message))
+            put(queue, message, **more)
+
+        def record_fanout(exchange: str, message: Any, routing_key: str, **more: Any) -> None:
+            seen.append((None, message))
+            put_fanout(exchange, message, routing_key, **more)
+
+        # They hide the methods of the class. Nobody else uses the channel meanwhile.
+        vars(channel).update(_put=record_put, _put_fanout=record_fanout)
+        try:
+            yield seen
+        finally:
+            del channel._put, channel._put_fanout  # noqa: SLF001
+
+    def make_stamp(self, like: Published, target: Target) -> RedisStamp:
+        """Make the stamp of a message."""
+        return RedisStamp(like, target, self.producer.channel)
+
+    def add(self, message: RedisMessage) -> None:
+        """Take a message."""
+        push = self._waiting.get(message.key)
+        if push is None:
+            push = self._waiting[message.key] = Push([], [])
+        self.position += 1
+        self._unsettled.add(self.position)
+        push.texts.append(message.text)
+        push.positions.append(self.position)
+
+    def send(self) -> None:
+        """Put what was taken into its lists, and wait for Redis' answers."""
+        if not self._waiting:
+            return
+        # Without MULTI: lists have no need to change at one moment, and may be on several servers.
+        # When the connection breaks, all are in doubt, and are sent again with the same ids.
+        pushes, self._waiting = self._waiting, {}
+        with self.producer.channel.conn_or_acquire() as client:
+            answers = _push_all(client, pushes)
+        failures = []
+        for push, answer in zip(pushes.values(), answers, strict=True):
+            if not isinstance(answer, Exception):
+                self._unsettled.difference_update(push.positions)
+            elif is_wrong_type(answer):
+                self._unsettled.difference_update(push.positions)
+                self.refused.update(dict.fromkeys(push.positions, answer))
+            else:
+                failures.append(answer)
+        if failures:
+            raise failures[0]
+
+    def has_settled(self, first: int, last: int) -> bool:
+        """Tell whether Redis has them, or will never take them."""
+        return self._unsettled.isdisjoint(range(first + 1, last + 1))
+
+    def drop(self) -> None:
+        """Forget what was taken and isn't sent yet."""
+        self._waiting.clear()
+        self._unsettled.clear()
+
+
+class Push(NamedTuple):
+    """Messages for one list, in order, and their positions."""
+
+    texts: list[str]
+    positions: list[int]
+
+
+def _push_all(client: Any, pushes: Mapping[str, Push]) -> Sequence[Any]:
+    """Return Redis' answers, of which some may be errors."""
+    if len(pushes) > 1:
+        pipeline = client.pipeline(transaction=False)
+        for key, push in pushes.items():
+            pipeline.lpush(key, *push.texts)
+        answers: Sequence[Any] = pipeline.execute(raise_on_error=False)
+        return answers
+    ((key, push),) = pushes.items()
+    try:
+        return [client.lpush(key, *push.texts)]
+    except Exception as exc:
+        if is_wrong_type(exc):
+            return [exc]
+        raise
