@@ -60,6 +60,11 @@ class _Connection:
         self._wants_body = True
         self._received = b""
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the request is there, and the answer isn't sent."""
+        return self.answer is not None and not self.is_closing
+
     def read(self) -> str | Answer | None:
         """Take what has come; return the path that is asked for, or what is wrong with it.
 
@@ -208,10 +213,10 @@ class AnsweringServer:
         self._selector.register(connection.client, selectors.EVENT_READ, read)
 
     def _make_room(self) -> bool:
-        """Close the oldest connection, of those that await no answer if there are any."""
-        for is_awaited in (False, True):
+        """Close the oldest connection, of those that don't wait for an answer if there are any."""
+        for is_waiting in (False, True):
             for connection in self._connections:
-                if (connection.answer is not None and not connection.is_closing) is is_awaited:
+                if connection.is_waiting is is_waiting:
                     self._drop(connection)
                     return True
         return False
@@ -248,9 +253,13 @@ class AnsweringServer:
         error = future.exception()
         if error is not None:
             logger.error("a probe can't be answered", exc_info=error)
-        failed = _refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._finish(connection, _refuse(HTTPStatus.INTERNAL_SERVER_ERROR))
+        else:
+            self._finish(connection, future.result())
+
+    def _finish(self, connection: _Connection, answer: Answer) -> None:
         try:
-            connection.respond(future.result() if error is None else failed)
+            connection.respond(answer)
         except OSError:
             self._drop(connection)
         else:
@@ -259,10 +268,10 @@ class AnsweringServer:
     def _cut_late(self) -> None:
         now = time.monotonic()
         for connection in [one for one in self._connections if one.deadline <= now]:
-            if connection.answer is not None and not connection.is_closing:
-                with contextlib.suppress(OSError):
-                    connection.respond(_refuse(HTTPStatus.SERVICE_UNAVAILABLE))
-            self._drop(connection)
+            if connection.is_waiting:
+                self._finish(connection, _refuse(HTTPStatus.SERVICE_UNAVAILABLE))
+            else:
+                self._drop(connection)
 
     def _drop(self, connection: _Connection) -> None:
         del self._connections[connection]

@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import pytest
@@ -316,7 +317,9 @@ def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
     with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
         assert ask(free_port, "/healthz")[0] == 200  # so the client before is connected as well
         reader, writer = os.pipe()
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, yes
+            child = os.fork()
         if child == 0:
             os.close(writer)
             os.read(reader, 1)  # until the parent is done
