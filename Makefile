@@ -28,5 +28,5 @@ bench: $(VENV)/.synced
 clean:
 	rm -rf $(VENV) dist
 
-$(VENV)/.synced: pyproject.toml uv.lock scripts/setup
+$(VENV)/.synced: pyproject.toml uv.lock scripts/setup scripts/uv
 	@PYTHON="$(PYTHON)" scripts/setup

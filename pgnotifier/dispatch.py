@@ -107,9 +107,9 @@ class Dispatcher(ABC):
         return {}
 
     def is_reachable(self) -> bool:
-        """Return whether its queue can be reached now: asked for each `/readyz`, by any thread.
+        """Return whether its queue can be reached now, for `/readyz` and `find_trouble()`.
 
-        It may take some seconds.
+        Called on a thread of its own, once at a time. After 5 s it counts as no.
         """
         return True
 

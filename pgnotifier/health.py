@@ -7,47 +7,58 @@ https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-pro
 """
 
 import json
-import logging
-import threading
+import socket
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.probing import call_aside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from http.server import ThreadingHTTPServer
 
+    from pgnotifier.answering import Answer, AnsweringServer
     from pgnotifier.notifier import Notifier
 
-logger = logging.getLogger("pgnotifier.health")
-
+HOST = "127.0.0.1"
+"""Where probes are answered, unless `health_host` says otherwise: on this machine alone."""
+BACKLOG = 128
+"""How many connections the system keeps until they are accepted."""
 PATHS = ("/healthz", "/readyz")
 PROBE_TIMEOUT = 10.0
 """Seconds that `probe` waits for an answer."""
 
 
 class HealthServer:
-    """Answers for some notifiers, on a thread of its own, on all of the machine's addresses."""
+    """Answers for some notifiers, on a thread of its own."""
 
-    def __init__(self, notifiers: "Sequence[Notifier]", port: int) -> None:
+    def __init__(self, notifiers: "Sequence[Notifier]", port: int, host: str | None = None) -> None:
         """Take what to answer for; `start` opens the port.
 
         Args:
             notifiers: All have to be well.
             port: From 1 to 65535.
+            host: The address to listen on, or a name of it. `0.0.0.0` stands for all IPv4
+                addresses of the machine, `::` for those of IPv6, too. Default: 127.0.0.1.
 
         Raises:
-            ArgumentTypeError: The port isn't an int.
-            ConfigurationError: There is no such port.
+            ArgumentTypeError: The port isn't an int, or the host isn't a str.
+            ConfigurationError: There is no such port, or the host is empty.
         """
         if not isinstance(port, int) or isinstance(port, bool):
             raise ArgumentTypeError(f"health_port is an int, not {port!r:.80}")
         if not 0 < port < 65536:
             raise ConfigurationError(f"health_port must be from 1 to 65535, not {port}")
+        if host is not None and not isinstance(host, str):
+            raise ArgumentTypeError(f"health_host is an address, a str, not {host!r:.80}")
+        if host == "":
+            raise ConfigurationError("health_host is empty; all addresses are 0.0.0.0, or ::")
         self._notifiers = notifiers
         self._port = port
-        self._server: ThreadingHTTPServer | None = None
+        self._host = HOST if host is None else host
+        self._server: AnsweringServer | None = None
+        self._checks: dict[str, Future[Answer]] = {}  # by path; of the server's thread
 
     def start(self) -> None:
         """Open the port; a no-op if it is open.
@@ -56,69 +67,78 @@ class HealthServer:
             ConfigurationError: It can't be: it is in use, say.
         """
         # Here, as most listeners have no such port, and this takes memory.
-        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+        from pgnotifier.answering import AnsweringServer
 
         if self._server is not None:
             return
-        answer = self._answer
-
-        class Handler(BaseHTTPRequestHandler):
-            """Answers one request."""
-
-            def do_GET(self) -> None:
-                status, body = answer(self.path.partition("?")[0])
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                logger.debug(format, *args)
-
-        try:
-            server = ThreadingHTTPServer(("", self._port), Handler)
-        except OSError as exc:
-            raise ConfigurationError(
-                f"health_port {self._port} can't be opened: {exc.strerror or exc}"
-            ) from exc
-        server.daemon_threads = True
+        server = AnsweringServer(_listen(self._host, self._port), self._find_answer)
+        server.start()
         self._server = server
-        threading.Thread(
-            target=server.serve_forever, args=(0.1,), name="pgnotifier-health", daemon=True
-        ).start()
 
     def stop(self) -> None:
         """Close the port."""
         server, self._server = self._server, None
         if server is not None:
-            server.shutdown()
-            server.server_close()
+            server.stop()
 
     def forget_in_child(self) -> None:
         """Close the parent's port in a forked child, where no thread answers."""
         server, self._server = self._server, None
+        self._checks.clear()
         if server is not None:
-            server.socket.close()
+            server.close()
 
-    def _answer(self, path: str) -> tuple[HTTPStatus, bytes]:
+    def _find_answer(self, path: str) -> "Future[Answer]":
+        """Return the answer to a path: that of the check under way, if there is one."""
         if path not in PATHS:
-            return HTTPStatus.NOT_FOUND, b'{"paths": ["/healthz", "/readyz"]}\n'
-        trouble = []
-        for notifier in self._notifiers:
-            if path == "/readyz":
-                trouble += notifier.find_trouble()
-            elif not notifier.is_running():
-                trouble.append("stopped")
+            unknown: Future[Answer] = Future()
+            unknown.set_result(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
+            return unknown
+        check = self._checks.get(path)
+        if check is None or check.done():
+            check = self._checks[path] = call_aside("pgnotifier-check", self._check, path)
+        return check
+
+    def _check(self, path: str) -> "Answer":
+        if path == "/readyz":
+            # At the same time, as each may have to wait for its queues.
+            found = [call_aside("pgnotifier-check", one.find_trouble) for one in self._notifiers]
+            trouble = [why for each in found for why in each.result()]
+        else:
+            trouble = ["stopped" for one in self._notifiers if not one.is_running()]
         states = [notifier.status().state for notifier in self._notifiers]
-        body = json.dumps({"ok": not trouble, "states": states, "trouble": trouble}) + "\n"
-        return (
-            HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK,
-            body.encode(),
+        status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
+        return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
+
+
+def _make_answer(status: HTTPStatus, content: object) -> "Answer":
+    from pgnotifier.answering import Answer
+
+    return Answer(status, f"{json.dumps(content)}\n".encode())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigurationError: None can be opened there.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        is_any = address[0] == "::"
+        return socket.create_server(
+            address,
+            family=family,
+            backlog=BACKLOG,
+            dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
         )
+    except (OSError, UnicodeError) as exc:  # a name that is no name is the latter
+        why = getattr(exc, "strerror", None) or exc
+        raise ConfigurationError(f"health_port {port} can't be opened on {host!r}: {why}") from exc
 
 
-def probe(port: int, path: str = "/readyz", host: str = "127.0.0.1") -> tuple[bool, str]:
+def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str]:
     """Ask a health server; return whether all is well, and what it said.
 
     Args:

@@ -26,6 +26,7 @@ from pgnotifier.health import HealthServer
 from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
+from pgnotifier.probing import Probes
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
 from pgnotifier.registrar import Registrar
 from pgnotifier.registry import (
@@ -79,6 +80,7 @@ class Notifier:
         overflow: Overflow = "block",
         standby: str | None = None,
         health_port: int | None = None,
+        health_host: str | None = None,
     ) -> None:
         """Take the settings; nothing is connected yet.
 
@@ -111,8 +113,10 @@ class Notifier:
                 holds the rest), `drop_oldest` or `drop_newest`, which report a gap.
             standby: A name. Of all notifiers with this name in the database, one listens, and
                 the others take over when its connection ends. Default: none, each listens.
-            health_port: Where `/healthz` and `/readyz` are answered over HTTP while it runs, on
-                all of the machine's addresses. Default: nowhere.
+            health_port: Where `/healthz` and `/readyz` are answered over HTTP while it runs.
+                Default: nowhere.
+            health_host: The address of that port: `0.0.0.0` or `::` for all of the machine's.
+                Default: 127.0.0.1, so that only this machine's probes reach it.
 
         Raises:
             ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
@@ -150,7 +154,10 @@ class Notifier:
         self._state = StateReport(on_state)
         self._settings = Settings(heartbeat, heartbeat_timeout, standby)
         self._publisher = Publisher(self._parameters)
-        self._health = None if health_port is None else HealthServer((self,), health_port)
+        self._health = (
+            None if health_port is None else HealthServer((self,), health_port, health_host)
+        )
+        self._probes = Probes()
         self._lock = threading.RLock()
         self._registrar = Registrar(self._report_error)
         self._listener: Listener | None = None
@@ -535,18 +542,13 @@ class Notifier:
         """Return why it isn't ready to do its work; an empty list if it is.
 
         It is while it hears, or stands by, and each dispatcher can reach its queue, which is
-        tried. That may take some seconds.
+        tried, for 5 s at most.
         """
         current = self._state.current
         trouble = []
         if current.state not in ("hearing", "standby"):
             trouble.append(f"{current.state} since {current.since.isoformat(timespec='seconds')}")
-        trouble += [
-            f"{type(dispatcher).__name__} can't reach its queue"
-            for dispatcher in tuple(self._attached)
-            if not dispatcher.is_reachable()
-        ]
-        return trouble
+        return trouble + self._probes.find_trouble(tuple(self._attached))
 
     def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in a transaction of its own, on a connection of its own.
@@ -718,6 +720,7 @@ class Notifier:
         self._state.forget_in_child()
         if self._health is not None:
             self._health.forget_in_child()
+        self._probes = Probes()
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forget_in_child()

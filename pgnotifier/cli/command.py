@@ -31,7 +31,7 @@ def pgnotifier() -> None:
     show_envvar=True,
     help="That of health_port, or of --health-port.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where it is, as health_host.")
 @click.option("--live", is_flag=True, help="Ask whether it runs, not whether it is ready.")
 def health(port: int, host: str, live: bool) -> None:
     """Ask a listener whether it is ready: for the probes of containers.
@@ -68,6 +68,11 @@ def health(port: int, host: str, live: bool) -> None:
     help="Answer /healthz and /readyz there, over HTTP.",
 )
 @click.option(
+    "--health-host",
+    metavar="ADDRESS",
+    help="Where that port is; 0.0.0.0 or :: for all addresses.  Default: 127.0.0.1.",
+)
+@click.option(
     "--standby",
     is_flag=True,
     help="Listen only if no other process does that was started like this; else stand by, and "
@@ -88,6 +93,7 @@ def listen(
     channels: tuple[str, ...],
     drain_timeout: float,
     health_port: int | None,
+    health_host: str | None,
     standby: bool,
     lists: bool,
     as_json: bool,
@@ -125,7 +131,7 @@ def listen(
     for spec, notifier in zip(notifiers, found, strict=True):
         if standby and notifier.standby is None:
             notifier.standby = f"pgnotifier {spec}"
-    health = None if health_port is None else HealthServer(chosen, health_port)
+    health = None if health_port is None else HealthServer(chosen, health_port, health_host)
     sys.exit(
         foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))
     )

@@ -94,10 +94,11 @@ def test_a_signal_drains_and_ends(start, eventually, number):
 def test_health_and_standby(start, eventually, unused_port):
     """Both are those of the other commands."""
     leader = start(*DEFAULT_ONLY, "--standby", "shop")
-    port = ("--health-port", str(unused_port))
-    second = start(*DEFAULT_ONLY, "--standby", "shop", *port, ready="")
-    eventually(lambda: "standby" in probe(unused_port)[1], 60)
-    assert probe(unused_port)[0]
+    where = ("--health-port", str(unused_port), "--health-host", "127.0.0.2")
+    second = start(*DEFAULT_ONLY, "--standby", "shop", *where, ready="")
+    eventually(lambda: "standby" in probe(unused_port, host="127.0.0.2")[1], 60)
+    assert probe(unused_port, host="127.0.0.2")[0]
+    assert not probe(unused_port)[0]
     leader.kill()
     eventually(lambda: "took over" in second.log(), 60)
 

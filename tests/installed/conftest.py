@@ -128,7 +128,7 @@ def _find_cells():
     cells = [("newest", sys.executable), ("lowest", sys.executable)]
     newer = subprocess.run([ROOT / "scripts" / "newer_python"], capture_output=True, text=True)
     if newer.returncode == 0 and sys.version_info < (3, 12):
-        cells.append(("newest", newer.stdout.strip()))
+        cells += [(resolution, newer.stdout.strip()) for resolution, _ in cells]
     return cells
 
 

@@ -86,8 +86,10 @@ def test_django(install, db):
     shutil.copytree(PROJECT, environment.directory, dirs_exist_ok=True)
     parameters = conninfo_to_dict(db.dsn)
     env = {f"SHOP_{name.upper()}": str(value) for name, value in parameters.items()}
-    for command in ("check", "migrate"):
-        environment.run("python", "-W", "error", "manage.py", command, env=env)
+    environment.run("python", "manage.py", "migrate", env=env)
+    dispatcher = "import pgnotifier.contrib.django.task_dispatcher"
+    for command in (("check",), ("shell", "--command", dispatcher)):
+        environment.run("python", "-W", "error", "manage.py", *command, env=env)
     command = ("manage.py", "pgnotifier", "--noreload")
     listener = environment.start("python", *command, env=env, ready="hearing")
     db.notify("orders", '{"total": 9.5}')

@@ -1,18 +1,32 @@
 """Whether a process lives and is ready, as probes ask."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
+import warnings
+from pathlib import Path
 
 import pytest
 from celery import Celery
 
-from pgnotifier import ArgumentTypeError, ConfigurationError, ConnectionFailedError, Notifier
+from pgnotifier import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ConnectionFailedError,
+    InlineDispatcher,
+    Notifier,
+    answering,
+    probing,
+)
 from pgnotifier.connection import Parameters
 from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.health import probe
 
 
 def ask(port, path):
@@ -104,6 +118,221 @@ def test_no_connection(make_notifier, free_port):
     with pytest.raises(urllib.error.URLError):
         ask(free_port, "/healthz")
     assert "pgnotifier-health" not in [thread.name for thread in threading.enumerate()]
+
+
+CROWD = """
+import resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+address = ("127.0.0.1", int(sys.argv[1]))
+crowd = [socket.create_connection(address) for _ in range(int(sys.argv[2]))]
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+def count_resources():
+    """Return how many threads and descriptors this process has."""
+    return threading.active_count(), len([*Path("/proc/self/fd").iterdir()])
+
+
+def test_a_crowd_that_says_nothing(pgnotifier_dsn, db, make_notifier, free_port, eventually):
+    """1,100 idle connections cost some descriptors and no thread; probes have their answers."""
+    notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
+    notifier.add_channel("a")
+    assert ask(free_port, "/readyz")[0] == 200
+    threads, descriptors = count_resources()
+    command = [sys.executable, "-c", CROWD, str(free_port), "1100"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as crowd:
+        assert crowd.stdout.readline() == "connected\n"
+        for path in ("/healthz", "/readyz"):
+            assert ask(free_port, path)[0] == 200
+        more_threads, more_descriptors = count_resources()
+        assert more_threads <= threads + 2  # that of a check may be about to end
+        assert more_descriptors <= descriptors + answering.MAX_CONNECTIONS + 10
+        db.terminate()
+        eventually(lambda: notifier.status().reconnects == 1)
+        eventually(lambda: ask(free_port, "/readyz")[0] == 200)
+        crowd.stdin.close()
+    eventually(lambda: count_resources()[1] <= descriptors + 3)
+
+
+def test_a_client_that_dawdles(pgnotifier_dsn, make_notifier, free_port, monkeypatch):
+    """A request has to be there in time, however steadily it comes."""
+    monkeypatch.setattr(answering, "REQUEST_TIMEOUT", 1.0)
+    make_notifier(pgnotifier_dsn, health_port=free_port).add_channel("a")
+    begun = time.monotonic()
+    with (
+        socket.create_connection(("127.0.0.1", free_port), timeout=0.1) as client,
+        pytest.raises(ConnectionError),
+    ):
+        client.sendall(b"GET /healthz HTTP/1.1\r\n")
+        while time.monotonic() < begun + 20:
+            try:
+                client.sendall(b"a: b\r\n")
+                if client.recv(1) == b"":
+                    raise ConnectionError
+            except TimeoutError:
+                pass
+    assert 0.9 < time.monotonic() - begun < 15
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"GET /healthz HTTP/1.0\n\n", 200),
+        (b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"HEAD /readyz?verbose HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        (b"POST /healthz HTTP/1.1\r\nContent-Length: 9\r\n\r\n123456789", 405),
+        (b"GET /other HTTP/1.1\r\n\r\n", 404),
+        (b"GET /healthz\r\n\r\n", 400),
+        (b"GET  HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"\xff\xfe\r\n\r\n", 400),
+        (b"\r\n\r\n", 400),
+        (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\n" + b"a: b\r\n" * 100_000 + b"\r\n", 431),
+        (b"\0" * 100_000, 431),
+    ],
+    ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else value,
+)
+def test_requests(pgnotifier_dsn, make_notifier, free_port, request_bytes, status):
+    """Each gets a response, with a body unless it is HEAD's; the next one does as well."""
+    make_notifier(pgnotifier_dsn, health_port=free_port).add_channel("a")
+    with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
+        client.sendall(request_bytes)
+        client.shutdown(socket.SHUT_WR)  # as `nc -N` does
+        received = b""
+        while more := client.recv(65536):
+            received += more
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in head
+    if request_bytes.startswith(b"HEAD"):
+        assert body == b""
+    else:
+        assert b"Content-Length: %d\r\n" % len(body) in head + b"\r\n"
+        json.loads(body)
+    assert ask(free_port, "/healthz")[0] == 200
+
+
+class Stuck(InlineDispatcher):
+    """A dispatcher whose queue doesn't answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = 0
+        self.answers = threading.Event()
+
+    def is_reachable(self):
+        self.asked += 1
+        return self.answers.wait(60)
+
+
+def test_a_queue_that_does_not_answer(
+    pgnotifier_dsn, make_notifier, free_port, monkeypatch, eventually
+):
+    """It is asked once for all who ask, and for some seconds; liveness doesn't wait for it."""
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT", 2.0)
+    stuck = Stuck()
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=stuck, health_port=free_port)
+    notifier.add_channel("a")
+    threads = threading.active_count()
+    answers = []
+    askers = [
+        threading.Thread(target=lambda: answers.append(ask(free_port, "/readyz")))
+        for _ in range(20)
+    ]
+    for asker in askers:
+        asker.start()
+    eventually(lambda: stuck.asked)
+    assert ask(free_port, "/healthz")[0] == 200
+    for asker in askers:
+        asker.join(30)
+    trouble = "Stuck got no answer from its queue within 2 s"
+    assert answers == [(503, {"ok": False, "states": ["hearing"], "trouble": [trouble]})] * 20
+    assert notifier.find_trouble() == [trouble]
+    assert stuck.asked == 1
+    assert threading.active_count() <= threads + 2
+    stuck.answers.set()
+    eventually(lambda: notifier.find_trouble() == [])
+    assert ask(free_port, "/readyz")[0] == 200
+
+
+def test_a_broker_that_does_not_answer(pgnotifier_dsn, make_notifier, monkeypatch):
+    """A broker that accepts connections and says nothing is found out within some seconds."""
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        app = Celery("silent", broker=url, set_as_current=False)
+        notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
+        begun = time.monotonic()
+        stopped, trouble = notifier.find_trouble()
+        assert time.monotonic() - begun < 15
+    assert stopped.startswith("stopped since")
+    assert trouble == "CeleryDispatcher got no answer from its queue within 1 s"
+
+
+@pytest.mark.parametrize(("host", "others"), [(None, ["127.0.0.2", "::1"]), ("::1", ["127.0.0.1"])])
+def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, host, others):
+    """On this machine alone, unless there is a `health_host`."""
+    make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host).add_channel("a")
+    own = host or "127.0.0.1"
+    assert probe(free_port, host=own)[0]
+    assert run("--port", free_port, "--host", own).returncode == 0
+    for other in others:
+        assert "no answer" in probe(free_port, host=other)[1]
+
+
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", "localhost"])
+def test_all_addresses(pgnotifier_dsn, make_notifier, free_port, host):
+    """`::` stands for the addresses of both IPs, and a name for its address."""
+    make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host).add_channel("a")
+    assert probe(free_port, host="localhost")[0]
+    if host != "localhost":
+        assert probe(free_port, host="127.0.0.2")[0]
+    if host == "::":
+        assert probe(free_port, host="::1")[0]
+
+
+def test_hosts_that_are_none(pgnotifier_dsn, make_notifier, free_port):
+    """What can't be a host is refused at once, and one that isn't there by `start()`."""
+    with pytest.raises(ArgumentTypeError, match="health_host is an address, a str, not 127"):
+        Notifier({}, health_port=free_port, health_host=127)
+    with pytest.raises(ConfigurationError, match="health_host is empty"):
+        Notifier({}, health_port=free_port, health_host="")
+    for host in ("192.0.2.1", "not a host", "a" * 100, "1.2.3.4.5"):
+        notifier = make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host)
+        with pytest.raises(ConfigurationError, match=f"can't be opened on '{host}'"):
+            notifier.start()
+        assert not notifier.is_running()
+
+
+def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
+    """A child has none of the parent's connections, which end when the parent ends them."""
+    notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
+    notifier.add_channel("a")
+    with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
+        assert ask(free_port, "/healthz")[0] == 200  # so the client before is connected as well
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, yes
+            child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent is done
+            os._exit(0)
+        try:
+            os.close(reader)
+            assert ask(free_port, "/healthz")[0] == 200
+            notifier.stop()
+            assert client.recv(1) == b""
+            assert "no answer" in probe(free_port)[1]
+        finally:
+            os.close(writer)
+            os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,11 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     help="Answer /healthz and /readyz there, over HTTP.",
 )
 @_option(
+    "--health-host",
+    metavar="ADDRESS",
+    help="Where that port is; 0.0.0.0 or :: for all addresses.  Default: 127.0.0.1.",
+)
+@_option(
     "--standby",
     is_flag=True,
     help="Listen only if no other listener of the app does that was started like this, or in "
@@ -83,6 +88,7 @@ def pgnotifier(
     channels: tuple[str, ...] = (),
     drain_timeout: float | None = None,
     health_port: int | None = None,
+    health_host: str | None = None,
     standby: bool = False,
     lists: bool = False,
     as_json: bool = False,
@@ -129,7 +135,7 @@ def pgnotifier(
         ctx.exit(0)
     if standby:
         stand_by(app, notifiers_of(app))
-    health = None if health_port is None else HealthServer(chosen, health_port)
+    health = None if health_port is None else HealthServer(chosen, health_port, health_host)
     ctx.exit(listen(chosen, timeout, health, ctx.obj.error))
 
 

@@ -72,6 +72,7 @@ SETTINGS: Mapping[str, Setting] = {
     "ON_ERROR": Setting(None, "a callable, or its path", _is_hook),
     "STANDBY": Setting(None, "a name", _is_text),
     "HEALTH_PORT": Setting(None, "a port", lambda value: _is_count(1)(value) and value < 65536),
+    "HEALTH_HOST": Setting(None, "an address: '127.0.0.1', or '0.0.0.0' for all", _is_text),
     "HEARTBEAT": Setting(15.0, "a number of seconds", _is_seconds),
     "HEARTBEAT_TIMEOUT": Setting(5.0, "a number of seconds", _is_seconds),
     "BUFFER_SIZE": Setting(100_000, "an integer from 1 on", _is_count(1)),

@@ -86,14 +86,15 @@ def test_a_signal_drains_and_ends(open_shop, number):
 def test_health(open_shop, free_port):
     """`--health-port` answers for all notifiers, and is closed again with them."""
     shop = open_shop(SOURCE)
-    listener = shop.listener("--health-port", str(free_port))
-    assert probe(free_port) == (
+    listener = shop.listener("--health-port", str(free_port), "--health-host", "127.0.0.2")
+    assert probe(free_port)[0] is False
+    assert probe(free_port, host="127.0.0.2") == (
         True,
         '{"ok": true, "states": ["hearing"], "trouble": []}',
     )
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
-    assert probe(free_port)[0] is False
+    assert probe(free_port, host="127.0.0.2")[0] is False
 
 
 def test_inline_and_celery_share_a_channel(open_shop):

@@ -59,9 +59,11 @@ def test_standby_and_health(open_shop, free_port, eventually):
     """One of several listens; another one takes over when it is killed. Both are healthy."""
     shop = open_shop(SOURCE)
     leader = shop.listener("--standby")
-    second = shop.pgnotifier("listen", "shop", "--standby", "--health-port", str(free_port))
+    where = ("--health-port", str(free_port), "--health-host", "::")
+    second = shop.pgnotifier("listen", "shop", "--standby", *where)
     eventually(lambda: "standby" in probe(free_port)[1] or second.process.poll() is not None)
     assert probe(free_port)[0]
+    assert probe(free_port, host="::1")[0]
     leader.process.kill()
     second.wait_for("took over")
     shop.notify(("orders", "1"))

@@ -62,6 +62,11 @@ class Command(BaseCommand):
             "PGNOTIFIER['HEALTH_PORT'].",
         )  # fmt: skip
         parser.add_argument(
+            "--health-host", metavar="ADDRESS",
+            help="Where that port is; 0.0.0.0 or :: for all addresses. Default: "
+            "PGNOTIFIER['HEALTH_HOST'], 127.0.0.1.",
+        )  # fmt: skip
+        parser.add_argument(
             "--reload", action="store_true", default=None, dest="reload",
             help="Start again when code changes. Default: if DEBUG.",
         )  # fmt: skip
@@ -99,7 +104,8 @@ class Command(BaseCommand):
         """Listen until a signal comes; return the exit code."""
         chosen = self._choose(options)
         port = options["health_port"] or conf.get("HEALTH_PORT")
-        health = None if port is None else HealthServer([*chosen.values()], port)
+        host = options["health_host"] or conf.get("HEALTH_HOST")
+        health = None if port is None else HealthServer([*chosen.values()], port, host)
         timeout = options["drain_timeout"]
         with Watch(chosen):
             return foreground.listen(
