@@ -27,8 +27,9 @@ from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
-from pgnotifier.registrar import Registrar
+from pgnotifier.registrar import Change, Registrar
 from pgnotifier.registry import (
+    Binding,
     Registry,
     Subscription,
     check_channel,
@@ -219,7 +220,7 @@ class Notifier:
         with self._lock:
             new = self._registrar.add(names)
             done = self._request_listen(names, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._registrar.remove(new))
+        self._wait_live(done, autorun, undo=lambda: self._remove(new))
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -247,6 +248,7 @@ class Notifier:
         with self._lock:
             self._registrar.remove(names)
             self._request_unlisten(names, autorun)
+        self._unbind_leaving()
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
         """Forget one channel and its subscriptions: see `remove_channels`."""
@@ -313,16 +315,11 @@ class Notifier:
         gathering = check_gathering(id, batch, debounce, key)
         by = self._dispatcher if dispatcher is None else dispatcher
         self._attach(by)
-        with self._lock:
-            before = self._registry.binding(id, channel)
-            muted = before is not None and before.subscription.muted
-            undo = self._registrar.subscribe(
-                Subscription(
-                    id, channel, fn, by, MappingProxyType(options), muted, gathering, on_gap
-                )
-            )
-            done = self._request_listen([channel], autorun)
-        self._wait_live(done, autorun, undo)
+        given = Subscription(
+            *(id, channel, fn, by, MappingProxyType(options)), gathering=gathering, on_gap=on_gap
+        )
+        change, binding, done = self._bind(given, autorun)
+        self._wait_live(done, autorun, undo=lambda: self._take_back(change, binding))
 
     def on(
         self,
@@ -372,6 +369,7 @@ class Notifier:
         with self._lock:
             if self._registrar.unsubscribe(id, channel):
                 self._request_unlisten([channel], autorun)
+        self._unbind_leaving()
 
     def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
         """Return the callbacks by channel and id; channels without any are left out."""
@@ -661,6 +659,58 @@ class Notifier:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
+    def _bind(self, given: Subscription, autorun: bool) -> tuple[Change, Binding, Outcome | None]:
+        """Have a subscription bound and put into the registry, and LISTEN queued.
+
+        No lock is held while its dispatcher binds it: that may wait for who finalizes a Celery
+        app, say, and has come to a module that subscribes.
+        """
+        again = False
+        while True:
+            with self._lock:
+                change = self._registrar.begin(given.id, given.channel)
+            muted = change.before is not None and change.before.subscription.muted
+            try:
+                binding = self._registrar.bind(replace(given, muted=muted), change, again=again)
+            except BaseException:
+                self._unbind_leaving()
+                raise
+            with self._lock:
+                if self._registrar.complete(change, binding):
+                    done = self._request_listen([given.channel], autorun)
+                    break
+            again = True
+        self._unbind_leaving()
+        return change, binding, done
+
+    def _unbind_leaving(self) -> None:
+        """Have dispatchers forget what was removed, with no lock held, as in `_bind`."""
+        while True:
+            with self._lock:
+                leaving = self._registrar.next_leaving()
+            if leaving is None:
+                return
+            change, subscription = leaving
+            try:
+                self._registrar.unbind(subscription, change)
+            finally:
+                with self._lock:
+                    self._registrar.forgotten(change, subscription)
+
+    def _take_back(self, change: Change, binding: Binding) -> None:
+        """Have what was before a subscription that the server has refused."""
+        if change.before is None:
+            with self._lock:
+                self._registrar.take_back(change, binding)
+            self._unbind_leaving()
+        elif self._registry.binding(*change.key) is binding:
+            self._bind(change.before.subscription, autorun=False)
+
+    def _remove(self, names: list[str]) -> None:
+        with self._lock:
+            self._registrar.remove(names)
+        self._unbind_leaving()
+
     def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
         """Queue LISTEN for a listener that runs. With the lock held: in the registry's order."""
         listener = self._running_listener()
@@ -679,8 +729,7 @@ class Notifier:
             elif autorun and not self.is_running() and self._starts_by_itself():
                 self.start()
         except ListenRefusedError:
-            with self._lock:
-                undo()
+            undo()
             raise
 
     def _confirm(self, done: Outcome) -> None:
@@ -716,6 +765,9 @@ class Notifier:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forget_in_child()
+        # Those of a listener that has stopped as well: their threads may not have ended yet.
+        for dispatcher in tuple(self._attached):
+            dispatcher.forget_in_child()
         self._publisher.forget_in_child()
 
 

@@ -1,6 +1,5 @@
 """CeleryNotifier: a Notifier that its app configures."""
 
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
@@ -10,13 +9,14 @@ from celery import Celery
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.errors import ConfigurationError
+from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import check_channels
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
 Packages = list[str] | Callable[[], list[str]] | None
 
-_lock = threading.Lock()  # guards both
+_lock = ForkSafeLock()  # guards both
 _notifiers: "weakref.WeakSet[CeleryNotifier]" = weakref.WeakSet()
 _shared: "list[Callable[[CeleryNotifier], object]]" = []
 
