@@ -11,13 +11,15 @@ from typing import Any, Self, TypeVar
 
 from pgnotifier import lifetime
 from pgnotifier.buffer import BUFFER_BYTES, Overflow
-from pgnotifier.connection import Supply, make_parameters
+from pgnotifier.connection import Parameters, Supply, make_parameters
 from pgnotifier.delivery import Deliverer, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
+    ConnectionFailedError,
     ListenRefusedError,
+    NotifierStoppedError,
     NotLiveError,
 )
 from pgnotifier.gate import Gate, Outcome
@@ -63,7 +65,7 @@ class Notifier:
 
     def __init__(
         self,
-        db_conf: Mapping[str, Any] | str | Supply,
+        db_conf: Mapping[str, Any] | str | Supply | Parameters | None,
         *,
         dispatcher: Dispatcher | None = None,
         autorun: bool | None = None,
@@ -79,6 +81,7 @@ class Notifier:
         overflow: Overflow = "block",
         standby: str | None = None,
         health_port: int | None = None,
+        wait: bool | float | None = None,
     ) -> None:
         """Take the settings; nothing is connected yet.
 
@@ -86,7 +89,8 @@ class Notifier:
             db_conf: A dict of libpq parameters (`port` as int or str), a conninfo string, or
                 a URI: https://www.postgresql.org/docs/current/libpq-connect.html. Or a callable
                 that returns one of these, called for each connection, on whatever thread makes
-                it: for credentials that rotate.
+                it: for credentials that rotate. With None, as of a variable that isn't set
+                here, whatever needs a connection raises a ConfigurationError.
             dispatcher: Delivers to subscriptions that name none of their own. Default: an
                 `InlineDispatcher`, which calls them in this process.
             autorun: Whether `autorun=True` in the methods starts a notifier that isn't
@@ -113,31 +117,21 @@ class Notifier:
                 the others take over when its connection ends. Default: none, each listens.
             health_port: Where `/healthz` and `/readyz` are answered over HTTP while it runs, on
                 all of the machine's addresses. Default: nowhere.
+            wait: Whether `start()` tries on while no connection can be made, as when the server
+                isn't up yet: True for as long as it takes, or for how many seconds. Default: it
+                doesn't; commands, such as `pgnotifier listen`, do.
 
         Raises:
             ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
             ConfigurationError: A connection parameter that doesn't exist, or another value
                 that can't be.
         """
+        check_values(buffer_size, buffer_bytes, overflow, heartbeat, heartbeat_timeout, standby)
         hooks = {"decoder": decoder, "on_error": on_error, "on_gap": on_gap, "on_state": on_state}
         for name, value in hooks.items():
             if value is not None and not callable(value):
                 raise ArgumentTypeError(f"{name} must be callable, which {value!r:.80} is not")
-        if not isinstance(buffer_size, int) or buffer_size < 1:
-            raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
-        if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
-            raise ConfigurationError(
-                f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), "
-                f"not {buffer_bytes!r}"
-            )
-        for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
-            _check_seconds(name, seconds)
-        if overflow not in ("block", "drop_oldest", "drop_newest"):
-            raise ConfigurationError(
-                f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
-            )
-        if standby is not None and not isinstance(standby, str):
-            raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
+        self.startup_wait = wait
         self.daemon = daemon
         self.decoder = decoder
         self._parameters = make_parameters(db_conf)
@@ -407,23 +401,41 @@ class Notifier:
         """Connect and listen to every registered channel; return once they are heard.
 
         A no-op if the notifier is running. From here on a lost connection is made anew for
-        as long as it takes.
+        as long as it takes. With `Notifier(wait=…)` that holds for the first one, too; meanwhile
+        `status()` tells why there is none, the log says so once a minute, and `stop()`, called
+        by another thread, ends this at once.
 
         Raises:
-            ConnectionFailedError: No connection could be made; the notifier isn't running.
+            ConnectionFailedError: No connection could be made, or none in the seconds of `wait`;
+                the notifier isn't running.
             ListenRefusedError: The server refused LISTEN, as a standby does.
             NotHearingError: There is a pooler in between, and nothing arrives.
-            ConfigurationError: `health_port` is in use.
+            ConfigurationError: There is nothing to connect to, or `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
         listener = self._started_listener()
         try:
+            if not listener.ready.wait(self._longest_wait):
+                self._give_up(listener)
             listener.ready.result()
         except BaseException:
             with self._lock:
                 if self._listener is listener and not listener.is_alive:
                     self._ended()
             raise
+
+    def begin(self) -> None:
+        """Begin to start, and return at once; a `start()` then waits for what this began.
+
+        Raises:
+            ConfigurationError: As for `start()`.
+        """
+        self._started_listener()
+
+    def is_starting(self) -> bool:
+        """Return whether it was started, and is still trying to connect for the first time."""
+        listener = self._running_listener()
+        return listener is not None and not listener.ready.is_open
 
     def run(self) -> None:
         """Start: the same as `start()`, which does not block either."""
@@ -461,6 +473,14 @@ class Notifier:
         self._publisher.close()
         self._state.settle(max(0.0, deadline - monotonic()))
         return undelivered
+
+    def check_configured(self) -> None:
+        """Check what would keep it from starting whatever the server says.
+
+        Raises:
+            ConfigurationError: There is nothing to connect to.
+        """
+        self._parameters.check()
 
     def restart(self) -> None:
         """Replace the connection and listen to what is registered now; start if not running.
@@ -576,6 +596,23 @@ class Notifier:
         self._settings = replace(self._settings, standby=name)
 
     @property
+    def startup_wait(self) -> bool | float | None:
+        """Whether `start()` waits for a server that can't be reached: `Notifier(wait=…)`."""
+        return self._wait
+
+    @startup_wait.setter
+    def startup_wait(self, wait: bool | float | None) -> None:
+        if wait is not None and not isinstance(wait, bool | int | float):
+            raise ArgumentTypeError(f"wait is True, False or a number of seconds, not {wait!r:.80}")
+        if wait and not 0 < wait < float("inf"):
+            raise ConfigurationError(f"wait must be a number of seconds from 0 on, not {wait!r}")
+        self._wait = wait
+
+    @property
+    def _longest_wait(self) -> float | None:
+        return None if not self._wait or self._wait is True else float(self._wait)
+
+    @property
     def _registry(self) -> Registry:
         return self._registrar.registry
 
@@ -610,29 +647,57 @@ class Notifier:
 
         Two that hear at the same time would deliver twice.
         """
+        if not self.is_running():
+            self.check_configured()
         while True:
             with self._lock:
                 listener = self._listener
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_open:
-                    self._open_dispatchers()
-                    if self._health is not None:
-                        self._health.start()
-                    listener = Listener(
-                        self._parameters,
-                        lambda: self._registry,
-                        self._deliverer,
-                        self._report_gap,
-                        self._state,
-                        self._settings,
-                    )
-                    listener.start()
-                    self._listener = listener
+                    listener = self._listener = self._make_listener()
                     self._stopped = Gate()
                     lifetime.hold(self)
-                    return listener
+                    break
             listener.ended.wait()
+        self._launch(listener)
+        return listener
+
+    def _make_listener(self) -> Listener:
+        return Listener(
+            self._parameters,
+            lambda: self._registry,
+            self._deliverer,
+            self._report_gap,
+            self._state,
+            replace(self._settings, waits=bool(self._wait)),
+        )
+
+    def _launch(self, listener: Listener) -> None:
+        """Start a listener, holding no lock: dispatchers and the log are others'."""
+        try:
+            self._open_dispatchers()
+            if self._health is not None:
+                self._health.start()
+            listener.start()
+        except BaseException as exc:
+            interrupted = NotifierStoppedError("starting was interrupted")
+            listener.abort(exc if isinstance(exc, Exception) else interrupted)
+            with self._lock:
+                if self._listener is listener:
+                    self._ended()
+            raise
+        with self._lock:  # `stop()` may have been faster, and found no port to close
+            if self._listener is None and self._health is not None:
+                self._health.stop()
+
+    def _give_up(self, listener: Listener) -> None:
+        """Stop a listener that has had all the time to connect."""
+        why = self._state.current.why or f"no answer from PostgreSQL ({self._parameters!r})"
+        if listener.ready.is_open:
+            return
+        listener.stop(STOP_TIMEOUT)
+        raise ConnectionFailedError(f"not connected within {self._longest_wait:g} s: {why}")
 
     def _running_listener(self) -> Listener | None:
         listener = self._listener
@@ -769,6 +834,36 @@ class Notifier:
         for dispatcher in tuple(self._attached):
             dispatcher.forget_in_child()
         self._publisher.forget_in_child()
+
+
+def check_values(
+    buffer_size: int = 100_000,
+    buffer_bytes: int = BUFFER_BYTES,
+    overflow: Overflow = "block",
+    heartbeat: float = 15.0,
+    heartbeat_timeout: float = 5.0,
+    standby: str | None = None,
+) -> None:
+    """Check values that a notifier may be given: see there.
+
+    Raises:
+        ArgumentTypeError: One is of another type.
+        ConfigurationError: One can't be.
+    """
+    if not isinstance(buffer_size, int) or buffer_size < 1:
+        raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
+    if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
+        raise ConfigurationError(
+            f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), not {buffer_bytes!r}"
+        )
+    for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
+        _check_seconds(name, seconds)
+    if overflow not in ("block", "drop_oldest", "drop_newest"):
+        raise ConfigurationError(
+            f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
+        )
+    if standby is not None and not isinstance(standby, str):
+        raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
 
 
 def _check_seconds(name: str, value: object) -> None:
