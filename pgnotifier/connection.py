@@ -19,6 +19,8 @@ from pgnotifier.errors import (
     ConfigurationError,
     ConnectionFailedError,
     ListenRefusedError,
+    PgNotifierError,
+    in_one_line,
 )
 
 CONNECT_TIMEOUT = 10
@@ -98,6 +100,13 @@ class Parameters:
     def __repr__(self) -> str:
         return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
 
+    def check(self) -> None:
+        """Check that there is something to connect to.
+
+        Raises:
+            ConfigurationError: There isn't.
+        """
+
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
         """Make a connection, in autocommit mode.
 
@@ -108,6 +117,7 @@ class Parameters:
         Raises:
             ConnectionFailedError: With libpq's reason: unreachable server, wrong password, a
                 database that doesn't exist.
+            ConfigurationError: A parameter has a value that libpq refuses.
         """
         try:
             # Prepared statements would fail behind a pooler that shares sessions.
@@ -119,11 +129,16 @@ class Parameters:
                 **(_SHUFFLE if shuffled else {}),
             )
         except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
-            text = f"can't connect to PostgreSQL ({self!r}): {str(exc).strip()}"
+            reason = in_one_line(exc)
+            if isinstance(exc, psycopg.ProgrammingError) or _REFUSED_VALUE.match(reason):
+                raise ConfigurationError(
+                    f"the connection parameters ({self!r}): {reason}"
+                ) from None
+            text = f"can't connect to PostgreSQL ({self!r}): {reason}"
             password = str(self._known.get("password") or "")
             # One that is the user's name, say, is nothing that hiding it here would protect.
             open_values = [str(value) for name, value in self._known.items() if name in _SHOWN]
-            if password and password in str(exc) and password not in open_values:
+            if password and password in reason and password not in open_values:
                 # A traceback prints the cause as well, so it has to go, too.
                 raise ConnectionFailedError(text.replace(password, "***")) from None
             raise ConnectionFailedError(text) from exc
@@ -151,6 +166,8 @@ class SuppliedParameters(Parameters):
         """
         try:
             supplied = self._supply()
+        except PgNotifierError:
+            raise
         except Exception as exc:
             raise ConnectionFailedError(
                 f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
@@ -160,8 +177,52 @@ class SuppliedParameters(Parameters):
         return parameters.connect(shuffle=shuffle)
 
 
-def make_parameters(db_conf: "Mapping[str, Any] | str | Supply") -> Parameters:
-    """Return the parameters that a user has given, or a callable for them."""
+class MissingParameters(Parameters):
+    """No parameters: an error where a connection is needed, and no earlier."""
+
+    __slots__ = ("_why",)
+
+    def __init__(self, why: str) -> None:
+        """Take what the error says."""
+        self._why = why
+        self._known = {}
+
+    def __repr__(self) -> str:
+        return "nothing to connect to"
+
+    def check(self) -> None:
+        """Raise.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(self._why)
+
+    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:  # noqa: ARG002
+        """Raise.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(self._why)
+
+
+NOTHING = (
+    "db_conf is None, so there is nothing to connect to; give a connection string, "
+    "'postgresql://localhost/shop', say, or a dict of parameters"
+)
+
+
+def make_parameters(db_conf: "Mapping[str, Any] | str | Supply | Parameters | None") -> Parameters:
+    """Return the parameters that a user has given, or a callable for them.
+
+    None is an error where a connection is needed, as for a variable of the environment that only
+    the listening process has.
+    """
+    if isinstance(db_conf, Parameters):
+        return db_conf
+    if db_conf is None:
+        return MissingParameters(NOTHING)
     return SuppliedParameters(db_conf) if callable(db_conf) else Parameters(db_conf)
 
 
@@ -182,6 +243,10 @@ def _parse(conninfo: str) -> dict[str, Any]:
     ) from None
 
 
+# libpq itself says so before it goes anywhere: https://www.postgresql.org/docs/current/libpq-connect.html
+_REFUSED_VALUE = re.compile(
+    r'connection is bad: (?:.* failed: )?invalid ["\w ]*(?:value|port number)|could not match'
+)
 # libpq takes what follows an unencoded @ or / of a password for the host or the database, and
 # shows it in its messages: https://www.postgresql.org/docs/current/libpq-connect.html.
 _MISREAD_URI = re.compile(r"postgres(?:ql)?://(?:[^/?]*@[^?]*@|[^/?@]*/[^?]*@)")

@@ -60,7 +60,9 @@ class Dispatcher(ABC):
         """Check a subscription and return its target, which each delivery will carry.
 
         Called by `subscribe()` before anything is registered, and possibly again for the
-        same id and channel, which replaces the earlier target.
+        same id and channel, which replaces the earlier target. No lock of the notifier's is
+        held, and several threads may call it at the same time: should they subscribe the same
+        id to the same channel, it is called again, until what came last is what is registered.
 
         Raises:
             PgNotifierError: The callback or the options can't serve; `subscribe()` lets it
@@ -68,7 +70,10 @@ class Dispatcher(ABC):
         """
 
     def unbind(self, subscription: "Subscription") -> None:  # noqa: B027
-        """Forget a subscription that was removed. Deliveries on their way may still come."""
+        """Forget a subscription that was removed. Deliveries on their way may still come.
+
+        As for `bind`, no lock is held.
+        """
 
     @abstractmethod
     def dispatch(self, batch: deque[Delivery]) -> None:

@@ -21,6 +21,11 @@ import from here. No message holds a password.
 """
 
 
+def in_one_line(reason: object) -> str:
+    """Return what a driver says in several lines, as libpq does, in one."""
+    return "; ".join(filter(None, (" ".join(line.split()) for line in str(reason).splitlines())))
+
+
 class PgNotifierError(Exception):
     """The base of every exception that pgnotifier raises."""
 

@@ -72,8 +72,7 @@ def listen(
     try:
         if health is not None:
             health.start()
-        for notifier in notifiers:
-            notifier.start()
+        _start(notifiers)
         while all(notifier.is_running() for notifier in notifiers):
             notifiers[0].wait(1.0)
         logger.error("a notifier stopped by itself; leaving")
@@ -91,6 +90,39 @@ def listen(
     if not (failed or undelivered):
         logger.info("stopped; everything received was delivered")
     return int(failed or undelivered > 0)
+
+
+def set_waiting(notifiers: Iterable[Notifier], *, wait: bool) -> None:
+    """Have notifiers wait for their servers at the start, unless the code or the user says else.
+
+    Args:
+        notifiers: Not running yet.
+        wait: Whether the user lets them.
+    """
+    for notifier in notifiers:
+        if not wait:
+            notifier.startup_wait = False
+        elif notifier.startup_wait is None:
+            notifier.startup_wait = True
+
+
+def _start(notifiers: Sequence[Notifier]) -> None:
+    """Start them all, so that none waits for a server that another one waits for.
+
+    Raises:
+        PgNotifierError: Of the first that can't be.
+    """
+    for notifier in notifiers:
+        if notifier.startup_wait:
+            notifier.begin()
+    waiting = list(notifiers)
+    while waiting:
+        for notifier in tuple(waiting):
+            if not notifier.is_starting():
+                notifier.start()
+                waiting.remove(notifier)
+        if waiting:
+            waiting[0].wait(0.1)
 
 
 def _stop(notifiers: Sequence[Notifier], timeout: float) -> int:

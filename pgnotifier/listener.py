@@ -47,11 +47,13 @@ class Settings:
         heartbeat: Seconds without anything after which an idle connection is tried.
         heartbeat_timeout: Seconds within which that has to succeed.
         standby: The name that listeners share of which one leads, if so.
+        waits: Whether to try on until the server can be reached for the first time.
     """
 
     heartbeat: float = 15.0
     heartbeat_timeout: float = 5.0
     standby: str | None = None
+    waits: bool = False
 
 
 class Listener:
@@ -90,6 +92,7 @@ class Listener:
         self._state = report_state
         self._commands = Commands()
         self._standby = None if settings.standby is None else Standby(settings.standby)
+        self._waits = settings.waits
         self._leads = False
         self._stopping = False
         self._live: set[str] = set()
@@ -115,8 +118,15 @@ class Listener:
 
     def start(self) -> None:
         """Start the reader; `ready` tells how that went."""
+        if self._stopping:  # before it came to this
+            self._finish(NotifierStoppedError("the notifier was stopped"))
+            return
         self._state.become("starting")
         self._thread.start()
+
+    def abort(self, why: Exception) -> None:
+        """End in the place of `start`, or after that failed."""
+        self._finish(why)
 
     def request(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
         """Queue a command and return its outcome: it is done once it is live."""
@@ -191,15 +201,13 @@ class Listener:
     def _run(self) -> None:
         why: BaseException = NotifierStoppedError("the notifier was stopped")
         try:
-            self._live = set(self._registry())
-            self._router.start_deliverers(self._live)
-            self._connect()
+            self._connect_first()
             self.ready.settle()
             while True:
                 self._serve()
         except StoppingError:
             self._link.drain_last()
-        except PgNotifierError as exc:  # at the first connection only
+        except PgNotifierError as exc:  # at the start only
             why = exc
         except BaseException as exc:
             logger.exception("the reader ended by a defect of pgnotifier")
@@ -316,6 +324,31 @@ class Listener:
         logger.info("went over to a new connection")
 
     # --- connecting ---
+
+    def _connect_first(self) -> None:
+        """Make the first connection; if it is to wait, try on while none can be made.
+
+        Whatever keeps it from being made may pass: on a cold start, names aren't resolved yet, and
+        databases, roles and their passwords are still to come. What a server refuses that can
+        be reached doesn't.
+        """
+        backoff = Backoff(LONGEST_PAUSE)
+        while True:
+            restarts = self._commands.waiting("restart")
+            self._live = set(self._registry())
+            self._router.start_deliverers(self._live)
+            try:
+                self._connect(hedged=self._waits)
+            except ConnectionFailedError as exc:
+                if not self._waits:
+                    raise
+                self._state.explain(str(exc))
+                self._link.close()
+                self._commands.end(restarts, exc)
+                self._sleep(backoff.pause())
+            else:
+                self._commands.end(restarts)
+                return
 
     def _connect(self, *, hedged: bool = False) -> None:
         """Make a connection and listen to every live channel on it.

@@ -11,13 +11,15 @@ from typing import Any, Self, TypeVar
 
 from pgnotifier import lifetime
 from pgnotifier.buffer import BUFFER_BYTES, Overflow
-from pgnotifier.connection import Supply, make_parameters
+from pgnotifier.connection import Parameters, Supply, make_parameters
 from pgnotifier.delivery import Deliverer, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
+    ConnectionFailedError,
     ListenRefusedError,
+    NotifierStoppedError,
     NotLiveError,
 )
 from pgnotifier.gate import Gate, Outcome
@@ -28,8 +30,9 @@ from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.probing import Probes
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
-from pgnotifier.registrar import Registrar
+from pgnotifier.registrar import Change, Registrar
 from pgnotifier.registry import (
+    Binding,
     Registry,
     Subscription,
     check_channel,
@@ -64,7 +67,7 @@ class Notifier:
 
     def __init__(
         self,
-        db_conf: Mapping[str, Any] | str | Supply,
+        db_conf: Mapping[str, Any] | str | Supply | Parameters | None,
         *,
         dispatcher: Dispatcher | None = None,
         autorun: bool | None = None,
@@ -81,6 +84,7 @@ class Notifier:
         standby: str | None = None,
         health_port: int | None = None,
         health_host: str | None = None,
+        wait: bool | float | None = None,
     ) -> None:
         """Take the settings; nothing is connected yet.
 
@@ -88,7 +92,8 @@ class Notifier:
             db_conf: A dict of libpq parameters (`port` as int or str), a conninfo string, or
                 a URI: https://www.postgresql.org/docs/current/libpq-connect.html. Or a callable
                 that returns one of these, called for each connection, on whatever thread makes
-                it: for credentials that rotate.
+                it: for credentials that rotate. With None, as of a variable that isn't set
+                here, whatever needs a connection raises a ConfigurationError.
             dispatcher: Delivers to subscriptions that name none of their own. Default: an
                 `InlineDispatcher`, which calls them in this process.
             autorun: Whether `autorun=True` in the methods starts a notifier that isn't
@@ -117,31 +122,21 @@ class Notifier:
                 Default: nowhere.
             health_host: The address of that port: `0.0.0.0` or `::` for all of the machine's.
                 Default: 127.0.0.1, so that only this machine's probes reach it.
+            wait: Whether `start()` tries on while no connection can be made, as when the server
+                isn't up yet: True for as long as it takes, or for how many seconds. Default: it
+                doesn't; commands, such as `pgnotifier listen`, do.
 
         Raises:
             ArgumentTypeError: `db_conf`, a callable or the dispatcher is of another type.
             ConfigurationError: A connection parameter that doesn't exist, or another value
                 that can't be.
         """
+        check_values(buffer_size, buffer_bytes, overflow, heartbeat, heartbeat_timeout, standby)
         hooks = {"decoder": decoder, "on_error": on_error, "on_gap": on_gap, "on_state": on_state}
         for name, value in hooks.items():
             if value is not None and not callable(value):
                 raise ArgumentTypeError(f"{name} must be callable, which {value!r:.80} is not")
-        if not isinstance(buffer_size, int) or buffer_size < 1:
-            raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
-        if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
-            raise ConfigurationError(
-                f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), "
-                f"not {buffer_bytes!r}"
-            )
-        for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
-            _check_seconds(name, seconds)
-        if overflow not in ("block", "drop_oldest", "drop_newest"):
-            raise ConfigurationError(
-                f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
-            )
-        if standby is not None and not isinstance(standby, str):
-            raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
+        self.startup_wait = wait
         self.daemon = daemon
         self.decoder = decoder
         self._parameters = make_parameters(db_conf)
@@ -227,7 +222,7 @@ class Notifier:
         with self._lock:
             new = self._registrar.add(names)
             done = self._request_listen(names, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._registrar.remove(new))
+        self._wait_live(done, autorun, undo=lambda: self._remove(new))
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -255,6 +250,7 @@ class Notifier:
         with self._lock:
             self._registrar.remove(names)
             self._request_unlisten(names, autorun)
+        self._unbind_leaving()
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
         """Forget one channel and its subscriptions: see `remove_channels`."""
@@ -321,16 +317,11 @@ class Notifier:
         gathering = check_gathering(id, batch, debounce, key)
         by = self._dispatcher if dispatcher is None else dispatcher
         self._attach(by)
-        with self._lock:
-            before = self._registry.binding(id, channel)
-            muted = before is not None and before.subscription.muted
-            undo = self._registrar.subscribe(
-                Subscription(
-                    id, channel, fn, by, MappingProxyType(options), muted, gathering, on_gap
-                )
-            )
-            done = self._request_listen([channel], autorun)
-        self._wait_live(done, autorun, undo)
+        given = Subscription(
+            *(id, channel, fn, by, MappingProxyType(options)), gathering=gathering, on_gap=on_gap
+        )
+        change, binding, done = self._bind(given, autorun)
+        self._wait_live(done, autorun, undo=lambda: self._take_back(change, binding))
 
     def on(
         self,
@@ -380,6 +371,7 @@ class Notifier:
         with self._lock:
             if self._registrar.unsubscribe(id, channel):
                 self._request_unlisten([channel], autorun)
+        self._unbind_leaving()
 
     def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
         """Return the callbacks by channel and id; channels without any are left out."""
@@ -417,23 +409,41 @@ class Notifier:
         """Connect and listen to every registered channel; return once they are heard.
 
         A no-op if the notifier is running. From here on a lost connection is made anew for
-        as long as it takes.
+        as long as it takes. With `Notifier(wait=…)` that holds for the first one, too; meanwhile
+        `status()` tells why there is none, the log says so once a minute, and `stop()`, called
+        by another thread, ends this at once.
 
         Raises:
-            ConnectionFailedError: No connection could be made; the notifier isn't running.
+            ConnectionFailedError: No connection could be made, or none in the seconds of `wait`;
+                the notifier isn't running.
             ListenRefusedError: The server refused LISTEN, as a standby does.
             NotHearingError: There is a pooler in between, and nothing arrives.
-            ConfigurationError: `health_port` is in use.
+            ConfigurationError: There is nothing to connect to, or `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
         listener = self._started_listener()
         try:
+            if not listener.ready.wait(self._longest_wait):
+                self._give_up(listener)
             listener.ready.result()
         except BaseException:
             with self._lock:
                 if self._listener is listener and not listener.is_alive:
                     self._ended()
             raise
+
+    def begin(self) -> None:
+        """Begin to start, and return at once; a `start()` then waits for what this began.
+
+        Raises:
+            ConfigurationError: As for `start()`.
+        """
+        self._started_listener()
+
+    def is_starting(self) -> bool:
+        """Return whether it was started, and is still trying to connect for the first time."""
+        listener = self._running_listener()
+        return listener is not None and not listener.ready.is_open
 
     def run(self) -> None:
         """Start: the same as `start()`, which does not block either."""
@@ -471,6 +481,14 @@ class Notifier:
         self._publisher.close()
         self._state.settle(max(0.0, deadline - monotonic()))
         return undelivered
+
+    def check_configured(self) -> None:
+        """Check what would keep it from starting whatever the server says.
+
+        Raises:
+            ConfigurationError: There is nothing to connect to.
+        """
+        self._parameters.check()
 
     def restart(self) -> None:
         """Replace the connection and listen to what is registered now; start if not running.
@@ -585,6 +603,23 @@ class Notifier:
         self._settings = replace(self._settings, standby=name)
 
     @property
+    def startup_wait(self) -> bool | float | None:
+        """Whether `start()` waits for a server that can't be reached: `Notifier(wait=…)`."""
+        return self._wait
+
+    @startup_wait.setter
+    def startup_wait(self, wait: bool | float | None) -> None:
+        if wait is not None and not isinstance(wait, bool | int | float):
+            raise ArgumentTypeError(f"wait is True, False or a number of seconds, not {wait!r:.80}")
+        if wait and not 0 < wait < float("inf"):
+            raise ConfigurationError(f"wait must be a number of seconds from 0 on, not {wait!r}")
+        self._wait = wait
+
+    @property
+    def _longest_wait(self) -> float | None:
+        return None if not self._wait or self._wait is True else float(self._wait)
+
+    @property
     def _registry(self) -> Registry:
         return self._registrar.registry
 
@@ -619,29 +654,57 @@ class Notifier:
 
         Two that hear at the same time would deliver twice.
         """
+        if not self.is_running():
+            self.check_configured()
         while True:
             with self._lock:
                 listener = self._listener
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_open:
-                    self._open_dispatchers()
-                    if self._health is not None:
-                        self._health.start()
-                    listener = Listener(
-                        self._parameters,
-                        lambda: self._registry,
-                        self._deliverer,
-                        self._report_gap,
-                        self._state,
-                        self._settings,
-                    )
-                    listener.start()
-                    self._listener = listener
+                    listener = self._listener = self._make_listener()
                     self._stopped = Gate()
                     lifetime.hold(self)
-                    return listener
+                    break
             listener.ended.wait()
+        self._launch(listener)
+        return listener
+
+    def _make_listener(self) -> Listener:
+        return Listener(
+            self._parameters,
+            lambda: self._registry,
+            self._deliverer,
+            self._report_gap,
+            self._state,
+            replace(self._settings, waits=bool(self._wait)),
+        )
+
+    def _launch(self, listener: Listener) -> None:
+        """Start a listener, holding no lock: dispatchers and the log are others'."""
+        try:
+            self._open_dispatchers()
+            if self._health is not None:
+                self._health.start()
+            listener.start()
+        except BaseException as exc:
+            interrupted = NotifierStoppedError("starting was interrupted")
+            listener.abort(exc if isinstance(exc, Exception) else interrupted)
+            with self._lock:
+                if self._listener is listener:
+                    self._ended()
+            raise
+        with self._lock:  # `stop()` may have been faster, and found no port to close
+            if self._listener is None and self._health is not None:
+                self._health.stop()
+
+    def _give_up(self, listener: Listener) -> None:
+        """Stop a listener that has had all the time to connect."""
+        why = self._state.current.why or f"no answer from PostgreSQL ({self._parameters!r})"
+        if listener.ready.is_open:
+            return
+        listener.stop(STOP_TIMEOUT)
+        raise ConnectionFailedError(f"not connected within {self._longest_wait:g} s: {why}")
 
     def _running_listener(self) -> Listener | None:
         listener = self._listener
@@ -668,6 +731,58 @@ class Notifier:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
+    def _bind(self, given: Subscription, autorun: bool) -> tuple[Change, Binding, Outcome | None]:
+        """Have a subscription bound and put into the registry, and LISTEN queued.
+
+        No lock is held while its dispatcher binds it: that may wait for who finalizes a Celery
+        app, say, and has come to a module that subscribes.
+        """
+        again = False
+        while True:
+            with self._lock:
+                change = self._registrar.begin(given.id, given.channel)
+            muted = change.before is not None and change.before.subscription.muted
+            try:
+                binding = self._registrar.bind(replace(given, muted=muted), change, again=again)
+            except BaseException:
+                self._unbind_leaving()
+                raise
+            with self._lock:
+                if self._registrar.complete(change, binding):
+                    done = self._request_listen([given.channel], autorun)
+                    break
+            again = True
+        self._unbind_leaving()
+        return change, binding, done
+
+    def _unbind_leaving(self) -> None:
+        """Have dispatchers forget what was removed, with no lock held, as in `_bind`."""
+        while True:
+            with self._lock:
+                leaving = self._registrar.next_leaving()
+            if leaving is None:
+                return
+            change, subscription = leaving
+            try:
+                self._registrar.unbind(subscription, change)
+            finally:
+                with self._lock:
+                    self._registrar.forgotten(change, subscription)
+
+    def _take_back(self, change: Change, binding: Binding) -> None:
+        """Have what was before a subscription that the server has refused."""
+        if change.before is None:
+            with self._lock:
+                self._registrar.take_back(change, binding)
+            self._unbind_leaving()
+        elif self._registry.binding(*change.key) is binding:
+            self._bind(change.before.subscription, autorun=False)
+
+    def _remove(self, names: list[str]) -> None:
+        with self._lock:
+            self._registrar.remove(names)
+        self._unbind_leaving()
+
     def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
         """Queue LISTEN for a listener that runs. With the lock held: in the registry's order."""
         listener = self._running_listener()
@@ -686,8 +801,7 @@ class Notifier:
             elif autorun and not self.is_running() and self._starts_by_itself():
                 self.start()
         except ListenRefusedError:
-            with self._lock:
-                undo()
+            undo()
             raise
 
     def _confirm(self, done: Outcome) -> None:
@@ -724,7 +838,40 @@ class Notifier:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.forget_in_child()
+        # Those of a listener that has stopped as well: their threads may not have ended yet.
+        for dispatcher in tuple(self._attached):
+            dispatcher.forget_in_child()
         self._publisher.forget_in_child()
+
+
+def check_values(
+    buffer_size: int = 100_000,
+    buffer_bytes: int = BUFFER_BYTES,
+    overflow: Overflow = "block",
+    heartbeat: float = 15.0,
+    heartbeat_timeout: float = 5.0,
+    standby: str | None = None,
+) -> None:
+    """Check values that a notifier may be given: see there.
+
+    Raises:
+        ArgumentTypeError: One is of another type.
+        ConfigurationError: One can't be.
+    """
+    if not isinstance(buffer_size, int) or buffer_size < 1:
+        raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
+    if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
+        raise ConfigurationError(
+            f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), not {buffer_bytes!r}"
+        )
+    for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
+        _check_seconds(name, seconds)
+    if overflow not in ("block", "drop_oldest", "drop_newest"):
+        raise ConfigurationError(
+            f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
+        )
+    if standby is not None and not isinstance(standby, str):
+        raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
 
 
 def _check_seconds(name: str, value: object) -> None:

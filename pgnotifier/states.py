@@ -23,7 +23,8 @@ class StateChange:
             while there is no connection that hears; `standby` while another one leads;
             `stopped`.
         since: Aware, in UTC.
-        why: What made it deaf, or keeps it so, in words; else None.
+        why: What made it deaf, or keeps it so, or from connecting at the start, in words; else
+            None.
     """
 
     state: State
@@ -73,10 +74,11 @@ class StateReport:
         self._hook.call(self.current)
 
     def explain(self, why: str) -> None:
-        """Tell why it is still deaf: the latest reason helps more than the first."""
+        """Tell why it is still deaf, or starting: the latest reason helps more than the first."""
         self.current = replace(self.current, why=why)
         if self._warn.is_due:
-            self._warn("deaf for %s: %s", _since(self.current), why)
+            told = "trying to connect for" if self.current.state == "starting" else "deaf for"
+            self._warn("%s %s: %s", told, _since(self.current), why)
 
     def settle(self, timeout: float) -> None:
         """Wait until `on_state` has been told of all, for so many seconds at most."""

@@ -78,6 +78,12 @@ def health(port: int, host: str, live: bool) -> None:
     help="Listen only if no other process does that was started like this; else stand by, and "
     "take over when it ends.",
 )
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait for PostgreSQL if it can't be reached at the start; or end with exit code 1.",
+)
 @click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and leave.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
 @click.option(
@@ -95,6 +101,7 @@ def listen(
     health_port: int | None,
     health_host: str | None,
     standby: bool,
+    wait: bool,
     lists: bool,
     as_json: bool,
     loglevel: str,
@@ -108,11 +115,15 @@ def listen(
     SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
     one exits at once.
 
+    While PostgreSQL can't be reached at the start, for whatever reason, it tries on, and says why
+    once a minute; a signal ends that, too, with exit code 0.
+
     \b
     Exit codes:
     0  stopped, and everything received was delivered
-    1  no connection, or something received could not be delivered in time
-    2  nothing to listen to, or an unknown channel
+    1  PostgreSQL refuses to listen, no connection (with --no-wait), or something received could
+       not be delivered in time
+    2  nothing to listen to or to connect to, a module that fails, or an unknown channel
 
     \b
     Examples:
@@ -131,6 +142,7 @@ def listen(
     for spec, notifier in zip(notifiers, found, strict=True):
         if standby and notifier.standby is None:
             notifier.standby = f"pgnotifier {spec}"
+    foreground.set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
     sys.exit(
         foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))

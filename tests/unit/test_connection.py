@@ -64,7 +64,7 @@ def test_values_are_quoted():
     assert found["host"] == "h"
 
 
-@pytest.mark.parametrize("db_conf", [None, 5432, b"host=h", ["host=h"], object()])
+@pytest.mark.parametrize("db_conf", [5432, b"host=h", ["host=h"], object()])
 def test_other_types(db_conf):
     """What is neither a dict nor a str is refused when the notifier is made."""
     with pytest.raises(ArgumentTypeError, match="db_conf"):

@@ -11,8 +11,8 @@ from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
-from pgnotifier.errors import ConfigurationError, TaskNameError
-from pgnotifier.foreground import choose_channels, listen
+from pgnotifier.errors import ConfigurationError, PgNotifierError, TaskNameError
+from pgnotifier.foreground import choose_channels, listen, set_waiting
 from pgnotifier.health import HealthServer
 
 if TYPE_CHECKING:
@@ -66,6 +66,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     "a worker by --pgnotifier; else stand by, and take over when it ends.",
 )
 @_option(
+    "--wait/--no-wait",
+    default=True,
+    show_default=True,
+    help="Wait for PostgreSQL if it can't be reached at the start; or end with exit code 1.",
+)
+@_option(
     "--list",
     "lists",
     is_flag=True,
@@ -90,6 +96,7 @@ def pgnotifier(
     health_port: int | None = None,
     health_host: str | None = None,
     standby: bool = False,
+    wait: bool = True,
     lists: bool = False,
     as_json: bool = False,
     loglevel: int | str | None = None,
@@ -105,11 +112,16 @@ def pgnotifier(
     SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
     one exits at once.
 
+    While PostgreSQL can't be reached at the start, for whatever reason, it tries on, and says why
+    once a minute; a signal ends that, too, with exit code 0.
+
     \b
     Exit codes:
     0  stopped, and everything received was delivered
-    1  no connection, or something received could not be delivered in time
-    2  nothing to listen to, an unknown channel or setting, or a task name that is taken
+    1  PostgreSQL refuses to listen, no connection (with --no-wait), or something received could
+       not be delivered in time
+    2  nothing to listen to or to connect to, an unknown channel or setting, or a task name that
+       is taken
 
     \b
     Examples:
@@ -135,8 +147,18 @@ def pgnotifier(
         ctx.exit(0)
     if standby:
         stand_by(app, notifiers_of(app))
+    _check_configured(ctx, chosen)
+    set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
     ctx.exit(listen(chosen, timeout, health, ctx.obj.error))
+
+
+def _check_configured(ctx: click.Context, notifiers: "Iterable[Notifier]") -> None:
+    try:
+        for notifier in notifiers:
+            notifier.check_configured()
+    except PgNotifierError as exc:
+        raise click.UsageError(str(exc), ctx) from None
 
 
 def _choose(

@@ -1,22 +1,26 @@
 """CeleryNotifier: a Notifier that its app configures."""
 
-import threading
+import logging
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from celery import Celery
 
+from pgnotifier.connection import MissingParameters, Parameters, make_parameters
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
-from pgnotifier.contrib.celery.settings import check_settings, read_setting
-from pgnotifier.errors import ConfigurationError
-from pgnotifier.notifier import Notifier
+from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_setting
+from pgnotifier.errors import ConfigurationError, PgNotifierError
+from pgnotifier.locks import ForkSafeLock
+from pgnotifier.notifier import Notifier, check_values
 from pgnotifier.registry import check_channels
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
 Packages = list[str] | Callable[[], list[str]] | None
 
-_lock = threading.Lock()  # guards both
+logger = logging.getLogger("pgnotifier.celery")
+
+_lock = ForkSafeLock()  # guards both
 _notifiers: "weakref.WeakSet[CeleryNotifier]" = weakref.WeakSet()
 _shared: "list[Callable[[CeleryNotifier], object]]" = []
 
@@ -27,6 +31,13 @@ PASSED_ON = (
     "overflow",
     "heartbeat",
     "heartbeat_timeout",
+)
+
+
+NO_DSN = (
+    "the setting pgnotifier_dsn is missing: set app.conf.pgnotifier_dsn (with a namespace, "
+    "CELERY_PGNOTIFIER_DSN) before the notifier is made, or the environment variable "
+    "PGNOTIFIER_DSN, to 'postgresql://localhost/shop', say"
 )
 
 
@@ -55,37 +66,68 @@ class CeleryNotifier(Notifier):
     def __init__(self, app: Celery, **arguments: Any) -> None:
         """Read the app's configuration; nothing is connected yet.
 
+        What is missing there or wrong is an error once the notifier is to start, as other processes
+        import the same module: `celery pgnotifier` and `worker --pgnotifier` end with it.
+
         Args:
             app: Configured already: what is set later isn't seen.
             arguments: Those of `Notifier`, in the place of what is configured; `db_conf` and
                 `task_prefix` among them.
 
         Raises:
-            ConfigurationError: `pgnotifier_dsn` isn't set, a setting that begins with
-                `pgnotifier_` doesn't exist, or its value can't be.
-            ArgumentTypeError: The app or a value is of another type.
+            ConfigurationError: An argument can't be.
+            ArgumentTypeError: The app or an argument is of another type.
         """
-        app = check_app(app)
-        check_settings(app)
-        prefix = arguments.pop("task_prefix", None)
-        if prefix is None:
-            prefix = read_setting(app, "task_prefix")
-        for name in PASSED_ON:
-            arguments.setdefault(name, read_setting(app, name))
-        db_conf = arguments.pop("db_conf", None) or read_setting(app, "dsn")
-        if not db_conf:
-            raise ConfigurationError(
-                "the setting pgnotifier_dsn is missing: set app.conf.pgnotifier_dsn (with a "
-                "namespace, CELERY_PGNOTIFIER_DSN) before the notifier is made, or the environment "
-                "variable PGNOTIFIER_DSN, to 'postgresql://localhost/shop', say"
-            )
-        super().__init__(db_conf, dispatcher=CeleryDispatcher(app, prefix), **arguments)
-        self.app = app
+        self.app = app = check_app(app)
+        self._problem: PgNotifierError | None = None
+        configured = self._read(arguments)
+        prefix, given = configured.pop("task_prefix"), arguments.pop("task_prefix", None)
+        if given is not None:
+            prefix = given
+        db_conf = arguments.pop("db_conf", None) or self._find_db_conf()
+        dispatcher = CeleryDispatcher(app, prefix)
+        super().__init__(db_conf, dispatcher=dispatcher, **{**configured, **arguments})
         with _lock:
             _notifiers.add(self)
             shared = tuple(_shared)
         for subscribe_to in shared:
             subscribe_to(self)
+
+    def check_configured(self) -> None:
+        """Check what its app configures.
+
+        Raises:
+            ConfigurationError: `pgnotifier_dsn` isn't set, a setting that begins with
+                `pgnotifier_` doesn't exist, or its value can't be.
+        """
+        if self._problem is not None:
+            raise ConfigurationError(str(self._problem)) from self._problem
+        super().check_configured()
+
+    def _read(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is configured and not given; the defaults, if something of it can't be."""
+        names = ["task_prefix", *(name for name in PASSED_ON if name not in given)]
+        try:
+            check_settings(self.app)
+            found = {name: read_setting(self.app, name) for name in names}
+            check_values(**{name: found[name] for name in names[1:]})
+        except PgNotifierError as exc:
+            self._postpone(exc)
+            return {name: SETTINGS[name].default for name in names}
+        return found
+
+    def _find_db_conf(self) -> Parameters:
+        """Return what to connect with."""
+        try:
+            dsn = read_setting(self.app, "dsn")
+            return make_parameters(dsn) if dsn else MissingParameters(NO_DSN)
+        except PgNotifierError as exc:
+            self._postpone(exc)
+            return MissingParameters(str(exc))
+
+    def _postpone(self, problem: PgNotifierError) -> None:
+        logger.warning("this notifier could not be started: %s", problem)
+        self._problem = self._problem or problem
 
     def autodiscover(self, packages: Packages = None, related_name: str = "notifications") -> None:
         """Have the modules `notifications` of packages imported, when the app imports its tasks.

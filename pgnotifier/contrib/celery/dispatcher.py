@@ -18,7 +18,8 @@ from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
 from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
-from pgnotifier.contrib.celery.tasks import AppTasks
+from pgnotifier.contrib.celery.task_options import check_task_options
+from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
 from pgnotifier.dispatch import Callback, Delivery, Dispatcher, runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -42,7 +43,8 @@ class CeleryDispatcher(Dispatcher):
     **A callable** becomes a task named `<task_prefix><id>`, which stores no result unless
     `ignore_result=False`. In the worker it is called with the very arguments that it would
     have got in this process: the id as it is, and payloads of every type. Workers need to
-    import the module that subscribes; `task_annotations` may set what else a task has.
+    import the module that subscribes. `task={...}` holds what `app.task()` would be given:
+    `autoretry_for`, `max_retries`, `acks_late`, `rate_limit`, `bind`, `base` and so on.
 
     **A Task or Signature**, canvases included, is enqueued as it is, with id, channel, payload
     and pid before its own arguments, as a chain's link gets its parent's result; `.si()`
@@ -117,25 +119,42 @@ class CeleryDispatcher(Dispatcher):
             DispatcherMismatchError: The callback is a coroutine function or a Task class.
             UnknownOptionError: Celery has no such option, or it can't be one here.
             ArgumentTypeError: An option's value is of the wrong type.
-            ConfigurationError: An option's value can't work.
+            ConfigurationError: An option's value can't work, or the id has other task options
+                on another channel.
         """
         key, channel, fn = subscription.id, subscription.channel, subscription.fn
-        options = check_options(key, subscription.options)
+        given = dict(subscription.options)
+        made_with = check_task_options(self._app, key, given.pop("task", None))
+        options = check_options(key, given)
         _check_callback(key, fn)
-        target = self._targets[key, channel] = self._bind(key, channel, fn, options)
-        return target
-
-    def _bind(self, key: Hashable, channel: str, fn: Any, options: Mapping[str, Any]) -> Target:
         if _is_published_as_it_is(fn):
+            if made_with and not subscription.tells_gaps:
+                raise UnknownOptionError(
+                    f"subscription {key!r}: task= is for callables, of which tasks are made; "
+                    f"{fn!r:.80} has options of its own: set them where it is defined"
+                )
             _check_links(key, fn, options)
             self._forget(key, channel)
-            return SignatureTarget(self._app, options, fn)
+            target: Target = SignatureTarget(self._app, options, fn)
+        else:
+            target = self._bind_callback(key, channel, fn, options, made_with)
+        self._targets[key, channel] = target
+        return target
+
+    def _bind_callback(
+        self,
+        key: Hashable,
+        channel: str,
+        fn: Any,
+        options: Mapping[str, Any],
+        made_with: Mapping[str, Any],
+    ) -> Target:
         name = task_name(self._prefix, key)
-        task = self._tasks.claim(name, key, self, self._decode)
+        like = CallbackTask(self._app, name, key, self, self._decode, made_with)
+        task = self._tasks.claim(name, like, channel, cast("Callback", fn))
         if self._names.get((key, channel)) != name:
             self._forget(key, channel)
         self._names[key, channel] = name
-        task.callbacks[channel] = cast("Callback", fn)
         return CallbackTarget(self._app, options, task)
 
     def unbind(self, subscription: "Subscription") -> None:

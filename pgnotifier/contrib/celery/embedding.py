@@ -15,13 +15,11 @@ from pgnotifier.connection import Backoff
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.errors import (
-    ConfigurationError,
     ConnectionFailedError,
     ListenRefusedError,
     NotHearingError,
     NotifierStoppedError,
     PgNotifierError,
-    TaskNameError,
 )
 
 if TYPE_CHECKING:
@@ -71,6 +69,8 @@ class Embedded:
         """Start them, each on a thread of its own: workers work without PostgreSQL, too."""
         for notifier in self.notifiers:
             notifier.daemon = True  # the worker decides when its process ends
+            if notifier.startup_wait is None:
+                notifier.startup_wait = True
             threading.Thread(
                 target=self._start, args=(notifier,), name="pgnotifier-start", daemon=True
             ).start()
@@ -130,8 +130,8 @@ class ListenerStep(_Step):  # type: ignore[misc]
         """Return what listens.
 
         Raises:
-            EmbeddingError: The worker's pool doesn't allow it, there is nothing to listen to,
-                a task name is taken, or a setting doesn't exist.
+            EmbeddingError: The worker's pool doesn't allow it, there is nothing to listen to or
+                to connect to, a task name is taken, or a setting doesn't exist or can't be.
         """
         pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
         name = pool.rpartition(".")[2]
@@ -141,16 +141,19 @@ class ListenerStep(_Step):  # type: ignore[misc]
                 "the listener's would wait in libpq and Redis without letting tasks run. Listen "
                 "in a process of its own (celery -A … pgnotifier), or use another pool"
             )
+        notifiers = [one for one in notifiers_of(worker.app) if one.get_channels()]
         try:
             check_tasks(worker.app)
             check_settings(worker.app)
-        except (TaskNameError, ConfigurationError) as exc:
+            drain_timeout = read_setting(worker.app, "drain_timeout")
+            for notifier in notifiers:
+                notifier.check_configured()
+        except PgNotifierError as exc:
             raise EmbeddingError(str(exc)) from None
-        notifiers = [one for one in notifiers_of(worker.app) if one.get_channels()]
         if not notifiers:
             raise EmbeddingError(NO_NOTIFIER)
         stand_by(worker.app, notifiers)
-        embedded = Embedded(notifiers, read_setting(worker.app, "drain_timeout"))
+        embedded = Embedded(notifiers, drain_timeout)
         worker.pgnotifier = embedded
         return embedded
 

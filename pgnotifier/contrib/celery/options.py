@@ -20,7 +20,7 @@ MAX_SECONDS = 100 * 365 * 86_400.0
 """A century: beyond it dates overflow."""
 
 
-class _InvalidError(Exception):
+class InvalidError(Exception):
     """What is wrong with a value, in words: its type, or else the value itself."""
 
     def __init__(self, expected: str, *, is_type: bool = False) -> None:
@@ -39,13 +39,13 @@ def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     checked = {}
     for name, value in given.items():
-        if name not in _CHECKS:
+        if name not in CHECKS:
             raise UnknownOptionError(f"subscription {id!r}: {_unknown(name)}")
         if value is None:
             continue
         try:
-            _CHECKS[name](value)
-        except _InvalidError as exc:
+            CHECKS[name](value)
+        except InvalidError as exc:
             error = ArgumentTypeError if exc.is_type else ConfigurationError
             raise error(f"subscription {id!r}: {name}={value!r:.80}: {exc}") from None
         checked[name] = value
@@ -67,11 +67,22 @@ def _check_together(id: Hashable, options: Mapping[str, Any]) -> None:
 def _unknown(name: str) -> str:
     if name in _REFUSED:
         return f"{name}= can't be an option: {_REFUSED[name]}"
-    near = difflib.get_close_matches(name, _CHECKS, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(_CHECKS))}"
+    known = sorted((*CHECKS, "task"))
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+    if name in _OF_TASKS:
+        hint = f" but an option of tasks: give it as task={{{name!r}: …}}"
     return f"{name}= is not a publish option of Celery{hint}"
 
 
+_OF_TASKS = frozenset(
+    {
+        *("acks_late", "autoretry_for", "base", "bind", "default_retry_delay"),
+        *("dont_autoretry_for", "max_retries", "rate_limit", "reject_on_worker_lost"),
+        *("retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs", "throws"),
+        *("track_started",),
+    }
+)
 _REFUSED = {
     "task_id": "each task needs an id of its own, which Celery makes",
     "args": "the arguments are those of the notification; use a signature for more of them",
@@ -90,18 +101,19 @@ _REFUSED = {
 def _instance(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if not isinstance(value, kinds):
-            raise _InvalidError(expected, is_type=True)
+            raise InvalidError(expected, is_type=True)
         if value == "":
-            raise _InvalidError("it is empty")
+            raise InvalidError("it is empty")
 
     return check
 
 
-def _check_seconds(value: Any) -> None:
+def check_seconds(value: Any) -> None:
+    """Take a duration."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise _InvalidError("it must be a number of seconds", is_type=True)
+        raise InvalidError("it must be a number of seconds", is_type=True)
     if not (0 <= value <= MAX_SECONDS and math.isfinite(value)):
-        raise _InvalidError("it must be from 0 to a century, in seconds")
+        raise InvalidError("it must be from 0 to a century, in seconds")
 
 
 def _check_time(value: Any) -> None:
@@ -109,29 +121,30 @@ def _check_time(value: Any) -> None:
         try:
             datetime.fromisoformat(value)
         except ValueError:
-            raise _InvalidError("it is not a date and time in ISO 8601") from None
+            raise InvalidError("it is not a date and time in ISO 8601") from None
     elif not isinstance(value, datetime):
-        raise _InvalidError("it must be a datetime, or a str in ISO 8601", is_type=True)
+        raise InvalidError("it must be a datetime, or a str in ISO 8601", is_type=True)
 
 
 def _check_expires(value: Any) -> None:
     if isinstance(value, str | datetime):
         _check_time(value)
     else:
-        _check_seconds(value)
+        check_seconds(value)
 
 
-def _check_limit(value: Any) -> None:
-    _check_seconds(value)
+def check_limit(value: Any) -> None:
+    """Take a duration that is no moment."""
+    check_seconds(value)
     if not value:
-        raise _InvalidError("it must be above 0")
+        raise InvalidError("it must be above 0")
 
 
 def _check_priority(value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _InvalidError("it must be an int", is_type=True)
+        raise InvalidError("it must be an int", is_type=True)
     if not 0 <= value <= 255:
-        raise _InvalidError("it must be from 0 to 9 (255 at most, for brokers that know more)")
+        raise InvalidError("it must be from 0 to 9 (255 at most, for brokers that know more)")
 
 
 def _check_serializer(value: Any) -> None:
@@ -140,7 +153,7 @@ def _check_serializer(value: Any) -> None:
         *_, body = _serialization.dumps([[], {}, {}], value)
         assert isinstance(body, str | bytes), "as `raw`, which changes nothing"
     except Exception:  # noqa: BLE001 - whatever a serializer raises
-        raise _InvalidError(
+        raise InvalidError(
             "no serializer of that name carries a task; Celery knows json, pickle, yaml and "
             "msgpack (if they are installed), and those registered with kombu"
         ) from None
@@ -151,39 +164,39 @@ def _check_compression(value: Any) -> None:
     try:
         _compression.get_encoder(value)
     except KeyError:
-        raise _InvalidError(f"there are {', '.join(sorted(_compression.encoders()))}") from None
+        raise InvalidError(f"there are {', '.join(sorted(_compression.encoders()))}") from None
 
 
 def _check_delivery_mode(value: Any) -> None:
     if value not in (1, 2, "transient", "persistent"):
-        raise _InvalidError("it is 'transient' (1) or 'persistent' (2)")
+        raise InvalidError("it is 'transient' (1) or 'persistent' (2)")
 
 
 def _check_headers(value: Any) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise _InvalidError("it must be a dict with keys of str", is_type=True)
+        raise InvalidError("it must be a dict with keys of str", is_type=True)
 
 
 def _check_link(value: Any) -> None:
     signatures = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(one, Signature) for one in signatures):
-        raise _InvalidError(
+        raise InvalidError(
             "it must be a signature, as task.s() is, or a list of them", is_type=True
         )
 
 
 _check_str = _instance(str, "it must be a str")
-_check_bool = _instance(bool, "it must be True or False")
+check_bool = _instance(bool, "it must be True or False")
 
-_CHECKS: dict[str, Callable[[Any], None]] = {
+CHECKS: dict[str, Callable[[Any], None]] = {
     "compression": _check_compression,
-    "countdown": _check_seconds,
+    "countdown": check_seconds,
     "delivery_mode": _check_delivery_mode,
     "eta": _check_time,
     "exchange": _instance((str, Exchange), "it must be a str or a kombu.Exchange"),
     "expires": _check_expires,
     "headers": _check_headers,
-    "ignore_result": _check_bool,
+    "ignore_result": check_bool,
     "link": _check_link,
     "link_error": _check_link,
     "priority": _check_priority,
@@ -191,6 +204,6 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "routing_key": _check_str,
     "serializer": _check_serializer,
     "shadow": _check_str,
-    "soft_time_limit": _check_limit,
-    "time_limit": _check_limit,
+    "soft_time_limit": check_limit,
+    "time_limit": check_limit,
 }

@@ -1,6 +1,5 @@
 """Notifiers: one for each database that has channels."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Subscription
@@ -24,7 +24,8 @@ GAPS = 20
 latest_gaps: dict[str, deque[Gap]] = {}
 """The latest gaps, by the alias of their database."""
 
-_lock = threading.RLock()
+_lock = ForkSafeLock()
+"""Guards both. Not held while something is imported: whoever imports that may be waiting for us."""
 _notifiers: dict[str, Notifier] = {}
 _dispatchers: dict[str, Dispatcher] = {}
 
@@ -49,24 +50,25 @@ def find_parameters(alias: str) -> Mapping[str, Any]:
 
 def get_notifier(alias: str) -> Notifier:
     """Return the notifier of a database; made when first asked for, and connected by nobody."""
-    with _lock:
-        found = _notifiers.get(alias)
-        if found is None:
-            standby, on_error = conf.get("STANDBY"), conf.get_imported("ON_ERROR")
-            found = _notifiers[alias] = Notifier(
-                lambda: find_parameters(alias),
-                autorun=False,
-                daemon=True,  # the command stays as long as it is to
-                on_error=on_error,
-                on_gap=_GapHook(alias),
-                heartbeat=conf.get("HEARTBEAT"),
-                heartbeat_timeout=conf.get("HEARTBEAT_TIMEOUT"),
-                buffer_size=conf.get("BUFFER_SIZE"),
-                buffer_bytes=conf.get("BUFFER_BYTES"),
-                overflow=conf.get("OVERFLOW"),
-                standby=standby,
-            )
-        return found
+    found = _notifiers.get(alias)
+    if found is None:
+        standby, on_error = conf.get("STANDBY"), conf.get_imported("ON_ERROR")
+        made = Notifier(
+            lambda: find_parameters(alias),
+            autorun=False,
+            daemon=True,  # the command stays as long as it is to
+            on_error=on_error,
+            on_gap=_GapHook(alias),
+            heartbeat=conf.get("HEARTBEAT"),
+            heartbeat_timeout=conf.get("HEARTBEAT_TIMEOUT"),
+            buffer_size=conf.get("BUFFER_SIZE"),
+            buffer_bytes=conf.get("BUFFER_BYTES"),
+            overflow=conf.get("OVERFLOW"),
+            standby=standby,
+        )
+        with _lock:
+            found = _notifiers.setdefault(alias, made)
+    return found
 
 
 def all_notifiers() -> dict[str, Notifier]:
@@ -97,11 +99,12 @@ def task_dispatcher(alias: str) -> Dispatcher:
     Raises:
         ImproperlyConfigured: None is configured, or it isn't installed.
     """
-    with _lock:
-        found = _dispatchers.get(alias)
-        if found is None:
-            found = _dispatchers[alias] = make_dispatcher(conf.get("DISPATCHER"))
-        return found
+    found = _dispatchers.get(alias)
+    if found is None:
+        made = make_dispatcher(conf.get("DISPATCHER"))
+        with _lock:
+            found = _dispatchers.setdefault(alias, made)
+    return found
 
 
 def replace_dispatchers(kind: str) -> None:
@@ -110,9 +113,9 @@ def replace_dispatchers(kind: str) -> None:
     Raises:
         ImproperlyConfigured: It isn't installed.
     """
+    made = {alias: make_dispatcher(kind) for alias in tuple(_notifiers)}
     with _lock:
-        for alias in _notifiers:
-            _dispatchers[alias] = make_dispatcher(kind)
+        _dispatchers.update(made)
 
 
 def make_dispatcher(kind: Any) -> Dispatcher:

@@ -1,11 +1,13 @@
 """The command `celery -A shop pgnotifier`."""
 
 import json
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 
+import psycopg
 import pytest
 from psycopg import conninfo
 
@@ -145,7 +147,7 @@ def test_what_cannot_be_listened_to_is_told(open_shop, source, hint):
 def test_no_connection_is_one_line(open_shop, pgnotifier_dsn):
     """Without a traceback, or the password; and the exit code is 1."""
     wrong = conninfo.make_conninfo(pgnotifier_dsn, dbname="nowhere", password="sesame")
-    refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier")
+    refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier", "--no-wait")
     assert refused.wait() == 1
     (line,) = [line for line in refused.log.splitlines() if line]
     assert line.startswith("Error: can't connect to PostgreSQL")
@@ -159,7 +161,7 @@ def test_a_wrong_password_is_not_told(open_shop):
         if server.is_external:
             pytest.skip("needs a server that asks for a password")
         wrong = conninfo.make_conninfo(server.dsn, host="127.0.0.1", password="sesame")
-        refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier")
+        refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier", "--no-wait")
         assert refused.wait() == 1
     assert "password authentication failed" in refused.log
     assert "sesame" not in refused.log
@@ -177,6 +179,78 @@ def test_a_signal_ends_it_while_it_connects(open_shop):
             listener.signal(signal.SIGTERM)
             assert listener.wait(5) == 0
     assert "Traceback" not in listener.log
+
+
+@pytest.mark.parametrize("args", [(), ("--standby",)])
+def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args):
+    """Whatever isn't there yet, it says so once, answers probes, and then listens."""
+    with pgnotifier_postgres.database() as dsn:
+        late = f"late_{secrets.token_hex(4)}"
+        shop = open_shop(SOURCE, dsn=conninfo.make_conninfo(dsn, dbname=late))
+        listener = shop.celery("pgnotifier", "--health-port", str(free_port), *args)
+        listener.wait_for("trying to connect for")
+        alive, _ = probe(free_port, "/healthz")
+        ready, said = probe(free_port)
+        assert (alive, ready) == (True, False)
+        assert "starting since" in said
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {late}")
+            try:
+                listener.wait_for("hearing 2 channels")
+                listener.signal(signal.SIGTERM)
+                assert listener.wait() == 0
+            finally:
+                admin.execute(f"DROP DATABASE {late} WITH (FORCE)")
+    assert listener.log.count("WARNING") == 1
+    assert listener.log.count(f'database "{late}" does not exist') == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_waiting(open_shop, number):
+    """At once, with exit code 0: there was nothing to deliver."""
+    listener = open_shop(SOURCE, dsn="host=127.0.0.1 port=1").celery("pgnotifier")
+    listener.wait_for("trying to connect for")
+    listener.signal(number)
+    assert listener.wait(10) == 0
+    assert "Traceback" not in listener.log
+
+
+def test_all_notifiers_start_while_one_waits(open_shop):
+    """One whose server isn't up doesn't keep another from listening."""
+    away = 'Notifier("host=127.0.0.1 port=1", dispatcher=CeleryDispatcher(app, "away."))'
+    shop = open_shop(f"away = {away}\naway.subscribe('a', 'away', print)\n{SOURCE}")
+    listener = shop.celery("pgnotifier")
+    listener.wait_for("hearing 2 channels")
+    shop.notify(("images", "1"))
+    assert shop.wait_written("inline", 1)
+    listener.signal(signal.SIGTERM)
+    assert listener.wait() == 0
+
+
+WITHOUT_DSN = """
+from pgnotifier.contrib.celery import CeleryNotifier
+notifier = CeleryNotifier(app)
+
+@notifier.on("orders", id="id")
+def resize(id, channel, payload, pid): ...
+"""
+
+
+def test_without_a_dsn(open_shop):
+    """Only what is to connect ends, in one line; workers and `--list` have no need of one."""
+    shop = open_shop(WITHOUT_DSN)
+    for args in (("pgnotifier",), ("pgnotifier", "--no-wait"), ("worker", "--pgnotifier")):
+        refused = shop.celery(*args)
+        assert refused.wait() == 2, refused.log
+        assert "the setting pgnotifier_dsn is missing" in " ".join(refused.log.split())
+        assert "Traceback" not in refused.log
+    listed = shop.celery("pgnotifier", "--list", "-l", "ERROR")
+    assert listed.wait() == 0
+    assert "pgnotifier.id" in listed.log
+    shop.worker()
+    inspected = shop.celery("inspect", "registered", "--timeout", "5")
+    assert inspected.wait() == 0
+    assert "pgnotifier.id" in inspected.log
 
 
 def test_what_cannot_be_delivered_in_time_is_told(open_shop):

@@ -77,17 +77,67 @@ def test_arguments_win(app):
     assert "dbname=y" in notifier.status().connection
 
 
-def test_without_dsn():
-    """It says what to set."""
+def check_that_it_cannot_start(notifier, says):
+    """Check that a module can be imported, and that whatever needs a connection says why not."""
+    notifier.subscribe("a", "ch", callback)
+    assert not notifier.is_running()
+    assert notifier.get_channels() == {"ch"}
+    for call in (notifier.start, notifier.restart, notifier.check_configured):
+        with pytest.raises(ConfigurationError, match=says):
+            call()
+    assert not notifier.is_running()
+
+
+def test_without_dsn(caplog):
+    """Modules can be imported, and all else be done but connecting, which says what to set."""
+    notifier = CeleryNotifier(Celery("shop", set_as_current=False))
+    assert not caplog.records
+    check_that_it_cannot_start(notifier, "pgnotifier_dsn is missing")
     with pytest.raises(ConfigurationError, match="pgnotifier_dsn is missing"):
-        CeleryNotifier(Celery("shop", set_as_current=False))
+        notifier.notify("ch")
 
 
-def test_unknown_setting(app):
-    """It is refused at once."""
-    app.conf.pgnotifier_dns = "x"
-    with pytest.raises(ConfigurationError, match="did you mean 'pgnotifier_dsn'"):
-        CeleryNotifier(app)
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("dns", "x", "did you mean 'pgnotifier_dsn'"),
+        ("dsn", "host=h pasword=s3cret", "did you mean 'password'"),
+        ("dsn", "s3cret", "can't be parsed"),
+        ("dsn", 5, "is of type int"),
+        ("buffer_size", 0, "buffer_size must be at least 1"),
+        ("buffer_size", "5", "is of type str"),
+        ("overflow", "explode", "overflow is"),
+        ("heartbeat", -1, "heartbeat must be above 0"),
+        ("task_prefix", 7, "is of type int"),
+    ],
+)
+def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
+    """It is warned of at once, and is an error once the notifier is to start."""
+    app.conf[f"pgnotifier_{setting}"] = value
+    notifier = CeleryNotifier(app)
+    (warned,) = caplog.messages
+    assert warned.startswith("this notifier could not be started: ")
+    assert "s3cret" not in warned
+    check_that_it_cannot_start(notifier, says)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("DSN", "s3cret"), ("BUFFER_SIZE", "many"), ("DSN", "")]
+)
+def test_a_variable_that_cannot_be(app, monkeypatch, name, text):
+    """So are variables of the environment; an empty one is one that isn't set."""
+    monkeypatch.setenv(f"PGNOTIFIER_{name}", text)
+    check_that_it_cannot_start(CeleryNotifier(app), r"parsed|BUFFER_SIZE is no int|missing")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"db_conf": "s3cret"}, {"buffer_size": 0}, {"heartbeat": "x"}, {"task_prefix": 7}],
+)
+def test_an_argument_that_cannot_be(app, arguments):
+    """What the code itself gives is refused at once."""
+    with pytest.raises((ConfigurationError, ArgumentTypeError)):
+        CeleryNotifier(app, **arguments)
 
 
 def test_no_app():

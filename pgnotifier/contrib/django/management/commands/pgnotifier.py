@@ -52,6 +52,10 @@ class Command(BaseCommand):
             "ends. Default: PGNOTIFIER['STANDBY'].",
         )  # fmt: skip
         parser.add_argument(
+            "--no-wait", action="store_false", dest="wait",
+            help="End with exit code 1 if PostgreSQL can't be reached at the start. Default: wait.",
+        )  # fmt: skip
+        parser.add_argument(
             "--drain-timeout", type=float, metavar="SECONDS",
             help="How long to go on delivering what was received, after SIGTERM or SIGINT. "
             "Default: PGNOTIFIER['DRAIN_TIMEOUT'], 30.",
@@ -141,6 +145,7 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from None
         for notifier in chosen:
             notifier.standby = options["standby"] or conf.get("STANDBY")
+        foreground.set_waiting(chosen, wait=options["wait"])
         return {alias: one for alias, one in known.items() if one in chosen}
 
     def _list(self, *, as_json: bool, channels: list[str]) -> None:
