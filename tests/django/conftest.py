@@ -49,3 +49,14 @@ def functions():
             return [name for (name,) in cursor.fetchall()]
 
     return functions
+
+
+@pytest.fixture
+def stranger(db):
+    """Yield a role that may create things in `public`, as any could up to PostgreSQL 14."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute(
+            "CREATE ROLE stranger LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO stranger"
+        )
+        yield "stranger"
+        cursor.execute("RESET ROLE; DROP OWNED BY stranger CASCADE; DROP ROLE stranger")

@@ -22,11 +22,12 @@ class PgNotifierConfig(AppConfig):
         """Import the module `notifications` of every app that has one."""
         from pgnotifier.contrib.django import checks
         from pgnotifier.contrib.django.conf import check_settings
-        from pgnotifier.contrib.django.triggers import drop_orphans
+        from pgnotifier.contrib.django.upkeep import drop_orphans, refresh_triggers
 
         register(checks.check_configuration)
         register(checks.check_databases, Tags.database)
         register(checks.check_models)
+        post_migrate.connect(refresh_triggers, dispatch_uid="pgnotifier.refresh_triggers")
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
         problems = check_settings()
         for _, problem in problems:  # for those who run no checks, as workers do

@@ -249,7 +249,7 @@ class Channel(Signal):
         """
         text = make_text(self.name, payload)
         with connections[using or self.database].cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [self.name, text])
+            cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
     async def anotify(self, payload: Any = "", using: str | None = None) -> None:
         """Send a notification: see `notify`."""

@@ -14,8 +14,8 @@ from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
 from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import latest_gaps
+from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
@@ -78,9 +78,9 @@ class Watch:
         then, received = self._before.get(alias, (now, status.received))
         self._before[alias] = now, status.received
         passed = now - then
-        Listener.objects.update_or_create(
-            name=f"{HOST}:{os.getpid()}:{alias}",
-            defaults={
+        write_row(
+            {
+                "name": f"{HOST}:{os.getpid()}:{alias}",
                 "database": alias,
                 "state": "stopped" if ended else status.state,
                 "started_at": self._started_at,
@@ -91,17 +91,15 @@ class Watch:
                 "status": _plain(status.to_dict()),
                 "channels": [row for row in describe(alias) if row["channel"] in heard],
                 "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
-            },
+            }
         )
 
 
 def _forget_the_gone() -> None:
     """Delete the rows of this machine's processes that have died, and of others after a day."""
-    Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
-    for row in Listener.objects.filter(name__startswith=f"{HOST}:"):
-        pid = row.name.removeprefix(f"{HOST}:").partition(":")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            row.delete()
+    forget_before(timezone.now() - FORGET)
+    pids = {name: name[len(HOST) + 1 :].partition(":")[0] for name in find_names(f"{HOST}:")}
+    forget([name for name, pid in pids.items() if pid.isdecimal() and not _is_alive(int(pid))])
 
 
 def _is_alive(pid: int) -> bool:
