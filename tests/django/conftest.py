@@ -5,6 +5,7 @@ import time
 import pytest
 from django.db import connections
 
+from pgnotifier.contrib.django.notifiers import get_notifier, replace_dispatchers
 from shop import notifications
 
 pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]
@@ -35,6 +36,19 @@ def wait(condition, timeout=20.0):
 def eventually():
     """Return the function that waits until a condition is true."""
     return wait
+
+
+@pytest.fixture
+def through():
+    """Return a function that has the project's tasks go through another dispatcher."""
+
+    def through(kind):
+        replace_dispatchers(kind)
+        notifications.found.subscribe_tasks()
+        return get_notifier("default")
+
+    yield through
+    through("inline")
 
 
 @pytest.fixture

@@ -201,7 +201,7 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
         autorun=False,
         on_error=lambda exc, *_: live._errors.append(exc),
     )
-    for channel in Channel.known.values():
+    for channel in Channel.all_known():
         if channel.database == alias:
             notifier.subscribe(RECEIVERS, channel.name, _deliver_live, autorun=False)
     notifier.start()

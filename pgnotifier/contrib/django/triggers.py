@@ -72,7 +72,10 @@ class NotifyOn(BaseConstraint):
             ChannelNameError: PostgreSQL has no such channel.
             ValueError: There would be nothing to tell of.
         """
-        self.channel = channel.name if isinstance(channel, Channel) else check_channel(channel)
+        if isinstance(channel, Channel):
+            channel.keep()  # it knows the database
+            channel = channel.name
+        self.channel = check_channel(channel)
         self.insert, self.delete = bool(insert), bool(delete)
         self.update, self.old, self.new = _fields(update), _fields(old), _fields(new)
         if not (self.insert or self.update or self.delete):

@@ -120,7 +120,7 @@ def describe(alias: str) -> list[dict[str, Any]]:
             "receivers": [_name(fn) for fn in channel.live_receivers()],
             "tasks": [spell(key) for key in channel.tasks],
         }
-        for channel in sorted(Channel.known.values(), key=lambda channel: channel.name)
+        for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
     ]
 
