@@ -172,7 +172,6 @@ def check_drained(process):
     ("number", "to_all"),
     [
         (signal.SIGTERM, False),
-        (signal.SIGINT, False),
         (signal.SIGINT, True),  # Ctrl-C, which the terminal sends to both processes
         (signal.SIGTERM, True),
     ],

@@ -255,11 +255,11 @@ class Channel(Signal):
 
     def deliver(self, arrived: Notification) -> list[Exception]:
         """Call the receivers with a notification; return what they have raised."""
+        model = find_model(arrived.payload)
+        restore_values(model, arrived.payload)
         if not self.receivers:
             return []
         listening = _is_listener.set(True)
-        model = find_model(arrived.payload)
-        restore_values(model, arrived.payload)
         try:
             responses = self.send_robust(
                 self if model is None else model,

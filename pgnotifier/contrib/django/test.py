@@ -22,6 +22,7 @@ from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channels import RECEIVERS, Channel
 from pgnotifier.contrib.django.notifiers import find_parameters
 from pgnotifier.contrib.django.running import run
@@ -140,7 +141,13 @@ class _Capture:
             cursor.execute("SELECT pg_catalog.pg_backend_pid()")
             (pid,) = cursor.fetchone()
         now = datetime.now(UTC)
-        return [Notification(channel, decode(raw), raw, pid, now) for channel, raw in rows]
+        return [Notification(channel, _decode(raw), raw, pid, now) for channel, raw in rows]
+
+
+def _decode(raw: str) -> Any:
+    payload = decode(raw)
+    restore_values(find_model(payload), payload)
+    return payload
 
 
 def _deliver(arrived: Notification) -> None:
