@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Self
@@ -89,7 +89,7 @@ class Watch:
                 "rate": max(0, status.received - received) / passed if passed else 0.0,
                 "errors": status.errors,
                 "status": _plain(status.to_dict()),
-                "channels": [row for row in describe(alias) if row["channel"] in heard],
+                "channels": [row for row in describe(alias, _show_id) if row["channel"] in heard],
                 "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
             }
         )
@@ -112,17 +112,27 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def describe(alias: str) -> list[dict[str, Any]]:
-    """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`."""
+def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[str, Any]]:
+    """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`.
+
+    Args:
+        alias: The database's.
+        show: Makes a text of a task's id. Default: as Celery has it in the names of tasks.
+    """
     return [
         {
             "channel": channel.name,
             "receivers": [_name(fn) for fn in channel.live_receivers()],
-            "tasks": [spell(key) for key in channel.tasks],
+            "tasks": [show(key) for key in channel.tasks],
         }
         for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
     ]
+
+
+def _show_id(id: Hashable) -> str:
+    """Return an id as it was given: a str as it is, and anything else as Python writes it."""
+    return id if isinstance(id, str) else repr(id)
 
 
 def _first_line(exc: Exception) -> str:
