@@ -5,6 +5,7 @@ import time
 import pytest
 from django.db import connections
 
+from pgnotifier.contrib.django.notifiers import get_notifier, replace_dispatchers
 from shop import notifications
 
 pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]
@@ -38,6 +39,19 @@ def eventually():
 
 
 @pytest.fixture
+def through():
+    """Return a function that has the project's tasks go through another dispatcher."""
+
+    def through(kind):
+        replace_dispatchers(kind)
+        notifications.found.subscribe_tasks()
+        return get_notifier("default")
+
+    yield through
+    through("inline")
+
+
+@pytest.fixture
 def functions():
     """Return a function that lists our trigger functions in a database."""
 
@@ -49,3 +63,14 @@ def functions():
             return [name for (name,) in cursor.fetchall()]
 
     return functions
+
+
+@pytest.fixture
+def stranger(db):
+    """Yield a role that may create things in `public`, as any could up to PostgreSQL 14."""
+    with connections["default"].cursor() as cursor:
+        cursor.execute(
+            "CREATE ROLE stranger LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO stranger"
+        )
+        yield "stranger"
+        cursor.execute("RESET ROLE; DROP OWNED BY stranger CASCADE; DROP ROLE stranger")

@@ -27,6 +27,10 @@ def listener(db):
     watch._write(ended=False)
     row = Listener.objects.get()
     row.gaps = [GAP]
+    row.status["dispatchers"] = [
+        {"name": name, "delivered": 1, "waiting": 0, "dropped": 0, "retrying": False}
+        for name in ("SignalDispatcher", "HereDispatcher", "Mine")
+    ]
     row.state = "hearing"
     row.save()
     return row
@@ -46,14 +50,32 @@ def test_a_listener(admin_client, listener):
     page = admin_client.get(url).content.decode()
     for text in (
         "shop.notifications.take_order",
-        "work, work.async",
         "lost &lt;the&gt; connection",
-        "2026-01-01T00:00:00+00:00",
+        "<td>receivers</td>",
+        "<td>inline</td>",
+        "<td>Mine</td>",
     ):
         assert text in page
     assert 'name="_save"' not in page
     assert admin_client.post(url, {"name": "other"}).status_code == 403
     assert admin_client.get("/admin/pgnotifier/listener/add/").status_code == 403
+
+
+def test_times_and_names(admin_client, listener, settings):
+    """Times are those of who looks, to the second; names are what was given, each in a line."""
+    settings.TIME_ZONE = "Asia/Tokyo"
+    listener.gaps = [GAP | {"channels": ["a, b", " two  spaces"], "until": "unknown"}]
+    listener.save()
+    url = f"/admin/pgnotifier/listener/{listener.pk.replace(':', '_3A')}/change/"
+    page = admin_client.get(url).content.decode()
+    line = '<div style="white-space: pre-wrap">{}</div>'
+    for text in (
+        '<time datetime="2026-01-01T00:00:00+00:00">Jan. 1, 2026, 09:00:00</time>',
+        "<td>unknown</td>",
+        f"<td>{line.format('a, b')}{line.format(' two  spaces')}</td>",
+        f"<td>{line.format('work')}{line.format('(&#x27;work&#x27;, &#x27;async&#x27;)')}</td>",
+    ):
+        assert text in page
 
 
 def test_one_that_is_silent(admin_client, listener):

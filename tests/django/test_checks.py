@@ -1,5 +1,8 @@
 """System checks: what `manage.py check` says, with an id and a hint."""
 
+import sys
+from io import StringIO
+
 import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
@@ -9,6 +12,7 @@ from django.test.utils import isolate_apps
 
 from pgnotifier.contrib.django import Channel, NotifyOn
 from pgnotifier.contrib.django.conf import check_settings
+from pgnotifier.contrib.django.notifiers import get_notifier
 
 
 def said(**kwargs):
@@ -33,7 +37,20 @@ def test_nothing_to_say():
         ({"HEALTH_PORT": 70000}, "E003", "'HEALTH_PORT'", "a port"),
         ({"DATABASE": "nowhere"}, "E004", "'nowhere'", "'default', 'second', 'lite'"),
         ({"DATABASE": "lite"}, "E005", "SQLite", "Only PostgreSQL"),
+        ({"HEARTBEAT": float("inf")}, "E003", "can't be inf", "a number of seconds"),
+        ({"OVERFLOW": ["block"]}, "E003", "can't be ['block']", "'block', 'drop_oldest'"),
+        ({"DISPATCHER": 5}, "E003", "can't be 5", "'celery', 'rq'"),
         ({"DISPATCHER": "celrey"}, "E006", "celrey", "celery, rq, tasks, inline"),
+        ({"DISPATCHER": "celrey"}, "E006", "neither a name nor a path", "Did you mean 'celery'?"),
+        ({"DISPATCHER": "shop.models.Order"}, "E006", "no pgnotifier.Dispatcher", "path of what"),
+        ({"DISPATCHER": "shop.nowhere.at"}, "E006", "No module named", "path of what"),
+        ({"DISPATCHER": "test_checks.fail"}, "E006", "KeyError('no such thing')", "path of what"),
+        ({"DISPATCHER": "tasks", "TASKS_BACKEND": "x"}, "E006", "'TASKS_BACKEND'] is 'x'", "path"),
+        ({"DISPATCHER": "celery", "CELERY_APP": "shop.models.Order"}, "E006", "Order", "path of"),
+        ({"DISPATCHER": "celery", "CELERY_APP": "shop.x"}, "E006", "'CELERY_APP']: Mod", "path"),
+        ({"ON_GAP": "shop.nowhere.at"}, "E011", "'ON_GAP']: No module", "doesn't start"),
+        ({"ON_ERROR": "shop.models"}, "E011", "'ON_ERROR'] is the path of", "doesn't start"),
+        ({}, "E012", "There are tasks, and tasks need PGNOTIFIER", "doesn't start"),
         ({"DISPATCHER": "rq", "RQ_QUEUE": "http://x"}, "E006", "redis://", "one of"),
     ],
 )
@@ -44,7 +61,55 @@ def test_settings(settings, given, number, message, hint):
     assert message in found.msg
     assert hint in found.hint
     with pytest.raises(SystemCheckError, match=f"pgnotifier.{number}"):
-        call_command("check")
+        call_command("check", fail_level="WARNING", stderr=StringIO())
+
+
+def fail():
+    """Be a dispatcher's maker that fails."""
+    raise KeyError("no such thing")
+
+
+def test_what_a_package_is_missing(settings, monkeypatch):
+    """It is named, with what to install."""
+    for name in [name for name in sys.modules if name.startswith(("rq", "pgnotifier.contrib.rq"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rq", None)
+    settings.PGNOTIFIER = {"DISPATCHER": "rq"}
+    found = said()["pgnotifier.E006"]
+    assert "rq isn't installed: pip install 'pgnotifier[rq]'" in found.msg
+
+
+def test_a_task_that_is_refused(through):
+    """By its dispatcher: it is named; once its options are right, it is subscribed."""
+    channel = Channel("refused")
+    through("tasks")
+    try:
+        channel.task(lambda **_: None, id="late", expires=60)
+        found = said()["pgnotifier.E014"]
+        assert "Task 'late' of channel 'refused'" in found.msg
+        assert "expires= is not an option of tasks" in found.msg
+        assert "refused" not in get_notifier("default").get_subscriptions()
+        through("inline")
+        assert said() == {}
+        assert get_notifier("default").get_subscriptions()["refused"].keys() == {"late"}
+    finally:
+        get_notifier("default").remove_channel("refused", autorun=False)
+        del Channel.known["refused"]
+
+
+def test_a_database_without_a_name(monkeypatch):
+    """Django has no parameters to connect with."""
+    monkeypatch.setitem(connections["default"].settings_dict, "NAME", "")
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", {})
+    found = said()["pgnotifier.E015"]
+    assert "Database 'default' can't be connected to" in found.msg
+
+
+def test_an_option_that_libpq_has_not(monkeypatch):
+    """It is named."""
+    options = {"aplication_name": "shop"}
+    monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", options)
+    assert "aplication_name" in said()["pgnotifier.E015"].msg
 
 
 def test_values_that_are_fine(settings):

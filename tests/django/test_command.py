@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -113,10 +112,33 @@ def unused_port():
         return probe.getsockname()[1]
 
 
-def test_code_that_changes(start, eventually, tmp_path):
-    """With autoreload, the listener starts again; SIGTERM ends it."""
+SLOW = """
+import os, time
+from pathlib import Path
+from shop.models import orders
+
+@orders.connect
+def take(payload, **_):
+    with (Path(__file__).parent / "taken").open("a") as file:
+        file.write(f"begun {payload} {os.getpid()}\\n")
+    while payload == "slow" and not (Path(__file__).parent / "go").exists():
+        time.sleep(0.01)
+    with (Path(__file__).parent / "taken").open("a") as file:
+        file.write(f"done {payload}\\n")
+"""
+
+
+@pytest.fixture
+def reloading(start, tmp_path, eventually):
+    """Start a listener that reloads, with a receiver that is at work until it may go on."""
     (tmp_path / "extra.py").write_text("VERSION = 1\n")
-    (tmp_path / "with_extra.py").write_text("import extra\nfrom settings import *\n")
+    app = tmp_path / "slow"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "notifications.py").write_text(SLOW)
+    (tmp_path / "with_extra.py").write_text(
+        "import extra\nfrom settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'slow']\n"
+    )
     process = start(
         "--channel",
         "orders",
@@ -124,13 +146,87 @@ def test_code_that_changes(start, eventually, tmp_path):
         path=f"{tmp_path}{os.pathsep}{HERE}",
         DJANGO_SETTINGS_MODULE="with_extra",
     )
-    eventually(lambda: Listener.objects.exists())
+    orders.notify("slow")
+    orders.notify("second")
+    process.taken = app / "taken"
+    eventually(lambda: process.taken.exists() and "begun slow" in process.taken.read_text())
+    eventually(lambda: Listener.objects.filter(received__gte=2).exists())
+    process.go_on = (app / "go").touch
+    process.listener = int(process.taken.read_text().split()[2])
+    assert process.listener != process.pid
+    return process
+
+
+def check_drained(process):
+    """All that was received was delivered, once, and nothing of it is left."""
+    told = process.taken.read_text().splitlines()
+    assert [line.rsplit(" ", 1)[0] if "begun" in line else line for line in told] == [
+        "begun slow", "done slow", "begun second", "done second"
+    ]  # fmt: skip
+    assert "everything received was delivered" in process.log()
+    assert "Traceback" not in process.log()
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.listener, 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "to_all"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGINT, True),  # Ctrl-C, which the terminal sends to both processes
+        (signal.SIGTERM, True),
+    ],
+)
+def test_a_signal_to_the_reloader(reloading, eventually, number, to_all):
+    """It drains, and ends both processes, with exit code 0."""
+    if to_all:
+        os.killpg(reloading.pid, number)
+    else:
+        reloading.send_signal(number)
+    eventually(lambda: "delivering what was received" in reloading.log())
+    assert reloading.poll() is None
+    reloading.go_on()
+    assert reloading.wait(30) == 0
+    check_drained(reloading)
+
+
+def test_a_second_signal_to_the_reloader(reloading, eventually):
+    """It ends both processes at once, with exit code 1."""
+    reloading.send_signal(signal.SIGTERM)
+    eventually(lambda: "delivering what was received" in reloading.log())
+    reloading.send_signal(signal.SIGTERM)
+    assert reloading.wait(30) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(reloading.listener, 0)
+
+
+def test_a_reloader_that_is_killed(reloading, eventually):
+    """Its child drains, and ends as well."""
+    reloading.kill()
+    eventually(lambda: "delivering what was received" in reloading.log())
+    reloading.go_on()
+
+    def is_gone():
+        try:
+            os.kill(reloading.listener, 0)
+        except ProcessLookupError:
+            return True
+        return "State:\tZ" in Path(f"/proc/{reloading.listener}/status").read_text()
+
+    eventually(is_gone)
+    assert "everything received was delivered" in reloading.log()
+
+
+def test_code_that_changes(reloading, eventually, tmp_path):
+    """What was received is delivered before the listener starts again; SIGTERM ends that, too."""
     (tmp_path / "extra.py").write_text("VERSION = 2  # which is longer\n")
     os.utime(tmp_path / "extra.py", (2_000_000_000, 2_000_000_000))
-    eventually(lambda: process.log().count("hearing") >= 2 or time.sleep(0.1), 12)
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    assert "Traceback" not in process.log()
+    eventually(lambda: "delivering what was received" in reloading.log(), 60)
+    reloading.go_on()
+    eventually(lambda: reloading.log().count("hearing") >= 2, 60)
+    check_drained(reloading)
+    reloading.send_signal(signal.SIGTERM)
+    assert reloading.wait(30) == 0
 
 
 def test_no_connection(transactional_db):

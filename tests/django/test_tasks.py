@@ -5,6 +5,8 @@ from datetime import timedelta
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from redis import Redis
 from rq import Queue, SimpleWorker
 from rq.timeouts import TimerDeathPenalty
@@ -14,30 +16,15 @@ from pgnotifier import (
     ConfigurationError,
     DispatcherMismatchError,
     InlineDispatcher,
+    PgNotifierError,
     UnknownOptionError,
 )
 from pgnotifier.contrib.django import Channel
-from pgnotifier.contrib.django.notifiers import (
-    get_notifier,
-    make_dispatcher,
-    replace_dispatchers,
-)
+from pgnotifier.contrib.django.channels import find_task_problems
+from pgnotifier.contrib.django.notifiers import get_notifier, make_dispatcher
 from pgnotifier.contrib.django.running import ReceiverNotFoundError, run
 from pgnotifier.contrib.django.test import captureNotifications
 from shop.notifications import found
-
-
-@pytest.fixture
-def through():
-    """Return a function that has the project's tasks go through another dispatcher."""
-
-    def through(kind):
-        replace_dispatchers(kind)
-        found.subscribe_tasks()
-        return get_notifier("default")
-
-    yield through
-    through("inline")
 
 
 @pytest.fixture
@@ -163,23 +150,30 @@ def test_gaps_of_tasks(db):
     del Channel.known["gaps"]
 
 
-def test_options_are_those_of_the_dispatcher(through):
-    """An unknown one is refused where it is given; inline, all are ignored."""
+@pytest.mark.parametrize(
+    ("id", "options", "error", "text"),
+    [
+        ("b", {"anything": 1}, UnknownOptionError, "anything= is not an option of tasks"),
+        ("b", {"run_after": 5}, ArgumentTypeError, "run_after is a timedelta"),
+        ("b", {"priority": 1000}, ConfigurationError, "task 'b': the backend takes no"),
+        ("b", {"run_after": timedelta(seconds=5)}, ConfigurationError, "the backend takes no"),
+        (frozenset(), {}, DispatcherMismatchError, "can't be written as text"),
+        ("b", {"batch": 5}, PgNotifierError, "batch"),
+    ],
+)
+def test_options_are_those_of_the_dispatcher(through, id, options, error, text):
+    """One that is refused stops no process of the project, but the listener; inline, all go."""
     channel = Channel("options")
     try:
         channel.task(lambda **_: None, id="a", queue="low", anything=1)
         through("tasks")
-        with pytest.raises(UnknownOptionError, match="anything= is not an option of tasks"):
-            channel.task(lambda **_: None, id="b", anything=1)
-        assert "b" not in channel.tasks
-        with pytest.raises(ArgumentTypeError, match="run_after is a timedelta"):
-            channel.task(lambda **_: None, id="b", run_after=5)
-        with pytest.raises(ConfigurationError, match="task 'b': the backend takes no"):
-            channel.task(lambda **_: None, id="b", priority=1000)
-        with pytest.raises(ConfigurationError):  # which the immediate backend can't do
-            channel.task(lambda **_: None, id="b", run_after=timedelta(seconds=5))
-        with pytest.raises(DispatcherMismatchError, match="can't be written as text"):
-            channel.task(lambda **_: None, id=frozenset())
+        channel.task(lambda **_: None, id=id, **options)
+        ((found, key, problem),) = find_task_problems()
+        assert (found, key) == (channel, id)
+        assert isinstance(problem, error)
+        assert text in str(problem)
+        with pytest.raises(CommandError, match="of channel 'options': "):
+            call_command("pgnotifier", "--noreload")
     finally:
         get_notifier("default").remove_channel("options", autorun=False)
         del Channel.known["options"]

@@ -5,6 +5,9 @@ from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils import formats, timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.formats import localize
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -62,7 +65,7 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return _table(
             ("channel", "receivers", "tasks"),
             (
-                (row["channel"], ", ".join(row["receivers"]), ", ".join(row["tasks"]))
+                (_names([row["channel"]]), _names(row["receivers"]), _names(row["tasks"]))
                 for row in listener.channels
             ),
         )
@@ -70,9 +73,17 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description="deliveries")
     def delivery_table(self, listener: Listener) -> SafeString:
         """Return what each dispatcher has done."""
-        names = ("name", "delivered", "waiting", "dropped", "retrying")
-        rows = listener.status.get("dispatchers", [])
-        return _table(names, ([row.get(name, "") for name in names] for row in rows))
+        return _table(
+            ("through", "delivered", "waiting", "dropped", "retrying"),
+            (
+                (
+                    DISPATCHERS.get(row.get("name"), row.get("name")),
+                    *(localize(row.get(name, "")) for name in ("delivered", "waiting", "dropped")),
+                    "yes" if row.get("retrying") else "no",
+                )
+                for row in listener.status.get("dispatchers", [])
+            ),
+        )
 
     @admin.display(description="last gaps")
     def gap_table(self, listener: Listener) -> SafeString:
@@ -80,10 +91,40 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return _table(
             ("since", "until", "channels", "reason"),
             (
-                (gap["since"], gap["until"], ", ".join(gap["channels"]), gap["reason"])
+                (_time(gap["since"]), _time(gap["until"]), _names(gap["channels"]), gap["reason"])
                 for gap in listener.gaps
             ),
         )
+
+
+DISPATCHERS = {
+    "SignalDispatcher": "receivers",
+    "HereDispatcher": "inline",
+    "CeleryDispatcher": "celery",
+    "RQDispatcher": "rq",
+    "TaskDispatcher": "tasks",
+}
+"""What `PGNOTIFIER["DISPATCHER"]` calls them."""
+
+
+def _names(names: Iterable[str]) -> SafeString:
+    """Return names in lines of their own, with the spaces and commas that they have."""
+    lines = ((name,) for name in names)
+    return format_html_join("", '<div style="white-space: pre-wrap">{}</div>', lines)
+
+
+def _time(text: str) -> SafeString | str:
+    """Return a time in the language and the zone of who looks at it, to the second."""
+    try:
+        given = parse_datetime(text)
+    except ValueError:
+        given = None
+    if given is None:
+        return text
+    zone = timezone.get_current_timezone()  # without USE_TZ, that of TIME_ZONE
+    there = given.astimezone(zone)
+    shown = f"{formats.date_format(there, 'DATE_FORMAT')}, {there:%H:%M:%S}"
+    return format_html('<time datetime="{}">{}</time>', text, shown)
 
 
 def _table(headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> SafeString:

@@ -1,6 +1,8 @@
 """The app: finds the project's receivers, and registers the checks."""
 
 import logging
+from importlib.util import find_spec
+from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import Tags, register
@@ -21,15 +23,37 @@ class PgNotifierConfig(AppConfig):
     def ready(self) -> None:
         """Import the module `notifications` of every app that has one."""
         from pgnotifier.contrib.django import checks
+        from pgnotifier.contrib.django.channels import Channel
         from pgnotifier.contrib.django.conf import check_settings
-        from pgnotifier.contrib.django.triggers import drop_orphans
+        from pgnotifier.contrib.django.upkeep import drop_orphans, refresh_triggers
 
         register(checks.check_configuration)
         register(checks.check_databases, Tags.database)
         register(checks.check_models)
+        post_migrate.connect(refresh_triggers, dispatch_uid="pgnotifier.refresh_triggers")
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
         problems = check_settings()
         for _, problem in problems:  # for those who run no checks, as workers do
             logger.error("nothing is received: %s %s", problem.message, problem.hint)
         if not problems:
             autodiscover_modules("notifications")
+            Channel.start_subscribing()
+            _subscribe_in_workers()
+
+
+def _subscribe_in_workers() -> None:
+    """Have Celery's workers subscribe once more, as a project may make its app after Django's."""
+    from pgnotifier.contrib.django import conf
+    from pgnotifier.contrib.django.channels import find_task_problems
+
+    # Without Celery installed, that is the problem.
+    if conf.get("DISPATCHER") == "celery" and find_task_problems() and find_spec("celery"):
+        from celery.signals import import_modules
+
+        import_modules.connect(_subscribe, dispatch_uid="pgnotifier.subscribe")
+
+
+def _subscribe(**_: Any) -> None:
+    from pgnotifier.contrib.django.channels import find_task_problems
+
+    find_task_problems()

@@ -1,26 +1,29 @@
 """Channels: signals that PostgreSQL sends."""
 
+import logging
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from functools import cache
 from typing import Any, ClassVar, Self, TypeVar
-from weakref import ReferenceType
+from weakref import ReferenceType, WeakValueDictionary
 
 from asgiref.sync import sync_to_async
-from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.dispatch import Signal
 from django.utils.functional import Promise
 
 from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
+from pgnotifier.naming import spell
 from pgnotifier.notification import Notification
 from pgnotifier.publisher import make_text
 from pgnotifier.registry import check_channel
 from pgnotifier.substitutes import Encoder
+
+logger = logging.getLogger("pgnotifier.django")
 
 RECEIVERS = "receivers"
 """The id of the subscription that stands for all receivers of a channel."""
@@ -47,7 +50,8 @@ class Channel(Signal):
     it, or else this channel. They are called in the process that listens, `manage.py pgnotifier`;
     those of `task()` are called by workers.
 
-    There is one object for each name.
+    There is one object for each name, for as long as something refers to it; one that has had a
+    receiver, a task or a trigger stays.
 
     Attributes:
         name: The channel's.
@@ -57,7 +61,10 @@ class Channel(Signal):
         gap_tasks: Those that workers call for gaps, by id.
     """
 
-    known: ClassVar[dict[str, "Channel"]] = {}
+    # Weak, as programs may make names of what users send, to notify of it.
+    known: ClassVar[WeakValueDictionary[str, "Channel"]] = WeakValueDictionary()
+    _kept: ClassVar[set["Channel"]] = set()
+    _is_subscribing: ClassVar[bool] = False
 
     name: str
     gap: Signal
@@ -91,6 +98,7 @@ class Channel(Signal):
         channel.tasks = {}
         channel.gap_tasks = {}
         channel._options = {}
+        channel._problems = {}
         channel._using = using
         cls.known[name] = channel
         return channel
@@ -98,9 +106,20 @@ class Channel(Signal):
     def __init__(self, name: str, *, using: str | None = None) -> None:
         self._using: str | None
         self._options: dict[Hashable, dict[str, Any]]
+        self._problems: dict[Hashable, Exception]
 
     def __repr__(self) -> str:
         return f"<Channel {self.name!r}>"
+
+    @classmethod
+    def all_known(cls) -> "list[Channel]":
+        """Return the channels that there are now."""
+        # A list of references is made at once, whatever other threads do meanwhile.
+        return [one for ref in cls.known.valuerefs() if (one := ref()) is not None]
+
+    def keep(self) -> None:
+        """Stay, even if nothing refers to this channel any more."""
+        self._kept.add(self)
 
     @property
     def database(self) -> str:
@@ -132,7 +151,7 @@ class Channel(Signal):
     ) -> bool:
         """Disconnect a receiver, as `django.dispatch.Signal.disconnect` does."""
         done = super().disconnect(receiver, sender, dispatch_uid)
-        if not (self.receivers or self.gap.receivers):
+        if self._is_subscribing and not (self.receivers or self.gap.receivers):
             notifier = get_notifier(self.database)
             notifier.unsubscribe(RECEIVERS, self.name, notifier.is_running())
         return bool(done)
@@ -159,25 +178,44 @@ class Channel(Signal):
             on_gap: Called by a worker, too, with `gap`, when notifications may have been missed.
             options: Those of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
 
+        What the dispatcher refuses, `manage.py check` says, and `manage.py pgnotifier` doesn't
+        start: nothing is raised here, where every process of the project comes by.
+
         Returns:
             The receiver.
-
-        Raises:
-            ImproperlyConfigured: No dispatcher is configured, or it isn't installed.
-            PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
         if fn is None:
             return lambda fn: self.task(fn, id=id, on_gap=on_gap, **options)
         key = f"{fn.__module__}.{fn.__qualname__}" if id is None else id
         self._options[key] = {**options, "on_gap": None if on_gap is None else run}
-        self._subscribe(key)
         self.tasks[key] = fn
         if on_gap is not None:
             self.gap_tasks[gap_id(key)] = on_gap
+        self.keep()
+        self._try_to_subscribe(key)
         return fn
 
+    @classmethod
+    def start_subscribing(cls) -> None:
+        """Subscribe what there is, and from now on whatever comes: the apps are ready."""
+        Channel._is_subscribing = True
+        for channel in cls.all_known():
+            if channel.receivers or channel.gap.receivers:
+                channel._listen()
+            for key in [*channel._options]:
+                channel._try_to_subscribe(key)
+
+    def find_problems(self) -> dict[Hashable, Exception]:
+        """Return why tasks couldn't be subscribed, by id, having tried these once more."""
+        for key in [*self._problems]:
+            self._try_to_subscribe(key)
+        return dict(self._problems)
+
     def _listen(self) -> None:
-        """Subscribe to notifications and gaps, unless that is done."""
+        """Subscribe to notifications and gaps, unless that is done, or too early."""
+        self.keep()
+        if not self._is_subscribing:
+            return
         notifier = get_notifier(self.database)
         if RECEIVERS not in notifier.get_subscriptions().get(self.name, {}):
             notifier.subscribe(
@@ -190,24 +228,43 @@ class Channel(Signal):
             )
 
     def subscribe_tasks(self) -> None:
-        """Subscribe the tasks once more, now that they go through another dispatcher."""
+        """Subscribe the tasks once more, now that they go through another dispatcher.
+
+        Raises:
+            ImproperlyConfigured: There is no such dispatcher.
+            PgNotifierError: Whatever `Notifier.subscribe` raises.
+        """
         for key in self._options:
             self._subscribe(key)
+
+    def _try_to_subscribe(self, key: Hashable) -> None:
+        """Subscribe a task, unless it is too early; note why, if that can't be."""
+        if not self._is_subscribing:
+            return
+        try:
+            self._subscribe(key)
+        except Exception as exc:  # noqa: BLE001 - a dispatcher may be anybody's
+            if str(self._problems.get(key)) != str(exc):
+                logger.warning("task %s isn't subscribed: %s", spell(key), exc)
+            self._problems[key] = exc
 
     def _subscribe(self, key: Hashable) -> None:
         notifier = get_notifier(self.database)
         through = task_dispatcher(self.database)
         live = notifier.is_running()
         notifier.subscribe(key, self.name, run, live, dispatcher=through, **self._options[key])
+        self._problems.pop(key, None)
 
     def deliver(self, arrived: Notification) -> list[Exception]:
         """Call the receivers with a notification; return what they have raised."""
+        model = find_model(arrived.payload)
+        restore_values(model, arrived.payload)
         if not self.receivers:
             return []
         listening = _is_listener.set(True)
         try:
             responses = self.send_robust(
-                find_sender(self, arrived.payload),
+                self if model is None else model,
                 payload=arrived.payload,
                 pid=arrived.pid,
                 channel=self.name,
@@ -257,7 +314,7 @@ class Channel(Signal):
         """
         text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [self.name, text])
+            cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
     async def anotify(
         self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
@@ -290,16 +347,10 @@ def gap_id(id: Hashable) -> Hashable:
     return (*id, "gap") if isinstance(id, tuple) else (id, "gap")
 
 
-def find_sender(channel: Channel, payload: Any) -> object:
-    """Return the model that a payload of `notify_on` tells of, or the channel."""
-    if type(payload) is dict and type(label := payload.get("model")) is str:
-        return _find_model(label) or channel
-    return channel
-
-
-@cache
-def _find_model(label: str) -> object:
-    try:
-        return apps.get_model(label)
-    except (LookupError, ValueError):
-        return None
+def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:
+    """Return the tasks that can't be subscribed, and why, having tried these once more."""
+    return [
+        (channel, key, problem)
+        for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
+        for key, problem in channel.find_problems().items()
+    ]

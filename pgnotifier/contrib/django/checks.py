@@ -1,5 +1,6 @@
 """System checks: what `manage.py check` says of the settings, the databases and the models."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -11,11 +12,19 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
+from pgnotifier.connection import make_parameters
 from pgnotifier.contrib.django import conf
-from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.notifiers import MAKERS, find_parameters, make_dispatcher
+from pgnotifier.contrib.django.channels import Channel, find_task_problems
+from pgnotifier.contrib.django.notifiers import (
+    MAKERS,
+    NoCeleryAppError,
+    NoDispatcherError,
+    find_parameters,
+    make_dispatcher,
+)
 from pgnotifier.contrib.django.triggers import NotifyOn
 from pgnotifier.errors import NotHearingError, PgNotifierError
+from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
 
 POOLER_PORTS = {"6432"}
@@ -32,19 +41,57 @@ def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
         return found
     for alias in sorted(_aliases()):
         found += _check_alias(alias)
+    found += [problem for name in ("ON_GAP", "ON_ERROR") for problem in _check_hook(name)]
+    # Warnings, as they concern the listener alone: an error would stop `migrate` and `runserver`.
+    return [*found, *_check_dispatcher(), *_check_tasks()]
+
+
+def _check_hook(name: str) -> list[CheckMessage]:
+    try:
+        hook = conf.get_imported(name)
+    except ImproperlyConfigured as exc:
+        return [checks.Warning(f"{exc}", hint=_NO_LISTENER, id="pgnotifier.E011")]
+    if hook is None or callable(hook):
+        return []
+    problem = f"PGNOTIFIER[{name!r}] is the path of {hook!r:.80}, which can't be called."
+    return [checks.Warning(problem, hint=_NO_LISTENER, id="pgnotifier.E011")]
+
+
+def _check_dispatcher() -> list[CheckMessage]:
     kind = conf.get("DISPATCHER")
-    if kind is not None:
-        try:
-            make_dispatcher(kind)
-        except (ImproperlyConfigured, PgNotifierError) as exc:
-            found.append(
-                Error(
-                    f"PGNOTIFIER['DISPATCHER'] can't be used: {exc}",
-                    hint=f"It is one of {', '.join(MAKERS)}, or the path of what makes another.",
-                    id="pgnotifier.E006",
-                )
-            )
-    return found
+    if kind is None and not any(channel.tasks for channel in Channel.all_known()):
+        return []
+    try:
+        make_dispatcher(kind)
+    except NoDispatcherError as exc:
+        return [_warn_of_tasks(f"There are tasks, and {exc}.", "Set one of them.", "E012")]
+    except NoCeleryAppError as exc:
+        return [_warn_of_tasks(f"{exc}.", _MAKE_APP, "E013")]
+    except (ImproperlyConfigured, PgNotifierError) as exc:
+        near = difflib.get_close_matches(str(kind).lower(), MAKERS, 1)
+        hint = f"Did you mean {near[0]!r}? " if near and kind not in MAKERS else ""
+        hint += f"It is one of {', '.join(MAKERS)}, or the path of what makes another."
+        message = str(exc)
+        if not message.startswith("PGNOTIFIER"):  # the dispatcher's own
+            message = f"PGNOTIFIER['DISPATCHER'] can't be used: {exc}"
+        return [_warn_of_tasks(message, hint, "E006")]
+    return []
+
+
+def _check_tasks() -> list[CheckMessage]:
+    return [
+        _warn_of_tasks(
+            f"Task {spell(key)!r} of channel {channel.name!r} can't be subscribed: {problem}",
+            "Correct what Channel.task() is given, or PGNOTIFIER['DISPATCHER'].",
+            "E014",
+        )
+        for channel, key, problem in find_task_problems()
+        if not isinstance(problem, ImproperlyConfigured)  # which is the dispatcher's
+    ]
+
+
+def _warn_of_tasks(message: str, hint: str, number: str) -> CheckMessage:
+    return checks.Warning(message, hint=f"{hint} {_NO_LISTENER}", id=f"pgnotifier.{number}")
 
 
 def check_databases(
@@ -67,7 +114,7 @@ def check_databases(
                     id="pgnotifier.E008",
                 )
             )
-        except PgNotifierError as exc:
+        except (ImproperlyConfigured, PgNotifierError) as exc:
             found.append(
                 Error(
                     f"Nobody can listen to database {alias!r}: {exc}",
@@ -104,6 +151,11 @@ def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessa
     return found
 
 
+_NO_LISTENER = "Until then `manage.py pgnotifier` doesn't start."
+_MAKE_APP = (
+    "See https://docs.celeryq.dev/en/stable/django/first-steps-with-django.html: the project's "
+    "__init__.py has to import the app."
+)
 _DIRECTLY = (
     "Add an alias to DATABASES that connects to PostgreSQL directly, or through a pool of "
     "sessions, and name it in PGNOTIFIER['DATABASE'], or in Channel(using=...)."
@@ -111,7 +163,7 @@ _DIRECTLY = (
 
 
 def _aliases() -> set[str]:
-    return {str(conf.get("DATABASE")), *(channel.database for channel in Channel.known.values())}
+    return {str(conf.get("DATABASE")), *(channel.database for channel in Channel.all_known())}
 
 
 def _check_alias(alias: str) -> list[CheckMessage]:
@@ -131,6 +183,16 @@ def _check_alias(alias: str) -> list[CheckMessage]:
                 f"Channels are heard in database {alias!r}, which is {connection.display_name}.",
                 hint="Only PostgreSQL notifies. Name an alias of one in PGNOTIFIER['DATABASE'].",
                 id="pgnotifier.E005",
+            )
+        ]
+    try:
+        make_parameters(find_parameters(alias))
+    except (ImproperlyConfigured, PgNotifierError) as exc:
+        return [
+            checks.Warning(
+                f"Database {alias!r} can't be connected to: {exc}",
+                hint=f"Correct DATABASES[{alias!r}]. {_NO_LISTENER}",
+                id="pgnotifier.E015",
             )
         ]
     port = str(connection.settings_dict.get("PORT") or "")

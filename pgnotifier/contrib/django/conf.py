@@ -1,6 +1,7 @@
 """Settings: what `PGNOTIFIER = {...}` may say, checked."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -45,7 +46,8 @@ def _is_hook(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and value > 0 and math.isfinite(value)
 
 
 def _is_count(least: int) -> Callable[[Any], bool]:
@@ -106,8 +108,13 @@ def get_imported(name: str) -> Any:
         return value
     try:
         return import_string(value.replace(":", "."))
-    except ImportError as exc:
+    except Exception as exc:  # whatever the module raises
         raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {exc}") from exc
+
+
+def _show(name: str, value: Any) -> str:
+    # A URL or a connection may have a password in it.
+    return type(value).__name__ if name == "RQ_QUEUE" else f"{value!r:.80}"
 
 
 def check_settings() -> list[tuple[str, Problem]]:
@@ -124,7 +131,7 @@ def check_settings() -> list[tuple[str, Problem]]:
             found.append(("E002", Problem(f"PGNOTIFIER has no setting {name!r}.", hint)))
         elif value is not None and not setting.accepts(value):
             problem = Problem(
-                f"PGNOTIFIER[{name!r}] can't be what it is.", f"It is {setting.expected}."
+                f"PGNOTIFIER[{name!r}] can't be {_show(name, value)}.", f"It is {setting.expected}."
             )
             found.append(("E003", problem))
     return found

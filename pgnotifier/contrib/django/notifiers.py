@@ -1,5 +1,7 @@
 """Notifiers: one for each database that has channels."""
 
+import importlib.util
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,6 +12,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.errors import PgNotifierError
 from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
@@ -52,12 +55,12 @@ def get_notifier(alias: str) -> Notifier:
     """Return the notifier of a database; made when first asked for, and connected by nobody."""
     found = _notifiers.get(alias)
     if found is None:
-        standby, on_error = conf.get("STANDBY"), conf.get_imported("ON_ERROR")
+        standby = conf.get("STANDBY")
         made = Notifier(
             lambda: find_parameters(alias),
             autorun=False,
             daemon=True,  # the command stays as long as it is to
-            on_error=on_error,
+            on_error=_report_error,
             on_gap=_GapHook(alias),
             heartbeat=conf.get("HEARTBEAT"),
             heartbeat_timeout=conf.get("HEARTBEAT_TIMEOUT"),
@@ -75,6 +78,13 @@ def all_notifiers() -> dict[str, Notifier]:
     """Return those that have channels, by the alias of their database."""
     with _lock:
         return {alias: one for alias, one in _notifiers.items() if one.get_channels()}
+
+
+def _report_error(exc: BaseException, subscription: Any, notification: Any) -> None:
+    """Tell `PGNOTIFIER["ON_ERROR"]`, which is imported when it is needed."""
+    hook = conf.get_imported("ON_ERROR")
+    if hook is not None:
+        hook(exc, subscription, notification)
 
 
 class _GapHook:
@@ -122,29 +132,51 @@ def make_dispatcher(kind: Any) -> Dispatcher:
     """Return a dispatcher by its name, or by what makes one.
 
     Raises:
-        ImproperlyConfigured: There is none, or it isn't installed.
+        ImproperlyConfigured: There is none, or it isn't installed, or can't be made.
+        PgNotifierError: It refuses a setting.
     """
     if kind is None:
-        raise ImproperlyConfigured(
+        raise NoDispatcherError(
             "tasks need PGNOTIFIER['DISPATCHER']: 'celery', 'rq', 'tasks' or 'inline'"
         )
     maker = MAKERS.get(kind) if isinstance(kind, str) else None
-    if maker is None:
-        made = conf.get_imported("DISPATCHER") if isinstance(kind, str) else kind
-        made = made() if callable(made) else made
-    else:
-        try:
-            made = maker()
-        except ModuleNotFoundError as exc:
-            raise ImproperlyConfigured(
-                f"PGNOTIFIER['DISPATCHER'] is {kind!r}, and {exc.name} isn't installed: "
-                f"pip install {INSTALLS[str(kind)]}"
-            ) from exc
+    try:
+        made = maker() if maker is not None else _make_given(kind)
+    except (ImproperlyConfigured, PgNotifierError):
+        raise
+    except ModuleNotFoundError as exc:
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER['DISPATCHER'] is {kind!r}, and {exc.name} isn't installed"
+            + (f": pip install {INSTALLS[str(kind)]}" if maker is not None else "")
+        ) from exc
+    except Exception as exc:
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER['DISPATCHER'] is {kind!r:.80}, which fails with {exc!r:.200}"
+        ) from exc
     if not isinstance(made, Dispatcher):
         raise ImproperlyConfigured(
             f"PGNOTIFIER['DISPATCHER'] makes {made!r:.80}, which is no pgnotifier.Dispatcher"
         )
     return made
+
+
+def _make_given(kind: Any) -> Any:
+    """Return what a path, or a callable, makes."""
+    if isinstance(kind, str):
+        if "." not in kind and ":" not in kind:
+            raise ImproperlyConfigured(
+                f"PGNOTIFIER['DISPATCHER'] is {kind!r}, which is neither a name nor a path"
+            )
+        kind = conf.get_imported("DISPATCHER")
+    return kind() if callable(kind) else kind
+
+
+class NoDispatcherError(ImproperlyConfigured):
+    """There are tasks, and no setting says what they go through."""
+
+
+class NoCeleryAppError(ImproperlyConfigured):
+    """Tasks are to go through Celery, and the project has made no app of Celery's."""
 
 
 class HereDispatcher(InlineDispatcher):
@@ -158,14 +190,36 @@ class HereDispatcher(InlineDispatcher):
 
 
 def _make_celery() -> Dispatcher:
-    from celery import current_app
-
     from pgnotifier.contrib.celery import CeleryDispatcher
 
-    current: Any = current_app  # a proxy
+    app = conf.get_imported("CELERY_APP") or _find_celery_app()
+    if app is None:
+        raise NoCeleryAppError(
+            "PGNOTIFIER['DISPATCHER'] is 'celery', and there is no Celery app: import it in the "
+            "project's __init__.py, or name it in PGNOTIFIER['CELERY_APP']"
+        )
+    return CeleryDispatcher(app)
 
-    app = conf.get_imported("CELERY_APP")
-    return CeleryDispatcher(current._get_current_object() if app is None else app)
+
+def _find_celery_app() -> Any:
+    """Return Celery's current app; None if there is none but the one that Celery makes up.
+
+    `celery.current_app` makes one that nobody has configured, and leaves it the default of all
+    threads: https://docs.celeryq.dev/en/stable/userguide/application.html#breaking-the-chain.
+    """
+    from celery import _state
+
+    state: Any = _state
+    current = state._tls.current_app or state.default_app
+    if current is not None and (current.main != "default" or current.set_as_current):
+        return current
+    made = [app for app in state._get_active_apps() if app is not current]
+    if len(made) == 1:  # by another thread, whose current app is its own
+        return made[0]
+    module = os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig")
+    if "CELERY_BROKER_URL" in os.environ or importlib.util.find_spec(module) is not None:
+        return state.get_current_app()
+    return None
 
 
 def _make_rq() -> Dispatcher:
@@ -179,9 +233,11 @@ def _make_rq() -> Dispatcher:
 
 
 def _make_tasks() -> Dispatcher:
-    from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher
+    from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher, check_backend
 
-    return TaskDispatcher(conf.get("TASKS_BACKEND"))
+    backend = conf.get("TASKS_BACKEND")
+    check_backend(backend)
+    return TaskDispatcher(backend)
 
 
 MAKERS: Mapping[str, Callable[[], Dispatcher]] = {

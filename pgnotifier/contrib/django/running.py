@@ -7,6 +7,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 
+from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.notification import Notification
@@ -23,7 +24,7 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
     Raises:
         ReceiverNotFoundError: There is none.
     """
-    from pgnotifier.contrib.django.channels import Channel, find_sender
+    from pgnotifier.contrib.django.channels import Channel
 
     found = Channel.known.get(channel)
     gap = found is not None and id in found.gap_tasks
@@ -37,11 +38,13 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
     if gap:
         named |= {"sender": found, "gap": payload}
     else:
+        raw, model = encode(payload), find_model(payload)
+        restore_values(model, payload)
         named |= {
-            "sender": find_sender(found, payload),
+            "sender": found if model is None else model,
             "payload": payload,
             "pid": pid,
-            "notification": Notification(channel, payload, encode(payload), pid, datetime.now(UTC)),
+            "notification": Notification(channel, payload, raw, pid, datetime.now(UTC)),
         }
     close_stale_connections()
     try:

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -27,15 +28,29 @@ from pgnotifier.payload import decode, encode
 from pgnotifier.registry import Subscription
 
 try:
-    from django.tasks import task
+    from django.tasks import task, task_backends
     from django.tasks.exceptions import TaskException
 except ModuleNotFoundError:
-    from django_tasks import task  # type: ignore[no-redef,unused-ignore]
+    from django_tasks import task, task_backends  # type: ignore[no-redef,unused-ignore]
     from django_tasks.exceptions import (  # type: ignore[assignment,unused-ignore]
         TaskException,
     )
 
 OPTIONS = ("queue", "priority", "run_after", "backend")
+
+
+def check_backend(alias: str) -> None:
+    """See to it that there is a backend of that alias.
+
+    Raises:
+        ImproperlyConfigured: There isn't, or it can't be made.
+    """
+    try:
+        task_backends[alias]
+    except Exception as exc:
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER['TASKS_BACKEND'] is {alias!r}, which can't be used: {exc}"
+        ) from exc
 
 
 @task()

@@ -22,6 +22,7 @@ from django.db import connections
 from psycopg.pq import TransactionStatus
 
 from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channels import RECEIVERS, Channel
 from pgnotifier.contrib.django.notifiers import find_parameters
 from pgnotifier.contrib.django.running import run
@@ -35,12 +36,16 @@ TIMEOUT = 20.0
 
 SCHEMA = "pgnotifier_capture"
 
-# The name is found before pg_catalog's own; that one is called, too, for its errors. The condition
-# is NOTIFY's own: what is equal is sent once in a transaction.
+NAME = "pg_catalog.pg_notify("
+CAPTURING = f"{SCHEMA}.pg_notify("
+
+# PostgreSQL's own is called, too, for its errors. The condition is NOTIFY's: what is equal is sent
+# once in a transaction.
 _CAPTURE = f"""
 CREATE SCHEMA {SCHEMA};
 CREATE TABLE {SCHEMA}.sent (n serial, channel text, payload text);
-CREATE FUNCTION {SCHEMA}.pg_notify(told_to text, told text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION {SCHEMA}.pg_notify(told_to text, told text) RETURNS void LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify(told_to, told);
     INSERT INTO {SCHEMA}.sent (channel, payload) SELECT told_to, coalesce(told, '')
@@ -50,6 +55,18 @@ BEGIN
 END
 $$;
 """  # noqa: S608 - the name is ours
+
+# Functions that call it by its full name, as those of `notify_on` do.
+_FUNCTIONS = """
+SELECT pg_catalog.pg_get_functiondef(p.oid) FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+WHERE pg_catalog.strpos(p.prosrc, %s::pg_catalog.text) OPERATOR(pg_catalog.>) 0
+AND l.lanname OPERATOR(pg_catalog.=) ANY (ARRAY['plpgsql'::pg_catalog.name, 'sql'])
+AND n.nspname OPERATOR(pg_catalog.<>) 'pg_catalog'::pg_catalog.name
+AND n.nspname OPERATOR(pg_catalog.<>) %s::pg_catalog.name
+AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
+"""
 
 
 @contextmanager
@@ -78,33 +95,59 @@ def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
         )
     names = {one.name if isinstance(one, Channel) else one for one in channels}
     captured: list[Notification] = []
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW search_path")
-        (path,) = cursor.fetchone()
-        cursor.execute(_CAPTURE)
-        cursor.execute(f"SET search_path = {SCHEMA}, {path}, pg_catalog")
+    capture = _Capture(connection)
     try:
-        yield captured
+        with connection.execute_wrapper(_capture_statement):
+            yield captured
     finally:
         if connection.connection.info.transaction_status == TransactionStatus.INTRANS:
-            captured += [
-                one for one in _take(connection, path) if not names or one.channel in names
-            ]
+            captured += [one for one in capture.end() if not names or one.channel in names]
     if execute:
         for arrived in captured:
             _deliver(arrived)
 
 
-def _take(connection: Any, path: str) -> list[Notification]:
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT channel, payload FROM {SCHEMA}.sent ORDER BY n")  # noqa: S608
-        rows = cursor.fetchall()
-        cursor.execute(f"SET search_path = {path}")
-        cursor.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
-        cursor.execute("SELECT pg_backend_pid()")
-        (pid,) = cursor.fetchone()
-    now = datetime.now(UTC)
-    return [Notification(channel, decode(raw), raw, pid, now) for channel, raw in rows]
+def _capture_statement(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+    """Have a statement of this process call what writes down."""
+    captured = sql.replace(NAME, CAPTURING) if isinstance(sql, str) else sql
+    return execute(captured, params, many, context)
+
+
+class _Capture:
+    """What is changed in the test's transaction so that notifications are written down."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.current_setting('search_path')")
+            (self._path,) = cursor.fetchone()
+            cursor.execute(_FUNCTIONS, [NAME, SCHEMA])
+            self._functions = [definition for (definition,) in cursor.fetchall()]
+            cursor.execute(_CAPTURE)
+            for definition in self._functions:
+                cursor.execute(definition.replace(NAME, CAPTURING))
+            # By its short name the function is found before PostgreSQL's.
+            cursor.execute(f"SET search_path = {SCHEMA}, {self._path}, pg_catalog")
+
+    def end(self) -> list[Notification]:
+        """Take the changes back; return what was written down."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT channel, payload FROM {SCHEMA}.sent ORDER BY n")  # noqa: S608
+            rows = cursor.fetchall()
+            cursor.execute(f"SET search_path = {self._path}")
+            for definition in self._functions:
+                cursor.execute(definition)
+            cursor.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+            cursor.execute("SELECT pg_catalog.pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+        now = datetime.now(UTC)
+        return [Notification(channel, _decode(raw), raw, pid, now) for channel, raw in rows]
+
+
+def _decode(raw: str) -> Any:
+    payload = decode(raw)
+    restore_values(find_model(payload), payload)
+    return payload
 
 
 def _deliver(arrived: Notification) -> None:
@@ -165,7 +208,7 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
         autorun=False,
         on_error=lambda exc, *_: live._errors.append(exc),
     )
-    for channel in Channel.known.values():
+    for channel in Channel.all_known():
         if channel.database == alias:
             notifier.subscribe(RECEIVERS, channel.name, _deliver_live, autorun=False)
     notifier.start()

@@ -1,24 +1,31 @@
 """Triggers: rows that change notify, and migrations install what makes them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
 from typing import Any
 
 from django.apps import apps
 from django.core import checks
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS
+from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
 from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.publisher import MAX_PAYLOAD_BYTES
+from pgnotifier.contrib.django.trigger_sql import (
+    VARIABLES,
+    Fields,
+    Telling,
+    make_body,
+    make_create,
+    make_remove,
+    make_source,
+)
 from pgnotifier.registry import check_channel
 
-MARK = "pgnotifier_"
-"""What the names of our functions begin with."""
+MAX_NAME_BYTES = 63
+"""What PostgreSQL takes as a name; it cuts off the rest of longer ones."""
 PGTRIGGER_NAME = 43
 """The most characters that django-pgtrigger takes as a trigger's name."""
-
-Fields = bool | Sequence[str]
 
 
 class NotifyOn(BaseConstraint):
@@ -58,19 +65,23 @@ class NotifyOn(BaseConstraint):
             delete: Whether to tell of deleted rows. (Of TRUNCATE nobody is told.)
             old: Whether to send the values that were there; or of which fields.
             new: Whether to send the values that are there now; or of which fields.
-            name: That of the trigger. Default: one made of the channel's and the model's.
+            name: That of the trigger; if it has over 63 bytes, its end is replaced by a hash.
+                Default: one made of the model's and a hash of the other arguments.
 
         Raises:
             ChannelNameError: PostgreSQL has no such channel.
             ValueError: There would be nothing to tell of.
         """
-        self.channel = channel.name if isinstance(channel, Channel) else check_channel(channel)
+        if isinstance(channel, Channel):
+            channel.keep()  # it knows the database
+            channel = channel.name
+        self.channel = check_channel(channel)
         self.insert, self.delete = bool(insert), bool(delete)
         self.update, self.old, self.new = _fields(update), _fields(old), _fields(new)
         if not (self.insert or self.update or self.delete):
             raise ValueError(f"channel {self.channel!r}: tell of insert, update or delete")
-        digest = hashlib.sha256(self.channel.encode()).hexdigest()[:8]
-        super().__init__(name=name or f"{MARK}{digest}_%(app_label)s_%(class)s")
+        digest = _digest(repr(tuple(self.telling)))[:8]
+        super().__init__(name=name or f"pgnotifier_{digest}_%(app_label)s_%(class)s")
 
     def __repr__(self) -> str:
         return f"<NotifyOn channel={self.channel!r} name={self.name!r}>"
@@ -90,39 +101,44 @@ class NotifyOn(BaseConstraint):
             "delete": self.delete,
             "old": self.old,
             "new": self.new,
-            "name": self.name,
+            "name": str(self.name),
         }
         return "pgnotifier.contrib.django.NotifyOn", (self.channel,), options
 
     # --- as a constraint ---
 
+    @property
+    def name(self) -> str:
+        """The trigger's name, and its function's; no longer than PostgreSQL takes."""
+        named = _Name(self._name)
+        return named if named.is_open else _Name(shorten(named, MAX_NAME_BYTES))
+
+    @name.setter
+    def name(self, given: str) -> None:
+        self._name = str(given)
+
     def constraint_sql(  # type: ignore[override]
         self, model: Any, schema_editor: Any
     ) -> None:
         """Have the trigger created once the table is there."""
-        if sql := self.create_sql(model, schema_editor):
-            schema_editor.deferred_sql.append(sql)
+        if schema_editor.connection.vendor == "postgresql":
+            schema_editor.deferred_sql.append(_Deferred(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> str | None:  # type: ignore[override]
         """Return what creates function and trigger; None for other databases than PostgreSQL."""
         if schema_editor.connection.vendor != "postgresql":
             return None
-        name, table = _quote(self.name), schema_editor.quote_name(model._meta.db_table)
-        events = " OR ".join(event.upper() for event in self.events)
-        return (
-            f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$pgnotifier$\nDECLARE\n{_declare()}BEGIN\n{self.body(model)}END\n$pgnotifier$;\n"
-            f"DROP TRIGGER IF EXISTS {name} ON {table};\n"
-            f"CREATE TRIGGER {name} AFTER {events} ON {table} "
-            f"FOR EACH ROW EXECUTE FUNCTION {name}();"
-        )
+        return self._create(model, schema_editor.quote_name(model._meta.db_table))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> str | None:  # type: ignore[override]
         """Return what removes both."""
         if schema_editor.connection.vendor != "postgresql":
             return None
-        name, table = _quote(self.name), schema_editor.quote_name(model._meta.db_table)
-        return f"DROP TRIGGER IF EXISTS {name} ON {table};\nDROP FUNCTION IF EXISTS {name}();"
+        return make_remove(schema_editor.quote_name(model._meta.db_table), str(self.name))
+
+    def _create(self, model: Any, table: str) -> str:
+        source = make_source(model, self.telling)
+        return make_create(table, str(self.name), self.telling.events, source)
 
     def validate(
         self, model: Any, instance: Any, exclude: Any = None, using: str = DEFAULT_DB_ALIAS
@@ -138,45 +154,9 @@ class NotifyOn(BaseConstraint):
     # --- what it does ---
 
     @property
-    def events(self) -> list[str]:
-        """What it tells of: `insert`, `update`, `delete`."""
-        return [event for event in ("insert", "update", "delete") if getattr(self, event)]
-
-    def body(self, model: Any) -> str:
-        """Return the statements of the trigger's function, for PL/pgSQL."""
-        lines = []
-        if self.update:
-            lines += ["IF TG_OP = 'UPDATE' THEN", *self._find_changes(model), "END IF;"]
-        lines += [
-            "told := jsonb_build_object(",
-            f"    'model', {_literal(model._meta.label_lower)}, 'operation', lower(TG_OP), 'pk',",
-            f"    CASE TG_OP WHEN 'DELETE' THEN {_key(model, 'OLD')} ELSE {_key(model, 'NEW')} END",
-            ");",
-            "IF TG_OP = 'UPDATE' THEN",
-            "    told := told || jsonb_build_object('changed', to_jsonb(changed));",
-            "END IF;",
-            "whole := told;",
-        ]
-        for side, without in (("old", "INSERT"), ("new", "DELETE")):
-            fields = getattr(self, side)
-            if fields:
-                values = _values(model, fields, side.upper())
-                lines += [
-                    f"IF TG_OP <> '{without}' THEN",
-                    f"    whole := whole || jsonb_build_object('{side}', {values});",
-                    "END IF;",
-                ]
-        lines += [
-            f"IF octet_length(whole::text) > {MAX_PAYLOAD_BYTES} THEN",
-            "    whole := told || '{\"truncated\": true}';",
-            "END IF;",
-            f"IF octet_length(whole::text) > {MAX_PAYLOAD_BYTES} THEN  -- so many columns",
-            "    whole := (told - 'changed') || '{\"truncated\": true}';",
-            "END IF;",
-            f"PERFORM pg_notify({_literal(self.channel)}, whole::text);",
-            "RETURN NULL;",
-        ]
-        return "".join(f"    {line}\n" for line in lines)
+    def telling(self) -> Telling:
+        """What it tells."""
+        return Telling(self.channel, self.insert, self.update, self.delete, self.old, self.new)
 
     def find_problems(self, model: Any) -> list[checks.CheckMessage]:
         """Return what `manage.py check` is to say."""
@@ -197,21 +177,45 @@ class NotifyOn(BaseConstraint):
             if name not in fields
         ]
 
-    def _find_changes(self, model: Any) -> Iterable[str]:
-        if self.update is True:  # found anew each time, so that columns added later count, too
-            yield "    changed := ARRAY("
-            yield "        SELECT n.key FROM jsonb_each(to_jsonb(NEW)) n"
-            yield "        JOIN jsonb_each(to_jsonb(OLD)) o USING (key)"
-            yield "        WHERE n.value IS DISTINCT FROM o.value ORDER BY 1);"
-        else:
-            for column in _columns(model, self.update or ()):
-                quoted = _quote(column)
-                yield f"    IF NEW.{quoted} IS DISTINCT FROM OLD.{quoted} THEN"
-                yield f"        changed := changed || {_literal(column)}::text;"
-                yield "    END IF;"
-        yield "    IF changed = '{}' THEN"
-        yield "        RETURN NULL;"
-        yield "    END IF;"
+
+class _Name(str):
+    """A name that Django puts the model's into, by `%`; it may have other `%` in it."""
+
+    __slots__ = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model's name has still to be put in."""
+        return "%(app_label)s" in self or "%(class)s" in self
+
+    def __mod__(self, names: Any) -> str:
+        app, model = names["app_label"], names["class"]
+        return self.replace("%(app_label)s", app).replace("%(class)s", model)
+
+
+class _Deferred(Statement):
+    """Creates a trigger once its table is there, by whatever name that has by then."""
+
+    def __init__(self, made: NotifyOn, model: Any, schema_editor: Any) -> None:
+        table = Table(model._meta.db_table, schema_editor.quote_name)
+        super().__init__("%(table)s", table=table)
+        self._made, self._model = made, model
+
+    def __str__(self) -> str:
+        return self._made._create(self._model, str(self.parts["table"]))
+
+
+def shorten(name: str, size: int) -> str:
+    """Return a name of up to so many bytes: with a hash of the whole, if it has more."""
+    if len(name.encode()) <= size:
+        return name
+    digest = _digest(name)[:16]
+    head = name.encode()[: size - len(digest) - 1].decode(errors="ignore")
+    return f"{head}_{digest}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def notify_on(
@@ -246,31 +250,12 @@ def notify_on(
         _register_trigger(model, made)
         return
     options: Any = model._meta
-    made.name = made.name % {
-        "app_label": options.app_label.lower(),
-        "class": options.model_name,
-    }
-    # What migrations are made of is both; Options has made it a list of its own.
-    others = [one for one in options.constraints if one.name != made.name]
-    options.constraints = [*others, made]
-    options.original_attrs["constraints"] = options.constraints
-
-
-def drop_orphans(sender: Any, using: str, **_: Any) -> None:
-    """Drop functions whose table has been dropped, and their trigger with it, after `migrate`."""
-    connection = connections[using]
-    if connection.vendor != "postgresql":
+    made.name = made.name % {"app_label": options.app_label.lower(), "class": options.model_name}
+    if made in options.constraints:  # its module has been imported once more
         return
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT p.oid::regprocedure::text FROM pg_proc p"
-            " WHERE p.proname LIKE %s AND p.prorettype = 'trigger'::regtype"
-            " AND p.prosrc LIKE '%%pg_notify%%'"
-            " AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)",
-            [MARK.replace("_", r"\_") + "%"],
-        )
-        for (function,) in cursor.fetchall():
-            cursor.execute(f"DROP FUNCTION IF EXISTS {function}")
+    # What migrations are made of is both; Options has made it a list of its own.
+    options.constraints = [*options.constraints, made]
+    options.original_attrs["constraints"] = options.constraints
 
 
 def _register_trigger(model: type[Model], made: NotifyOn) -> None:
@@ -281,59 +266,33 @@ def _register_trigger(model: type[Model], made: NotifyOn) -> None:
         "update": pgtrigger.Update,
         "delete": pgtrigger.Delete,
     }
-    events = [operations[event] for event in made.events]
+    events = [operations[event] for event in made.telling.events]
     operation = events[0]
     for event in events[1:]:
         operation |= event
-    digest = hashlib.sha256(made.channel.encode()).hexdigest()[:8]
-    name = made.name if "%" not in made.name else f"{MARK}{digest}"
     trigger = pgtrigger.Trigger(
-        name=name[:PGTRIGGER_NAME],
+        name=_name_for_pgtrigger(made),
         when=pgtrigger.After,
         operation=operation,
         declare=list(VARIABLES),
-        func=made.body(model),
+        func=make_body(model, made.telling),
     )
     pgtrigger.register(trigger)(model)
 
 
-VARIABLES = (("changed", "text[] := '{}'"), ("told", "jsonb"), ("whole", "jsonb"))
+def _name_for_pgtrigger(made: NotifyOn) -> str:
+    """Return a name as django-pgtrigger takes it: short, of ASCII letters, digits, `-` and `_`.
 
-
-def _declare() -> str:
-    return "".join(f"    {name} {kind};\n" for name, kind in VARIABLES)
+    The model's is added by django-pgtrigger itself.
+    """
+    name = str(made.name)
+    plain = name.replace("_%(app_label)s_%(class)s", "")
+    if re.fullmatch(r"[a-zA-Z0-9_-]+", plain):
+        return shorten(plain, PGTRIGGER_NAME)
+    return f"pgnotifier_{_digest(name)[:16]}"
 
 
 def _fields(given: Fields) -> bool | list[str]:
     if isinstance(given, str):
         raise TypeError(f"fields are True, False or a list of names, not {given!r}")
     return given if isinstance(given, bool) else [*given]
-
-
-def _columns(model: Any, fields: Iterable[str]) -> list[str]:
-    return [model._meta.get_field(name).column for name in fields]
-
-
-def _values(model: Any, fields: bool | list[str], row: str) -> str:
-    if isinstance(fields, bool):
-        return f"to_jsonb({row})"
-    pairs = (f"{_literal(one)}, {row}.{_quote(one)}" for one in _columns(model, fields))
-    return f"jsonb_build_object({', '.join(pairs)})"
-
-
-def _key(model: Any, row: str) -> str:
-    """Return an expression for the primary key; an array for a composite one."""
-    fields = getattr(model._meta, "pk_fields", None) or [model._meta.pk]
-    columns = [f"{row}.{_quote(field.column)}" for field in fields]
-    if len(columns) == 1:
-        return f"to_jsonb({columns[0]})"
-    return f"jsonb_build_array({', '.join(columns)})"
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    # With standard_conforming_strings, which Django needs, too.
-    return "'" + text.replace("'", "''") + "'"

@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Self
@@ -14,8 +14,8 @@ from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
 from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import latest_gaps
+from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
@@ -78,9 +78,9 @@ class Watch:
         then, received = self._before.get(alias, (now, status.received))
         self._before[alias] = now, status.received
         passed = now - then
-        Listener.objects.update_or_create(
-            name=f"{HOST}:{os.getpid()}:{alias}",
-            defaults={
+        write_row(
+            {
+                "name": f"{HOST}:{os.getpid()}:{alias}",
                 "database": alias,
                 "state": "stopped" if ended else status.state,
                 "started_at": self._started_at,
@@ -89,19 +89,17 @@ class Watch:
                 "rate": max(0, status.received - received) / passed if passed else 0.0,
                 "errors": status.errors,
                 "status": _plain(status.to_dict()),
-                "channels": [row for row in describe(alias) if row["channel"] in heard],
+                "channels": [row for row in describe(alias, _show_id) if row["channel"] in heard],
                 "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
-            },
+            }
         )
 
 
 def _forget_the_gone() -> None:
     """Delete the rows of this machine's processes that have died, and of others after a day."""
-    Listener.objects.filter(seen_at__lt=timezone.now() - FORGET).delete()
-    for row in Listener.objects.filter(name__startswith=f"{HOST}:"):
-        pid = row.name.removeprefix(f"{HOST}:").partition(":")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            row.delete()
+    forget_before(timezone.now() - FORGET)
+    pids = {name: name[len(HOST) + 1 :].partition(":")[0] for name in find_names(f"{HOST}:")}
+    forget([name for name, pid in pids.items() if pid.isdecimal() and not _is_alive(int(pid))])
 
 
 def _is_alive(pid: int) -> bool:
@@ -114,17 +112,27 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def describe(alias: str) -> list[dict[str, Any]]:
-    """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`."""
+def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[str, Any]]:
+    """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`.
+
+    Args:
+        alias: The database's.
+        show: Makes a text of a task's id. Default: as Celery has it in the names of tasks.
+    """
     return [
         {
             "channel": channel.name,
             "receivers": [_name(fn) for fn in channel.live_receivers()],
-            "tasks": [spell(key) for key in channel.tasks],
+            "tasks": [show(key) for key in channel.tasks],
         }
-        for channel in sorted(Channel.known.values(), key=lambda channel: channel.name)
+        for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
     ]
+
+
+def _show_id(id: Hashable) -> str:
+    """Return an id as it was given: a str as it is, and anything else as Python writes it."""
+    return id if isinstance(id, str) else repr(id)
 
 
 def _first_line(exc: Exception) -> str:

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
                         "entries",
                         delete=False,
                         insert=True,
-                        name="pgnotifier_87d05cd0_audit_entry",
+                        name="pgnotifier_9c241b3e_audit_entry",
                         new=["text"],
                         old=False,
                         update=False,

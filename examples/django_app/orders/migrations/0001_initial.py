@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
                         "orders",
                         delete=True,
                         insert=True,
-                        name="pgnotifier_1c168adb_orders_order",
+                        name="pgnotifier_aecc8913_orders_order",
                         new=["item", "status"],
                         old=False,
                         update=["status"],

@@ -9,15 +9,21 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
-from django.utils import autoreload
 
 from pgnotifier import foreground
 from pgnotifier.contrib.django import conf
-from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.notifiers import MAKERS, all_notifiers, replace_dispatchers
+from pgnotifier.contrib.django.channels import Channel, find_task_problems
+from pgnotifier.contrib.django.notifiers import (
+    MAKERS,
+    all_notifiers,
+    get_notifier,
+    replace_dispatchers,
+)
+from pgnotifier.contrib.django.reloading import run_with_reloader
 from pgnotifier.contrib.django.watching import Watch, describe
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.health import HealthServer
+from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
 
 
@@ -80,8 +86,10 @@ class Command(BaseCommand):
         """Do it."""
         if options["dispatch"]:
             try:
+                for channel in Channel.all_known():
+                    get_notifier(channel.database)
                 replace_dispatchers(options["dispatch"])
-                for channel in Channel.known.values():
+                for channel in Channel.all_known():
                     channel.subscribe_tasks()
             except (ImproperlyConfigured, PgNotifierError) as exc:
                 raise CommandError(f"--dispatch {options['dispatch']}: {exc}") from exc
@@ -89,11 +97,26 @@ class Command(BaseCommand):
             self._list(as_json=options["json"], channels=options["channels"])
             return
         self._show_log(options["verbosity"])
+        self._refuse_problems(options["channels"])
         reload = settings.DEBUG if options["reload"] is None else options["reload"]
-        if reload:
-            autoreload.run_with_reloader(self._serve, options)
-        else:
-            sys.exit(self._listen(options))
+        sys.exit(run_with_reloader(self._serve, options) if reload else self._listen(options))
+
+    def _refuse_problems(self, channels: list[str]) -> None:
+        """Refuse to start with settings that aren't right, or without some of the tasks."""
+        problems = [f"{problem.message} {problem.hint}" for _, problem in conf.check_settings()]
+        if not problems:
+            problems += [
+                f"task {spell(key)!r} of channel {channel.name!r}: {problem}"
+                for channel, key, problem in find_task_problems()
+                if not channels or channel.name in channels
+            ]
+            for name in ("ON_GAP", "ON_ERROR"):
+                try:
+                    conf.get_imported(name)
+                except ImproperlyConfigured as exc:
+                    problems.append(str(exc))
+        if problems:
+            raise CommandError("\n".join(problems))
 
     def _show_log(self, verbosity: int) -> None:
         """Show what listeners log, unless the project's LOGGING does something with it."""
@@ -119,18 +142,13 @@ class Command(BaseCommand):
                 self.stderr.write,
             )
 
-    def _serve(self, options: dict[str, Any]) -> None:
-        """Listen on a thread of the autoreloader's, which ends the process when code changes."""
+    def _serve(self, options: dict[str, Any]) -> int:
+        """Listen in the autoreloader's process; what fails is told, and the next change awaited."""
         try:
-            chosen = self._choose(options)
-            with Watch(chosen):
-                for notifier in chosen.values():
-                    notifier.start()
-                for notifier in chosen.values():
-                    notifier.wait()
-        except (CommandError, PgNotifierError) as exc:
-            # The next change of the code may mend it.
+            return self._listen(options)
+        except CommandError as exc:
             self.stderr.write(self.style.ERROR(str(exc)))
+            return 1
 
     def _choose(self, options: dict[str, Any]) -> dict[str, Notifier]:
         known = all_notifiers()

@@ -1,0 +1,102 @@
+"""Rows: the table that listeners write for the admin, in SQL that no stranger can get into.
+
+Django's own queries name no schema, so that somebody who may create operators in `public` could
+have a listener run theirs. What a listener writes by itself names it: see `trigger_sql`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import connections, router
+
+from pgnotifier.contrib.django.models import Listener
+from pgnotifier.contrib.django.trigger_sql import quote
+
+_FIND_SCHEMA = """
+SELECT n.nspname FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)
+"""
+
+
+def write_row(values: Mapping[str, Any]) -> None:
+    """Write the row of a listener, by its `name`, in place of what it wrote before."""
+    table = _find_table()
+    if table is None:
+        given = dict(values)
+        Listener.objects.update_or_create(name=given.pop("name"), defaults=given)
+        return
+    columns = [quote(name) for name in values]
+    marks = ", ".join(["%s"] * len(columns))
+    changes = ", ".join(f"{column} = EXCLUDED.{column}" for column in columns)
+    _execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) "  # noqa: S608 - quoted
+        f'ON CONFLICT ("name") DO UPDATE SET {changes}',
+        [_write_text(value) for value in values.values()],
+    )
+
+
+def forget_before(seen_at: datetime) -> None:
+    """Delete the rows of listeners that weren't seen since then."""
+    table = _find_table()
+    if table is None:
+        Listener.objects.filter(seen_at__lt=seen_at).delete()
+        return
+    _execute(
+        f"DELETE FROM {table} WHERE seen_at OPERATOR(pg_catalog.<) "  # noqa: S608 - quoted
+        "%s::pg_catalog.timestamptz",
+        [seen_at.isoformat()],
+    )
+
+
+def find_names(prefix: str) -> list[str]:
+    """Return the names of the listeners that begin so."""
+    table = _find_table()
+    if table is None:
+        found = Listener.objects.filter(name__startswith=prefix)
+        return [*found.values_list("name", flat=True)]
+    sql = f"SELECT name FROM {table} WHERE pg_catalog.starts_with(name, %s)"  # noqa: S608 - quoted
+    with _connection().cursor() as cursor:
+        cursor.execute(sql, [prefix])
+        return [name for (name,) in cursor.fetchall()]
+
+
+def forget(names: Iterable[str]) -> None:
+    """Delete the rows of some listeners."""
+    table = _find_table()
+    for name in names:
+        if table is None:
+            Listener.objects.filter(name=name).delete()
+        else:
+            sql = f"DELETE FROM {table} WHERE name OPERATOR(pg_catalog.=) %s"  # noqa: S608 - quoted
+            _execute(sql, [name])
+
+
+def _connection() -> Any:
+    return connections[router.db_for_write(Listener)]
+
+
+def _find_table() -> str | None:
+    """Return the table's name with its schema; None if it isn't in PostgreSQL, or isn't there."""
+    connection = _connection()
+    if connection.vendor != "postgresql":
+        return None
+    table = Listener._meta.db_table
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_SCHEMA, [connection.ops.quote_name(table)])
+        row = cursor.fetchone()
+    return None if row is None else f"{quote(row[0])}.{quote(table)}"
+
+
+def _execute(sql: str, values: list[str]) -> None:
+    with _connection().cursor() as cursor:
+        cursor.execute(sql, values)
+
+
+def _write_text(value: Any) -> str:
+    """Return a value as PostgreSQL reads it: a text has no cast whose type could be shadowed."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,331 @@
+"""The SQL of `notify_on`: what a trigger's function does, what creates it, and what removes it.
+
+All of it names its types, functions and operators with their schema, and the functions run with a
+search_path of their own. Otherwise whoever may create objects in a schema of the path could have
+code of theirs run by everybody who changes a row:
+https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from django.core.exceptions import FieldDoesNotExist
+
+from pgnotifier.publisher import MAX_PAYLOAD_BYTES
+
+Fields = bool | Sequence[str]
+
+ORIGIN = "-- Made by pgnotifier.contrib.django; `manage.py migrate` replaces and drops it.\n"
+"""What the source of our functions begins with."""
+
+VARIABLES = (
+    ("changed", "pg_catalog.text[] := '{}'"),
+    ("told", "pg_catalog.jsonb"),
+    ("whole", "pg_catalog.jsonb"),
+    ("payload", "pg_catalog.text"),
+)
+
+_PAIRS = 40
+"""How many pairs `jsonb_build_object` is given: no function takes over 100 arguments."""
+
+
+class Telling(NamedTuple):
+    """What a trigger tells: the arguments of `NotifyOn`."""
+
+    channel: str
+    insert: bool
+    update: Fields
+    delete: bool
+    old: Fields
+    new: Fields
+
+    @property
+    def events(self) -> list[str]:
+        """The operations that it tells of: `insert`, `update`, `delete`."""
+        return [event for event in ("insert", "update", "delete") if getattr(self, event)]
+
+
+def make_body(model: Any, telling: Telling) -> str:
+    """Return the statements of the trigger's function, for PL/pgSQL.
+
+    No change of a row is to fail because it can't be told: whatever goes wrong while the payload
+    is made (a cast of somebody's raises, a value is too large for jsonb) leaves a payload without
+    values. The block that catches it costs a subtransaction without an id of its own.
+    """
+    minimal = (
+        f"'model', {literal(model._meta.label_lower)}, 'operation', pg_catalog.lower(TG_OP), "
+        "'pk', NULL, 'truncated', true"
+    )
+    truncated = "OPERATOR(pg_catalog.||) '{\"truncated\": true}'::pg_catalog.jsonb"
+    unchanged = "(told OPERATOR(pg_catalog.-) 'changed'::pg_catalog.text)"
+    too_long = f"pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) {MAX_PAYLOAD_BYTES}"
+    failed = "'pgnotifier: ', TG_NAME, ' tells of a change without its values: ', SQLERRM"
+    return "\n".join(
+        [
+            "BEGIN",
+            *_tell_head(model),
+            *(_find_changes(model, telling.update) if telling.update else ()),
+            "    whole := told;",
+            *_tell_values(model, telling),
+            "    payload := whole::pg_catalog.text;",
+            f"    IF {too_long} THEN",
+            f"        payload := (told {truncated})::pg_catalog.text;",
+            "    END IF;",
+            f"    IF {too_long} THEN  -- so many columns",
+            f"        payload := ({unchanged} {truncated})::pg_catalog.text;",
+            "    END IF;",
+            "EXCEPTION WHEN OTHERS THEN",
+            f"    RAISE WARNING USING MESSAGE = pg_catalog.concat({failed});",
+            f"    payload := (told {truncated})::pg_catalog.text;",
+            "END;",
+            f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
+            f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
+            "END IF;",
+            f"PERFORM pg_catalog.pg_notify({literal(telling.channel)}, payload);",
+            "RETURN NULL;",
+        ]
+    )
+
+
+def make_source(model: Any, telling: Telling) -> str:
+    """Return the source of the trigger's function, as `pg_proc.prosrc` has it."""
+    declared = "".join(f"    {name} {kind};\n" for name, kind in VARIABLES)
+    return f"{ORIGIN}DECLARE\n{declared}BEGIN\n{make_body(model, telling)}\nEND\n"
+
+
+def _tell_head(model: Any) -> list[str]:
+    return [
+        "    told := pg_catalog.jsonb_build_object(",
+        f"        'model', {literal(model._meta.label_lower)},",
+        "        'operation', pg_catalog.lower(TG_OP),",
+        f"        'pk', CASE WHEN {_is('DELETE')} THEN {_key(model, 'OLD')}",
+        f"                   ELSE {_key(model, 'NEW')} END",
+        "    );",
+    ]
+
+
+def _find_changes(model: Any, update: Fields) -> Iterable[str]:
+    # Rows are compared by their bytes (`*<>`), as types may have no `=`, or one of a stranger's:
+    # https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON
+    yield f"    IF {_is('UPDATE')} THEN"
+    if update is True:  # found anew each time, so that columns added later count, too
+        columns = [field.column for field in model._meta.local_concrete_fields]
+        yield "        IF NEW OPERATOR(pg_catalog.*=) OLD THEN"
+        yield "            RETURN NULL;"
+        yield "        END IF;"
+        yield "        changed := ARRAY("
+        yield "            SELECT n.key FROM pg_catalog.jsonb_each(pg_catalog.to_jsonb(NEW)) n"
+        yield "            JOIN pg_catalog.jsonb_each(pg_catalog.to_jsonb(OLD)) o"
+        yield "            ON o.key OPERATOR(pg_catalog.=) n.key"
+        yield "            WHERE n.value OPERATOR(pg_catalog.<>) o.value ORDER BY n.key);"
+        yield "        IF pg_catalog.cardinality(changed) OPERATOR(pg_catalog.=) 0 THEN"
+        # As JSON they are equal: NULL and JSON's null, say.
+        yield from _compare(columns, "            ")
+        yield "        END IF;"
+    else:
+        yield from _compare(find_columns(model, update or ()), "        ")
+    yield "        IF pg_catalog.cardinality(changed) OPERATOR(pg_catalog.=) 0 THEN"
+    yield "            RETURN NULL;"
+    yield "        END IF;"
+    yield (
+        "        told := told OPERATOR(pg_catalog.||) "
+        "pg_catalog.jsonb_build_object('changed', changed);"
+    )
+    yield "    END IF;"
+
+
+def _compare(columns: Iterable[str], indent: str) -> Iterable[str]:
+    for column in columns:
+        new, old = (f"ROW({row}.{quote(column)})::pg_catalog.record" for row in ("NEW", "OLD"))
+        yield f"{indent}IF {new} OPERATOR(pg_catalog.*<>) {old} THEN"
+        added = f"{literal(column)}::pg_catalog.text"
+        yield f"{indent}    changed := pg_catalog.array_append(changed, {added});"
+        yield f"{indent}END IF;"
+
+
+def _tell_values(model: Any, telling: Telling) -> Iterable[str]:
+    for side, without in (("old", "INSERT"), ("new", "DELETE")):
+        fields = getattr(telling, side)
+        if fields:
+            values = _values(model, fields, side.upper())
+            yield f"    IF NOT {_is(without)} THEN"
+            yield "        whole := whole OPERATOR(pg_catalog.||)"
+            yield f"            pg_catalog.jsonb_build_object('{side}', {values});"
+            yield "    END IF;"
+
+
+def _is(operation: str) -> str:
+    return f"(TG_OP OPERATOR(pg_catalog.=) '{operation}')"
+
+
+def _values(model: Any, fields: Fields, row: str) -> str:
+    if isinstance(fields, bool):
+        return f"pg_catalog.to_jsonb({row})"
+    columns = find_columns(model, fields)
+    built = []
+    for at in range(0, max(len(columns), 1), _PAIRS):
+        some = columns[at : at + _PAIRS]
+        pairs = ", ".join(f"{literal(one)}, {row}.{quote(one)}" for one in some)
+        built.append(f"pg_catalog.jsonb_build_object({pairs})")
+    return " OPERATOR(pg_catalog.||) ".join(built)
+
+
+def _key(model: Any, row: str) -> str:
+    """Return an expression for the primary key; an array for a composite one."""
+    fields = getattr(model._meta, "pk_fields", None) or [model._meta.pk]
+    columns = [f"{row}.{quote(field.column)}" for field in fields]
+    if len(columns) == 1:
+        return f"pg_catalog.to_jsonb({columns[0]})"
+    return f"pg_catalog.jsonb_build_array({', '.join(columns)})"
+
+
+def find_columns(model: Any, fields: Iterable[str]) -> list[str]:
+    """Return the columns of fields, without those that aren't there: a check names them."""
+    found = []
+    for name in fields:
+        try:
+            column = model._meta.get_field(name).column
+        except (FieldDoesNotExist, AttributeError):
+            continue
+        if column is not None:
+            found.append(column)
+    return found
+
+
+# --- creating and removing ---
+
+
+def make_create(table: str, name: str, events: Sequence[str], source: str) -> str:
+    """Return the statement that creates a trigger and its function, in place of the former ones.
+
+    The function has the trigger's name, in the table's schema; another if that is taken. It
+    replaces no other function, as the owner of that one could change it later.
+
+    Args:
+        table: The table's name, quoted, as Django has it.
+        name: The trigger's.
+        events: `insert`, `update`, `delete`.
+        source: The function's.
+    """
+    return f"""DO $pgnotifier$
+DECLARE
+    its_table pg_catalog.regclass := {literal(table)}::pg_catalog.regclass;
+    its_name pg_catalog.name := {literal(name)};
+    its_function pg_catalog.name := its_name;
+{_DECLARED}BEGIN
+    SELECT n.oid, n.nspname, c.relname INTO its_schema, schema_name, table_name
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) its_table;
+{_DROP}    WHILE EXISTS (
+        SELECT FROM pg_catalog.pg_proc p
+        WHERE p.pronamespace OPERATOR(pg_catalog.=) its_schema
+        AND p.proname OPERATOR(pg_catalog.=) its_function
+    ) LOOP
+        its_function := pg_catalog.concat(
+            'pgnotifier_', pg_catalog.md5(pg_catalog.random()::pg_catalog.text));
+    END LOOP;
+    EXECUTE pg_catalog.concat(
+        'CREATE FUNCTION ', pg_catalog.quote_ident(schema_name), '.',
+        pg_catalog.quote_ident(its_function), '() RETURNS pg_catalog.trigger LANGUAGE plpgsql ',
+        'SET search_path = pg_catalog, pg_temp AS ',
+        pg_catalog.quote_literal($source${source}$source$));
+    EXECUTE pg_catalog.concat(
+        'CREATE TRIGGER ', pg_catalog.quote_ident(its_name),
+        ' AFTER {" OR ".join(event.upper() for event in events)} ON ',
+        pg_catalog.quote_ident(schema_name), '.', pg_catalog.quote_ident(table_name),
+        ' FOR EACH ROW EXECUTE FUNCTION ', pg_catalog.quote_ident(schema_name), '.',
+        pg_catalog.quote_ident(its_function), '()');
+END
+$pgnotifier$;"""  # noqa: S608 - names are quoted
+
+
+def make_remove(table: str, name: str) -> str:
+    """Return the statement that removes a trigger, and its function: see `make_create`."""
+    return f"""DO $pgnotifier$
+DECLARE
+    its_table pg_catalog.regclass := pg_catalog.to_regclass({literal(table)});
+    its_name pg_catalog.name := {literal(name)};
+{_DECLARED}BEGIN
+    SELECT n.nspname, c.relname INTO schema_name, table_name
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    WHERE c.oid OPERATOR(pg_catalog.=) its_table;
+{_DROP}END
+$pgnotifier$;"""  # noqa: S608 - names are quoted
+
+
+FIND_ORPHANS = f"""
+SELECT p.oid, n.nspname, p.proname
+FROM pg_catalog.pg_proc p
+JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+WHERE pg_catalog.starts_with(p.prosrc, '{ORIGIN.strip()}')
+AND p.prorettype OPERATOR(pg_catalog.=) 'pg_catalog.trigger'::pg_catalog.regtype
+AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
+AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid OPERATOR(pg_catalog.=) p.oid
+)
+"""  # noqa: S608 - a constant
+"""Finds our functions that no trigger calls, and that this role may drop."""
+
+FIND_SOURCE = """
+SELECT p.prosrc FROM pg_catalog.pg_trigger t
+JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+WHERE t.tgrelid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s::pg_catalog.text)
+AND t.tgname OPERATOR(pg_catalog.=) %s::pg_catalog.name
+"""
+"""Finds the source of the function that a table's trigger calls."""
+
+_DECLARED = """    its_schema pg_catalog.oid;
+    schema_name pg_catalog.text;
+    table_name pg_catalog.text;
+    former pg_catalog.oid;
+    dropping pg_catalog.text;
+"""
+
+_DROP = f"""    SELECT t.tgfoid INTO former FROM pg_catalog.pg_trigger t
+    WHERE t.tgrelid OPERATOR(pg_catalog.=) its_table
+    AND t.tgname OPERATOR(pg_catalog.=) its_name;
+    IF FOUND THEN
+        EXECUTE pg_catalog.concat(
+            'DROP TRIGGER ', pg_catalog.quote_ident(its_name), ' ON ',
+            pg_catalog.quote_ident(schema_name), '.', pg_catalog.quote_ident(table_name));
+        SELECT pg_catalog.concat(
+            'DROP FUNCTION ', pg_catalog.quote_ident(n.nspname), '.',
+            pg_catalog.quote_ident(p.proname), '()')
+        INTO dropping FROM ({FIND_ORPHANS.strip()}) mine
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) mine.oid
+        JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+        WHERE p.oid OPERATOR(pg_catalog.=) former;
+        IF dropping IS NOT NULL THEN
+            EXECUTE dropping;
+        END IF;
+    END IF;
+"""  # noqa: S608 - a constant
+
+
+# --- names and literals ---
+
+
+def quote(name: str) -> str:
+    """Return a name as an identifier."""
+    return _escape(name, '"')
+
+
+def literal(text: str) -> str:
+    """Return a text as a literal."""
+    # With standard_conforming_strings, which Django needs, too.
+    return _escape(text, "'")
+
+
+def _escape(text: str, mark: str) -> str:
+    """Quote a text, without `$`, which would end a quotation by dollars, and without `%`.
+
+    Django and psycopg take `%` for a placeholder, in some statements and not in others.
+    https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-UESCAPE
+    """
+    doubled = text.replace(mark, mark * 2)
+    if "$" not in text and "%" not in text:
+        return f"{mark}{doubled}{mark}"
+    escaped = doubled.replace("\\", "\\\\").replace("$", "\\0024").replace("%", "\\0025")
+    return f"U&{mark}{escaped}{mark}"

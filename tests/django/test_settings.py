@@ -1,0 +1,83 @@
+"""Settings that can't be: every command of the project works, but the one that listens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.db import connection
+
+HERE = Path(__file__).parent
+
+COMMANDS = """
+import django, sys
+from django.core.management import call_command
+from django.core.management.base import CommandError, SystemCheckError
+django.setup()
+for command in (["check"], ["migrate", "--verbosity", "0"], ["makemigrations", "--check"],
+                ["showmigrations", "shop"], ["pgnotifier", "--list"]):
+    call_command(*command)
+    print("done:", *command)
+try:
+    call_command("pgnotifier", "--noreload", *sys.argv[1:])
+except (CommandError, SystemExit) as exc:
+    print("refused:", exc)
+"""
+
+
+@pytest.fixture
+def project(transactional_db, tmp_path):
+    """Return a function that runs commands with some `PGNOTIFIER`, and returns what they say."""
+
+    def project(pgnotifier, *argv, more=""):
+        (tmp_path / "wrong.py").write_text(
+            f"from settings import *\nPGNOTIFIER = {pgnotifier!r}\n{more}\n"
+        )
+        database = connection.settings_dict
+        dsn = f"dbname={database['NAME']} user={database['USER']} host={database['HOST']}"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", COMMANDS, *argv],
+            cwd=HERE,
+            env={
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "wrong",
+                "PYTHONPATH": f"{tmp_path}{os.pathsep}{HERE}",
+                "TEST_DJANGO_DSN": f"{dsn} port={database['PORT']}",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=100,
+        )
+        assert "Traceback" not in done.stdout
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return project
+
+
+@pytest.mark.parametrize(
+    ("pgnotifier", "number", "text"),
+    [
+        ({}, "E012", "tasks need PGNOTIFIER['DISPATCHER']"),
+        ({"DISPATCHER": "celry"}, "E006", "PGNOTIFIER['DISPATCHER'] is 'celry'"),
+        ({"DISPATCHER": "celery"}, "E013", "there is no Celery app"),
+        ({"DISPATCHER": "inline", "ON_ERROR": "no.where"}, "E011", "PGNOTIFIER['ON_ERROR']: "),
+    ],
+)
+def test_only_the_listener_refuses(project, pgnotifier, number, text):
+    """The checks say why, and so does the command that listens."""
+    said = project(pgnotifier)
+    done, refused = said.split("refused:")
+    for command in ("check", "migrate", "makemigrations", "showmigrations", "pgnotifier --list"):
+        assert f"done: {command}" in done
+    assert f"pgnotifier.{number}" in done
+    assert text in done
+    assert text in refused
+
+
+def test_channels_without_tasks(project, tmp_path):
+    """They need no dispatcher: one may listen to them alone."""
+    said = project({"DISPATCHER": "celry"}, "--channel", "nothing")
+    assert "refused: no subscription on channel 'nothing'" in said
