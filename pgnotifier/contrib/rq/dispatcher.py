@@ -3,6 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from pgnotifier.contrib.rq.targets import Target
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
+from pgnotifier.salvaging import salvage
 
 if TYPE_CHECKING:
     from pgnotifier.contrib.rq.stamping import Command
@@ -187,8 +189,7 @@ class RQDispatcher(Dispatcher):
                 except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
                     if deliveries:  # those before it first
                         break
-                    batch.popleft()
-                    delivery.report(exc)
+                    self._set_aside(batch, exc)
                     return
             deliveries.append(delivery)
         sender = self._senders.get(connection)
@@ -197,6 +198,17 @@ class RQDispatcher(Dispatcher):
         made = {id(delivery) for delivery in sender.send(commands, deliveries)}
         while id(batch[0]) in made or not batch[0].binding.live:
             batch.popleft()
+
+    def _set_aside(self, batch: deque[Delivery], exc: BaseException) -> None:
+        """Take off and report the first of a batch, or those within it that can't be carried."""
+        delivery = batch[0]
+        target: Target = delivery.binding.target
+        rest = salvage(delivery, partial(target.check, decodes_alike=self._decodes_alike))
+        if rest is not None:
+            batch[0] = rest
+            return
+        batch.popleft()
+        delivery.report(exc)
 
     @property
     def _decodes_alike(self) -> bool:
