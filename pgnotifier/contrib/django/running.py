@@ -8,9 +8,9 @@ from typing import Any
 from asgiref.sync import async_to_sync
 
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.errors import PgNotifierError
+from pgnotifier.errors import PayloadEncodingError, PgNotifierError
 from pgnotifier.notification import Notification
-from pgnotifier.payload import encode
+from pgnotifier.payload import encode_exactly
 
 
 class ReceiverNotFoundError(PgNotifierError, LookupError):
@@ -41,7 +41,7 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
             "sender": find_sender(found, payload),
             "payload": payload,
             "pid": pid,
-            "notification": Notification(channel, payload, encode(payload), pid, datetime.now(UTC)),
+            "notification": Notification(channel, payload, _write(payload), pid, datetime.now(UTC)),
         }
     close_stale_connections()
     try:
@@ -49,3 +49,11 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
         return call(**named)
     finally:
         close_stale_connections()
+
+
+def _write(payload: Any) -> str:
+    """Return a text for a payload: for that of a batch there may be none that decodes to it."""
+    try:
+        return encode_exactly(payload)
+    except PayloadEncodingError:
+        return repr(payload)
