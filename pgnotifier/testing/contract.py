@@ -33,6 +33,7 @@ from pgnotifier.errors import PgNotifierError, UnknownOptionError
 from pgnotifier.notification import Notification
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Subscription
+from pgnotifier.testing.hard_payloads import HardPayloads
 
 TIMEOUT = 60.0
 """Seconds to wait for anything."""
@@ -87,7 +88,7 @@ def failing(id: Hashable, channel: str, payload: Any, pid: int) -> None:
     raise ValueError("told to fail")
 
 
-class DispatcherContract:
+class DispatcherContract(HardPayloads):
     """The tests. Subclass it, and give it a fixture `dispatcher`.
 
     Attributes:

@@ -102,7 +102,7 @@ class TestDramatiqDispatcher(_OnValkey):
 
     @pytest.fixture
     def dispatcher(self, broker, guide):
-        self.unpack = guide.unpack
+        self.restore = guide.restore
         self.broker = RedisBroker(url=self.url)
         dramatiq.set_broker(self.broker)
         worker = dramatiq.Worker(self.broker, worker_threads=1, worker_timeout=100)
@@ -112,10 +112,10 @@ class TestDramatiqDispatcher(_OnValkey):
         self.broker.close()
 
     def adapt(self, fn):
-        unpack = self.unpack
+        restore = self.restore
 
         def act(*arguments):
-            fn(*unpack(*arguments))
+            fn(*restore(*arguments))
 
         name = f"{fn.__name__}-{next(self.names)}"
         return dramatiq.actor(act, actor_name=name, broker=self.broker, max_retries=0)

@@ -3,7 +3,7 @@
 import pytest
 
 from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher
-from pgnotifier.testing.contract import DispatcherContract
+from pgnotifier.testing.contract import DispatcherContract, first, second
 
 
 class TestTaskDispatcher(DispatcherContract):
@@ -13,3 +13,17 @@ class TestTaskDispatcher(DispatcherContract):
     def dispatcher(self, django_db_blocker):
         with django_db_blocker.unblock():
             yield TaskDispatcher()
+
+    def test_a_batch_with_payloads_that_no_text_decodes_to(self, notifier, send, errors):
+        """They are reported alone; the rest arrives as the decoder of one's own made it."""
+        notifier.decoder = lambda text: object() if text == "bad" else (text, 1)
+        notifier.subscribe("a", "a", first, batch=(4, 60))
+        notifier.subscribe("b", "a", second)
+        notifier.start()
+        send("a", "1", "bad", "two", "3")
+        found = self.wait_for(4)
+        assert {(call.name, str(call.payload)) for call in found} == {
+            ("first", "[('1', 1), ('two', 1), ('3', 1)]"),
+            *(("second", f"('{text}', 1)") for text in ("1", "two", "3")),
+        }
+        assert ["type object at payload" in str(exc) for exc in errors] == [True, True]

@@ -24,6 +24,8 @@ from pgnotifier.contrib.django.channels import find_task_problems
 from pgnotifier.contrib.django.notifiers import get_notifier, make_dispatcher
 from pgnotifier.contrib.django.running import ReceiverNotFoundError, run
 from pgnotifier.contrib.django.test import captureNotifications
+from pgnotifier.payload import decode
+from pgnotifier.testing.hard_payloads import HARD
 from shop.notifications import found
 
 
@@ -126,6 +128,18 @@ def test_the_decorated_function_stays_as_it_is():
     assert [*channel.tasks] == [f"{__name__}.{plain.__qualname__}"]
     get_notifier("default").remove_channel("decorated", autorun=False)
     del Channel.known["decorated"]
+
+
+@pytest.mark.parametrize("texts", [[text] for text in HARD] + [HARD], ids=len)
+def test_any_payload_is_run(calls, texts):
+    """Be it one that nests as deep as it may, or a batch of such: its notification shows it."""
+    payloads = list(map(decode, texts))
+    payload = payloads[0] if len(texts) == 1 else payloads
+    run("work", "found", payload, 1)
+    ((_, _, arrived, kwargs),) = calls
+    assert repr(arrived) == repr(payload)
+    if len(texts) == 1:
+        assert repr(decode(kwargs["notification"].raw)) == repr(payload)
 
 
 def test_a_task_that_is_not_there():

@@ -3,10 +3,12 @@
     python tests/fuzz/reader.py -max_total_time=60
 
 Routing, the buffer and decoding may not raise; every text on a subscribed channel arrives once, in
-its order, as the same value each time; and Celery's messages bring that value back. libFuzzer's
-options apply: https://llvm.org/docs/LibFuzzer.html#options.
+its order, as the same value each time; Celery's messages bring that value back, and
+`encode_exactly` makes a text of it. libFuzzer's options apply:
+https://llvm.org/docs/LibFuzzer.html#options.
 """
 
+import contextlib
 import math
 import struct
 import sys
@@ -20,10 +22,12 @@ with atheris.instrument_imports(include=["pgnotifier"]):
     from kombu.utils.json import dumps, loads
 
     from pgnotifier import Dispatcher, Subscription
+    from pgnotifier.carrying import pack, unpack
     from pgnotifier.contrib.celery.arguments import restore_payload, wrap_exact, wrap_payload
     from pgnotifier.delivery import Deliverer
+    from pgnotifier.errors import PayloadEncodingError
     from pgnotifier.moment import Moment
-    from pgnotifier.payload import decode
+    from pgnotifier.payload import decode, decode_bytes, encode, encode_exactly
     from pgnotifier.registry import Binding, Registry
     from pgnotifier.routing import Router
 
@@ -70,6 +74,13 @@ def feed(data):
         assert one.raw.encode("utf-8", "surrogateescape") == expected.pop(0)
         shown = show(one.payload)
         assert shown == show(decode(one.raw))
+        assert shown == show(decode_bytes(one.raw.encode("utf-8", "surrogateescape")))
+        assert shown == show(unpack(pack(one)))
+        # Some have no other text: lone surrogates nested deep, or beside a Decimal.
+        with contextlib.suppress(PayloadEncodingError):
+            assert shown == show(decode(encode_exactly(one.payload)))
+        with contextlib.suppress(PayloadEncodingError):
+            encode(one.payload)
         carried = loads(dumps(wrap_payload(one, "json")))
         assert shown == show(restore_payload(carried, decode))
         assert shown == show(loads(dumps(wrap_exact(one.payload))))

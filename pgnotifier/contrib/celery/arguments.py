@@ -1,12 +1,12 @@
 """The four arguments on their way through a message: the same values, of the same types."""
 
-import json
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from kombu.utils import json as kombu_json
 
-from pgnotifier.contrib.celery.trees import pack, unpack
+from pgnotifier.carrying import pack, unpack
+from pgnotifier.contrib.celery import trees
 from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
 
@@ -60,15 +60,13 @@ def wrap_payload(arrived: Notification, serializer: str) -> Any:
     """
     if serializer in ("json", "pickle") and is_native(arrived.payload):
         return arrived.payload
-    texts = [part.raw for part in arrived.parts]
-    return {RAW: json.dumps(texts if texts else arrived.raw)}
+    return {RAW: pack(arrived)}
 
 
 def restore_payload(carried: Any, decode: Callable[[str], Any]) -> Any:
     """Return the payload that a message carries: what `wrap_payload` was given."""
     if type(carried) is dict and RAW in carried:
-        raw = json.loads(carried[RAW])
-        return [decode(text) for text in raw] if type(raw) is list else decode(raw)
+        return unpack(carried[RAW], decode)
     return carried
 
 
@@ -91,7 +89,7 @@ class Exact:
         return repr(self.value)  # this is what monitors show as the task's argument
 
 
-kombu_json.register_type(Exact, "pgnotifier", lambda exact: pack(exact.value), unpack)
+kombu_json.register_type(Exact, "pgnotifier", lambda exact: trees.pack(exact.value), trees.unpack)
 
 
 def wrap_exact(value: Any) -> Any:

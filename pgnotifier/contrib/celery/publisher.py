@@ -21,6 +21,7 @@ from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import Target
 from pgnotifier.dispatch import Delivery
+from pgnotifier.salvaging import salvage
 
 logger = logging.getLogger("pgnotifier.celery")
 
@@ -153,7 +154,7 @@ class Publisher:
         first = self._carrier.position
         if delivery.binding.live and task_id is not None:
             try:
-                self._publish_live(delivery, task_id)
+                self._publish_fit(delivery, task_id)
             except BaseException as exc:
                 if self._has_failed(exc):
                     self._ids.keep(delivery, task_id)
@@ -161,6 +162,17 @@ class Publisher:
                 delivery.report(exc)
                 task_id = None
         self._handled.append(_Handled(delivery, task_id, first, self._carrier.position))
+
+    def _publish_fit(self, delivery: Delivery, task_id: str) -> None:
+        """Publish a delivery; a batch without the payloads that can't be serialized."""
+        try:
+            self._publish_live(delivery, task_id)
+        except BaseException as exc:
+            target: Target = delivery.binding.target
+            rest = None if self._has_failed(exc) else salvage(delivery, target.check)
+            if rest is None:
+                raise
+            self._publish_live(rest, task_id)
 
     def _publish_live(self, delivery: Delivery, task_id: str) -> None:
         target: Target = delivery.binding.target

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from celery import canvas
+from kombu import serialization
 
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
@@ -67,6 +68,15 @@ class Target(ABC):
     @abstractmethod
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> "Arguments":
         """Return the four arguments, in a form that the worker's side restores."""
+
+    @abstractmethod
+    def serializers(self) -> set[str]:
+        """Return the names of the serializers that the arguments go through."""
+
+    def check(self, delivery: Delivery) -> None:
+        """Raise if the arguments of a delivery can't be serialized."""
+        for serializer in self.serializers():
+            serialization.dumps(self.arguments(delivery), serializer)
 
     @abstractmethod
     def apply(self, given: "Given", producer: Any, task_id: str | None = None) -> None:
@@ -132,6 +142,10 @@ class CallbackTarget(Target):
         """The task's name."""
         return self.callback.name
 
+    def serializers(self) -> set[str]:
+        """Return the names of the serializers that the arguments go through."""
+        return {_serializer(self.options, self.task)}
+
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:  # noqa: ARG002
         """Return what the worker's half of the task is called with."""
         arrived = delivery.notification
@@ -177,6 +191,10 @@ class SignatureTarget(Target):
     def is_canvas(self) -> bool:
         """Whether it is a chain, group or chord."""
         return isinstance(self.fn, (_Chain, _Group, _Chord))
+
+    def serializers(self) -> set[str]:
+        """Return the names of the serializers that the arguments go through."""
+        return {_serializer({**own, **self.options}, task) for own, task in _first_tasks(self.fn)}
 
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:
         """Return what comes before its own arguments."""

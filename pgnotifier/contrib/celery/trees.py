@@ -5,6 +5,7 @@
 No tree holds a JSON object, which kombu might take for one of its own envelopes.
 """
 
+from decimal import Decimal
 from types import EllipsisType
 from typing import Any
 
@@ -15,7 +16,7 @@ def pack(value: Any) -> Any:
     """Return the tree of a value.
 
     An instance of a subclass goes as the builtin type that it extends, as in JSON. What is
-    neither is left for kombu's own encoders, which know dates, decimals and UUIDs.
+    neither is left for kombu's own encoders, which know dates and UUIDs.
     """
     match value:
         case str() if exact_json(str.__str__(value)):
@@ -31,6 +32,8 @@ def pack(value: Any) -> Any:
             return ["complex", [pack(value.real), pack(value.imag)]]
         case bytes():
             return ["bytes", value.decode("latin-1")]
+        case Decimal() if type(value) is Decimal:
+            return ["decimal", str(value)]
         case EllipsisType():
             return ["...", None]
         case dict():
@@ -54,6 +57,7 @@ _UNPACK: dict[str, Any] = {
     "float": float,
     "complex": lambda parts: complex(*map(unpack, parts)),
     "bytes": lambda text: text.encode("latin-1"),
+    "decimal": Decimal,
     "...": lambda _: ...,
     "dict": lambda pairs: {unpack(key): unpack(item) for key, item in pairs},
     "list": lambda items: list(map(unpack, items)),

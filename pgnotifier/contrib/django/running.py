@@ -9,9 +9,9 @@ from asgiref.sync import async_to_sync
 
 from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.errors import PgNotifierError
+from pgnotifier.errors import PayloadEncodingError, PgNotifierError
 from pgnotifier.notification import Notification
-from pgnotifier.payload import encode
+from pgnotifier.payload import encode_exactly
 
 
 class ReceiverNotFoundError(PgNotifierError, LookupError):
@@ -38,7 +38,7 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
     if gap:
         named |= {"sender": found, "gap": payload}
     else:
-        raw, model = encode(payload), find_model(payload)
+        raw, model = _write(payload), find_model(payload)
         restore_values(model, payload)
         named |= {
             "sender": found if model is None else model,
@@ -52,3 +52,11 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
         return call(**named)
     finally:
         close_stale_connections()
+
+
+def _write(payload: Any) -> str:
+    """Return a text for a payload: for that of a batch there may be none that decodes to it."""
+    try:
+        return encode_exactly(payload)
+    except PayloadEncodingError:
+        return repr(payload)

@@ -8,12 +8,14 @@ import difflib
 from collections import deque
 from collections.abc import Hashable
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from pgnotifier.carrying import pack, pack_texts, unpack
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
@@ -24,8 +26,9 @@ from pgnotifier.errors import (
     UnknownOptionError,
 )
 from pgnotifier.functions import find_path
-from pgnotifier.payload import decode, encode
+from pgnotifier.payload import decode, encode_exactly
 from pgnotifier.registry import Subscription
+from pgnotifier.salvaging import salvage
 
 try:
     from django.tasks import task, task_backends
@@ -35,6 +38,9 @@ except ModuleNotFoundError:
     from django_tasks.exceptions import (  # type: ignore[assignment,unused-ignore]
         TaskException,
     )
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
 
 OPTIONS = ("queue", "priority", "run_after", "backend")
 
@@ -56,7 +62,7 @@ def check_backend(alias: str) -> None:
 @task()
 def notification(path: str, id: str, channel: str, payload: str, pid: int) -> None:
     """Call a callback; id and payload travel as text, so that they arrive as what they were."""
-    import_string(path)(decode(id), channel, decode(payload), pid)
+    import_string(path)(decode(id), channel, unpack(payload), pid)
 
 
 class Target(NamedTuple):
@@ -89,6 +95,11 @@ class TaskDispatcher(Dispatcher):
     def __init__(self, backend: str = "default") -> None:
         """Take the alias of a backend in `TASKS`."""
         self._backend = backend
+        self._notifiers: WeakSet[Notifier] = WeakSet()
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Learn whose notifications come: a worker knows no decoder but pgnotifier's own."""
+        self._notifiers.add(notifier)
 
     def bind(self, subscription: Subscription) -> Target:
         """Check a subscription.
@@ -143,19 +154,31 @@ class TaskDispatcher(Dispatcher):
         target: Target = delivery.binding.target
         arrived = delivery.notification
         try:
-            payload = encode(arrived.payload)
+            payload = self._pack(delivery)
         except PayloadEncodingError as exc:
-            delivery.report(exc)
+            rest = salvage(delivery, self._pack)
+            if rest is None:
+                delivery.report(exc)
+            else:
+                self._enqueue(rest)
             return
         made = target.task
         if target.run_after is not None:
             made = made.using(run_after=timezone.now() + target.run_after)
         made.enqueue(target.path, target.id, arrived.channel, payload, arrived.pid)
 
+    def _pack(self, delivery: Delivery) -> str:
+        arrived = delivery.notification
+        if all(notifier.decoder is decode for notifier in self._notifiers):
+            return pack(arrived)
+        if arrived.parts:
+            return pack_texts([encode_exactly(part.payload) for part in arrived.parts])
+        return pack_texts(encode_exactly(arrived.payload))
+
 
 def _write(id: Hashable) -> str:
     try:
-        return encode(id)
+        return encode_exactly(id)
     except PayloadEncodingError:
         raise DispatcherMismatchError(
             f"id {id!r:.80} can't be written as text; use a str or a tuple"

@@ -3,6 +3,7 @@
 import contextlib
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis import Redis, RedisError
@@ -15,6 +16,7 @@ from pgnotifier.contrib.rq.targets import Target
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
+from pgnotifier.salvaging import salvage
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -165,23 +167,24 @@ class RQDispatcher(Dispatcher):
 
     def _dispatch_some(self, batch: deque[Delivery]) -> None:
         """Enqueue the first of a batch: a transaction per server, of as many jobs as may be."""
-        some = [batch[place] for place in range(min(PORTION, len(batch)))]
-        if some[0].binding.target.runs_at_once:
+        first = batch[0]
+        if first.binding.target.runs_at_once:
             batch.popleft()
-            self._run(some[0])
+            self._run(first)
             return
         try:
-            for connection, jobs in self._make_jobs(some):
+            for connection, jobs in self._make_jobs(batch):
                 self._send(connection, jobs)
         finally:
             while batch and self._done.pop(batch[0]):
                 batch.popleft()
 
-    def _make_jobs(self, some: Iterable[Delivery]) -> Iterable[tuple[Redis, list[Job]]]:
-        """Return the jobs of deliveries, by connection; but none behind one that runs at once."""
+    def _make_jobs(self, batch: deque[Delivery]) -> Iterable[tuple[Redis, list[Job]]]:
+        """Return the jobs of the first of a batch, by connection: up to one that runs at once."""
         jobs: dict[int, tuple[Redis, list[Job]]] = {}
         time = utcformat(now())
-        for delivery in some:
+        for place in range(min(PORTION, len(batch))):
+            delivery = batch[place]
             target: Target = delivery.binding.target
             if target.runs_at_once:
                 break
@@ -191,16 +194,24 @@ class RQDispatcher(Dispatcher):
                 self._done.add(delivery)
                 continue
             try:
-                commands = target.commands(delivery, time, decodes_alike=self._decodes_alike)
+                job = self._make_job(delivery, time)
             except (RedisError, OSError):  # the first job asks for the version of the server
                 raise
             except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
-                self._done.add(delivery)
-                delivery.report(exc)
-                continue
+                rest = salvage(delivery, partial(target.check, decodes_alike=self._decodes_alike))
+                if rest is None:
+                    self._done.add(delivery)
+                    delivery.report(exc)
+                    continue
+                batch[place] = rest
+                job = self._make_job(rest, time)
             connection = target.queue.connection
-            jobs.setdefault(id(connection), (connection, []))[1].append(Job(delivery, commands))
+            jobs.setdefault(id(connection), (connection, []))[1].append(job)
         return jobs.values()
+
+    def _make_job(self, delivery: Delivery, time: str) -> Job:
+        target: Target = delivery.binding.target
+        return Job(delivery, target.commands(delivery, time, decodes_alike=self._decodes_alike))
 
     def _send(self, connection: Redis, jobs: Sequence[Job]) -> None:
         sent = self._senders.of(connection).send(connection, jobs)

@@ -9,12 +9,13 @@ from typing import Any
 
 from rq.utils import import_attribute
 
+from pgnotifier.carrying import pack, unpack
 from pgnotifier.errors import DispatcherMismatchError, PayloadEncodingError
 from pgnotifier.notification import Notification
-from pgnotifier.payload import decode, encode, exact_json
+from pgnotifier.payload import decode, encode_exactly, exact_json
 
 TEXT = "__pgnotifier_raw__"
-"""The one key of the dict that stands for a payload which travels as its text, or several."""
+"""The one key of the dict that stands for a payload which travels as its text, or a batch."""
 
 
 def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
@@ -28,8 +29,7 @@ def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
         pid: The notifying session's.
     """
     if isinstance(carried, dict) and carried.keys() == {TEXT}:
-        text = carried[TEXT]
-        carried = [decode(one) for one in text] if isinstance(text, list) else decode(text)
+        carried = unpack(carried[TEXT])
     return import_attribute(path)(decode(id), channel, carried, pid)
 
 
@@ -40,7 +40,7 @@ def write_id(id: Hashable) -> str:
         DispatcherMismatchError: It is neither JSON nor a Python literal.
     """
     try:
-        return encode(id)
+        return encode_exactly(id)
     except PayloadEncodingError:
         raise DispatcherMismatchError(
             f"id {id!r:.80} can't be written for the queue's serializer; use a str or a tuple, or "
@@ -59,11 +59,14 @@ def carry(arrived: Notification, *, decodes_alike: bool) -> Any:
         PayloadEncodingError: Neither the payload nor its text could bring it back.
     """
     payload = arrived.payload
-    if exact_json(payload) and not (isinstance(payload, dict) and TEXT in payload):
+    # Each payload of a batch may nest as deep as one by itself.
+    values = payload if arrived.parts else (payload,)
+    if all(map(exact_json, values)) and not (isinstance(payload, dict) and TEXT in payload):
         return payload
     if not decodes_alike:
+        odd = next((type(one).__name__ for one in values if not exact_json(one)), "dict")
         raise PayloadEncodingError(
-            f"the decoder of the notifier made a {type(payload).__name__} of a payload, which the "
+            f"the decoder of the notifier made a {odd} of a payload, which the "
             "queue's serializer can't carry; use a queue with RQ's own serializer"
         )
-    return {TEXT: [part.raw for part in arrived.parts] if arrived.parts else arrived.raw}
+    return {TEXT: pack(arrived)}

@@ -97,6 +97,11 @@ class Target:
         settings = {name: one for name, one in self._settings.items() if name != "at_front"}
         self.queue.enqueue_call(self._called, args=arguments, **settings)
 
+    def check(self, delivery: Delivery, *, decodes_alike: bool) -> None:
+        """Raise if a delivery can't be serialized."""
+        arguments = self._arguments(delivery, decodes_alike=decodes_alike)
+        self.queue.serializer.dumps((self._called, None, arguments, {}))
+
     def _arguments(self, delivery: Delivery, *, decodes_alike: bool) -> tuple[Any, ...]:
         arrived = delivery.notification
         if self._pickles:

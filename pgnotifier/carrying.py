@@ -1,0 +1,33 @@
+"""Payloads on their way to another process: as the texts that they were decoded from.
+
+A text passes through any queue unchanged, and means there what it meant here, whatever types its
+value has and however deep it nests.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pgnotifier.notification import Notification
+from pgnotifier.payload import decode
+
+
+def pack(arrived: Notification) -> str:
+    """Return what stands for a payload, or for all those of a batch: ASCII that any queue takes."""
+    return pack_texts([part.raw for part in arrived.parts] or arrived.raw)
+
+
+def pack_texts(texts: str | Sequence[str]) -> str:
+    """Return what `unpack` makes a payload of, or a batch of several."""
+    return json.dumps(texts)
+
+
+def unpack(packed: str, decoder: Callable[[str], Any] = decode) -> Any:
+    """Return the payload that `pack` stands for.
+
+    Args:
+        packed: What it returned.
+        decoder: Makes a payload of a text, as in the notifier.
+    """
+    texts = json.loads(packed)
+    return [decoder(text) for text in texts] if type(texts) is list else decoder(texts)

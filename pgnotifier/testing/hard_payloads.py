@@ -1,0 +1,58 @@
+"""The part of the contract that is about payloads which are hard to carry: `HardPayloads`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pgnotifier.notifier import Notifier
+
+DEEP_JSON = (
+    '{"a":' * 199 + "[12345678901234567.89]" + "}" * 199,
+    "[" * 200 + "]" * 200,
+)
+DEEP_LITERALS = (
+    "(" * 50 + ")" * 50,
+    "{1:" * 48 + "({2}, b'\\xff')" + "}" * 48,
+)
+ODD = (
+    '{"price": 12345678901234567.89, "tax": [0.10000000000000000001, 1.10]}',
+    "1e-400",
+    '["\\ud800"]',
+    "[1.e999]",
+    '{"__type__": "decimal", "__value__": "x"}',
+    '{"__pgnotifier_raw__": "1"}',
+)
+HARD = DEEP_JSON + DEEP_LITERALS + ODD
+"""Texts of payloads that nest as deep as they may, or that queues have no types for."""
+
+
+class HardPayloads:
+    """What `DispatcherContract` tests of payloads that are hard to carry."""
+
+    ordered: bool
+    adapt: Callable[[Any], Any]
+    wait_for: Callable[[int], Any]
+
+    def test_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """They arrive as in this process: of the same types, to the last digit."""
+        from pgnotifier.testing.contract import first
+
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", *HARD)
+        found = [repr(call.payload) for call in self.wait_for(len(HARD))]
+        expected = [repr(notifier.decoder(text)) for text in HARD]
+        assert (found if self.ordered else sorted(found)) == (
+            expected if self.ordered else sorted(expected)
+        )
+
+    def test_a_batch_of_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
+        """One of them loses nothing of the batch that it is in."""
+        from pgnotifier.testing.contract import first
+
+        texts = [f"{place}" for place in range(10)]
+        texts[5:5] = HARD
+        notifier.subscribe("a", "a", self.adapt(first), batch=(len(texts), 30))
+        notifier.start()
+        send("a", *texts)
+        (call,) = self.wait_for(1)
+        assert repr(call.payload) == repr(list(map(notifier.decoder, texts)))

@@ -1,0 +1,99 @@
+"""Batches with a payload that a queue can't carry: the others arrive, and it is reported alone.
+
+pgnotifier's own decoder makes no such payloads; a decoder of one's own may.
+"""
+
+import threading
+import time
+
+import psycopg
+import pytest
+from celery import Celery
+from redis import Redis
+from rq import Queue
+from rq.serializers import DefaultSerializer, JSONSerializer
+
+from pgnotifier import Notifier
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.rq import RQDispatcher
+from pgnotifier.testing.contract import first
+
+BATCHES = ["0", "bad 0", "1"], ["bad 1", "2", "3"], ["4", "5", "bad 2"], ["6", "bad 3", "7"]
+TEXTS = [text for batch in BATCHES for text in batch]
+FIT = [[[text] for text in batch if not text.startswith("bad")] for batch in BATCHES]
+UNFIT = [(text, 1) for text in TEXTS if text.startswith("bad")]
+
+
+def decode(text):
+    """Return what a notifier with a decoder of its own gets."""
+    return threading.Lock() if text.startswith("bad") else [text]
+
+
+@pytest.fixture
+def hear(pgnotifier_dsn):
+    """Return a function that has a dispatcher enqueue some texts, in batches of three.
+
+    It returns the texts of what was reported.
+    """
+
+    def hear(dispatcher, fn, texts=TEXTS, channel="a"):
+        reported = []
+        notifier = Notifier(
+            pgnotifier_dsn,
+            dispatcher=dispatcher,
+            decoder=decode,
+            on_error=lambda exc, subscription, arrived: reported.append(
+                (arrived.raw, arrived.count)
+            ),
+        )
+        notifier.subscribe("a", channel, fn, batch=(3, 60))
+        notifier.start()
+        with psycopg.connect(pgnotifier_dsn) as connection:
+            for text in texts:
+                connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
+        deadline = time.monotonic() + 60
+        while notifier.status().received < len(texts):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notifier.stop(60) == 0
+        return reported
+
+    return hear
+
+
+@pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
+def test_rq(hear, pgnotifier_private_valkey, serializer):
+    """RQ's pickle refuses it; with JSON, it can't be carried as its text either."""
+    with Redis.from_url(pgnotifier_private_valkey.url) as connection:
+        queue = Queue(connection=connection, serializer=serializer)
+        reported = hear(RQDispatcher(queue), first)
+        assert [job.args[-2] for job in queue.jobs] == FIT
+    assert reported == UNFIT
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_celery(hear, pgnotifier_private_valkey, serializer):
+    """It is so for the first messages, which Celery makes, and for those that are stamped."""
+    url = pgnotifier_private_valkey.url
+    with Celery("unfit", broker=url, set_as_current=False) as app:
+
+        @app.task(name="work", serializer=serializer)
+        def work(*arguments):
+            """Take the four."""
+
+        assert hear(CeleryDispatcher(app), work) == UNFIT
+        with app.connection() as connection:
+            queue = connection.SimpleQueue("celery", no_ack=True, accept=[serializer])
+            arguments = [queue.get(timeout=30).payload[0] for _ in FIT]
+            queue.close()
+    assert [payload for _, _, payload, _ in arguments] == FIT
+
+
+@pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
+def test_nothing_is_left(hear, pgnotifier_private_valkey, serializer):
+    """A batch of such payloads alone is reported as what it is, and nothing is enqueued."""
+    with Redis.from_url(pgnotifier_private_valkey.url) as connection:
+        queue = Queue(connection=connection, serializer=serializer)
+        reported = hear(RQDispatcher(queue), first, ["bad 1", "bad 2", "bad 3", "1"])
+        assert [job.args[-2] for job in queue.jobs] == [[["1"]]]
+    assert reported == [("bad 3", 3)]
