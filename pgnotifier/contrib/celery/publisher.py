@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import amqp
 import msgspec
@@ -51,7 +51,7 @@ class TaskIds(threading.local):
         self._known.clear()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Route:
     """How the messages of one target are made.
 
@@ -109,7 +109,7 @@ class Publisher:
         self._has_failed = has_failed
         self._carrier = carrier_for(producer)
         self._routes: WeakKeyDictionary[Target, Route] = WeakKeyDictionary()
-        self._dated: list[Route] = []
+        self._dated: WeakSet[Route] = WeakSet()
         self._router: Any = None
         self._receivers: str | None = None
         self._handled: list[_Handled] = []  # of this chunk
@@ -207,7 +207,7 @@ class Publisher:
             route.is_checked = True
             route.like = None
             if stamp.is_dated:
-                self._dated.append(route)
+                self._dated.add(route)
 
     def _bar(self, route: Route, delivery: Delivery, obstacle: str | None) -> None:
         route.obstacle = obstacle

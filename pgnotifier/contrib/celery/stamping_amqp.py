@@ -24,6 +24,11 @@ _encode: Any = serialization.dumps
 _compress: Any = compression.compress
 _PUBLISH: Any = spec.Basic.Publish
 
+# What no message holds, of the length of an id, so that the lengths around it are right. The same
+# for all messages, as Python keeps every regular expression.
+_MARKS = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
+_PLACE = re.compile(b"(" + b"|".join(_MARKS.values()) + b")")
+
 _METHOD, _HEADER, _BODY = 1, 2, 3  # types of frames
 
 
@@ -119,9 +124,7 @@ Pieces = list[bytes]
 def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
     """Return a message's properties: what is before the headers, these, what comes after them."""
     headers, task_id = properties["application_headers"], properties["correlation_id"]
-    # Of the length of an id, so that the lengths around it are right.
-    marks = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
-    text = {name: mark.decode() for name, mark in marks.items()}
+    text = {name: mark.decode() for name, mark in _MARKS.items()}
     marked = {
         name: text[b"id"] if value == task_id else value for name, value in headers.items()
     } | {"argsrepr": text[b"repr"], "pgnotifier": text[b"origin"]}
@@ -132,14 +135,14 @@ def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
     before, _, after = whole.partition(table)
     # A str is an S, its length, and itself; the origin becomes a table, an F and so on.
     for name, kind, becomes in ((b"repr", b"S", b"S"), (b"origin", b"S", b"F")):
-        encoded = kind + _encode("S", [marks[name]])
-        table = table.replace(encoded, becomes + marks[name])
-    return before, _cut(table[4:], marks), _cut(after, marks)
+        encoded = kind + _encode("S", [_MARKS[name]])
+        table = table.replace(encoded, becomes + _MARKS[name])
+    return before, _cut(table[4:]), _cut(after)
 
 
-def _cut(whole: bytes, marks: dict[bytes, bytes]) -> Pieces:
-    names = {mark: name for name, mark in marks.items()}
-    pieces = re.split(b"(" + b"|".join(marks.values()) + b")", whole)
+def _cut(whole: bytes) -> Pieces:
+    names = {mark: name for name, mark in _MARKS.items()}
+    pieces = _PLACE.split(whole)
     pieces[1::2] = [names[mark] for mark in pieces[1::2]]
     return pieces
 

@@ -23,6 +23,9 @@ from pgnotifier.contrib.celery.stamping import (
 from pgnotifier.contrib.celery.targets import Given, Target
 
 _compress: Any = compression.compress
+_MARK = secrets.token_hex(8)
+"""What no message holds: the same one for all, as Python keeps every regular expression."""
+_PLACE = re.compile(f"{_MARK}(id|tag|body|repr|origin){_MARK}")
 
 
 class RedisMessage(msgspec.Struct, frozen=True, gc=False):
@@ -111,7 +114,7 @@ class RedisStamp(Stamp):
 
 def _take_apart(message: Any) -> tuple[list[str], list[str]]:
     """Return the message's JSON in pieces, every second one a place, and what the places hold."""
-    mark = secrets.token_hex(8)
+    mark = _MARK
     task_id = message["properties"]["correlation_id"]
     headers = {
         **message["headers"],
@@ -134,5 +137,5 @@ def _take_apart(message: Any) -> tuple[list[str], list[str]]:
     }
     # The origin is an object, and all others are strings, whose quotes stay.
     text = dump(opened).replace(f'"{mark}origin{mark}"', f"{mark}origin{mark}")
-    pieces = re.split(f"{mark}(id|tag|body|repr|origin){mark}", text)
+    pieces = _PLACE.split(text)
     return pieces, pieces[1::2]
