@@ -48,7 +48,7 @@ class AmqpStamp(KombuStamp):
         self._channel = channel
         self._room = channel.connection.frame_max - 8
         self._method = _encode_frames(channel, where)
-        self._before, self._table, self._after = _take_apart(message.properties)
+        self._before, self._table, self._after = _take_apart(self._own(message.properties))
 
     def press(self, given: Given, task_id: str) -> bytes:
         """Return the frames of a message."""
@@ -60,6 +60,8 @@ class AmqpStamp(KombuStamp):
             b"origin": _encode_table(tuple(given.origin.items())),
         }
         table = _fill(self._table, values)
+        if added := self.trace(given, task_id):
+            table += _encode("F", [added])[4:]  # without its length
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
         header = b"".join((pack(">HHQ", 60, 0, len(body)), *properties))
         bodies = [body[at : at + self._room] for at in range(0, len(body), self._room)]
@@ -73,10 +75,17 @@ class AmqpStamp(KombuStamp):
             ((message, where),) = other.seen
             # JSON can be written in more than one way.
             body = self._make_body(self.positional(other.given.arguments))
-            theirs = _encode_frames(self._channel, where, _Message(body, **message.properties))
-            if theirs != self.press(other.given, other.settings["correlation_id"]):
+            properties = self._own(message.properties)
+            theirs = _encode_frames(self._channel, where, _Message(body, **properties))
+            given = Given(other.given.arguments, other.given.origin)
+            if theirs != self.press(given, other.settings["correlation_id"]):
                 return "frames"
         return found
+
+    def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
+        """Return a message's properties without what tracing adds."""
+        headers, _ = self.split(properties["application_headers"])
+        return {**properties, "application_headers": headers}
 
     def _make_body(self, positional: Any) -> bytes:
         body = self._serialize(positional)
