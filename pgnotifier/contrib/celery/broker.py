@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
@@ -13,24 +14,37 @@ ANSWER_TIMEOUT = 30.0
 """Seconds after which a broker that doesn't answer a publish is taken for dead."""
 
 
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A producer that is connected, in nobody else's use, and what goes with it.
+
+    Attributes:
+        producer: The producer.
+        publisher: What its user has made for it, which goes when the connection does.
+    """
+
+    producer: Any
+    publisher: Any = None
+
+
 class Broker:
     """Keeps one connection, with its producer, from batch to batch.
 
     Not the app's pool: connections of that may wait for ever, as those of workers must. Here
     `stop()` waits, and a notification counts as delivered only once the broker has said so.
 
-    Who uses the producer takes it out of `_idle`. So `close` touches no connection that a
+    Who uses the connection takes it out of `_idle`. So `close` touches no connection that a
     deliverer is stuck in, and the deliverer of a listener started meanwhile makes its own.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
-        self._idle: Any = None
+        self._idle: Lease | None = None
         self._owner = 0  # the process that made it
         self._closed = 0  # how many times
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Any]:
+    def lease(self) -> Iterator[Lease]:
         """Lend a producer that is connected; an exception costs it its connection.
 
         Raises:
@@ -38,23 +52,23 @@ class Broker:
                 transport raises.
         """
         closed = self._closed
-        producer, self._idle = self._idle, None
-        if producer is not None and self._owner != os.getpid():
-            producer = None  # a parent's is not to be touched
-        if producer is not None and not _is_open(producer):
-            _drop(producer)
-            producer = None
-        if producer is None:
-            producer = self._connect()
+        lease, self._idle = self._idle, None
+        if lease is not None and self._owner != os.getpid():
+            lease = None  # a parent's is not to be touched
+        if lease is not None and not _is_open(lease.producer):
+            _drop(lease.producer)
+            lease = None
+        if lease is None:
+            lease = Lease(self._connect())
         try:
-            yield producer
+            yield lease
         except BaseException:
-            _drop(producer)
+            _drop(lease.producer)
             raise
         if self._closed == closed:
-            self._idle, self._owner = producer, os.getpid()
+            self._idle, self._owner = lease, os.getpid()
         else:
-            _drop(producer)
+            _drop(lease.producer)
 
     def is_reachable(self) -> bool:
         """Tell whether a connection can be made, by making one."""
@@ -67,9 +81,9 @@ class Broker:
     def close(self) -> None:
         """Let go of the connection; of one that is lent out, when it comes back."""
         self._closed += 1
-        producer, self._idle = self._idle, None
-        if producer is not None and self._owner == os.getpid():
-            _drop(producer)
+        lease, self._idle = self._idle, None
+        if lease is not None and self._owner == os.getpid():
+            _drop(lease.producer)
 
     def has_failed(self, exc: BaseException, producer: Any) -> bool:
         """Tell whether an exception means that the broker, or the result backend, is down.

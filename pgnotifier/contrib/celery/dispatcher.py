@@ -80,10 +80,8 @@ class CeleryDispatcher(Dispatcher):
         self._notifier: Notifier | None = None
         self._broker = Broker(self._app)
         self._tasks = AppTasks.of(self._app)
-        self._tasks.dispatchers.append(self)
         self._ids = TaskIds()
         self._obstacles: WeakKeyDictionary[Target, str] = WeakKeyDictionary()
-        self._publishers: WeakKeyDictionary[Any, Publisher] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
         self._targets: dict[tuple[Hashable, str], Target] = {}
 
@@ -109,7 +107,9 @@ class CeleryDispatcher(Dispatcher):
                 f"{self!r} serves {self._notifier!r} already; give each notifier a "
                 "CeleryDispatcher of its own (of the same app, if you like)"
             )
-        self._notifier = notifier
+        if self._notifier is None:
+            self._notifier = notifier
+            self._tasks.dispatchers.append(self)
 
     def bind(self, subscription: "Subscription") -> Target:
         """Check a subscription, and make its callback the app's task.
@@ -174,17 +174,16 @@ class CeleryDispatcher(Dispatcher):
         if self._app.conf.task_always_eager:
             self._run_all(batch)
             return
-        with self._broker.lease() as producer:
-            publisher = self._publishers.get(producer)
-            if publisher is None:
-                publisher = self._publishers[producer] = Publisher(
+        with self._broker.lease() as lease:
+            if lease.publisher is None:
+                lease.publisher = Publisher(
                     self._app,
-                    producer,
+                    lease.producer,
                     self._ids,
                     self._obstacles,
-                    functools.partial(self._broker.has_failed, producer=producer),
+                    functools.partial(self._broker.has_failed, producer=lease.producer),
                 )
-            publisher.publish(batch)
+            lease.publisher.publish(batch)
 
     def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
         """Return what each subscription's notifications become, by id and channel.
@@ -227,7 +226,7 @@ class CeleryDispatcher(Dispatcher):
 
 
 def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
-    """Return the dispatchers of an app, in the order they were made."""
+    """Return the dispatchers of an app that notifiers use, in the order they began to."""
     return list(AppTasks.of(app).dispatchers)
 
 

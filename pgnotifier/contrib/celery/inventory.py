@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgnotifier.contrib.celery.arguments import show_id
-from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
+from pgnotifier.contrib.celery.obstacles import find_hooks, find_obstacle, find_receivers
 from pgnotifier.contrib.celery.targets import Target
 
 STAMPED, CELERY = "stamped", "apply_async"
@@ -48,7 +48,7 @@ def take_inventory(
         targets: By id and channel.
         found: What kept targets from being stamped so far.
     """
-    receivers = find_receivers()
+    receivers = find_receivers() or find_hooks().unexpected
     inventory = {}
     for (key, channel), target in targets.items():
         reason = found.get(target) or find_obstacle(target) or receivers

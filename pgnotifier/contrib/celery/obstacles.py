@@ -2,7 +2,7 @@
 
 import sys
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery, canvas, signals
 from celery.app.amqp import AMQP
@@ -14,6 +14,9 @@ from celery.utils.functional import maybe_evaluate
 from kombu import Producer
 
 from pgnotifier.contrib.celery.targets import SignatureTarget, Target
+from pgnotifier.contrib.celery.tracing import Library
+from pgnotifier.contrib.celery.tracing_opentelemetry import find_opentelemetry, is_known
+from pgnotifier.contrib.celery.tracing_sentry import find_sentry, unwrap
 
 _signals: Any = signals
 _evaluate: Any = maybe_evaluate
@@ -48,11 +51,36 @@ def _find_in_target(target: Target) -> str | None:
 
 
 def find_receivers() -> str | None:
-    """Return which signal of publishing has receivers just now: they may change the message."""
+    """Return which signal of publishing has receivers just now: they may change the message.
+
+    Those of OpenTelemetry are known.
+    """
     for name in ("before_task_publish", "after_task_publish", "task_sent"):
-        if getattr(_signals, name).receivers:
+        if not all(is_known(receiver) for _, receiver in getattr(_signals, name).receivers or ()):
             return f"the signal {name} has receivers"
     return None
+
+
+class Hooks(NamedTuple):
+    """What hooks into publishing just now, for all tasks.
+
+    Attributes:
+        libraries: Those of tracing.
+        unexpected: What one of these isn't as it should be.
+        functions: What messages are published with, which others may have patched.
+    """
+
+    libraries: tuple[Library, ...]
+    unexpected: str | None
+    functions: tuple[Any, ...]
+
+
+def find_hooks() -> Hooks:
+    """Return what hooks into publishing just now."""
+    found = [one for one in (find_sentry(), find_opentelemetry()) if one is not None]
+    libraries = tuple(one for one in found if isinstance(one, Library))
+    unexpected = next((one for one in found if isinstance(one, str)), None)
+    return Hooks(libraries, unexpected, (Task.apply_async, Celery.send_task, Producer.publish))
 
 
 def _find_in_task(task: Any, app: Any) -> str | None:
@@ -88,7 +116,11 @@ def _find_in_app(app: Any) -> str | None:
 
 
 def _is_its_own(function: Any, base: type) -> bool:
-    """Tell whether a method is what stands in the module of a class, and no wrapper around it."""
+    """Tell whether a method is what stands in the module of a class, and no wrapper around it.
+
+    But for those of Sentry, which are known.
+    """
+    function = unwrap(function)
     if not isinstance(function, FunctionType):
         return False
     return function.__code__.co_filename == sys.modules[base.__module__].__file__

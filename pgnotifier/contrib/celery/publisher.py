@@ -5,10 +5,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import dropwhile, islice
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import amqp
 import msgspec
@@ -16,15 +17,17 @@ import msgspec
 from pgnotifier.contrib.celery.carriers import Carrier, KombuCarrier
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
-from pgnotifier.contrib.celery.obstacles import find_obstacle, find_receivers
+from pgnotifier.contrib.celery.obstacles import Hooks, find_hooks, find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.tracing import Library, Trace
 from pgnotifier.dispatch import Delivery
 from pgnotifier.salvaging import salvage
 
 logger = logging.getLogger("pgnotifier.celery")
 
+Libraries = tuple[Library, ...]
 Obstacles = MutableMapping[Target, str]
 """Why Celery has to make each message of a target, as that turned out."""
 
@@ -37,22 +40,44 @@ class TaskIds(threading.local):
 
     def __init__(self) -> None:
         # None in the place of the id is one that the broker has for sure.
-        self._known: dict[int, tuple[Delivery, str | None]] = {}  # keeps the deliveries, too
+        self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
+        self._trace: Trace | None = None  # of the latest notification
 
-    def of(self, delivery: Delivery, fresh: Iterator[str]) -> str | None:
-        """Return the id that was given to a delivery before, or a new one; None if it is done."""
-        return self._known.pop(id(delivery))[1] if id(delivery) in self._known else next(fresh)
+    def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
+        """Return what was kept of a delivery, or what begins with it.
 
-    def keep(self, delivery: Delivery, task_id: str | None) -> None:
+        Args:
+            delivery: The delivery.
+            fresh: New ids.
+            libraries: Those that trace.
+        """
+        kept = self._known.pop(id(delivery), None)
+        if not libraries:
+            return kept or Attempt(delivery, next(fresh))
+        trace = self._trace if kept is None else kept.trace
+        if trace is None or trace.libraries != libraries or not trace.includes(delivery):
+            trace = Trace(libraries, delivery)
+        self._trace = trace
+        return Attempt(delivery, next(fresh) if kept is None else kept.task_id, trace)
+
+    def keep(self, attempt: "Attempt") -> None:
         """Remember an id for the next try, or that there is to be none (None)."""
-        self._known[id(delivery)] = (delivery, task_id)
+        self._known[id(attempt.delivery)] = attempt
 
     def forget(self) -> None:
         """Forget them: the batch is done."""
         self._known.clear()
 
 
-@dataclass(slots=True)
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """A delivery that is published, its task's id, and the trace that it belongs to."""
+
+    delivery: Delivery
+    task_id: str | None
+    trace: Trace | None = None
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Route:
     """How the messages of one target are made.
 
@@ -70,10 +95,10 @@ class Route:
 
 
 class _Handled(msgspec.Struct, frozen=True, gc=False):
-    """A delivery, its task's id, and the carrier's positions before and after its messages."""
+    """An attempt, and the carrier's positions before and after its messages."""
 
-    delivery: Delivery
-    task_id: str | None
+    attempt: Attempt
+    is_done: bool
     first: int
     last: int
 
@@ -110,9 +135,10 @@ class Publisher:
         self._has_failed = has_failed
         self._carrier = carrier_for(producer)
         self._routes: WeakKeyDictionary[Target, Route] = WeakKeyDictionary()
-        self._dated: list[Route] = []
+        self._dated: WeakSet[Route] = WeakSet()
         self._router: Any = None
         self._receivers: str | None = None
+        self._hooks = Hooks((), None, ())
         self._handled: list[_Handled] = []  # of this chunk
 
     def publish(self, batch: deque[Delivery]) -> None:
@@ -141,40 +167,43 @@ class Publisher:
 
     def _look_around(self) -> None:
         """See what has changed since the last chunk."""
-        self._receivers = find_receivers()
-        if self._router is not self._app.amqp.router:  # after a change of `task_routes`
-            self._router = self._app.amqp.router
+        hooks = find_hooks()
+        self._receivers = find_receivers() or hooks.unexpected
+        router = self._app.amqp.router
+        if router is not self._router or hooks != self._hooks:  # after a change of `task_routes`
+            self._router, self._hooks = router, hooks
             self._routes.clear()
             self._dated.clear()
         for route in self._dated:
             route.stamp = route.like = None
 
     def _publish_one(self, delivery: Delivery) -> None:
-        task_id = self._ids.of(delivery, self._fresh)
+        attempt = self._ids.of(delivery, self._fresh, self._hooks.libraries)
         first = self._carrier.position
-        if delivery.binding.live and task_id is not None:
+        is_done = not delivery.binding.live or attempt.task_id is None
+        if attempt.task_id is not None and not is_done:
             try:
-                self._publish_fit(delivery, task_id)
+                self._publish_fit(delivery, attempt.task_id, attempt.trace)
             except BaseException as exc:
                 if self._has_failed(exc):
-                    self._ids.keep(delivery, task_id)
+                    self._ids.keep(attempt)
                     raise
                 delivery.report(exc)
-                task_id = None
-        self._handled.append(_Handled(delivery, task_id, first, self._carrier.position))
+                is_done = True
+        self._handled.append(_Handled(attempt, is_done, first, self._carrier.position))
 
-    def _publish_fit(self, delivery: Delivery, task_id: str) -> None:
+    def _publish_fit(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
         """Publish a delivery; a batch without the payloads that can't be serialized."""
         try:
-            self._publish_live(delivery, task_id)
+            self._publish_live(delivery, task_id, trace)
         except BaseException as exc:
             target: Target = delivery.binding.target
             rest = None if self._has_failed(exc) else salvage(delivery, target.check)
             if rest is None:
                 raise
-            self._publish_live(rest, task_id)
+            self._publish_live(rest, task_id, trace)
 
-    def _publish_live(self, delivery: Delivery, task_id: str) -> None:
+    def _publish_live(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
         target: Target = delivery.binding.target
         route = self._routes.get(target)
         if route is None:
@@ -182,14 +211,15 @@ class Publisher:
             self._bar(route, delivery, find_obstacle(target))
         if route.stamp is None or self._receivers:
             self._carrier.send()  # in order
-            self._publish_by_celery(delivery, target, route, task_id)
+            with nullcontext() if trace is None else trace.activate():
+                self._publish_by_celery(delivery, target.given(delivery, trace), route, task_id)
         else:
-            self._carrier.add(route.stamp.press(target.given(delivery), task_id))
+            self._carrier.add(route.stamp.press(target.given(delivery, trace), task_id))
 
     def _publish_by_celery(
-        self, delivery: Delivery, target: Target, route: Route, task_id: str
+        self, delivery: Delivery, given: Given, route: Route, task_id: str
     ) -> None:
-        given = target.given(delivery)
+        target: Target = delivery.binding.target
         if route.obstacle or self._receivers:
             target.apply(given, self._producer, task_id)
             return
@@ -219,7 +249,7 @@ class Publisher:
             route.is_checked = True
             route.like = None
             if stamp.is_dated:
-                self._dated.append(route)
+                self._dated.add(route)
 
     def _bar(self, route: Route, delivery: Delivery, obstacle: str | None) -> None:
         route.obstacle = obstacle
@@ -241,7 +271,8 @@ class Publisher:
         unsettled = list(dropwhile(self._has_settled, self._handled))
         _take_off(batch, len(self._handled) - len(unsettled))
         for one in unsettled:
-            self._ids.keep(one.delivery, None if self._has_settled(one) else one.task_id)
+            done = msgspec.structs.replace(one.attempt, task_id=None)
+            self._ids.keep(done if self._has_settled(one) else one.attempt)
         self._handled.clear()
 
     def _report_refused(self) -> None:
@@ -251,12 +282,12 @@ class Publisher:
             for one in self._handled:
                 found = (refused.get(at) for at in range(one.first + 1, one.last + 1))
                 for error in filter(None, found):
-                    one.delivery.report(error)
+                    one.attempt.delivery.report(error)
                     break
             refused.clear()
 
     def _has_settled(self, one: _Handled) -> bool:
-        return one.task_id is None or self._carrier.has_settled(one.first, one.last)
+        return one.is_done or self._carrier.has_settled(one.first, one.last)
 
 
 def carrier_for(producer: Any) -> Carrier:

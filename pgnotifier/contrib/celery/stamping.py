@@ -10,7 +10,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html has what messages con
 import operator
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,8 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.argsrepr import show_arguments
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.targets import Arguments, Given, Target
+from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, Given, Target
+from pgnotifier.contrib.celery.tracing import INNER, split_headers
 
 dump: Any = kombu_json.dumps
 # Of what JSON has no type for, only `Exact` comes along.
@@ -47,6 +48,10 @@ class Stamp(ABC):
     def __init__(self, like: Published, target: Target) -> None:
         """Take a message that Celery made."""
         self.positional = _find_positional(like)
+        trace = like.given.trace
+        self._tracing = frozenset() if trace is None else trace.names
+        self._described = [] if trace is None else trace.describe(like.settings)
+        self.headers, self._inner = self.split(like.settings["headers"])
         self._size = target.app.amqp.argsrepr_maxsize
         self._levels = target.app.conf.get("task_repr_maxlevels", REPR_LEVELS)
 
@@ -61,7 +66,10 @@ class Stamp(ABC):
 
     @abstractmethod
     def find_difference(self, other: Published) -> str | None:
-        """Return what of another message, made by Celery, isn't as the stamp makes it."""
+        """Return what of another message, made by Celery, isn't as the stamp makes it.
+
+        What tracing adds is left out.
+        """
 
     def check(self, other: Published) -> None:
         """Compare what Celery made of another notification with what the stamp does.
@@ -71,8 +79,25 @@ class Stamp(ABC):
         """
         if self.positional(other.given.arguments) != other.body[0]:
             raise UnstampableError("its arguments are changed on their way")
-        if part := self.find_difference(other):
+        _, inner = self.split(other.settings["headers"])
+        part = "inner headers" if inner != self._inner else self.find_difference(other)
+        if part:
             raise UnstampableError(f"the {part} differ from message to message")
+
+    def split(
+        self, headers: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+        """Return what of a message's headers isn't tracing's; and the same of inner headers."""
+        return split_headers(headers, self._tracing, ORIGIN)
+
+    def trace(self, given: Given, task_id: str) -> Mapping[str, Any]:
+        """Return what tracing adds to the headers."""
+        if given.trace is None:
+            return {}
+        added = given.trace.make_headers(self._described, task_id)
+        if self._inner is not None:
+            added[INNER] = {**self._inner, **added, ORIGIN: given.origin}
+        return added
 
     def show(self, positional: Any) -> str:
         """Return the arguments as monitors show them."""

@@ -24,6 +24,11 @@ _encode: Any = serialization.dumps
 _compress: Any = compression.compress
 _PUBLISH: Any = spec.Basic.Publish
 
+# What no message holds, of the length of an id, so that the lengths around it are right. The same
+# for all messages, as Python keeps every regular expression.
+_MARKS = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
+_PLACE = re.compile(b"(" + b"|".join(_MARKS.values()) + b")")
+
 _METHOD, _HEADER, _BODY = 1, 2, 3  # types of frames
 
 
@@ -43,7 +48,7 @@ class AmqpStamp(KombuStamp):
         self._channel = channel
         self._room = channel.connection.frame_max - 8
         self._method = _encode_frames(channel, where)
-        self._before, self._table, self._after = _take_apart(message.properties)
+        self._before, self._table, self._after = _take_apart(self._own(message.properties))
 
     def press(self, given: Given, task_id: str) -> bytes:
         """Return the frames of a message."""
@@ -55,6 +60,8 @@ class AmqpStamp(KombuStamp):
             b"origin": _encode_table(tuple(given.origin.items())),
         }
         table = _fill(self._table, values)
+        if added := self.trace(given, task_id):
+            table += _encode("F", [added])[4:]  # without its length
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
         header = b"".join((pack(">HHQ", 60, 0, len(body)), *properties))
         bodies = [body[at : at + self._room] for at in range(0, len(body), self._room)]
@@ -68,10 +75,17 @@ class AmqpStamp(KombuStamp):
             ((message, where),) = other.seen
             # JSON can be written in more than one way.
             body = self._make_body(self.positional(other.given.arguments))
-            theirs = _encode_frames(self._channel, where, _Message(body, **message.properties))
-            if theirs != self.press(other.given, other.settings["correlation_id"]):
+            properties = self._own(message.properties)
+            theirs = _encode_frames(self._channel, where, _Message(body, **properties))
+            given = Given(other.given.arguments, other.given.origin)
+            if theirs != self.press(given, other.settings["correlation_id"]):
                 return "frames"
         return found
+
+    def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
+        """Return a message's properties without what tracing adds."""
+        headers, _ = self.split(properties["application_headers"])
+        return {**properties, "application_headers": headers}
 
     def _make_body(self, positional: Any) -> bytes:
         body = self._serialize(positional)
@@ -119,9 +133,7 @@ Pieces = list[bytes]
 def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
     """Return a message's properties: what is before the headers, these, what comes after them."""
     headers, task_id = properties["application_headers"], properties["correlation_id"]
-    # Of the length of an id, so that the lengths around it are right.
-    marks = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
-    text = {name: mark.decode() for name, mark in marks.items()}
+    text = {name: mark.decode() for name, mark in _MARKS.items()}
     marked = {
         name: text[b"id"] if value == task_id else value for name, value in headers.items()
     } | {"argsrepr": text[b"repr"], "pgnotifier": text[b"origin"]}
@@ -132,14 +144,14 @@ def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
     before, _, after = whole.partition(table)
     # A str is an S, its length, and itself; the origin becomes a table, an F and so on.
     for name, kind, becomes in ((b"repr", b"S", b"S"), (b"origin", b"S", b"F")):
-        encoded = kind + _encode("S", [marks[name]])
-        table = table.replace(encoded, becomes + marks[name])
-    return before, _cut(table[4:], marks), _cut(after, marks)
+        encoded = kind + _encode("S", [_MARKS[name]])
+        table = table.replace(encoded, becomes + _MARKS[name])
+    return before, _cut(table[4:]), _cut(after)
 
 
-def _cut(whole: bytes, marks: dict[bytes, bytes]) -> Pieces:
-    names = {mark: name for name, mark in marks.items()}
-    pieces = re.split(b"(" + b"|".join(marks.values()) + b")", whole)
+def _cut(whole: bytes) -> Pieces:
+    names = {mark: name for name, mark in _MARKS.items()}
+    pieces = _PLACE.split(whole)
     pieces[1::2] = [names[mark] for mark in pieces[1::2]]
     return pieces
 

@@ -30,7 +30,7 @@ class KombuStamp(Stamp):
         """Make the stamp of a message."""
         super().__init__(like, target)
         self._like = like
-        self._headers = headers = like.settings["headers"]
+        headers = self.headers
         self._ids = [name for name, value in headers.items() if value == headers["id"]]
         self.is_dated = bool(headers["eta"] or headers["expires"])
         self._serialize = make_serializer(like)
@@ -48,20 +48,23 @@ class KombuStamp(Stamp):
             **self._press_settings(given, positional, task_id),
             **self._serialized,
         }
+        settings["headers"].update(self.trace(given, task_id))
         return KombuMessage(self._serialize(positional), settings)
 
     def find_difference(self, other: Published) -> str | None:
         """Return which of the settings of another message isn't as the stamp makes it."""
         task_id = other.settings["correlation_id"]
         mine = self._press_settings(other.given, self.positional(other.given.arguments), task_id)
-        for name in sorted((mine.keys() | other.settings.keys()) - {"expiration"}):
-            if undated(mine.get(name)) != undated(other.settings.get(name)):
+        headers, _ = self.split(other.settings["headers"])
+        theirs = {**other.settings, "headers": headers}
+        for name in sorted((mine.keys() | theirs.keys()) - {"expiration"}):
+            if undated(mine.get(name)) != undated(theirs.get(name)):
                 return name
         return None
 
     def _press_settings(self, given: Given, positional: Any, task_id: str) -> dict[str, Any]:
         headers = {
-            **self._headers,
+            **self.headers,
             **dict.fromkeys(self._ids, task_id),
             "argsrepr": self.show(positional),
             "pgnotifier": given.origin,

@@ -4,6 +4,8 @@ import base64
 import operator
 import re
 import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -23,6 +25,9 @@ from pgnotifier.contrib.celery.stamping import (
 from pgnotifier.contrib.celery.targets import Given, Target
 
 _compress: Any = compression.compress
+_MARK = secrets.token_hex(8)
+"""What no message holds: the same one for all, as Python keeps every regular expression."""
+_PLACE = re.compile(f"{_MARK}(id|tag|body|repr|origin|trace){_MARK}")
 
 
 class RedisMessage(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +61,8 @@ class RedisStamp(Stamp):
         priority = channel._get_message_priority(message, reverse=False)  # noqa: SLF001
         self.key: str = channel._q_for_pri(queue, priority)  # noqa: SLF001
         self.is_dated = bool(message["headers"]["eta"] or message["headers"]["expires"])
-        self._texts, places = _take_apart(message)
+        headers, _ = self.split(message["headers"])
+        self._texts, places = _take_apart({**message, "headers": headers})
         self._choose = operator.itemgetter(*places)
         self._tags = new_ids()
         self._serialize = make_serializer(like)
@@ -66,10 +72,13 @@ class RedisStamp(Stamp):
 
     def press(self, given: Given, task_id: str) -> RedisMessage:
         """Return a message in the form that Redis holds."""
-        return RedisMessage(self.key, self.press_text(given, task_id, next(self._tags)))
+        added = self.trace(given, task_id)
+        return RedisMessage(self.key, self.press_text(given, task_id, next(self._tags), added))
 
-    def press_text(self, given: Given, task_id: str, tag: str) -> str:
-        """Return its text, with a delivery tag for the transport."""
+    def press_text(
+        self, given: Given, task_id: str, tag: str, added: Mapping[str, Any] = MappingProxyType({})
+    ) -> str:
+        """Return its text, with a delivery tag for the transport, and with more headers."""
         positional = self.positional(given.arguments)
         values = {
             "id": task_id,
@@ -77,6 +86,7 @@ class RedisStamp(Stamp):
             "body": self._encode(positional),
             "repr": encode_json(self.show(positional)).decode()[1:-1],
             "origin": encode_json(given.origin).decode(),
+            "trace": f",{encode_json(added).decode()[1:-1]}" if added else "",
         }
         parts = self._texts.copy()
         parts[1::2] = self._choose(values)
@@ -92,6 +102,8 @@ class RedisStamp(Stamp):
             other.given, properties["correlation_id"], properties["delivery_tag"]
         )
         mine = kombu_json.loads(text)
+        headers, _ = self.split(theirs["headers"])
+        theirs = {**theirs, "headers": headers}
         for part in ("headers", "properties", "content-type", "content-encoding"):
             # Through JSON, as there are tuples in it.
             if kombu_json.loads(dump(undated(theirs[part]))) != undated(mine[part]):
@@ -111,12 +123,13 @@ class RedisStamp(Stamp):
 
 def _take_apart(message: Any) -> tuple[list[str], list[str]]:
     """Return the message's JSON in pieces, every second one a place, and what the places hold."""
-    mark = secrets.token_hex(8)
+    mark = _MARK
     task_id = message["properties"]["correlation_id"]
     headers = {
         **message["headers"],
         "argsrepr": f"{mark}repr{mark}",
         "pgnotifier": f"{mark}origin{mark}",
+        f"{mark}trace{mark}": 0,
     }
     for name, value in headers.items():
         if value == task_id:
@@ -134,5 +147,7 @@ def _take_apart(message: Any) -> tuple[list[str], list[str]]:
     }
     # The origin is an object, and all others are strings, whose quotes stay.
     text = dump(opened).replace(f'"{mark}origin{mark}"', f"{mark}origin{mark}")
-    pieces = re.split(f"{mark}(id|tag|body|repr|origin){mark}", text)
+    # What comes after the last header, if anything does.
+    text = text.replace(f', "{mark}trace{mark}": 0', f"{mark}trace{mark}")
+    pieces = _PLACE.split(text)
     return pieces, pieces[1::2]

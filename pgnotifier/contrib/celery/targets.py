@@ -15,6 +15,7 @@ from kombu import serialization
 
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
+from pgnotifier.contrib.celery.tracing import Trace
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Notification
 
@@ -41,9 +42,9 @@ class Target(ABC):
         """Have Celery run one delivery here, as an eager app does."""
         self.apply(Given(self.arguments(delivery, eager=True), origin(delivery.notification)), None)
 
-    def given(self, delivery: Delivery) -> "Given":
+    def given(self, delivery: Delivery, trace: Trace | None = None) -> "Given":
         """Return what the task gets from a delivery."""
-        return Given(self.arguments(delivery), origin(delivery.notification))
+        return Given(self.arguments(delivery), origin(delivery.notification), trace)
 
     @property
     @abstractmethod
@@ -95,10 +96,19 @@ class Given(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         arguments: The four, in a form that the worker's side restores.
         origin: What the header `pgnotifier` holds.
+        trace: What its messages belong to, where there is tracing.
     """
 
     arguments: Arguments
     origin: Mapping[str, Any]
+    trace: Trace | None = None
+
+    def complete(self, headers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the headers of a message that Celery makes, with what comes from here."""
+        completed = {**headers, ORIGIN: self.origin}
+        if self.trace is not None:
+            self.trace.join(completed)
+        return completed
 
 
 def origin(arrived: Notification) -> dict[str, Any]:
@@ -231,27 +241,27 @@ class SignatureTarget(Target):
         if self.is_canvas:
             if producer is None or not isinstance(self.fn, _Group):
                 return {}
-            return {"producer": Originating(producer, given.origin)}
+            return {"producer": Originating(producer, given)}
         ((_, task),) = _first_tasks(self.fn)
         return _publishing(producer, given) if task.app is self.app else {}
 
 
 class Originating:
-    """Passes for a producer, and adds the origin to the headers of what it publishes.
+    """Passes for a producer, and completes the headers of what it publishes.
 
     Given to `apply_async`, headers would replace those that a signature or a Task class has.
     """
 
-    def __init__(self, producer: Any, origin: Mapping[str, Any]) -> None:
+    def __init__(self, producer: Any, given: Given) -> None:
         self._producer = producer
-        self._origin = origin
+        self._given = given
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
 
     def publish(self, body: Any, **settings: Any) -> Any:
         """Publish, as the producer does."""
-        headers = {**(settings.pop("headers", None) or {}), ORIGIN: self._origin}
+        headers = self._given.complete(settings.pop("headers", None) or {})
         return self._producer.publish(body, **settings, headers=headers)
 
 
@@ -259,7 +269,7 @@ def _publishing(producer: Any, given: Given) -> dict[str, Any]:
     if producer is None:
         return {}
     # The deliverer retries, with longer pauses, and stops when it is told to.
-    return {"producer": Originating(producer, given.origin), "retry": False}
+    return {"producer": Originating(producer, given), "retry": False}
 
 
 def _add_origin(
@@ -267,8 +277,7 @@ def _add_origin(
 ) -> None:
     """Add the origin to the headers, where no producer does."""
     if "producer" not in options:
-        own = {**headers, **options.get("headers", {})}
-        options["headers"] = {**own, ORIGIN: given.origin}
+        options["headers"] = given.complete({**headers, **options.get("headers", {})})
 
 
 def _stop_waiting(result: Any) -> None:

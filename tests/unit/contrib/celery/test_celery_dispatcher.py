@@ -540,7 +540,8 @@ def test_failures_of_the_broker_are_told_from_others(app):
     """By type, and through what they were raised from."""
     broker = Broker(app)
     app.conf.broker_url = "memory://"
-    with broker.lease() as producer:
+    with broker.lease() as lease:
+        producer = lease.producer
         backend_gave_up = RuntimeError("Retry limit exceeded")
         backend_gave_up.__cause__ = OperationalError()
         encoding = EncodeError()

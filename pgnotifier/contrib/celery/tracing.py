@@ -1,0 +1,155 @@
+"""Tracing: what Sentry and OpenTelemetry add to messages, added to stamped ones as well.
+
+Both hook into Celery's publishing, which stamped messages don't go through. What they add there is
+known: headers that hold the ids of a trace. So each notification begins a trace, and all messages
+that are made of it carry its headers. Hooks of these two are recognised by the very functions;
+whatever else hooks in is an obstacle.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery.app.task import Context
+
+from pgnotifier.dispatch import Delivery
+
+logger = logging.getLogger("pgnotifier.celery")
+
+CELERYS_OWN = frozenset(vars(Context)) | {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
+"""The headers that aren't in `task.request.headers` on the worker."""
+INNER = "headers"
+"""The header that is `task.request.headers` on the worker, if a message has it."""
+
+
+class Library(ABC):
+    """A tracing library, as it is set up now. Those that are equal do the same."""
+
+    @property
+    @abstractmethod
+    def names(self) -> frozenset[str]:
+        """The headers that it sets."""
+
+    @abstractmethod
+    def describe(self, settings: Mapping[str, Any]) -> Any:
+        """Return what it says of all messages like one, of which `Producer.publish` got this."""
+
+    @abstractmethod
+    def make_headers(self, trace: "Trace", described: Any, task_id: str) -> Mapping[str, Any]:
+        """Return the headers of a message that Celery doesn't make."""
+
+    @abstractmethod
+    def join(self, trace: "Trace", headers: MutableMapping[str, Any]) -> None:
+        """Have a message that Celery makes, and the trace, belong together.
+
+        Args:
+            trace: The notification's.
+            headers: The message's, to which the library has added its own.
+        """
+
+    @contextmanager
+    def activate(self, trace: "Trace") -> Iterator[None]:  # noqa: ARG002
+        """Have what Celery publishes meanwhile belong to a trace."""
+        yield
+
+
+@dataclass(slots=True, eq=False)
+class Trace:
+    """The trace of one notification, by all libraries.
+
+    Attributes:
+        libraries: Those that are set up.
+        delivery: The first that it was made for.
+        known: What each library knows of it, by the library's type.
+    """
+
+    libraries: tuple[Library, ...]
+    delivery: Delivery
+    known: dict[type[Library], Any] = field(default_factory=dict)
+    _deliveries: list[Delivery] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with the first delivery."""
+        self._deliveries = [self.delivery]
+
+    def includes(self, delivery: Delivery) -> bool:
+        """Tell whether a delivery is of the same notification, and take note of it, if so.
+
+        Each subscription gets a notification once: a second one is that of another, equal one.
+        """
+        if any(one is delivery for one in self._deliveries):
+            return True
+        mine, other = self.delivery.notification, delivery.notification
+        is_same = (
+            mine.raw == other.raw
+            and mine.channel == other.channel
+            and (mine.pid, mine.received_at, mine.count)
+            == (other.pid, other.received_at, other.count)
+            and not any(one.binding is delivery.binding for one in self._deliveries)
+        )
+        if is_same:
+            self._deliveries.append(delivery)
+        return is_same
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The headers that the libraries set."""
+        return frozenset().union(*(library.names for library in self.libraries))
+
+    def describe(self, settings: Mapping[str, Any]) -> list[Any]:
+        """Return what the libraries say of all messages like one."""
+        return [library.describe(settings) for library in self.libraries]
+
+    def make_headers(self, described: list[Any], task_id: str) -> dict[str, Any]:
+        """Return what the libraries add to a message that Celery doesn't make."""
+        headers: dict[str, Any] = {}
+        for library, about in zip(self.libraries, described, strict=True):
+            with _never_failing(library):
+                headers.update(library.make_headers(self, about, task_id))
+        return headers
+
+    def join(self, headers: MutableMapping[str, Any]) -> None:
+        """Have a message that Celery makes belong to this trace."""
+        for library in self.libraries:
+            with _never_failing(library):
+                library.join(self, headers)
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        """Have what Celery publishes meanwhile belong to this trace."""
+        with ExitStack() as stack:
+            for library in self.libraries:
+                with _never_failing(library):
+                    stack.enter_context(library.activate(self))
+            yield
+
+
+@contextmanager
+def _never_failing(library: Library) -> Iterator[None]:
+    """Go on without a trace rather than without a task."""
+    try:
+        yield
+    except Exception:
+        logger.debug("%s failed to trace a message", type(library).__name__, exc_info=True)
+
+
+def split_headers(
+    headers: Mapping[str, Any], names: frozenset[str], origin: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """Return a message's headers without those of tracing: outer ones, and inner ones, if any.
+
+    Args:
+        headers: All of them.
+        names: Those of tracing.
+        origin: The name of the one that the inner ones repeat.
+    """
+    if not names:
+        return headers, None
+    outer = {k: v for k, v in headers.items() if k not in names and k != INNER}
+    inner = headers.get(INNER)
+    if inner is not None:
+        inner = {k: v for k, v in inner.items() if k not in names and k != origin}
+    return outer, inner

@@ -1,0 +1,128 @@
+"""OpenTelemetry's CeleryInstrumentor, which receives the signals of publishing.
+
+For each message it makes a span, and adds the ids of that.
+https://opentelemetry-python-contrib.readthedocs.io/en/latest/instrumentation/celery/celery.html
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from celery import signals
+
+from pgnotifier.contrib.celery.tracing import Library, Trace
+
+_INSTRUMENTATION = "opentelemetry.instrumentation.celery"
+_before: Any = signals.before_task_publish
+
+
+def is_known(receiver: Any) -> bool:
+    """Tell whether a receiver of a signal is one of the instrumentation's own."""
+    module = sys.modules.get(_INSTRUMENTATION)
+    instrumentor = getattr(module, "CeleryInstrumentor", None)
+    names = ("_trace_before_publish", "_trace_after_publish")
+    known = [getattr(instrumentor, name, None) for name in names]
+    return instrumentor is not None and getattr(receiver, "__func__", receiver) in known
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTelemetry(Library):
+    """The instrumentation, with the tracer that it was set up with.
+
+    Attributes:
+        tracer: Makes spans, or none, as its provider's sampler decides.
+    """
+
+    tracer: Any
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The headers that the propagators set: `traceparent` and so on."""
+        return frozenset(_api("propagate").get_global_textmap().fields)
+
+    def describe(self, settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """Return the name and the attributes of the spans, as the instrumentation sets them."""
+        name = settings["headers"]["task"]
+        span = _Attributes()
+        _api("instrumentation.celery").utils.set_attributes_from_context(span, settings)
+        found = {
+            **span.attributes,
+            "celery.action": "apply_async",
+            "celery.task_name": name,
+        }
+        return f"apply_async/{name}", found
+
+    def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:
+        """Make a span, and return its ids.
+
+        The first one of a notification is the root of the trace, and the parent of the others.
+        """
+        name, attributes = described
+        api = _api("trace")
+        parent = self._find_parent(trace)
+        span = self.tracer.start_span(
+            name,
+            context=parent,
+            kind=api.SpanKind.PRODUCER,
+            attributes={**attributes, _api("instrumentation.celery").MESSAGING_MESSAGE_ID: task_id},
+        )
+        context = api.set_span_in_context(span, parent)
+        trace.known.setdefault(OpenTelemetry, context)
+        headers: dict[str, Any] = {}
+        _api("propagate").inject(headers, context)
+        span.end()
+        return headers
+
+    def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
+        """Have the span that the instrumentation made be the root, if there is none yet."""
+        if OpenTelemetry not in trace.known:
+            context = _api("propagate").extract(headers, _api("context").Context())
+            if _api("trace").get_current_span(context).get_span_context().is_valid:
+                trace.known[OpenTelemetry] = context
+
+    @contextmanager
+    def activate(self, trace: Trace) -> Iterator[None]:
+        """Have the instrumentation's spans belong to the trace, and to no other."""
+        # Whatever it leaves attached, as it does after tasks that it doesn't know, ends here.
+        token = _api("context").attach(self._find_parent(trace))
+        try:
+            yield
+        finally:
+            _api("context").detach(token)
+
+    def _find_parent(self, trace: Trace) -> Any:
+        return trace.known.get(OpenTelemetry) or _api("context").Context()
+
+
+def find_opentelemetry() -> OpenTelemetry | str | None:
+    """Return the instrumentation if it is on; or in words why its spans can't be made here."""
+    found = [receiver for _, receiver in _before.receivers or () if is_known(receiver)]
+    if not found:
+        return None
+    try:
+        (receiver,) = found
+        return OpenTelemetry(receiver.__self__._tracer)  # noqa: SLF001 - nothing public has it
+    except Exception as exc:  # noqa: BLE001 - another version, which may raise anything
+        return f"OpenTelemetry isn't as expected: {type(exc).__name__}"
+
+
+class _Attributes:
+    """Passes for a span, and takes down what is said of it."""
+
+    def __init__(self) -> None:
+        self.attributes: dict[str, Any] = {}
+
+    def is_recording(self) -> bool:
+        """Tell that it is worthwhile."""
+        return True
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Take an attribute down."""
+        self.attributes[name] = value
+
+
+def _api(name: str) -> Any:
+    """Return a module of OpenTelemetry's, which is there if the instrumentation is."""
+    return sys.modules[f"opentelemetry.{name}"]

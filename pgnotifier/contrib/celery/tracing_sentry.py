@@ -1,0 +1,132 @@
+"""Sentry's CeleryIntegration, which wraps three functions of Celery and kombu.
+
+It adds the ids of the trace that is going on, and when the task was published. In a listener no
+transaction is going on, so that there is nothing that it would send to Sentry.
+https://docs.sentry.io/platforms/python/integrations/celery/
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from pgnotifier.contrib.celery.tracing import CELERYS_OWN, INNER, Library, Trace
+
+_INTEGRATION = "sentry_sdk.integrations.celery"
+_WRAPPERS = {
+    "_wrap_task_run.<locals>.apply_async": "f",
+    "_patch_producer_publish.<locals>.sentry_publish": "original_publish",
+}
+"""The names of what it puts in the place of functions, and of the variable with the original."""
+
+TRACE, BAGGAGE, ENQUEUED = "sentry-trace", "baggage", "sentry-task-enqueued-time"
+MONITOR = "sentry-monitor-start-timestamp-s"
+
+
+def unwrap(function: Any) -> Any:
+    """Return what a wrapper of Sentry's stands for; anything else as it is."""
+    module = sys.modules.get(_INTEGRATION)
+    while module is not None and isinstance(function, FunctionType):
+        code = function.__code__
+        variable = _WRAPPERS.get(code.co_qualname)
+        if code.co_filename != module.__file__ or variable not in code.co_freevars:
+            break
+        cells = function.__closure__ or ()
+        function = cells[code.co_freevars.index(variable)].cell_contents
+    return function
+
+
+@dataclass(frozen=True, slots=True)
+class Sentry(Library):
+    """Sentry, initialised.
+
+    Attributes:
+        sdk: The package.
+        is_external: Whether another library sends the ids.
+        watches_beat: Whether its integration adds what tells periodic tasks.
+    """
+
+    sdk: Any
+    is_external: bool
+    watches_beat: bool
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The headers that it sets."""
+        return frozenset({TRACE, BAGGAGE, ENQUEUED, MONITOR})
+
+    def describe(self, settings: Mapping[str, Any]) -> Any:
+        """Return nothing: it says the same of all messages."""
+
+    def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:  # noqa: ARG002
+        """Return the ids of the trace, and the time."""
+        return {**self._find_ids(trace), **self._take_times()}
+
+    def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
+        """Put the ids of the trace in the place of those that it has found."""
+        ids = dict(self._find_ids(trace))
+        if theirs := _find_foreign(headers.get(BAGGAGE)):
+            ids[BAGGAGE] = ",".join((*filter(None, [ids.get(BAGGAGE)]), theirs))
+        headers.update({**self._take_times(), **headers, **ids})
+        custom = {k: v for k, v in headers.items() if k not in CELERYS_OWN}
+        headers[INNER] = {**(headers.get(INNER) or {}), **custom}
+
+    @contextmanager
+    def activate(self, trace: Trace) -> Iterator[None]:
+        """Have the trace go on in this thread."""
+        with self.sdk.isolation_scope() as scope:
+            scope.generate_propagation_context(dict(self._find_ids(trace)))
+            yield
+
+    def _find_ids(self, trace: Trace) -> Mapping[str, str]:
+        """Return what Sentry's own propagation context gives for a new trace.
+
+        No decision is among it whether the trace is sampled: each worker makes it by its own
+        `traces_sample_rate`, all of them by the same random number, which the ids determine.
+        """
+        ids = trace.known.get(Sentry)
+        if ids is None:
+            context = sys.modules["sentry_sdk.tracing_utils"].PropagationContext()
+            ids = {} if self.is_external else dict(context.iter_headers())
+            trace.known[Sentry] = ids
+        return ids
+
+    def _take_times(self) -> dict[str, Any]:
+        now = time.time()
+        return {ENQUEUED: now, MONITOR: f"{now:.9f}"} if self.watches_beat else {ENQUEUED: now}
+
+
+def find_sentry() -> Sentry | str | None:
+    """Return Sentry if it adds anything; or in words why what it adds can't be stamped."""
+    module = sys.modules.get(_INTEGRATION)
+    if module is None:
+        return None
+    sdk: Any = sys.modules["sentry_sdk"]
+    try:
+        client = sdk.get_client()
+        integration = client.get_integration(module.CeleryIntegration)
+        if integration is None or not integration.propagate_traces:
+            return None
+        _check(sdk)
+        find_external = getattr(sdk.scope, "has_external_propagation_context", bool)
+        return Sentry(sdk, find_external(), integration.monitor_beat_tasks)
+    except Exception as exc:  # noqa: BLE001 - another version, which may raise anything
+        return f"Sentry isn't as expected: {type(exc).__name__}"
+
+
+@functools.lru_cache(maxsize=4)
+def _check(sdk: Any) -> None:
+    """Raise unless a trace of Sentry's is made of two headers."""
+    context = sys.modules["sentry_sdk.tracing_utils"].PropagationContext()
+    if not dict(context.iter_headers()).keys() <= {TRACE, BAGGAGE}:
+        raise LookupError(f"Sentry {sdk.VERSION} has other headers")
+
+
+def _find_foreign(baggage: Any) -> str:
+    """Return what of a baggage header isn't Sentry's."""
+    items = baggage.split(",") if isinstance(baggage, str) else ()
+    return ",".join(item for item in items if not item.strip().startswith("sentry-"))

@@ -1,0 +1,138 @@
+"""What starts, stops and refusals leave behind: nothing that grows with their number."""
+
+import gc
+import resource
+import secrets
+import threading
+from collections import deque
+from pathlib import Path
+
+import pytest
+from brokered import callback, own, take_messages
+from celery import Celery
+from redis import ConnectionPool
+
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery.publisher import Publisher, Route
+from pgnotifier.contrib.celery.tasks import AppTasks
+
+CYCLES = 200
+
+
+@pytest.fixture
+def app(request, pgnotifier_redis_url):
+    """Return an app with a broker of the kind that a test asks for."""
+    kind = getattr(request, "param", "redis")
+    url = {
+        "redis": pgnotifier_redis_url,
+        "redis that is down": "redis://localhost:1/0",
+        "rabbitmq that is down": "amqp://u:sesame@localhost:1",
+    }.get(kind)
+    return Celery(
+        "shop",
+        broker=url or request.getfixturevalue("rabbitmq").url,
+        task_default_queue=secrets.token_hex(8),
+        set_as_current=False,
+    )
+
+
+def count(*kinds):
+    """Return how many objects of these kinds there are."""
+    gc.collect()
+    return sum(type(one) in kinds for one in gc.get_objects())  # a proxy is not to be looked into
+
+
+def measure():
+    """Return the resident megabytes, and how many descriptors and threads there are."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return (
+        pages * resource.getpagesize() / 2**20,
+        len(list(Path("/proc/self/fd").iterdir())),
+        threading.active_count(),
+    )
+
+
+def start_and_stop(desk, binding):
+    """Do what a listener does that is stopped after some notifications."""
+    errors = []
+
+    def deliver():
+        try:
+            desk.deliver(binding, "1", "2", "3", "4")
+        except Exception as exc:  # noqa: BLE001 - of whatever type
+            errors.append(exc)
+
+    thread = threading.Thread(target=deliver)
+    thread.start()
+    thread.join()
+    desk.dispatcher.close()
+    return errors
+
+
+@pytest.mark.parametrize(
+    "app", ["redis", "rabbitmq", "redis that is down", "rabbitmq that is down"], indirect=True
+)
+def test_starts_and_stops(request, app, make_desk, pgnotifier_redis_url):
+    """Neither memory nor descriptors nor threads grow, be the broker there or not."""
+    desk = make_desk(app)
+    binding = desk.subscribe(callback)
+    down = "down" in request.node.callspec.id
+    for _ in range(20):  # for what is made once
+        assert bool(start_and_stop(desk, binding)) is down
+    take_messages(pgnotifier_redis_url)
+    held, descriptors, threads = measure()
+    for _ in range(CYCLES):
+        assert bool(start_and_stop(desk, binding)) is down
+    now, more_descriptors, more_threads = measure()
+    assert now - held < 5
+    assert more_descriptors <= descriptors
+    assert more_threads <= threads
+    assert count(Publisher) <= 1
+    if app.conf.broker_url.startswith("amqp") and not down:
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            channel.queue_delete(app.conf.task_default_queue)
+
+
+def test_refusals(app, make_desk, monkeypatch):
+    """Each costs a connection, which goes with what was made for it."""
+    desk = make_desk(app)
+    binding = desk.subscribe(callback)
+    desk.deliver(binding, "1", "2")
+    before = count(ConnectionPool)
+
+    def refuse(*_):
+        raise ConnectionResetError("no")
+
+    monkeypatch.setattr("redis.Redis.lpush", refuse)
+    for _ in range(50):
+        with pytest.raises(Exception, match="no"):
+            desk.dispatcher.dispatch(deque(desk.deliveries((binding, "3"))))
+    assert count(Publisher) <= 1
+    assert count(ConnectionPool) <= before + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"countdown": 60}])
+@pytest.mark.parametrize("kind", ["callback", "task"])
+def test_subscriptions_that_come_and_go(app, make_desk, kind, options):
+    """What was learnt of each goes with it, though the connection stays."""
+    desk = make_desk(app)
+    fn = callback if kind == "callback" else own(app)
+    before = count(Route)
+    for number in range(50):
+        binding = desk.subscribe(fn, id=str(number), **options)
+        desk.deliver(binding, "1", "2", "3")
+        desk.dispatcher.unbind(binding.subscription)
+        del binding
+    assert count(Route) <= before + 1
+    assert not desk.dispatcher._targets
+    assert not desk.dispatcher._obstacles
+
+
+def test_dispatchers_that_nobody_used(app):
+    """An app keeps those of its notifiers alone."""
+    before = count(CeleryDispatcher)
+    for _ in range(20):
+        CeleryDispatcher(app)
+    assert count(CeleryDispatcher) == before
+    assert AppTasks.of(app).dispatchers == []

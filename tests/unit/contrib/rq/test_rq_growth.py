@@ -1,0 +1,78 @@
+"""What starts, stops and refusals leave behind: nothing that grows with their number."""
+
+import gc
+import threading
+from pathlib import Path
+
+import callbacks
+import redis
+from rq import Queue
+
+from pgnotifier.contrib.rq.sending import Sender
+
+
+def count(*kinds):
+    """Return how many objects of these kinds there are."""
+    gc.collect()
+    return sum(type(one) in kinds for one in gc.get_objects())  # a proxy is not to be looked into
+
+
+def descriptors():
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def in_a_thread(work, *args):
+    """Do what a deliverer's thread does."""
+    thread = threading.Thread(target=work, args=args)
+    thread.start()
+    thread.join()
+
+
+def test_starts_and_stops(make_desk, pgnotifier_redis_url):
+    """Connections and what is known of their transactions go with each stop."""
+    desk = make_desk(pgnotifier_redis_url)
+    binding = desk.subscribe(callbacks.callback)
+    in_a_thread(desk.deliver, binding, "1")
+    desk.dispatcher.close()
+    open_ones, threads = descriptors(), threading.active_count()
+    for _ in range(200):
+        in_a_thread(desk.deliver, binding, "1", "2")
+        desk.dispatcher.close()
+    assert count(Sender) == 0
+    assert descriptors() <= open_ones
+    assert threading.active_count() <= threads
+
+
+def test_queues_that_come_and_go(make_desk, client, pgnotifier_redis_url):
+    """A connection that no subscription uses any more isn't kept."""
+    desk = make_desk(client)
+    for number in range(20):
+        queue = Queue(connection=redis.Redis.from_url(pgnotifier_redis_url))
+        binding = desk.subscribe(callbacks.callback, id=str(number), queue=queue)
+        desk.deliver(binding, "1")
+        desk.dispatcher.unbind(binding.subscription)
+        queue.connection.close()
+        del binding, queue
+    assert count(Sender) <= 1
+
+
+def test_a_server_that_is_down(make_desk, free_port):
+    """Tries cost nothing that is kept."""
+    desk = make_desk(f"redis://localhost:{free_port}")
+    batch = desk.batch((desk.subscribe(callbacks.callback), "1"))
+
+    def try_it():
+        try:
+            desk.dispatcher.dispatch(batch)
+        except redis.ConnectionError:
+            return
+        raise AssertionError("it isn't down")
+
+    try_it()
+    before = descriptors()
+    for _ in range(20):
+        try_it()
+    assert descriptors() <= before
+    assert count(Sender) <= 1
+    assert len(batch) == 1
