@@ -10,7 +10,7 @@ from time import monotonic
 from pgnotifier.backlog import Backlog
 from pgnotifier.buffer import REPORT_PAUSE, Barrier
 from pgnotifier.commands import Command, Commands, Verb
-from pgnotifier.connection import Backoff, ConnectionLostError, Parameters, listen_query
+from pgnotifier.connection import Backoff, ConnectionLostError, Parameters
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
@@ -227,6 +227,8 @@ class Listener:
             reason = str(lost) or "the server closed the connection"
         except StoppingError:
             raise
+        except PgNotifierError as exc:  # the server refused a query of ours
+            reason = str(exc)
         except Exception as exc:
             # Deaf for a moment and saying so beats deaf for good.
             logger.exception("a defect of pgnotifier; starting over with a new connection")
@@ -290,11 +292,11 @@ class Listener:
             case "listen":
                 self._router.start_deliverers(command.channels)
                 if self._leads:
-                    self._link.ask(listen_query(command.channels))
+                    self._link.change("LISTEN", command.channels)
                 self._live.update(command.channels)
             case "unlisten":
                 if self._leads:
-                    self._link.ask(listen_query(command.channels, "UNLISTEN"))
+                    self._link.change("UNLISTEN", command.channels)
                 self._live.difference_update(command.channels)
                 self._router.forget_leaving()
             case "restart":
@@ -354,7 +356,8 @@ class Listener:
         self._state.become("hearing", detail=detail)
 
     def _ask_for_lead(self, standby: Standby) -> bool:
-        return standby.learn(self._link.ask(standby.query))
+        asked_at = Moment.now()
+        return standby.learn(self._link.ask(standby.query), asked_at)
 
     def _try_to_take_over(self) -> None:
         assert self._standby is not None
@@ -440,6 +443,7 @@ class Listener:
         since = self._link.proven_at
         backoff = Backoff(LONGEST_PAUSE)
         self._state.become("deaf", f"lost the connection to PostgreSQL: {reason}")
+        self._link.drain_rest()
         self._link.close()
         barriers = self._bar()
         while True:

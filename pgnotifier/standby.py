@@ -19,11 +19,14 @@ UNKNOWN_AGE = 45.0
 notice a dead connection."""
 
 _QUERY = b"""
-SELECT pg_try_advisory_lock(%d), (
-  SELECT extract(epoch FROM clock_timestamp() - min(query_start))
-  FROM pg_locks JOIN pg_stat_activity USING (pid)
-  WHERE locktype = 'advisory' AND classid = %d AND objid = %d AND objsubid = 1
-  AND granted AND datname = current_database())"""
+SELECT pg_catalog.pg_try_advisory_lock(%d), EXTRACT(epoch FROM pg_catalog.min(query_start)),
+  EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-)
+    pg_catalog.min(query_start))
+FROM pg_catalog.pg_locks AS held JOIN pg_catalog.pg_stat_activity AS leader
+ON leader.pid OPERATOR(pg_catalog.=) held.pid
+WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND classid OPERATOR(pg_catalog.=) %d
+AND objid OPERATOR(pg_catalog.=) %d AND objsubid OPERATOR(pg_catalog.=) 1
+AND granted AND datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
 
 
 class Standby:
@@ -46,17 +49,28 @@ class Standby:
             int.from_bytes(low),
         )
         self._signs: deque[Moment] = deque(maxlen=2)
+        self._seen: bytes | None = None
+        self._asked_at: Moment | None = None
 
-    def learn(self, row: Sequence[bytes | None]) -> bool:
-        """Take the query's answer; return whether this session leads now."""
-        led, age = row
+    def learn(self, row: Sequence[bytes | None], asked_at: Moment) -> bool:
+        """Take the query's answer; return whether this session leads now.
+
+        Args:
+            row: The answer.
+            asked_at: When the query was sent, or earlier. That of the answer may be much later,
+                and says nothing of when the server looked.
+        """
+        led, begun, age = row
         if led == b"t":
             return True
-        # Sessions of another role show no queries.
-        sign = Moment.now().earlier(float(age or UNKNOWN_AGE))
-        # What is left of a second is the way there and back.
-        if not self._signs or sign.steady - self._signs[-1].steady > 0.5:
-            self._signs.append(sign)
+        before, self._asked_at = self._asked_at, asked_at
+        if begun is None:  # sessions of another role show no queries
+            self._signs.append(asked_at.earlier(UNKNOWN_AGE))
+        elif begun != self._seen:
+            # What the last answer didn't show yet began after the server was asked for that one.
+            # (Its age isn't safe: the server's clock may have been set.)
+            self._signs.append(before or asked_at.earlier(max(0.0, float(age or 0))))
+        self._seen = begun
         return False
 
     def take_over(self) -> Moment | None:
@@ -65,8 +79,10 @@ class Standby:
         A leader sends its next query once the last one is answered, and with the answer came
         all that was pending. So what was committed before its last query but one had arrived.
         """
-        if not self._signs:
-            return None
-        first, *more = self._signs
+        signs = [*self._signs]
         self._signs.clear()
+        self._seen = self._asked_at = None
+        if not signs:
+            return None
+        first, *more = signs
         return first if more else first.earlier(UNKNOWN_AGE)
