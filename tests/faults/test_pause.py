@@ -155,7 +155,10 @@ def test_terminated(dsn, stuck, make_notifier):
 
 def test_behind_a_proxy(server, stuck, dsn, make_notifier):
     """Where the network gives no sign of the end, a second connection finds it out."""
-    at_socket = {**conninfo_to_dict(server._socket_dsn()), "dbname": conninfo_to_dict(dsn)["dbname"]}
+    at_socket = {
+        **conninfo_to_dict(server._socket_dsn()),
+        "dbname": conninfo_to_dict(dsn)["dbname"],
+    }
     with Proxy(at_socket) as proxy:
         notifier = make_notifier(proxy.dsn, **stuck.settings)
         notifier.subscribe("book", "orders", stuck)
