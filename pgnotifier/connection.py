@@ -314,6 +314,11 @@ class Connecting:
         """Whether there is no connection, or its statement failed. To be asked once done."""
         return self._error is not None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is a connection, and nothing to be read on it. To be asked once done."""
+        return not self.has_failed and self._connection is not None and is_quiet(self._connection)
+
     def result(self) -> "Session":
         """Return the session, or raise why there is none. To be called once done."""
         if self._error is not None:
@@ -328,6 +333,11 @@ class Connecting:
             connection = self._connection
         if connection is not None:
             connection.close()
+
+    def forget_in_child(self) -> None:
+        """Let go of a parent's connection in a forked child."""
+        if self._connection is not None and not self._connection.closed:
+            forget_in_child(self._connection)
 
 
 class Session:
@@ -345,6 +355,7 @@ class Session:
         self.encoding = encoding_of(connection)
         self.notifies = self._pgconn.notifies if self.encoding.is_utf8 else self._notifies_recoded
         self.backend_pid = self._pgconn.backend_pid
+        self.is_pooled = False
         self.identity: tuple[bytes | None, ...] = ()  # of the server process, once asked for
         self.row: tuple[bytes | None, ...] = ()  # the first of the last query
         self._refused: ListenRefusedError | None = None

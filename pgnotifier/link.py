@@ -224,6 +224,7 @@ class Link:
         # Poolers make up the pid that they tell their clients.
         if server_pid != self.session.backend_pid:
             self._check_pooler()
+            self.session.is_pooled = True
             self.ask(setup_query(server_pid).encode())
         self.session.identity = self.ask(IDENTITY)
 
@@ -266,6 +267,7 @@ class Link:
         """Let go of the parent's descriptors in a forked child."""
         if self.session is not None:
             self.session.forget_in_child()
+        self._pause.forget_in_child()
         self._waiter.close()
 
     # --- asking ---

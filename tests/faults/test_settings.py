@@ -73,16 +73,19 @@ def role(pgnotifier_dsn):
                 )
             )
             made.append(name)
+            known = {name for (name,) in admin.execute("SELECT name FROM pg_settings")}
+            if not known & settings.keys():
+                pytest.skip(f"this server doesn't know {', '.join(settings)}")
             for setting, value in settings.items():
+                if setting not in known:
+                    continue
                 admin.execute(
                     sql.SQL("ALTER {} SET {} = {}").format(target, sql.Identifier(setting), value)
                 )
         return make_conninfo(pgnotifier_dsn, user=name)
 
     yield make
-    options = "-c statement_timeout=0 -c idle_session_timeout=0 -c transaction_timeout=0"
-    options += " -c default_transaction_read_only=off"
-    with psycopg.connect(pgnotifier_dsn, options=options, autocommit=True) as admin:
+    with Parameters(pgnotifier_dsn).connect() as admin:
         for name in made:
             with contextlib.suppress(psycopg.Error):
                 admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
