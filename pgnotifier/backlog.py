@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from pgnotifier.errors import ListenRefusedError
+
 logger = logging.getLogger("pgnotifier.backlog")
 
 INTERVAL = 60.0
@@ -19,12 +21,13 @@ LIMIT = 0.1
 
 Row = Sequence[bytes | None]
 
-_USAGE = b"SELECT pg_notification_queue_usage()"
+_USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
 _OLDEST = b"""
-SELECT pid, usename, application_name, state, datname,
-  extract(epoch FROM clock_timestamp() - xact_start)::int
-FROM pg_stat_activity
-WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+SELECT pid, usename, application_name, state, datname, EXTRACT(epoch FROM
+  pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) xact_start)::pg_catalog.int4
+FROM pg_catalog.pg_stat_activity
+WHERE xact_start IS NOT NULL AND pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()
+AND backend_type OPERATOR(pg_catalog.=) 'client backend'
 ORDER BY xact_start LIMIT 1"""
 
 
@@ -47,6 +50,12 @@ class Backlog:
         if monotonic() < self._due_at:
             return
         self._due_at = monotonic() + INTERVAL
+        try:
+            self._look()
+        except ListenRefusedError as exc:  # no right to, say
+            logger.info("can't look at PostgreSQL's notification queue: %s", exc)
+
+    def _look(self) -> None:
         (usage,) = self._ask(_USAGE)
         self.usage = float(usage or 0)
         if self.usage < LIMIT:

@@ -13,7 +13,9 @@ from typing import Any
 import psycopg
 from psycopg import conninfo as libpq
 from psycopg import pq, sql
+from psycopg.pq import PGnotify
 
+from pgnotifier.encoding import Encoding, find_encoding
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -22,6 +24,10 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
+from pgnotifier.setup import options_without_timeouts, set_up
+
+MAX_NAME_BYTES = 63
+"""https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 
 CONNECT_TIMEOUT = 10
 """Seconds that each host of a connection string gets, unless `connect_timeout` says else."""
@@ -35,15 +41,8 @@ KEEPALIVE = {
 """What has the kernel find a dead connection within 20 seconds, unless told otherwise.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
 
-SERVER_KEEPALIVE = b"""
-SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES
-  ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'),
-  ('tcp_keepalives_count', '2'), ('tcp_user_timeout', '20000')
-) AS wanted (name, value) USING (name) WHERE source = 'default'"""
-"""Has the server find a dead listener as soon, unless its configuration says when. It then frees
-the lock of a leader, and no longer keeps notifications in its queue for it."""
-
 READ_ONLY = b"25006"
+CANCELED = b"57014"
 """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 STANDBY = (
     "it is a standby, which can't. Connect to the primary; or give all hosts, separated by commas, "
@@ -61,6 +60,10 @@ Supply = Callable[[], Mapping[str, Any] | str]
 
 class ConnectionLostError(Exception):
     """The session is over; internal, since the listener's answer is to make a new one."""
+
+
+class QueryCanceledError(ListenRefusedError):
+    """Somebody has canceled a query, which can be sent again."""
 
 
 class Parameters:
@@ -88,7 +91,8 @@ class Parameters:
             if name not in _OPTIONS:
                 raise ConfigurationError(_unknown(name))
         self._known = {"fallback_application_name": "pgnotifier", **given}
-        # Payloads and channel names are read as UTF-8, whatever PGCLIENTENCODING says.
+        # What is sent and read is UTF-8, whatever PGCLIENTENCODING says. A listener goes over to
+        # the database's encoding, if that is another one.
         self._known["client_encoding"] = "UTF8"
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             self._known["connect_timeout"] = CONNECT_TIMEOUT
@@ -108,7 +112,7 @@ class Parameters:
         """
 
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
-        """Make a connection, in autocommit mode.
+        """Make a connection, in autocommit mode, that has what a session of ours needs.
 
         Args:
             shuffle: Whether to try hosts and addresses in a random order, unless told how:
@@ -119,15 +123,10 @@ class Parameters:
                 database that doesn't exist.
             ConfigurationError: A parameter has a value that libpq refuses.
         """
+        shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
+        settings = dict(_SHUFFLE) if shuffled else {}
         try:
-            # Prepared statements would fail behind a pooler that shares sessions.
-            shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
-            return psycopg.connect(
-                self.conninfo,
-                autocommit=True,
-                prepare_threshold=None,
-                **(_SHUFFLE if shuffled else {}),
-            )
+            return self._open(settings)
         except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
             reason = in_one_line(exc)
             if isinstance(exc, psycopg.ProgrammingError) or _REFUSED_VALUE.match(reason):
@@ -142,6 +141,29 @@ class Parameters:
                 # A traceback prints the cause as well, so it has to go, too.
                 raise ConnectionFailedError(text.replace(password, "***")) from None
             raise ConnectionFailedError(text) from exc
+
+    def _open(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
+        connection = self._connect(settings)
+        version = connection.info.server_version
+        try:
+            set_up(connection)
+        except psycopg.Error:
+            # Its role or database may have a timeout that leaves no time for that.
+            connection.close()
+            options = options_without_timeouts(self._known.get("options"), version)
+            connection = self._connect({**settings, "options": options})
+            set_up(connection)
+        return connection
+
+    def _connect(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
+        # Prepared statements would fail behind a pooler that shares sessions.
+        settings = {"autocommit": True, "prepare_threshold": None, **settings}
+        try:
+            return psycopg.connect(self.conninfo, **settings)
+        except psycopg.OperationalError as exc:
+            if "MULE_INTERNAL" not in str(exc):  # which can't be converted to UTF-8
+                raise
+            return psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
 
 
 class SuppliedParameters(Parameters):
@@ -298,7 +320,7 @@ class Connecting:
         Args:
             parameters: Where to.
             wake: Called when it is done.
-            statement: What to execute then, before it is done.
+            statement: What to execute then, before it is done. Its first row is kept.
             shuffle: Whether to try hosts in a random order.
         """
         self._parameters = parameters
@@ -310,6 +332,7 @@ class Connecting:
         self._error: Exception | None = None
         self._abandoned = False
         self.done = False
+        self.row: tuple[Any, ...] = ()
         try:
             threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
         except RuntimeError:
@@ -327,17 +350,22 @@ class Connecting:
                 abandoned = self._abandoned
             if abandoned:
                 connection.close()
-            elif self._statement:
-                self._execute(connection)
+            else:
+                self._prepare(connection)
         self.done = True
         self._wake()
 
-    def _execute(self, connection: psycopg.Connection[Any]) -> None:
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         try:
-            connection.execute(self._statement)
+            encoding = encoding_of(connection)
+            if encoding.client != "UTF8":  # of which nothing is converted
+                connection.execute(f"SET client_encoding TO {encoding.client}".encode())
+            if self._statement:
+                cursor = connection.execute(self._statement)
+                self.row = (cursor.fetchone() if cursor.description else None) or ()
         except psycopg.Error as exc:
             self._error = ConnectionFailedError(
-                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: {exc}"
+                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: {in_one_line(exc)}"
             )
             connection.close()
 
@@ -345,6 +373,11 @@ class Connecting:
     def has_failed(self) -> bool:
         """Whether there is no connection, or its statement failed. To be asked once done."""
         return self._error is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is a connection, and nothing to be read on it. To be asked once done."""
+        return not self.has_failed and self._connection is not None and is_quiet(self._connection)
 
     def result(self) -> "Session":
         """Return the session, or raise why there is none. To be called once done."""
@@ -361,6 +394,11 @@ class Connecting:
         if connection is not None:
             connection.close()
 
+    def forget_in_child(self) -> None:
+        """Let go of a parent's connection in a forked child."""
+        if self._connection is not None and not self._connection.closed:
+            forget_in_child(self._connection)
+
 
 class Session:
     """A connection driven without blocking; owned by the reader thread.
@@ -374,14 +412,27 @@ class Session:
         self._pgconn = connection.pgconn
         self._pgconn.nonblocking = 1
         self.fd = self._pgconn.socket
-        self.notifies = self._pgconn.notifies
+        self.encoding = encoding_of(connection)
+        self.notifies = self._pgconn.notifies if self.encoding.is_utf8 else self._notifies_recoded
         self.backend_pid = self._pgconn.backend_pid
+        self.is_pooled = False
+        self.identity: tuple[bytes | None, ...] = ()  # of the server process, once asked for
         self.row: tuple[bytes | None, ...] = ()  # the first of the last query
         self._refused: ListenRefusedError | None = None
-        # SQL_ASCII databases hold any bytes. Asked for UTF-8, the server would end the session
-        # at the first that are none.
-        ascii_database = self._pgconn.parameter_status(b"server_encoding") == b"SQL_ASCII"
-        self.preamble = b"SET client_encoding TO SQL_ASCII;" if ascii_database else b""
+
+    def _notifies_recoded(self) -> PGnotify | None:
+        """Return the next notification in UTF-8, as everything behind expects it, or None."""
+        arrived = self._pgconn.notifies()
+        if arrived is None or (arrived.relname.isascii() and arrived.extra.isascii()):
+            return arrived
+        recode = self.encoding.to_utf8
+        return PGnotify(recode(arrived.relname), arrived.be_pid, recode(arrived.extra))
+
+    def probe(self) -> None:
+        """Send what the server need not answer: if it is gone, the network will say so."""
+        with contextlib.suppress(psycopg.Error):  # a query may be under way
+            self._pgconn.send_flush_request()
+            self._pgconn.flush()
 
     def consume(self) -> None:
         """Read what has arrived, without waiting; notifications then come from `notifies()`.
@@ -392,9 +443,11 @@ class Session:
         try:
             self._pgconn.consume_input()
         except psycopg.Error as exc:
-            raise ConnectionLostError(str(exc).strip()) from exc
+            raise ConnectionLostError(in_one_line(exc)) from exc
         if self._pgconn.status == pq.ConnStatus.BAD:
-            raise ConnectionLostError(self._pgconn.get_error_message().strip())
+            raise ConnectionLostError(
+                in_one_line(self._pgconn.get_error_message(self.encoding.codec))
+            )
 
     def send(self, query: bytes) -> None:
         """Begin to send a query, which may hold several statements."""
@@ -403,20 +456,21 @@ class Session:
         try:
             self._pgconn.send_query(query)
         except psycopg.Error as exc:
-            raise ConnectionLostError(str(exc).strip()) from exc
+            raise ConnectionLostError(in_one_line(exc)) from exc
 
     def flush(self) -> bool:
         """Send more of the query; return whether some is still left."""
         try:
             return bool(self._pgconn.flush())
         except psycopg.Error as exc:
-            raise ConnectionLostError(str(exc).strip()) from exc
+            raise ConnectionLostError(in_one_line(exc)) from exc
 
     def answered(self) -> bool:
         """Return whether the query is over; errors of its statements are raised here.
 
         Raises:
             ListenRefusedError: A statement failed, and with it the whole query.
+            QueryCanceledError: It was canceled.
             ConnectionLostError: The server ended the session instead of answering.
         """
         while not self._pgconn.is_busy():
@@ -428,14 +482,12 @@ class Session:
             if result.status == pq.ExecStatus.TUPLES_OK and result.ntuples:
                 self.row = tuple(result.get_value(0, at) for at in range(result.nfields))
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                reason = result.get_error_message().strip()
+                reason = in_one_line(result.get_error_message(self.encoding.codec))
                 severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
                 if severity != b"ERROR":  # FATAL and PANIC end the session; libpq's own has none
                     raise ConnectionLostError(reason)
                 # Kept for the next call: the end of the query may not be here yet.
-                if result.error_field(pq.DiagnosticField.SQLSTATE) == READ_ONLY:
-                    reason = f"{STANDBY} ({reason})"
-                self._refused = ListenRefusedError(f"the server refused LISTEN: {reason}")
+                self._refused = _refusal(result.error_field(pq.DiagnosticField.SQLSTATE), reason)
         return False
 
     def close(self) -> None:
@@ -472,12 +524,59 @@ def is_quiet(connection: psycopg.Connection[Any]) -> bool:
         return not selector.select(0)
 
 
-def listen_query(channels: Iterable[str], verb: str = "LISTEN") -> bytes:
+def encoding_of(connection: psycopg.Connection[Any]) -> Encoding:
+    """Return the encoding of the database that a connection leads to."""
+    return find_encoding(
+        (connection.pgconn.parameter_status(b"server_encoding") or b"UTF8").decode()
+    )
+
+
+def listen_query(
+    channels: Iterable[str], verb: str = "LISTEN", encoding: Encoding | None = None
+) -> bytes:
     """Return one query that listens to all the channels, or that no longer does (UNLISTEN).
 
     Ten thousand names take 0.2 s as one query, ten times that one by one.
+
+    Args:
+        channels: Their names.
+        verb: What to do.
+        encoding: That of the session, UTF-8 if it isn't given.
+
+    Raises:
+        ListenRefusedError: The encoding lacks a character of a name, or it takes over 63 bytes.
     """
-    return ";".join(f"{verb} {sql.Identifier(name).as_string(None)}" for name in channels).encode()
+    if encoding is None or encoding.is_utf8:
+        return ";".join(f"{verb} {_quote(name)}" for name in channels).encode()
+    return b";".join(_encode_command(verb, name, encoding) for name in channels)
+
+
+def _quote(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def _encode_command(verb: str, name: str, encoding: Encoding) -> bytes:
+    try:
+        size = len(encoding.encode(name))
+    except UnicodeEncodeError as exc:
+        raise ListenRefusedError(
+            f"can't {verb} to channel {name!r}: the database's encoding, {encoding.name}, has no "
+            f"{name[exc.start]!r}"
+        ) from None
+    if size > MAX_NAME_BYTES:
+        raise ListenRefusedError(
+            f"can't {verb} to channel {name!r}: in the database's encoding, {encoding.name}, it "
+            f"has {size} bytes; PostgreSQL takes {MAX_NAME_BYTES} at most"
+        )
+    return encoding.encode(f"{verb} {_quote(name)}")
+
+
+def _refusal(sqlstate: bytes | None, reason: str) -> ListenRefusedError:
+    if sqlstate == CANCELED:
+        return QueryCanceledError(f"a query was canceled: {reason}")
+    if sqlstate == READ_ONLY:
+        reason = f"{STANDBY} ({reason})"
+    return ListenRefusedError(f"the server refused LISTEN: {reason}")
 
 
 def notify_query(channel: str, payload: str) -> bytes:

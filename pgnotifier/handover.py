@@ -18,7 +18,8 @@ from pgnotifier.connection import (
     notify_query,
 )
 from pgnotifier.errors import ConnectionFailedError, NotHearingError, PgNotifierError
-from pgnotifier.link import LISTEN_TIMEOUT, SILENT, Link, Source
+from pgnotifier.link import LISTEN_TIMEOUT, SILENT, Link, Source, again_if_canceled
+from pgnotifier.moment import Moment
 from pgnotifier.routing import Router
 from pgnotifier.standby import Standby
 
@@ -81,8 +82,9 @@ class Handover:
         session = self._link.connect()
         marker = (self._router.private, secrets.token_hex(8))
         try:
-            query = listen_query({*channels, self._router.private})
-            self._ask_beside(session, session.preamble + query, LISTEN_TIMEOUT)
+            wanted = {*channels, self._router.private}
+            query = listen_query(wanted, encoding=session.encoding)
+            self._ask_beside(session, query, LISTEN_TIMEOUT)
             self._hand_on_up_to(session, marker)
             self._link.close()
             _drop_up_to(session, marker)
@@ -99,7 +101,10 @@ class Handover:
             raise ConnectionLostError(str(exc)) from exc
 
     def _ask_beside(self, session: Session, query: bytes, timeout: float) -> None:
-        """Send a query on the new connection, and hear on with the old one."""
+        """Send a query on the new connection, again if it is canceled; hear on with the old one."""
+        again_if_canceled(lambda: self._try_beside(session, query, timeout))
+
+    def _try_beside(self, session: Session, query: bytes, timeout: float) -> None:
         deadline = monotonic() + timeout
         try:
             session.send(query)
@@ -144,11 +149,12 @@ class Handover:
         """Take the lead, which the old connection's end sets free in a moment."""
         deadline = monotonic() + self._timeout
         while True:
+            asked_at = Moment.now()
             try:
                 self._ask_beside(session, standby.query, self._timeout)
             except PgNotifierError as exc:  # there is no going back
                 raise ConnectionLostError(str(exc)) from exc
-            if standby.learn(session.row):
+            if standby.learn(session.row, asked_at):
                 standby.take_over()  # from nobody else
                 return
             if monotonic() > deadline:

@@ -16,18 +16,20 @@ from time import monotonic
 from psycopg.pq import PGnotify
 
 from pgnotifier.connection import (
-    SERVER_KEEPALIVE,
     Connecting,
     ConnectionLostError,
     Parameters,
+    QueryCanceledError,
     Session,
     listen_query,
     notify_query,
 )
-from pgnotifier.errors import NotHearingError
+from pgnotifier.errors import ListenRefusedError, NotHearingError
 from pgnotifier.latency import Latency
 from pgnotifier.moment import Moment
+from pgnotifier.pause import IDENTITY, Pause
 from pgnotifier.routing import Router
+from pgnotifier.setup import setup_query
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.link")
@@ -40,6 +42,12 @@ HEDGE = 1.0
 """Seconds after which a try to connect is joined by another one."""
 MOST_TRIES = 10
 """How many of them there are at a time."""
+
+MOST_CANCELS = 10
+"""How often in a row a query may be canceled before that counts as an error."""
+
+REST = 0.2
+"""Seconds without anything after which a connection that has ended holds nothing more."""
 
 POOLED = (
     "LISTEN was accepted, but a notification that another connection sent never arrived: there "
@@ -59,6 +67,20 @@ class StoppingError(Exception):
 
 Source = Callable[[], PGnotify | None]
 """Returns the next notification, or None."""
+
+
+def again_if_canceled(ask: Callable[[], None]) -> None:
+    """Call what sends a query, and again if that is canceled: it was no query of whoever did it.
+
+    Raises:
+        QueryCanceledError: It was canceled time and again.
+    """
+    for _ in range(MOST_CANCELS):
+        try:
+            return ask()
+        except QueryCanceledError as exc:
+            logger.info("%s; sending it again", exc)
+    return ask()
 
 
 class Link:
@@ -96,6 +118,7 @@ class Link:
         self._timeout = timeout
         self._is_stopping = is_stopping
         self._waiter = Waiter()
+        self._pause = Pause(parameters, self._waiter, heartbeat)
         self._due_at = monotonic()
         self._unproven = False
         self._source: Source | None = None
@@ -116,11 +139,21 @@ class Link:
             raise StoppingError
 
     def pause(self) -> None:
-        """Wait without reading: PostgreSQL's own queue holds the rest. To be woken."""
-        self.wait(self._heartbeat, read=False)
+        """Wait without reading: PostgreSQL's own queue holds the rest. To be woken.
+
+        Raises:
+            ConnectionLostError: The connection has ended meanwhile.
+            StoppingError: `stop()` was called.
+        """
+        assert self.session is not None
+        self._pause.wait(self.session, self._is_stopping)
+        if self._is_stopping():
+            raise StoppingError
 
     def hear(self, timeout: float = math.inf) -> None:
         """Wait for what comes, some seconds at most, or until the next round trip; make that."""
+        if self._pause.since is not None:
+            self._pause.end()
         self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
         self.drain()
         if monotonic() >= self._due_at:
@@ -128,7 +161,14 @@ class Link:
             if self._unproven:
                 self.ask(b"SELECT 1")
             else:
-                self.beat()
+                self._prove_idle()
+
+    def _prove_idle(self) -> None:
+        try:
+            self.beat()
+        except ListenRefusedError as exc:  # the queue is full, say: it hears, but can't notify
+            logger.warning("the server refused the heartbeat: %s", exc)
+            self.ask(b"SELECT 1")
 
     # --- connecting ---
 
@@ -165,8 +205,8 @@ class Link:
             NotHearingError: What is sent doesn't arrive.
         """
         assert self.session is not None
-        query = listen_query({*channels, self._router.private})
-        self._round_trip(self.session.preamble + query, LISTEN_TIMEOUT)
+        query = listen_query({*channels, self._router.private}, encoding=self.session.encoding)
+        self._round_trip(query, LISTEN_TIMEOUT)
         self.check_hearing()
 
     def check_hearing(self) -> None:
@@ -184,6 +224,9 @@ class Link:
         # Poolers make up the pid that they tell their clients.
         if server_pid != self.session.backend_pid:
             self._check_pooler()
+            self.session.is_pooled = True
+            self.ask(setup_query(server_pid).encode())
+        self.session.identity = self.ask(IDENTITY)
 
     def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
         """Wait for another connection than the one in use; else as `wait`."""
@@ -211,17 +254,20 @@ class Link:
             self._waiter.forget(self.session.fd)
             self.session.close()
             self.session = None
+        self._pause.forget()
 
     def end(self) -> None:
         """Close everything, as the reader ends."""
         if self.session is not None:
             self.session.close()
+        self._pause.forget()
         self._waiter.close()
 
     def forget_in_child(self) -> None:
         """Let go of the parent's descriptors in a forked child."""
         if self.session is not None:
             self.session.forget_in_child()
+        self._pause.forget_in_child()
         self._waiter.close()
 
     # --- asking ---
@@ -236,6 +282,16 @@ class Link:
         assert self.session is not None
         self._round_trip(query, self._heartbeat + self._timeout)
         return self.session.row
+
+    def change(self, verb: str, channels: Iterable[str]) -> None:
+        """LISTEN to channels, or UNLISTEN, and hear on until that is done.
+
+        Raises:
+            ConnectionLostError: The connection went, or gave no answer in time.
+            ListenRefusedError: The server answered with an error.
+        """
+        assert self.session is not None
+        self.ask(listen_query(channels, verb, self.session.encoding))
 
     def beat(self) -> int:
         """Notify oneself, and hear on until that has come back; return the server's pid.
@@ -265,7 +321,24 @@ class Link:
             with contextlib.suppress(ConnectionLostError):
                 self.drain()
 
+    def drain_rest(self) -> None:
+        """Read what is left on a connection that has ended in a pause: it may be megabytes."""
+        if self._pause.since is None:
+            return
+        with contextlib.suppress(ConnectionLostError):
+            received = -1
+            while self._router.received > received and not self._router.is_overfull():
+                received = self._router.received
+                self.drain()
+                if self._router.received == received:
+                    self.wait(REST)
+                    self.drain()
+
     def _round_trip(self, query: bytes, timeout: float, token: str | None = None) -> None:
+        """Make one, again if it is canceled."""
+        again_if_canceled(lambda: self._try_round_trip(query, timeout, token))
+
+    def _try_round_trip(self, query: bytes, timeout: float, token: str | None) -> None:
         assert self.session is not None
         begun = Moment.now()
         self._router.echoes.clear()
@@ -317,8 +390,7 @@ class Link:
             self._due_at = min(self._due_at, monotonic() + PROOF)
 
     def _begin(self, *, shuffle: bool) -> Connecting:
-        wake = self._waiter.wake
-        return Connecting(self._parameters, wake, SERVER_KEEPALIVE, shuffle=shuffle)
+        return Connecting(self._parameters, self._waiter.wake, shuffle=shuffle)
 
     def _await(self, tries: Sequence[Connecting], timeout: float | None) -> Connecting | None:
         """Return the first of several that is done, None if none is after so many seconds."""

@@ -10,7 +10,8 @@ from time import monotonic
 from pgnotifier.backlog import Backlog
 from pgnotifier.buffer import REPORT_PAUSE, Barrier
 from pgnotifier.commands import Command, Commands, Verb
-from pgnotifier.connection import Backoff, ConnectionLostError, Parameters, listen_query
+from pgnotifier.companion import Companion
+from pgnotifier.connection import Backoff, ConnectionLostError, Parameters
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
@@ -91,7 +92,11 @@ class Listener:
         self._report_gap = report_gap
         self._state = report_state
         self._commands = Commands()
-        self._standby = None if settings.standby is None else Standby(settings.standby)
+        self._standby = (
+            None
+            if settings.standby is None
+            else Standby(settings.standby, settings.heartbeat, settings.heartbeat_timeout)
+        )
         self._waits = settings.waits
         self._leads = False
         self._stopping = False
@@ -112,6 +117,11 @@ class Listener:
         timeout = settings.heartbeat_timeout
         self._handover = Handover(self._link, self._router, parameters, timeout)
         self._backlog = Backlog(self._link.ask)
+        self._companion = (
+            None
+            if self._standby is None
+            else Companion(parameters, self._link.wake, self._standby.accompany)
+        )
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
 
     # --- called by any thread ---
@@ -194,6 +204,8 @@ class Listener:
         self.ended.open()
         for deliverer in self.deliverers.values():
             deliverer.forget_in_child()
+        if self._companion is not None:
+            self._companion.forget_in_child()
         self._link.forget_in_child()
 
     # --- the reader thread ---
@@ -216,6 +228,7 @@ class Listener:
             self._finish(why)
 
     def _finish(self, why: BaseException) -> None:
+        self._dismiss()
         self._link.end()
         self._state.become("stopped")
         self.ended.open()
@@ -235,6 +248,8 @@ class Listener:
             reason = str(lost) or "the server closed the connection"
         except StoppingError:
             raise
+        except PgNotifierError as exc:  # the server refused a query of ours
+            reason = str(exc)
         except Exception as exc:
             # Deaf for a moment and saying so beats deaf for good.
             logger.exception("a defect of pgnotifier; starting over with a new connection")
@@ -243,6 +258,8 @@ class Listener:
 
     def _turn(self) -> None:
         self._run_commands()
+        if self._companion is not None:
+            self._accompany(self._companion)
         if not self._leads:
             self._link.wait(POLL)
             self._link.drain()
@@ -298,11 +315,11 @@ class Listener:
             case "listen":
                 self._router.start_deliverers(command.channels)
                 if self._leads:
-                    self._link.ask(listen_query(command.channels))
+                    self._link.change("LISTEN", command.channels)
                 self._live.update(command.channels)
             case "unlisten":
                 if self._leads:
-                    self._link.ask(listen_query(command.channels, "UNLISTEN"))
+                    self._link.change("UNLISTEN", command.channels)
                 self._live.difference_update(command.channels)
                 self._router.forget_leaving()
             case "restart":
@@ -387,11 +404,14 @@ class Listener:
         self._state.become("hearing", detail=detail)
 
     def _ask_for_lead(self, standby: Standby) -> bool:
-        return standby.learn(self._link.ask(standby.query))
+        asked_at = Moment.now()
+        return standby.learn(self._link.ask(standby.query), asked_at)
 
     def _try_to_take_over(self) -> None:
         assert self._standby is not None
         if not self._ask_for_lead(self._standby):
+            if (pid := self._standby.vanished) is not None:
+                self._end_vanished(self._standby, pid)
             return
         barriers = self._bar()
         try:
@@ -404,6 +424,29 @@ class Listener:
             raise
         logger.info("took over as %r: hearing %d channels", self._standby.name, len(self._live))
         self._report(barriers, self._find_takeover())
+
+    def _accompany(self, companion: Companion) -> None:
+        # Behind a pooler, it would tell of that one's machine alone.
+        if self._leads and self._link.session is not None and not self._link.session.is_pooled:
+            companion.tend()
+        else:
+            companion.close()
+
+    def _dismiss(self) -> None:
+        if self._companion is not None:
+            self._companion.close()
+
+    def _end_vanished(self, standby: Standby, pid: int) -> None:
+        logger.warning(
+            "the machine of the leader of %r has vanished, as it seems: ending its session, of "
+            "process %d",
+            standby.name,
+            pid,
+        )
+        try:
+            self._link.ask(standby.terminate(pid))
+        except ListenRefusedError as exc:  # of another role
+            logger.warning("that isn't allowed; PostgreSQL will end it some time: %s", exc)
 
     def _find_takeover(self) -> Gap | None:
         """Return the gap between another listener's lead and ours, if there is one."""
@@ -473,6 +516,8 @@ class Listener:
         since = self._link.proven_at
         backoff = Backoff(LONGEST_PAUSE)
         self._state.become("deaf", f"lost the connection to PostgreSQL: {reason}")
+        self._link.drain_rest()
+        self._dismiss()
         self._link.close()
         barriers = self._bar()
         while True:

@@ -1,18 +1,32 @@
 """Sending: `Notifier.notify()` and the connection that it keeps for that."""
 
 import contextlib
+import re
 import threading
 from typing import Any
 
 import psycopg
 
-from pgnotifier.connection import Parameters, forget_in_child, is_quiet
-from pgnotifier.errors import ConnectionFailedError, NotifyRefusedError, PayloadTooLargeError
+from pgnotifier.connection import Parameters, encoding_of, forget_in_child, is_quiet
+from pgnotifier.errors import (
+    ChannelNameError,
+    ConnectionFailedError,
+    NotifyRefusedError,
+    PayloadEncodingError,
+    PayloadTooLargeError,
+    PgNotifierError,
+    in_one_line,
+)
 from pgnotifier.payload import encode
 from pgnotifier.substitutes import Encoder
 
 MAX_PAYLOAD_BYTES = 7999
 """What NOTIFY takes: https://www.postgresql.org/docs/current/sql-notify.html."""
+
+_NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
+_MOST_CANCELS = 10
+_LACKING = (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire)
+_BYTES = re.compile("0x([0-9a-f]{2})")
 
 
 class Publisher:
@@ -28,8 +42,10 @@ class Publisher:
         """Send one notification, in a transaction of its own.
 
         Raises:
-            PayloadEncodingError: No payload carries this value.
+            PayloadEncodingError: No payload carries this value, or the database's encoding
+                lacks one of its characters.
             PayloadTooLargeError: It has over 7,999 bytes.
+            ChannelNameError: The database's encoding lacks a character of the name.
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
         """
@@ -38,9 +54,13 @@ class Publisher:
             self._closing = False
             connection = self._connected()
             try:
-                connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
+                _send(connection, channel, text)
             except psycopg.Error as exc:
-                reason = str(exc).strip()
+                reason = in_one_line(exc)
+                if isinstance(exc, _LACKING):
+                    # It tells the bytes, in whatever language.
+                    char = bytes.fromhex("".join(_BYTES.findall(reason))).decode("utf-8", "replace")
+                    raise _lacks(connection, channel, text, char) from exc
                 if not connection.closed:
                     raise NotifyRefusedError(
                         f"the server refused to notify {channel!r}: {reason}"
@@ -87,6 +107,34 @@ class Publisher:
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
+
+
+def _send(connection: psycopg.Connection[Any], channel: str, text: str) -> None:
+    odd = next((char for char in channel + text if not char.isascii()), None)
+    if odd and encoding_of(connection).name == "MULE_INTERNAL":  # which nothing is converted to
+        raise _lacks(connection, channel, text, odd)
+    for left in reversed(range(_MOST_CANCELS)):
+        try:
+            connection.execute(_NOTIFY, (channel, text))
+        except psycopg.errors.QueryCanceled:  # and so it wasn't sent
+            if not left:
+                raise
+        else:
+            return
+
+
+def _lacks(
+    connection: psycopg.Connection[Any], channel: str, text: str, char: str
+) -> PgNotifierError:
+    encoding = encoding_of(connection).name
+    if char in channel and char not in text:
+        return ChannelNameError(
+            f"{channel!r}: the database's encoding, {encoding}, has no {char!r}"
+        )
+    return PayloadEncodingError(
+        f"the payload for channel {channel!r} can't be sent: the database's encoding, {encoding}, "
+        f"has no {char!r}"
+    )
 
 
 def make_text(channel: str, payload: Any, encoder: Encoder | None = None) -> str:

@@ -1,8 +1,11 @@
 """Waiting for a connection's socket in a way that another thread can cut short."""
 
 import contextlib
+import select
 import selectors
 import socket
+
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux's; the others tell POLLHUP unasked
 
 
 class Waiter:
@@ -29,8 +32,20 @@ class Waiter:
             self._watch(fd, read * selectors.EVENT_READ | write * selectors.EVENT_WRITE)
         for key, _ in self._selector.select(timeout):
             if key.fileobj is self._woken:
-                with contextlib.suppress(BlockingIOError):
-                    self._woken.recv(4096)
+                self._take_wakes()
+
+    def wait_for_end(self, timeout: float, fd: int) -> bool:
+        """Wait without reading; return whether the other end of the descriptor has hung up."""
+        if not hasattr(select, "poll"):  # Windows
+            self.wait(timeout, fd, read=False)
+            return False
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        poll.register(fd, _HUNG_UP)
+        ready = dict(poll.poll(max(0.0, timeout) * 1000))
+        if self._woken.fileno() in ready:
+            self._take_wakes()
+        return fd in ready
 
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor; to be called before it is closed."""
@@ -42,6 +57,10 @@ class Waiter:
         self._selector.close()
         self._woken.close()
         self._waker.close()
+
+    def _take_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
 
     def _watch(self, fd: int, events: int) -> None:
         known = self._selector.get_map().get(fd)

@@ -94,7 +94,7 @@ class Scenario:
                 yield at, self._cut
 
     def _notify(self, text: str) -> None:
-        self._send("ch1", "SELECT %s FROM pg_notify('ch1', %s)", (text, text))
+        self._send("ch1", "SELECT %s FROM pg_catalog.pg_notify('ch1', %s)", (text, text))
 
     def _order(self) -> None:
         self._orders += 1

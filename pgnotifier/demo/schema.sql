@@ -6,7 +6,8 @@ CREATE TABLE orders (
     amount integer NOT NULL DEFAULT 1
 );
 
-CREATE FUNCTION notify_order() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION notify_order() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify('orders', row_to_json(NEW)::text);
     RETURN NEW;

@@ -30,8 +30,10 @@ QUIET_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 SCHEMA = Path(__file__).with_name("schema.sql")
 
 FIND_SESSION = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND application_name = %s AND state = 'idle' AND query <> ''
+SELECT pid FROM pg_catalog.pg_stat_activity
+WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+AND application_name OPERATOR(pg_catalog.=) %s
+AND state OPERATOR(pg_catalog.=) 'idle' AND query OPERATOR(pg_catalog.<>) ''
 """
 
 
@@ -100,7 +102,7 @@ class Stage:
 
     def cut_session(self) -> None:
         """Terminate the listener's database session."""
-        self.connection.execute("SELECT pg_terminate_backend(%s)", [self.find_session()])
+        self.connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [self.find_session()])
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

@@ -142,7 +142,7 @@ class DispatcherContract(HardPayloads):
             def send(channel: str, *texts: str) -> int:
                 with connection.transaction():
                     for text in texts:
-                        connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
+                        connection.execute("SELECT pg_catalog.pg_notify(%s, %s)", (channel, text))
                 return connection.info.backend_pid
 
             yield send
@@ -278,8 +278,9 @@ class DispatcherContract(HardPayloads):
         notifier.start()
         with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
             connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
-                " current_database() AND application_name = 'pgnotifier'"
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity"
+                " WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"
+                " AND application_name OPERATOR(pg_catalog.=) 'pgnotifier'"
             )
         deadline = time.monotonic() + TIMEOUT
         while notifier.status().state != "hearing" or not notifier.status().gaps:

@@ -84,7 +84,7 @@ def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger,
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     pids = sessions.pids()
-    monkeypatch.setattr("pgnotifier.handover.listen_query", lambda _: b"SELECT 1/0")
+    monkeypatch.setattr("pgnotifier.handover.listen_query", lambda *_, **__: b"SELECT 1/0")
     with pytest.raises(ListenRefusedError, match="division by zero"):
         notifier.restart()
     monkeypatch.undo()

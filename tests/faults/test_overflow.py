@@ -91,10 +91,11 @@ def stuck(request):
     one.close()
 
 
-@pytest.fixture(scope="module")
-def server():
-    """Yield a server whose queue is as short as can be."""
-    with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
+@pytest.fixture(scope="module", params=["socket", "tcp"])
+def server(request):
+    """Yield a server whose queue is as short as can be, and that is soon done with the dead."""
+    settings = {"max_notify_queue_pages": 64, "tcp_user_timeout": 1000}
+    with PostgresServer(tcp=request.param == "tcp", settings=settings) as server:
         if server.is_external:
             pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
         yield server

@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from .proxy import Proxy
 from .waiting import eventually
@@ -30,7 +30,7 @@ notifier = Notifier(
 notifier.subscribe("a", "orders", lambda id, channel, payload, pid: say("payload", payload))
 """
 LEADER = (
-    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock'"
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
 
@@ -170,3 +170,54 @@ def test_restart_keeps_the_lead(pgnotifier_dsn, make_notifier, ledger):
     assert standby.status().state == "standby"
     assert gaps == []
     assert len(ledger.delivered) == 5
+
+
+COMPANION = LEADER.replace("ExclusiveLock", "ShareLock")
+
+
+def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
+    """A leader's session is ended by a standby, once its companion's is and nothing comes of it."""
+    monkeypatch.setattr("pgnotifier.standby.UNKNOWN_AGE", 2.0)
+    settings = {"standby": "shop", "heartbeat": 0.5, "heartbeat_timeout": 0.5}
+    with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
+        leader = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **settings)
+        leader.subscribe(1, "orders", ledger.callback)
+        ((companion,),) = eventually(lambda: sessions.execute(COMPANION))
+        standby = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **settings)
+        standby.subscribe(1, "orders", ledger.callback)
+        sessions.execute("SELECT pg_terminate_backend(%s, 5000)", companion)
+        ((another,),) = eventually(lambda: sessions.execute(COMPANION))  # as it is still there
+        assert another != companion
+        sessions.notify("orders", 1)
+        eventually(lambda: ledger.delivered == [(1, "orders")])
+        beats = leader.status().latency.count
+        eventually(lambda: leader.status().latency.count > beats + 6)  # longer than it takes
+        assert standby.status().state == "standby"
+        assert leader.status().reconnects == 0
+        proxy.frozen = True
+        sessions.execute("SELECT pg_terminate_backend(%s, 5000)", another)  # as keepalives would
+        sessions.notify("orders", 2)
+        eventually(lambda: standby.status().state == "hearing", 30)
+        sessions.notify("orders", 3)
+        eventually(lambda: ledger.delivered == [(1, "orders"), (3, "orders")])
+        assert len(ledger.gaps) == 1
+        ((pid,),) = sessions.execute(LEADER)
+        proxy.frozen = False
+        eventually(lambda: leader.status().state == "standby", 30)
+        assert sessions.execute(LEADER) == [(pid,)]
+        eventually(lambda: sessions.execute(COMPANION))
+
+
+def test_the_companion_goes_with_the_lead(pgnotifier_dsn, sessions, make_notifier):
+    """A leader has one companion, over restarts, and none once it doesn't lead."""
+    leader = make_notifier(pgnotifier_dsn, standby="shop")
+    leader.add_channel("orders")
+    eventually(lambda: sessions.execute(COMPANION))
+    leader.restart()
+    leader.restart()
+    assert len(sessions.execute(COMPANION)) == 1
+    leader.stop()
+    eventually(lambda: not sessions.execute(COMPANION) and not sessions.pids())
+    alone = make_notifier(pgnotifier_dsn)
+    alone.add_channel("orders")
+    assert len(sessions.pids()) == 1

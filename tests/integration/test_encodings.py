@@ -1,12 +1,25 @@
 """Databases in other encodings: what comes as it may, and names that they can't hold."""
 
 import secrets
+import threading
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import pq, sql
 
-from pgnotifier import ListenRefusedError
+from pgnotifier import (
+    ChannelNameError,
+    ListenRefusedError,
+    PayloadEncodingError,
+)
+from pgnotifier.connection import Connecting, Parameters
+from pgnotifier.encoding import find_encoding
+
+ENCODINGS = (
+    *("EUC_CN", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "ISO_8859_5", "KOI8R", "KOI8U"),
+    *("LATIN1", "LATIN2", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"),
+    *("WIN866", "WIN874", "WIN1250", "WIN1251", "WIN1252", "WIN1253", "WIN1255", "WIN1258"),
+)
 
 
 @pytest.fixture
@@ -38,7 +51,12 @@ def encoded(database_in, request):
     return database_in(request.param)
 
 
-@pytest.mark.parametrize("encoded", ["SQL_ASCII"], indirect=True)
+def in_encoding(*encodings):
+    """Run a test in databases of these encodings."""
+    return pytest.mark.parametrize("encoded", encodings, indirect=True)
+
+
+@in_encoding("SQL_ASCII")
 def test_bytes_that_are_not_unicode(encoded, make_notifier, record):
     """In a SQL_ASCII database any bytes may come; they arrive as surrogates, and stop nothing."""
     errors = []
@@ -48,16 +66,104 @@ def test_bytes_that_are_not_unicode(encoded, make_notifier, record):
         odd.execute(b"NOTIFY \"\xc3\xbc\", '\xff\xfe'")
         odd.execute(b"NOTIFY \"\xff\", 'nobody hears this one'")
         odd.execute(b"NOTIFY \"\xc3\xbc\", '\xc3\xbc'")
-    assert record.wait_for(2) == ["\udcff\udcfe", "ü"]
+    notifier.notify("ü", "ß")
+    assert record.wait_for(3) == ["\udcff\udcfe", "ü", "ß"]
     assert errors == []
 
 
-@pytest.mark.parametrize("encoded", ["LATIN1"], indirect=True)
+@pytest.mark.parametrize(
+    ("encoded", "channel", "odd", "read"),
+    [
+        # Bytes that the encoding leaves undefined; those that UTF-8 has nothing for.
+        ("WIN1252", "gelée", b"\x81\x9d\xe9", "\udc81\udc9dé"),
+        ("WIN874", "ช่อง", b"\xdb\xa1", "\udcdbก"),
+        ("EUC_JP", "注文", b"\xa9\xa1\xa4\xa2", "\udca9\udca1あ"),
+        ("EUC_JIS_2004", "注文", b"\xa4\xfe\xa4\xa2", "\udca4\udcfeあ"),
+        ("EUC_KR", "주문", b"\xa2\xe9\xb0\xa1", "\udca2\udce9가"),
+        ("EUC_KR", "주문", b"\xc9\xa1\xb0\xa1", "\ufffd\ufffd가"),  # in UTF-8 another letter
+        ("EUC_CN", "订单", b"\xaa\xa1\xb0\xa1", "\udcaa\udca1啊"),
+        ("LATIN1", "gelée", b"\x80\xe9", "\x80é"),
+        ("KOI8R", "заказы", b"\xd1", "я"),
+        # Those that Python has no codec for.
+        ("EUC_TW", "orders", b"\xa4\xa1", "\udca4\udca1"),
+        ("MULE_INTERNAL", "orders", b"\x81\xe9", "\udc81\udce9"),
+    ],
+    indirect=["encoded"],
+)
+def test_what_utf8_lacks(encoded, channel, odd, read, make_notifier, record):
+    """Bytes without an equivalent arrive as surrogates; nothing is lost, before or after them."""
+    gaps = []
+    notifier = make_notifier(encoded, on_gap=gaps.append)
+    notifier.subscribe(1, channel, record)
+    with psycopg.connect(encoded, autocommit=True, client_encoding="SQL_ASCII") as raw:
+        name = find_encoding(raw.info.parameter_status("server_encoding")).encode(channel)
+        for number in range(3):
+            raw.execute(b"NOTIFY \"%s\", 'before'" % name)
+            raw.execute(b"NOTIFY \"%s\", '%d %s'" % (name, number, odd))
+            raw.execute(b"NOTIFY \"%s\", 'after'" % name)
+    expected = [one for number in range(3) for one in ("before", f"{number} {read}", "after")]
+    assert record.wait_for(9) == expected
+    assert set(record.channels) == {channel}
+    assert gaps == []
+    assert notifier.status().reconnects == 0
+    notifier.notify(channel, "sent")
+    assert record.wait_for(10)[-1] == "sent"
+    notifier.restart()
+    notifier.remove_channel(channel)
+    notifier.subscribe(1, channel, record)
+    notifier.notify(channel, "anew")
+    assert record.wait_for(11)[-1] == "anew"
+
+
+@in_encoding("EUC_JP", "WIN1252", "KOI8R")
+def test_text_arrives_as_it_was_sent(encoded, make_notifier, record):
+    """Text of clients in UTF-8, the notifier's own among them, arrives as it was sent."""
+    texts = {
+        "EUC_JP": "日本語 ～－￠∥ ①㈱№Ⅷ ⅷ髙 ｶﾅ",  # noqa: RUF001
+        "WIN1252": "gelée €—“”",
+        "KOI8R": "заказ ≈ ─",
+    }
+    notifier = make_notifier(encoded)
+    notifier.subscribe(1, "orders", record)
+    with psycopg.connect(encoded, autocommit=True, client_encoding="UTF8") as connection:
+        name = connection.info.parameter_status("server_encoding")
+        connection.execute("SELECT pg_notify('orders', %s)", [texts[name]])
+    notifier.notify("orders", texts[name])
+    assert record.wait_for(2) == [texts[name]] * 2
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_characters_are_those_of_postgresql(name, pgnotifier_dsn):
+    """Whatever PostgreSQL can convert is read as PostgreSQL converts it, and written so."""
+    encoding = find_encoding(name)
+    lead = range(0x80, 0x100)
+    found = [bytes([one]) for one in lead]
+    if encoding.codec in ("euc_jp", "euc_jis_2004", "euc_kr", "gb2312"):
+        found += [bytes([one, two]) for one in lead for two in range(0xA1, 0x100)]
+    if name == "EUC_JP":
+        found += [bytes([0x8F, one, two]) for one in range(0xA1, 0xFF) for two in range(0xA1, 0xFF)]
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION to_utf8(data bytea, name text) RETURNS bytea LANGUAGE plpgsql AS"
+            " $$ BEGIN RETURN convert(data, name, 'UTF8');"
+            " EXCEPTION WHEN others THEN RETURN NULL; END $$"
+        )
+        rows = connection.execute(
+            "SELECT data, to_utf8(data, %s) FROM unnest(%s::bytea[]) AS data", [name, found]
+        ).fetchall()
+    known = {data: text.decode() for data, text in rows if text is not None}
+    assert len(known) > 50
+    assert {data: encoding.decode(data) for data in known} == known
+    for data, text in known.items():
+        assert encoding.decode(encoding.encode(text)) == text, data
+
+
+@in_encoding("LATIN1")
 def test_a_refused_channel(encoded, make_notifier, make_recorder):
     """A name that the server refuses raises, isn't added, and costs no other channel anything."""
     record = make_recorder()
     notifier = make_notifier(encoded)
-    with pytest.raises(ListenRefusedError, match="LATIN1"):
+    with pytest.raises(ListenRefusedError, match="LATIN1, has no '日'"):
         notifier.add_channels(["first", "日本"])
     assert notifier.get_channels() == set()
     assert not notifier.is_running()
@@ -72,3 +178,47 @@ def test_a_refused_channel(encoded, make_notifier, make_recorder):
     assert notifier.get_channels() == {"ü"}
     assert notifier.get_subscriptions() == {"ü": {1: record}}
     assert notifier.status().reconnects == 0
+
+
+@in_encoding("EUC_JP")
+def test_a_name_that_is_longer_there(encoded, make_notifier, record):
+    """A name that PostgreSQL would cut off in its own encoding is refused."""
+    notifier = make_notifier(encoded)
+    name = "é" * 22  # of three bytes each in EUC_JP, of two in UTF-8
+    with pytest.raises(ListenRefusedError, match="EUC_JP, it has 66 bytes"):
+        notifier.subscribe(1, name, record)
+    notifier.subscribe(1, name[1:], record)
+    notifier.notify(name[1:], 1)
+    assert record.wait_for(1) == [1]
+
+
+@in_encoding("LATIN1", "EUC_TW", "MULE_INTERNAL")
+def test_what_can_not_be_sent(encoded, make_notifier):
+    """A character that the database lacks is named, be it in the payload or in the name."""
+    notifier = make_notifier(encoded)
+    with pytest.raises(
+        PayloadEncodingError, match=r"'orders'.*(LATIN1|EUC_TW|MULE_INTERNAL), has no 'ש'"
+    ):
+        notifier.notify("orders", {"name": "שלום"})
+    with pytest.raises(ChannelNameError, match="has no 'ש'"):
+        notifier.notify("ש", 1)
+    notifier.notify("orders", "and on it goes")
+
+
+@in_encoding("WIN1252", "EUC_JP", "EUC_TW", "SQL_ASCII")
+def test_errors_of_the_server(encoded):
+    """What the server says comes in its encoding, too, and stays readable."""
+    done = threading.Event()
+    connecting = Connecting(Parameters(encoded), done.set)
+    assert done.wait(15)
+    session = connecting.result()
+    try:
+        assert session.encoding.name.lower() in encoded
+        word = "é" if session.encoding.codec != "ascii" else "e"
+        session.send(session.encoding.encode(f'SELECT "{word}"'))
+        with pytest.raises(ListenRefusedError, match=f'column "{word}"'):
+            while not session.answered():
+                session.consume()
+        assert session._pgconn.transaction_status == pq.TransactionStatus.IDLE
+    finally:
+        session.close()

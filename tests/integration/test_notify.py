@@ -171,21 +171,15 @@ def test_after_the_session_was_ended(notifier, db, record, eventually):
     assert record.wait_for(6) == [0, 1, 2, 3, 4, "last"]
 
 
-def test_refused_by_the_server(notifier, db, record):
+def test_refused_by_the_server(notifier, record, monkeypatch):
     """What the server refuses is an error of ours, and the next one is sent all the same."""
     notifier.subscribe(1, "a", record)
     notifier.notify("a", "before")
-    db.execute(
-        "CREATE FUNCTION refuse(text, text) RETURNS void LANGUAGE plpgsql"
-        " AS $$ BEGIN RAISE 'queue full'; END $$"
-    )
-    db.execute("ALTER FUNCTION refuse RENAME TO pg_notify")
-    connection = notifier._publisher._connection
-    connection.execute("SET search_path = public, pg_catalog")
-    with pytest.raises(NotifyRefusedError, match="queue full") as caught:
-        notifier.notify("a", "refused")
+    with monkeypatch.context() as patch:
+        patch.setattr("pgnotifier.publisher._NOTIFY", "SELECT %s::text, %s::text, 1/0")
+        with pytest.raises(NotifyRefusedError, match="division by zero") as caught:
+            notifier.notify("a", "refused")
     assert isinstance(caught.value, RuntimeError)
-    connection.execute("RESET search_path")
     notifier.notify("a", "after")
     assert record.wait_for(2) == ["before", "after"]
 

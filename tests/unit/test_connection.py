@@ -240,7 +240,7 @@ def test_a_refusal_in_pieces():
     """A refusal whose end arrives later is still one, and the next query is no longer refused."""
     error = SimpleNamespace(
         status=pq.ExecStatus.FATAL_ERROR,
-        get_error_message=lambda: "not here",
+        get_error_message=lambda encoding: "not here",
         error_field=lambda field: b"ERROR",
     )
     connection = Pieces("pause", error, "pause")

@@ -4,7 +4,8 @@ CREATE TABLE IF NOT EXISTS orders (
     item text NOT NULL
 );
 
-CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify(TG_ARGV[0], to_json(NEW)::text);
     RETURN NEW;

@@ -11,7 +11,8 @@ CREATE TABLE IF NOT EXISTS orders (
     invoiced_at timestamptz
 );
 
-CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify(TG_ARGV[0], to_json(NEW)::text);
     RETURN NEW;

@@ -1,0 +1,267 @@
+"""An attacker who may create in a schema of the search_path: nothing of theirs is ever executed.
+
+https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058:_Protect_Your_Search_Path
+"""
+
+import ast
+import re
+import secrets
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+import pgnotifier
+from pgnotifier import backlog, connection, pause, publisher, setup
+from pgnotifier.connection import Parameters
+from pgnotifier.demo import stage
+from pgnotifier.standby import Standby
+
+from .waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+PACKAGE = Path(pgnotifier.__file__).parent
+
+STATEMENT = re.compile(
+    r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|SET|NOTIFY|DO|CALL|SHOW|EXPLAIN|MERGE)\s"
+)
+
+CONTAINED = {
+    "backlog.py": 2,
+    "connection.py": 2,  # NOTIFY, and SET client_encoding
+    "demo/__init__.py": 2,  # shown to the user
+    "demo/scenario.py": 2,
+    "demo/stage.py": 2,
+    "link.py": 2,
+    "pause.py": 2,
+    "publisher.py": 1,
+    "setup.py": 1,
+    "standby.py": 3,
+    "testing/contract.py": 2,
+    "testing/postgres.py": 3,
+}
+"""How many statements there are in each file. Whoever adds one adds it to `EXECUTED`, too, unless
+nothing in it is looked up by the search_path."""
+
+EXECUTED = {
+    "setup": (setup.setup_query(1).encode(), ()),
+    "usage": (backlog._USAGE, ()),
+    "oldest": (backlog._OLDEST, ()),
+    "standby": (Standby("shop").query, ()),
+    "accompany": (Standby("shop").accompany, ()),
+    "terminate": (Standby("shop").terminate(0), ()),
+    "identity": (pause.IDENTITY, ()),
+    "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
+    "notify": (publisher._NOTIFY, ("orders", "1")),
+    "beat": (connection.notify_query("orders", "1"), ()),
+    "listen": (connection.listen_query(["orders"]), ()),
+    "unlisten": (connection.listen_query(["orders"], "UNLISTEN"), ()),
+    "proof": (b"SELECT 1", ()),
+    "encoding": (b"SET client_encoding TO UTF8", ()),
+    "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
+}
+
+FUNCTIONS = {
+    "set_config": ("text, text, boolean", "text", "'x'"),
+    "pg_backend_pid": ("", "int", "1"),
+    "pg_notify": ("text, text", "void", ""),
+    "pg_try_advisory_lock": ("bigint", "boolean", "true"),
+    "pg_try_advisory_lock_shared": ("bigint", "boolean", "true"),
+    "pg_notification_queue_usage": ("", "float8", "0"),
+    "pg_postmaster_start_time": ("", "timestamptz", "NULL"),
+    "pg_terminate_backend": ("int", "boolean", "true"),
+    "current_database": ("", "name", "'x'"),
+    "clock_timestamp": ("", "timestamptz", "NULL"),
+    "date_part": ("text, interval", "float8", "1"),
+    "extract": ("text, interval", "numeric", "1"),
+}
+OPERATORS = {
+    "=": ["text", "name", "int", "bigint", "oid", "smallint", "boolean", "timestamptz"],
+    "<>": ["text", "int", "name"],
+    "-": ["timestamptz"],
+}
+MIXED = [("oid", "bigint"), ("oid", "int"), ("smallint", "int"), ("text", "name"), ("name", "text")]
+RELATIONS = ["pg_settings", "pg_locks", "pg_stat_activity"]
+
+
+def statements(path):
+    """Yield the SQL statements in a file of Python."""
+    nodes = [*ast.walk(ast.parse(path.read_text()))]
+    docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if not isinstance(node, ast.Constant) or id(node) in docstrings:
+            continue
+        text = node.value
+        if isinstance(text, bytes):
+            text = text.decode("latin1")
+        if isinstance(text, str) and STATEMENT.match(text):
+            yield text
+
+
+def all_statements():
+    """Return the statements of the core, by file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith("contrib/django/") and (texts := [*statements(path)]):
+            found[name] = texts
+    return found
+
+
+def unqualified(statement):
+    """Return what of a statement is looked up by the search_path."""
+    bare = re.sub(
+        r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.|\{\w*\}|%[sd]", " ", statement
+    )
+    functions = re.findall(r"(?<![\w.])([a-z]\w*)\(", bare)
+    operators = re.findall(r"[=<>+\-/|~]+|\b(?:IN|BETWEEN|LIKE|USING)\b", bare)
+    relations = re.findall(r"\b(?:FROM|JOIN)\s+((?!pg_catalog\.)pg_\w+|[a-z]\w+)(?!\()", bare)
+    columns = {"backend_start"}  # of EXTRACT(… FROM column)
+    relations = [one for one in relations if one != "pg_catalog" and one not in columns]
+    return [*functions, *operators, *relations]
+
+
+def test_all_statements_are_known():
+    """A new statement is looked at here, before it is anywhere else."""
+    assert {name: len(texts) for name, texts in all_statements().items()} == CONTAINED
+
+
+def test_all_names_are_qualified():
+    """No statement of the core finds anything by the search_path, whatever that is."""
+    found = {}
+    for name, texts in all_statements().items():
+        for text in texts:
+            if names := unqualified(text):
+                found[name, " ".join(text.split())[:40]] = names
+    # A table of the demo's own server, in what users see there.
+    assert {name for name, _ in found} <= {"demo/__init__.py", "demo/scenario.py"}
+
+
+def test_finding_them():
+    """What finds names that aren't qualified does find them."""
+    assert unqualified("SELECT now() FROM pg_catalog.pg_locks") == ["now"]
+    assert unqualified("SELECT 1 FROM pg_locks WHERE a = 1") == ["=", "pg_locks"]
+    assert unqualified("SELECT 1 FROM pg_catalog.a JOIN pg_catalog.b USING (pid)") == ["USING"]
+
+
+@pytest.fixture
+def victim(pgnotifier_dsn):
+    """Yield how to connect as a superuser who looks in public first, where traps are laid."""
+    name = f"victim_{secrets.token_hex(4)}"
+    mallory = f"mallory_{secrets.token_hex(4)}"
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(sql.Identifier(name)))
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(mallory)))
+        admin.execute(
+            sql.SQL("ALTER ROLE {} SET search_path = public, pg_catalog").format(
+                sql.Identifier(name)
+            )
+        )
+        admin.execute("GRANT CREATE ON SCHEMA public TO public")
+        admin.execute("CREATE TABLE public.trapped (who text, what text)")
+        admin.execute("GRANT ALL ON public.trapped TO public")
+        try:
+            with psycopg.connect(make_conninfo(pgnotifier_dsn, user=mallory), autocommit=True) as m:
+                lay_traps(m)
+            yield make_conninfo(pgnotifier_dsn, user=name)
+        finally:
+            for role in (mallory, name):
+                admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
+                admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def lay_traps(mallory):
+    """Create functions, operators, relations and types that are named like PostgreSQL's own."""
+    trap = (
+        "CREATE FUNCTION public.{name}({args}) RETURNS {returns} LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO public.trapped VALUES (current_user, '{what}'); RETURN {value}; END $$"
+    )
+
+    def lay(name, args, returns, value, what=None):
+        mallory.execute(
+            trap.format(name=name, args=args, returns=returns, value=value, what=what or name)
+        )
+
+    for name, (args, returns, value) in FUNCTIONS.items():
+        lay(name, args, returns, value)
+    lay("pg_notify", "unknown_text text, payload varchar", "void", "", "pg_notify of varchar")
+    lay("pg_try_advisory_lock", "key int", "boolean", "true")
+    pairs = [(sign, one, one) for sign, types in OPERATORS.items() for one in types]
+    pairs += [("=", *both) for both in MIXED]
+    for number, (sign, left, right) in enumerate(pairs):
+        returns, value = ("interval", "NULL") if sign == "-" else ("boolean", "true")
+        lay(f"operate_{number}", f"a {left}, b {right}", returns, value, f"{left} {sign} {right}")
+        mallory.execute(
+            f"CREATE OPERATOR public.{sign} (FUNCTION = public.operate_{number},"
+            f" LEFTARG = {left}, RIGHTARG = {right})"
+        )
+    lay("spring", "", "text", "'x'", "a relation")
+    for name in RELATIONS:
+        columns = mallory.execute(f"SELECT * FROM pg_catalog.{name} LIMIT 0").description
+        listed = ", ".join(f"public.spring()::text AS {one.name}" for one in columns)
+        mallory.execute(f"CREATE VIEW public.{name} AS SELECT {listed}")
+    for name in ("text", "int4", "name"):
+        mallory.execute(f"CREATE TYPE public.{name} AS (trapped boolean)")
+
+
+def trapped(dsn):
+    """Return what of the attacker's was executed by somebody else, and forget it."""
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        return admin.execute("DELETE FROM public.trapped RETURNING what").fetchall()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_try_advisory_lock(1)",
+        "SELECT FROM pg_catalog.pg_class WHERE relname = 'x'",
+        "SELECT FROM pg_locks",
+        "SELECT pg_notify('a', 'b')",
+    ],
+)
+def test_the_traps_work(victim, pgnotifier_dsn, statement):
+    """Whoever isn't careful falls into them."""
+    with psycopg.connect(victim, autocommit=True) as careless:
+        careless.execute(statement)
+    assert trapped(pgnotifier_dsn)
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_each_statement(victim, pgnotifier_dsn, name):
+    """Each statement executes nothing but PostgreSQL's own, even on a session that isn't set up."""
+    statement, parameters = EXECUTED[name]
+    with psycopg.connect(victim, autocommit=True) as session:
+        assert session.execute("SHOW search_path").fetchone() == ("public, pg_catalog",)
+        session.execute(statement, parameters or None)
+        session.execute(statement, parameters or None)  # there is a leader, and so on
+    assert trapped(pgnotifier_dsn) == []
+
+
+def test_sessions_are_pinned(victim):
+    """And each session of ours looks in PostgreSQL's own catalog alone."""
+    with Parameters(victim).connect() as session:
+        assert session.execute("SHOW search_path").fetchone() == ("pg_catalog, pg_temp",)
+
+
+def test_listening(victim, pgnotifier_dsn, make_notifier, ledger, monkeypatch):
+    """Nor does a listener with all that it does: lead, stand by, move, look, send."""
+    monkeypatch.setattr(backlog, "LIMIT", -1.0)
+    monkeypatch.setattr(backlog, "INTERVAL", 0.1)
+    settings = {"standby": "shop", "heartbeat": 0.1}
+    leader = make_notifier(victim, **settings)
+    leader.subscribe(1, "orders", ledger.callback)
+    other = make_notifier(victim, **settings)
+    other.subscribe(2, "orders", ledger.callback)
+    leader.restart()
+    leader.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    eventually(lambda: leader.status().queue_usage is not None)
+    leader.stop()
+    eventually(lambda: other.status().state == "hearing")
+    other.notify("orders", 2)
+    eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
+    assert conninfo_to_dict(victim)["user"].startswith("victim")
+    assert trapped(pgnotifier_dsn) == []

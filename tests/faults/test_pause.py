@@ -1,0 +1,232 @@
+"""Pauses over TCP: how long they may last, and connections that end meanwhile."""
+
+import logging
+import threading
+from datetime import datetime
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier import InlineDispatcher, pause
+from pgnotifier.testing import PostgresServer
+
+from .conftest import Sessions
+from .proxy import Proxy
+from .waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+TIMEOUT = 1.0
+"""Seconds after which the server gives an unresponsive client up, unless a session says else."""
+
+
+class Server(PostgresServer):
+    """One that is reached over TCP."""
+
+    def __init__(self):
+        super().__init__(tcp=True, settings={"tcp_user_timeout": int(1000 * TIMEOUT)})
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Yield a server for all the tests of this file that don't stop it."""
+    with Server() as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
+        yield server
+
+
+@pytest.fixture
+def dsn(server):
+    """Yield the conninfo string of a database of the test's own."""
+    with server.database() as dsn:
+        yield dsn
+
+
+class Stuck:
+    """A callback that hangs until it is released, and what is sent to it."""
+
+    def __init__(self, dsn):
+        self.sessions = Sessions(dsn)
+        self.got = []
+        self.gaps = []
+        self.states = []
+        self.sent = []
+        self.settings = {
+            "dispatcher": InlineDispatcher(),
+            "buffer_size": 100,
+            "heartbeat": 0.3,
+            "on_gap": self.gaps.append,
+            "on_state": lambda change: self.states.append(change.state),
+        }
+        self._released = threading.Event()
+
+    def __call__(self, _id, _channel, payload, _pid):
+        assert self._released.wait(120)
+        self.got.append(payload["n"])
+
+    def release(self):
+        self._released.set()
+
+    def send(self, count=1000):
+        """Notify in one transaction, of 7 MB if there are a thousand."""
+        first, before = len(self.sent), datetime.now().astimezone()
+        self.sessions.execute(
+            "SELECT pg_notify('orders', json_build_object('n', n, 'x', repeat('x', 7000))::text)"
+            " FROM generate_series(%s::int, %s) AS n",
+            first,
+            first + count - 1,
+        )
+        self.sent += [(before, datetime.now().astimezone())] * count
+
+    def fill(self):
+        """Send until the session's process waits for it to be read; return its pid."""
+        while True:
+            self.send()
+            found = self.sessions.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'pgnotifier' AND wait_event = 'ClientWrite'"
+            )
+            if found:
+                return found[0][0]
+            assert len(self.sent) < 100_000
+
+    def check(self):
+        """Check that what wasn't delivered is in a gap, and nothing was delivered twice."""
+        assert self.got == sorted(set(self.got))
+        for number in set(range(len(self.sent))) - set(self.got):
+            before, after = self.sent[number]
+            assert any(gap.since <= after and before <= gap.until for gap in self.gaps), number
+
+
+@pytest.fixture
+def stuck(dsn):
+    """Yield a callback that hangs."""
+    one = Stuck(dsn)
+    yield one
+    one.release()
+
+
+@pytest.mark.parametrize("standby", [None, "shop"])
+def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch, caplog):
+    """However long a pause lasts, the server keeps the session, and nothing is lost.
+
+    Meanwhile a warning says how long, and what that does.
+    """
+    caplog.set_level(logging.INFO, "pgnotifier")
+    monkeypatch.setattr(pause, "WARN", TIMEOUT)
+    notifier = make_notifier(dsn, standby=standby, **stuck.settings)
+    notifier.subscribe("book", "orders", stuck)
+    other = make_notifier(dsn, standby=standby, **stuck.settings) if standby else None
+    if other is not None:
+        other.subscribe("book", "orders", stuck)
+    pid = stuck.fill()
+    eventually(lambda: caplog.text.count("holds back vacuum") == 4, 60)
+    # As it says.
+    seen = "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = %s"
+    assert stuck.sessions.execute(seen, pid) == [(True,)]
+    stuck.release()
+    eventually(lambda: len(stuck.got) == len(stuck.sent), 60)
+    assert stuck.got == list(range(len(stuck.sent)))
+    assert stuck.gaps == []
+    assert notifier.status().reconnects == 0
+    eventually(lambda: "reading again, after a pause of" in caplog.text)
+    assert "% full), and the session" in caplog.text
+    levels = {record.levelname for record in caplog.records if "vacuum" in record.message}
+    assert levels == {"WARNING"}
+    assert "buffer of InlineDispatcher is full" in caplog.text
+
+
+def test_terminated(dsn, stuck, make_notifier):
+    """A session that is ended in a pause is deaf at once, and gets a new one."""
+    notifier = make_notifier(dsn, **stuck.settings)
+    notifier.subscribe("book", "orders", stuck)
+    pid = stuck.fill()
+    eventually(lambda: notifier.status().dispatchers[0].full)
+    stuck.sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+    eventually(lambda: stuck.states == ["starting", "hearing", "deaf", "hearing"])
+    stuck.send(50)
+    stuck.release()
+    eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
+    assert len(stuck.gaps) == 1
+    stuck.check()
+
+
+def test_behind_a_proxy(server, stuck, dsn, make_notifier):
+    """Where the network gives no sign of the end, a second connection finds it out."""
+    at_socket = {
+        **conninfo_to_dict(server._socket_dsn()),
+        "dbname": conninfo_to_dict(dsn)["dbname"],
+    }
+    with Proxy(at_socket) as proxy:
+        notifier = make_notifier(proxy.dsn, **stuck.settings)
+        notifier.subscribe("book", "orders", stuck)
+        pid = stuck.fill()
+        eventually(lambda: notifier.status().dispatchers[0].full)
+        stuck.sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
+        eventually(lambda: stuck.states[:3] == ["starting", "hearing", "deaf"])
+        stuck.release()
+        eventually(lambda: stuck.states[-1] == "hearing")
+        stuck.send(50)
+        eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
+        stuck.check()
+
+
+def test_killed(make_notifier):
+    """A server that crashes in a pause makes it deaf, though there is none to be asked."""
+    with Server() as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
+        stuck = Stuck(server.dsn)
+        try:
+            notifier = make_notifier(server.dsn, **stuck.settings)
+            notifier.subscribe("book", "orders", stuck)
+            stuck.fill()
+            eventually(lambda: notifier.status().dispatchers[0].full)
+            server.kill()
+            eventually(lambda: notifier.status().state == "deaf")
+            server.start()
+            eventually(lambda: notifier.status().state == "hearing", 60)
+            stuck.send(50)
+            stuck.release()
+            eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
+            stuck.check()
+        finally:
+            stuck.release()
+
+
+def test_asking_another_server(stuck, dsn, make_notifier, pgnotifier_dsn):
+    """A second connection that comes to another server says nothing about the first one."""
+    to = [dsn]
+    notifier = make_notifier(lambda: to[0], **stuck.settings)
+    notifier.subscribe("book", "orders", stuck)
+    to[0] = make_conninfo(pgnotifier_dsn, application_name="looking")
+    stuck.fill()
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as other:
+
+        def looks():
+            (number,) = other.execute(
+                "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+            ).fetchone()
+            return number
+
+        begun = eventually(looks)
+        eventually(lambda: looks() >= begun + 3)
+    assert notifier.status().state == "hearing"
+    to[0] = dsn
+    stuck.release()
+    eventually(lambda: len(stuck.got) == len(stuck.sent), 60)
+    assert stuck.gaps == []
+
+
+def test_stopped(dsn, stuck, make_notifier):
+    """A pause doesn't hold up `stop()`, a command, nor what the command waits for."""
+    notifier = make_notifier(dsn, **stuck.settings)
+    notifier.subscribe("book", "orders", stuck)
+    eventually(lambda: notifier.status().state == "hearing")
+    stuck.send(150)
+    eventually(lambda: notifier.status().dispatchers[0].full)
+    notifier.add_channel("more")  # in a pause, but nothing is in the way of the answer
+    assert notifier.stop(0.5) > 0
+    stuck.release()

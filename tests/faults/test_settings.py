@@ -1,0 +1,335 @@
+"""What a role, a database or a server may set, and what an administrator may cancel."""
+
+import contextlib
+import logging
+import secrets
+import threading
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier import backlog, standby
+from pgnotifier.connection import Parameters
+from pgnotifier.testing import PostgresServer
+
+from .pgbouncer import pgbouncer
+from .waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+TIMEOUTS = [
+    {"statement_timeout": "1"},
+    {"lock_timeout": "1"},
+    {"idle_session_timeout": "1"},
+    {"idle_session_timeout": "100"},
+    {"transaction_timeout": "1"},
+    {"idle_in_transaction_session_timeout": "1"},
+    dict.fromkeys(("statement_timeout", "idle_session_timeout", "transaction_timeout"), "1"),
+]
+READ_ONLY = [
+    {"default_transaction_read_only": "on", "default_transaction_isolation": "serializable"},
+    {"default_transaction_deferrable": "on", "default_transaction_isolation": "serializable"},
+]
+OTHERS = {
+    "bytea_output": "escape",
+    "client_connection_check_interval": "1",
+    "client_encoding": "LATIN1",
+    "client_min_messages": "debug5",
+    "DateStyle": "German",
+    "escape_string_warning": "off",
+    "extra_float_digits": "-15",
+    "IntervalStyle": "sql_standard",
+    "jit_above_cost": "0",
+    "lc_messages": "C",
+    "log_statement": "all",
+    "quote_all_identifiers": "on",
+    "row_security": "off",
+    "search_path": "nowhere",
+    "standard_conforming_strings": "off",
+    "synchronous_commit": "remote_apply",
+    "TimeZone": "Asia/Kathmandu",
+    "xmlbinary": "hex",
+}
+
+
+@pytest.fixture
+def role(pgnotifier_dsn):
+    """Yield a function that makes a role with settings, and returns how to connect as it."""
+    made = []
+
+    def make(settings, of="role", superuser=True):
+        name = f"role_{secrets.token_hex(4)}"
+        dbname = conninfo_to_dict(pgnotifier_dsn)["dbname"]
+        target = {
+            "role": sql.SQL("ROLE {}").format(sql.Identifier(name)),
+            "database": sql.SQL("DATABASE {}").format(sql.Identifier(dbname)),
+        }[of]
+        with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
+            admin.execute(
+                sql.SQL("CREATE ROLE {} LOGIN {}").format(
+                    sql.Identifier(name), sql.SQL("SUPERUSER" if superuser else "NOSUPERUSER")
+                )
+            )
+            made.append(name)
+            known = {name for (name,) in admin.execute("SELECT name FROM pg_settings")}
+            if not known & settings.keys():
+                pytest.skip(f"this server doesn't know {', '.join(settings)}")
+            for setting, value in settings.items():
+                if setting not in known:
+                    continue
+                admin.execute(
+                    sql.SQL("ALTER {} SET {} = {}").format(target, sql.Identifier(setting), value)
+                )
+        return make_conninfo(pgnotifier_dsn, user=name)
+
+    yield make
+    with Parameters(pgnotifier_dsn).connect() as admin:
+        for name in made:
+            with contextlib.suppress(psycopg.Error):
+                admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+def check_listening(notifier, ledger, gaps):
+    """See that it hears, beats and polls for a while, moves, and sends."""
+
+    def rounds(more):
+        begun = notifier.status().latency.count
+        eventually(lambda: notifier.status().latency.count >= begun + more, 30)
+
+    notifier.subscribe(1, "orders", ledger.callback)
+    rounds(4)
+    notifier.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    notifier.restart()
+    rounds(4)
+    notifier.notify("orders", 2)
+    notifier.subscribe(1, "more", ledger.callback)
+    notifier.remove_channel("more")
+    eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
+    assert notifier.status().reconnects == 1  # the restart
+    assert notifier.status().queue_usage is not None
+    assert gaps == []
+
+
+@pytest.mark.parametrize("of", ["role", "database"])
+@pytest.mark.parametrize(
+    "settings", [*TIMEOUTS, *READ_ONLY, OTHERS], ids=lambda settings: min(settings)
+)
+def test_settings(role, make_notifier, ledger, settings, of, monkeypatch, caplog):
+    """Nothing that is set for its role or its database matters to a listener."""
+    caplog.set_level(logging.WARNING, "pgnotifier")
+    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
+    monkeypatch.setattr(backlog, "INTERVAL", 0.2)
+    conf = role(settings, of)
+    gaps = []
+    notifier = make_notifier(conf, heartbeat=0.15, standby="shop", on_gap=gaps.append)
+    check_listening(notifier, ledger, gaps)
+    assert not [text for text in caplog.messages if "notification queue is" not in text]
+
+
+def test_no_superuser(role, make_notifier, ledger):
+    """None of that takes a superuser."""
+    gaps = []
+    conf = role({**TIMEOUTS[-1], **READ_ONLY[0]}, superuser=False)
+    check_listening(make_notifier(conf, heartbeat=0.15, on_gap=gaps.append), ledger, gaps)
+
+
+def test_standing_by(role, make_notifier, ledger):
+    """A listener that stands by, and takes over, isn't ended by timeouts either."""
+    conf = role({**TIMEOUTS[-1], **READ_ONLY[0]})
+    leader = make_notifier(conf, standby="shop")
+    leader.add_channel("orders")
+    gaps = []
+    other = make_notifier(conf, heartbeat=0.15, standby="shop", on_gap=gaps.append)
+    other.subscribe(1, "orders", ledger.callback)
+    eventually(lambda: other.status().latency.count > 2)
+    assert (other.status().state, other.status().reconnects) == ("standby", 0)
+    leader.stop()
+    eventually(lambda: other.status().state == "hearing")
+    eventually(lambda: len(gaps) == 1)
+    other.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+
+
+def test_options_of_the_user(role, monkeypatch):
+    """Options that were given, or stand in the environment, are kept beside ours."""
+    conf = role({"idle_session_timeout": "1"})
+    monkeypatch.setenv("PGOPTIONS", "-c work_mem=123kB")
+    for one, expected in (
+        (conf, "123kB"),
+        (make_conninfo(conf, options="-c work_mem=77kB"), "77kB"),
+    ):
+        with Parameters(one).connect() as connection:
+            found = connection.execute("SHOW work_mem").fetchone()
+            assert found == (expected,)
+            assert connection.execute("SHOW idle_session_timeout").fetchone() == ("0",)
+
+
+def test_a_replica_that_is_down(make_notifier):
+    """Heartbeats don't wait for a synchronous replica, as commits of others do."""
+    with PostgresServer() as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        with psycopg.connect(server.dsn, autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            admin.execute("SELECT pg_reload_conf()")
+        notifier = make_notifier(server.dsn, heartbeat=0.15, heartbeat_timeout=0.5)
+        notifier.add_channel("orders")
+        eventually(lambda: notifier.status().latency.count > 4)
+        assert notifier.status().reconnects == 0
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_what_a_pooler_shares(pgnotifier_dsn, make_notifier, mode):
+    """Behind a pooler, whoever gets the server's session next finds it as it was.
+
+    That a pool in session mode is one is found out first; then it is set up, too.
+    """
+    with pgbouncer(pgnotifier_dsn, mode, 2) as dsn:
+        notifier = make_notifier(dsn, heartbeat_timeout=1.0)
+        if mode == "session":
+            notifier.add_channel("orders")
+        else:
+            notifier.add_channel("orders", autorun=False)
+            with pytest.raises(ConnectionError):
+                notifier.start()
+        notifier.notify("orders", 1)
+        notifier.stop()
+        with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+            assert connection.execute("SHOW search_path").fetchone() == ('"$user", public',)
+            assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+
+
+class Sleeping:
+    """Our sessions that sleep in a query, and how to cancel it."""
+
+    def __init__(self, sessions):
+        self._sessions = sessions
+
+    def cancel(self, times=1):
+        for _ in range(times):
+            (pid,) = eventually(self._find)
+            self._sessions.execute("SELECT pg_cancel_backend(%s)", pid)
+
+    def _find(self):
+        rows = self._sessions.execute(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            " AND datname = current_database() AND application_name = 'pgnotifier'"
+        )
+        return rows[0] if rows else None
+
+
+SLEEP = b"SELECT pg_catalog.pg_sleep(0.4);"
+
+
+@pytest.fixture
+def sleeping(sessions, caplog):
+    """Yield what cancels; nothing is to be a defect, nor a warning."""
+    caplog.set_level(logging.INFO, "pgnotifier")
+    yield Sleeping(sessions)
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def slow(monkeypatch, target):
+    """Have a maker of queries make those that take their time."""
+    module, _, name = target.rpartition(".")
+    original = getattr(__import__(module, fromlist=[name]), name)
+    monkeypatch.setattr(target, lambda *args, **named: SLEEP + original(*args, **named))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_canceled_heartbeat(
+    pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch, times, caplog
+):
+    """A heartbeat that somebody cancels is sent again."""
+    notifier = make_notifier(pgnotifier_dsn, heartbeat=0.1)
+    notifier.subscribe(1, "orders", ledger.callback)
+    slow(monkeypatch, "pgnotifier.link.notify_query")
+    sleeping.cancel(times)
+    eventually(lambda: caplog.text.count("sending it again") >= times)
+    notifier.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    assert (notifier.status().reconnects, notifier.status().gaps) == (0, 0)
+
+
+def test_canceled_listen(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch):
+    """LISTEN and UNLISTEN that somebody cancels are sent again, and the caller notices nothing."""
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.add_channel("first")
+    slow(monkeypatch, "pgnotifier.link.listen_query")
+    canceling = threading.Thread(target=sleeping.cancel, args=(2,))
+    canceling.start()
+    notifier.subscribe(1, "orders", ledger.callback)
+    notifier.remove_channel("first")
+    canceling.join()
+    notifier.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    assert (notifier.status().reconnects, notifier.status().gaps) == (0, 0)
+
+
+@pytest.mark.parametrize("query", ["listen_query", "notify_query"])
+def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch, query):
+    """So are those of a connection that is to replace another."""
+    notifier = make_notifier(pgnotifier_dsn, standby="shop")
+    notifier.subscribe(1, "orders", ledger.callback)
+    slow(monkeypatch, f"pgnotifier.handover.{query}")
+    canceling = threading.Thread(target=sleeping.cancel)
+    canceling.start()
+    notifier.restart()
+    canceling.join()
+    notifier.notify("orders", 1)
+    eventually(lambda: ledger.delivered == [(1, "orders")])
+    assert (notifier.status().reconnects, notifier.status().gaps) == (1, 0)
+
+
+def test_canceled_poll(pgnotifier_dsn, make_notifier, sleeping, monkeypatch):
+    """A standby's question for the lead, too."""
+    leader = make_notifier(pgnotifier_dsn, standby="shop")
+    leader.add_channel("orders")
+    monkeypatch.setattr(standby, "_QUERY", SLEEP + standby._QUERY)
+    other = make_notifier(pgnotifier_dsn, standby="shop")
+    other.add_channel("orders")
+    sleeping.cancel(2)
+    assert (other.status().state, other.status().reconnects) == ("standby", 0)
+    leader.stop()
+    eventually(lambda: other.status().state == "hearing")
+
+
+def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch):
+    """What `notify()` sends, too: a query that was canceled has sent nothing."""
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.subscribe(1, "orders", ledger.callback)
+    query = "SELECT pg_catalog.pg_notify(%s, %s) FROM pg_catalog.pg_sleep(0.4)"
+    monkeypatch.setattr("pgnotifier.publisher._NOTIFY", query)
+    canceling = threading.Thread(target=sleeping.cancel)
+    canceling.start()
+    notifier.notify("orders", 1)
+    canceling.join()
+    notifier.notify("orders", 2)
+    eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
+
+
+def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch, caplog):
+    """What is canceled time and again makes a new connection, and is no defect."""
+    from pgnotifier.connection import QueryCanceledError
+
+    caplog.set_level(logging.INFO, "pgnotifier")
+    notifier = make_notifier(pgnotifier_dsn, heartbeat=0.1)
+    notifier.add_channel("orders")
+    fail = [True] * 30
+
+    def refuse(*_):
+        if fail and fail.pop():
+            raise QueryCanceledError("a query was canceled")
+
+    original = notifier._listener._link._try_round_trip
+
+    def trip(*args):
+        refuse()
+        return original(*args)
+
+    monkeypatch.setattr(notifier._listener._link, "_try_round_trip", trip)
+    eventually(lambda: notifier.status().reconnects >= 1, 30)
+    assert "defect" not in caplog.text
