@@ -365,7 +365,8 @@ class Connecting:
                 self.row = (cursor.fetchone() if cursor.description else None) or ()
         except psycopg.Error as exc:
             self._error = ConnectionFailedError(
-                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: {in_one_line(exc)}"
+                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: "
+                f"{in_one_line(exc)}"
             )
             connection.close()
 
