@@ -86,6 +86,7 @@ class Question:
     def _ask(self, unknown: set[str]) -> bool:
         """Ask, and warn if that is due; return whether a worker has answered."""
         answers: dict[str, set[str]] = {}
+        missing = unknown
         for timeout in ANSWER_TIMEOUTS:
             answers |= ask(self._app, timeout)
             missing = unknown.difference(*answers.values())
