@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
-from pgnotifier.errors import ConfigurationError, PgNotifierError
+from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
 from pgnotifier.health import HealthServer
 from pgnotifier.notifier import Notifier
 
@@ -80,7 +80,7 @@ def listen(
     except _SignalledError as signalled:
         logger.info("%s: delivering what was received", signalled)
     except PgNotifierError as exc:
-        on_error(" ".join(f"Error: {exc}".split()))
+        on_error(f"Error: {in_one_line(exc)}")
         failed = True
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_second_signal)

@@ -8,9 +8,9 @@ import click
 import pgnotifier as package
 from pgnotifier import foreground
 from pgnotifier.cli import INTERRUPTED, NOT_INSTALLED, explain_missing
-from pgnotifier.cli.finding import find_notifiers
+from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.listing import show_json, show_table
-from pgnotifier.errors import ConfigurationError
+from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.foreground import DRAIN_TIMEOUT, choose_channels
 from pgnotifier.health import HealthServer, probe
 from pgnotifier.testing.errors import ServerNotInstalledError
@@ -134,8 +134,14 @@ def listen(
     try:
         found = find_notifiers(notifiers)
         chosen = choose_channels(found, channels)
-    except ConfigurationError as exc:
+        for notifier in () if lists else chosen:
+            notifier.check_configured()
+    except PgNotifierError as exc:
         raise click.UsageError(str(exc)) from None
+    except Exception as exc:  # noqa: BLE001 - whatever the modules of users raise
+        show_traceback(exc)
+        why = in_one_line(f"{type(exc).__name__}: {exc}")
+        raise click.UsageError(f"{' '.join(notifiers)} can't be imported: {why}") from None
     if lists:
         click.echo((show_json if as_json else show_table)(chosen))
         return

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,21 @@ def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
         sys.path.insert(0, directory)
     with hold_starts():  # a plain callback's notifier starts as soon as it has a channel
         return [_find(spec) for spec in specs]
+
+
+def show_traceback(exc: Exception) -> None:
+    """Print where a user's module went wrong, without the way that led there from here."""
+    found = exc.__traceback__
+    while found is not None and _is_on_the_way(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    traceback.print_exception(exc.with_traceback(found))
+
+
+def _is_on_the_way(filename: str) -> bool:
+    ours, imports = Path(__file__).parents[1], Path(importlib.__file__).parent
+    return filename.startswith("<frozen importlib") or not {ours, imports}.isdisjoint(
+        Path(filename).parents
+    )
 
 
 def _find(spec: str) -> Notifier:

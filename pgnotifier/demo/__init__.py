@@ -14,10 +14,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
+import redis
+
 from pgnotifier.demo.processes import DemoError
 from pgnotifier.demo.scenario import Scenario
 from pgnotifier.demo.stage import Stage, set_stage
 from pgnotifier.demo.view import View, choose_view
+from pgnotifier.errors import in_one_line
 from pgnotifier.testing import ServerError
 from pgnotifier.testing.wheels import find_postgres
 
@@ -50,7 +54,12 @@ def run(*, app: str, orders: int, keep: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (DemoError, ServerError) as exc:
-        print(f"pgnotifier demo: {exc}", file=sys.stderr)
+        # Else it may quote a log.
+        said = in_one_line(exc) if isinstance(exc.__cause__, psycopg.Error) else exc
+        print(f"pgnotifier demo: {said}", file=sys.stderr)
+        return 1
+    except (psycopg.OperationalError, redis.RedisError) as exc:  # of a server that isn't the demo's
+        print(f"pgnotifier demo: can't reach a server: {in_one_line(exc)}", file=sys.stderr)
         return 1
     return 0 if summary.is_good else 1
 

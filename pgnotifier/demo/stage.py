@@ -44,8 +44,8 @@ class Stage:
         self.postgres = postgres
         self.dsn = dsn
         self.broker_url = valkey.url
-        self.connection = psycopg.connect(dsn, autocommit=True)
         self.records = Records(valkey.url)
+        self.connection = psycopg.connect(dsn, autocommit=True)
         self.processes: list[CeleryProcess] = []
         self._servers: tuple[Server, ...] = (postgres, valkey)
 

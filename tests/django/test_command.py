@@ -232,7 +232,7 @@ def test_code_that_changes(reloading, eventually, tmp_path):
 def test_no_connection(transactional_db):
     """One line, and exit code 1."""
     done = subprocess.run(
-        [sys.executable, "-m", "django", "pgnotifier", *DEFAULT_ONLY],
+        [sys.executable, "-m", "django", "pgnotifier", "--no-wait", *DEFAULT_ONLY],
         cwd=HERE,
         env={
             **os.environ,

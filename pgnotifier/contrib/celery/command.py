@@ -11,7 +11,8 @@ from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
-from pgnotifier.errors import ConfigurationError, PgNotifierError, TaskNameError
+from pgnotifier.contrib.celery.workers import Question
+from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
 from pgnotifier.foreground import choose_channels, listen, set_waiting
 from pgnotifier.health import HealthServer
 
@@ -132,14 +133,17 @@ def pgnotifier(
     app = ctx.obj.app
     app.set_current()
     app.set_default()  # other threads' current app, such as that of inline callbacks
-    app.loader.import_default_modules()
-    app.finalize(auto=True)
+    try:
+        app.loader.import_default_modules()
+        app.finalize(auto=True)
+    except PgNotifierError as exc:  # a module starts its notifier, say
+        raise click.UsageError(in_one_line(exc), ctx) from None
     app.log.setup(loglevel, logfile, colorize=False if ctx.obj.no_color else None)
     try:
         check_tasks(app)
         check_settings(app)
         timeout = read_setting(app, "drain_timeout") if drain_timeout is None else drain_timeout
-    except (TaskNameError, ConfigurationError) as exc:
+    except PgNotifierError as exc:
         raise click.UsageError(str(exc), ctx) from None
     chosen = _choose(ctx, notifiers_of(app), channels)
     if lists:
@@ -150,7 +154,9 @@ def pgnotifier(
     _check_configured(ctx, chosen)
     set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
-    ctx.exit(listen(chosen, timeout, health, ctx.obj.error))
+    with Question(app, chosen):
+        code = listen(chosen, timeout, health, ctx.obj.error)
+    ctx.exit(code)
 
 
 def _check_configured(ctx: click.Context, notifiers: "Iterable[Notifier]") -> None:

@@ -185,6 +185,10 @@ class CeleryDispatcher(Dispatcher):
                 )
             lease.publisher.publish(batch)
 
+    def targets(self) -> list[Target]:
+        """Return what its subscriptions were bound to."""
+        return list(self._targets.copy().values())
+
     def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
         """Return what each subscription's notifications become, by id and channel.
 

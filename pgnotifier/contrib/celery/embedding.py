@@ -14,6 +14,7 @@ from celery.worker.control import inspect_command
 from pgnotifier.connection import Backoff
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
+from pgnotifier.contrib.celery.workers import Question
 from pgnotifier.errors import (
     ConnectionFailedError,
     ListenRefusedError,
@@ -54,19 +55,24 @@ class Embedded:
     Another worker, or none, may be the one that listens: see `Notifier(standby=…)`.
     """
 
-    def __init__(self, notifiers: "Sequence[Notifier]", drain_timeout: float) -> None:
+    def __init__(
+        self, notifiers: "Sequence[Notifier]", drain_timeout: float, question: Question
+    ) -> None:
         """Take notifiers with channels.
 
         Args:
             notifiers: None of them running.
             drain_timeout: Seconds to go on delivering when the worker stops.
+            question: What asks the other workers whether they know what this one doesn't.
         """
         self.notifiers = notifiers
+        self._question = question
         self._drain_timeout = drain_timeout
         self._stopping = threading.Event()
 
     def start(self) -> None:
         """Start them, each on a thread of its own: workers work without PostgreSQL, too."""
+        self._question.begin()
         for notifier in self.notifiers:
             notifier.daemon = True  # the worker decides when its process ends
             if notifier.startup_wait is None:
@@ -106,6 +112,7 @@ class Embedded:
 
     def _stop(self, timeout: float) -> None:
         self._stopping.set()
+        self._question.end()
         with ThreadPoolExecutor(len(self.notifiers)) as pool:
             list(pool.map(lambda notifier: notifier.stop(timeout), self.notifiers))
 
@@ -153,7 +160,8 @@ class ListenerStep(_Step):  # type: ignore[misc]
         if not notifiers:
             raise EmbeddingError(NO_NOTIFIER)
         stand_by(worker.app, notifiers)
-        embedded = Embedded(notifiers, drain_timeout)
+        question = Question(worker.app, notifiers, known=worker.app.tasks)
+        embedded = Embedded(notifiers, drain_timeout, question)
         worker.pgnotifier = embedded
         return embedded
 

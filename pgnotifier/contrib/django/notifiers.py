@@ -12,7 +12,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
-from pgnotifier.errors import PgNotifierError
+from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
@@ -51,13 +51,20 @@ def find_parameters(alias: str) -> Mapping[str, Any]:
     return {name: value for name, value in parameters.items() if name not in PSYCOPG}
 
 
+def _supply(alias: str) -> Mapping[str, Any]:
+    try:
+        return find_parameters(alias)
+    except ImproperlyConfigured as exc:  # no later try would find another
+        raise ConfigurationError(str(exc)) from exc
+
+
 def get_notifier(alias: str) -> Notifier:
     """Return the notifier of a database; made when first asked for, and connected by nobody."""
     found = _notifiers.get(alias)
     if found is None:
         standby = conf.get("STANDBY")
         made = Notifier(
-            lambda: find_parameters(alias),
+            lambda: _supply(alias),
             autorun=False,
             daemon=True,  # the command stays as long as it is to
             on_error=_report_error,

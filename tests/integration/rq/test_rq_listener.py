@@ -98,7 +98,9 @@ def test_what_is_wrong_is_told(open_shop):
     nothing = shop.pgnotifier("listen", "nowhere")
     assert nothing.wait() == 2
     assert "there is no module 'nowhere'" in nothing.log
-    deaf = shop.pgnotifier("listen", "shop", DSN="host=127.0.0.1 port=1 password=sesame")
+    deaf = shop.pgnotifier(
+        "listen", "shop", "--no-wait", DSN="host=127.0.0.1 port=1 password=sesame"
+    )
     assert deaf.wait() == 1
     assert deaf.log.startswith("Error: can't connect to PostgreSQL")
     assert "sesame" not in deaf.log

@@ -16,14 +16,15 @@ importlib.util.find_spec = lambda name, *rest: None if name == {name!r} else fin
 """
 
 
-def run(code, *arguments):
+def run(code, *arguments, cwd=None, **env):
     """Run Python code with these command line arguments."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
-        env={"PATH": "/usr/bin:/bin"},
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", **env},
     )
 
 
@@ -80,3 +81,70 @@ def test_core_imports_nothing_of_the_command_line():
     """Importing the command's package brings in neither click nor rich."""
     check = "assert not {'click', 'rich', 'celery'} & set(sys.modules), sys.modules"
     assert run(f"import sys, pgnotifier.cli; {check}").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PGNOTIFIER_TEST_DSN": "host=127.0.0.1 port=1"},
+        {"PGNOTIFIER_TEST_REDIS_URL": "redis://127.0.0.1:1/0"},
+    ],
+    ids=["PostgreSQL", "Redis"],
+)
+def test_a_server_that_is_down_is_one_line(env):
+    """Where the demo is to use another's server."""
+    done = run(RUN, "demo", **env)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pgnotifier demo: ")
+    assert "refused" in line
+
+
+DOWN = """
+from pgnotifier import Notifier
+notifier = Notifier("host=127.0.0.1 port=1 password=sesame")
+notifier.subscribe("a", "orders", print)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "says"),
+    [
+        (DOWN, 1, "can't connect to PostgreSQL (host=127.0.0.1 port=1)"),
+        (DOWN + "notifier.start()", 2, "can't connect to PostgreSQL (host=127.0.0.1 port=1)"),
+        (DOWN + "Notifier('host=h prot=1')", 2, "did you mean 'port'"),
+        (DOWN + "Notifier(7)", 2, "db_conf is a dict"),
+        (DOWN.replace('"host=127.0.0.1 port=1 password=sesame"', "None"), 2, "db_conf is None"),
+        (DOWN.replace("port=1 ", "port=1 sslmode=off "), 1, "invalid sslmode value"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path, source, code, says):
+    """A server that is down, or parameters that can't be, are no traceback."""
+    (tmp_path / "shop.py").write_text(source)
+    done = run(RUN, "listen", "shop", "--no-wait", "-l", "ERROR", cwd=tmp_path)
+    assert done.returncode == code
+    *usage, line = done.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert says in line
+    assert not usage or usage[0].startswith("Usage:")
+    assert "sesame" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("def fail():\n    raise ValueError('of its own')\nfail()", "ValueError: of its own"),
+        ("def (", "SyntaxError: invalid syntax"),
+        ("import nowhere_at_all", "No module named 'nowhere_at_all'"),
+    ],
+)
+def test_a_module_that_fails_shows_where(tmp_path, source, says):
+    """With the traceback of its own code, and none of ours."""
+    (tmp_path / "shop.py").write_text(source)
+    done = run(RUN, "listen", "shop", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "shop.py" in done.stderr
+    assert "finding.py" not in done.stderr
+    assert "importlib" not in done.stderr
+    assert says in done.stderr.strip().splitlines()[-1]
+    assert "Error: shop can't be imported: " in done.stderr

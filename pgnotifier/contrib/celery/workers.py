@@ -1,0 +1,163 @@
+"""Asking the workers: whether they know the tasks that will be enqueued.
+
+A worker that doesn't import the module which subscribes throws such a task away as unregistered,
+and nobody but its own log says so.
+https://docs.celeryq.dev/en/stable/userguide/workers.html#inspecting-workers
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from celery import Celery, canvas
+
+from pgnotifier.contrib.celery.broker import Broker
+from pgnotifier.contrib.celery.dispatcher import dispatchers_of
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
+
+logger = logging.getLogger("pgnotifier.celery")
+
+ANSWER_TIMEOUTS = (2.0, 5.0)
+"""Seconds to collect answers for; the second time, if workers that answered know too little."""
+PAUSES = (15.0, 30.0, 60.0, 120.0, 240.0)
+"""Seconds after questions while no worker answers: on a cold start they come up later."""
+SHOWN = 10
+"""How many names of tasks a warning holds."""
+
+
+class Question:
+    """Asks the workers of an app, on a thread of its own, and warns once of what none knows.
+
+    For the `with` block of a listener, which it neither holds up nor makes fail.
+    """
+
+    def __init__(
+        self, app: Celery, notifiers: "Iterable[Notifier]", known: Iterable[str] = ()
+    ) -> None:
+        """Take what to ask about.
+
+        Args:
+            app: The app, finalized.
+            notifiers: Those that listen.
+            known: The tasks that a worker is known to know.
+        """
+        self._app: Any = app
+        self._notifiers = tuple(notifiers)
+        self._known = set(known)
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        """Begin to ask."""
+        conf = self._app.conf
+        if conf.worker_enable_remote_control and not conf.task_always_eager:
+            threading.Thread(target=self._run, name="pgnotifier-workers", daemon=True).start()
+
+    def end(self) -> None:
+        """Ask no more. What is being waited for at the moment comes to nothing."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        for pause in PAUSES:
+            unknown = find_names(self._app, self._notifiers) - self._known
+            try:
+                if not unknown or self._ask(unknown):
+                    return
+                logger.log(
+                    logging.INFO if pause == PAUSES[0] else logging.DEBUG,
+                    "no worker has answered yet, so whether one knows %s isn't known",
+                    _show(unknown),
+                )
+            except Exception as exc:  # noqa: BLE001 - of whatever type a transport raises
+                # The broker is down, which the dispatcher says if it matters; or it has no fanout.
+                logger.debug("the workers can't be asked for their tasks: %s", exc)
+            if self._ended.wait(pause):
+                return
+
+    def _ask(self, unknown: set[str]) -> bool:
+        """Ask, and warn if that is due; return whether a worker has answered."""
+        answers: dict[str, set[str]] = {}
+        missing = unknown
+        for timeout in ANSWER_TIMEOUTS:
+            answers |= ask(self._app, timeout)
+            missing = unknown.difference(*answers.values())
+            if not answers or not missing or self._ended.is_set():
+                break
+        if answers and missing and not self._ended.is_set():
+            logger.warning(
+                "no running worker knows %s, and one that gets such a task throws it away; "
+                "have the workers import the modules that subscribe, and start them before the "
+                "listener (asked: %s)",
+                _show(missing),
+                ", ".join(sorted(answers)),
+            )
+        return bool(answers)
+
+
+def ask(app: Any, timeout: float) -> Mapping[str, set[str]]:
+    """Return the names of the tasks that the workers know, by worker; of those that answer.
+
+    Args:
+        app: The app.
+        timeout: Seconds to collect answers for.
+
+    Raises:
+        Exception: The broker can't be reached; of whatever type the transport raises.
+    """
+    broker = Broker(app)
+    try:
+        with broker.lease() as producer:
+            inspect = app.control.inspect(timeout=timeout, connection=producer.connection)
+            # An attribute that no task has, as the names are followed by those that are asked for.
+            answers = inspect.registered("_pgnotifier_nothing") or {}
+    finally:
+        broker.close()
+    return {worker: set(names) for worker, names in answers.items() if isinstance(names, list)}
+
+
+def find_names(app: Celery, notifiers: "Iterable[Notifier]") -> set[str]:
+    """Return the names of the tasks that notifiers enqueue, but for those of Celery itself."""
+    owners = set(notifiers)
+    found: set[str] = set()
+    for dispatcher in dispatchers_of(app):
+        if dispatcher.notifier in owners:
+            for target in dispatcher.targets():
+                fn = getattr(target, "fn", None)
+                found |= {target.shown} if fn is None else set(_names(fn))
+                found |= set(_names(target.options.get("link")))
+                found |= set(_names(target.options.get("link_error")))
+    return {name for name in found if not name.startswith("celery.")}
+
+
+def _names(part: Any) -> Iterator[str]:
+    """Yield the names of the tasks in a task, a signature or a canvas."""
+    if isinstance(part, list | tuple):
+        for one in part:
+            yield from _names(one)
+    elif isinstance(part, canvas.Signature):
+        signature: Any = part
+        yield str(signature.task)
+        for name in ("tasks", "header", "body"):
+            yield from _names(signature.kwargs.get(name))
+        for name in ("link", "link_error"):
+            yield from _names(signature.options.get(name))
+    elif isinstance(part, Mapping):  # a signature that was a message's
+        yield from _names(canvas.Signature.from_dict(dict(part)))
+    elif part is not None and hasattr(part, "apply_async"):
+        yield str(part.name)
+
+
+def _show(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    kind = "the tasks" if len(listed) > 1 else "the task"
+    return f"{kind} {', '.join(map(repr, listed[:SHOWN]))}{more}"
