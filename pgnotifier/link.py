@@ -28,6 +28,7 @@ from pgnotifier.errors import ListenRefusedError, NotHearingError
 from pgnotifier.latency import Latency
 from pgnotifier.moment import Moment
 from pgnotifier.pause import IDENTITY, Pause
+from pgnotifier.recurring import Recurring
 from pgnotifier.routing import Router
 from pgnotifier.setup import setup_query
 from pgnotifier.waiting import Waiter
@@ -118,6 +119,7 @@ class Link:
         self._timeout = timeout
         self._is_stopping = is_stopping
         self._waiter = Waiter()
+        self._warn = Recurring(logger)
         self._pause = Pause(parameters, self._waiter, heartbeat)
         self._due_at = monotonic()
         self._unproven = False
@@ -167,7 +169,7 @@ class Link:
         try:
             self.beat()
         except ListenRefusedError as exc:  # the queue is full, say: it hears, but can't notify
-            logger.warning("the server refused the heartbeat: %s", exc)
+            self._warn("the server refused the heartbeat: %s", exc)
             self.ask(b"SELECT 1")
 
     # --- connecting ---
@@ -226,7 +228,8 @@ class Link:
             self._check_pooler()
             self.session.is_pooled = True
             self.ask(setup_query(server_pid).encode())
-        self.session.identity = self.ask(IDENTITY)
+        with contextlib.suppress(ListenRefusedError):  # no right to look
+            self.session.identity = self.ask(IDENTITY)
 
     def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
         """Wait for another connection than the one in use; else as `wait`."""

@@ -101,7 +101,9 @@ class Pause:
         if monotonic() < self._look_at:
             return
         self._look_at = monotonic() + self._interval
-        if self._looking is None and session.identity:
+        if not session.identity:
+            session.probe()
+        elif self._looking is None:
             pid, begin, server = (one or b"" for one in session.identity)
             query = _LOOK % (server, pid, begin)
             self._looking = Connecting(self._parameters, self._waiter.wake, query)

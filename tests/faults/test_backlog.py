@@ -47,6 +47,32 @@ def test_a_queue_that_fills(make_notifier, monkeypatch, caplog):
         assert "idle in transaction" in message
 
 
+def test_a_full_queue(make_notifier, caplog):
+    """While it is full, heartbeats are refused; the listener hears on, and makes no gap of it."""
+    caplog.set_level(logging.WARNING, "pgnotifier.link")
+    with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        notifier = make_notifier(server.dsn, heartbeat=0.1)
+        notifier.add_channel("orders")
+        with psycopg.connect(server.dsn) as sleeper:
+            sleeper.execute("LISTEN orders")
+            sleeper.commit()
+            sleeper.execute("SELECT 1")
+            with psycopg.connect(server.dsn, autocommit=True) as sender:
+                with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+                    while True:
+                        sender.execute(
+                            "SELECT pg_notify('orders', g || repeat('x', 7000))"
+                            " FROM generate_series(1, 10) AS g"
+                        )
+                begun = notifier.status().latency.count
+                eventually(lambda: notifier.status().latency.count > begun + 5)
+        assert (notifier.status().reconnects, notifier.status().gaps) == (0, 0)
+        notifier.stop()
+    assert caplog.text.count("refused the heartbeat") == 1
+
+
 def test_doublings(caplog, monkeypatch):
     """It is warned from a tenth on, at each doubling, and anew once it was low again."""
     monkeypatch.setattr(backlog, "INTERVAL", 0.0)

@@ -6,8 +6,12 @@ import signal
 import time
 from datetime import datetime
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pgnotifier.link import Link
+from pgnotifier.standby import Standby
 
 from .proxy import Proxy
 from .waiting import eventually
@@ -221,3 +225,33 @@ def test_the_companion_goes_with_the_lead(pgnotifier_dsn, sessions, make_notifie
     alone = make_notifier(pgnotifier_dsn)
     alone.add_channel("orders")
     assert len(sessions.pids()) == 1
+
+
+def test_late_polls(pgnotifier_dsn, make_notifier, monkeypatch, ledger):
+    """A standby whose polls take long dates the gap from before what may have been lost."""
+    query, looked, ask = Standby("shop").query, [], Link.ask
+
+    def ask_late(link, text):
+        row = ask(link, text)
+        if text == query:
+            looked.append(row)
+            time.sleep(0.7)  # the answer is there, and isn't read yet
+        return row
+
+    monkeypatch.setattr(Link, "ask", ask_late)
+    monkeypatch.setattr("pgnotifier.listener.POLL", 0.05)
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as leader:
+        leader.execute(query)
+        standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)
+        standby.add_channel("orders")
+        sent = []
+        for number in range(3):
+            known = len(looked)
+            eventually(lambda known=known: len(looked) > known)
+            sent.append(datetime.now().astimezone())
+            leader.execute("SELECT 1")
+            assert standby.status().state == "standby", number
+        known = len(looked)
+        eventually(lambda: len(looked) > known)
+    eventually(lambda: ledger.gaps)
+    assert ledger.gaps[0].since < sent[1]  # when the last query but one was made

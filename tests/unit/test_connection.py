@@ -13,7 +13,7 @@ from pgnotifier import (
     ConnectionFailedError,
     ListenRefusedError,
 )
-from pgnotifier.connection import Backoff, Parameters, Session, listen_query
+from pgnotifier.connection import Backoff, Parameters, Session, listen_query, one_line
 
 SECRET = "hunter2-s3cret"
 
@@ -261,3 +261,14 @@ def test_listen_query():
     )
     assert listen_query(["a"], "UNLISTEN") == b'UNLISTEN "a"'
     assert listen_query([]) == b""
+
+
+def test_one_line(free_port):
+    """What libpq says in several lines is said in one."""
+    assert (
+        one_line(" server closed\n\tThis probably means\n") == "server closed This probably means"
+    )
+    with pytest.raises(ConnectionFailedError) as caught:
+        Parameters({"host": "127.0.0.1,localhost", "port": free_port}).connect()
+    assert "Connection refused" in str(caught.value)
+    assert "\n" not in str(caught.value)
