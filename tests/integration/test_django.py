@@ -34,13 +34,13 @@ def run(*argv, env, cwd=PROJECT):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_project(env):
     """All of its tests pass, and none is left out."""
     told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", env=env)

@@ -151,6 +151,15 @@ class NotifyOn(BaseConstraint):
 
     def find_problems(self, model: Any) -> list[checks.CheckMessage]:
         """Return what `manage.py check` is to say."""
+        if model._meta.proxy or not model._meta.managed:
+            return [
+                checks.Warning(
+                    f"{self!r} makes no trigger: migrations make no table of {model._meta.label}.",
+                    hint="Declare it on the model that the table belongs to, if that is managed.",
+                    obj=model,
+                    id="pgnotifier.W002",
+                )
+            ]
         named = [
             name for fields in (self.update, self.old, self.new) if not isinstance(fields, bool)
             for name in fields
