@@ -10,7 +10,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connections, models
 from django.test.utils import isolate_apps
 
-from pgnotifier.contrib.django import Channel, NotifyOn
+from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
 from pgnotifier.contrib.django.conf import check_settings
 from pgnotifier.contrib.django.notifiers import get_notifier
 
@@ -150,6 +150,30 @@ def test_fields_that_are_not_there():
 
     found = [one for one in Thing.check(databases=["default"]) if one.id == "pgnotifier.E007"]
     assert [one.msg.split("names ")[1].split(",")[0] for one in found] == ["'statsu'", "'others'"]
+
+
+@isolate_apps("shop")
+def test_models_without_a_table_of_their_own():
+    """Migrations make no trigger for them."""
+
+    class Base(models.Model):
+        class Meta:
+            app_label = "shop"
+
+    class Proxy(Base):
+        class Meta:
+            app_label = "shop"
+            proxy = True
+
+    class Foreign(models.Model):
+        class Meta:
+            app_label = "shop"
+            managed = False
+
+    for model in (Base, Proxy, Foreign):
+        notify_on(model, channel="x", update=["id"])
+        found = [one.id for one in model.check(databases=["default"])]
+        assert found == ([] if model is Base else ["pgnotifier.W002"])
 
 
 def test_a_channel_of_another_database(monkeypatch):

@@ -30,14 +30,12 @@ except (CommandError, SystemExit) as exc:
 def project(transactional_db, tmp_path):
     """Return a function that runs commands with some `PGNOTIFIER`, and returns what they say."""
 
-    def project(pgnotifier, *argv, more=""):
-        (tmp_path / "wrong.py").write_text(
-            f"from settings import *\nPGNOTIFIER = {pgnotifier!r}\n{more}\n"
-        )
+    def project(pgnotifier, *argv, script=COMMANDS):
+        (tmp_path / "wrong.py").write_text(f"from settings import *\nPGNOTIFIER = {pgnotifier!r}\n")
         database = connection.settings_dict
         dsn = f"dbname={database['NAME']} user={database['USER']} host={database['HOST']}"
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", COMMANDS, *argv],
+            [sys.executable, "-W", "error", "-c", script, *argv],
             cwd=HERE,
             env={
                 **os.environ,
@@ -77,7 +75,24 @@ def test_only_the_listener_refuses(project, pgnotifier, number, text):
     assert text in refused
 
 
-def test_channels_without_tasks(project, tmp_path):
+LATE = """
+import django
+django.setup()
+from celery import Celery
+app = Celery("late", broker="memory://")
+app.loader.import_default_modules()  # as a worker does
+print(*sorted(name for name in app.tasks if name.startswith("pgnotifier.")))
+"""
+
+
+def test_a_celery_app_that_is_made_later(project):
+    """After Django is set up: its workers know the tasks all the same; one warning is logged."""
+    warning, tasks = project({"DISPATCHER": "celery"}, script=LATE).splitlines()
+    assert "tasks aren't subscribed" in warning
+    assert tasks == "pgnotifier.work pgnotifier.work.async"
+
+
+def test_channels_without_tasks(project):
     """They need no dispatcher: one may listen to them alone."""
     said = project({"DISPATCHER": "celry"}, "--channel", "nothing")
     assert "refused: no subscription on channel 'nothing'" in said

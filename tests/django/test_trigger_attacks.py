@@ -219,7 +219,7 @@ def test_migrating_as_another_role(db, stranger, functions):
     model = state.apps.get_model("shop", "Customer")
     made = NotifyOn("orders", name="pgnotifier_away")
     with connection.schema_editor(atomic=False) as editor:
-        editor.execute(made._create(model, '"shop_away"'), None)
+        editor.execute(made.create_in(model, '"shop_away"'), None)
     with connection.cursor() as cursor:
         cursor.execute("DROP TABLE shop_away; SET ROLE stranger")
         drop_orphans(None, "default")

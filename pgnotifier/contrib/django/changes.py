@@ -49,7 +49,7 @@ def restore_values(model: type[Model] | None, payload: Any) -> None:
         values = payload.get(side)
         if type(values) is dict:
             _restore(restorers, values)
-    keys = [field.column for field in model._meta.pk_fields]
+    keys = [str(field.column) for field in model._meta.pk_fields]
     if len(keys) == 1:
         _restore({"pk": restorers[keys[0]]} if keys[0] in restorers else {}, payload)
     elif type(parts := payload.get("pk")) is list and len(parts) == len(keys):
@@ -64,7 +64,7 @@ def _restore(restorers: Mapping[str, Restore], values: dict[str, Any]) -> None:
 
 
 def _find_restorers(model: type[Model]) -> dict[str, Restore]:
-    fields = {field.column: _find_restorer(field) for field in model._meta.concrete_fields}
+    fields = {str(field.column): _find_restorer(field) for field in model._meta.concrete_fields}
     return {column: restore for column, restore in fields.items() if restore is not None}
 
 

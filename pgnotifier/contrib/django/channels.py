@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, ClassVar, Self, TypeVar
 from weakref import ReferenceType, WeakValueDictionary
 
@@ -17,7 +18,6 @@ from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
-from pgnotifier.naming import spell
 from pgnotifier.notification import Notification
 from pgnotifier.publisher import make_text
 from pgnotifier.registry import check_channel
@@ -244,9 +244,11 @@ class Channel(Signal):
         try:
             self._subscribe(key)
         except Exception as exc:  # noqa: BLE001 - a dispatcher may be anybody's
-            if str(self._problems.get(key)) != str(exc):
-                logger.warning("task %s isn't subscribed: %s", spell(key), exc)
             self._problems[key] = exc
+            what = (
+                "tasks aren't" if isinstance(exc, ImproperlyConfigured) else f"task {key!r} isn't"
+            )
+            _warn_once(f"{what} subscribed: {exc}")
 
     def _subscribe(self, key: Hashable) -> None:
         notifier = get_notifier(self.database)
@@ -345,6 +347,12 @@ class _GapSignal(Signal):
 def gap_id(id: Hashable) -> Hashable:
     """Return the id under which a subscription is told of gaps."""
     return (*id, "gap") if isinstance(id, tuple) else (id, "gap")
+
+
+@lru_cache(256)
+def _warn_once(text: str) -> None:
+    """Warn of what is wrong, for workers, which run no checks."""
+    logger.warning("%s", text)
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:

@@ -34,7 +34,10 @@ try:
     from django.tasks import task, task_backends
     from django.tasks.exceptions import TaskException
 except ModuleNotFoundError:
-    from django_tasks import task, task_backends  # type: ignore[no-redef,unused-ignore]
+    from django_tasks import (  # type: ignore[no-redef,assignment,unused-ignore]
+        task,
+        task_backends,
+    )
     from django_tasks.exceptions import (  # type: ignore[assignment,unused-ignore]
         TaskException,
     )

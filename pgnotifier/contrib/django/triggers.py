@@ -81,7 +81,7 @@ class NotifyOn(BaseConstraint):
         if not (self.insert or self.update or self.delete):
             raise ValueError(f"channel {self.channel!r}: tell of insert, update or delete")
         digest = _digest(repr(tuple(self.telling)))[:8]
-        super().__init__(name=name or f"pgnotifier_{digest}_%(app_label)s_%(class)s")
+        super().__init__(name=_Name.of(name or f"pgnotifier_{digest}_%(app_label)s_%(class)s"))
 
     def __repr__(self) -> str:
         return f"<NotifyOn channel={self.channel!r} name={self.name!r}>"
@@ -107,16 +107,6 @@ class NotifyOn(BaseConstraint):
 
     # --- as a constraint ---
 
-    @property
-    def name(self) -> str:
-        """The trigger's name, and its function's; no longer than PostgreSQL takes."""
-        named = _Name(self._name)
-        return named if named.is_open else _Name(shorten(named, MAX_NAME_BYTES))
-
-    @name.setter
-    def name(self, given: str) -> None:
-        self._name = str(given)
-
     def constraint_sql(  # type: ignore[override]
         self, model: Any, schema_editor: Any
     ) -> None:
@@ -128,7 +118,7 @@ class NotifyOn(BaseConstraint):
         """Return what creates function and trigger; None for other databases than PostgreSQL."""
         if schema_editor.connection.vendor != "postgresql":
             return None
-        return self._create(model, schema_editor.quote_name(model._meta.db_table))
+        return self.create_in(model, schema_editor.quote_name(model._meta.db_table))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> str | None:  # type: ignore[override]
         """Return what removes both."""
@@ -136,7 +126,8 @@ class NotifyOn(BaseConstraint):
             return None
         return make_remove(schema_editor.quote_name(model._meta.db_table), str(self.name))
 
-    def _create(self, model: Any, table: str) -> str:
+    def create_in(self, model: Any, table: str) -> str:
+        """Return what creates function and trigger, for a table whose name is quoted."""
         source = make_source(model, self.telling)
         return make_create(table, str(self.name), self.telling.events, source)
 
@@ -160,6 +151,15 @@ class NotifyOn(BaseConstraint):
 
     def find_problems(self, model: Any) -> list[checks.CheckMessage]:
         """Return what `manage.py check` is to say."""
+        if model._meta.proxy or not model._meta.managed:
+            return [
+                checks.Warning(
+                    f"{self!r} makes no trigger: migrations make no table of {model._meta.label}.",
+                    hint="Declare it on the model that the table belongs to, if that is managed.",
+                    obj=model,
+                    id="pgnotifier.W002",
+                )
+            ]
         named = [
             name for fields in (self.update, self.old, self.new) if not isinstance(fields, bool)
             for name in fields
@@ -183,14 +183,15 @@ class _Name(str):
 
     __slots__ = ()
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the model's name has still to be put in."""
-        return "%(app_label)s" in self or "%(class)s" in self
+    @classmethod
+    def of(cls, text: str) -> "_Name":
+        """Return a name; no longer than PostgreSQL takes, once the model's is in it."""
+        is_open = "%(app_label)s" in text or "%(class)s" in text
+        return cls(text if is_open else shorten(text, MAX_NAME_BYTES))
 
-    def __mod__(self, names: Any) -> str:
+    def __mod__(self, names: Any) -> "_Name":
         app, model = names["app_label"], names["class"]
-        return self.replace("%(app_label)s", app).replace("%(class)s", model)
+        return self.of(self.replace("%(app_label)s", app).replace("%(class)s", model))
 
 
 class _Deferred(Statement):
@@ -202,7 +203,7 @@ class _Deferred(Statement):
         self._made, self._model = made, model
 
     def __str__(self) -> str:
-        return self._made._create(self._model, str(self.parts["table"]))
+        return self._made.create_in(self._model, str(self.parts["table"]))
 
 
 def shorten(name: str, size: int) -> str:

@@ -28,11 +28,10 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
         with connection.cursor() as cursor:
             cursor.execute(FIND_SOURCE, [table, str(made.name)])
             row = cursor.fetchone()
-        if row is not None and row[0] != make_source(model, made.telling):
-            with connection.schema_editor(atomic=False) as editor:
-                sql = made.create_sql(model, editor)
-            if not _execute(using, sql):
-                logger.warning("trigger %s of %s is not up to date", made.name, table)
+        if row is None or row[0] == make_source(model, made.telling):
+            continue
+        if not _execute(using, made.create_in(model, table)):
+            logger.warning("trigger %s of %s is not up to date", made.name, table)
 
 
 def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:

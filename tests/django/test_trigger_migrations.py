@@ -1,0 +1,251 @@
+"""Migrations of tables that notify: whatever is renamed, added or dropped, changes are told."""
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.db import connection, migrations, models, transaction
+from django.db.migrations.state import ModelState, ProjectState
+from django.test.utils import isolate_apps
+
+from pgnotifier.contrib.django import NotifyOn, notify_on
+from pgnotifier.contrib.django.test import captureNotifications
+from pgnotifier.contrib.django.trigger_sql import make_create, make_source
+from pgnotifier.contrib.django.triggers import shorten
+from pgnotifier.contrib.django.upkeep import refresh_triggers
+from shop.models import Order
+
+FIELDS = [
+    ("id", models.BigAutoField(primary_key=True)),
+    ("text", models.TextField()),
+]
+
+
+@pytest.fixture
+def migrate(db):
+    """Yield a function that applies operations in one migration, as `migrate` does."""
+    state = ProjectState()
+
+    def migrate(*operations):
+        nonlocal state
+        with connection.schema_editor(atomic=True) as editor:
+            for operation in operations:
+                before, state = state, state.clone()
+                operation.state_forwards("shop", state)
+                operation.database_forwards("shop", editor, before, state)
+        refresh_triggers(apps.get_app_config("shop"), "default", apps=state.apps)
+
+    return migrate
+
+
+def told_by(*statements):
+    """Return what is told of statements."""
+    with transaction.atomic(), captureNotifications() as sent, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    return [one.payload for one in sent]
+
+
+def create(*constraints, fields=FIELDS, name="Thing", **options):
+    """Return the operation that creates a model."""
+    return migrations.CreateModel(name, fields, {"constraints": constraints, **options})
+
+
+def test_columns_and_keys_that_are_renamed(migrate):
+    """What is told has their names of now, though the declaration is the same."""
+    migrate(create(NotifyOn("things", update=["text"], new=["text"], name="t")))
+    renamed = models.TextField(db_column="other text")
+    key = models.BigAutoField(primary_key=True, db_column="other key")
+    migrate(
+        migrations.AlterField("thing", "text", renamed), migrations.AlterField("thing", "id", key)
+    )
+    first, second = told_by(
+        "INSERT INTO shop_thing (\"other text\") VALUES ('a')",
+        "UPDATE shop_thing SET \"other text\" = 'b'",
+    )
+    assert first["new"] == {"other text": "a"}
+    assert second["changed"] == ["other text"]
+    assert first["pk"] == second["pk"] > 0
+
+
+def test_a_column_that_is_not_there_any_more(migrate):
+    """As long as nobody has run `migrate`, changes are told without values, and none fails."""
+    migrate(create(NotifyOn("things", update=["text"], new=["text"], name="t")))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_thing RENAME text TO other")
+    told = told_by(
+        "INSERT INTO shop_thing (other) VALUES ('a')",
+        "UPDATE shop_thing SET other = 'b'",
+        "DELETE FROM shop_thing",
+    )
+    assert [one.get("truncated") for one in told] == [True, True, None]
+    assert all(one["pk"] > 0 for one in told)
+
+
+def test_a_model_that_is_renamed(migrate):
+    """The payload names it as it is now."""
+    migrate(create(NotifyOn("things", name="t")))
+    migrate(migrations.RenameModel("Thing", "Other"))
+    (told,) = told_by("INSERT INTO shop_other (text) VALUES ('a')")
+    assert told["model"] == "shop.other"
+
+
+def test_changes_within_one_migration(migrate, functions):
+    """A table is created and renamed, or dropped, before its trigger is made."""
+    migrate(create(NotifyOn("things", name="t")), migrations.AlterModelTable("thing", "away"))
+    (told,) = told_by("INSERT INTO away (text) VALUES ('a')")
+    assert told["model"] == "shop.thing"
+    migrate(
+        create(NotifyOn("things", name="gone"), name="Gone"),
+        migrations.DeleteModel("Gone"),
+        migrations.RemoveConstraint("thing", "t"),
+        migrations.AddConstraint("thing", NotifyOn("others", name="t")),
+        migrations.AddField("thing", "more", models.TextField(default="")),
+    )
+    (told,) = told_by("UPDATE away SET more = 'x'")
+    assert told["changed"] == ["more"]
+
+
+def test_two_of_one_channel(migrate):
+    """Both are there, and both tell."""
+    one, two = NotifyOn("things", update=False), NotifyOn("things", update=["text"], new=True)
+    migrate(create(one, two))
+    told = told_by("INSERT INTO shop_thing (text) VALUES ('a')")
+    assert ["new" in one for one in told] in ([True, False], [False, True])
+
+
+def test_names_that_begin_alike(migrate, functions):
+    """Those that PostgreSQL would cut off to the same are two, and stay what they are."""
+    long = "x" * 70
+    migrate(
+        create(NotifyOn("a", name=f"{long}a"), name="A"),
+        create(NotifyOn("b", name=f"{long}b"), fields=[FIELDS[0]], name="B"),
+        create(NotifyOn("c"), name="C" * 95, db_table="c"),
+        create(NotifyOn("d"), name="C" * 94 + "d", db_table="d"),
+    )
+    (told,) = told_by("INSERT INTO shop_a (text) VALUES ('a')")
+    assert told["model"] == "shop.a"
+    for table in "cd":
+        (told,) = told_by(f"INSERT INTO {table} (text) VALUES ('a')")
+        assert told["operation"] == "insert"
+    migrate(migrations.RemoveConstraint("A", shorten(f"{long}a", 63)))
+    (told,) = told_by("INSERT INTO shop_b DEFAULT VALUES")
+    assert told["model"] == "shop.b"
+
+
+def test_shortening():
+    """At a character's end, and differently for different ends."""
+    assert shorten("short", 63) == "short"
+    cut = {shorten("é日" * 20 + end, 63) for end in "ab"}
+    assert len(cut) == 2
+    assert all(len(name.encode()) <= 63 for name in cut)
+
+
+def test_two_models_with_one_name_for_the_trigger(migrate):
+    """The second one's function gets another name, and the first one's stays."""
+    migrate(
+        create(NotifyOn("a", name="same"), name="A"), create(NotifyOn("b", name="same"), name="B")
+    )
+    told = told_by("INSERT INTO shop_a (text) VALUES ('a')", "INSERT INTO shop_b (text) VALUES (1)")
+    assert [one["model"] for one in told] == ["shop.a", "shop.b"]
+
+
+def test_many_fields(migrate):
+    """More than a function of PostgreSQL takes arguments."""
+    names = [f"f{number}" for number in range(150)]
+    fields = [FIELDS[0], *((name, models.IntegerField(default=0)) for name in names)]
+    migrate(create(NotifyOn("things", update=names, new=names, name="t"), fields=fields))
+    values = ", ".join("1" for _ in names)
+    (told,) = told_by(f"INSERT INTO shop_thing ({', '.join(names)}) VALUES ({values})")
+    assert told["new"] == dict.fromkeys(names, 1)
+
+
+def test_a_table_with_a_schema_and_partitions(migrate):
+    """They are told as the model's."""
+    migrate(create(name="Thing", db_table="plain"))
+    made = NotifyOn("things", name="t")
+    state = ProjectState()
+    state.add_model(ModelState("shop", "Log", FIELDS, {"db_table": '"other schema"."log"'}))
+    model = state.apps.get_model("shop", "Log")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            'CREATE SCHEMA "other schema"; CREATE TABLE "other schema".log (id bigint, text text)'
+            ' PARTITION BY LIST (id); CREATE TABLE log_1 PARTITION OF "other schema".log'
+            " FOR VALUES IN (1)"
+        )
+    with connection.schema_editor(atomic=False) as editor:
+        editor.add_constraint(model, made)
+        told = told_by(
+            "INSERT INTO \"other schema\".log VALUES (1, 'a')", "UPDATE log_1 SET text = 'b'"
+        )
+        assert [one["operation"] for one in told] == ["insert", "update"]
+        assert {one["model"] for one in told} == {"shop.log"}
+        editor.remove_constraint(model, made)
+    assert told_by("UPDATE log_1 SET text = 'c'") == []
+
+
+def test_a_cast_that_raises(migrate):
+    """Somebody's own, to JSON: the change is told without values."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TYPE odd AS ENUM ('a'); CREATE FUNCTION fail(odd) RETURNS json"
+            " LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';"
+            " CREATE CAST (odd AS json) WITH FUNCTION fail(odd)"
+        )
+    migrate(create(NotifyOn("things", new=True, name="t")))
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE shop_thing ADD odd odd")
+    (told,) = told_by("INSERT INTO shop_thing (text, odd) VALUES ('a', 'a')")
+    assert told.pop("pk") > 0
+    assert told == {"model": "shop.thing", "operation": "insert", "truncated": True}
+
+
+def test_what_json_has_one_value_for(migrate):
+    """NULL and JSON's null differ, as do two ways to write a JSON, and both are told."""
+    fields = [FIELDS[0], ("value", models.JSONField(null=True))]
+    migrate(create(NotifyOn("things", name="t"), fields=fields))
+    told = told_by(
+        "INSERT INTO shop_thing (value) VALUES (NULL)",
+        "UPDATE shop_thing SET value = 'null'",
+        "UPDATE shop_thing SET value = 'null'",
+    )
+    assert [one.get("changed") for one in told] == [None, ["value"]]
+
+
+def test_a_database_of_another_encoding(pgnotifier_postgres):
+    """NOTIFY counts the bytes that the server has, and so does the trigger."""
+    with psycopg.connect(pgnotifier_postgres.dsn, autocommit=True) as admin:
+        admin.execute("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
+        try:
+            dsn = psycopg.conninfo.make_conninfo(pgnotifier_postgres.dsn, dbname="latin")
+            with psycopg.connect(dsn, autocommit=True, client_encoding="utf8") as latin:
+                latin.execute(
+                    'CREATE TABLE shop_order (id bigint, "order status" text, note text,'
+                    " customer_id bigint, item text, amount numeric)"
+                )
+                source = make_source(Order, NotifyOn("orders", new=["note"]).telling)
+                latin.execute(make_create('"shop_order"', "t", ["insert"], source))
+                latin.execute("LISTEN orders")
+                for count in (7500, 8000):  # of two bytes each in UTF-8
+                    latin.execute("INSERT INTO shop_order (note) VALUES (repeat('é', %s))", [count])
+                told = [one.payload for one in latin.notifies(timeout=5, stop_after=2)]
+        finally:
+            admin.execute("DROP DATABASE latin WITH (FORCE)")
+    assert ["truncated" in one for one in told] == [False, True]
+
+
+@isolate_apps("shop")
+def test_names_and_fields_that_are_not_there():
+    """No model fails for its name, and none for a field: a check tells of that."""
+
+    class Odd(models.Model):
+        class Meta:
+            app_label = "shop"
+            constraints = (
+                NotifyOn("a", name="100% $$ \"'"),
+                NotifyOn("a", update=["nothing"], name="%(class)s_%s"),
+            )
+
+    notify_on(Odd, channel="b", name="%")
+    names = [one.name for one in Odd._meta.constraints]
+    assert names == ["100% $$ \"'", "odd_%s", "%"]
+    assert "nothing" not in make_source(Odd, Odd._meta.constraints[1].telling)
