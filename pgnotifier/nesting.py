@@ -9,7 +9,7 @@ LITERAL_DEPTH = 50
 
 _OPENING = b"[{"
 _BRACKETS = b"([{)]}"
-_SPACED = 500
+_SPACED = 400
 """How many bytes a bracket has on average where there are few of them."""
 
 _NO_OPENING = bytes(set(range(256)) - set(_OPENING))
