@@ -9,7 +9,8 @@ LITERAL_DEPTH = 50
 
 _OPENING = b"[{"
 _BRACKETS = b"([{)]}"
-_FEW = 4
+_SPACED = 400
+"""How many bytes a bracket has on average where there are few of them."""
 
 _NO_OPENING = bytes(set(range(256)) - set(_OPENING))
 _NO_BRACKET = bytes(set(range(256)) - set(_BRACKETS))
@@ -41,8 +42,8 @@ def is_shallow_json(data: bytes) -> bool:
 
 
 def _has_few_brackets(data: bytes) -> bool:
-    # Unlike `count`, `find` looks at many bytes at a time.
-    left = _FEW
+    # Unlike `count`, `find` looks at many bytes at a time; but each call has its price.
+    left = len(data) // _SPACED
     for bracket in _OPENING:
         at = data.find(bracket)
         while at >= 0:
@@ -54,9 +55,12 @@ def _has_few_brackets(data: bytes) -> bool:
 
 
 def _json_brackets(data: bytes) -> bytes:
-    """Return the brackets of JSON that stand outside its strings."""
+    """Return the brackets of JSON that stand outside its strings, and maybe quotes."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = data.translate(None, _NO_MARK)
+    # Quotes in pairs alone: no string holds a bracket. (`nests_within` leaves out the quotes.)
+    if 2 * marks.count(b'""') == marks.count(b'"'):
+        return marks
     # Two adjacent quotes cancel out, wherever they stand, which leaves few to split at.
     return b"".join(marks.replace(b'""', b"").split(b'"')[::2])

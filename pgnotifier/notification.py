@@ -45,7 +45,7 @@ class Arrival(Notification, frozen=True, gc=False):
     """
 
     @property  # type: ignore[misc]
-    def raw(self) -> str:
+    def raw(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Its content as text."""
         data: bytes = _kept(self)
         return data.decode("utf-8", "surrogateescape")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import textwrap
 import time
+from decimal import Decimal
 
 import psycopg
 import pytest
@@ -105,7 +106,8 @@ class Shop:
     def written(self, what):
         """Return all that tasks have written under a heading, each as a tuple."""
         lines = self.redis.lrange(f"{self.queue}:{what}", 0, -1)
-        return [eval(line, {"inf": float("inf"), "nan": float("nan")}) for line in lines]
+        names = {"inf": float("inf"), "nan": float("nan"), "Decimal": Decimal}
+        return [eval(line, names) for line in lines]
 
     def wait_written(self, what, count, timeout=30.0):
         """Wait until there are that many of them, and return them."""

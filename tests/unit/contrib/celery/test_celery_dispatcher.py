@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import deque
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from celery import Celery, Task, chain, chord, group, shared_task, signals
@@ -195,12 +196,16 @@ def test_settings_made_after_subscribing_hold(desk, record):
 @pytest.mark.parametrize("serializer", ["json", "pickle", "msgspec"])
 def test_the_serializer_of_a_subscription_carries_every_payload(desk, record, serializer):
     """Whatever types it knows."""
-    raws = ["(1,)", str(10**30), '"\\ud800"', '{"__type__": "x", "__value__": 1}', "1e999", "..."]
+    odd = '{"__type__": "x", "__value__": 1}'
+    raws = ["(1,)", str(10**30), '"\\ud800"', odd, "1.e999", "1.00000000000000001", "..."]
     desk.deliver(desk.subscribe(record, serializer=serializer), *raws)
     desk.run()
     assert [repr(payload) for payload in record.payloads] == [
         repr(value)
-        for value in [(1,), 10**30, "\ud800", {"__type__": "x", "__value__": 1}, float("inf"), ...]
+        for value in [
+            *((1,), 10**30, "\ud800", {"__type__": "x", "__value__": 1}, float("inf")),
+            *(Decimal("1.00000000000000001"), ...),
+        ]
     ]
     assert not desk.reported
 
