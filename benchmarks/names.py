@@ -23,3 +23,7 @@ ENQUEUE_MANY = "enqueue_many loop"
 
 # Idle.
 IDLE = "bare psycopg"
+
+# Tracing.
+SENTRY = "Sentry"
+OPENTELEMETRY = "OpenTelemetry"

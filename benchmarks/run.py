@@ -7,10 +7,15 @@ import inline
 import jobs
 import latency
 import memory
+import queues
+import tracing
 from commandline import run
 
 if __name__ == "__main__":
     run(
         __doc__,
-        [one.benchmark for one in (inline, hooks, broker, jobs, latency, growth, memory)],
+        [
+            one.benchmark
+            for one in (inline, hooks, broker, jobs, queues, tracing, latency, growth, memory)
+        ],
     )

@@ -42,6 +42,9 @@ def _find_in_target(target: Target) -> str | None:
             return "it is a canvas"
         if not isinstance(target.fn, Task) and type(target.fn) is not canvas.Signature:
             return f"{type(target.fn).__qualname__} may publish in a way of its own"
+    own = {**target.own_options, **target.options}.get("headers") or {}
+    if any(library.names & own.keys() for library in find_hooks().libraries):
+        return "its headers hold a trace of their own"
     found = _find_in_task(target.task, target.app) or _find_in_app(target.app)
     if found is None and not target.ignores_result:
         backend = type(target.app.backend)

@@ -80,19 +80,16 @@ class Trace:
 
         Each subscription gets a notification once: a second one is that of another, equal one.
         """
-        if any(one is delivery for one in self._deliveries):
-            return True
         mine, other = self.delivery.notification, delivery.notification
-        is_same = (
-            mine.raw == other.raw
-            and mine.channel == other.channel
-            and (mine.pid, mine.received_at, mine.count)
-            == (other.pid, other.received_at, other.count)
-            and not any(one.binding is delivery.binding for one in self._deliveries)
-        )
-        if is_same:
-            self._deliveries.append(delivery)
-        return is_same
+        if mine.raw != other.raw or mine.channel != other.channel or mine.pid != other.pid:
+            return False
+        if (mine.received_at, mine.count) != (other.received_at, other.count):
+            return False
+        for one in self._deliveries:
+            if one.binding is delivery.binding:
+                return one is delivery
+        self._deliveries.append(delivery)
+        return True
 
     @property
     def names(self) -> frozenset[str]:
@@ -107,33 +104,35 @@ class Trace:
         """Return what the libraries add to a message that Celery doesn't make."""
         headers: dict[str, Any] = {}
         for library, about in zip(self.libraries, described, strict=True):
-            with _never_failing(library):
+            try:
                 headers.update(library.make_headers(self, about, task_id))
+            except Exception:  # noqa: BLE001 - of whatever type
+                _log_failure(library)
         return headers
 
     def join(self, headers: MutableMapping[str, Any]) -> None:
         """Have a message that Celery makes belong to this trace."""
         for library in self.libraries:
-            with _never_failing(library):
+            try:
                 library.join(self, headers)
+            except Exception:  # noqa: BLE001
+                _log_failure(library)
 
     @contextmanager
     def activate(self) -> Iterator[None]:
         """Have what Celery publishes meanwhile belong to this trace."""
         with ExitStack() as stack:
             for library in self.libraries:
-                with _never_failing(library):
+                try:
                     stack.enter_context(library.activate(self))
+                except Exception:  # noqa: BLE001
+                    _log_failure(library)
             yield
 
 
-@contextmanager
-def _never_failing(library: Library) -> Iterator[None]:
-    """Go on without a trace rather than without a task."""
-    try:
-        yield
-    except Exception:
-        logger.debug("%s failed to trace a message", type(library).__name__, exc_info=True)
+def _log_failure(library: Library) -> None:
+    """Say why a message has no trace: better so than that there is no message."""
+    logger.debug("%s failed to trace a message", type(library).__name__, exc_info=True)  # noqa: LOG014
 
 
 def split_headers(

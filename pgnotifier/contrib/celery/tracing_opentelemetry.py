@@ -46,7 +46,8 @@ class OpenTelemetry(Library):
         """Return the name and the attributes of the spans, as the instrumentation sets them."""
         name = settings["headers"]["task"]
         span = _Attributes()
-        _api("instrumentation.celery").utils.set_attributes_from_context(span, settings)
+        signalled = {key: settings.get(key) for key in ("exchange", "routing_key", "declare")}
+        _api("instrumentation.celery").utils.set_attributes_from_context(span, signalled)
         found = {
             **span.attributes,
             "celery.action": "apply_async",
@@ -61,39 +62,37 @@ class OpenTelemetry(Library):
         """
         name, attributes = described
         api = _api("trace")
-        parent = self._find_parent(trace)
+        parent = _find_parent(trace)
         span = self.tracer.start_span(
             name,
             context=parent,
             kind=api.SpanKind.PRODUCER,
             attributes={**attributes, _api("instrumentation.celery").MESSAGING_MESSAGE_ID: task_id},
         )
-        context = api.set_span_in_context(span, parent)
-        trace.known.setdefault(OpenTelemetry, context)
         headers: dict[str, Any] = {}
-        _api("propagate").inject(headers, context)
+        _api("propagate").inject(headers, api.set_span_in_context(span, parent))
         span.end()
+        # Its ids alone: that all spans of a batch lived on would cost as much as to make them.
+        trace.known.setdefault(OpenTelemetry, span.get_span_context())
         return headers
 
     def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
         """Have the span that the instrumentation made be the root, if there is none yet."""
         if OpenTelemetry not in trace.known:
             context = _api("propagate").extract(headers, _api("context").Context())
-            if _api("trace").get_current_span(context).get_span_context().is_valid:
-                trace.known[OpenTelemetry] = context
+            ids = _api("trace").get_current_span(context).get_span_context()
+            if ids.is_valid:
+                trace.known[OpenTelemetry] = ids
 
     @contextmanager
     def activate(self, trace: Trace) -> Iterator[None]:
         """Have the instrumentation's spans belong to the trace, and to no other."""
         # Whatever it leaves attached, as it does after tasks that it doesn't know, ends here.
-        token = _api("context").attach(self._find_parent(trace))
+        token = _api("context").attach(_find_parent(trace))
         try:
             yield
         finally:
             _api("context").detach(token)
-
-    def _find_parent(self, trace: Trace) -> Any:
-        return trace.known.get(OpenTelemetry) or _api("context").Context()
 
 
 def find_opentelemetry() -> OpenTelemetry | str | None:
@@ -121,6 +120,16 @@ class _Attributes:
     def set_attribute(self, name: str, value: Any) -> None:
         """Take an attribute down."""
         self.attributes[name] = value
+
+
+def _find_parent(trace: Trace) -> Any:
+    """Return the context of a trace's root, or one with nothing in it."""
+    nothing = _api("context").Context()
+    ids = trace.known.get(OpenTelemetry)
+    if ids is None:
+        return nothing
+    api = _api("trace")
+    return api.set_span_in_context(api.NonRecordingSpan(ids), nothing)
 
 
 def _api(name: str) -> Any:

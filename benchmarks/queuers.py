@@ -1,0 +1,88 @@
+"""Listeners that enqueue, to a number of queues or with tracing, each as a process of its own."""
+
+import argparse
+import os
+import time
+
+from celery import Celery
+from children import end_with_parent, finish, tell
+from names import OPENTELEMETRY, SENTRY
+from redis import Redis
+from rq import Queue
+from sending import name_channels
+from work import work
+
+from pgnotifier import Dispatcher, Notifier
+from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.rq import RQDispatcher
+
+BROKER = os.environ["BENCH_BROKER"]
+
+
+def make_dispatcher(kind: str) -> Dispatcher:
+    if kind == "rq":
+        return RQDispatcher(Queue(connection=Redis.from_url(BROKER)))
+    return CeleryDispatcher(Celery("bench", broker=BROKER))
+
+
+def trace_with_sentry() -> None:
+    import sentry_sdk
+    from sentry_sdk.transport import Transport
+
+    class Nowhere(Transport):
+        """Sends nothing."""
+
+        def capture_envelope(self, envelope: object) -> None:
+            """Drop it."""
+
+    sentry_sdk.init("http://key@localhost/1", traces_sample_rate=1.0, transport=Nowhere)
+
+
+def trace_with_opentelemetry() -> None:
+    from collections.abc import Sequence
+
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        """Sends nothing."""
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002
+            """Drop them."""
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    trace.set_tracer_provider(provider)
+    CeleryInstrumentor().instrument()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["celery", "rq"])
+    parser.add_argument("queues", type=int, help="one for each channel")
+    parser.add_argument("count", type=int, help="of notifications, after which it ends")
+    parser.add_argument("--tracing", choices=[SENTRY, OPENTELEMETRY])
+    given = parser.parse_args()
+    end_with_parent()
+    if given.tracing == SENTRY:
+        trace_with_sentry()
+    if given.tracing == OPENTELEMETRY:
+        trace_with_opentelemetry()
+    dispatcher = make_dispatcher(given.kind)
+    with Notifier(os.environ["BENCH_DSN"], dispatcher=dispatcher) as notifier:
+        for channel in name_channels(given.queues):
+            notifier.subscribe(f"to-{channel}", channel, work, queue=channel)
+        notifier.start()
+        tell("ready")
+        began = time.process_time()
+        while sum(one.delivered for one in notifier.status().dispatchers) < given.count:
+            time.sleep(0.02)
+        tell({"cpu": time.process_time() - began})
+        finish()
+
+
+if __name__ == "__main__":
+    main()

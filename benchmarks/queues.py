@@ -1,0 +1,70 @@
+"""What tasks and jobs for several queues cost: `python benchmarks/queues.py`.
+
+Notifications of as many channels take turns, each channel with a queue of its own. What is
+compared is the CPU time of the process that listens and enqueues; another process queues all
+notifications in one transaction.
+"""
+
+from children import Child
+from commandline import Settings, run
+from redis import Redis
+from results import Limit, Row, Section
+from rounds import divide, take_turns
+from sending import Load, send
+from servers import Servers
+
+COUNT = 40_000
+QUEUES = (1, 2, 8)
+MOST = Limit(1.5, at_most=True)
+
+
+def benchmark(servers: Servers, settings: Settings) -> list[Section]:
+    """Compare numbers of queues."""
+    count = settings.count(COUNT)
+    sections = []
+    for title, kind, url in (
+        ("tasks for queues in Redis", "celery", servers.redis_url),
+        ("RQ jobs for queues", "rq", servers.redis_url),
+    ):
+        cpu = take_turns(
+            QUEUES,
+            settings.rounds,
+            lambda queues, kind=kind, url=url: measure(
+                kind, servers.dsn, url, Load(count, channels=queues)
+            ),
+        )
+        rows = [Row("1 queue", cpu[1])]
+        rows += [
+            Row(f"{queues} queues", cpu[queues], divide(cpu[queues], cpu[1]), MOST)
+            for queues in QUEUES[1:]
+        ]
+        sections.append(Section(title, "CPU microseconds each", "each / 1 queue", rows))
+    return sections
+
+
+def measure(kind: str, dsn: str, url: str, load: Load, tracing: str | None = None) -> float:
+    """Return the CPU time of one listener, in microseconds for each notification.
+
+    Args:
+        kind: `celery` or `rq`.
+        dsn: The database.
+        url: The broker, in Redis, which is emptied.
+        load: What to send; each channel has a queue.
+        tracing: The library that traces, if any does.
+    """
+    options = () if tracing is None else ("--tracing", tracing)
+    env = {"BENCH_DSN": dsn, "BENCH_BROKER": url}
+    with Redis.from_url(url) as connection:
+        with Child("queuers.py", kind, load.channels, load.count, *options, env=env) as child:
+            assert child.hear() == "ready"
+            send(dsn, load)
+            told = child.hear()
+            prefix = "rq:queue:" if kind == "rq" else ""
+            found = sum(connection.llen(f"{prefix}bench{n}") for n in range(load.channels))
+        connection.flushdb()
+    assert found == load.count, f"{kind}: {found} in the queues, of {load.count} notifications"
+    return 1e6 * float(told["cpu"]) / load.count
+
+
+if __name__ == "__main__":
+    run(__doc__, [benchmark])

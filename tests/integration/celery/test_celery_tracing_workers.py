@@ -1,0 +1,75 @@
+"""Tracing with real workers: what runs there belongs to the trace of its notification."""
+
+from collections import defaultdict
+
+import pytest
+
+pytest.importorskip("sentry_sdk")
+pytest.importorskip("opentelemetry.instrumentation.celery")
+
+SOURCE = """
+libraries = os.environ["LIBRARIES"].split("+")
+app.conf.broker_url = os.environ.get("RABBITMQ", os.environ["BROKER"])
+
+if "sentry" in libraries:
+    import sentry_sdk
+    from sentry_sdk.transport import Transport
+
+    class Nowhere(Transport):
+        def capture_envelope(self, envelope):
+            pass
+
+    sentry_sdk.init("http://key@localhost/1", transport=Nowhere, traces_sample_rate=1.0)
+
+if "opentelemetry" in libraries:
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider())
+    CeleryInstrumentor().instrument()
+
+notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
+
+def traces():
+    found = []
+    if "sentry" in libraries:
+        span = sentry_sdk.get_current_span()
+        found.append((span.trace_id, bool(span.containing_transaction.parent_span_id)))
+    if "opentelemetry" in libraries:
+        span = trace.get_current_span()
+        found.append((span.get_span_context().trace_id, span.parent is not None))
+    return found
+
+@notifier.on("ch", id="one")
+def one(id, channel, payload, pid):
+    origin = current_task.request.headers["pgnotifier"]
+    write("traces", payload, origin["channel"], traces())
+
+@notifier.on("ch", id="two")
+def two(id, channel, payload, pid):
+    write("traces", payload, current_task.request.headers["pgnotifier"]["channel"], traces())
+"""
+
+
+@pytest.mark.parametrize("libraries", ["sentry", "opentelemetry", "sentry+opentelemetry"])
+@pytest.mark.parametrize("broker_kind", ["redis", "rabbitmq"])
+def test_workers_go_on_with_the_trace(request, open_shop, libraries, broker_kind):
+    """All tasks of a notification run in one trace, no two notifications' in the same."""
+    env = {"LIBRARIES": libraries}
+    if broker_kind == "rabbitmq":
+        env["RABBITMQ"] = request.getfixturevalue("rabbitmq").url
+    shop = open_shop(SOURCE)
+    shop.worker(**env)
+    shop.listener(**env)
+    shop.notify(*(("ch", str(number)) for number in range(20)))
+    found = defaultdict(list)
+    for payload, channel, traces in shop.wait_written("traces", 40):
+        assert channel == "ch"
+        assert len(traces) == len(libraries.split("+"))
+        assert all(has_parent for _, has_parent in traces)
+        found[payload].append([trace_id for trace_id, _ in traces])
+    assert [len(some) for some in found.values()] == [2] * 20
+    assert all(first == second for first, second in found.values())
+    for place in range(len(libraries.split("+"))):
+        assert len({first[place] for first, _ in found.values()}) == 20

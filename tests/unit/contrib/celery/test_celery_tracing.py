@@ -1,0 +1,174 @@
+"""Tracing: stamped messages have what Sentry and OpenTelemetry add to those of Celery."""
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sentry_sdk")
+pytest.importorskip("opentelemetry.instrumentation.celery")
+
+SCRIPT = Path(__file__).with_name("traced.py")
+STAMPED, CANVAS = ["stamped", None], ["apply_async", "it is a canvas"]
+
+
+@pytest.fixture
+def run(pgnotifier_redis_url):
+    """Return a function that runs a scenario in a process of its own, and returns what it says."""
+
+    def run(scenario):
+        command = [sys.executable, "-W", "error::UserWarning", SCRIPT, scenario]
+        done = subprocess.run(
+            [*command, pgnotifier_redis_url], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def by_payload(headers, read):
+    """Return what is read of the headers of a notification's tasks, by its payload."""
+    found = defaultdict(list)
+    for one in headers:
+        if "," in one["argsrepr"]:  # not that of an immutable signature
+            found[one["argsrepr"].split(", ")[2]].append(read(one))
+    return found
+
+
+def check_traces(headers, read, count=6):
+    """Check that tasks of one notification have one trace, and no two notifications the same."""
+    traces = by_payload(headers, read)
+    assert len(traces) == count
+    for ids in traces.values():
+        assert len(ids) == 3
+        assert len(set(ids)) == 1
+    assert len({ids[0] for ids in traces.values()}) == count
+
+
+def sentrys(headers):
+    """Return the id of Sentry's trace, having checked that the headers agree on it."""
+    trace_id, _, _ = headers["sentry-trace"].partition("-")
+    assert len(trace_id) == 32
+    assert f"sentry-trace_id={trace_id}" in headers["baggage"]
+    assert "sentry-environment=test" in headers["baggage"]
+    assert isinstance(headers["sentry-task-enqueued-time"], float)
+    inner = headers["headers"]  # the worker's request.headers
+    for name in ("sentry-trace", "baggage", "sentry-task-enqueued-time", "pgnotifier"):
+        assert inner[name] == headers[name]
+    return trace_id
+
+
+def opentelemetrys(headers):
+    """Return the id of OpenTelemetry's trace."""
+    version, trace_id, _, flags = headers["traceparent"].split("-")
+    assert (version, len(trace_id)) == ("00", 32)
+    assert int(flags, 16) & 1
+    return trace_id
+
+
+@pytest.mark.parametrize("scenario", ["sentry", "sentry_without_tracing"])
+def test_sentry(run, scenario):
+    """Each notification is a trace, whether Celery or a stamp made its messages."""
+    found = run(scenario)
+    assert found["ways"] == [STAMPED, STAMPED, CANVAS]
+    check_traces(found["headers"], sentrys)
+
+
+def test_opentelemetry(run):
+    """Each task has a span; the first one of a notification is the parent of the others."""
+    found = run("opentelemetry")
+    assert found["ways"] == [STAMPED, STAMPED, CANVAS]
+    check_traces(found["headers"], opentelemetrys)
+    spans = found["spans"]
+    assert {span["kind"] for span in spans} == {"PRODUCER"}
+    names = ["apply_async/own", "apply_async/pgnotifier.a", "apply_async/pgnotifier.b"]
+    assert sorted({span["name"] for span in spans}) == names
+    roots = [span for span in spans if span["parent"] is None]
+    assert len(roots) == len({span["trace"] for span in spans}) == 6
+    kinds = defaultdict(set)
+    for span in spans:
+        attributes = span["attributes"]
+        names = ("messaging.message.id", "messaging.message_id")
+        assert sum(len(attributes.pop(name, "")) for name in names) == 36
+        kinds[span["name"]].add(tuple(sorted(attributes.items())))
+    # Those of the instrumentation's own spans, and of ours.
+    assert all(len(some) == 1 for some in kinds.values()), kinds
+
+
+def test_both(run):
+    """Neither gets in the other's way."""
+    found = run("both")
+    assert found["ways"] == [STAMPED, STAMPED, CANVAS]
+    check_traces(found["headers"], sentrys)
+    check_traces(found["headers"], opentelemetrys)
+
+
+def test_a_sampler_that_says_no(run):
+    """No span is recorded, and workers learn of that decision."""
+    found = run("unsampled")
+    assert found["ways"] == [STAMPED, STAMPED, CANVAS]
+    assert found["spans"] == 0
+    assert {one["traceparent"][-2:] for one in found["headers"]} <= {"00", "02"}
+
+
+def test_sentry_that_is_not_initialised(run):
+    """It costs nothing, and adds nothing."""
+    found = run("not_initialised")
+    assert found["ways"] == [STAMPED, STAMPED, CANVAS]
+    names = {name for headers in found["headers"] for name in headers}
+    assert not {name for name in names if "sentry" in name or name in ("baggage", "headers")}
+
+
+def test_libraries_that_come_and_go(run):
+    """Each holds from the next batch on, and as long as it is there."""
+    found = run("come_and_go")
+    telemetry = {"traceparent"}
+    sentry = {"sentry-trace", "baggage", "sentry-task-enqueued-time", "headers"}
+    expected = [set(), telemetry, telemetry | sentry, sentry, set()]
+    for names, some in zip(found["names"], expected, strict=True):
+        assert len(names) == 5
+        for one in names:
+            assert {*one} & (telemetry | sentry) == some
+    assert found["ways"] == [STAMPED]
+
+
+def test_a_receiver_that_nobody_knows(run):
+    """All goes through `apply_async`, and is traced as well."""
+    found = run("a_stranger")
+    reason = "the signal before_task_publish has receivers"
+    assert found["ways"] == [["apply_async", reason]] * 2 + [CANVAS]
+    assert found["calls"] == len(found["headers"]) == 6 * 4
+    check_traces(found["headers"], opentelemetrys)
+
+
+def test_a_library_of_another_shape(run):
+    """It is left alone, and why is told."""
+    found = run("another_shape")
+    assert found["ways"] == [["apply_async", "Sentry isn't as expected: AttributeError"]]
+    assert (found["count"], found["reported"]) == (4, 0)
+
+
+def test_headers_of_ones_own(run):
+    """They stay, inside and outside; those that hold a trace are left to the library."""
+    found = run("headers_of_ones_own")
+    assert found["ways"] == [STAMPED, ["apply_async", "its headers hold a trace of their own"]]
+    for headers in found["headers"]:
+        sentrys(headers)
+        if "mine" in headers:
+            assert headers["headers"]["mine"] == headers["mine"] == "yes"
+        else:
+            assert headers["baggage"].endswith(",mine=1")
+
+
+def test_another_try(run):
+    """What may be in the broker twice has the same ids, those of the trace included."""
+    headers = run("another_try")["headers"]
+    assert len(headers) == 12
+    for read in (sentrys, opentelemetrys):
+        traces = by_payload(headers, read)
+        assert [len(set(ids)) for ids in traces.values()] == [1, 1, 1]
+        assert len({ids[0] for ids in traces.values()}) == 3

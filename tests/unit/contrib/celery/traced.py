@@ -1,0 +1,206 @@
+"""Publishes with tracing, in a process of its own: the libraries patch Celery for good.
+
+    python traced.py SCENARIO BROKER
+
+Prints what the scenario returns, as JSON.
+"""
+
+import contextlib
+import json
+import sys
+from collections import deque
+
+import redis
+from brokered import callback, own, take_messages
+from celery import Celery, group, signals
+from conftest import Desk
+
+URL = sys.argv[2]
+
+
+def start_sentry(**options):
+    import sentry_sdk
+    from sentry_sdk.transport import Transport
+
+    class Nowhere(Transport):
+        def capture_envelope(self, envelope):
+            pass
+
+    options = {"traces_sample_rate": 1.0, "environment": "test", **options}
+    sentry_sdk.init("http://key@localhost/1", transport=Nowhere, **options)
+
+
+def start_opentelemetry(sampler=None):
+    from opentelemetry import trace
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    spans = InMemorySpanExporter()
+    provider = TracerProvider(sampler=sampler)
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    trace.set_tracer_provider(provider)
+    CeleryInstrumentor().instrument()
+    return spans
+
+
+def make_desk(**conf):
+    app = Celery("shop", broker=URL, set_as_current=False)
+    app.conf.update(result_backend=URL, **conf)
+    return Desk(app)
+
+
+def take():
+    return [message["headers"] for messages in take_messages(URL).values() for message in messages]
+
+
+def say(desk):
+    return [[row.path, row.reason] for row in desk.dispatcher.inventory().values()]
+
+
+def publish(desk, count=6):
+    """Publish notifications to two subscriptions and a group; return the messages' headers."""
+    bindings = [desk.subscribe(callback, id=name) for name in "ab"]
+    task = own(desk.app)
+    both = group(task.s(), task.si())
+    bindings.append(desk.subscribe(both, id="g"))
+    desk.dispatch(*((binding, str(n)) for n in range(count) for binding in bindings))
+    assert not desk.reported
+    return take()
+
+
+def sentry():
+    start_sentry()
+    desk = make_desk()
+    return {"headers": publish(desk), "ways": say(desk)}
+
+
+def sentry_without_tracing():
+    start_sentry(traces_sample_rate=None)
+    desk = make_desk()
+    return {"headers": publish(desk), "ways": say(desk)}
+
+
+def opentelemetry():
+    spans = start_opentelemetry()
+    desk = make_desk()
+    headers = publish(desk)
+    found = [
+        {
+            "name": span.name,
+            "kind": span.kind.name,
+            "trace": f"{span.context.trace_id:032x}",
+            "parent": span.parent and f"{span.parent.span_id:016x}",
+            "attributes": {k: str(v) for k, v in span.attributes.items()},
+        }
+        for span in spans.get_finished_spans()
+    ]
+    return {"headers": headers, "ways": say(desk), "spans": found}
+
+
+def both():
+    start_sentry()
+    start_opentelemetry()
+    desk = make_desk()
+    return {"headers": publish(desk), "ways": say(desk)}
+
+
+def unsampled():
+    from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+    spans = start_opentelemetry(ALWAYS_OFF)
+    desk = make_desk()
+    headers = publish(desk)
+    return {"headers": headers, "ways": say(desk), "spans": len(spans.get_finished_spans())}
+
+
+def not_initialised():
+    import sentry_sdk.integrations.celery  # noqa: F401
+
+    desk = make_desk()
+    return {"headers": publish(desk), "ways": say(desk)}
+
+
+def come_and_go():
+    """Tracing begins and ends while a listener runs."""
+    from opentelemetry.instrumentation.celery import CeleryInstrumentor
+
+    desk = make_desk()
+    binding = desk.subscribe(callback)
+    found = []
+
+    def deliver():
+        desk.deliver(binding, *"12345")
+        found.append([sorted(headers) for headers in take()])
+
+    deliver()
+    start_opentelemetry()
+    deliver()
+    start_sentry()
+    deliver()
+    CeleryInstrumentor().uninstrument()
+    deliver()
+    import sentry_sdk
+
+    sentry_sdk.get_global_scope().set_client(None)
+    deliver()
+    return {"names": found, "ways": say(desk)}
+
+
+def a_stranger():
+    """A receiver that nobody knows is called for each message."""
+    start_opentelemetry()
+    calls = []
+    signals.before_task_publish.connect(lambda **_: calls.append(1), weak=False)
+    desk = make_desk()
+    return {"headers": publish(desk), "ways": say(desk), "calls": len(calls)}
+
+
+def another_shape():
+    """Another version of Sentry, with no such class."""
+    start_sentry()
+    import sentry_sdk.tracing_utils
+
+    del sentry_sdk.tracing_utils.PropagationContext.iter_headers
+    desk = make_desk()
+    binding = desk.subscribe(callback)
+    desk.deliver(binding, *"1234")
+    return {"ways": say(desk), "count": len(take()), "reported": len(desk.reported)}
+
+
+def headers_of_ones_own():
+    start_sentry()
+    desk = make_desk()
+    plain = desk.subscribe(callback, headers={"mine": "yes"})
+    traced = desk.subscribe(callback, id="b", headers={"baggage": "mine=1"})
+    desk.dispatch(*[(plain, "1"), (traced, "1")] * 4)
+    return {"headers": take(), "ways": say(desk)}
+
+
+def another_try():
+    """An answer is lost: what is published again has the same trace."""
+    start_sentry()
+    start_opentelemetry()
+    desk = make_desk()
+    bindings = [desk.subscribe(callback, id=name) for name in "ab"]
+    desk.dispatch(*((binding, "0") for binding in bindings for _ in range(2)))
+    take()
+    batch = deque(desk.deliveries(*((binding, str(n)) for n in range(3) for binding in bindings)))
+    lpush = redis.Redis.lpush
+
+    def losing(self, *args):
+        lpush(self, *args)
+        raise redis.ConnectionError("lost")
+
+    redis.Redis.lpush = losing
+    with contextlib.suppress(redis.ConnectionError):
+        desk.dispatcher.dispatch(batch)
+    redis.Redis.lpush = lpush
+    assert len(batch) == 6
+    desk.dispatcher.dispatch(batch)
+    return {"headers": take()}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(globals()[sys.argv[1]]()))
