@@ -125,10 +125,12 @@ def bare(wheel):
 
 def _find_cells():
     """Return the pairs of a resolution and a Python to try."""
-    cells = [("newest", sys.executable), ("lowest", sys.executable)]
+    cells = [("newest", sys.executable)]
+    if sys.version_info < (3, 14):  # for which the lowest versions have no wheels
+        cells.append(("lowest", sys.executable))
     newer = subprocess.run([ROOT / "scripts" / "newer_python"], capture_output=True, text=True)
-    if newer.returncode == 0 and sys.version_info < (3, 12):
-        cells += [(resolution, newer.stdout.strip()) for resolution, _ in cells]
+    if newer.returncode == 0 and sys.version_info[:2] not in ((3, 12), (3, 13)):
+        cells += [(resolution, newer.stdout.strip()) for resolution in ("newest", "lowest")]
     return cells
 
 
