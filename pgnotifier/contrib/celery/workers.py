@@ -115,8 +115,8 @@ def ask(app: Any, timeout: float) -> Mapping[str, set[str]]:
     """
     broker = Broker(app)
     try:
-        with broker.lease() as producer:
-            inspect = app.control.inspect(timeout=timeout, connection=producer.connection)
+        with broker.lease() as lease:
+            inspect = app.control.inspect(timeout=timeout, connection=lease.producer.connection)
             # An attribute that no task has, as the names are followed by those that are asked for.
             answers = inspect.registered("_pgnotifier_nothing") or {}
     finally:
