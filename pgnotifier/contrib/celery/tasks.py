@@ -6,6 +6,7 @@ from typing import Any
 
 from pgnotifier.contrib.celery.arguments import restore_payload
 from pgnotifier.contrib.celery.errors import CallbackNotFoundError
+from pgnotifier.contrib.celery.forking import renew_in_children
 from pgnotifier.dispatch import Callback
 from pgnotifier.errors import ConfigurationError, TaskNameError
 from pgnotifier.locks import ForkSafeLock
@@ -159,6 +160,7 @@ class AppTasks:
         made = cls(app)
         found: AppTasks = vars(app).setdefault(_ATTRIBUTE, made)
         if found is made:
+            renew_in_children(app)
             app.on_after_finalize.connect(made.register_all, weak=False)
         return found
 

@@ -1,0 +1,32 @@
+"""Forking: locks of Celery's that a child needs to subscribe, and that a parent's thread may hold.
+
+Celery takes them for a moment whenever an app's `Task` or `annotations` are looked at, and while it
+is finalized: https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.objects.html
+"""
+
+import os
+import threading
+import weakref
+from typing import Any
+
+from kombu.utils.objects import cached_property
+
+_apps: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+
+def renew_in_children(app: Any) -> None:
+    """Have a forked child find the locks of an app free."""
+    _apps.add(app)
+
+
+def _in_child() -> None:
+    for app in tuple(_apps):
+        app._finalize_mutex = threading.RLock()  # noqa: SLF001 - nothing public does
+        for kind in type(app).__mro__:
+            for found in vars(kind).values():
+                if isinstance(found, cached_property) and hasattr(found, "lock"):
+                    vars(found)["lock"] = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
