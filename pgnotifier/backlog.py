@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from pgnotifier.records import about
+
 logger = logging.getLogger("pgnotifier.backlog")
 
 INTERVAL = 60.0
@@ -57,6 +59,7 @@ class Backlog:
                 "PostgreSQL's notification queue is %.0f %% full; once it is, NOTIFY fails. %s",
                 100 * self.usage,
                 self._find_culprit(),
+                extra=about("queue_filling", usage=self.usage),
             )
 
     def _find_culprit(self) -> str:

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.records import about
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,7 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                logger.debug(format, *args)
+                logger.debug(format, *args, extra=about("probed"))
 
         try:
             server = ThreadingHTTPServer(("", self._port), Handler)

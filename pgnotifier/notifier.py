@@ -27,8 +27,10 @@ from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
+from pgnotifier.records import about, count
 from pgnotifier.registrar import Registrar
 from pgnotifier.registry import (
+    Binding,
     Registry,
     Subscription,
     check_channel,
@@ -151,7 +153,7 @@ class Notifier:
         self._publisher = Publisher(self._parameters)
         self._health = None if health_port is None else HealthServer((self,), health_port)
         self._lock = threading.RLock()
-        self._registrar = Registrar(self._report_error)
+        self._registrar = Registrar(self._report_error, self._note_heir)
         self._listener: Listener | None = None
         self._stopped = Gate()
         self._attached: set[Dispatcher] = set()
@@ -271,7 +273,8 @@ class Notifier:
         """Have a callback called as `fn(id, channel, payload, pid)` for each notification.
 
         Subscriptions of one channel are delivered to in the order in which they subscribed.
-        The same id on the same channel replaces the callback and keeps its place.
+        The same id on the same channel replaces the callback and keeps its place, and what has
+        arrived, but waits still, goes to the new callback.
 
         Args:
             id: Any hashable. May be used on several channels, with different callbacks.
@@ -360,7 +363,8 @@ class Notifier:
     def unsubscribe(self, id: Hashable, channel: str, autorun: bool = True) -> None:
         """Remove a subscription, and its channel with the last one; a no-op if not there.
 
-        Its callback gets no notification more once this has returned.
+        Its callback gets no notification more once this has returned: what waits is dropped,
+        though the id may be subscribed again.
 
         Args:
             id: The subscription's id.
@@ -386,8 +390,8 @@ class Notifier:
     def mute_channels(self, channels: str | Iterable[str] | None = None) -> None:
         """Deliver nothing of these channels, or of all (None), until they are unmuted.
 
-        What comes meanwhile is thrown away. Subscriptions keep their own muting. Channels
-        that aren't there are passed over.
+        What comes meanwhile is thrown away, and so is what has waited and has its turn meanwhile.
+        Subscriptions keep their own muting. Channels that aren't there are passed over.
         """
         self._mute_channels(channels, muted=True)
 
@@ -452,7 +456,10 @@ class Notifier:
             undelivered = listener.stop(timeout)
             if undelivered:
                 logger.error(
-                    "stopped with %d notifications undelivered after %g s", undelivered, timeout
+                    "stopped with %s undelivered after %g s",
+                    count(undelivered, "notification"),
+                    timeout,
+                    extra=about("undelivered", count=undelivered),
                 )
             if not self.daemon:
                 for thread in listener.delivering_here():
@@ -510,6 +517,7 @@ class Notifier:
             channels=len(registry),
             subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
             received=listener.received if listener is not None else 0,
+            channel_counts=listener.counts() if listener is not None else {},
             errors=self._report_error.count,
             reconnects=listener.reconnects if listener is not None else 0,
             latency=listener.latency if listener is not None else None,
@@ -524,6 +532,8 @@ class Notifier:
                     dropped=d.dropped,
                     full=d.full,
                     retrying=d.retrying,
+                    since=d.trouble.since,
+                    why=d.trouble.why,
                     details=d.dispatcher.details(),
                 )
                 for d in deliverers
@@ -591,6 +601,13 @@ class Notifier:
             if self.is_running():
                 dispatcher.open()
             self._attached.add(dispatcher)
+
+    def _note_heir(self, binding: Binding) -> None:
+        """Have what waits for a binding handed on to its heir."""
+        listener = self._listener
+        deliverer = None if listener is None else listener.deliverers.get(binding.dispatcher)
+        if deliverer is not None:
+            deliverer.succession.note(binding)
 
     def _open_dispatchers(self) -> None:
         for dispatcher in tuple(self._attached):

@@ -147,7 +147,10 @@ class Publisher:
     def _publish_one(self, delivery: Delivery) -> None:
         task_id = self._ids.of(delivery, self._fresh)
         first = self._carrier.position
-        if delivery.binding.live and task_id is not None:
+        if not delivery.binding.live:
+            delivery.pass_on()
+            task_id = None
+        elif task_id is not None:
             try:
                 self._publish_live(delivery, task_id)
             except BaseException as exc:

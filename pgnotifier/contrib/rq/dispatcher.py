@@ -190,24 +190,30 @@ class RQDispatcher(Dispatcher):
                     batch.popleft()
                     delivery.report(exc)
                     return
+            else:
+                delivery.pass_on()
             deliveries.append(delivery)
         sender = self._senders.get(connection)
         if sender is None:
             sender = self._senders[connection] = Sender(connection)
         made = {id(delivery) for delivery in sender.send(commands, deliveries)}
         while id(batch[0]) in made or not batch[0].binding.live:
-            batch.popleft()
+            delivery = batch.popleft()
+            if id(delivery) not in made:
+                delivery.pass_on()
 
     @property
     def _decodes_alike(self) -> bool:
         return self._notifier is None or self._notifier.decoder is decode
 
     def _run(self, delivery: Delivery) -> None:
-        if delivery.binding.live:
-            try:
-                delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
-            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
-                delivery.report(exc)
+        if not delivery.binding.live:
+            delivery.pass_on()
+            return
+        try:
+            delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
+        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+            delivery.report(exc)
 
 
 def _make_queue(given: Any) -> tuple[Queue, bool]:
