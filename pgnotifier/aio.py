@@ -14,7 +14,11 @@ from pgnotifier.threads import check_positive, claim
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
-    from pgnotifier.registry import Subscription
+    from pgnotifier.registry import Binding, Subscription
+
+
+RESUME = 1.0
+"""Seconds after which the loop goes on when a task of ours was cancelled."""
 
 
 class Target(NamedTuple):
@@ -128,9 +132,11 @@ class AsyncioDispatcher(Dispatcher):
             loop = self._loop
             if loop is None or loop.is_closed():
                 self._report(batch)
-            elif count := self._lanes.put(batch):
+                continue
+            self._lanes.put(batch)
+            if self._lanes.ready:
                 try:
-                    loop.call_soon_threadsafe(self._begin, count, context=copy_context())
+                    loop.call_soon_threadsafe(self._begin, context=copy_context())
                 except RuntimeError:  # closed at this moment
                     self._report(deque(self._lanes.clear()))
 
@@ -145,6 +151,10 @@ class AsyncioDispatcher(Dispatcher):
     def abandon(self) -> None:
         """Forget what hasn't begun."""
         self._lanes.clear()
+
+    def take_back(self, binding: "Binding") -> list[Delivery]:
+        """Give up and return what hasn't begun of a binding."""
+        return self._lanes.take_back(binding)
 
     def runs_here(self) -> bool:
         """Return whether the calling code runs on the loop, which waits for its end."""
@@ -161,16 +171,21 @@ class AsyncioDispatcher(Dispatcher):
 
     # --- on the loop ---
 
-    def _begin(self, count: int) -> None:
-        for _ in range(min(count, self._max_tasks - len(self._tasks))):
+    def _begin(self, most: int | None = None) -> None:
+        wanted = self._lanes.ready if most is None else min(most, self._lanes.ready)
+        for _ in range(min(wanted, self._max_tasks - len(self._tasks))):
             task = asyncio.get_running_loop().create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled():  # by an end of the loop, which nothing should be added to
-            self._begin(min(1, self._lanes.ready))
+        if not task.cancelled():
+            self._begin(1)
+        elif self._lanes.ready:
+            # By the end of the loop, which nothing should be added to; or by somebody who cancels
+            # all tasks of a loop that goes on, and then what waits has to begin some day.
+            task.get_loop().call_later(RESUME, self._begin)
 
     async def _work(self) -> None:
         # Taken here: a loop may end before a task's first step.
@@ -183,7 +198,7 @@ class AsyncioDispatcher(Dispatcher):
 
     async def _call(self, delivery: Delivery) -> None:
         binding, arrived = delivery.binding, delivery.notification
-        if not binding.live:
+        if not (binding.live or binding.heir):  # its turn came before that of the heir
             return
         try:
             returned = binding.target.fn(binding.id, arrived.channel, arrived.payload, arrived.pid)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from pgnotifier.errors import ListenRefusedError
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.backlog")
 
@@ -66,6 +67,7 @@ class Backlog:
                 "PostgreSQL's notification queue is %.0f %% full; once it is, NOTIFY fails. %s",
                 100 * self.usage,
                 self._find_culprit(),
+                extra=about("queue_filling", usage=self.usage),
             )
 
     def _find_culprit(self) -> str:

@@ -2,13 +2,14 @@
 
 import logging
 from collections import deque
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from pgnotifier.moment import Moment, stretch
 from pgnotifier.notification import Gap
+from pgnotifier.records import about, count
 from pgnotifier.recurring import Recurring
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ _arrived = itemgetter(2)
 _extra = attrgetter("extra")
 
 
+class Trouble(NamedTuple):
+    """Why a dispatcher doesn't get on.
+
+    Attributes:
+        since: Since when; None if it does.
+        why: Why, in words.
+    """
+
+    since: datetime | None = None
+    why: str | None = None
+
+
 class Barrier:
     """Stands in a buffer where something may have been missed, until the users know of it.
 
@@ -68,6 +81,7 @@ class Buffer:
     Attributes:
         full: Whether the reader is to pause: under `block`, until half of it is taken.
         dropped: How many items were dropped.
+        trouble: Since when it is full.
     """
 
     def __init__(self, name: str, size: int, max_bytes: int, overflow: Overflow) -> None:
@@ -81,6 +95,7 @@ class Buffer:
         """
         self.full = False
         self.dropped = 0
+        self.trouble = Trouble()
         self._name = name
         self._size = size
         self._max_bytes = max_bytes
@@ -151,12 +166,37 @@ class Buffer:
         self._bytes -= BATCH_BYTES - size
         return items
 
+    def extract(self, is_other: "Callable[[Binding], bool]") -> "list[Item | Delivery]":
+        """Take out and return what is for certain bindings: one for each of these, in order."""
+        found: list[Item | Delivery] = []
+        left: deque[Item | Barrier] = deque()
+        for one in self._content:
+            if isinstance(one, Barrier):
+                found += (each for each in one.deliveries if is_other(each.binding))
+                one.deliveries = tuple(d for d in one.deliveries if not is_other(d.binding))
+                left.append(one)
+                continue
+            others = [binding for binding in bindings_of(one) if is_other(binding)]
+            if not others:
+                left.append(one)
+                continue
+            found += (with_bindings(one, (binding,)) for binding in others)
+            if len(others) < len(bindings_of(one)):
+                stay = tuple(binding for binding in bindings_of(one) if binding not in others)
+                left.append(with_bindings(one, stay))
+            else:
+                self._bytes -= _size_of([one])
+        self._content = left
+        return found
+
     def has_room_again(self) -> bool:
         """Return whether the reader may go on, which it was told not to; True once."""
         if not self.full or not self._is_within(0.5):
             return False
         self.full = False
-        logger.info("the buffer of %s has room again", self._name)
+        self.trouble = Trouble()
+        extra = about("buffer_has_room", dispatcher=self._name)
+        logger.info("the buffer of %s has room again", self._name, extra=extra)
         return True
 
     @property
@@ -189,12 +229,16 @@ class Buffer:
     def _block(self) -> None:
         if not self.full:
             self.full = True
+            self.trouble = Trouble(
+                datetime.now(UTC), f"its buffer is full, of {self._size} at most"
+            )
             self._warn(
-                "the buffer of %s is full (%d notifications, %d bytes): nothing more is read from "
-                "PostgreSQL until half of it is delivered",
+                "the buffer of %s is full (%s, %d bytes): nothing more is read from PostgreSQL "
+                "until half of it is delivered",
                 self._name,
-                self.waiting,
+                count(self.waiting, "notification"),
                 self._bytes,
+                extra=about("buffer_full", dispatcher=self._name, count=self.waiting),
             )
 
     def _drop(self) -> None:
@@ -218,11 +262,12 @@ class Buffer:
     def _note(self, lost: Sequence[Item]) -> None:
         """Take down what was dropped, for the next gap."""
         self._warn(
-            "the buffer of %s is full (%d notifications, %d bytes): dropping the %s",
+            "the buffer of %s is full (%s, %d bytes): dropping the %s",
             self._name,
-            self.waiting,
+            count(self.waiting, "notification"),
             self._bytes,
             self._overflow.removeprefix("drop_"),
+            extra=about("dropping", dispatcher=self._name, count=len(lost)),
         )
         self.dropped += len(lost)
         since = min(item[4] for item in lost)
@@ -230,6 +275,16 @@ class Buffer:
         if self._missed is not None:
             since, channels = min(since, self._missed[0]), channels | self._missed[1]
         self._missed = since, channels
+
+
+def bindings_of(item: Item) -> "tuple[Binding, ...]":
+    """Return who gets an item."""
+    return item[1]
+
+
+def with_bindings(item: Item, bindings: "tuple[Binding, ...]") -> Item:
+    """Return the same item for others."""
+    return (item[0], bindings, *item[2:])
 
 
 def _size_of(items: Sequence[Item]) -> int:

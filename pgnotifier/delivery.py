@@ -5,16 +5,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow
+from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.gathering import Gatherer
 from pgnotifier.moment import Moment
 from pgnotifier.notification import Gap, Notification
+from pgnotifier.records import about, count
 from pgnotifier.recurring import Recurring
+from pgnotifier.succession import Succession
+
+if TYPE_CHECKING:
+    from pgnotifier.registry import Binding
 
 logger = logging.getLogger("pgnotifier.delivery")
 
@@ -72,6 +78,7 @@ class Deliverer:
         self.inbox: list[Item] = []  # the reader's alone: what `put` will take
         self._delivered = 0
         self.retrying = False
+        self._retried: Trouble | None = None
         self._decode = decode
         self._on_room = on_room
         self.owner = owner
@@ -81,15 +88,27 @@ class Deliverer:
         self._gatherer = Gatherer(size, max_bytes // GATHERED)
         self._warn = Recurring(logger)
         self._condition = threading.Condition()
+        self.succession = Succession(dispatcher, self._condition, self._buffer, self._gatherer)
         self._stopping = False
         self._abandoned = False
-        self._thread = threading.Thread(target=self._run, name=f"pgnotifier-{self.name}")
+        self._has_ended = False
+        self._thread = self._make_thread()
+
+    def _make_thread(self) -> threading.Thread:
         # Notifier keeps the process alive; a thread stuck in a callback mustn't.
-        self._thread.daemon = True
+        return threading.Thread(target=self._run, name=f"pgnotifier-{self.name}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            RuntimeError: It can't be. Another try may be made.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = self._make_thread()
+            raise
 
     def is_current(self) -> bool:
         """Return whether it has called the calling code, or waits for it."""
@@ -115,6 +134,12 @@ class Deliverer:
             + len(self._batch)
             + self.dispatcher.pending
         )
+
+    @property
+    def trouble(self) -> Trouble:
+        """Since when it is retrying or full, and why."""
+        retried = self._retried
+        return self._buffer.trouble if retried is None else retried
 
     @property
     def full(self) -> bool:
@@ -153,6 +178,18 @@ class Deliverer:
             self._condition.notify()
             return not barrier.is_taken
 
+    def take_over(self, item: Item | Barrier) -> bool:
+        """Deliver what another deliverer hands on; return False if this one has ended."""
+        with self._condition:
+            if self._has_ended:
+                return False
+            if isinstance(item, Barrier):
+                self._buffer.bar(item)
+            else:
+                self._buffer.put([item])
+            self._condition.notify()
+            return True
+
     @property
     def has_missed(self) -> bool:
         """Whether something was dropped that `take_missed` is still to tell."""
@@ -179,6 +216,7 @@ class Deliverer:
         In any other child there is no thread to end.
         """
         self._condition = threading.Condition()
+        self.succession.forget_in_child(self._condition)
         self._stopping = self._abandoned = True
         self._buffer.clear()
         self._gatherer.clear()
@@ -197,8 +235,10 @@ class Deliverer:
             the callback returns.
         """
         self.hurry()
-        if self.is_current() or not self._thread.ident:
+        if self.is_current():
             return 0
+        if not self._thread.ident:
+            return self.waiting
         self._thread.join(max(0.0, deadline - monotonic()))
         if not self._thread.is_alive():
             return 0
@@ -213,20 +253,45 @@ class Deliverer:
 
     def _run(self) -> None:
         _calling.set(self)
-        ending = False
-        while not ending:
-            items = self._take()
-            ending = not items and self._stopping
-            batch = deque(self._deliveries(items))
-            batch.extend(
-                self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic())
-            )
-            with self._condition:
-                if self._abandoned:  # in the time that the decoder took
-                    return
-                self._batch, self._decoding = batch, 0
-            self._dispatch(batch)
-        while self.dispatcher.pending and not self._abandoned:
+        try:
+            while not self._has_ended:
+                while not self._deliver_some():
+                    pass
+                self._wait_for_pending()
+                with self._condition:
+                    more = self.succession.has_news or self._buffer
+                    self._has_ended = self._abandoned or not more
+        finally:
+            self._has_ended = True
+
+    def _deliver_some(self) -> bool:
+        """Deliver what comes next; return whether all is done after `stop`.
+
+        A method of its own, so that no variable keeps a binding alive while it waits for more.
+        """
+        items = self._take()
+        ending = not items and self._stopping
+        deliveries: list[Delivery] = []
+        has_news = self.succession.has_news
+        if has_news:
+            self._take_back(deliveries)
+        self._decode_items(items, deliveries)
+        if has_news:
+            self._forward_waiting()
+        batch = deque(deliveries)
+        batch.extend(self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic()))
+        with self._condition:
+            if self._abandoned:  # in the time that the decoder took
+                return True
+            self._batch, self._decoding = batch, 0
+        self._dispatch(batch)
+        return ending
+
+    def _wait_for_pending(self) -> None:
+        dispatchers = (self.dispatcher, *self.succession.helped)
+        while any(one.pending for one in dispatchers):
+            if self._abandoned or self.succession.has_news:
+                return
             sleep(PENDING_CHECK)
 
     def _may_take(self) -> bool:
@@ -235,7 +300,7 @@ class Deliverer:
     def _take(self) -> list[Item | Barrier]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         with self._condition:
-            while not self._may_take() and not self._stopping:
+            while not (self._may_take() or self._stopping or self.succession.has_news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
@@ -248,17 +313,22 @@ class Deliverer:
             self._on_room()
         return items
 
-    def _deliveries(self, items: list[Item | Barrier]) -> list[Delivery]:
+    def _decode_items(self, items: list[Item | Barrier], deliveries: list[Delivery]) -> None:
         decode = self._decode
-        deliveries: list[Delivery] = []
         for item in items:
             if isinstance(item, Barrier):
-                deliveries += item.deliveries
+                self._give(item.deliveries, deliveries)
                 continue
             channel, bindings, arrived, received_at, _ = item
             raw = arrived.extra.decode("utf-8", "surrogateescape")
             payload = _UNDECODED
-            for binding in bindings:
+            for one in bindings:
+                binding = one
+                if one.heir is not None:
+                    binding = self.succession.follow(one)
+                    if not self.succession.serves(binding):
+                        self._forward(binding, item)
+                        continue
                 # A payload is decoded anew for each callback unless it is immutable, so
                 # that what one does to its dict the next one doesn't see.
                 if type(payload) not in _IMMUTABLE:
@@ -274,52 +344,131 @@ class Deliverer:
                     deliveries.append(delivery)
                 else:
                     self._gather(delivery, deliveries)
-        return deliveries
 
     def _gather(self, delivery: Delivery, deliveries: list[Delivery]) -> None:
-        if not delivery.binding.live:
+        if not (delivery.binding.live or delivery.binding.heir):
             return
         try:
             deliveries.extend(self._gatherer.add(delivery, monotonic()))
         except BaseException as exc:  # noqa: BLE001 - a user's key
             delivery.report(exc)
 
-    def _dispatch(self, batch: deque[Delivery]) -> None:
+    def _take_back(self, deliveries: list[Delivery]) -> set[int]:
+        """Give what is on its way for bindings with an heir to that; return what that was."""
+        back = self.succession.take_back()
+        self._delivered -= len(back)
+        self._give(back.values(), deliveries)
+        self._give(self.succession.take_gathered(), deliveries)
+        return set(back)
+
+    def _forward_waiting(self) -> None:
+        """Hand on what is for other dispatchers: it isn't to wait behind what this one does."""
+        for binding, item in self.succession.take_waiting():
+            self._forward(binding, item)
+
+    def _give(self, given: Iterable[Delivery], deliveries: list[Delivery]) -> None:
+        """Add deliveries, as if they had just arrived for whom they are for by now."""
+        for one in given:
+            for binding, arrived in self.succession.split(one):
+                delivery = one if binding is one.binding else Delivery(binding, arrived)
+                if not self.succession.serves(binding):
+                    self._forward(binding, delivery)
+                elif binding.gathering is None:
+                    deliveries.append(delivery)
+                else:
+                    self._gather(delivery, deliveries)
+
+    def _forward(self, binding: "Binding", item: Item | Delivery) -> None:
+        """Hand on to another deliverer; should that have ended, dispatch in its place."""
+        if self.succession.forward(binding, item):
+            return
+        arrived = (
+            item.notification if isinstance(item, Delivery) else self._decode_for(binding, item)
+        )
+        if arrived is not None:
+            batch = self.succession.stand_in(binding, arrived)
+            self._dispatch(batch, batch[0].binding.subscription.dispatcher)
+
+    def _decode_for(self, binding: "Binding", item: Item) -> Notification | None:
+        channel, _, arrived, received_at, _ = item
+        raw = arrived.extra.decode("utf-8", "surrogateescape")
+        try:
+            payload = self._decode(raw)
+        except BaseException as exc:  # noqa: BLE001 - a user's decoder
+            failed = Notification(channel, None, raw, arrived.be_pid, received_at)
+            Delivery(binding, failed).report(exc)
+            return None
+        return Notification(channel, payload, raw, arrived.be_pid, received_at)
+
+    def _dispatch(self, batch: deque[Delivery], by: Dispatcher | None = None) -> None:
+        """Have a batch dispatched, with as many tries as it takes.
+
+        Args:
+            batch: What to deliver.
+            by: The dispatcher. Default: the deliverer's own.
+        """
         backoff = Backoff()
         size = len(batch)
         while batch and not self._abandoned:
             try:
-                self.dispatcher.dispatch(batch)
+                (by or self.dispatcher).dispatch(batch)
                 break
             except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
                 if not batch:  # given up by `stop`, or nothing left that another try could help
                     break
+                why = f"{type(exc).__name__}: {exc}"
+                since = datetime.now(UTC) if self._retried is None else self._retried.since
+                self._retried = Trouble(since, why)
                 if not self.retrying:
                     self.retrying = True
                     self._warn(
-                        "%s can't deliver (%s: %s); %d notifications are waiting, retrying",
+                        "%s can't deliver (%s: %s); waiting: %s; retrying",
                         self.name,
                         type(exc).__name__,
                         exc,
-                        self.waiting,
+                        count(self.waiting, "notification"),
+                        extra=about(
+                            "retrying",
+                            dispatcher=self.name,
+                            count=self.waiting,
+                            error=type(exc).__name__,
+                        ),
                     )
                 self._pause(backoff.pause())
-                self._forget_removed(batch)
+                before = len(batch)
+                self._renew(batch)
+                size += len(batch) - before
         if self._abandoned:
             return
         if self.retrying:
             self.retrying = False
-            logger.info("%s delivers again", self.name)
+            self._retried = None
+            extra = about("delivers_again", dispatcher=self.name)
+            logger.info("%s delivers again", self.name, extra=extra)
         self._delivered += size
         batch.clear()
 
-    def _forget_removed(self, batch: deque[Delivery]) -> None:
-        """Leave out what was unsubscribed or muted while it waited for the next try."""
+    def _renew(self, batch: deque[Delivery]) -> None:
+        """Leave out what was unsubscribed or muted while it waited for the next try.
+
+        What was subscribed anew goes to whom it is for by now.
+        """
         with self._condition:  # `stop` may empty the batch
-            for _ in range(len(batch)):
-                delivery = batch.popleft()
-                if delivery.binding.live:
-                    batch.append(delivery)
+            waiting = [one for one in batch if one.binding.live or one.binding.heir]
+            batch.clear()
+        renewed: list[Delivery] = []
+        if self.succession.has_news:
+            passed_on = self._take_back(renewed)
+            waiting = [one for one in waiting if id(one) not in passed_on]
+        for one in waiting:
+            if one.binding.is_left:
+                self._give([one], renewed)
+            else:
+                renewed.append(one)
+        self._forward_waiting()
+        with self._condition:
+            if not self._abandoned:
+                batch.extend(renewed)
 
     def _pause(self, seconds: float) -> None:
         """Wait, but cut it short for `stop`, which has only so long to see all delivered."""

@@ -33,6 +33,15 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """Tell the log and `on_error` that this delivery failed and has been set aside."""
         self.binding.report(exc, self.binding.subscription, self.notification)
 
+    def pass_on(self) -> None:
+        """Have it delivered by whom the subscription belongs to by now, if there is one.
+
+        For dispatchers, in place of delivering, when the binding isn't live: it does nothing if
+        the subscription was removed or is muted.
+        """
+        if self.binding.heir is not None:
+            self.binding.passed_on.append(self)
+
 
 class Dispatcher(ABC):
     """Delivers notifications to callbacks, or to the queue whose workers run them.
@@ -99,6 +108,13 @@ class Dispatcher(ABC):
 
     def abandon(self) -> None:  # noqa: B027
         """Forget what is pending and hasn't begun: `stop()` has waited long enough."""
+
+    def take_back(self, binding: "Binding") -> list[Delivery]:  # noqa: ARG002
+        """Give up and return what is pending of a binding and hasn't begun, in order.
+
+        Called when the id was subscribed anew in a way that this binding can't deliver in.
+        """
+        return []
 
     def runs_here(self) -> bool:
         """Return whether what is pending waits for the calling code, so that it can't wait."""
@@ -197,7 +213,7 @@ def bind_in_process(subscription: "Subscription") -> Callback:
 def call(fn: Callback, delivery: Delivery) -> None:
     """Call a callback unless its subscription was removed, and report what it raises."""
     binding, arrived = delivery.binding, delivery.notification
-    if not binding.live:
+    if not (binding.live or binding.heir):  # its turn came before that of the heir
         return
     try:
         fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
@@ -231,6 +247,7 @@ class InlineDispatcher(Dispatcher):
                 return
             binding = delivery.binding
             if not binding.live:
+                delivery.pass_on()
                 continue
             arrived = delivery.notification
             try:

@@ -14,6 +14,7 @@ from types import FrameType
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
 from pgnotifier.health import HealthServer
 from pgnotifier.notifier import Notifier
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.foreground")
 
@@ -75,10 +76,11 @@ def listen(
         _start(notifiers)
         while all(notifier.is_running() for notifier in notifiers):
             notifiers[0].wait(1.0)
-        logger.error("a notifier stopped by itself; leaving")
+        logger.error("a notifier stopped by itself; leaving", extra=about("ended_by_itself"))
         failed = True
     except _SignalledError as signalled:
-        logger.info("%s: delivering what was received", signalled)
+        extra = about("draining", why=str(signalled))
+        logger.info("%s: delivering what was received", signalled, extra=extra)
     except PgNotifierError as exc:
         on_error(f"Error: {in_one_line(exc)}")
         failed = True
@@ -88,7 +90,7 @@ def listen(
     if health is not None:
         health.stop()
     if not (failed or undelivered):
-        logger.info("stopped; everything received was delivered")
+        logger.info("stopped; everything received was delivered", extra=about("drained"))
     return int(failed or undelivered > 0)
 
 

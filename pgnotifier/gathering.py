@@ -8,6 +8,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 10
 """How many times its seconds a debounce waits for quiet, unless told otherwise."""
+SPARE = 64
+"""How many more times may be kept than twice as many as there are deliveries held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ class _Open:
     ends_at: float
     count: int = 0
     size: int = 0  # of their texts
+    key_size: int = 0
     parts: list["Delivery"] = field(default_factory=list)  # of a debounce, the latest alone
 
     def replace(self, delivery: "Delivery") -> None:
@@ -212,6 +216,11 @@ class Gatherer:
             yield self._close(next(iter(self._open)))
         self._due.clear()
 
+    def take_left(self) -> "list[Delivery]":
+        """Return what is held for bindings that have an heir."""
+        left = [key for key, one in self._open.items() if one.binding.is_left]
+        return [self._close(key) for key in left]
+
     def clear(self) -> None:
         """Forget all that is held."""
         self._open.clear()
@@ -236,6 +245,8 @@ class Gatherer:
         one = self._open.pop(key, None)
         if one is None:
             one = self._begin(key, delivery.binding, now + spec.quiet, now + spec.patience)
+            one.key_size = _weigh(key[1]) if spec.key else 0  # else it is the text, which counts
+            self._size += one.key_size
             self.waiting += 1
         else:
             one.due_at = min(now + spec.quiet, one.ends_at)
@@ -250,10 +261,33 @@ class Gatherer:
         return one
 
     def _remember(self, key: Hashable, one: _Open) -> None:
-        heapq.heappush(self._due, (one.due_at, one.number, key))
+        # What closed before its time is still in there, with its key. That mustn't add up.
+        if len(self._due) > 2 * len(self._open) + SPARE:
+            self._due = [(each.due_at, each.number, k) for k, each in self._open.items()]
+            heapq.heapify(self._due)
+        else:
+            heapq.heappush(self._due, (one.due_at, one.number, key))
 
     def _close(self, key: Hashable) -> "Delivery":
         one = self._open.pop(key)
         self.waiting -= len(one.parts)
-        self._size -= one.size
+        self._size -= one.size + one.key_size
+        if not self._open:
+            self._due.clear()
         return one.close()
+
+
+def shape(delivery: "Delivery") -> "Delivery":
+    """Return a delivery in the shape that its binding expects, without waiting for more."""
+    if not isinstance(delivery.binding.gathering, Batch):
+        return delivery
+    one = _Open(delivery.binding, 0, 0.0, 0.0)
+    one.add(delivery)
+    return one.close()
+
+
+def _weigh(key: object) -> int:
+    """Return about how many bytes the key of a debounce takes: a sender may choose them."""
+    if isinstance(key, tuple | frozenset):
+        return getsizeof(key) + sum(map(_weigh, key))
+    return getsizeof(key)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pgnotifier.gate import Gate
+from pgnotifier.records import about
+from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.hook")
 
@@ -34,6 +36,7 @@ class Hook:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[Any, Callable[[], object], Gate]] = deque()
         self._thread: threading.Thread | None = None
+        self._warn = Recurring(logger)
         self._last = Gate()
         self._last.open()
 
@@ -50,19 +53,43 @@ class Hook:
         with self._lock:
             self._last = Gate()
             self._waiting.append((value, then, self._last))
-            if self._thread is not None:
+        self.resume()
+
+    def resume(self) -> None:
+        """Start the thread, if something waits for one; to be called again for as long as it does.
+
+        Not in the caller's thread: the reader must go on reading.
+        """
+        with self._lock:
+            if self._thread is not None or not self._waiting:
                 return
             name = f"pgnotifier-{self._name}"
             thread = self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # none to be had: better late than never
-            self._run()
+        except RuntimeError as exc:
+            if "interpreter shutdown" in str(exc):
+                # Python 3.12.0/1 start none once the main program has ended, and never will.
+                self._run()
+                return
+            with self._lock:
+                self._thread = None
+            self._warn(
+                "%s can't be called, as no thread can be started (%s); trying again",
+                self._name,
+                exc,
+                extra=about("no_thread", hook=self._name),
+            )
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether something waits for a thread that couldn't be started."""
+        return self._thread is None and bool(self._waiting)
 
     @property
     def is_busy(self) -> bool:
         """Whether it is being called, or about to be."""
-        return self._thread is not None
+        return self._thread is not None or bool(self._waiting)
 
     def settle(self, timeout: float) -> None:
         """Wait until it was called with everything, for so many seconds at most.
@@ -91,6 +118,7 @@ class Hook:
                 assert self._fn is not None
                 self._fn(value)
             except BaseException:
-                logger.exception("%s itself failed", self._name)
+                extra = about("hook_failed", hook=self._name)
+                logger.exception("%s itself failed", self._name, extra=extra)
             then()
             done.open()

@@ -12,6 +12,8 @@ from pgnotifier.registry import Subscription
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from pgnotifier.registry import Binding
+
 CHECK = 0.1
 """Seconds after which a full dispatcher looks whether `stop()` has taken its batch away."""
 
@@ -34,6 +36,10 @@ class Lanes:
     """Deliveries on their way from a dispatcher to its workers, bounded in number.
 
     One thread calls `put`; any may call the rest. `_lock` guards everything.
+
+    Attributes:
+        pending: How many deliveries wait here, or have begun and aren't done.
+        workers: How many threads there are that call `wait`.
     """
 
     def __init__(self, limit: int, *, ordered: bool) -> None:
@@ -55,7 +61,8 @@ class Lanes:
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
         self._ready: deque[Turn] = deque()
-        self._idle = 0
+        self._idle = 0  # of the workers, those in `wait`
+        self.workers = 0
         self._dismissed = False
         self.pending = 0
         for lane in self._lanes.values():
@@ -72,12 +79,8 @@ class Lanes:
                 lane = self._lanes[key] = Lane()
             return lane
 
-    def put(self, batch: deque[Delivery]) -> int:
-        """Take over as many of a batch as there is room for, waiting a moment for some.
-
-        Returns:
-            How many more may begin now than there are workers waiting in `take`.
-        """
+    def put(self, batch: deque[Delivery]) -> None:
+        """Take over as many of a batch as there is room for, waiting a moment for some."""
         with self._lock:
             self._dismissed = False
             if self.pending >= self._limit:
@@ -88,7 +91,7 @@ class Lanes:
                 except IndexError:  # `stop()` may empty it at any moment
                     break
                 binding = delivery.binding
-                if not binding.live:
+                if not (binding.live or binding.heir):  # which gets it behind what is here already
                     continue
                 lane: Lane = binding.target.lane
                 self.pending += 1
@@ -96,37 +99,72 @@ class Lanes:
                     lane.waiting.append(delivery)
                 else:
                     self._begin(lane, delivery)
-            return max(0, len(self._ready) - self._idle)
 
     @property
     def ready(self) -> int:
         """How many may begin now."""
         return len(self._ready)
 
-    def take(self, timeout: float = 0) -> Turn | None:
-        """Return what may begin, waiting so many seconds for it; None if nothing does."""
+    def take(self) -> Turn | None:
+        """Return what may begin; None if nothing does."""
+        with self._lock:
+            return self._next()
+
+    # --- for workers that wait ---
+
+    def hire(self, limit: int) -> int:
+        """Return how many workers are to be started, and count them from now on.
+
+        Args:
+            limit: How many there may be.
+        """
+        with self._lock:
+            wanted = max(0, min(len(self._ready) - self._idle, limit - self.workers))
+            self.workers += wanted
+            return wanted
+
+    def pause(self) -> bool:
+        """Wait a moment if something waits for a worker to be started; return whether it does."""
+        with self._lock:
+            if len(self._ready) > self._idle:
+                self._room.wait(CHECK)
+            return len(self._ready) > self._idle
+
+    def discount(self, count: int = 1) -> int:
+        """Count workers that couldn't be started no longer; return how many are left."""
+        with self._lock:
+            self.workers -= count
+            return self.workers
+
+    def wait(self, timeout: float) -> Turn | None:
+        """Return what may begin, waiting so many seconds for it; None if the worker is to end.
+
+        That is counted no longer from the same moment on: whoever puts something in afterwards
+        must not take it for one that will look again.
+        """
         with self._lock:
             deadline = monotonic() + timeout
             self._idle += 1
             try:
-                while not (self._ready or self._dismissed) and (left := deadline - monotonic()) > 0:
+                while (turn := self._next()) is None and not self._dismissed:
+                    if (left := deadline - monotonic()) <= 0:
+                        break
                     self._work.wait(left)
             finally:
                 self._idle -= 1
-            return self._ready.popleft() if self._ready else None
+            if turn is None:
+                self.workers -= 1
+            return turn
 
     def done(self, lane: Lane) -> None:
         """Let what comes next in a lane begin."""
         with self._lock:
             self.pending -= 1
-            if lane.waiting:
-                self._begin(lane, lane.waiting.popleft())
-            else:
-                lane.busy = False
+            self._free(lane)
             self._room.notify()
 
     def dismiss(self) -> None:
-        """Have nobody wait in `take` any longer, until the next `put`."""
+        """Have nobody wait in `wait` any longer, until the next `put`."""
         with self._lock:
             self._dismissed = True
             self._work.notify_all()
@@ -145,6 +183,41 @@ class Lanes:
             self.pending -= len(taken)
             self._room.notify()
             return taken
+
+    def take_back(self, binding: "Binding") -> list[Delivery]:
+        """Take away and return what hasn't begun of a binding, in order."""
+        with self._lock:
+            taken = [one for _, one in self._ready if one.binding is binding]
+            freed = [lane for lane, one in self._ready if one.binding is binding]
+            self._ready = deque(turn for turn in self._ready if turn[1].binding is not binding)
+            for lane in self._lanes.values():
+                taken += (one for one in lane.waiting if one.binding is binding)
+                lane.waiting = deque(one for one in lane.waiting if one.binding is not binding)
+            self.pending -= len(taken)
+            for lane in freed:
+                self._free(lane)
+            self._room.notify()
+            return taken
+
+    def _next(self) -> Turn | None:
+        """Return the first that is to be delivered still; pass on, or forget, the others."""
+        while self._ready:
+            lane, delivery = self._ready.popleft()
+            if delivery.binding.live:
+                return lane, delivery
+            # With the lock held, so that `take_back` finds all that came before.
+            delivery.pass_on()
+            self.pending -= 1
+            self._free(lane)
+            self._room.notify()
+        return None
+
+    def _free(self, lane: Lane) -> None:
+        """Let what comes next in a lane begin."""
+        if lane.waiting:
+            self._begin(lane, lane.waiting.popleft())
+        else:
+            lane.busy = False
 
     def _begin(self, lane: Lane, delivery: Delivery) -> None:
         lane.busy = True

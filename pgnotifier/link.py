@@ -28,6 +28,7 @@ from pgnotifier.errors import ListenRefusedError, NotHearingError
 from pgnotifier.latency import Latency
 from pgnotifier.moment import Moment
 from pgnotifier.pause import IDENTITY, Pause
+from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
 from pgnotifier.routing import Router
 from pgnotifier.setup import setup_query
@@ -430,7 +431,8 @@ class Link:
             self._await([connecting], self._timeout)
             if not connecting.done or connecting.has_failed:
                 # A pool in transaction mode would have had room for it.
-                logger.info("no second connection was to be had, to see what the pooler does")
+                extra = about("pooler_unknown")
+                logger.info("no second connection to see what the pooler does", extra=extra)
                 return
             deadline = monotonic() + self._timeout
             while token not in self._router.echoes:

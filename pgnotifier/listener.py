@@ -27,6 +27,7 @@ from pgnotifier.latency import Latency
 from pgnotifier.link import Link, StoppingError
 from pgnotifier.moment import Moment, stretch
 from pgnotifier.notification import Gap
+from pgnotifier.records import about, count
 from pgnotifier.registry import Registry
 from pgnotifier.reporting import GapReport
 from pgnotifier.routing import Router
@@ -154,6 +155,10 @@ class Listener:
         """How many notifications have been read."""
         return self._router.received
 
+    def counts(self) -> Mapping[str, int]:
+        """Return how many notifications have come on each registered channel."""
+        return self._router.counts()
+
     @property
     def latency(self) -> Latency | None:
         """How long round trips to the server take; None before the first."""
@@ -191,12 +196,20 @@ class Listener:
             self._thread.join(timeout)
         for deliverer in self.deliverers.values():
             deliverer.hurry()  # all at once: each may need the whole time
-        undelivered = sum(d.stop(deadline) for d in self.deliverers.values())
+        undelivered, stopped = 0, set[Deliverer]()
+        while left := [d for d in self.deliverers.values() if d not in stopped]:
+            # One may have been made meanwhile, by another one that handed on to it.
+            undelivered += sum(d.stop(deadline) for d in left)
+            stopped.update(left)
         for dispatcher in self.deliverers:
             try:
                 dispatcher.close()
             except Exception:
-                logger.exception("%r could not be closed", dispatcher)
+                logger.exception(
+                    "%r could not be closed",
+                    dispatcher,
+                    extra=about("close_failed", dispatcher=type(dispatcher).__name__),
+                )
         return undelivered
 
     def forget_in_child(self) -> None:
@@ -222,7 +235,7 @@ class Listener:
         except PgNotifierError as exc:  # at the start only
             why = exc
         except BaseException as exc:
-            logger.exception("the reader ended by a defect of pgnotifier")
+            logger.exception("the reader ended by a defect of pgnotifier", extra=about("defect"))
             why = exc
         finally:
             self._finish(why)
@@ -252,7 +265,9 @@ class Listener:
             reason = str(exc)
         except Exception as exc:
             # Deaf for a moment and saying so beats deaf for good.
-            logger.exception("a defect of pgnotifier; starting over with a new connection")
+            logger.exception(
+                "a defect of pgnotifier; starting over with a new connection", extra=about("defect")
+            )
             reason = f"internal error: {exc}"
         self._recover(reason)
 
@@ -260,6 +275,9 @@ class Listener:
         self._run_commands()
         if self._companion is not None:
             self._accompany(self._companion)
+        stuck = [one for one in (self._report_gap, self._state, self._router) if one.is_stuck]
+        for one in stuck:
+            one.resume()
         if not self._leads:
             self._link.wait(POLL)
             self._link.drain()
@@ -268,7 +286,7 @@ class Listener:
             self._link.pause()  # whoever makes room wakes the reader
         else:
             missing = any(deliverer.has_missed for deliverer in self.deliverers.values())
-            self._link.hear(REPORT_PAUSE if missing else math.inf)
+            self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
             self._report_missed()
             self._backlog.look()
 
@@ -281,7 +299,7 @@ class Listener:
             return
         for deliverer in self.deliverers.values():
             if missed := deliverer.take_missed(at_once=at_once):
-                self._report_gap(missed, is_known=True)
+                self._report_gap(missed)
                 self._tell(deliverer, missed)
 
     def _tell(self, deliverer: Deliverer, missed: Gap) -> None:
@@ -305,7 +323,7 @@ class Listener:
         while (command := self._commands.first()) is not None:
             try:
                 self._run_command(command)
-            except (RuntimeError, PgNotifierError) as exc:  # refused, or no thread to be had
+            except PgNotifierError as exc:
                 self._commands.end([command], exc)
             else:
                 self._commands.end([command])
@@ -338,7 +356,7 @@ class Listener:
         self._live = registered
         self._router.forget_leaving()
         self.reconnects += 1
-        logger.info("went over to a new connection")
+        logger.info("went over to a new connection", extra=about("moved"))
 
     # --- connecting ---
 
@@ -400,7 +418,7 @@ class Listener:
         """Listen to every live channel, on a connection that has the lead."""
         self._link.listen(self._live | self._commands.channels("listen"))
         self._leads = True
-        detail = f" {len(self._live)} channels of PostgreSQL ({self._parameters!r})"
+        detail = f" {count(len(self._live), 'channel')} of PostgreSQL ({self._parameters!r})"
         self._state.become("hearing", detail=detail)
 
     def _ask_for_lead(self, standby: Standby) -> bool:
@@ -422,7 +440,12 @@ class Listener:
         except BaseException:
             self._report(barriers)
             raise
-        logger.info("took over as %r: hearing %d channels", self._standby.name, len(self._live))
+        logger.info(
+            "took over as %r: hearing %s",
+            self._standby.name,
+            count(len(self._live), "channel"),
+            extra=about("took_over", standby=self._standby.name, count=len(self._live)),
+        )
         self._report(barriers, self._find_takeover())
 
     def _accompany(self, companion: Companion) -> None:
@@ -469,7 +492,6 @@ class Listener:
         self,
         barriers: Mapping[Deliverer, Barrier],
         *found: Gap | None,
-        is_known: bool = False,
     ) -> None:
         """Report gaps, and have the rest delivered once the users know of the last of them."""
         gaps = [gap for gap in found if gap is not None]
@@ -480,9 +502,9 @@ class Listener:
                 deliverer.lift(barrier, told[deliverer])
 
         for gap in gaps[:-1]:
-            self._report_gap(gap, is_known=is_known)
+            self._report_gap(gap)
         if gaps:
-            self._report_gap(gaps[-1], lift, is_known=is_known)
+            self._report_gap(gaps[-1], lift)
         else:
             lift()
 
@@ -531,7 +553,8 @@ class Listener:
                 raise
             except Exception as exc:
                 defect = not isinstance(exc, PgNotifierError)
-                logger.info("not back yet: %s", exc, exc_info=defect)
+                extra = about("not_back", error=type(exc).__name__)
+                logger.info("not back yet: %s", exc, exc_info=defect, extra=extra)
                 self._state.explain(str(exc))
                 self._link.close()
                 self._commands.end(restarts, exc)
@@ -539,7 +562,7 @@ class Listener:
                 break
         self.reconnects += 1
         gap = Gap(*stretch(since, Moment.now()), missed, reason) if missed else None
-        self._report(barriers, gap, self._find_takeover(), is_known=True)
+        self._report(barriers, gap, self._find_takeover())
         self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:

@@ -30,6 +30,7 @@ from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.probing import Probes
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
+from pgnotifier.records import about, count
 from pgnotifier.registrar import Change, Registrar
 from pgnotifier.registry import (
     Binding,
@@ -154,7 +155,7 @@ class Notifier:
         )
         self._probes = Probes()
         self._lock = threading.RLock()
-        self._registrar = Registrar(self._report_error)
+        self._registrar = Registrar(self._report_error, self._note_heir)
         self._listener: Listener | None = None
         self._stopped = Gate()
         self._attached: set[Dispatcher] = set()
@@ -275,7 +276,8 @@ class Notifier:
         """Have a callback called as `fn(id, channel, payload, pid)` for each notification.
 
         Subscriptions of one channel are delivered to in the order in which they subscribed.
-        The same id on the same channel replaces the callback and keeps its place.
+        The same id on the same channel replaces the callback and keeps its place, and what has
+        arrived, but waits still, goes to the new callback.
 
         Args:
             id: Any hashable. May be used on several channels, with different callbacks.
@@ -320,8 +322,8 @@ class Notifier:
         given = Subscription(
             *(id, channel, fn, by, MappingProxyType(options)), gathering=gathering, on_gap=on_gap
         )
-        change, binding, done = self._bind(given, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._take_back(change, binding))
+        change, done = self._bind(given, autorun)
+        self._wait_live(done, autorun, undo=lambda: self._take_back(change, given))
 
     def on(
         self,
@@ -359,7 +361,8 @@ class Notifier:
     def unsubscribe(self, id: Hashable, channel: str, autorun: bool = True) -> None:
         """Remove a subscription, and its channel with the last one; a no-op if not there.
 
-        Its callback gets no notification more once this has returned.
+        Its callback gets no notification more once this has returned: what waits is dropped,
+        though the id may be subscribed again.
 
         Args:
             id: The subscription's id.
@@ -386,8 +389,8 @@ class Notifier:
     def mute_channels(self, channels: str | Iterable[str] | None = None) -> None:
         """Deliver nothing of these channels, or of all (None), until they are unmuted.
 
-        What comes meanwhile is thrown away. Subscriptions keep their own muting. Channels
-        that aren't there are passed over.
+        What comes meanwhile is thrown away, and so is what has waited and has its turn meanwhile.
+        Subscriptions keep their own muting. Channels that aren't there are passed over.
         """
         self._mute_channels(channels, muted=True)
 
@@ -470,7 +473,10 @@ class Notifier:
             undelivered = listener.stop(timeout)
             if undelivered:
                 logger.error(
-                    "stopped with %d notifications undelivered after %g s", undelivered, timeout
+                    "stopped with %s undelivered after %g s",
+                    count(undelivered, "notification"),
+                    timeout,
+                    extra=about("undelivered", count=undelivered),
                 )
             if not self.daemon:
                 for thread in listener.delivering_here():
@@ -536,6 +542,7 @@ class Notifier:
             channels=len(registry),
             subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
             received=listener.received if listener is not None else 0,
+            channel_counts=listener.counts() if listener is not None else {},
             errors=self._report_error.count,
             reconnects=listener.reconnects if listener is not None else 0,
             latency=listener.latency if listener is not None else None,
@@ -550,6 +557,8 @@ class Notifier:
                     dropped=d.dropped,
                     full=d.full,
                     retrying=d.retrying,
+                    since=d.trouble.since,
+                    why=d.trouble.why,
                     details=d.dispatcher.details(),
                 )
                 for d in deliverers
@@ -633,6 +642,13 @@ class Notifier:
             if self.is_running():
                 dispatcher.open()
             self._attached.add(dispatcher)
+
+    def _note_heir(self, binding: Binding) -> None:
+        """Have what waits for a binding handed on to its heir."""
+        listener = self._listener
+        deliverer = None if listener is None else listener.deliverers.get(binding.dispatcher)
+        if deliverer is not None:
+            deliverer.succession.note(binding)
 
     def _open_dispatchers(self) -> None:
         for dispatcher in tuple(self._attached):
@@ -731,7 +747,7 @@ class Notifier:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
-    def _bind(self, given: Subscription, autorun: bool) -> tuple[Change, Binding, Outcome | None]:
+    def _bind(self, given: Subscription, autorun: bool) -> tuple[Change, Outcome | None]:
         """Have a subscription bound and put into the registry, and LISTEN queued.
 
         No lock is held while its dispatcher binds it: that may wait for who finalizes a Celery
@@ -741,19 +757,18 @@ class Notifier:
         while True:
             with self._lock:
                 change = self._registrar.begin(given.id, given.channel)
-            muted = change.before is not None and change.before.subscription.muted
             try:
-                binding = self._registrar.bind(replace(given, muted=muted), change, again=again)
+                bound = self._registrar.bind(given, change, again=again)
             except BaseException:
                 self._unbind_leaving()
                 raise
             with self._lock:
-                if self._registrar.complete(change, binding):
+                if self._registrar.complete(change, bound):
                     done = self._request_listen([given.channel], autorun)
                     break
             again = True
         self._unbind_leaving()
-        return change, binding, done
+        return change, done
 
     def _unbind_leaving(self) -> None:
         """Have dispatchers forget what was removed, with no lock held, as in `_bind`."""
@@ -769,14 +784,14 @@ class Notifier:
                 with self._lock:
                     self._registrar.forgotten(change, subscription)
 
-    def _take_back(self, change: Change, binding: Binding) -> None:
+    def _take_back(self, change: Change, refused: Subscription) -> None:
         """Have what was before a subscription that the server has refused."""
         if change.before is None:
             with self._lock:
-                self._registrar.take_back(change, binding)
+                self._registrar.take_back(change, refused)
             self._unbind_leaving()
-        elif self._registry.binding(*change.key) is binding:
-            self._bind(change.before.subscription, autorun=False)
+        elif self._registrar.holds(refused):
+            self._bind(change.before, autorun=False)
 
     def _remove(self, names: list[str]) -> None:
         with self._lock:

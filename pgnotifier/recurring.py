@@ -1,6 +1,7 @@
 """Recurring incidents: what may come a thousand times a second is no reason to warn as often."""
 
 import logging
+from collections.abc import Mapping
 from time import monotonic
 
 QUIET = 60.0
@@ -26,9 +27,12 @@ class Recurring:
         """Whether the next one is a WARNING."""
         return monotonic() >= self._quiet_until
 
-    def __call__(self, message: str, *args: object) -> None:
-        """Log one."""
+    def __call__(
+        self, message: str, *args: object, extra: Mapping[str, object] | None = None
+    ) -> bool:
+        """Log one; return whether it was a WARNING."""
         level = logging.WARNING if self.is_due else self._others
         if level == logging.WARNING:
             self._quiet_until = monotonic() + QUIET
-        self._logger.log(level, message, *args)
+        self._logger.log(level, message, *args, extra=extra)
+        return level == logging.WARNING

@@ -2,11 +2,16 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.registry import Binding, Registry, Report, Subscription
+from pgnotifier.spelling import Spelling
+
+Key = tuple[Hashable, str]
+"""An id and a channel, which identify a subscription."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,14 +28,24 @@ class Change:
 
     id: Hashable
     channel: str
-    before: Binding | None
+    before: Subscription | None
     is_listed: bool
     is_overtaken: bool = False
 
     @property
-    def key(self) -> tuple[Hashable, str]:
+    def key(self) -> Key:
         """What identifies it."""
         return self.id, self.channel
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A subscription that its dispatcher has bound, and the one that gets its gaps, if any."""
+
+    subscription: Subscription
+    target: Any
+    for_gaps: Subscription | None = None
+    gap_target: Any = None
 
 
 class Registrar:
@@ -43,20 +58,27 @@ class Registrar:
         registry: As it is now. Anyone may read it, without the lock.
     """
 
-    def __init__(self, report: Report) -> None:
+    def __init__(
+        self, report: Report, on_heir: Callable[[Binding], object] = lambda _: None
+    ) -> None:
         """Begin with an empty registry.
 
         Args:
             report: Told of each delivery that fails.
+            on_heir: Called with each binding that gets an heir.
         """
         self.registry = Registry()
         self._report = report
+        self._on_heir = on_heir
+        self._spelling = Spelling()
         self._changes: set[Change] = set()
-        self._leaving: deque[tuple[tuple[Hashable, str], Subscription]] = deque()
+        self._leaving: deque[tuple[Key, Subscription]] = deque()
 
     def add(self, channels: Iterable[str]) -> list[str]:
         """Add channels, and return those that weren't there."""
         new = [name for name in channels if name not in self.registry]
+        for name in new:
+            self._spelling.check(name, self.registry)
         self.registry = self.registry.add(new)
         return new
 
@@ -67,11 +89,11 @@ class Registrar:
 
     def begin(self, id: Hashable, channel: str) -> Change:
         """Begin to subscribe an id to a channel; `bind` and `complete` follow."""
-        change = Change(id, channel, self.registry.binding(id, channel), channel in self.registry)
+        change = Change(id, channel, self._find(id, channel), channel in self.registry)
         self._changes.add(change)
         return change
 
-    def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> Binding:
+    def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> Bound:
         """Have a subscription's dispatcher bind it. To be called without the lock.
 
         A dispatcher may wait for a lock of its queue's client, whose holder subscribes.
@@ -84,21 +106,20 @@ class Registrar:
         Raises:
             PgNotifierError: The dispatcher refuses it; nothing has changed.
         """
-        by, for_gaps, on_gap = subscription.dispatcher, subscription.for_gaps(), None
+        by, for_gaps, gap_target = subscription.dispatcher, subscription.for_gaps(), None
+        bound: list[Subscription] = [subscription] if again else []
         try:
             if for_gaps is not None:
-                on_gap = Binding(for_gaps, by.bind(for_gaps), self._report)
+                gap_target = by.bind(for_gaps)
+                bound.append(for_gaps)
             target = by.bind(subscription)
         except BaseException:
             self._changes.discard(change)
-            if on_gap is not None:
-                self._leaving.append((change.key, on_gap.subscription))
-            if again:
-                self._leaving.append((change.key, subscription))
+            self._leaving.extend((change.key, one) for one in bound)
             raise
-        return Binding(subscription, target, self._report, on_gap)
+        return Bound(subscription, target, for_gaps, gap_target)
 
-    def complete(self, change: Change, binding: Binding) -> bool:
+    def complete(self, change: Change, bound: Bound) -> bool:
         """Put what was bound into the registry, in the place of what has its id and channel.
 
         Returns:
@@ -106,13 +127,21 @@ class Registrar:
             is done, and all is to be done again: the dispatcher may have seen ours first.
         """
         self._changes.discard(change)
-        if not change.is_overtaken:
-            self._swap(self.registry.bind(binding), [change.channel])
-        return not change.is_overtaken
+        if change.is_overtaken:
+            return False
+        if change.channel not in self.registry:
+            self._spelling.check(change.channel, self.registry)
+        self._replace(bound)
+        return True
 
-    def take_back(self, change: Change, binding: Binding) -> None:
+    def holds(self, subscription: Subscription) -> bool:
+        """Return whether nobody has replaced or removed a subscription; it may have been muted."""
+        now = self._find(subscription.id, subscription.channel)
+        return now is not None and replace(now, muted=subscription.muted) == subscription
+
+    def take_back(self, change: Change, subscription: Subscription) -> None:
         """Remove what was completed where nothing was before, unless it was changed since."""
-        if self.registry.binding(change.id, change.channel) is binding:
+        if self.holds(subscription):
             left = self.registry.unbind(change.id, change.channel)
             self._swap(left.add([change.channel]) if change.is_listed else left, [change.channel])
 
@@ -133,19 +162,17 @@ class Registrar:
         """
         by, after = subscription.dispatcher, change.before
         if after is not None and subscription.tells_gaps:
-            after = after.on_gap
-        if after is None or after.subscription.dispatcher is not by:
+            after = after.for_gaps()
+        if after is None or after.dispatcher is not by:
             by.unbind(subscription)
         else:
             with contextlib.suppress(PgNotifierError):
-                by.bind(after.subscription)
+                by.bind(after)
 
     def forgotten(self, change: Change, subscription: Subscription) -> None:
         """End what `next_leaving` began, or have it done again if the same has changed since."""
         self._changes.discard(change)
-        for other in tuple(self._changes):
-            if other.key == change.key:  # its dispatcher may have bound it before we had it unbound
-                other.is_overtaken = True
+        self._overtake({change.key})  # its dispatcher may have bound it before we had it unbound
         if change.is_overtaken:
             self._leaving.append((change.key, subscription))
 
@@ -166,23 +193,86 @@ class Registrar:
         for name in channels:
             binding = self.registry.binding(id, name)
             if binding is not None and binding.subscription.muted != muted:
-                self._swap(self.registry.bind(binding.with_muted(muted)), [name])
+                binding.subscription = replace(binding.subscription, muted=muted)
+                self._swap(self.registry.bind(binding), [name])
+
+    def _find(self, id: Hashable, channel: str) -> Subscription | None:
+        binding = self.registry.binding(id, channel)
+        return None if binding is None else binding.subscription
+
+    def _overtake(self, keys: set[Key]) -> None:
+        for change in tuple(self._changes):
+            if change.key in keys:
+                change.is_overtaken = True
+
+    def _replace(self, bound: Bound) -> None:
+        """Put a subscription in the place of the one with its id and channel, if there is one."""
+        subscription = bound.subscription
+        before = self.registry.binding(subscription.id, subscription.channel)
+        former = None if before is None else before.subscription
+        former_gaps = None if before is None else before.on_gap
+        if former is not None:
+            subscription = replace(subscription, muted=former.muted)
+        # In place, if that can be: of `on_gap` before it is looked for anew.
+        on_gap = None
+        if bound.for_gaps is not None:
+            on_gap = self._successor(former_gaps, bound.for_gaps, bound.gap_target)
+        binding = self._successor(before, subscription, bound.target)
+        binding.on_gap = on_gap
+        registry = self.registry.bind(binding)
+        self._mute(registry, [subscription.channel])
+        for old, new in ((before, binding), (former_gaps, on_gap)):
+            if old is None or old is new:
+                continue
+            if new is None:
+                old.live = False
+            else:
+                old.leave_to(new)
+                self._on_heir(old)
+        # Last, so that deliverers know of the heir before something comes for it.
+        self.registry = registry
+        self._overtake({(subscription.id, subscription.channel)})
+        if former is not None:
+            self._leave(former, former_gaps, subscription)
+
+    def _successor(
+        self, before: Binding | None, subscription: Subscription, target: Any
+    ) -> Binding:
+        """Return the binding before, changed in place, or a new one."""
+        if before is not None and before.can_become(subscription):
+            before.become(subscription, target)
+            return before
+        return Binding(subscription, target, self._report)
+
+    def _leave(
+        self, former: Subscription, former_gaps: Binding | None, now: Subscription | None
+    ) -> None:
+        """Note what a dispatcher is to forget: what it delivers to no more."""
+        key, by = (former.id, former.channel), former.dispatcher
+        stays = now is not None and now.dispatcher is by
+        if not stays:
+            self._leaving.append((key, former))
+        if former_gaps is not None and not (stays and now is not None and now.on_gap is not None):
+            self._leaving.append((key, former_gaps.subscription))
 
     def _swap(self, registry: Registry, channels: Iterable[str]) -> None:
         """Replace the registry, and end the bindings on these channels that it has no more."""
         before, self.registry = self.registry, registry
-        for change in tuple(self._changes):
-            if before.binding(*change.key) is not registry.binding(*change.key):
-                change.is_overtaken = True
         for channel in channels:
             for binding in before.bindings(channel):
-                after = registry.binding(binding.id, channel)
-                if after is not binding:
+                if registry.binding(binding.id, channel) is None:
                     binding.live = False
-                    by = binding.subscription.dispatcher
-                    stays = after is not None and after.subscription.dispatcher is by
-                    if not stays:
-                        self._leaving.append(((binding.id, channel), binding.subscription))
-                    if binding.on_gap and not (stays and after and after.on_gap):
-                        told = binding.on_gap.subscription
-                        self._leaving.append(((binding.id, channel), told))
+                    if binding.on_gap is not None:
+                        binding.on_gap.live = False
+                    self._overtake({(binding.id, channel)})
+                    self._leave(binding.subscription, binding.on_gap, None)
+        self._mute(registry, channels)
+
+    def _mute(self, registry: Registry, channels: Iterable[str]) -> None:
+        """Have the bindings on these channels be live, but for those that are muted."""
+        for channel in channels:
+            silent = registry.is_muted(channel)
+            for binding in registry.bindings(channel):
+                binding.live = not (silent or binding.subscription.muted)
+                if binding.on_gap is not None:
+                    binding.on_gap.live = binding.live

@@ -1,9 +1,11 @@
 """The registry: which subscriptions each channel has, as an immutable value."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from rpds import HashTrieMap
 
@@ -11,6 +13,9 @@ from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ChannelNameError
 from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Notification
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Delivery
 
 MAX_CHANNEL_BYTES = 63
 """NAMEDATALEN - 1. LISTEN cuts a longer name with no more than a notice."""
@@ -57,6 +62,13 @@ class Subscription:
 class Binding:
     """A subscription together with the target that its dispatcher made of it.
 
+    What waits for a subscription holds its binding. So subscribing the id anew changes the
+    binding in place, and what waits goes to the new callback. Where that can't be, because another
+    dispatcher or another way of gathering is to deliver, the binding gets an heir, and its
+    deliverer hands on to that what waits.
+
+    Written under the notifier's lock; dispatchers read it without.
+
     Attributes:
         id: The subscription's id, for quick access.
         subscription: The subscription.
@@ -64,12 +76,28 @@ class Binding:
         target: What `Dispatcher.bind` returned.
         report: Called with an exception, the subscription and the notification.
         on_gap: What gets a gap, if anything does.
-        live: False for ever once the subscription is removed, replaced or muted. Written
-            under the notifier's lock; dispatchers read it without, so that what was
-            buffered before the change is not delivered after it.
+        live: Whether it is delivered to. False while the subscription or its channel is muted,
+            and for ever once it was removed or there is an heir.
+        heir: The binding of the same id and channel that what waits is for.
+        former: The binding whose heir this is, for as long as something waits for that.
+        passed_on: What a dispatcher didn't deliver, as there is an heir.
+        is_left: Whether the deliverer knows of the heir. Written by the deliverer.
     """
 
-    __slots__ = ("gathering", "id", "live", "on_gap", "report", "subscription", "target")
+    __slots__ = (
+        "__weakref__",
+        "former",
+        "gathering",
+        "heir",
+        "id",
+        "is_left",
+        "live",
+        "on_gap",
+        "passed_on",
+        "report",
+        "subscription",
+        "target",
+    )
 
     def __init__(
         self,
@@ -85,11 +113,50 @@ class Binding:
         self.report = report
         self.on_gap = on_gap
         self.live = True
+        self.heir: Binding | None = None
+        self.former: ref[Binding] | None = None
+        self.passed_on: deque[Delivery] = deque()
+        self.is_left = False
 
-    def with_muted(self, muted: bool) -> "Binding":
-        """Return a fresh binding, live, to the same target."""
-        subscription = replace(self.subscription, muted=muted)
-        return Binding(subscription, self.target, self.report, self.on_gap)
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What delivers to it."""
+        return self.subscription.dispatcher
+
+    def earliest(self, dispatchers: Container[Dispatcher]) -> "Binding":
+        """Return the binding that something still waits for, and which this is heir to in the end.
+
+        Args:
+            dispatchers: Those with a deliverer.
+
+        Returns:
+            The earliest; this one if there is none, or all are of its own dispatcher.
+        """
+        found, changes, one = self, False, self
+        while one.former is not None and (before := one.former()) is not None:
+            one = before
+            changes = changes or one.dispatcher is not self.dispatcher
+            if one.dispatcher in dispatchers:
+                found = one
+        return found if changes else self
+
+    def can_become(self, subscription: Subscription) -> bool:
+        """Return whether what waits can be delivered as another subscription wants it."""
+        return (
+            subscription.dispatcher is self.subscription.dispatcher
+            and subscription.gathering == self.gathering
+        )
+
+    def become(self, subscription: Subscription, target: Any) -> None:
+        """Stand for another subscription with the same id and channel from now on."""
+        self.subscription = subscription
+        self.target = target
+
+    def leave_to(self, heir: "Binding") -> None:
+        """Have what waits go to another binding. Its deliverer is to be woken afterwards."""
+        heir.former = ref(self)
+        self.heir = heir
+        self.live = False
 
 
 Lane = tuple[Dispatcher, tuple[Binding, ...]]
@@ -132,7 +199,7 @@ class Registry:
     def __init__(self, channels: "HashTrieMap[str, Channel] | None" = None) -> None:
         self._channels: HashTrieMap[str, Channel] = HashTrieMap() if channels is None else channels
 
-    def __contains__(self, channel: str) -> bool:
+    def __contains__(self, channel: object) -> bool:
         return channel in self._channels
 
     def __iter__(self) -> Iterator[str]:
@@ -196,10 +263,8 @@ class Registry:
         before = self._channels.get(channel)
         if before is None or before.muted == muted:
             return self
-        bindings = {key: b.with_muted(b.subscription.muted) for key, b in before.bindings.items()}
-        return Registry(
-            self._channels.insert(channel, before.having(muted=muted, bindings=bindings))
-        )
+        after = before.having(muted=muted, bindings=before.bindings)
+        return Registry(self._channels.insert(channel, after))
 
     def _with(self, name: str, before: Channel, bindings: Mapping[Hashable, Binding]) -> "Registry":
         after = before.having(muted=before.muted, bindings=bindings)

@@ -7,6 +7,7 @@ from time import monotonic
 
 from pgnotifier.hook import Hook
 from pgnotifier.notification import Gap, Notification
+from pgnotifier.records import about, count
 from pgnotifier.recurring import QUIET, Recurring
 from pgnotifier.registry import Subscription
 
@@ -54,14 +55,24 @@ class ErrorReport:
                 "subscription %r on channel %r failed%s",
                 subscription.id,
                 subscription.channel,
-                f" (and {unlogged} times since the last report)" if unlogged else "",
+                f" (and {count(unlogged, 'time')} since the last report)" if unlogged else "",
                 exc_info=exc,
+                extra=about(
+                    "delivery_failed",
+                    subscription=subscription.id,
+                    channel=subscription.channel,
+                    dispatcher=type(subscription.dispatcher).__name__,
+                    count=unlogged + 1,
+                    error=type(exc).__name__,
+                ),
             )
         if self._on_error is not None:
             try:
                 self._on_error(exc, subscription, notification)
             except BaseException:
-                logger.exception("on_error itself failed")
+                logger.exception(
+                    "on_error itself failed", extra=about("hook_failed", hook="on_error")
+                )
 
     def forget_in_child(self) -> None:
         """Renew the lock in a forked child: a thread that isn't there may hold it."""
@@ -75,32 +86,49 @@ class GapReport:
         self.count = 0
         self.last: Gap | None = None
         self._hook = Hook("on_gap", on_gap)
-        self._warn = Recurring(logger)
+        self._is_handled = on_gap is not None
+        self._warn = Recurring(logger, others=logging.INFO)
 
     @property
     def is_busy(self) -> bool:
         """Whether `on_gap` hasn't been told of all yet."""
         return self._hook.is_busy
 
-    def __call__(
-        self, gap: Gap, then: Callable[[], object] = lambda: None, *, is_known: bool = False
-    ) -> None:
+    @property
+    def is_stuck(self) -> bool:
+        """Whether `resume` is to be called until a thread for `on_gap` can be started."""
+        return self._hook.is_stuck
+
+    def resume(self) -> None:
+        """Try to start the thread that `on_gap` waits for, if there is none."""
+        self._hook.resume()
+
+    def __call__(self, gap: Gap, then: Callable[[], object] = lambda: None) -> None:
         """Report one gap. Called by the reader alone.
+
+        It is a WARNING, unless there is an `on_gap` to handle it.
 
         Args:
             gap: The gap.
             then: Called once `on_gap` has returned.
-            is_known: Whether the log has told of its cause.
         """
         self.count += 1
         self.last = gap
-        log = logger.info if is_known else self._warn
+        log = logger.info if self._is_handled else self._warn
         log(
-            "notifications may have been missed from %s to %s on %d channels: %s",
+            "notifications may have been missed from %s to %s on %s: %s",
             gap.since.isoformat(),
             gap.until.isoformat(),
-            len(gap.channels),
+            count(len(gap.channels), "channel"),
             gap.reason,
+            extra=about(
+                "gap",
+                since=gap.since,
+                until=gap.until,
+                channels=sorted(gap.channels),
+                count=len(gap.channels),
+                why=gap.reason,
+            ),
         )
         self._hook.call(gap, then)
 

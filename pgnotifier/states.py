@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pgnotifier.hook import Hook
+from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.states")
@@ -49,6 +50,7 @@ class StateReport:
         self.current = StateChange("stopped", datetime.now(UTC))
         self._hook = Hook("on_state", on_state)
         self._warn = Recurring(logger, others=logging.INFO)
+        self._has_warned = False  # of the loss that lasts
 
     def become(self, state: State, why: str | None = None, detail: str = "") -> None:
         """Take on a state; a no-op if it is that of now.
@@ -63,22 +65,43 @@ class StateReport:
             return
         self.current = StateChange(state, now, why)
         if state == "deaf":
-            self._warn("deaf: %s", why)
+            self._has_warned = self._warn("deaf: %s", why, extra=about("deaf", why=why))
         elif before.state == "deaf" and state != "stopped":
-            logger.info("%s%s again, after %s", state, detail, _since(before))
+            logger.log(
+                # As losing it was, so that whoever was called knows that it is over.
+                logging.WARNING if self._has_warned else logging.INFO,
+                "%s%s again, after %s",
+                state,
+                detail,
+                _since(before),
+                extra=about(state, since=before.since, until=now, why=before.why),
+            )
         else:
             # That there is no first connection is told by who wanted it.
             ended_unheard = (before.state, state) == ("starting", "stopped")
             quiet = state == "starting" or ended_unheard
-            logger.log(logging.DEBUG if quiet else logging.INFO, "%s%s", state, detail)
+            level = logging.DEBUG if quiet else logging.INFO
+            logger.log(level, "%s%s", state, detail, extra=about(state))
         self._hook.call(self.current)
 
     def explain(self, why: str) -> None:
         """Tell why it is still deaf, or starting: the latest reason helps more than the first."""
         self.current = replace(self.current, why=why)
         if self._warn.is_due:
+            since = self.current.since
+            extra = about("still_deaf", since=since, why=why)
             told = "trying to connect for" if self.current.state == "starting" else "deaf for"
-            self._warn("%s %s: %s", told, _since(self.current), why)
+            self._warn("%s %s: %s", told, _since(self.current), why, extra=extra)
+            self._has_warned = True
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether `resume` is to be called until a thread for `on_state` can be started."""
+        return self._hook.is_stuck
+
+    def resume(self) -> None:
+        """Try to start the thread that `on_state` waits for, if there is none."""
+        self._hook.resume()
 
     def settle(self, timeout: float) -> None:
         """Wait until `on_state` has been told of all, for so many seconds at most."""

@@ -21,6 +21,8 @@ class DispatcherStatus:
         dropped: How many notifications the overflow policy has dropped since the start.
         full: Whether the reader pauses for it.
         retrying: Whether its queue is down, and the batch at hand being retried.
+        since: Since when it is full or retries; aware, in UTC. None if it does neither.
+        why: Why that is, in words; else None.
         details: What else it tells of itself; that of Celery lists its tasks.
     """
 
@@ -30,6 +32,8 @@ class DispatcherStatus:
     dropped: int
     full: bool
     retrying: bool
+    since: datetime | None
+    why: str | None
     details: Mapping[str, Any]
 
 
@@ -46,6 +50,8 @@ class Status:
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.
         received: How many notifications were read since the start.
+        channel_counts: How many of these came on each channel, of those that are registered and
+            on which something came.
         errors: How many deliveries have failed in this notifier.
         reconnects: How many times the connection was replaced since the start.
         latency: How long round trips to the server take; None before the first.
@@ -63,6 +69,7 @@ class Status:
     channels: int
     subscriptions: int
     received: int
+    channel_counts: Mapping[str, int]
     errors: int
     reconnects: int
     latency: Latency | None
@@ -77,4 +84,8 @@ class Status:
             **asdict(self),
             "since": self.since.isoformat(),
             "last_gap": self.last_gap and self.last_gap.to_dict(),
+            "dispatchers": tuple(
+                {**asdict(one), "since": one.since and one.since.isoformat()}
+                for one in self.dispatchers
+            ),
         }

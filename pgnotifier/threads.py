@@ -1,5 +1,6 @@
 """ThreadDispatcher: callbacks in threads of this process."""
 
+import logging
 import threading
 from collections import deque
 from contextvars import copy_context
@@ -8,10 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from pgnotifier.dispatch import Callback, Delivery, Dispatcher, bind_in_process, call
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.lanes import Lane, Lanes
+from pgnotifier.records import about
+from pgnotifier.recurring import Recurring
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
-    from pgnotifier.registry import Subscription
+    from pgnotifier.registry import Binding, Subscription
+
+logger = logging.getLogger("pgnotifier.threads")
 
 IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
@@ -54,12 +59,11 @@ class ThreadDispatcher(Dispatcher):
         check_positive(max_workers=max_workers, max_pending=max_pending)
         self._max_workers = max_workers
         self._lanes = Lanes(max_pending, ordered=ordered)
-        self._lock = threading.Lock()
-        self._workers = 0
+        self._warn = Recurring(logger)
         self._notifier: Notifier | None = None
 
     def __repr__(self) -> str:
-        return f"<ThreadDispatcher, {self._workers} of {self._max_workers} threads>"
+        return f"<ThreadDispatcher, {self._lanes.workers} of {self._max_workers} threads>"
 
     def attach(self, notifier: "Notifier") -> None:
         """Learn which notifier uses this dispatcher.
@@ -80,10 +84,19 @@ class ThreadDispatcher(Dispatcher):
         return Target(bind_in_process(subscription), self._lanes.lane(subscription))
 
     def dispatch(self, batch: deque[Delivery]) -> None:
-        """Hand each delivery to a thread, waiting for one to be free."""
-        while batch:
-            for _ in range(self._lanes.put(batch)):
-                self._start_worker()
+        """Hand each delivery to a thread, waiting for one to be free.
+
+        Raises:
+            RuntimeError: There is no thread, and none can be started.
+        """
+        is_short = False
+        while batch or (is_short and self._lanes.pause()):
+            self._lanes.put(batch)
+            try:
+                is_short = not self._start_workers(self._lanes.hire(self._max_workers))
+            except RuntimeError:
+                batch.extendleft(reversed(self._lanes.clear()))
+                raise
 
     @property
     def pending(self) -> int:
@@ -94,38 +107,55 @@ class ThreadDispatcher(Dispatcher):
         """Forget what hasn't begun."""
         self._lanes.clear()
 
+    def take_back(self, binding: "Binding") -> list[Delivery]:
+        """Give up and return what hasn't begun of a binding."""
+        return self._lanes.take_back(binding)
+
     def close(self) -> None:
         """Have threads end that have nothing to do."""
         self._lanes.dismiss()
 
     def forget_in_child(self) -> None:
         """Have no threads, in a forked child."""
-        self._lock = threading.Lock()
-        self._workers = 0
         self._lanes.forget_in_child()
 
-    def _start_worker(self) -> None:
-        with self._lock:
-            if self._workers >= self._max_workers:
-                return
-            self._workers += 1
-        # In the deliverer's context, which tells that callbacks are called by its notifier.
-        thread = threading.Thread(
-            target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
-        )
-        thread.start()
+    def _start_workers(self, count: int) -> bool:
+        """Start so many threads; should that fail, those that there are have to do.
+
+        Returns:
+            Whether all were started.
+
+        Raises:
+            RuntimeError: There are none.
+        """
+        for started in range(count):
+            # In the deliverer's context, which tells that callbacks are called by its notifier.
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                left = self._lanes.discount(count - started)
+                if not left:
+                    raise
+                self._warn(
+                    "no further thread can be started (%s); callbacks are called by %d of %d",
+                    exc,
+                    left,
+                    self._max_workers,
+                    extra=about("no_thread", dispatcher="ThreadDispatcher", count=left),
+                )
+                return False
+        return True
 
     def _work(self) -> None:
-        try:
-            while (turn := self._lanes.take(IDLE)) is not None:
-                lane, delivery = turn
-                try:
-                    call(delivery.binding.target.fn, delivery)
-                finally:
-                    self._lanes.done(lane)
-        finally:
-            with self._lock:
-                self._workers -= 1
+        while (turn := self._lanes.wait(IDLE)) is not None:
+            lane, delivery = turn
+            try:
+                call(delivery.binding.target.fn, delivery)
+            finally:
+                self._lanes.done(lane)
 
 
 def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier") -> "Notifier":

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from pgnotifier.dispatch import Dispatcher
+from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import PgNotifierError, UnknownOptionError
 from pgnotifier.notification import Notification
 from pgnotifier.notifier import Notifier
@@ -215,6 +215,64 @@ class DispatcherContract(HardPayloads):
             ("second", 2),
         ]
 
+    def test_what_waits_goes_to_the_new_callback(
+        self, notifier: Notifier, send: Callable[..., int]
+    ) -> None:
+        """Subscribing an id anew, muting and unmuting loses nothing of what has arrived."""
+        held = _Holding(notifier, "0")
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", *map(str, range(110)))
+        held.wait(110)
+        notifier.subscribe("a", "a", self.adapt(second))
+        notifier.mute_channels("a")
+        notifier.unmute_channels("a")
+        notifier.mute_subscriber("a")
+        notifier.unmute_subscriber("a")
+        held.go_on()
+        send("a", "110")
+        found = [(call.name, call.payload) for call in self.wait_for(111)]
+        expected = [("second", number) for number in range(111)]
+        assert (found if self.ordered else sorted(found)) == expected
+
+    def test_what_waits_goes_to_another_dispatcher(
+        self, notifier: Notifier, send: Callable[..., int]
+    ) -> None:
+        """It is delivered there in order, before what is sent later."""
+        held = _Holding(notifier, "0")
+        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.start()
+        send("a", *map(str, range(100)))
+        held.wait(100)
+        found: list[Any] = []
+        notifier.subscribe(
+            "a", "a", lambda *call: found.append(call[2]), dispatcher=InlineDispatcher()
+        )
+        send("a", *map(str, range(100, 110)))
+        held.go_on()
+        deadline = time.monotonic() + TIMEOUT
+        while len(found) < 110:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+        assert found == list(range(110))
+        assert self._worked() == []
+
+    def test_what_waits_as_batches_are_changed(
+        self, notifier: Notifier, send: Callable[..., int]
+    ) -> None:
+        """It comes in the shape that the new callback expects."""
+        notifier.subscribe("a", "a", self.adapt(first), batch=(100, 3600))
+        notifier.start()
+        send("a", "1", "2")
+        deadline = time.monotonic() + TIMEOUT
+        while notifier.status().received < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        notifier.subscribe("a", "a", self.adapt(second))
+        send("a", "3")
+        found = [(call.name, call.payload) for call in self.wait_for(3)]
+        assert (found if self.ordered else sorted(found)) == [("second", n) for n in (1, 2, 3)]
+
     def test_unsubscribed_and_muted(self, notifier: Notifier, send: Callable[..., int]) -> None:
         """Those get nothing; who is unmuted does again."""
         notifier.subscribe("gone", "a", self.adapt(first))
@@ -367,6 +425,33 @@ class DispatcherContract(HardPayloads):
         assert failures == []
         payloads = [call.payload for call in found]
         assert (payloads if self.ordered else sorted(payloads)) == list(range(300))
+
+
+class _Holding:
+    """Has a notifier's decoder wait at a text, so that what comes behind it waits, too."""
+
+    def __init__(self, notifier: Notifier, text: str) -> None:
+        self._notifier = notifier
+        self._may_go_on = threading.Event()
+        decode = notifier.decoder
+
+        def decoder(given: str) -> Any:
+            if given == text:
+                assert self._may_go_on.wait(TIMEOUT)
+            return decode(given)
+
+        notifier.decoder = decoder
+
+    def wait(self, received: int) -> None:
+        """Wait until so many notifications have arrived."""
+        deadline = time.monotonic() + TIMEOUT
+        while self._notifier.status().received < received:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    def go_on(self) -> None:
+        """Have it wait no longer."""
+        self._may_go_on.set()
 
 
 class QueueDispatcherContract(DispatcherContract):

@@ -163,5 +163,5 @@ def test_one_warning_an_incident(pgnotifier_private_postgres, make_notifier, cap
     eventually(lambda: notifier.status().gaps == 1)
     assert not [r for r in caplog.records if r.levelno > logging.WARNING]
     (again,) = [text for text in caplog.messages if " again, after " in text]
-    assert again.startswith("hearing 1 channels")
+    assert again.startswith("hearing 1 channel ")
     assert sum("missed" in text for text in caplog.messages) == 1

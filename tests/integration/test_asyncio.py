@@ -342,3 +342,29 @@ def test_a_dispatcher_that_joins_later(db, record):
             await asyncio.to_thread(notifier.stop)
 
     asyncio.run(main())
+
+
+def test_cancelled_by_somebody_else(db):
+    """What waits begins all the same, if the loop goes on."""
+    calls = []
+
+    async def callback(_id, _channel, payload, _pid):
+        calls.append(payload)
+        await asyncio.sleep(60 if payload == 0 else 0)
+
+    async def main():
+        async with Notifier(db.dsn, dispatcher=AsyncioDispatcher(max_tasks=1)) as notifier:
+            await asyncio.to_thread(notifier.subscribe, 1, "a", callback)
+            for number in range(3):
+                db.notify("a", number)
+            while notifier.status().dispatchers[0].waiting < 3 or not calls:
+                await asyncio.sleep(0.01)
+            ours = asyncio.current_task()
+            for task in asyncio.all_tasks():
+                if task is not ours:
+                    task.cancel()
+            async with asyncio.timeout(20):
+                while calls != [0, 1, 2]:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())

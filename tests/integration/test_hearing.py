@@ -70,7 +70,7 @@ def test_a_failing_hook(pgnotifier_dsn, make_notifier, record, db, caplog):
 
 
 def test_logged_once_per_change(pgnotifier_dsn, db, make_notifier, caplog, eventually):
-    """A change is one line: a warning if it is for the worse."""
+    """A change is one line: a warning if it is for the worse, and then that it is over."""
     caplog.set_level(logging.DEBUG, "pgnotifier.states")
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("a")
@@ -83,7 +83,7 @@ def test_logged_once_per_change(pgnotifier_dsn, db, make_notifier, caplog, event
         ("DEBUG", "starting"),
         ("INFO", "hearing"),
         ("WARNING", "deaf:"),
-        ("INFO", "hearing"),
+        ("WARNING", "hearing"),
         ("INFO", "stopped"),
     ]
 

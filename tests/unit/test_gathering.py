@@ -1,5 +1,7 @@
 """Batches and debounces, with time in the test's own hands."""
 
+import tracemalloc
+
 import pytest
 
 from pgnotifier import ArgumentTypeError, ConfigurationError, Delivery, Notification, Subscription
@@ -182,6 +184,54 @@ def test_a_storm_counts_once():
     for number in range(100):
         bench.add(binding, f"{number:0100}")
     assert bench.out == []
+
+
+@pytest.mark.parametrize(
+    ("given", "make"),
+    [
+        ({"debounce": 3600}, lambda number: f"{number:01000}"),
+        ({"debounce": 3600, "key": lambda text: (text, "x" * 1000)}, lambda n: f"{n:0100}"),
+        ({"batch": (1, 3600)}, lambda number: f"{number:01000}"),
+        ({"batch": (2, 3600)}, lambda number: f"{number:01000}"),
+    ],
+)
+def test_memory_of_what_went_early(given, make):
+    """Neither texts nor keys nor times of what has gone are kept."""
+    gatherer = Gatherer(100_000, 1_000_000)
+    binding = Bench().bind(**given)
+
+    def add(numbers):
+        for number in numbers:
+            text = make(number)
+            for _ in gatherer.add(Delivery(binding, Notification("ch", text, text, 1, 0)), 0.0):
+                pass
+
+    add(range(2000))
+    tracemalloc.start()
+    try:
+        add(range(2000, 22_000))
+        grown, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6_000_000
+    assert grown < 4_000_000
+    assert len(gatherer._due) <= 2 * len(gatherer._open) + 65
+
+
+def test_times_are_kept_though_much_goes_early():
+    """What is left goes when its time has come."""
+    bench = Bench(limit=50)
+    binding = bench.bind(debounce=10)
+    for number in range(1000):
+        bench.add(binding, number, at=number / 100)
+    del bench.out[:]
+    bench.pass_time(19.495)
+    assert bench.out == []
+    bench.pass_time(19.75)
+    assert [payload for _, payload in bench.out] == list(range(950, 976))
+    bench.pass_time(20.0)
+    assert bench.gatherer.waiting == 0
+    assert bench.gatherer.due_at is None
 
 
 @pytest.mark.parametrize("key", [lambda _: 1 / 0, lambda _: []])

@@ -38,7 +38,7 @@ def test_one_of_a_lane_at_a_time():
     """The next of a subscription begins when the one before is done; others don't wait."""
     lanes = Lanes(100, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
-    assert lanes.put(batch((one, 1), (one, 2), (two, 3), (one, 4)))
+    lanes.put(batch((one, 1), (one, 2), (two, 3), (one, 4)))
     turns = take_all(lanes)
     assert payloads(turns) == [1, 3]
     lanes.done(turns[1][0])
@@ -62,12 +62,12 @@ def test_it_is_bounded():
     lanes = Lanes(2, ordered=True)
     one, two, three = (binding(lanes, n) for n in (1, 2, 3))
     waiting = batch((one, 1), (two, 2), (three, 3))
-    assert lanes.put(waiting)
+    lanes.put(waiting)
     assert len(waiting) == 1
     lanes.put(waiting)
     assert len(waiting) == 1
     lanes.done(take_all(lanes)[0][0])
-    assert lanes.put(waiting)
+    lanes.put(waiting)
     assert not waiting
 
 
@@ -76,7 +76,8 @@ def test_what_is_no_longer_live_is_left_out():
     lanes = Lanes(2, ordered=True)
     one = binding(lanes, 1)
     one.live = False
-    assert not lanes.put(batch((one, 1)))
+    lanes.put(batch((one, 1)))
+    assert not lanes.ready
     assert lanes.pending == 0
 
 
@@ -113,6 +114,50 @@ def test_dismissed():
     """Nobody waits any longer, until there is something again."""
     lanes = Lanes(1, ordered=True)
     lanes.dismiss()
-    assert lanes.take(60) is None
+    assert lanes.wait(60) is None
     lanes.put(batch((binding(lanes, 1), 1)))
-    assert payloads([lanes.take(60)]) == [1]
+    assert payloads([lanes.wait(60)]) == [1]
+
+
+def test_who_ends_is_counted_no_longer():
+    """From the moment of its last look on, so that whoever puts something in has one started."""
+    lanes = Lanes(10, ordered=True)
+    one = binding(lanes, 1)
+    lanes.put(batch((one, 1)))
+    assert lanes.hire(1) == 1
+    assert lanes.hire(1) == 0
+    lane, _ = lanes.wait(0)
+    lanes.done(lane)
+    assert lanes.wait(0) is None
+    lanes.put(batch((one, 2)))
+    assert lanes.hire(1) == 1
+
+
+def test_muted_while_waiting():
+    """What is muted when its turn comes is left out; a mute that is over by then does nothing."""
+    lanes = Lanes(10, ordered=True)
+    one, two = binding(lanes, 1), binding(lanes, 2)
+    lanes.put(batch((one, 1), (one, 2), (two, 3), (one, 4)))
+    lane, _ = lanes.take()
+    one.live = False
+    assert payloads(take_all(lanes)) == [3]
+    lanes.done(lane)
+    assert lanes.take() is None
+    assert lanes.pending == 1
+    one.live = True
+    lanes.put(batch((one, 5)))
+    assert payloads(take_all(lanes)) == [5]
+
+
+def test_taking_back():
+    """What hasn't begun of a binding is given up in order; its lane goes on with what is left."""
+    lanes = Lanes(10, ordered=True)
+    one, two = binding(lanes, 1), binding(lanes, 2)
+    told = Subscription((1, "gap"), "a", print, None, tells_gaps=True)
+    gap = Binding(told, SimpleNamespace(lane=lanes.lane(told)), print)
+    assert gap.target.lane is one.target.lane
+    lanes.put(batch((one, 1), (two, 2), (gap, 3), (one, 4)))
+    found = lanes.take_back(one)
+    assert [delivery.notification.payload for delivery in found] == [1, 4]
+    assert payloads(take_all(lanes)) == [2, 3]
+    assert lanes.pending == 2

@@ -106,14 +106,6 @@ def test_muted_have_no_lanes():
     assert lane_ids(silent.mute("a", muted=False), "a") == [(INLINE, [1])]
 
 
-def test_muting_a_channel_makes_fresh_bindings():
-    """The bindings of before can be ended without ending those of after."""
-    registry = Registry().bind(binding(1, "a"))
-    muted = registry.mute("a", muted=True)
-    assert muted.binding(1, "a") is not registry.binding(1, "a")
-    assert muted.binding(1, "a").live
-
-
 @pytest.mark.parametrize(
     "name",
     [

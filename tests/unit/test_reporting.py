@@ -1,5 +1,6 @@
 """Reports of errors and gaps: what is logged, how often, and what hooks may do."""
 
+import logging
 import threading
 from datetime import UTC, datetime
 
@@ -160,10 +161,31 @@ def test_on_gap_failing(caplog, eventually):
 
 
 def test_gaps_are_logged_without_a_hook(caplog):
-    """Each gap is a warning with its bounds and reason, hook or not."""
+    """Each gap is a warning with its bounds and reason, unless there is a hook to handle it."""
     one = gap(1)
     GapReport(None)(one)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    for part in (one.since.isoformat(), one.until.isoformat(), "1 channels", "reason 1"):
+    for part in (one.since.isoformat(), one.until.isoformat(), "1 channel:", "reason 1"):
         assert part in record.getMessage()
+
+
+def test_gaps_with_a_hook(caplog):
+    """They are handled, and so not for somebody who is on call."""
+    caplog.set_level(logging.INFO)
+    report = GapReport(lambda _: None)
+    report(gap(1))
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+def test_fields(caplog):
+    """Records carry what they say as attributes, too."""
+    one = gap(1)
+    GapReport(None)(one)
+    ErrorReport(None)(ValueError("x"), subscription(("a", 1), "orders"), NOTIFICATION)
+    found, failed = caplog.records
+    assert (found.pgnotifier_event, found.since, found.until) == ("gap", one.since, one.until)
+    assert (found.channels, found.count, found.why) == (["a"], 1, "reason 1")
+    assert failed.pgnotifier_event == "delivery_failed"
+    assert (failed.subscription, failed.channel) == (("a", 1), "orders")
+    assert (failed.dispatcher, failed.error, failed.count) == ("InlineDispatcher", "ValueError", 1)

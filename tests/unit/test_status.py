@@ -14,7 +14,7 @@ AT = datetime(2026, 5, 4, tzinfo=UTC)
 
 def status(last_gap=None):
     dispatcher = DispatcherStatus(
-        "InlineDispatcher", 1, 2, 3, full=True, retrying=False, details={}
+        "InlineDispatcher", 1, 2, 3, full=True, retrying=False, since=AT, why="full", details={}
     )
     return Status(
         state="hearing",
@@ -24,6 +24,7 @@ def status(last_gap=None):
         channels=1,
         subscriptions=2,
         received=3,
+        channel_counts={"a": 3},
         errors=4,
         reconnects=5,
         latency=Latency(0.1, 0.2, 0.3, 4),
@@ -51,6 +52,8 @@ def test_json():
         "dropped": 3,
         "full": True,
         "retrying": False,
+        "since": AT.isoformat(),
+        "why": "full",
         "details": {},
     }
     assert set(found) == {field.name for field in dataclasses.fields(Status)}
@@ -77,6 +80,7 @@ def test_of_a_notifier_that_never_ran():
         "channels": 2,
         "subscriptions": 1,
         "received": 0,
+        "channel_counts": {},
         "errors": 0,
         "reconnects": 0,
         "latency": None,

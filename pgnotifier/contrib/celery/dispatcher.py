@@ -214,11 +214,13 @@ class CeleryDispatcher(Dispatcher):
         with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
             while True:
                 delivery = batch.popleft()
-                if delivery.binding.live:
-                    try:
-                        delivery.binding.target.run(delivery)
-                    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a task included
-                        delivery.report(exc)
+                if not delivery.binding.live:
+                    delivery.pass_on()
+                    continue
+                try:
+                    delivery.binding.target.run(delivery)
+                except BaseException as exc:  # noqa: BLE001 - sys.exit() in a task included
+                    delivery.report(exc)
 
     def _forget(self, id: Hashable, channel: str) -> None:
         name = self._names.pop((id, channel), None)

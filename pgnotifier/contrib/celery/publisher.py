@@ -180,8 +180,11 @@ class Publisher:
     def _publish_one(self, delivery: Delivery) -> None:
         attempt = self._ids.of(delivery, self._fresh, self._hooks.libraries)
         first = self._carrier.position
-        is_done = not delivery.binding.live or attempt.task_id is None
-        if attempt.task_id is not None and not is_done:
+        is_done = attempt.task_id is None  # the broker has it
+        if attempt.task_id is not None and not delivery.binding.live:
+            delivery.pass_on()
+            is_done = True
+        elif attempt.task_id is not None:
             try:
                 self._publish_fit(delivery, attempt.task_id, attempt.trace)
             except BaseException as exc:

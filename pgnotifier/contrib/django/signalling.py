@@ -50,6 +50,8 @@ class SignalDispatcher(Dispatcher):
                 break
             if delivery.binding.live:
                 self._deliver(delivery)
+            else:
+                delivery.pass_on()
         self._opened = connections.all(initialized_only=True)
 
     def close(self) -> None:

@@ -146,6 +146,8 @@ class TaskDispatcher(Dispatcher):
                 delivery = batch[0]
                 if delivery.binding.live:
                     self._enqueue(delivery)
+                else:
+                    delivery.pass_on()
                 batch.popleft()
         except IndexError:  # `stop()` may empty it at any moment
             if batch:

@@ -191,6 +191,7 @@ class RQDispatcher(Dispatcher):
             if delivery in self._done:
                 continue
             if not delivery.binding.live:
+                delivery.pass_on()
                 self._done.add(delivery)
                 continue
             try:
@@ -232,11 +233,13 @@ class RQDispatcher(Dispatcher):
         return self._notifier is None or self._notifier.decoder is decode
 
     def _run(self, delivery: Delivery) -> None:
-        if delivery.binding.live:
-            try:
-                delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
-            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
-                delivery.report(exc)
+        if not delivery.binding.live:
+            delivery.pass_on()
+            return
+        try:
+            delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
+        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+            delivery.report(exc)
 
 
 def _make_queue(given: Any) -> tuple[Queue, bool]:

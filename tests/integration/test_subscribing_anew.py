@@ -1,0 +1,72 @@
+"""Subscribing an id anew while notifications wait: on a real server, over a real connection."""
+
+import threading
+
+import pytest
+
+from pgnotifier import InlineDispatcher, ListenRefusedError
+from pgnotifier.connection import Session
+
+
+def test_nothing_is_dropped(notifier, db, record, make_recorder):
+    """Of 110 that wait behind a slow callback, all are heard: by the new one from the change on."""
+    other = make_recorder()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*call):
+        record(*call)
+        begun.set()
+        assert go_on.wait(20)
+
+    notifier.subscribe(1, "a", slow)
+    db.execute("SELECT pg_notify('a', n::text) FROM generate_series(1, 110) AS n")
+    assert begun.wait(20)
+    notifier.subscribe(1, "a", other)
+    notifier.mute_subscriber(1)
+    notifier.unmute_subscriber(1)
+    go_on.set()
+    assert other.wait_for(109) == list(range(2, 111))
+    assert record.payloads == [1]
+    assert notifier.status().gaps == 0
+
+
+@pytest.mark.parametrize("autorun", [True, False])
+def test_to_a_new_dispatcher_under_a_stream(notifier, db, make_recorder, autorun):
+    """Thirty changes amid 3,000 notifications: each is heard once, in order."""
+    record = make_recorder()
+    notifier.subscribe(0, "a", record)
+    dispatchers = [InlineDispatcher() for _ in range(3)]
+    for number in range(30):
+        db.execute(
+            "SELECT pg_notify('a', n::text) FROM generate_series(%s::int, %s) AS n",
+            number * 100,
+            number * 100 + 99,
+        )
+        notifier.subscribe(0, "a", record, autorun, dispatcher=dispatchers[number % 3])
+    assert record.wait_for(3000) == list(range(3000))
+
+
+def test_a_refused_listen(notifier, db, record, make_recorder, monkeypatch):
+    """The callback of before has all that waits, and what comes later."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*call):
+        record(*call)
+        begun.set()
+        assert go_on.wait(20)
+
+    notifier.subscribe(1, "a", slow)
+    db.execute("SELECT pg_notify('a', n::text) FROM generate_series(1, 5) AS n")
+    assert begun.wait(20)
+    send = Session.send
+
+    def refused(self, query):
+        send(self, b"LISTEN 1" if b"LISTEN" in query else query)
+
+    monkeypatch.setattr(Session, "send", refused)
+    with pytest.raises(ListenRefusedError):
+        notifier.subscribe(1, "a", make_recorder(), dispatcher=InlineDispatcher())
+    monkeypatch.undo()
+    db.notify("a", 6)
+    go_on.set()
+    assert record.wait_for(6) == [1, 2, 3, 4, 5, 6]
