@@ -87,8 +87,11 @@ def test_django(install, db):
     parameters = conninfo_to_dict(db.dsn)
     env = {f"SHOP_{name.upper()}": str(value) for name, value in parameters.items()}
     environment.run("python", "manage.py", "migrate", env=env)
-    dispatcher = "import pgnotifier.contrib.django.task_dispatcher"
-    for command in (("check",), ("shell", "--command", dispatcher)):
+    task = (
+        "from pgnotifier.contrib.django.task_dispatcher import notification; "
+        "notification.using(queue_name='default')"  # which old versions of django-tasks can't
+    )
+    for command in (("check",), ("shell", "--command", task)):
         environment.run("python", "-W", "error", "manage.py", *command, env=env)
     command = ("manage.py", "pgnotifier", "--noreload")
     listener = environment.start("python", *command, env=env, ready="hearing")
