@@ -108,7 +108,8 @@ def write_literal(value: Any) -> str:
             # two adjacent surrogates mean one character.
             return "'" + repr('"' + value)[2:]
         case float():
-            return repr(value).replace("inf", "1e999")
+            # The point ends in no digit: in JSON, it would be a Decimal.
+            return repr(value).replace("inf", "1.e999")
         case complex():
             sign = "-" if math.copysign(1, value.imag) < 0 else "+"
             return f"{write_literal(value.real)}{sign}{write_literal(abs(value.imag))}j"

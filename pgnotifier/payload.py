@@ -14,6 +14,7 @@ from pgnotifier.literal import (
     rebuild_plain,
     write_literal,
 )
+from pgnotifier.numerals import TooManyDigitsError, read_json, read_number
 
 _JSON_DEPTH = 200
 """How deep JSON may nest: msgspec, too, recurses in C. See `LITERAL_DEPTH`."""
@@ -25,30 +26,41 @@ def decode(text: str) -> Any:
     JSON first, then a Python literal as `ast.literal_eval` takes it, then the text itself,
     untouched. Where that may surprise:
 
+    - A JSON number with a fraction or an exponent is a float if that has the same digits, else
+      a `decimal.Decimal`: 0.1 and 1.10 are floats, 12345678901234567.89 and 1e999 are not. In
+      a literal, it is a float, as in Python.
     - `42 # retry` is the int 42 and `1_000` is 1000, as in Python; so is `2024_01_15` an int.
       Send text that must stay text JSON-quoted; `encode` does so where it is needed.
-    - `NaN` and `inf` are text; `1e999` is infinity.
+    - `NaN` and `inf` are text.
     - What CPython would warn of is text: an invalid escape (`'\d'`, `'\400'`), `1if 2else 3`.
-    - So is an int of over 4,300 digits (Python can't print it), JSON nested over 200 levels
-      deep, and a literal nested over 50.
+    - So is an int of over 4,300 digits (Python can't print it), JSON with an exponent that
+      stands for over 8,000 digits, JSON nested over 200 levels deep, and a literal nested
+      over 50.
     """
-    # Only a text longer than the limit can nest deeper: most are not even counted.
-    if (
-        len(text) <= _JSON_DEPTH
-        or text.count("[") + text.count("{") <= _JSON_DEPTH
-        or nests_within(_JSON_DEPTH, _json_brackets(text))
-    ):
-        try:
-            return _from_json(text)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as exc:
-            # msgspec refuses some JSON: `1e999`, lone surrogates (escaped, or bytes that
-            # aren't UTF-8), and an int of 4,300 digits with a sign.
-            if type(exc) is not msgspec.DecodeError or "\\u" in text:
-                try:
-                    return _from_odd_json(text)
-                except (ValueError, RecursionError):
-                    pass
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "surrogatepass")  # which is no UTF-8 to the parser
+    try:
+        if len(data) <= _JSON_DEPTH or _is_shallow(data):
+            return read_json(data)
+    except _UNREAD as exc:
+        return _decode_unread(text, exc)
     return read_literal(text)
+
+
+def decode_bytes(data: bytes) -> Any:
+    """Return what `decode` makes of the text that these bytes are; never raise or warn.
+
+    JSON is read without making that text, in which bytes that aren't UTF-8 stand as lone
+    surrogates, as in `Notification.raw`.
+    """
+    try:
+        if len(data) <= _JSON_DEPTH or _is_shallow(data):
+            return read_json(data)
+    except _UNREAD as exc:
+        return _decode_unread(data.decode("utf-8", "surrogateescape"), exc)
+    return read_literal(data.decode("utf-8", "surrogateescape"))
 
 
 def encode(value: Any) -> str:
@@ -88,17 +100,61 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_from_json = msgspec.json.Decoder().decode
-_from_odd_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_UNREAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_read_odd_json = json.JSONDecoder(parse_float=read_number, parse_constant=_refuse_constant).decode
 
+
+def _decode_unread(text: str, exc: BaseException) -> Any:
+    """Return the value of a text that msgspec refused.
+
+    It refuses some JSON, too: lone surrogates (escaped, or bytes that aren't UTF-8), and an int
+    of 4,300 digits with a sign.
+    """
+    if type(exc) is not msgspec.DecodeError or "\\u" in text:
+        if isinstance(exc.__cause__, TooManyDigitsError):
+            return text
+        try:
+            return _read_odd_json(text)
+        except TooManyDigitsError:
+            return text
+        except (ValueError, RecursionError):
+            pass
+    return read_literal(text)
+
+
+_OPENING = b"[{"
+_FEW = 4
+_NO_OPENING = bytes(set(range(256)) - set(_OPENING))
 _NO_MARK = bytes(set(range(256)) - set(b'([{)]}"'))
 
 
-def _json_brackets(text: str) -> bytes:
-    """Return the brackets of a JSON text that stand outside its strings."""
-    if "\\" in text:
-        text = text.replace("\\\\", "").replace('\\"', "")
-    marks = text.encode("utf-8", "surrogatepass").translate(None, _NO_MARK)
+def _is_shallow(data: bytes) -> bool:
+    """Tell whether JSON nests no deeper than the parser can bear."""
+    return (
+        _has_few_brackets(data)
+        or len(data.translate(None, _NO_OPENING)) <= _JSON_DEPTH
+        or nests_within(_JSON_DEPTH, _json_brackets(data))
+    )
+
+
+def _has_few_brackets(data: bytes) -> bool:
+    # As in most large texts, where `find`, unlike `count`, looks at many bytes at a time.
+    left = _FEW
+    for bracket in _OPENING:
+        at = data.find(bracket)
+        while at >= 0:
+            if not left:
+                return False
+            left -= 1
+            at = data.find(bracket, at + 1)
+    return True
+
+
+def _json_brackets(data: bytes) -> bytes:
+    """Return the brackets of JSON that stand outside its strings."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = data.translate(None, _NO_MARK)
     # Two adjacent quotes cancel out, wherever they stand, which leaves few to split at.
     return b"".join(marks.replace(b'""', b"").split(b'"')[::2])
 

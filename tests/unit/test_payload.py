@@ -63,7 +63,6 @@ def name(value):
         *(('{"a": true}', {"a": True}), (' [1, null, "x"]\n', [1, None, "x"]), ('"text"', "text")),
         *(("42", 42), ("-0", 0), ("-0.0", -0.0), ("1e5", 1e5), ('{"a": 1, "a": 2}', {"a": 2})),
         # JSON that msgspec refuses
-        *(("1e999", INF), ('{"a": [1e999, true]}', {"a": [INF, True]})),
         *((r'["\ud800", null]', ["\ud800", None]), ('["caf\udce9", true]', ["caf\udce9", True])),
         (f"[-{BIG}, {BIG}]", [-BIG, BIG]),
         # Nested as deep as it may be, or looking deeper than it is
@@ -215,7 +214,8 @@ KNOT.append(KNOT)
         *((None, "null"), (True, "true"), (1.0, "1.0"), (-0.0, "-0.0"), (BIG, str(BIG))),
         *(({"é": [1, "\0"]}, r'{"é":[1,"\u0000"]}'), ([], "[]"), ({}, "{}")),
         *(((1,), "(1,)"), ((), "()"), (set(), "set()"), ({"a": {1}}, "{'a':{1}}")),
-        *((INF, "1e999"), ([-INF], "[-1e999]"), (complex(1, -INF), "1.0-1e999j"), (..., "...")),
+        *((INF, "1.e999"), ([-INF], "[-1.e999]"), (complex(1, -INF), "1.0-1.e999j")),
+        *((..., "..."), ([..., INF, 0.1], "[...,1.e999,0.1]")),
         *(({1: ...}, "{1:...}"), ({(1, "x"): b"\0"}, r"{(1,'x'):b'\x00'}")),
         *(("\ud800", r"'\ud800'"), (["'\ud83d\ude00"], r"['\'\ud83d\ude00']")),
         # Subclasses go as what they extend.
