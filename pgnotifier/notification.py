@@ -34,6 +34,42 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
     parts: "tuple[Notification, ...]" = ()
 
 
+_kept = Notification.__dict__["raw"].__get__
+
+
+class Arrival(Notification, frozen=True, gc=False):
+    """A notification made of the bytes that libpq hands over: `Arrival(channel, payload, data, …)`.
+
+    Its text is made whenever it is asked for, which is seldom, rather than for each one. It is
+    equal to the `Notification` with that text, shows as that, and pickles as that.
+    """
+
+    @property  # type: ignore[misc]
+    def raw(self) -> str:
+        """Its content as text."""
+        data: bytes = _kept(self)
+        return data.decode("utf-8", "surrogateescape")
+
+    def plain(self) -> Notification:
+        """Return it with its text."""
+        return Notification(*(getattr(self, name) for name in self.__struct_fields__))
+
+    def __reduce__(self) -> Any:
+        return self.plain().__reduce__()
+
+    def __repr__(self) -> str:
+        return repr(self.plain())
+
+    def __eq__(self, other: object) -> bool:
+        return self.plain() == (other.plain() if isinstance(other, Arrival) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.plain())
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A stretch of time in which notifications may have been missed.

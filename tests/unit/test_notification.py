@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from pgnotifier import Gap, Notification
+from pgnotifier.notification import Arrival
 
 AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -26,6 +28,25 @@ def test_notification():
         one.channel = "b"
     with pytest.raises(AttributeError):
         one.extra = 1
+
+
+def test_arrival():
+    """One that keeps its bytes can't be told from one that was made of their text."""
+    one = Arrival("a", [1], b"[1, '\xff']", 7, AT, 2)
+    same = Notification("a", [1], "[1, '\udcff']", 7, AT, 2)
+    assert one.raw == same.raw
+    assert (one == same, same == one, one == Arrival("a", [1], b"[1, '\xff']", 7, AT, 2)) == (
+        True,
+    ) * 3
+    assert not (one != same or same != one)  # noqa: SIM202 - it is `!=` that is tried
+    assert one != Arrival("a", [1], b"[1]", 7, AT, 2)
+    assert one != 1
+    assert repr(one) == repr(same)
+    assert type(pickle.loads(pickle.dumps(one))) is Notification
+    assert pickle.loads(pickle.dumps(one)) == same
+    assert hash(Arrival("a", 1, b"1", 7, AT)) == hash(Notification("a", 1, "1", 7, AT))
+    with pytest.raises(AttributeError):
+        one.raw = "b"
 
 
 def test_gap():
