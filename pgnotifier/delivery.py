@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
@@ -13,7 +14,9 @@ from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.gathering import Gatherer
 from pgnotifier.moment import Moment
-from pgnotifier.notification import Gap, Notification
+from pgnotifier.notification import Arrival, Gap, Notification
+from pgnotifier.payload import decode as usual_decode
+from pgnotifier.payload import decode_bytes
 from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.delivery")
@@ -29,6 +32,15 @@ PENDING_CHECK = 0.01
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
+
+
+def _read_text(decode: Callable[[str], Any], data: bytes) -> Any:
+    """Return what a user's decoder makes of a payload."""
+    return decode(_to_text(data))
+
+
+def _to_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def called_by_callback(owner: object) -> bool:
@@ -72,7 +84,8 @@ class Deliverer:
         self.inbox: list[Item] = []  # the reader's alone: what `put` will take
         self._delivered = 0
         self.retrying = False
-        self._decode = decode
+        # What is decoded as usual needs no text for that.
+        self._read = decode_bytes if decode is usual_decode else partial(_read_text, decode)
         self._on_room = on_room
         self.owner = owner
         self._buffer = Buffer(self.name, size, max_bytes, overflow)
@@ -241,7 +254,7 @@ class Deliverer:
                 if left is not None and left <= 0:
                     break
                 self._condition.wait(left)
-            items = self._buffer.take() if self._may_take() else []
+            items = self._buffer.take(self.dispatcher.batch_size) if self._may_take() else []
             self._decoding = len(items)
             has_room = self._buffer.has_room_again()
         if has_room:
@@ -249,26 +262,26 @@ class Deliverer:
         return items
 
     def _deliveries(self, items: list[Item | Barrier]) -> list[Delivery]:
-        decode = self._decode
+        read = self._read
         deliveries: list[Delivery] = []
         for item in items:
             if isinstance(item, Barrier):
                 deliveries += item.deliveries
                 continue
-            channel, bindings, arrived, received_at, _ = item
-            raw = arrived.extra.decode("utf-8", "surrogateescape")
             payload = _UNDECODED
-            for binding in bindings:
+            for binding in item.bindings:
                 # A payload is decoded anew for each callback unless it is immutable, so
                 # that what one does to its dict the next one doesn't see.
                 if type(payload) not in _IMMUTABLE:
                     try:
-                        payload = decode(raw)
+                        payload = read(item.data)
                     except BaseException as exc:  # noqa: BLE001 - a user's decoder
-                        arrival = Notification(channel, None, raw, arrived.be_pid, received_at)
+                        raw = _to_text(item.data)
+                        arrival = Notification(item.channel, None, raw, item.pid, item.received_at)
                         Delivery(binding, arrival).report(exc)
                         continue
-                arrival = Notification(channel, payload, raw, arrived.be_pid, received_at)
+                data: Any = item.data  # from which it makes its text when asked for it
+                arrival = Arrival(item.channel, payload, data, item.pid, item.received_at)
                 delivery = Delivery(binding, arrival)
                 if binding.gathering is None:
                     deliveries.append(delivery)

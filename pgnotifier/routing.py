@@ -3,17 +3,14 @@
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from psycopg.pq import PGnotify
 
+from pgnotifier.buffer import Item
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.moment import Moment
 from pgnotifier.registry import Binding, Registry
-
-if TYPE_CHECKING:
-    from pgnotifier.buffer import Item
 
 
 class _Echo:
@@ -64,44 +61,54 @@ class Router:
         self._routed: Registry | None = None
         self._leaving: set[str] = set()
 
-    def hand_on(self, notifies: Callable[[], PGnotify | None], proven_at: Moment) -> bool:
-        """Put all that libpq has parsed into buffers; return whether there was a notification.
+    def sort(
+        self,
+        notifies: Callable[[], PGnotify | None],
+        proven_at: Moment,
+        read_more: Callable[[], bool],
+    ) -> int:
+        """Sort what has come by deliverer, for `hand_on`; return how many notifications it was.
 
         Args:
             notifies: Returns the next notification, or None.
             proven_at: All that was committed before has been handed on earlier.
+            read_more: Called when there is no next one; returns whether there may be by now.
         """
         arrived = notifies()
         if arrived is None:
-            return False
-        registry = self._registry()
-        if registry is not self._routed:
-            self._routes.clear()
-            self._routed = registry
-            # Not for those who subscribed to such a channel after it had been removed.
-            self._leaving = self._find_leaving()
+            return 0
+        self._look_up_registry()
         routes = self._routes
         received_at = datetime.now(UTC)
-        count = 0
-        while arrived is not None:
-            count += 1
-            route = routes.get(arrived.relname)
-            if route is None:
-                route = self._route(registry, arrived.relname)
-            channel, lanes = route
-            for deliverer, bindings in lanes:
-                item: Item = (channel, bindings, arrived, received_at, proven_at)
-                deliverer.inbox.append(item)
-            arrived = notifies()
-        for _, _, own, *_ in self._echo.inbox:
-            self.echoes[own.extra.decode("ascii", "replace")] = own.be_pid
-        count -= len(self._echo.inbox)
-        self._echo.inbox.clear()
-        self.received += count
+        count = before = 0
+        try:
+            while True:
+                if arrived is not None:
+                    count += 1
+                    route = routes.get(arrived.relname) or self._route(arrived.relname)
+                    channel, lanes = route
+                    data, pid = arrived.extra, arrived.be_pid
+                    for deliverer, bindings in lanes:
+                        deliverer.inbox.append(
+                            Item(channel, bindings, data, pid, received_at, proven_at)
+                        )
+                elif count - before > 1 and read_more():
+                    before = count
+                    # Again: what was just read may have been sent after a subscription was made.
+                    self._look_up_registry()
+                else:  # one that comes by itself has hardly more behind it
+                    break
+                arrived = notifies()
+        finally:
+            count -= self._take_echoes()
+            self.received += count
+        return count
+
+    def hand_on(self) -> None:
+        """Put what was sorted into the buffers."""
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.put()
-        return count > 0
 
     def start_deliverers(self, channels: Iterable[str]) -> None:
         """Start the deliverers of channels that will be heard.
@@ -125,20 +132,41 @@ class Router:
         """Return whether some buffer is full, so that nothing more should be read."""
         return any(deliverer.full for deliverer in self.deliverers.values())
 
+    def has_missed(self) -> bool:
+        """Return whether something was dropped that is still to be told."""
+        return any(deliverer.has_missed for deliverer in self.deliverers.values())
+
     def is_overfull(self) -> bool:
         """Return whether some buffer holds so much more than it should that none is to be added."""
         return any(deliverer.overfull for deliverer in self.deliverers.values())
 
-    def _route(self, registry: Registry, relname: bytes) -> Route:
+    def _look_up_registry(self) -> None:
+        """See that routes are made by the registry as it is now."""
+        registry = self._registry()
+        if registry is not self._routed:
+            self._routes.clear()
+            self._routed = registry
+            # Not for those who subscribed to such a channel after it had been removed.
+            self._leaving = self._find_leaving()
+
+    def _route(self, relname: bytes) -> Route:
+        assert self._routed is not None
         # What comes on a removed channel has no lanes, and goes nowhere.
         channel = relname.decode("utf-8", "surrogateescape")
-        found = () if channel in self._leaving else registry.lanes(channel)
+        found = () if channel in self._leaving else self._routed.lanes(channel)
         lanes: tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]
         lanes = tuple((self._deliverer(d), bindings) for d, bindings in found)
         if channel == self.private:
             lanes = ((self._echo, ()),)
         route = self._routes[relname] = (channel, lanes)
         return route
+
+    def _take_echoes(self) -> int:
+        """Take down what the listener sent itself; return how many notifications that was."""
+        own, self._echo.inbox = self._echo.inbox, []
+        for one in own:
+            self.echoes[one.data.decode("ascii", "replace")] = one.pid
+        return len(own)
 
     def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
         found = self.deliverers.get(dispatcher)
