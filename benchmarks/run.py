@@ -1,6 +1,7 @@
 """All benchmarks in one run, with one table: `python benchmarks/run.py`, or `make bench`."""
 
 import broker
+import cpu
 import growth
 import hooks
 import inline
@@ -12,5 +13,5 @@ from commandline import run
 if __name__ == "__main__":
     run(
         __doc__,
-        [one.benchmark for one in (inline, hooks, broker, jobs, latency, growth, memory)],
+        [one.benchmark for one in (inline, cpu, hooks, broker, jobs, latency, growth, memory)],
     )
