@@ -45,7 +45,7 @@ def measure(name: str, dsn: str, load: Load, earlier: Path | None = None) -> Rec
         earlier: Where release 0.0.10 was unpacked, for that receiver.
     """
     env = {"PYTHONPATH": str(earlier)} if name == EARLIER else {}
-    key = "order" if load.size is None else 0
+    key = "order" if load.nested or load.size is None else 0
     given = ("--channels", load.channels, "--subscriptions", load.subscriptions)
     arguments = (name, dsn, load.deliveries, json.dumps(key), *given)
     with Child("receivers.py", *arguments, env=env) as child:

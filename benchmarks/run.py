@@ -1,6 +1,7 @@
 """All benchmarks in one run, with one table: `python benchmarks/run.py`, or `make bench`."""
 
 import broker
+import cpu
 import growth
 import hooks
 import inline
@@ -16,6 +17,6 @@ if __name__ == "__main__":
         __doc__,
         [
             one.benchmark
-            for one in (inline, hooks, broker, jobs, queues, tracing, latency, growth, memory)
+            for one in (inline, cpu, hooks, broker, jobs, queues, tracing, latency, growth, memory)
         ],
     )

@@ -12,6 +12,8 @@ NESTED = (
     "json_build_object('order', n, 'item', 'tea', 'amount', 3,"
     " 'tags', json_build_array('new', 'paid'))::text"
 )
+NOTE = "Please leave it at the door, and ring twice. "
+"""What texts in payloads are made of."""
 FIRST_PADDED = 10_000_000
 """What numbers in padded payloads are counted from, so that all have as many digits."""
 
@@ -25,8 +27,8 @@ class Load:
         channels: Over how many channels they are spread.
         subscriptions: How many subscriptions each channel has.
         nested: Whether payloads, which are dicts, have a list in them.
-        size: Of payloads that are lists beginning with a number, in bytes: 10, or 13 and more.
-            None sends dicts.
+        size: Of payloads, in bytes. Nested ones, of 68 and more, have a text in them; others are
+            lists beginning with a number, of 10 bytes, or 13 and more. None sends short dicts.
         connections: How many connections send at a time, each notification in a transaction
             of its own; 0 has one send everything in one transaction.
     """
@@ -96,8 +98,18 @@ def _call(load: Load) -> str:
     """Return the call of pg_notify() for notification `n`."""
     if load.size is None:
         payload = NESTED if load.nested else ORDER
+    elif load.nested:
+        payload = _fill(load.size)
     elif load.size == 10:
         payload = f"'[' || {FIRST_PADDED} + n || ']'"
     else:
         payload = f"""'[' || {FIRST_PADDED} + n || ',"' || repeat('x', {load.size - 13}) || '"]'"""
     return f"pg_notify('bench' || n % {load.channels}, {payload})"
+
+
+def _fill(size: int) -> str:
+    """Return the dict of notification `n`, with a text that makes it so many bytes long."""
+    before, after = '{"order": ', ', "amount": 3, "tags": ["new", "paid"], "note": "%s"}'
+    room = size - len(f"{before}{FIRST_PADDED}{after}") + len("%s")
+    note = (NOTE * (room // len(NOTE) + 1))[:room]
+    return f"'{before}' || {FIRST_PADDED} + n || '{after % note}'"

@@ -4,8 +4,10 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
 
 from pgnotifier.moment import Moment, stretch
 from pgnotifier.notification import Gap
@@ -22,30 +24,38 @@ Overflow = Literal["block", "drop_oldest", "drop_newest"]
 
 BUFFER_BYTES = 64 * 1024 * 1024
 """How many bytes of payloads may wait, unless told otherwise."""
-BATCH = 1000
-"""The most deliveries that are taken in one go, but for one notification that makes more."""
 BATCH_BYTES = 1024 * 1024
-"""And the most bytes of payloads: decoded, some take fifty times as many."""
+"""The most bytes of payloads in a batch: decoded, some take fifty times as many."""
 MORE = 100_000
 """How many more items than the bound may come while the server answers a query."""
 REPORT_PAUSE = 1.0
 """Seconds between two reports of what was dropped."""
 
 
-class Arrived(Protocol):
-    """A notification as libpq hands it out: psycopg's `PGnotify`."""
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A notification that waits.
 
-    @property
-    def be_pid(self) -> int: ...  # noqa: D102
-    @property
-    def extra(self) -> bytes: ...  # noqa: D102
+    A struct that the garbage collector doesn't look at: with tuples it would go through the
+    whole of a full buffer again and again.
+
+    Attributes:
+        channel: The channel that it came on.
+        bindings: Who gets it.
+        data: Its payload as it came, in the encoding of the connection.
+        pid: The process id of the notifying session's server process.
+        received_at: When it was read.
+        proven_at: Until when all that was committed had been read before.
+    """
+
+    channel: str
+    bindings: tuple["Binding", ...]
+    data: bytes
+    pid: int
+    received_at: datetime
+    proven_at: Moment
 
 
-Item = tuple[str, tuple["Binding", ...], Arrived, datetime, Moment]
-"""Channel, who gets it, what arrived, when, and until when all had arrived before (the proof)."""
-
-_arrived = itemgetter(2)
-_extra = attrgetter("extra")
+_data = attrgetter("data")
 
 
 class Trouble(NamedTuple):
@@ -145,23 +155,27 @@ class Buffer:
         first = self._content[0] if self._content else None
         return first is not None and (hurry or getattr(first, "is_open", True))
 
-    def take(self) -> list[Item | Barrier]:
-        """Return the first barrier, or as many items as make a batch. It mustn't be empty."""
+    def take(self, batch_size: int) -> list[Item | Barrier]:
+        """Return the first barrier, or as many items as make a batch. It mustn't be empty.
+
+        Args:
+            batch_size: How many deliveries these may make, but for one item that makes more.
+        """
         first = self._content[0]
         if isinstance(first, Barrier):
             first.is_taken = True
             self._barriers -= 1
             return [self._content.popleft()]
         items: list[Item | Barrier] = []
-        deliveries, size = BATCH, BATCH_BYTES
+        deliveries, size = batch_size, BATCH_BYTES
         take = self._content.popleft
         while self._content and deliveries > 0 and size > 0:
             item = take()
             if isinstance(item, Barrier):
                 self._content.appendleft(item)
                 break
-            deliveries -= len(item[1])
-            size -= len(item[2].extra)
+            deliveries -= len(item.bindings)
+            size -= len(item.data)
             items.append(item)
         self._bytes -= BATCH_BYTES - size
         return items
@@ -253,7 +267,7 @@ class Buffer:
                 self._barriers -= 1
             else:
                 lost.append(one)
-                self._bytes -= len(one[2].extra)
+                self._bytes -= len(one.data)
         put_back = self._content.extendleft if oldest else self._content.extend
         put_back(reversed(passed))
         self._barriers += len(passed)
@@ -270,8 +284,8 @@ class Buffer:
             extra=about("dropping", dispatcher=self._name, count=len(lost)),
         )
         self.dropped += len(lost)
-        since = min(item[4] for item in lost)
-        channels = frozenset(item[0] for item in lost)
+        since = min(item.proven_at for item in lost)
+        channels = frozenset(item.channel for item in lost)
         if self._missed is not None:
             since, channels = min(since, self._missed[0]), channels | self._missed[1]
         self._missed = since, channels
@@ -279,13 +293,13 @@ class Buffer:
 
 def bindings_of(item: Item) -> "tuple[Binding, ...]":
     """Return who gets an item."""
-    return item[1]
+    return item.bindings
 
 
 def with_bindings(item: Item, bindings: "tuple[Binding, ...]") -> Item:
     """Return the same item for others."""
-    return (item[0], bindings, *item[2:])
+    return msgspec.structs.replace(item, bindings=bindings)
 
 
 def _size_of(items: Sequence[Item]) -> int:
-    return sum(map(len, map(_extra, map(_arrived, items))))
+    return sum(map(len, map(_data, items)))

@@ -47,8 +47,7 @@ class Commands:
 
         So it is run again if the connection goes meanwhile.
         """
-        with self._lock:
-            return self._waiting[0] if self._waiting else None
+        return self._waiting[0] if self._waiting else None  # the reader alone takes any off
 
     def waiting(self, verb: Verb) -> list[Command]:
         """Return the commands of a kind, in order."""

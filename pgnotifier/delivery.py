@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.gathering import Gatherer
 from pgnotifier.moment import Moment
-from pgnotifier.notification import Gap, Notification
+from pgnotifier.notification import Arrival, Gap, Notification
+from pgnotifier.payload import decode as usual_decode
+from pgnotifier.payload import decode_bytes
 from pgnotifier.records import about, count
 from pgnotifier.recurring import Recurring
 from pgnotifier.succession import Succession
@@ -35,6 +38,11 @@ PENDING_CHECK = 0.01
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
+
+
+def _read_text(decode: Callable[[str], Any], data: bytes) -> Any:
+    """Return what a user's decoder makes of a payload."""
+    return decode(data.decode("utf-8", "surrogateescape"))
 
 
 def called_by_callback(owner: object) -> bool:
@@ -79,7 +87,8 @@ class Deliverer:
         self._delivered = 0
         self.retrying = False
         self._retried: Trouble | None = None
-        self._decode = decode
+        # What is decoded as usual needs no text for that.
+        self._read = decode_bytes if decode is usual_decode else partial(_read_text, decode)
         self._on_room = on_room
         self.owner = owner
         self._buffer = Buffer(self.name, size, max_bytes, overflow)
@@ -306,7 +315,7 @@ class Deliverer:
                 if left is not None and left <= 0:
                     break
                 self._condition.wait(left)
-            items = self._buffer.take() if self._may_take() else []
+            items = self._buffer.take(self.dispatcher.batch_size) if self._may_take() else []
             self._decoding = len(items)
             has_room = self._buffer.has_room_again()
         if has_room:
@@ -314,15 +323,14 @@ class Deliverer:
         return items
 
     def _decode_items(self, items: list[Item | Barrier], deliveries: list[Delivery]) -> None:
-        decode = self._decode
+        read = self._read
         for item in items:
             if isinstance(item, Barrier):
                 self._give(item.deliveries, deliveries)
                 continue
-            channel, bindings, arrived, received_at, _ = item
-            raw = arrived.extra.decode("utf-8", "surrogateescape")
             payload = _UNDECODED
-            for one in bindings:
+            data: Any = item.data  # from which an arrival makes its text when asked for it
+            for one in item.bindings:
                 binding = one
                 if one.heir is not None:
                     binding = self.succession.follow(one)
@@ -333,12 +341,12 @@ class Deliverer:
                 # that what one does to its dict the next one doesn't see.
                 if type(payload) not in _IMMUTABLE:
                     try:
-                        payload = decode(raw)
+                        payload = read(data)
                     except BaseException as exc:  # noqa: BLE001 - a user's decoder
-                        arrival = Notification(channel, None, raw, arrived.be_pid, received_at)
-                        Delivery(binding, arrival).report(exc)
+                        failed = Arrival(item.channel, None, data, item.pid, item.received_at)
+                        Delivery(binding, failed).report(exc)
                         continue
-                arrival = Notification(channel, payload, raw, arrived.be_pid, received_at)
+                arrival = Arrival(item.channel, payload, data, item.pid, item.received_at)
                 delivery = Delivery(binding, arrival)
                 if binding.gathering is None:
                     deliveries.append(delivery)
@@ -390,15 +398,14 @@ class Deliverer:
             self._dispatch(batch, batch[0].binding.subscription.dispatcher)
 
     def _decode_for(self, binding: "Binding", item: Item) -> Notification | None:
-        channel, _, arrived, received_at, _ = item
-        raw = arrived.extra.decode("utf-8", "surrogateescape")
+        data: Any = item.data
         try:
-            payload = self._decode(raw)
+            payload = self._read(item.data)
         except BaseException as exc:  # noqa: BLE001 - a user's decoder
-            failed = Notification(channel, None, raw, arrived.be_pid, received_at)
+            failed = Arrival(item.channel, None, data, item.pid, item.received_at)
             Delivery(binding, failed).report(exc)
             return None
-        return Notification(channel, payload, raw, arrived.be_pid, received_at)
+        return Arrival(item.channel, payload, data, item.pid, item.received_at)
 
     def _dispatch(self, batch: deque[Delivery], by: Dispatcher | None = None) -> None:
         """Have a batch dispatched, with as many tries as it takes.

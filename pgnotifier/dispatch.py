@@ -57,6 +57,9 @@ class Dispatcher(ABC):
     must never listen.
     """
 
+    batch_size: ClassVar[int] = 1000
+    """The most deliveries in a batch, but for one notification that makes more."""
+
     def attach(self, notifier: "Notifier") -> None:  # noqa: B027 - optional to override
         """Learn which notifier uses this dispatcher.
 
@@ -226,6 +229,10 @@ class InlineDispatcher(Dispatcher):
 
     A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
     """
+
+    # Few, so that a payload is still in the processor's cache when its callback gets it, and is
+    # gone before the garbage collector looks at it.
+    batch_size = 100
 
     def bind(self, subscription: "Subscription") -> Callback:
         """Check that the callback can be called here, and return it.

@@ -51,6 +51,14 @@ MOST_CANCELS = 10
 REST = 0.2
 """Seconds without anything after which a connection that has ended holds nothing more."""
 
+BUSY = 1000
+"""Notifications a second from which on the reader pauses before it reads again."""
+PAUSE = 0.001
+"""Seconds of such a pause, in which several come: waking two threads for each of them would cost
+many times what reading and delivering it does."""
+READS = 8
+"""How often to read in one go, while there is more: libpq reads 16 kB at a time."""
+
 POOLED = (
     "LISTEN was accepted, but a notification that another connection sent never arrived: there "
     "is a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or "
@@ -83,6 +91,10 @@ def again_if_canceled(ask: Callable[[], None]) -> None:
         except QueryCanceledError as exc:
             logger.info("%s; sending it again", exc)
     return ask()
+
+
+def _read_nothing() -> bool:
+    return False
 
 
 class Link:
@@ -123,6 +135,9 @@ class Link:
         self._warn = Recurring(logger)
         self._pause = Pause(parameters, self._waiter, heartbeat)
         self._due_at = monotonic()
+        self._heard_at = monotonic()
+        self._is_busy = False
+        self._reads_left = 0
         self._unproven = False
         self._source: Source | None = None
 
@@ -138,8 +153,7 @@ class Link:
         """
         fd = None if self.session is None else self.session.fd
         self._waiter.wait(timeout, fd, read=read, write=write)
-        if self._is_stopping():
-            raise StoppingError
+        self._check_stopping()
 
     def pause(self) -> None:
         """Wait without reading: PostgreSQL's own queue holds the rest. To be woken.
@@ -154,12 +168,24 @@ class Link:
             raise StoppingError
 
     def hear(self, timeout: float = math.inf) -> None:
-        """Wait for what comes, some seconds at most, or until the next round trip; make that."""
+        """Wait for what comes, some seconds at most, or until the next round trip; make that.
+
+        While notifications come fast, it pauses for a millisecond instead, to read several.
+        """
         if self._pause.since is not None:
             self._pause.end()
-        self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
+        if self._is_busy:
+            self._waiter.pause(PAUSE)
+            self._check_stopping()
+        else:
+            self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
+        received = self._router.received
         self.drain()
-        if monotonic() >= self._due_at:
+        now = monotonic()
+        came_fast = self._router.received - received > BUSY * (now - self._heard_at)
+        self._is_busy = came_fast and self._reads_left > 0
+        self._heard_at = now
+        if now >= self._due_at:
             # While notifications flow it is known to hear, just not up to when.
             if self._unproven:
                 self.ask(b"SELECT 1")
@@ -235,8 +261,7 @@ class Link:
     def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
         """Wait for another connection than the one in use; else as `wait`."""
         self._waiter.wait(timeout, session.fd, write=write)
-        if self._is_stopping():
-            raise StoppingError
+        self._check_stopping()
 
     def forget(self, session: Session) -> None:
         """Close another connection."""
@@ -315,7 +340,9 @@ class Link:
         """
         assert self.session is not None
         try:
-            self.session.consume()
+            self._reads_left = READS
+            self._read_more()
+            self._sort(self._read_more)
         finally:
             self.hand_on()  # what came before the connection was lost, too
 
@@ -387,11 +414,30 @@ class Link:
 
     def hand_on(self) -> None:
         """Hand on what libpq has parsed."""
+        self._sort()
+        # Once, at the end: the deliverers that it wakes can't run before the reader waits.
+        self._router.hand_on()
+
+    def _sort(self, read_more: Callable[[], bool] = _read_nothing) -> None:
         assert self.session is not None
-        arrived = self._router.hand_on(self._source or self.session.notifies, self.proven_at)
+        source = self._source or self.session.notifies
+        arrived = self._router.sort(source, self.proven_at, read_more)
         if arrived and not self._unproven:
             self._unproven = True
             self._due_at = min(self._due_at, monotonic() + PROOF)
+
+    def _read_more(self) -> bool:
+        """Read what is there by now; return False if enough was read in one go."""
+        assert self.session is not None
+        if not self._reads_left:
+            return False
+        self._reads_left -= 1
+        self.session.consume()
+        return True
+
+    def _check_stopping(self) -> None:
+        if self._is_stopping():
+            raise StoppingError
 
     def _begin(self, *, shuffle: bool) -> Connecting:
         return Connecting(self._parameters, self._waiter.wake, shuffle=shuffle)

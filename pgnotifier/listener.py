@@ -285,10 +285,12 @@ class Listener:
         elif self._router.is_full():
             self._link.pause()  # whoever makes room wakes the reader
         else:
-            missing = any(deliverer.has_missed for deliverer in self.deliverers.values())
-            self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
-            self._report_missed()
             self._backlog.look()
+            missing = self._router.has_missed()
+            if missing:
+                self._report_missed()
+            # Last, as it wakes deliverers, and they can't run before the reader waits again.
+            self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
 
     def _report_missed(self, *, at_once: bool = False) -> None:
         """Report what overflow policies have dropped.

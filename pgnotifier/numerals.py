@@ -90,10 +90,10 @@ _SAMPLE, _MANY = 500, 6
 
 def _has_many_fractions(data: bytes) -> bool:
     """Tell by both ends of a text whether it is worthwhile to look at all of it at once."""
-    if data.count(_POINT, 0, _SAMPLE) < _MANY and data.count(_POINT, -_SAMPLE) < _MANY:
+    at = data.find(_POINT)
+    if not data[at + 1 : at + 2].isdigit():  # in prose, a blank follows
         return False
-    at = data.find(_POINT)  # in prose, a blank follows
-    return data[at + 1 : at + 2].isdigit()
+    return data.count(_POINT, 0, _SAMPLE) >= _MANY or data.count(_POINT, -_SAMPLE) >= _MANY
 
 
 _find_exponent = re.compile(rb"e(?<=\de)").search

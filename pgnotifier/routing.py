@@ -5,19 +5,16 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from psycopg.pq import PGnotify
 
+from pgnotifier.buffer import Item
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.moment import Moment
 from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
 from pgnotifier.registry import Binding, Registry
-
-if TYPE_CHECKING:
-    from pgnotifier.buffer import Item
 
 logger = logging.getLogger("pgnotifier.routing")
 
@@ -36,8 +33,17 @@ class _Echo:
         self.inbox: list[Item] = []
 
 
-Route = tuple[str, tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]]
-"""A channel's name, and its bindings by deliverer."""
+class _Tally:
+    """How many notifications have come on a channel."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+Route = tuple[str, tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...], _Tally]
+"""A channel's name, its bindings by deliverer, and its tally."""
 
 
 class Router:
@@ -67,7 +73,7 @@ class Router:
         """
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self.received = 0
-        self._counts: dict[bytes, int] = {}  # by channel
+        self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
         self.echoes: dict[str, int] = {}
         self._echo = _Echo()
@@ -82,62 +88,69 @@ class Router:
         self._warn = Recurring(logger)
         self._leaving: set[str] = set()
 
-    def hand_on(self, notifies: Callable[[], PGnotify | None], proven_at: Moment) -> bool:
-        """Put all that libpq has parsed into buffers; return whether there was a notification.
+    def sort(
+        self,
+        notifies: Callable[[], PGnotify | None],
+        proven_at: Moment,
+        read_more: Callable[[], bool],
+    ) -> int:
+        """Sort what has come by deliverer, for `hand_on`; return how many notifications it was.
 
         Args:
             notifies: Returns the next notification, or None.
             proven_at: All that was committed before has been handed on earlier.
+            read_more: Called when there is no next one; returns whether there may be by now.
         """
         if logger.isEnabledFor(logging.DEBUG):
             notifies = self._logging(notifies)
         arrived = notifies()
         if arrived is None:
-            return False
-        registry = self._registry()
-        if registry is not self._routed:
-            self._routes.clear()
-            self._routed = registry
-            # Not for those who subscribed to such a channel after it had been removed.
-            self._leaving = self._find_leaving()
-            self._forget_counts(registry)
-        elif self._relayed:
-            self._forget_relayed()
-        routes, counts = self._routes, self._counts
+            return 0
+        self._look_up_registry()
+        routes = self._routes
         received_at = datetime.now(UTC)
-        count = 0
-        while arrived is not None:
-            count += 1
-            route = routes.get(arrived.relname)
-            if route is None:
-                route = self._route(registry, arrived.relname)
-            counts[arrived.relname] = counts.get(arrived.relname, 0) + 1
-            channel, lanes = route
-            for deliverer, bindings in lanes:
-                item: Item = (channel, bindings, arrived, received_at, proven_at)
-                deliverer.inbox.append(item)
-            arrived = notifies()
-        for _, _, own, *_ in self._echo.inbox:
-            self._note_echo(own.extra, own.be_pid)
-        count -= len(self._echo.inbox)
-        self._echo.inbox.clear()
-        self.received += count
+        count = before = 0
+        try:
+            while True:
+                if arrived is not None:
+                    count += 1
+                    route = routes.get(arrived.relname) or self._route(arrived.relname)
+                    channel, lanes, tally = route
+                    tally.count += 1
+                    data, pid = arrived.extra, arrived.be_pid
+                    for deliverer, bindings in lanes:
+                        deliverer.inbox.append(
+                            Item(channel, bindings, data, pid, received_at, proven_at)
+                        )
+                elif count - before > 1 and read_more():
+                    before = count
+                    # Again: what was just read may have been sent after a subscription was made.
+                    self._look_up_registry()
+                else:  # one that comes by itself has hardly more behind it
+                    break
+                arrived = notifies()
+        finally:
+            count -= self._take_echoes()
+            self.received += count
+        return count
+
+    def hand_on(self) -> None:
+        """Put what was sorted into the buffers."""
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.put()
-        return count > 0
 
     def counts(self) -> Mapping[str, int]:
         """Return how many notifications have come on each registered channel. For any thread."""
         registry = self._registry()
-        found = {_name(relname): count for relname, count in self._counts.copy().items()}
+        found = {_name(relname): tally.count for relname, tally in self._tallies.copy().items()}
         return {name: count for name, count in sorted(found.items()) if name in registry}
 
-    def _forget_counts(self, registry: Registry) -> None:
+    def _forget_tallies(self, registry: Registry) -> None:
         """Forget what came on channels that are gone, if these are many."""
-        if len(self._counts) > 2 * len(registry) + SPARE:
-            kept = {name: n for name, n in self._counts.items() if _name(name) in registry}
-            self._counts = kept
+        if len(self._tallies) > 2 * len(registry) + SPARE:
+            kept = {name: one for name, one in self._tallies.items() if _name(name) in registry}
+            self._tallies = kept
 
     def _logging(self, notifies: Callable[[], PGnotify | None]) -> Callable[[], PGnotify | None]:
         """Return the same, logging each notification, but not its payload: that may be secret."""
@@ -196,19 +209,37 @@ class Router:
         """Return whether some buffer is full, so that nothing more should be read."""
         return any(deliverer.full for deliverer in self.deliverers.values())
 
+    def has_missed(self) -> bool:
+        """Return whether something was dropped that is still to be told."""
+        return any(deliverer.has_missed for deliverer in self.deliverers.values())
+
     def is_overfull(self) -> bool:
         """Return whether some buffer holds so much more than it should that none is to be added."""
         return any(deliverer.overfull for deliverer in self.deliverers.values())
 
-    def _route(self, registry: Registry, relname: bytes) -> Route:
+    def _look_up_registry(self) -> None:
+        """See that routes are made by the registry as it is now."""
+        registry = self._registry()
+        if registry is not self._routed:
+            self._routes.clear()
+            self._routed = registry
+            # Not for those who subscribed to such a channel after it had been removed.
+            self._leaving = self._find_leaving()
+            self._forget_tallies(registry)
+        elif self._relayed:
+            self._forget_relayed()
+
+    def _route(self, relname: bytes) -> Route:
+        assert self._routed is not None
         # What comes on a removed channel has no lanes, and goes nowhere.
         channel = _name(relname)
-        found = () if channel in self._leaving else registry.lanes(channel)
+        found = () if channel in self._leaving else self._routed.lanes(channel)
         lanes: tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]
         lanes = tuple(lane for d, bindings in found for lane in self._lanes(d, bindings, relname))
         if channel == self.private:
             lanes = ((self._echo, ()),)
-        route = self._routes[relname] = (channel, lanes)
+        tally = self._tallies.setdefault(relname, _Tally())
+        route = self._routes[relname] = (channel, lanes, tally)
         return route
 
     def _lanes(
@@ -237,6 +268,13 @@ class Router:
         for relname in self._relayed:
             self._routes.pop(relname, None)
         self._relayed.clear()
+
+    def _take_echoes(self) -> int:
+        """Take down what the listener sent itself; return how many notifications that was."""
+        own, self._echo.inbox = self._echo.inbox, []
+        for one in own:
+            self._note_echo(one.data, one.pid)
+        return len(own)
 
     def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
         with self._making:  # a deliverer may ask, too, when it hands on to another one

@@ -17,6 +17,9 @@ class Waiter:
         self._waker.setblocking(False)  # noqa: FBT003
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._woken, selectors.EVENT_READ)
+        self._watched: dict[int, int] = {}  # what the selector knows, without asking it
+        self._pause_selector = selectors.DefaultSelector()
+        self._pause_selector.register(self._woken, selectors.EVENT_READ)
 
     def wake(self) -> None:
         """End the wait under way, or else the next one. A no-op once closed."""
@@ -30,9 +33,7 @@ class Waiter:
         """Wait until the descriptor is ready, `wake` is called, or the seconds are over."""
         if fd is not None:
             self._watch(fd, read * selectors.EVENT_READ | write * selectors.EVENT_WRITE)
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._woken:
-                self._take_wakes()
+        self._select(self._selector, timeout)
 
     def wait_for_end(self, timeout: float, fd: int) -> bool:
         """Wait without reading; return whether the other end of the descriptor has hung up."""
@@ -47,14 +48,18 @@ class Waiter:
             self._take_wakes()
         return fd in ready
 
+    def pause(self, seconds: float) -> None:
+        """Wait until `wake` is called or the seconds are over, whatever the socket does."""
+        self._select(self._pause_selector, seconds)
+
     def forget(self, fd: int) -> None:
         """Stop watching a descriptor; to be called before it is closed."""
-        with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(fd)
+        self._watch(fd, 0)
 
     def close(self) -> None:
         """Close the descriptors."""
         self._selector.close()
+        self._pause_selector.close()
         self._woken.close()
         self._waker.close()
 
@@ -62,11 +67,19 @@ class Waiter:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
 
+    def _select(self, selector: selectors.BaseSelector, timeout: float) -> None:
+        for key, _ in selector.select(timeout):
+            if key.fileobj is self._woken:
+                self._take_wakes()
+
     def _watch(self, fd: int, events: int) -> None:
-        known = self._selector.get_map().get(fd)
-        if known is None and events:
+        known = self._watched.get(fd, 0)
+        if events == known:
+            return
+        if not known:
             self._selector.register(fd, events)
-        elif known is not None and not events:
+        elif not events:
             self._selector.unregister(fd)
-        elif known is not None and known.events != events:
+        else:
             self._selector.modify(fd, events)
+        self._watched[fd] = events

@@ -148,8 +148,9 @@ def test_any_bytes(arrived):
     registry = Registry().bind(binding)
     router = Router(lambda: registry, lambda _: Deliverer(), set)
     waiting = [SimpleNamespace(relname=name, be_pid=1, extra=data) for name, data in arrived]
-    router.hand_on(lambda: waiting.pop(0) if waiting else None, None)
-    assert [item[2].extra for item in put] == [data for name, data in arrived if name == b"orders"]
+    router.sort(lambda: waiting.pop(0) if waiting else None, None, lambda: False)
+    router.hand_on()
+    assert [item.data for item in put] == [data for name, data in arrived if name == b"orders"]
     assert router.echoes == {}
     assert router.received == len(arrived)
 

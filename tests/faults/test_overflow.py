@@ -9,7 +9,6 @@ import pytest
 from celery import Celery
 
 from pgnotifier import Dispatcher, InlineDispatcher, buffer, link
-from pgnotifier.buffer import BATCH
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.testing import PostgresServer, ValkeyServer
 
@@ -149,7 +148,7 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
     eventually(lambda: notifier.status().received == SENT)
     (status,) = notifier.status().dispatchers
     # In its dispatcher's hands is what came before the first was stuck: a batch at most.
-    assert most <= SIZE + BATCH
+    assert most <= SIZE + stuck.dispatcher.batch_size
     kept = SENT - status.dropped
     assert kept - status.waiting in (0, 1)  # one may be in a callback's hands
     eventually(lambda: gaps)
@@ -190,11 +189,12 @@ def test_blocking(make_notifier, sessions, stuck):
 def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
     """What waits in the server's queue doesn't come all at once with the answer to a query."""
     monkeypatch.setattr(link, "PROOF", 0.0)  # there is always one to be asked
-    monkeypatch.setattr(buffer, "BATCH", 10)
     monkeypatch.setattr(buffer, "MORE", 100)
 
     class Slow(Dispatcher):
         """Takes its time, and looks how much waits."""
+
+        batch_size = 10
 
         def __init__(self):
             self.got, self.most, self.begun = 0, 0, threading.Event()

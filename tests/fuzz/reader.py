@@ -94,9 +94,10 @@ def route(arrived):
     deliverer.start = lambda: None  # no thread: this one does it
     router = Router(lambda: registry, lambda _: deliverer, set)
     waiting = iter(arrived)
-    router.hand_on(lambda: next(waiting, None), Moment.now())
+    router.sort(lambda: next(waiting, None), Moment.now(), lambda: False)
+    router.hand_on()
     while deliverer.waiting:
-        taker.dispatch(deque(deliverer._deliveries(deliverer._buffer.take())))
+        taker.dispatch(deque(deliverer._deliveries(deliverer._buffer.take(1000))))
     return taker.taken
 
 

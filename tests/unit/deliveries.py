@@ -2,9 +2,9 @@
 
 import threading
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 from pgnotifier import Dispatcher, Subscription
+from pgnotifier.buffer import Item
 from pgnotifier.moment import Moment
 from pgnotifier.registry import Binding
 
@@ -37,8 +37,8 @@ def bind(dispatcher, fn=print, id=1, report=lambda *_: None):
 
 def put(deliverer, bindings, *numbers, channel="a", proven_at=PROVEN):
     for number in numbers:
-        arrived = SimpleNamespace(be_pid=7, extra=str(number).encode())
-        deliverer.inbox.append((channel, tuple(bindings), arrived, NOW, proven_at))
+        data = str(number).encode()
+        deliverer.inbox.append(Item(channel, tuple(bindings), data, 7, NOW, proven_at))
     deliverer.put()
 
 

@@ -1,21 +1,21 @@
 """Buffers: their bounds, and what becomes of what is too much."""
 
+import gc
 import itertools
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 from deliveries import NOW, PROVEN
 
-from pgnotifier.buffer import BATCH_BYTES, REPORT_PAUSE, Barrier, Buffer
+from pgnotifier.buffer import BATCH_BYTES, REPORT_PAUSE, Barrier, Buffer, Item
 from pgnotifier.moment import Moment
 
+BATCH = 1000
 LATER = Moment(100.0, NOW + timedelta(seconds=100))
 
 
 def item(number, channel="a", proven_at=PROVEN, size=1):
-    arrived = SimpleNamespace(be_pid=7, extra=str(number).encode().rjust(size))
-    return (channel, ("binding",), arrived, NOW, proven_at)
+    return Item(channel, ("binding",), str(number).encode().rjust(size), 7, NOW, proven_at)
 
 
 def make(overflow="block", size=3, max_bytes=1000):
@@ -27,7 +27,7 @@ def numbers(buffer):
     found = []
     while buffer:
         found += [
-            "barrier" if isinstance(one, Barrier) else int(one[2].extra) for one in buffer.take()
+            "barrier" if isinstance(one, Barrier) else int(one.data) for one in buffer.take(BATCH)
         ]
     return found
 
@@ -122,7 +122,7 @@ def test_blocking_by_bytes(caplog):
     assert buffer.full
     rooms = []
     while buffer:
-        assert len(buffer.take()) == 1
+        assert len(buffer.take(BATCH)) == 1
         rooms.append(buffer.has_room_again())
     assert rooms == [False, False, True, False, False]
     assert not buffer.full
@@ -135,7 +135,7 @@ def test_batches_are_bounded_by_bytes():
     """Long payloads make small batches: decoded, they may take fifty times as much."""
     buffer = make(size=10_000, max_bytes=10**9)
     buffer.put([item(number, size=8000) for number in range(500)])
-    assert len(buffer.take()) == BATCH_BYTES // 8000 + 1
+    assert len(buffer.take(BATCH)) == BATCH_BYTES // 8000 + 1
 
 
 def test_barriers_bar():
@@ -148,7 +148,12 @@ def test_barriers_bar():
     barrier.is_open = True
     assert buffer.may_take(hurry=False)
     assert not barrier.is_taken
-    assert buffer.take() == [barrier]
+    assert buffer.take(BATCH) == [barrier]
     assert barrier.is_taken
     assert numbers(buffer) == [1]
     assert not buffer.may_take(hurry=True)
+
+
+def test_the_garbage_collector_has_nothing_to_look_at():
+    """What waits is none of its business: it would go through a full buffer again and again."""
+    assert not gc.is_tracked(item(1))

@@ -1,12 +1,12 @@
 """Deliverers with a dispatcher of the test's own: order, retries, overflow, decoding."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 from deliveries import NOW, PROVEN, Fake, Gate, bind, put
 
 from pgnotifier import InlineDispatcher
+from pgnotifier.buffer import Item
 from pgnotifier.payload import decode
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -22,6 +22,17 @@ def test_order_and_batches(make_deliverer, eventually):
     assert fake.delivered == list(range(2500))
     assert [len(batch) for batch in fake.batches] == [1000, 1000, 500]
     assert deliverer.waiting == 0
+
+
+def test_a_dispatcher_says_how_large_its_batches_are(make_deliverer, eventually):
+    """`batch_size` bounds them."""
+    fake = Fake()
+    fake.batch_size = 40
+    deliverer = make_deliverer(fake)
+    put(deliverer, [bind(fake)], *range(100))
+    deliverer.start()
+    eventually(lambda: deliverer.delivered == 100)
+    assert [len(batch) for batch in fake.batches] == [40, 40, 20]
 
 
 def test_a_batch_counts_deliveries(make_deliverer, eventually):
@@ -180,8 +191,7 @@ def test_bytes_that_are_not_unicode(make_deliverer, eventually):
     """Bytes that are no UTF-8 stand as lone surrogates, and stop nothing."""
     fake = Fake()
     deliverer = make_deliverer(fake)
-    arrived = SimpleNamespace(be_pid=7, extra=b"\xff\xfe ok")
-    deliverer.inbox.append(("a", (bind(fake),), arrived, NOW, PROVEN))
+    deliverer.inbox.append(Item("a", (bind(fake),), b"\xff\xfe ok", 7, NOW, PROVEN))
     deliverer.put()
     deliverer.start()
     eventually(lambda: deliverer.delivered == 1)

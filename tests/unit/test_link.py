@@ -1,15 +1,18 @@
 """The link, with a session of the test's own, where the timing must be exact."""
 
 import os
+import threading
+from time import monotonic
 from types import SimpleNamespace
 
 import pytest
 
 from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
+from pgnotifier import link as link_module
 from pgnotifier.connection import ConnectionLostError, Parameters
 from pgnotifier.delivery import Deliverer
 from pgnotifier.latency import Latency
-from pgnotifier.link import Link
+from pgnotifier.link import Link, StoppingError
 from pgnotifier.registry import Binding, Registry
 from pgnotifier.routing import Router
 
@@ -70,6 +73,79 @@ def test_what_comes_with_an_answer(make_deliverer, record, outcome):
         link.end()
         os.close(end)
         os.close(other)
+
+
+class Flood:
+    """A session with which `count` notifications can be read at once."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.count = 0
+        self.parsed = 0
+
+    def consume(self):
+        """Read."""
+        self.parsed, self.count = self.count, 0
+
+    def notifies(self):
+        """Return what was parsed."""
+        if not self.parsed:
+            return None
+        self.parsed -= 1
+        return SimpleNamespace(relname=b"a", be_pid=7, extra=b"1")
+
+    def close(self):
+        """Have nothing to close."""
+
+
+@pytest.fixture
+def flooded(monkeypatch):
+    """Yield a link that pauses for a minute, its session, and what stops it."""
+    monkeypatch.setattr(link_module, "PAUSE", 60.0)
+    stopping = threading.Event()
+    router = Router(Registry, lambda _: None, set)
+    link = Link(Parameters({}), router, 600.0, 5.0, stopping.is_set)
+    link._due_at, link._unproven = monotonic() + 600, True
+    end, other = os.pipe()
+    os.write(other, b"readable")
+    link.session = Flood(end)
+    yield link, link.session, stopping
+    link.end()
+    os.close(end)
+    os.close(other)
+
+
+def test_what_comes_now_and_then_is_not_held_up(flooded):
+    """Notifications that come by themselves, or some after quiet, are read at once."""
+    link, session, _ = flooded
+    begun = monotonic()
+    for count in (1, 5, 1):
+        link._heard_at -= 1  # it was quiet for a second
+        session.count = count
+        link.hear()
+    assert link._router.received == 7
+    assert monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_pause_while_notifications_come_fast(flooded, stops):
+    """The reader then lets some come before it reads again; a command or `stop` ends that."""
+    link, session, stopping = flooded
+    session.count = 100_000
+    link._heard_at = monotonic()
+    link.hear()
+    session.count = 3
+    begun = monotonic()
+    waker = threading.Timer(0.2, lambda: (stops and stopping.set(), link.wake()))
+    waker.start()
+    if stops:
+        with pytest.raises(StoppingError):
+            link.hear()
+    else:
+        link.hear()
+        assert link._router.received == 100_003
+    assert 0.15 < monotonic() - begun < 30
+    waker.join()
 
 
 def test_latency():

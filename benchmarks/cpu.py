@@ -1,0 +1,79 @@
+"""The CPU time that a notification costs the listening process: `python benchmarks/cpu.py`.
+
+pgnotifier with its InlineDispatcher beside the least that anybody needs: psycopg's
+`consume_input()` and `notifies()` in a loop, and `json.loads`. Each is a process of its own, whose
+user and system time are added up, from when it listens to the last callback.
+
+Payloads are dicts with numbers, a list and a text. They come all in one transaction; or each in
+one of its own, which is how applications send, from connections that do nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from commandline import Settings, run
+from names import BARE, OURS
+from receivers import measure
+from results import Limit, Row, Section
+from rounds import divide, take_turns
+from sending import Load
+from servers import Servers
+
+MOST_BYTES = 150_000_000
+"""Of payload in one transaction: PostgreSQL keeps them in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Something to listen to.
+
+    Attributes:
+        name: What it is called in the table.
+        count: How many notifications to send.
+        size: Of each payload, in bytes.
+        limit: Of our CPU time, as a ratio of a bare drain's.
+        connections: How many send, each notification in a transaction of its own; 0 has one
+            send everything in one transaction.
+    """
+
+    name: str
+    count: int
+    size: int
+    limit: float
+    connections: int = 0
+
+
+CASES: Sequence[Case] = (
+    Case("75 bytes", 100_000, 75, 1.0),
+    Case("1,000 bytes", 100_000, 1000, 1.0),
+    Case("7,900 bytes", MOST_BYTES // 7900, 7900, 1.1),
+    Case("75 bytes, a commit each", 20_000, 75, 1.3, connections=1),
+    Case("75 bytes, a commit each, from four", 20_000, 75, 1.3, connections=4),
+)
+
+
+def benchmark(servers: Servers, settings: Settings) -> list[Section]:
+    """Compare the CPU time of both in each case."""
+
+    def receive(one: tuple[Case, str]) -> float:
+        case, name = one
+        load = Load(
+            settings.count(case.count), nested=True, size=case.size, connections=case.connections
+        )
+        return measure(name, servers.dsn, load).cpu
+
+    turns = [(case, name) for case in CASES for name in (OURS, BARE)]
+    found = take_turns(turns, settings.rounds, receive)
+    section = Section(
+        "CPU of the listening process", "microseconds", f"{OURS} / {BARE}, less is better"
+    )
+    for case in CASES:
+        ours, bare = found[case, OURS], found[case, BARE]
+        limit = Limit(case.limit, at_most=True)
+        section.rows.append(Row(f"{case.name}: {BARE}", bare))
+        section.rows.append(Row(f"{case.name}: {OURS}", ours, divide(ours, bare), limit))
+    return [section]
+
+
+if __name__ == "__main__":
+    run(__doc__, [benchmark])
