@@ -5,6 +5,8 @@ compared is the CPU time of the process that listens and enqueues; another proce
 notifications in one transaction.
 """
 
+import functools
+
 from children import Child
 from commandline import Settings, run
 from redis import Redis
@@ -22,16 +24,9 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     """Compare numbers of queues."""
     count = settings.count(COUNT)
     sections = []
-    for title, kind, url in (
-        ("tasks for queues in Redis", "celery", servers.redis_url),
-        ("RQ jobs for queues", "rq", servers.redis_url),
-    ):
+    for title, kind in (("tasks for queues in Redis", "celery"), ("RQ jobs for queues", "rq")):
         cpu = take_turns(
-            QUEUES,
-            settings.rounds,
-            lambda queues, kind=kind, url=url: measure(
-                kind, servers.dsn, url, Load(count, channels=queues)
-            ),
+            QUEUES, settings.rounds, functools.partial(_measure_one, servers, kind, count)
         )
         rows = [Row("1 queue", cpu[1])]
         rows += [
@@ -40,6 +35,10 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
         ]
         sections.append(Section(title, "CPU microseconds each", "each / 1 queue", rows))
     return sections
+
+
+def _measure_one(servers: Servers, kind: str, count: int, queues: int) -> float:
+    return measure(kind, servers.dsn, servers.redis_url, Load(count, channels=queues))
 
 
 def measure(kind: str, dsn: str, url: str, load: Load, tracing: str | None = None) -> float:

@@ -184,7 +184,7 @@ def another_try():
     start_opentelemetry()
     desk = make_desk()
     bindings = [desk.subscribe(callback, id=name) for name in "ab"]
-    desk.dispatch(*((binding, "0") for binding in bindings for _ in range(2)))
+    desk.dispatch(*((binding, "first") for binding in bindings for _ in range(2)))
     take()
     batch = deque(desk.deliveries(*((binding, str(n)) for n in range(3) for binding in bindings)))
     lpush = redis.Redis.lpush

@@ -35,11 +35,11 @@ def test_starts_and_stops(make_desk, pgnotifier_redis_url):
     binding = desk.subscribe(callbacks.callback)
     in_a_thread(desk.deliver, binding, "1")
     desk.dispatcher.close()
-    open_ones, threads = descriptors(), threading.active_count()
+    open_ones, threads, senders = descriptors(), threading.active_count(), count(Sender)
     for _ in range(200):
         in_a_thread(desk.deliver, binding, "1", "2")
         desk.dispatcher.close()
-    assert count(Sender) == 0
+    assert count(Sender) <= senders
     assert descriptors() <= open_ones
     assert threading.active_count() <= threads
 
@@ -47,6 +47,7 @@ def test_starts_and_stops(make_desk, pgnotifier_redis_url):
 def test_queues_that_come_and_go(make_desk, client, pgnotifier_redis_url):
     """A connection that no subscription uses any more isn't kept."""
     desk = make_desk(client)
+    before = count(Sender)
     for number in range(20):
         queue = Queue(connection=redis.Redis.from_url(pgnotifier_redis_url))
         binding = desk.subscribe(callbacks.callback, id=str(number), queue=queue)
@@ -54,7 +55,7 @@ def test_queues_that_come_and_go(make_desk, client, pgnotifier_redis_url):
         desk.dispatcher.unbind(binding.subscription)
         queue.connection.close()
         del binding, queue
-    assert count(Sender) <= 1
+    assert count(Sender) <= before + 1
 
 
 def test_a_server_that_is_down(make_desk, free_port):
@@ -70,9 +71,9 @@ def test_a_server_that_is_down(make_desk, free_port):
         raise AssertionError("it isn't down")
 
     try_it()
-    before = descriptors()
+    before, senders = descriptors(), count(Sender)
     for _ in range(20):
         try_it()
     assert descriptors() <= before
-    assert count(Sender) <= 1
+    assert count(Sender) <= senders
     assert len(batch) == 1
