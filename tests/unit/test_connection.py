@@ -12,9 +12,9 @@ from pgnotifier import (
     ConfigurationError,
     ConnectionFailedError,
     ListenRefusedError,
-    in_one_line,
 )
 from pgnotifier.connection import Backoff, Parameters, Session, listen_query
+from pgnotifier.errors import in_one_line
 
 SECRET = "hunter2-s3cret"
 
