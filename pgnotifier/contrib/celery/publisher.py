@@ -43,6 +43,7 @@ class TaskIds(threading.local):
     def __init__(self) -> None:
         # None in the place of the id is one that the broker has for sure.
         self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
+        self._fit: dict[int, tuple[Delivery, Delivery]] = {}
         self._trace: Trace | None = None  # of the latest notification
 
     def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
@@ -66,9 +67,19 @@ class TaskIds(threading.local):
         """Remember an id for the next try, or that there is to be none (None)."""
         self._known[id(attempt.delivery)] = attempt
 
+    def replace(self, delivery: Delivery, fit: Delivery) -> None:
+        """Remember what is published in a delivery's place, each time that it is tried."""
+        self._fit[id(delivery)] = delivery, fit
+
+    def fit(self, delivery: Delivery) -> Delivery:
+        """Return what is published in a delivery's place, or itself."""
+        found = self._fit.get(id(delivery))
+        return delivery if found is None else found[1]
+
     def forget(self) -> None:
         """Forget them: the batch is done."""
         self._known.clear()
+        self._fit.clear()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -230,13 +241,15 @@ class Publisher:
 
     def _publish_fit(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
         """Publish a delivery; a batch without the payloads that can't be serialized."""
+        fit = self._ids.fit(delivery)
         try:
-            self._publish_live(delivery, task_id, trace)
+            self._publish_live(fit, task_id, trace)
         except BaseException as exc:
             target: Target = delivery.binding.target
-            rest = None if self._has_failed(exc) else salvage(delivery, target.check)
+            rest = None if self._has_failed(exc) else salvage(fit, target.check)
             if rest is None:
                 raise
+            self._ids.replace(delivery, rest)  # what can't be carried is reported once
             self._publish_live(rest, task_id, trace)
 
     def _publish_live(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
