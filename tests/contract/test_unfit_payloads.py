@@ -77,7 +77,7 @@ def test_celery(hear, pgnotifier_private_valkey, serializer):
     url = pgnotifier_private_valkey.url
     with Celery("unfit", broker=url, set_as_current=False) as app:
 
-        @app.task(name="work", serializer=serializer)
+        @app.task(name="work", serializer=serializer, shared=False)  # not every app's
         def work(*arguments):
             """Take the four."""
 

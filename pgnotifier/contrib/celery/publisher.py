@@ -4,7 +4,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import dropwhile, islice
@@ -27,6 +27,8 @@ from pgnotifier.salvaging import salvage
 
 logger = logging.getLogger("pgnotifier.celery")
 
+TRACED = 100
+"""How many messages to make what tracing adds for at a time."""
 Libraries = tuple[Library, ...]
 Obstacles = MutableMapping[Target, str]
 """Why Celery has to make each message of a target, as that turned out."""
@@ -41,6 +43,7 @@ class TaskIds(threading.local):
     def __init__(self) -> None:
         # None in the place of the id is one that the broker has for sure.
         self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
+        self._fit: dict[int, tuple[Delivery, Delivery]] = {}
         self._trace: Trace | None = None  # of the latest notification
 
     def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
@@ -51,7 +54,7 @@ class TaskIds(threading.local):
             fresh: New ids.
             libraries: Those that trace.
         """
-        kept = self._known.pop(id(delivery), None)
+        kept = self._known.get(id(delivery))
         if not libraries:
             return kept or Attempt(delivery, next(fresh))
         trace = self._trace if kept is None else kept.trace
@@ -64,9 +67,19 @@ class TaskIds(threading.local):
         """Remember an id for the next try, or that there is to be none (None)."""
         self._known[id(attempt.delivery)] = attempt
 
+    def replace(self, delivery: Delivery, fit: Delivery) -> None:
+        """Remember what is published in a delivery's place, each time that it is tried."""
+        self._fit[id(delivery)] = delivery, fit
+
+    def fit(self, delivery: Delivery) -> Delivery:
+        """Return what is published in a delivery's place, or itself."""
+        found = self._fit.get(id(delivery))
+        return delivery if found is None else found[1]
+
     def forget(self) -> None:
         """Forget them: the batch is done."""
         self._known.clear()
+        self._fit.clear()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -139,7 +152,9 @@ class Publisher:
         self._router: Any = None
         self._receivers: str | None = None
         self._hooks = Hooks((), None, ())
-        self._handled: list[_Handled] = []  # of this chunk
+        self._begun: list[Attempt] = []  # of this chunk
+        self._added: dict[str, Mapping[str, Any]] = {}  # what tracing adds, by the task's id
+        self._handled: list[_Handled] = []
 
     def publish(self, batch: deque[Delivery]) -> None:
         """Publish each delivery, and take it off once the broker has acknowledged it.
@@ -150,20 +165,25 @@ class Publisher:
         while chunk := _first_ones(batch, self._carrier.chunk):
             self._look_around()
             try:
-                for delivery in chunk:
+                for attempt in self._begin(chunk):
                     if not batch:  # given up
                         self._carrier.drop()
-                        self._handled.clear()
+                        self._end_chunk()
                         return
-                    self._publish_one(delivery)
+                    self._publish_one(attempt)
                 self._carrier.settle()
             except BaseException:
                 self._keep_ids(batch)
                 raise
             self._report_refused()
             _take_off(batch, len(self._handled))
-            self._handled.clear()
+            self._end_chunk()
         self._ids.forget()
+
+    def _end_chunk(self) -> None:
+        self._begun.clear()
+        self._added.clear()
+        self._handled.clear()
 
     def _look_around(self) -> None:
         """See what has changed since the last chunk."""
@@ -177,8 +197,33 @@ class Publisher:
         for route in self._dated:
             route.stamp = route.like = None
 
-    def _publish_one(self, delivery: Delivery) -> None:
-        attempt = self._ids.of(delivery, self._fresh, self._hooks.libraries)
+    def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:
+        """Yield the attempts of a chunk.
+
+        What tracing adds is made for some of them at a time: the code that makes spans is large
+        and would have left the processor's caches before the next message.
+        """
+        libraries = self._hooks.libraries
+        for at in range(0, len(chunk), TRACED):
+            some = [self._ids.of(one, self._fresh, libraries) for one in chunk[at : at + TRACED]]
+            self._begun += some
+            if libraries and not self._receivers:
+                for attempt in some:
+                    self._trace(attempt)
+            yield from some
+
+    def _trace(self, attempt: Attempt) -> None:
+        """Make what tracing adds to a message that is going to be stamped."""
+        binding, trace = attempt.delivery.binding, attempt.trace
+        route = self._routes.get(binding.target)
+        if trace is None or route is None or route.stamp is None:
+            return
+        if attempt.task_id is not None and binding.live:
+            described = route.stamp.described
+            self._added[attempt.task_id] = trace.make_headers(described, attempt.task_id)
+
+    def _publish_one(self, attempt: Attempt) -> None:
+        delivery = attempt.delivery
         first = self._carrier.position
         is_done = attempt.task_id is None  # the broker has it
         if attempt.task_id is not None and not delivery.binding.live:
@@ -189,7 +234,6 @@ class Publisher:
                 self._publish_fit(delivery, attempt.task_id, attempt.trace)
             except BaseException as exc:
                 if self._has_failed(exc):
-                    self._ids.keep(attempt)
                     raise
                 delivery.report(exc)
                 is_done = True
@@ -197,13 +241,15 @@ class Publisher:
 
     def _publish_fit(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
         """Publish a delivery; a batch without the payloads that can't be serialized."""
+        fit = self._ids.fit(delivery)
         try:
-            self._publish_live(delivery, task_id, trace)
+            self._publish_live(fit, task_id, trace)
         except BaseException as exc:
             target: Target = delivery.binding.target
-            rest = None if self._has_failed(exc) else salvage(delivery, target.check)
+            rest = None if self._has_failed(exc) else salvage(fit, target.check)
             if rest is None:
                 raise
+            self._ids.replace(delivery, rest)  # what can't be carried is reported once
             self._publish_live(rest, task_id, trace)
 
     def _publish_live(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
@@ -217,7 +263,10 @@ class Publisher:
             with nullcontext() if trace is None else trace.activate():
                 self._publish_by_celery(delivery, target.given(delivery, trace), route, task_id)
         else:
-            self._carrier.add(route.stamp.press(target.given(delivery, trace), task_id))
+            added = self._added.get(task_id)
+            if added is None and trace is not None:  # its stamp was made after it had begun
+                added = trace.make_headers(route.stamp.described, task_id)
+            self._carrier.add(route.stamp.press(target.given(delivery, None, added), task_id))
 
     def _publish_by_celery(
         self, delivery: Delivery, given: Given, route: Route, task_id: str
@@ -276,7 +325,9 @@ class Publisher:
         for one in unsettled:
             done = msgspec.structs.replace(one.attempt, task_id=None)
             self._ids.keep(done if self._has_settled(one) else one.attempt)
-        self._handled.clear()
+        for attempt in self._begun[len(self._handled) :]:
+            self._ids.keep(attempt)
+        self._end_chunk()
 
     def _report_refused(self) -> None:
         """Report the deliveries that the broker will never take: they are done with."""

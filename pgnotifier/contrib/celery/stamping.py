@@ -41,16 +41,18 @@ class Stamp(ABC):
 
     Attributes:
         is_dated: Whether they hold times.
+        described: What tracing says of all of them.
     """
 
     is_dated: bool
+    described: list[Any]
 
     def __init__(self, like: Published, target: Target) -> None:
         """Take a message that Celery made."""
         self.positional = _find_positional(like)
         trace = like.given.trace
         self._tracing = frozenset() if trace is None else trace.names
-        self._described = [] if trace is None else trace.describe(like.settings)
+        self.described = [] if trace is None else trace.describe(like.settings)
         self.headers, self._inner = self.split(like.settings["headers"])
         self._size = target.app.amqp.argsrepr_maxsize
         self._levels = target.app.conf.get("task_repr_maxlevels", REPR_LEVELS)
@@ -90,13 +92,13 @@ class Stamp(ABC):
         """Return what of a message's headers isn't tracing's; and the same of inner headers."""
         return split_headers(headers, self._tracing, ORIGIN)
 
-    def trace(self, given: Given, task_id: str) -> Mapping[str, Any]:
-        """Return what tracing adds to the headers."""
-        if given.trace is None:
+    def added(self, given: Given) -> Mapping[str, Any]:
+        """Return what tracing adds to the headers, inner ones included."""
+        added = given.added
+        if added is None:
             return {}
-        added = given.trace.make_headers(self._described, task_id)
         if self._inner is not None:
-            added[INNER] = {**self._inner, **added, ORIGIN: given.origin}
+            return {**added, INNER: {**self._inner, **added, ORIGIN: given.origin}}
         return added
 
     def show(self, positional: Any) -> str:

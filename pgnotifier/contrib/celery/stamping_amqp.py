@@ -60,7 +60,7 @@ class AmqpStamp(KombuStamp):
             b"origin": _encode_table(tuple(given.origin.items())),
         }
         table = _fill(self._table, values)
-        if added := self.trace(given, task_id):
+        if added := self.added(given):
             table += _encode("F", [added])[4:]  # without its length
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
         header = b"".join((pack(">HHQ", 60, 0, len(body)), *properties))

@@ -48,7 +48,7 @@ class KombuStamp(Stamp):
             **self._press_settings(given, positional, task_id),
             **self._serialized,
         }
-        settings["headers"].update(self.trace(given, task_id))
+        settings["headers"].update(self.added(given))
         return KombuMessage(self._serialize(positional), settings)
 
     def find_difference(self, other: Published) -> str | None:

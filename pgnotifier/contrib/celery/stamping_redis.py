@@ -72,8 +72,9 @@ class RedisStamp(Stamp):
 
     def press(self, given: Given, task_id: str) -> RedisMessage:
         """Return a message in the form that Redis holds."""
-        added = self.trace(given, task_id)
-        return RedisMessage(self.key, self.press_text(given, task_id, next(self._tags), added))
+        return RedisMessage(
+            self.key, self.press_text(given, task_id, next(self._tags), self.added(given))
+        )
 
     def press_text(
         self, given: Given, task_id: str, tag: str, added: Mapping[str, Any] = MappingProxyType({})

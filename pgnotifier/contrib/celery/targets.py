@@ -42,9 +42,14 @@ class Target(ABC):
         """Have Celery run one delivery here, as an eager app does."""
         self.apply(Given(self.arguments(delivery, eager=True), origin(delivery.notification)), None)
 
-    def given(self, delivery: Delivery, trace: Trace | None = None) -> "Given":
+    def given(
+        self,
+        delivery: Delivery,
+        trace: Trace | None = None,
+        added: Mapping[str, Any] | None = None,
+    ) -> "Given":
         """Return what the task gets from a delivery."""
-        return Given(self.arguments(delivery), origin(delivery.notification), trace)
+        return Given(self.arguments(delivery), origin(delivery.notification), trace, added)
 
     @property
     @abstractmethod
@@ -96,12 +101,14 @@ class Given(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         arguments: The four, in a form that the worker's side restores.
         origin: What the header `pgnotifier` holds.
-        trace: What its messages belong to, where there is tracing.
+        trace: What messages that Celery makes belong to, where there is tracing.
+        added: The headers that tracing adds to a message that Celery doesn't make.
     """
 
     arguments: Arguments
     origin: Mapping[str, Any]
     trace: Trace | None = None
+    added: Mapping[str, Any] | None = None
 
     def complete(self, headers: Mapping[str, Any]) -> dict[str, Any]:
         """Return the headers of a message that Celery makes, with what comes from here."""

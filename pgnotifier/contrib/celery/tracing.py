@@ -10,9 +10,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from celery.app.task import Context
 
 from pgnotifier.dispatch import Delivery
@@ -56,24 +56,20 @@ class Library(ABC):
         yield
 
 
-@dataclass(slots=True, eq=False)
-class Trace:
+class Trace(msgspec.Struct, eq=False, gc=False):
     """The trace of one notification, by all libraries.
 
     Attributes:
         libraries: Those that are set up.
         delivery: The first that it was made for.
         known: What each library knows of it, by the library's type.
+        others: The further ones.
     """
 
     libraries: tuple[Library, ...]
     delivery: Delivery
-    known: dict[type[Library], Any] = field(default_factory=dict)
-    _deliveries: list[Delivery] = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin with the first delivery."""
-        self._deliveries = [self.delivery]
+    known: dict[type[Library], Any] = {}
+    others: tuple[Delivery, ...] = ()
 
     def includes(self, delivery: Delivery) -> bool:
         """Tell whether a delivery is of the same notification, and take note of it, if so.
@@ -85,10 +81,10 @@ class Trace:
             return False
         if (mine.received_at, mine.count) != (other.received_at, other.count):
             return False
-        for one in self._deliveries:
+        for one in (self.delivery, *self.others):
             if one.binding is delivery.binding:
                 return one is delivery
-        self._deliveries.append(delivery)
+        self.others += (delivery,)
         return True
 
     @property

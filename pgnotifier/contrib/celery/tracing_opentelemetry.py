@@ -28,6 +28,27 @@ def is_known(receiver: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Described:
+    """What is the same for the spans of all messages like one.
+
+    Attributes:
+        name: The spans'.
+        kind: The spans'.
+        attributes: All but the one that differs.
+        id_attribute: The name of that, which holds the task's id.
+        nothing: The context with nothing in it, for the first span of a trace.
+        is_plain: Whether the propagators add what `_show` makes, and nothing else.
+    """
+
+    name: str
+    kind: Any
+    attributes: Mapping[str, Any]
+    id_attribute: str
+    nothing: Any
+    is_plain: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OpenTelemetry(Library):
     """The instrumentation, with the tracer that it was set up with.
 
@@ -42,7 +63,7 @@ class OpenTelemetry(Library):
         """The headers that the propagators set: `traceparent` and so on."""
         return frozenset(_api("propagate").get_global_textmap().fields)
 
-    def describe(self, settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    def describe(self, settings: Mapping[str, Any]) -> "Described":
         """Return the name and the attributes of the spans, as the instrumentation sets them."""
         name = settings["headers"]["task"]
         span = _Attributes()
@@ -53,27 +74,34 @@ class OpenTelemetry(Library):
             "celery.action": "apply_async",
             "celery.task_name": name,
         }
-        return f"apply_async/{name}", found
+        return Described(
+            f"apply_async/{name}",
+            _api("trace").SpanKind.PRODUCER,
+            found,
+            _api("instrumentation.celery").MESSAGING_MESSAGE_ID,
+            _api("context").Context(),
+            _is_plain(_api("propagate").get_global_textmap()),
+        )
 
     def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:
         """Make a span, and return its ids.
 
         The first one of a notification is the root of the trace, and the parent of the others.
         """
-        name, attributes = described
-        api = _api("trace")
-        parent = _find_parent(trace)
+        root = trace.known.get(OpenTelemetry)
+        parent = described.nothing if root is None else _find_parent(trace)
         span = self.tracer.start_span(
-            name,
+            described.name,
             context=parent,
-            kind=api.SpanKind.PRODUCER,
-            attributes={**attributes, _api("instrumentation.celery").MESSAGING_MESSAGE_ID: task_id},
+            kind=described.kind,
+            attributes={**described.attributes, described.id_attribute: task_id},
         )
-        headers: dict[str, Any] = {}
-        _api("propagate").inject(headers, api.set_span_in_context(span, parent))
+        ids = span.get_span_context()
+        headers = _show(ids) if described.is_plain else _inject(span, parent)
         span.end()
         # Its ids alone: that all spans of a batch lived on would cost as much as to make them.
-        trace.known.setdefault(OpenTelemetry, span.get_span_context())
+        if root is None:
+            trace.known[OpenTelemetry] = ids
         return headers
 
     def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
@@ -120,6 +148,41 @@ class _Attributes:
     def set_attribute(self, name: str, value: Any) -> None:
         """Take an attribute down."""
         self.attributes[name] = value
+
+
+def _is_plain(propagator: Any) -> bool:
+    """Tell whether a propagator is the usual one: W3C's trace context, and baggage.
+
+    The contexts here hold no baggage.
+    """
+    known = (
+        _api("trace.propagation.tracecontext").TraceContextTextMapPropagator,
+        _api("baggage.propagation").W3CBaggagePropagator,
+    )
+    parts = getattr(propagator, "_propagators", (propagator,))
+    if len(parts) > 1 and type(propagator) is not _api("propagators.composite").CompositePropagator:
+        return False
+    return {known[0]} <= {*map(type, parts)} <= {*known}
+
+
+def _show(ids: Any) -> dict[str, Any]:
+    """Return the headers of W3C's trace context for a span's ids.
+
+    https://www.w3.org/TR/trace-context/#traceparent-header
+    """
+    if not ids.is_valid:  # the tracer is switched off
+        return {}
+    headers = {"traceparent": f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}
+    if ids.trace_state:
+        headers["tracestate"] = ids.trace_state.to_header()
+    return headers
+
+
+def _inject(span: Any, parent: Any) -> dict[str, Any]:
+    """Return what the propagators add for a span."""
+    headers: dict[str, Any] = {}
+    _api("propagate").inject(headers, _api("trace").set_span_in_context(span, parent))
+    return headers
 
 
 def _find_parent(trace: Trace) -> Any:

@@ -5,14 +5,19 @@ import json
 from collections import deque
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 import redis
 from brokered import TEXTS, callback, failing, own, take_messages, twice
 from celery import signals
 from kombu.exceptions import OperationalError
 
+from pgnotifier import Delivery
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
+
+HUGE = "1" * 40
+"""An integer that msgpack has no room for."""
 
 
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
@@ -78,12 +83,44 @@ def test_what_cannot_be_published_is_set_aside(make_app, make_desk, pgnotifier_r
     """One payload that the serializer refuses is reported once; the rest of the batch goes on."""
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
-    huge = "1" * 40
-    texts = ["1", "2", "3", huge, "4", huge, "5"]
+    texts = ["1", "2", "3", HUGE, "4", HUGE, "5"]
     assert not desk.deliver(binding, *texts)
     assert len(desk.reported) == 2
     (messages,) = take_messages(pgnotifier_redis_url).values()
     assert [m["headers"]["argsrepr"].split(", ")[2] for m in messages] == list("12345")
+
+
+def test_a_batch_without_a_part_when_an_answer_is_lost(
+    make_app, make_desk, monkeypatch, pgnotifier_redis_url
+):
+    """What can't be carried is reported once, and the rest is published again with its id."""
+    desk = make_desk(make_app())
+    binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
+    desk.deliver(binding, "0", "0", "0")
+    take_messages(pgnotifier_redis_url)
+    parts = [one.notification for one in desk.deliveries(*((binding, n) for n in ("1", HUGE, "2")))]
+    whole = msgspec.structs.replace(
+        parts[-1], payload=[part.payload for part in parts], count=3, parts=tuple(parts)
+    )
+    batch = deque([Delivery(binding, whole), *desk.deliveries((binding, "3"))])
+    with monkeypatch.context() as patch:
+        lpush = redis.Redis.lpush
+
+        def losing(self, *args):
+            lpush(self, *args)
+            raise redis.ConnectionError("no answer")
+
+        patch.setattr(redis.Redis, "lpush", losing)
+        with pytest.raises((redis.ConnectionError, OperationalError)):
+            desk.dispatcher.dispatch(batch)
+        assert len(batch) == 2
+    desk.dispatcher.dispatch(batch)
+    assert not batch
+    assert len(desk.reported) == 1
+    (messages,) = take_messages(pgnotifier_redis_url).values()
+    shown = [m["headers"]["argsrepr"] for m in messages]
+    assert ["[1, 2]" in one for one in shown] == [True, False, True, False]
+    assert len({m["headers"]["id"] for m in messages}) == 2
 
 
 @pytest.mark.parametrize("way", ["stamped", "apply_async"])

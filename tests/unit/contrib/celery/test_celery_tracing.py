@@ -115,6 +115,17 @@ def test_a_sampler_that_says_no(run):
     assert {one["traceparent"][-2:] for one in found["headers"]} <= {"00", "02"}
 
 
+def test_propagators(run):
+    """Whatever the propagator adds is in every message, each with the ids of its own span."""
+    for found in run("propagators"):
+        assert found["ways"] == [STAMPED]
+        parents = [one["traceparent"].split("-") for one in found["headers"]]
+        assert [span for _, _, span, _ in parents] == found["spans"]
+        assert len({*found["spans"]}) == 5
+        assert len({flags for *_, flags in parents}) == 1  # as Celery's own messages have them
+    assert [one["x-span"] for one in found["headers"]] == found["spans"]
+
+
 def test_sentry_that_is_not_initialised(run):
     """It costs nothing, and adds nothing."""
     found = run("not_initialised")

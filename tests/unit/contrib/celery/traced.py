@@ -115,6 +115,38 @@ def unsampled():
     return {"headers": headers, "ways": say(desk), "spans": len(spans.get_finished_spans())}
 
 
+def propagators():
+    """The headers of messages that are stamped, with the usual propagator and with another."""
+    from opentelemetry import propagate, trace
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    class Marking(TraceContextTextMapPropagator):
+        """Adds a header of its own."""
+
+        def inject(self, carrier, context=None, setter=None):
+            """Add two."""
+            super().inject(carrier, context)
+            ids = trace.get_current_span(context).get_span_context()
+            carrier["x-span"] = f"{ids.span_id:016x}"
+
+        @property
+        def fields(self):
+            """Return the names."""
+            return {*super().fields, "x-span"}
+
+    spans = start_opentelemetry()
+    usual = propagate.get_global_textmap()
+    found = []
+    for propagator in (usual, TraceContextTextMapPropagator(), Marking()):
+        propagate.set_global_textmap(propagator)
+        spans.clear()
+        desk = make_desk()
+        desk.deliver(desk.subscribe(callback), *"12345")
+        ids = [f"{span.context.span_id:016x}" for span in spans.get_finished_spans()]
+        found.append({"headers": take(), "spans": ids, "ways": say(desk)})
+    return found
+
+
 def not_initialised():
     import sentry_sdk.integrations.celery  # noqa: F401
 
