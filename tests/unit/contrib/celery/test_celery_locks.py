@@ -6,7 +6,7 @@ import pytest
 from celery import Celery, Task
 from celery.app.registry import TaskRegistry
 
-from pgnotifier import Dispatcher, InlineDispatcher, Notifier
+from pgnotifier import Dispatcher, InlineDispatcher, ListenRefusedError, Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.contrib.celery.tasks import AppTasks
 
@@ -173,6 +173,34 @@ def test_what_failed_leaves_what_was():
     with pytest.raises(ValueError, match="refused"):
         notifier.subscribe("a", "ch", len, on_gap=str)
     assert dispatcher.known == {("a", "ch"): print, (("a", "gap"), "ch"): repr}
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
+    """What another thread has subscribed stays when the server's refusal is undone."""
+    dispatcher = Meeting()
+    notifier = Notifier(DSN, dispatcher=dispatcher)
+    notifier.subscribe("a", "ch", print)
+    others = repr if same else len
+
+    def refuse(done, autorun, undo):
+        monkeypatch.undo()
+        dispatcher.pause = pause
+        if same:
+            notifier.subscribe("a", "ch", others)
+        undo()
+        raise ListenRefusedError("refused")
+
+    def pause(moment, subscription):
+        if moment == "bound" and subscription.fn is print:
+            dispatcher.pause = lambda *_: None
+            run_threads(lambda: notifier.subscribe("a", "ch", others))
+
+    monkeypatch.setattr(notifier, "_wait_live", refuse)
+    with pytest.raises(ListenRefusedError):
+        notifier.subscribe("a", "ch", repr)
+    assert notifier.get_subscriptions() == {"ch": {"a": others}}
+    check_agreement(notifier, dispatcher)
 
 
 @pytest.mark.parametrize("kind", ["celery", "plain"])
