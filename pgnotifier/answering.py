@@ -19,6 +19,8 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import NamedTuple
 
+from pgnotifier.records import about
+
 logger = logging.getLogger("pgnotifier.health")
 
 MAX_CONNECTIONS = 32
@@ -252,7 +254,7 @@ class AnsweringServer:
     def _respond(self, connection: _Connection, future: Future[Answer]) -> None:
         error = future.exception()
         if error is not None:
-            logger.error("a probe can't be answered", exc_info=error)
+            logger.error("a probe can't be answered", exc_info=error, extra=about("probe_failed"))
             self._finish(connection, _refuse(HTTPStatus.INTERNAL_SERVER_ERROR))
         else:
             self._finish(connection, future.result())

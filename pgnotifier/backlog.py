@@ -54,7 +54,11 @@ class Backlog:
         try:
             self._look()
         except ListenRefusedError as exc:  # no right to, say
-            logger.info("can't look at PostgreSQL's notification queue: %s", exc)
+            logger.info(
+                "can't look at PostgreSQL's notification queue: %s",
+                exc,
+                extra=about("queue_unknown", error=type(exc).__name__),
+            )
 
     def _look(self) -> None:
         (usage,) = self._ask(_USAGE)

@@ -89,7 +89,7 @@ def again_if_canceled(ask: Callable[[], None]) -> None:
         try:
             return ask()
         except QueryCanceledError as exc:
-            logger.info("%s; sending it again", exc)
+            logger.info("%s; sending it again", exc, extra=about("canceled"))
     return ask()
 
 
@@ -196,7 +196,8 @@ class Link:
         try:
             self.beat()
         except ListenRefusedError as exc:  # the queue is full, say: it hears, but can't notify
-            self._warn("the server refused the heartbeat: %s", exc)
+            extra = about("heartbeat_refused", error=type(exc).__name__)
+            self._warn("the server refused the heartbeat: %s", exc, extra=extra)
             self.ask(b"SELECT 1")
 
     # --- connecting ---

@@ -471,11 +471,16 @@ class Listener:
             "process %d",
             standby.name,
             pid,
+            extra=about("leader_vanished", standby=standby.name, pid=pid),
         )
         try:
             self._link.ask(standby.terminate(pid))
         except ListenRefusedError as exc:  # of another role
-            logger.warning("that isn't allowed; PostgreSQL will end it some time: %s", exc)
+            logger.warning(
+                "that isn't allowed; PostgreSQL will end it some time: %s",
+                exc,
+                extra=about("leader_stays", standby=standby.name, error=type(exc).__name__),
+            )
 
     def _find_takeover(self) -> Gap | None:
         """Return the gap between another listener's lead and ours, if there is one."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from pgnotifier.connection import Connecting, ConnectionLostError, Parameters, Session
+from pgnotifier.records import about
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.pause")
@@ -73,12 +74,17 @@ class Pause:
             raise ConnectionLostError("it ended while nothing was read")
         if not is_stopping():
             self._look(session)
-            self._warn()
+            self._say_how_long()
 
     def end(self) -> None:
         """Read again; a no-op unless there is a pause."""
         if self.since is not None:
-            logger.info("reading again, after a pause of %.0f s", monotonic() - self.since)
+            lasted = monotonic() - self.since
+            logger.info(
+                "reading again, after a pause of %.0f s",
+                lasted,
+                extra=about("pause_ended", seconds=lasted),
+            )
             self.forget()
 
     def forget(self) -> None:
@@ -110,7 +116,10 @@ class Pause:
 
     def _judge(self, session: Session, looked: Connecting) -> None:
         if looked.has_failed:
-            logger.info("no second connection to see whether the paused one has ended")
+            logger.info(
+                "no second connection to see whether the paused one has ended",
+                extra=about("pause_unwatched"),
+            )
             session.probe()
             return
         is_same_server, self._usage, is_there = looked.row
@@ -119,7 +128,7 @@ class Pause:
         elif not is_there:
             raise ConnectionLostError("its server process ended while nothing was read")
 
-    def _warn(self) -> None:
+    def _say_how_long(self) -> None:
         now = monotonic()
         if self.since is None or now < self._warn_at:
             return
@@ -129,4 +138,5 @@ class Pause:
             "notifications grows%s, and the session that waits holds back vacuum",
             now - self.since,
             "" if self._usage is None else f" ({100 * self._usage:.2g} % full)",
+            extra=about("paused", seconds=now - self.since, usage=self._usage),
         )

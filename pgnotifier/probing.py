@@ -7,6 +7,7 @@ from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 from pgnotifier.dispatch import Dispatcher
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.health")
 
@@ -76,6 +77,6 @@ def _judge(answer: Future[bool]) -> str | None:
         return f"got no answer from its queue within {PROBE_TIMEOUT:g} s"
     error = answer.exception()
     if error is not None:
-        logger.error("a queue can't be probed", exc_info=error)
+        logger.error("a queue can't be probed", exc_info=error, extra=about("probe_failed"))
         return f"can't probe its queue: {type(error).__name__}"
     return None if answer.result() else "can't reach its queue"

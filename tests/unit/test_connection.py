@@ -13,7 +13,8 @@ from pgnotifier import (
     ConnectionFailedError,
     ListenRefusedError,
 )
-from pgnotifier.connection import Backoff, Parameters, Session, listen_query, one_line
+from pgnotifier.connection import Backoff, Parameters, Session, listen_query
+from pgnotifier.errors import in_one_line
 
 SECRET = "hunter2-s3cret"
 
@@ -265,9 +266,8 @@ def test_listen_query():
 
 def test_one_line(free_port):
     """What libpq says in several lines is said in one."""
-    assert (
-        one_line(" server closed\n\tThis probably means\n") == "server closed This probably means"
-    )
+    text = " server closed\n\tThis probably means\n"
+    assert in_one_line(text) == "server closed; This probably means"
     with pytest.raises(ConnectionFailedError) as caught:
         Parameters({"host": "127.0.0.1,localhost", "port": free_port}).connect()
     assert "Connection refused" in str(caught.value)

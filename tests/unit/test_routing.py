@@ -15,6 +15,7 @@ class Taker:
     def __init__(self):
         self.inbox = []
         self.taken = []
+        self.succession = SimpleNamespace()
 
     def start(self):
         """Have nothing to start."""

@@ -36,19 +36,25 @@ class Route:
         self._plugs = []
 
     def subscribe(self, id, channel, fn, dispatcher, on_gap=None, **gathering):
-        found = self.registrar.registry.binding(id, channel)
-        given = {"batch": None, "debounce": None, "key": None, **gathering}
-        return self.registrar.subscribe(
-            Subscription(
-                id,
-                channel,
-                fn,
-                dispatcher,
-                muted=found is not None and found.subscription.muted,
-                gathering=check_gathering(id, **given),
-                on_gap=on_gap,
-            )
+        gathering = check_gathering(
+            id, **{"batch": None, "debounce": None, "key": None, **gathering}
         )
+        given = Subscription(id, channel, fn, dispatcher, gathering=gathering, on_gap=on_gap)
+        change = self._complete(given)
+
+        def undo():
+            if change.before is None:
+                self.registrar.take_back(change, given)
+            elif self.registrar.holds(given):
+                self._complete(change.before)
+
+        return undo
+
+    def _complete(self, subscription):
+        change = self.registrar.begin(subscription.id, subscription.channel)
+        bound = self.registrar.bind(subscription, change)
+        assert self.registrar.complete(change, bound)
+        return change
 
     def send(self, channel, *payloads):
         self.send_all((channel, payload) for payload in payloads)
@@ -58,7 +64,8 @@ class Route:
             self._arriving.append(
                 SimpleNamespace(relname=channel.encode(), extra=str(payload).encode(), be_pid=7)
             )
-        self.router.hand_on(self._next, PROVEN)
+        self.router.sort(self._next, PROVEN, lambda: False)
+        self.router.hand_on()
 
     def plug(self, *dispatchers, behind=()):
         """Have each dispatcher be busy with a callback, until `unplug`.
