@@ -317,10 +317,15 @@ class Deliverer:
                 self._condition.wait(left)
             items = self._buffer.take(self.dispatcher.batch_size) if self._may_take() else []
             self._decoding = len(items)
+        self._see_to_room()
+        return items
+
+    def _see_to_room(self) -> None:
+        """Have the reader go on once there is room again for what it reads."""
+        with self._condition:
             has_room = self._buffer.has_room_again()
         if has_room:
             self._on_room()
-        return items
 
     def _decode_items(self, items: list[Item | Barrier], deliveries: list[Delivery]) -> None:
         read = self._read
@@ -373,6 +378,7 @@ class Deliverer:
         """Hand on what is for other dispatchers: it isn't to wait behind what this one does."""
         for binding, item in self.succession.take_waiting():
             self._forward(binding, item)
+        self._see_to_room()
 
     def _give(self, given: Iterable[Delivery], deliveries: list[Delivery]) -> None:
         """Add deliveries, as if they had just arrived for whom they are for by now."""

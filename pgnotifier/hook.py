@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from pgnotifier.gate import Gate
@@ -13,8 +14,19 @@ from pgnotifier.recurring import Recurring
 logger = logging.getLogger("pgnotifier.hook")
 
 
-def _do_nothing() -> None:
-    pass
+MOST = 100
+"""How many values may wait; with one more, the latest two become one."""
+
+
+def do_nothing() -> None:
+    """Come after a call that nothing comes after."""
+
+
+@dataclass(slots=True)
+class _Call:
+    value: Any
+    then: Callable[[], object]
+    done: Gate
 
 
 class Hook:
@@ -24,23 +36,30 @@ class Hook:
     when there is nothing left to call it with.
     """
 
-    def __init__(self, name: str, fn: Callable[[Any], object] | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        fn: Callable[[Any], object] | None,
+        merge: Callable[[Any, Any], Any] = lambda _, later: later,
+    ) -> None:
         """Take what to call.
 
         Args:
             name: What users know it as.
             fn: The function; None for nothing.
+            merge: Makes one value of two, should too many wait. Default: the later one.
         """
         self._name = name
         self._fn = fn
+        self._merge = merge
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[Any, Callable[[], object], Gate]] = deque()
+        self._waiting: deque[_Call] = deque()
         self._thread: threading.Thread | None = None
         self._warn = Recurring(logger)
         self._last = Gate()
         self._last.open()
 
-    def call(self, value: Any, then: Callable[[], object] = _do_nothing) -> None:
+    def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
         """Have it called, some time after this returns.
 
         Args:
@@ -51,9 +70,25 @@ class Hook:
             then()
             return
         with self._lock:
-            self._last = Gate()
-            self._waiting.append((value, then, self._last))
+            if len(self._waiting) < MOST:
+                self._last = Gate()
+                self._waiting.append(_Call(value, then, self._last))
+            else:  # it hangs, and whatever makes the values goes on
+                self._join(self._waiting[-1], value, then)
         self.resume()
+
+    def _join(self, last: _Call, value: Any, then: Callable[[], object]) -> None:
+        last.value = self._merge(last.value, value)
+        before = last.then
+        if before is do_nothing:
+            last.then = then
+        elif then not in (before, do_nothing):
+
+            def both() -> None:
+                before()
+                then()
+
+            last.then = both
 
     def resume(self) -> None:
         """Start the thread, if something waits for one; to be called again for as long as it does.
@@ -87,6 +122,11 @@ class Hook:
         return self._thread is None and bool(self._waiting)
 
     @property
+    def is_full(self) -> bool:
+        """Whether one more value becomes one with the latest that waits."""
+        return len(self._waiting) >= MOST
+
+    @property
     def is_busy(self) -> bool:
         """Whether it is being called, or about to be."""
         return self._thread is not None or bool(self._waiting)
@@ -113,12 +153,12 @@ class Hook:
                 if not self._waiting:
                     self._thread = None
                     return
-                value, then, done = self._waiting.popleft()
+                call = self._waiting.popleft()
             try:
                 assert self._fn is not None
-                self._fn(value)
+                self._fn(call.value)
             except BaseException:
                 extra = about("hook_failed", hook=self._name)
                 logger.exception("%s itself failed", self._name, extra=extra)
-            then()
-            done.open()
+            call.then()
+            call.done.open()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from pgnotifier.backlog import Backlog
+from pgnotifier.barring import Barring
 from pgnotifier.buffer import REPORT_PAUSE, Barrier
 from pgnotifier.commands import Command, Commands, Verb
 from pgnotifier.companion import Companion
@@ -102,11 +103,14 @@ class Listener:
         self._leads = False
         self._stopping = False
         self._live: set[str] = set()
+        self._barring = Barring()
+        self._barring.lift()
         self._told: dict[Deliverer, tuple[Barrier, Gap]] = {}  # of what was dropped
         self._router = Router(
             registry,
             lambda dispatcher: deliverer(dispatcher, self._link.wake),
             lambda: self._commands.channels("unlisten"),
+            self._bar_too,
         )
         self._link = Link(
             parameters,
@@ -433,14 +437,14 @@ class Listener:
             if (pid := self._standby.vanished) is not None:
                 self._end_vanished(self._standby, pid)
             return
-        barriers = self._bar()
+        barring = self._bar()
         try:
             self._listen()
         except (ListenRefusedError, NotHearingError) as exc:  # and so the lock is to go
-            self._report(barriers)
+            self._report(barring)
             raise ConnectionLostError(str(exc)) from exc
         except BaseException:
-            self._report(barriers)
+            self._report(barring)
             raise
         logger.info(
             "took over as %r: hearing %s",
@@ -448,7 +452,7 @@ class Listener:
             count(len(self._live), "channel"),
             extra=about("took_over", standby=self._standby.name, count=len(self._live)),
         )
-        self._report(barriers, self._find_takeover())
+        self._report(barring, self._find_takeover())
 
     def _accompany(self, companion: Companion) -> None:
         # Behind a pooler, it would tell of that one's machine alone.
@@ -488,42 +492,41 @@ class Listener:
 
     # --- gaps ---
 
-    def _bar(self) -> Mapping[Deliverer, Barrier]:
+    def _bar(self) -> Barring:
         """Hold back what will come from now on, until it is known what was missed."""
-        barriers = {deliverer: Barrier() for deliverer in self.deliverers.values()}
-        for deliverer, barrier in barriers.items():
-            deliverer.bar(barrier)
-        return barriers
+        if self._report_gap.is_full and self._barring.awaits_users:
+            return self._barring  # behind which everything waits as it is
+        barring = self._barring = Barring()  # of deliverers that are made meanwhile as well
+        for deliverer in self.deliverers.values():
+            barring.bar(deliverer)
+        return barring
 
-    def _report(
-        self,
-        barriers: Mapping[Deliverer, Barrier],
-        *found: Gap | None,
-    ) -> None:
+    def _bar_too(self, deliverer: Deliverer) -> None:
+        """Hold back what comes for a deliverer that has just been made, if for others it is."""
+        self._barring.bar(deliverer)
+
+    def _report(self, barring: Barring, *found: Gap | None) -> None:
         """Report gaps, and have the rest delivered once the users know of the last of them."""
         gaps = [gap for gap in found if gap is not None]
-        told = {one: self._deliveries(gaps, one.dispatcher) for one in barriers}
-
-        def lift() -> None:
-            for deliverer, barrier in barriers.items():
-                deliverer.lift(barrier, told[deliverer])
-
-        for gap in gaps[:-1]:
-            self._report_gap(gap)
         if gaps:
-            self._report_gap(gaps[-1], lift)
-        else:
-            lift()
+            barring.tell(gaps, self._deliveries)
+            for gap in gaps[:-1]:
+                self._report_gap(gap)
+            self._report_gap(gaps[-1], barring.lift)
+        elif not barring.awaits_users:
+            barring.lift()
 
-    def _deliveries(self, gaps: Iterable[Gap], dispatcher: Dispatcher) -> list[Delivery]:
-        """Return what a dispatcher's subscriptions get that are told of gaps."""
+    def _deliveries(
+        self, gaps: Iterable[Gap], dispatcher: Dispatcher | None = None
+    ) -> list[Delivery]:
+        """Return what subscriptions get that are told of gaps, those of a dispatcher or all."""
         registry = self._registry()
         return [
             Delivery(binding.on_gap, gap.to_notification(channel))
             for gap in gaps
             for channel in sorted(gap.channels)
             for by, bindings in registry.lanes(channel)
-            if by is dispatcher
+            if dispatcher is None or by is dispatcher
             for binding in bindings
             if binding.on_gap is not None
         ]
@@ -548,7 +551,7 @@ class Listener:
         self._link.drain_rest()
         self._dismiss()
         self._link.close()
-        barriers = self._bar()
+        barring = self._bar()
         while True:
             self._sleep(backoff.pause())
             restarts = self._commands.waiting("restart")
@@ -569,7 +572,7 @@ class Listener:
                 break
         self.reconnects += 1
         gap = Gap(*stretch(since, Moment.now()), missed, reason) if missed else None
-        self._report(barriers, gap, self._find_takeover())
+        self._report(barring, gap, self._find_takeover())
         self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:

@@ -747,7 +747,9 @@ class Notifier:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
-    def _bind(self, given: Subscription, autorun: bool) -> tuple[Change, Outcome | None]:
+    def _bind(
+        self, given: Subscription, autorun: bool, undone: Subscription | None = None
+    ) -> tuple[Change, Outcome | None]:
         """Have a subscription bound and put into the registry, and LISTEN queued.
 
         No lock is held while its dispatcher binds it: that may wait for who finalizes a Celery
@@ -756,7 +758,7 @@ class Notifier:
         again = False
         while True:
             with self._lock:
-                change = self._registrar.begin(given.id, given.channel)
+                change = self._registrar.begin(given.id, given.channel, undone)
             try:
                 bound = self._registrar.bind(given, change, again=again)
             except BaseException:
@@ -790,8 +792,8 @@ class Notifier:
             with self._lock:
                 self._registrar.take_back(change, refused)
             self._unbind_leaving()
-        elif self._registrar.holds(refused):
-            self._bind(change.before, autorun=False)
+        else:
+            self._bind(change.before, autorun=False, undone=refused)
 
     def _remove(self, names: list[str]) -> None:
         with self._lock:

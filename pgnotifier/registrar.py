@@ -23,6 +23,7 @@ class Change:
         channel: Its channel.
         before: What had that id and channel.
         is_listed: Whether the channel was there.
+        undone: What it is to take the place of, if nothing else.
         is_overtaken: Whether another thread has changed the same since.
     """
 
@@ -30,6 +31,7 @@ class Change:
     channel: str
     before: Subscription | None
     is_listed: bool
+    undone: Subscription | None = None
     is_overtaken: bool = False
 
     @property
@@ -87,9 +89,16 @@ class Registrar:
         names = list(channels)
         self._swap(self.registry.remove(names), names)
 
-    def begin(self, id: Hashable, channel: str) -> Change:
-        """Begin to subscribe an id to a channel; `bind` and `complete` follow."""
-        change = Change(id, channel, self._find(id, channel), channel in self.registry)
+    def begin(self, id: Hashable, channel: str, undone: Subscription | None = None) -> Change:
+        """Begin to subscribe an id to a channel; `bind` and `complete` follow.
+
+        Args:
+            id: The id.
+            channel: The channel.
+            undone: What this is to take the place of; should that be gone by the end, nothing is
+                done. Default: whatever is there.
+        """
+        change = Change(id, channel, self._find(id, channel), channel in self.registry, undone)
         self._changes.add(change)
         return change
 
@@ -129,6 +138,10 @@ class Registrar:
         self._changes.discard(change)
         if change.is_overtaken:
             return False
+        if change.undone is not None and not self.holds(change.undone):
+            made = (one for one in (bound.for_gaps, bound.subscription) if one is not None)
+            self._leaving.extend((change.key, one) for one in made)
+            return True
         if change.channel not in self.registry:
             self._spelling.check(change.channel, self.registry)
         self._replace(bound)
@@ -137,7 +150,8 @@ class Registrar:
     def holds(self, subscription: Subscription) -> bool:
         """Return whether nobody has replaced or removed a subscription; it may have been muted."""
         now = self._find(subscription.id, subscription.channel)
-        return now is not None and replace(now, muted=subscription.muted) == subscription
+        # Each call of `subscribe()` has options of its own, which muting leaves as they are.
+        return now is not None and now.options is subscription.options
 
     def take_back(self, change: Change, subscription: Subscription) -> None:
         """Remove what was completed where nothing was before, unless it was changed since."""

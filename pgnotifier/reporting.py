@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from pgnotifier.hook import Hook
+from pgnotifier.hook import Hook, do_nothing
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.records import about, count
 from pgnotifier.recurring import QUIET, Recurring
@@ -85,7 +85,7 @@ class GapReport:
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
         self.last: Gap | None = None
-        self._hook = Hook("on_gap", on_gap)
+        self._hook = Hook("on_gap", on_gap, Gap.merge)
         self._is_handled = on_gap is not None
         self._warn = Recurring(logger, others=logging.INFO)
 
@@ -93,6 +93,11 @@ class GapReport:
     def is_busy(self) -> bool:
         """Whether `on_gap` hasn't been told of all yet."""
         return self._hook.is_busy
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many gaps wait for `on_gap` that the next becomes one with the latest."""
+        return self._hook.is_full
 
     @property
     def is_stuck(self) -> bool:
@@ -103,7 +108,7 @@ class GapReport:
         """Try to start the thread that `on_gap` waits for, if there is none."""
         self._hook.resume()
 
-    def __call__(self, gap: Gap, then: Callable[[], object] = lambda: None) -> None:
+    def __call__(self, gap: Gap, then: Callable[[], object] = do_nothing) -> None:
         """Report one gap. Called by the reader alone.
 
         It is a WARNING, unless there is an `on_gap` to handle it.

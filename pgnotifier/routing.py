@@ -63,6 +63,7 @@ class Router:
         registry: Callable[[], Registry],
         make_deliverer: Callable[[Dispatcher], Deliverer],
         leaving: Callable[[], set[str]],
+        on_deliverer: Callable[[Deliverer], object] = lambda _: None,
     ) -> None:
         """Take where to look things up.
 
@@ -70,6 +71,7 @@ class Router:
             registry: Returns the registry as it is now.
             make_deliverer: Makes the deliverer of a dispatcher, not started yet.
             leaving: Returns the channels that were removed, and whose UNLISTEN is still to come.
+            on_deliverer: Called with each deliverer before it is started.
         """
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self.received = 0
@@ -80,6 +82,7 @@ class Router:
         self._registry = registry
         self._make_deliverer = make_deliverer
         self._find_leaving = leaving
+        self._on_deliverer = on_deliverer
         self._routes: dict[bytes, Route] = {}
         self._routed: Registry | None = None
         self._relayed: list[bytes] = []
@@ -284,6 +287,7 @@ class Router:
                 found.succession.find = self._deliverer
                 self._unstarted.append(found)
                 self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
+                self._on_deliverer(found)
             if self._unstarted:
                 self._start_all()
             return found

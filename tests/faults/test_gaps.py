@@ -5,7 +5,7 @@ import threading
 import pytest
 from celery import Celery
 
-from pgnotifier import ArgumentTypeError, Dispatcher
+from pgnotifier import ArgumentTypeError, Dispatcher, ThreadDispatcher, hook
 from pgnotifier.contrib.celery import CeleryDispatcher
 
 from .waiting import eventually
@@ -57,6 +57,78 @@ def test_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier, ledger):
         assert ledger.delivered == [(1, "orders")]
     finally:
         done.set()
+
+
+def test_a_new_dispatcher_while_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier):
+    """What comes later isn't delivered earlier for a change of dispatcher: first is its gap."""
+    hanging, done = threading.Event(), threading.Event()
+
+    def hang(_):
+        hanging.set()
+        assert done.wait(30)
+
+    delivered = []
+
+    def callback(id, *_):
+        delivered.append(id)
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=hang)
+    notifier.subscribe("same", "orders", callback, on_gap=callback)
+    notifier.subscribe("moved", "orders", callback, on_gap=callback)
+    sessions.terminate()
+    assert hanging.wait(15)
+    by = ThreadDispatcher()
+    notifier.subscribe("moved", "orders", callback, dispatcher=by, on_gap=callback)
+    notifier.subscribe("new", "orders", callback, dispatcher=by)
+    sessions.notify("orders", 1)
+    eventually(lambda: notifier.status().received == 1)
+    waiting = {status.name: status.waiting for status in notifier.status().dispatchers}
+    assert waiting == {"InlineDispatcher": 1, "ThreadDispatcher": 1}
+    assert delivered == []
+    done.set()
+    eventually(lambda: len(delivered) == 5)
+    assert "new" in delivered
+    for key in ("same", "moved"):
+        assert [one for one in delivered if key in (one, one[0])] == [(key, "gap"), key]
+
+
+def test_flapping_while_on_gap_hangs(
+    pgnotifier_dsn, sessions, make_notifier, ledger, make_recorder, monkeypatch
+):
+    """However often the connection is lost meanwhile, little is kept, and all is told of."""
+    monkeypatch.setattr(hook, "MOST", 2)
+    hanging, done = threading.Event(), threading.Event()
+    told = make_recorder()
+    gaps, states = [], []
+
+    def hang(gap):
+        gaps.append(gap)
+        hanging.set()
+        assert done.wait(60)
+
+    def hang_too(change):
+        states.append(change.state)
+        assert done.wait(60)
+
+    notifier = make_notifier(pgnotifier_dsn, on_gap=hang, on_state=hang_too)
+    notifier.subscribe(1, "orders", ledger.callback, on_gap=told)
+    for number in range(6):
+        sessions.terminate()
+        eventually(lambda number=number: notifier.status().gaps == number + 1)
+        sessions.notify("orders", number)
+        eventually(lambda number=number: notifier.status().received == number + 1)
+    (deliverer,) = notifier._listener.deliverers.values()
+    assert deliverer._buffer._barriers == 3
+    last = notifier.status().last_gap
+    assert ledger.delivered == []
+    done.set()
+    eventually(lambda: len(ledger.delivered) == 6)
+    assert ledger.delivered == [(number, "orders") for number in range(6)]
+    assert len(gaps) == len(told.payloads) == 3
+    assert gaps[-1].since < last.since
+    assert gaps[-1].until == last.until
+    eventually(lambda: len(states) == 3)
+    assert states[-1] == "hearing"
 
 
 def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog):

@@ -46,6 +46,32 @@ def test_to_a_new_dispatcher_under_a_stream(notifier, db, make_recorder, autorun
     assert record.wait_for(3000) == list(range(3000))
 
 
+def test_to_a_new_dispatcher_while_the_buffer_is_full(
+    make_notifier, pgnotifier_dsn, db, record, eventually
+):
+    """The reader goes on once the new dispatcher has taken over all that has waited."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*call):
+        record(*call)
+        begun.set()
+        assert go_on.wait(20)
+
+    notifier = make_notifier(pgnotifier_dsn, buffer_size=200)
+    notifier.subscribe(1, "a", slow)
+    for number in range(0, 1000, 100):
+        db.execute(
+            "SELECT pg_notify('a', n::text) FROM generate_series(%s::int, %s) AS n",
+            *(number, number + 99),
+        )
+    assert begun.wait(20)
+    eventually(lambda: notifier.status().dispatchers[0].full)
+    notifier.subscribe(1, "a", record, dispatcher=InlineDispatcher())
+    go_on.set()
+    db.notify("a", 1000)
+    assert record.wait_for(1001) == list(range(1001))
+
+
 def test_a_refused_listen(notifier, db, record, make_recorder, monkeypatch):
     """The callback of before has all that waits, and what comes later."""
     begun, go_on = threading.Event(), threading.Event()

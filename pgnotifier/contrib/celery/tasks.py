@@ -1,5 +1,6 @@
 """Tasks made of callbacks: one for each id, registered with the app, found by the worker."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from typing import Any
@@ -74,6 +75,9 @@ class CallbackTask:
         """
         if self._task is None:  # should the app's finalizing have failed half-way
             self.register()
+        if self._task is None:  # forgotten meanwhile, though something waits for it still
+            self._task = self.make()
+            AppTasks.of(self._app).register(self)
         return self._task
 
     def prepare(self, channel: str, payload: Any) -> tuple[Callback, Any]:
@@ -93,26 +97,18 @@ class CallbackTask:
         Raises:
             TaskNameError: It has another one of that name.
         """
+        tasks = AppTasks.of(self._app)
         if self._task is None:
-            AppTasks.of(self._app).finalize()
-        if self._task is not None:  # by whoever finalized it
-            return
-        known = _known(self._app)
-        found = known.get(self.name)
-        if found is not None:
-            other = getattr(found, _MADE_OF, None)
-            if other is None:
-                self.problem = _taken(self.name, self.id)
-                raise self.problem
-            if other is not self:  # one that was forgotten while it was registered
-                known.pop(self.name, None)
-        # No lock of ours is held, as Celery calls hooks of Task classes. Of two threads that make
-        # the task at the same time, each makes it of the same function, which Celery allows.
-        made = self._make()
-        self._task = known.get(self.name, made)
-        self.problem = None
+            tasks.finalize()
+        if self._task is None:  # else by whoever finalized it
+            tasks.register(self)
 
-    def _make(self) -> Any:
+    def use(self, task: Any) -> None:
+        """Be the task that the app knows."""
+        self._task, self.problem = task, None
+
+    def make(self) -> Any:
+        """Have Celery make the task; return it, or another one that has its name already."""
         options = {"ignore_result": True, **self.options, _MADE_OF: self}
         return self._app.task(self._run, name=self.name, shared=False, lazy=False, **options)
 
@@ -129,12 +125,6 @@ class CallbackTask:
             return bound(task, self.id, channel, restored, pid)
 
         return run_bound if self.options.get("bind") else run
-
-    def unregister(self) -> None:
-        """Have the app forget the task, so that its name is free."""
-        known = _known(self._app)
-        if getattr(known.get(self.name), _MADE_OF, None) is self:
-            known.pop(self.name, None)
 
 
 class AppTasks:
@@ -198,15 +188,15 @@ class AppTasks:
         with self._lock:
             before = self._tasks.get(name)
             task = like if before is None else _choose(before, like, channel)
+            former = task.callbacks.get(channel)
             task.callbacks[channel] = callback
             self._tasks[name] = task
-        if before is not None and before is not task:
-            before.unregister()
         if self._app.finalized:
             try:
-                self._register(task)
+                self.finalize()
+                self.register(task)
             except BaseException:
-                self.release(name, channel)
+                self._restore(task, channel, before, former)
                 raise
         return task
 
@@ -220,12 +210,63 @@ class AppTasks:
             if task.callbacks:
                 return
             del self._tasks[name]
-        task.unregister()
+        self._remove_unwanted(name)
 
-    def _register(self, task: CallbackTask) -> None:
-        task.register()
-        if self._tasks.get(task.name) is not task:  # forgotten meanwhile
-            task.unregister()
+    def register(self, task: CallbackTask) -> None:
+        """Have the app, which is finalized, know a task, or that which is in its place by now.
+
+        No lock is held, so that other threads may do the same, or the reverse, at any moment. So
+        it is done only once it is seen to be.
+
+        Raises:
+            TaskNameError: The app has another task of that name.
+        """
+        known, name = _known(self._app), task.name
+        while True:
+            self._remove_unwanted(name)
+            wanted, found = self._tasks.get(name), known.get(name)
+            if found is not None and not _is_ours(found):
+                task.problem = _taken(name, task.id)
+                raise task.problem
+            made_of = getattr(found, _MADE_OF, None)
+            if made_of is wanted:
+                if wanted is not None:
+                    wanted.use(found)
+                return
+            if found is None and wanted is not None:
+                wanted.make()
+
+    def _remove_unwanted(self, name: str) -> None:
+        """Have the app forget a task of ours unless it is wanted, so that its name is free."""
+        known = _known(self._app)
+        found = known.get(name)
+        if not _is_ours(found) or getattr(found, _MADE_OF) is self._tasks.get(name):
+            return
+        removed = known.pop(name, None)
+        if removed is not None and removed is not found:  # what another thread has made meanwhile
+            known.setdefault(name, removed)
+
+    def _restore(
+        self,
+        task: CallbackTask,
+        channel: str,
+        before: CallbackTask | None,
+        former: Callback | None,
+    ) -> None:
+        """Undo a claim, unless the same has been claimed, or released, since."""
+        with self._lock:
+            if self._tasks.get(task.name) is not task:
+                return
+            if former is not None:
+                task.callbacks[channel] = former
+            else:
+                task.callbacks.pop(channel, None)
+            if before is not None:
+                self._tasks[task.name] = before
+            elif not task.callbacks:
+                del self._tasks[task.name]
+        with contextlib.suppress(Exception):  # what is raised already says more
+            self.register(task)
 
     def register_all(self, **_: Any) -> None:
         """Register what was claimed before the app was finalized: receives that signal.
@@ -234,7 +275,7 @@ class AppTasks:
         """
         for task in tuple(self._tasks.values()):
             try:
-                self._register(task)
+                self.register(task)
             except TaskNameError as exc:
                 logger.error("%s", exc)  # noqa: TRY400 - that says it all
 
@@ -290,6 +331,10 @@ def _known(app: Any) -> MutableMapping[str, Any]:
     return tasks
 
 
+def _is_ours(task: Any) -> bool:
+    return getattr(task, _MADE_OF, None) is not None
+
+
 def _is_foreign(app: Any, name: str) -> bool:
     """Tell whether the app has a task of that name, as far as can be seen already.
 
@@ -297,7 +342,8 @@ def _is_foreign(app: Any, name: str) -> bool:
     their names in no other way; those of `@shared_task` not even so, and are found out later.
     """
     if app.finalized:
-        return name in _known(app)
+        found = _known(app).get(name)
+        return found is not None and not _is_ours(found)  # else it is about to be removed
     for proxy in tuple(getattr(app, "_pending", ())):
         try:
             (fn,) = object.__getattribute__(proxy, "_Proxy__args")

@@ -4,9 +4,11 @@ import threading
 
 import pytest
 from celery import Celery, Task
+from celery.app.registry import TaskRegistry
 
-from pgnotifier import Dispatcher, InlineDispatcher, Notifier
+from pgnotifier import Dispatcher, InlineDispatcher, ListenRefusedError, Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery.tasks import AppTasks
 
 DSN = "postgresql://nobody@localhost:1/nothing"
 PATIENCE = 20
@@ -173,6 +175,34 @@ def test_what_failed_leaves_what_was():
     assert dispatcher.known == {("a", "ch"): print, (("a", "gap"), "ch"): repr}
 
 
+@pytest.mark.parametrize("same", [False, True])
+def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
+    """What another thread has subscribed stays when the server's refusal is undone."""
+    dispatcher = Meeting()
+    notifier = Notifier(DSN, dispatcher=dispatcher)
+    notifier.subscribe("a", "ch", print)
+    others = repr if same else len
+
+    def refuse(done, autorun, undo):
+        monkeypatch.undo()
+        dispatcher.pause = pause
+        if same:
+            notifier.subscribe("a", "ch", others)
+        undo()
+        raise ListenRefusedError("refused")
+
+    def pause(moment, subscription):
+        if moment == "bound" and subscription.fn is print:
+            dispatcher.pause = lambda *_: None
+            run_threads(lambda: notifier.subscribe("a", "ch", others))
+
+    monkeypatch.setattr(notifier, "_wait_live", refuse)
+    with pytest.raises(ListenRefusedError):
+        notifier.subscribe("a", "ch", repr)
+    assert notifier.get_subscriptions() == {"ch": {"a": others}}
+    check_agreement(notifier, dispatcher)
+
+
 @pytest.mark.parametrize("kind", ["celery", "plain"])
 def test_threads_that_change_the_same(app, kind):
     """However they meet, a dispatcher ends up with what is registered."""
@@ -226,3 +256,45 @@ def test_a_dispatcher_that_refuses_after_another_thread_was_faster():
         notifier.subscribe("a", "ch", repr)
     assert len(tries) == 2
     assert dispatcher.known == {("a", "ch"): str}
+
+
+def test_subscribed_again_while_its_task_is_removed(app, monkeypatch):
+    """Who forgets an id's task takes from the next one neither its name nor its place."""
+    app.finalize()
+    notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app))
+    notifier.subscribe("a", "ch", print)
+    subscribed = []
+
+    class Registry(TaskRegistry):
+        def pop(self, name, *default):
+            if not subscribed:
+                subscribed.append(name)
+                run_threads(lambda: notifier.subscribe("a", "ch", len))
+            return super().pop(name, *default)
+
+    monkeypatch.setattr(app, "_tasks", Registry(app._tasks))
+    notifier.unsubscribe("a", "ch")
+    assert subscribed == ["pgnotifier.a"]
+    (task,) = AppTasks.of(app)._tasks.values()
+    assert task.callbacks == {"ch": len}
+    assert app._tasks["pgnotifier.a"]._pgnotifier_callback is task
+
+
+def test_what_celery_refuses_leaves_the_task_that_was(app):
+    """A Task class that fails as it is bound leaves the callback and the task of before."""
+    app.finalize()
+    notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app))
+    notifier.subscribe("a", "ch", print)
+
+    class Base(Task):
+        @classmethod
+        def on_bound(cls, _app):
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        notifier.subscribe("a", "ch", len, task={"base": Base})
+    assert notifier.get_subscriptions() == {"ch": {"a": print}}
+    (task,) = AppTasks.of(app)._tasks.values()
+    assert task.callbacks == {"ch": print}
+    assert app.tasks["pgnotifier.a"]._pgnotifier_callback is task
+    assert not isinstance(app.tasks["pgnotifier.a"], Base)
