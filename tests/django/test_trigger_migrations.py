@@ -225,7 +225,9 @@ def test_no_right_to_call_pg_notify(pgnotifier_postgres):
         session.execute(make_create('"shop_customer"', "t", ["insert"], source))
         session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         session.execute("REVOKE EXECUTE ON FUNCTION pg_notify FROM public")
-        session.execute("CREATE ROLE pgnotifier_poor; GRANT ALL ON shop_customer TO pgnotifier_poor")
+        session.execute(
+            "CREATE ROLE pgnotifier_poor; GRANT ALL ON shop_customer TO pgnotifier_poor"
+        )
         try:
             session.execute("SET ROLE pgnotifier_poor")
             session.execute("INSERT INTO shop_customer (name) VALUES (E'it''s \\\\ $1 %s')")
