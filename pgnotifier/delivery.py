@@ -33,6 +33,8 @@ GATHERED = 8
 _calling: ContextVar["Deliverer | None"] = ContextVar("pgnotifier_calling", default=None)
 """The deliverer that has called the code which asks."""
 
+RETIRE_CHECK = 0.1
+"""Seconds between two looks whether a dispatcher without subscriptions is done."""
 PENDING_CHECK = 0.01
 """Seconds between two looks, at the end, whether a dispatcher is done."""
 
@@ -101,6 +103,9 @@ class Deliverer:
         self._stopping = False
         self._abandoned = False
         self._has_ended = False
+        self._is_retiring = False
+        self._is_idle = False  # its thread waits, and its dispatcher has nothing pending
+        self._has_retired = False
         self._thread = self._make_thread()
 
     def _make_thread(self) -> threading.Thread:
@@ -219,6 +224,25 @@ class Deliverer:
             self._stopping = True
             self._condition.notify()
 
+    def retire(self) -> bool:
+        """End, if there is nothing to do; return whether that is so.
+
+        Called by the reader, again and again. What may take its time is left to this one's thread:
+        to ask the dispatcher for what is pending, and to close it.
+        """
+        with self._condition:
+            busy = self.inbox or self._buffer or self._buffer.has_missed or self._gatherer.waiting
+            if self._is_retiring and self._is_idle and not busy and not self.succession.has_news:
+                self._stopping = self._has_retired = True
+            elif not self._is_retiring:
+                self._is_retiring, self._is_idle = True, False
+            self._condition.notify()
+            return self._has_retired
+
+    def stay(self) -> None:
+        """Go on, though `retire` was called."""
+        self._is_retiring = False
+
     def forget_in_child(self) -> None:
         """End, in a child that a callback of this very deliverer forked: the rest is the parent's.
 
@@ -272,6 +296,18 @@ class Deliverer:
                     self._has_ended = self._abandoned or not more
         finally:
             self._has_ended = True
+        if self._has_retired:
+            self._close_dispatcher()
+
+    def _close_dispatcher(self) -> None:
+        try:
+            self.dispatcher.close()
+        except Exception:
+            logger.exception(
+                "%r could not be closed",
+                self.dispatcher,
+                extra=about("close_failed", dispatcher=self.name),
+            )
 
     def _deliver_some(self) -> bool:
         """Deliver what comes next; return whether all is done after `stop`.
@@ -308,13 +344,19 @@ class Deliverer:
 
     def _take(self) -> list[Item | Barrier]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
+        pends = self._is_retiring and self.dispatcher.pending > 0
         with self._condition:
             while not (self._may_take() or self._stopping or self.succession.has_news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
                     break
-                self._condition.wait(left)
+                self._is_idle = not pends
+                self._condition.wait(RETIRE_CHECK if pends else left)
+                if pends or self._is_retiring:
+                    break
+            rests = not (self._buffer or self._gatherer.waiting or self.succession.has_news)
+            self._is_idle = self._is_idle and rests
             items = self._buffer.take(self.dispatcher.batch_size) if self._may_take() else []
             self._decoding = len(items)
         self._see_to_room()

@@ -149,6 +149,11 @@ class Listener:
         self._link.wake()
         return done
 
+    def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
+        """Have the deliverers of dispatchers end that have no subscription any more."""
+        self._router.retire(dispatchers)
+        self._link.wake()
+
     @property
     def deliverers(self) -> Mapping[Dispatcher, Deliverer]:
         """The deliverers that run, by dispatcher."""
@@ -282,6 +287,8 @@ class Listener:
         stuck = [one for one in (self._report_gap, self._state, self._router) if one.is_stuck]
         for one in stuck:
             one.resume()
+        for retired in self._router.take_retired():
+            self._told.pop(retired, None)
         if not self._leads:
             self._link.wait(POLL)
             self._link.drain()

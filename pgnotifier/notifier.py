@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from time import monotonic
@@ -159,6 +160,7 @@ class Notifier:
         self._listener: Listener | None = None
         self._stopped = Gate()
         self._attached: set[Dispatcher] = set()
+        self._once_attached: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
         self._dispatcher = InlineDispatcher() if dispatcher is None else dispatcher
         self._attach(self._dispatcher)
         lifetime.watch(self)
@@ -642,6 +644,16 @@ class Notifier:
             if self.is_running():
                 dispatcher.open()
             self._attached.add(dispatcher)
+            self._once_attached.add(dispatcher)
+
+    def _forget_unused(self) -> None:
+        """Forget the dispatchers that have lost their last subscription, but for its own."""
+        with self._lock:
+            unused = self._registrar.take_unused() - {self._dispatcher}
+            self._attached -= unused
+            listener = self._running_listener()
+            if listener is not None and unused:
+                listener.retire(unused)
 
     def _note_heir(self, binding: Binding) -> None:
         """Have what waits for a binding handed on to its heir."""
@@ -769,6 +781,7 @@ class Notifier:
                     done = self._request_listen([given.channel], autorun)
                     break
             again = True
+        self._attach(given.dispatcher)  # it may have lost its last subscription meanwhile
         self._unbind_leaving()
         return change, done
 
@@ -778,13 +791,14 @@ class Notifier:
             with self._lock:
                 leaving = self._registrar.next_leaving()
             if leaving is None:
-                return
+                break
             change, subscription = leaving
             try:
                 self._registrar.unbind(subscription, change)
             finally:
                 with self._lock:
                     self._registrar.forgotten(change, subscription)
+        self._forget_unused()
 
     def _take_back(self, change: Change, refused: Subscription) -> None:
         """Have what was before a subscription that the server has refused."""
@@ -856,7 +870,7 @@ class Notifier:
         if listener is not None:
             listener.forget_in_child()
         # Those of a listener that has stopped as well: their threads may not have ended yet.
-        for dispatcher in tuple(self._attached):
+        for dispatcher in tuple(self._once_attached):
             dispatcher.forget_in_child()
         self._publisher.forget_in_child()
 

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.records import about
@@ -45,7 +46,7 @@ class Probes:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards what is under way
-        self._under_way: dict[Dispatcher, Future[bool]] = {}
+        self._under_way: WeakKeyDictionary[Dispatcher, Future[bool]] = WeakKeyDictionary()
 
     def find_trouble(self, dispatchers: Iterable[Dispatcher]) -> list[str]:
         """Return what is wrong with their queues, in words; an empty list if all answer.

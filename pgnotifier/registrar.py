@@ -1,11 +1,12 @@
 """The registry's one writer: each change makes a new registry, and ends what it replaced."""
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.registry import Binding, Registry, Report, Subscription
 from pgnotifier.spelling import Spelling
@@ -75,6 +76,8 @@ class Registrar:
         self._spelling = Spelling()
         self._changes: set[Change] = set()
         self._leaving: deque[tuple[Key, Subscription]] = deque()
+        self._uses: Counter[Dispatcher] = Counter()  # subscriptions, by dispatcher
+        self._unused: set[Dispatcher] = set()  # since `take_unused`; some may be used again
 
     def add(self, channels: Iterable[str]) -> list[str]:
         """Add channels, and return those that weren't there."""
@@ -125,6 +128,7 @@ class Registrar:
         except BaseException:
             self._changes.discard(change)
             self._leaving.extend((change.key, one) for one in bound)
+            self._unused.add(by)
             raise
         return Bound(subscription, target, for_gaps, gap_target)
 
@@ -190,6 +194,11 @@ class Registrar:
         if change.is_overtaken:
             self._leaving.append((change.key, subscription))
 
+    def take_unused(self) -> set[Dispatcher]:
+        """Return the dispatchers that have lost their last subscription since the last call."""
+        taken, self._unused = self._unused, set()
+        return {one for one in taken if one not in self._uses}
+
     def unsubscribe(self, id: Hashable, channel: str) -> bool:
         """Remove a subscription; return whether its channel went with it, as with the last."""
         if self.registry.binding(id, channel) is None:
@@ -246,8 +255,16 @@ class Registrar:
         # Last, so that deliverers know of the heir before something comes for it.
         self.registry = registry
         self._overtake({(subscription.id, subscription.channel)})
+        self._uses[subscription.dispatcher] += 1
         if former is not None:
+            self._release(former.dispatcher)
             self._leave(former, former_gaps, subscription)
+
+    def _release(self, dispatcher: Dispatcher) -> None:
+        self._uses[dispatcher] -= 1
+        if not self._uses[dispatcher]:
+            del self._uses[dispatcher]
+            self._unused.add(dispatcher)
 
     def _successor(
         self, before: Binding | None, subscription: Subscription, target: Any
@@ -279,6 +296,7 @@ class Registrar:
                     if binding.on_gap is not None:
                         binding.on_gap.live = False
                     self._overtake({(binding.id, channel)})
+                    self._release(binding.dispatcher)
                     self._leave(binding.subscription, binding.on_gap, None)
         self._mute(registry, channels)
 

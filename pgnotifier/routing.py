@@ -3,7 +3,7 @@
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import UTC, datetime
 
 from psycopg.pq import PGnotify
@@ -90,6 +90,7 @@ class Router:
         self._unstarted: list[Deliverer] = []
         self._warn = Recurring(logger)
         self._leaving: set[str] = set()
+        self._retiring: frozenset[Dispatcher] = frozenset()  # guarded by `_making`
 
     def sort(
         self,
@@ -184,13 +185,43 @@ class Router:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether `resume` is to be called until the thread of a deliverer can be started."""
-        return bool(self._unstarted)
+        """Whether something is to be tried again: to start a deliverer, or to have one end."""
+        return bool(self._unstarted or self._retiring)
 
     def resume(self) -> None:
         """Try to start the deliverers that there was no thread for."""
         with self._making:
             self._start_all()
+
+    def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
+        """Have the deliverers of dispatchers end once they have nothing to do. For any thread.
+
+        Those that have got a subscription by then stay.
+        """
+        with self._making:
+            self._retiring |= self.deliverers.keys() & set(dispatchers)
+
+    def take_retired(self) -> list[Deliverer]:
+        """Let deliverers go that were to end, and have nothing to do; return these."""
+        if not self._retiring:
+            return []
+        with self._making:
+            used = self._find_used(self._retiring)
+            for one in used:
+                self.deliverers[one].stay()
+            self._retiring -= used
+            found = [self.deliverers[one] for one in self._retiring]
+            retired = [one for one in found if one.retire()]
+            gone = {one.dispatcher for one in retired}
+            self._retiring -= gone
+            self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
+        self._routed = None
+        return retired
+
+    def _find_used(self, dispatchers: Container[Dispatcher]) -> set[Dispatcher]:
+        registry = self._registry()
+        used = (one.dispatcher for name in registry for one in registry.bindings(name))
+        return {one for one in used if one in dispatchers}
 
     def start_deliverers(self, channels: Iterable[str]) -> None:
         """Start the deliverers of channels that will be heard.

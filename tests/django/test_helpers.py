@@ -56,6 +56,20 @@ class CaptureTests(TestCase):
             cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgnotifier%'")
             assert cursor.fetchone() == (0,)
 
+    def test_what_is_found_within_the_block(self):
+        """Functions in `public` stay behind PostgreSQL's own, as they are outside of it."""
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE FUNCTION public.upper(text) RETURNS text RETURN 'trapped'")
+            for path in ("public", "public, pg_catalog"):
+                cursor.execute(f"SET LOCAL search_path = {path}")
+                cursor.execute("SELECT upper('a'::pg_catalog.text)")
+                before = cursor.fetchone()
+                with captureNotifications() as sent:
+                    cursor.execute("SELECT upper('a'::pg_catalog.text)")
+                    assert cursor.fetchone() == before
+                    cursor.execute("SELECT pg_notify('other', '')")
+                assert len(sent) == 1
+
     def test_an_error_in_the_block(self):
         """It is the one that comes out, even if the transaction is broken."""
         with pytest.raises(ZeroDivisionError), captureNotifications():

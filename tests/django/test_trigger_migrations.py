@@ -1,18 +1,21 @@
 """Migrations of tables that notify: whatever is renamed, added or dropped, changes are told."""
 
+import json
+
 import psycopg
 import pytest
 from django.apps import apps
 from django.db import connection, migrations, models, transaction
 from django.db.migrations.state import ModelState, ProjectState
 from django.test.utils import isolate_apps
+from psycopg import sql
 
 from pgnotifier.contrib.django import NotifyOn, notify_on
 from pgnotifier.contrib.django.test import captureNotifications
 from pgnotifier.contrib.django.trigger_sql import make_create, make_source
 from pgnotifier.contrib.django.triggers import shorten
 from pgnotifier.contrib.django.upkeep import refresh_triggers
-from shop.models import Order
+from shop.models import Customer, Order
 
 FIELDS = [
     ("id", models.BigAutoField(primary_key=True)),
@@ -197,6 +200,41 @@ def test_a_cast_that_raises(migrate):
     (told,) = told_by("INSERT INTO shop_thing (text, odd) VALUES ('a', 'a')")
     assert told.pop("pk") > 0
     assert told == {"model": "shop.thing", "operation": "insert", "truncated": True}
+
+
+@pytest.mark.parametrize("channel", ["back\\slash\\", "it's 100%s of $1 \\", 'a"b'])
+def test_sessions_that_read_backslashes_otherwise(migrate, channel):
+    """A trigger does the same where `standard_conforming_strings` is off, as in old scripts."""
+    migrate(create(NotifyOn(channel, new=["text"], name=f"t {channel}")))
+    with captureNotifications() as sent, connection.cursor() as cursor:
+        cursor.execute("SET standard_conforming_strings = off")
+        cursor.execute("INSERT INTO shop_thing (text) VALUES ('a')")
+        cursor.execute("RESET standard_conforming_strings")
+    assert [(one.channel, one.payload["new"]) for one in sent] == [(channel, {"text": "a"})]
+
+
+def test_no_right_to_call_pg_notify(pgnotifier_postgres):
+    """Where that was taken away, rows can be changed, and are told of with NOTIFY."""
+    channel = "it's 100%s of $1 \\"
+    source = make_source(Customer, NotifyOn(channel, new=["name"]).telling)
+    with (
+        pgnotifier_postgres.database() as dsn,
+        psycopg.connect(dsn, autocommit=True) as session,
+    ):
+        session.execute("CREATE TABLE shop_customer (id bigint, name text)")
+        session.execute(make_create('"shop_customer"', "t", ["insert"], source))
+        session.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        session.execute("REVOKE EXECUTE ON FUNCTION pg_notify FROM public")
+        session.execute(
+            "CREATE ROLE pgnotifier_poor; GRANT ALL ON shop_customer TO pgnotifier_poor"
+        )
+        try:
+            session.execute("SET ROLE pgnotifier_poor")
+            session.execute("INSERT INTO shop_customer (name) VALUES (E'it''s \\\\ $1 %s')")
+            (told,) = session.notifies(timeout=20, stop_after=1)
+        finally:
+            session.execute("RESET ROLE; DROP OWNED BY pgnotifier_poor; DROP ROLE pgnotifier_poor")
+    assert json.loads(told.payload)["new"] == {"name": "it's \\ $1 %s"}
 
 
 def test_what_json_has_one_value_for(migrate):

@@ -126,8 +126,11 @@ class _Capture:
             cursor.execute(_CAPTURE)
             for definition in self._functions:
                 cursor.execute(definition.replace(NAME, CAPTURING))
-            # By its short name the function is found before PostgreSQL's.
-            cursor.execute(f"SET search_path = {SCHEMA}, {self._path}, pg_catalog")
+            # By its short name the function is found before PostgreSQL's; all else isn't.
+            cursor.execute("SELECT pg_catalog.current_schemas(false)")
+            (named,) = cursor.fetchone()
+            first = SCHEMA if "pg_catalog" in named else f"{SCHEMA}, pg_catalog"
+            cursor.execute(f"SET search_path = {first}, {self._path}")
 
     def end(self) -> list[Notification]:
         """Take the changes back; return what was written down."""

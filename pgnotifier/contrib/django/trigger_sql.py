@@ -81,10 +81,25 @@ def make_body(model: Any, telling: Telling) -> str:
             f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
             f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
             "END IF;",
-            f"PERFORM pg_catalog.pg_notify({literal(telling.channel)}, payload);",
+            *_send(telling.channel),
             "RETURN NULL;",
         ]
     )
+
+
+def _send(channel: str) -> Iterable[str]:
+    # The right to call pg_notify() can be taken away, that to NOTIFY can't. Not in a block that
+    # catches errors: each of those with a notification takes memory until the transaction ends.
+    function = "pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)"
+    yield (
+        "IF pg_catalog.has_function_privilege("
+        f"'{function}'::pg_catalog.regprocedure, 'EXECUTE') THEN"
+    )
+    yield f"    PERFORM pg_catalog.pg_notify({literal(channel)}, payload);"
+    yield "ELSE"
+    notify = literal(f"NOTIFY {quote(channel)}, ")
+    yield f"    EXECUTE pg_catalog.concat({notify}, pg_catalog.quote_literal(payload));"
+    yield "END IF;"
 
 
 def make_source(model: Any, telling: Telling) -> str:
@@ -308,24 +323,33 @@ _DROP = f"""    SELECT t.tgfoid INTO former FROM pg_catalog.pg_trigger t
 
 
 def quote(name: str) -> str:
-    """Return a name as an identifier."""
-    return _escape(name, '"')
+    """Return a name as an identifier, without `$` and `%`: see `_escape`."""
+    if not _ESCAPED.intersection(name):
+        return '"' + name.replace('"', '""') + '"'
+    return 'U&"' + _escape(name, '"', "\\{:04x}") + '"'
 
 
 def literal(text: str) -> str:
-    """Return a text as a literal."""
-    # With standard_conforming_strings, which Django needs, too.
-    return _escape(text, "'")
+    """Return a text as a literal, without `$` and `%`: see `_escape`.
 
-
-def _escape(text: str, mark: str) -> str:
-    """Quote a text, without `$`, which would end a quotation by dollars, and without `%`.
-
-    Django and psycopg take `%` for a placeholder, in some statements and not in others.
-    https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-UESCAPE
+    It means the same whatever `standard_conforming_strings` is where a trigger runs: only `E''`
+    may hold a backslash, and `U&''` is an error where that is off.
+    https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE
     """
-    doubled = text.replace(mark, mark * 2)
-    if "$" not in text and "%" not in text:
-        return f"{mark}{doubled}{mark}"
-    escaped = doubled.replace("\\", "\\\\").replace("$", "\\0024").replace("%", "\\0025")
-    return f"U&{mark}{escaped}{mark}"
+    if "\\" not in text and not _ESCAPED.intersection(text):
+        return "'" + text.replace("'", "''") + "'"
+    return "E'" + _escape(text, "'", "\\u{:04x}") + "'"
+
+
+_ESCAPED = frozenset("$%")
+
+
+def _escape(text: str, mark: str, escape: str) -> str:
+    """Escape a text: `$` would end a quotation by dollars.
+
+    And Django and psycopg take `%` for a placeholder, in some statements and not in others.
+    """
+    escaped = text.replace("\\", "\\\\").replace(mark, mark * 2)
+    for one in sorted(_ESCAPED):
+        escaped = escaped.replace(one, escape.format(ord(one)))
+    return escaped
