@@ -134,6 +134,7 @@ def test_any_bytes(arrived):
 
         def __init__(self):
             self.inbox = []
+            self.succession = SimpleNamespace()
 
         def start(self):
             """Do nothing."""

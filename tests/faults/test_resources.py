@@ -94,7 +94,7 @@ def test_somebody_who_knows_the_private_channel():
     for number in range(10 * ECHOES):
         text = f"{number}".encode() if number % 2 else b"x" * 7000 + str(number).encode()
         found = [None, _Arrived(router.private.encode(), text)]
-        assert router.hand_on(found.pop, Moment.now()) is False
+        assert router.sort(found.pop, Moment.now(), lambda: False) == 0
     assert len(router.echoes) == ECHOES
     assert str(10 * ECHOES - 1) in router.echoes
 

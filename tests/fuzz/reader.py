@@ -97,7 +97,9 @@ def route(arrived):
     router.sort(lambda: next(waiting, None), Moment.now(), lambda: False)
     router.hand_on()
     while deliverer.waiting:
-        taker.dispatch(deque(deliverer._deliveries(deliverer._buffer.take(1000))))
+        deliveries = []
+        deliverer._decode_items(deliverer._buffer.take(1000), deliveries)
+        taker.dispatch(deque(deliveries))
     return taker.taken
 
 

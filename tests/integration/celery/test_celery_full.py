@@ -9,7 +9,7 @@ from celery import Celery
 from kombu import Connection
 
 from pgnotifier.connection import Backoff
-from pgnotifier.contrib.celery import CeleryDispatcher, carriers
+from pgnotifier.contrib.celery import CeleryDispatcher, carriers_amqp
 
 LONG = "x" * 5000
 
@@ -71,7 +71,7 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
 
 def test_no_disk(private_rabbitmq, publish, db, eventually, monkeypatch, caplog):
     """RabbitMQ reads nothing while its disk is full; afterwards all is there, in order."""
-    monkeypatch.setattr(carriers, "ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(carriers_amqp, "ANSWER_TIMEOUT", 1.0)
     server = private_rabbitmq
 
     def limit_disk(what):

@@ -114,7 +114,7 @@ def test_some_channels_only(open_shop, eventually):
     """`--channel` leaves out all others; one that nobody subscribed to is an error."""
     shop = open_shop(SOURCE)
     listener = shop.listener("-c", "orders")
-    assert "hearing 1 channels" in listener.log
+    assert "hearing 1 channel" in listener.log
     shop.notify(("images", "1"), ("orders", "2"))
     eventually(lambda: shop.redis.llen(shop.queue))
     listener.signal(signal.SIGTERM)
@@ -261,7 +261,7 @@ def test_what_cannot_be_delivered_in_time_is_told(open_shop):
     shop.wait_written("begun", 1)
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 1
-    assert "notifications undelivered" in listener.log
+    assert "1 notification undelivered" in listener.log
 
 
 def test_a_second_signal_ends_at_once(open_shop):

@@ -78,7 +78,7 @@ def test_what_cannot_be_delivered_in_time_is_told(open_shop):
     shop.wait_written("begun", 1)
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 1
-    assert "notifications undelivered" in listener.log
+    assert "1 notification undelivered" in listener.log
 
 
 def test_some_channels_only(open_shop, eventually):
