@@ -169,7 +169,7 @@ def test_resets(listen, ledger, pgnotifier_dsn):
 
 
 def test_no_storm_in_the_log(listen, sessions, caplog):
-    """A connection that is lost again and again is one warning a minute, and one that it is back."""
+    """Losing a connection again and again is one warning a minute, and so is getting it back."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     notifier = listen(sessions._dsn)
     for count in range(1, 21):
