@@ -164,7 +164,8 @@ class AnsweringServer:
         """Close the port and all connections."""
         self._is_stopping = True
         self._wake()
-        self._thread.join(STOP_TIMEOUT)
+        if self._thread is not threading.current_thread():  # as it is in a handler of the log
+            self._thread.join(STOP_TIMEOUT)
 
     def close(self) -> None:
         """Close all sockets: also those of the parent, in a forked child."""

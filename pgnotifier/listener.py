@@ -188,6 +188,10 @@ class Listener:
         """Whether the reader has ended without `stop()`: there was no first connection, say."""
         return self.ended.is_open and not self._stopping
 
+    def is_reader(self) -> bool:
+        """Return whether the reader runs the calling code: a handler of the log, say."""
+        return self._thread is threading.current_thread()
+
     def delivering_here(self) -> list[threading.Thread]:
         """Return the threads that go on delivering once the calling code, a callback, is done."""
         return [one.thread for one in self.deliverers.values() if one.is_current()]
@@ -281,14 +285,17 @@ class Listener:
         self._recover(reason)
 
     def _turn(self) -> None:
+        # A round trip takes the wake-up of whoever asks for something meanwhile. So that is looked
+        # for after the last one, before the reader waits.
+        if self._leads and not self._router.is_full():
+            self._backlog.look()
         self._run_commands()
         if self._companion is not None:
             self._accompany(self._companion)
         stuck = [one for one in (self._report_gap, self._state, self._router) if one.is_stuck]
         for one in stuck:
             one.resume()
-        for retired in self._router.take_retired():
-            self._told.pop(retired, None)
+        self._forget_retired()
         if not self._leads:
             self._link.wait(POLL)
             self._link.drain()
@@ -296,12 +303,16 @@ class Listener:
         elif self._router.is_full():
             self._link.pause()  # whoever makes room wakes the reader
         else:
-            self._backlog.look()
             missing = self._router.has_missed()
             if missing:
                 self._report_missed()
             # Last, as it wakes deliverers, and they can't run before the reader waits again.
             self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
+
+    def _forget_retired(self) -> None:
+        # A method of its own, so that no variable keeps them while the reader waits.
+        for retired in self._router.take_retired():
+            self._told.pop(retired, None)
 
     def _report_missed(self, *, at_once: bool = False) -> None:
         """Report what overflow policies have dropped.

@@ -836,6 +836,9 @@ class Notifier:
             raise
 
     def _confirm(self, done: Outcome) -> None:
+        listener = self._listener
+        if listener is not None and listener.is_reader():
+            return  # which would wait for itself; it is live once what called this is done
         if not done.wait(LIVE_TIMEOUT):
             status = self.status()
             full = any(dispatcher.full for dispatcher in status.dispatchers)

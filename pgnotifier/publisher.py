@@ -34,7 +34,8 @@ class Publisher:
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_sending = False
         self._connection: psycopg.Connection[Any] | None = None
         self._closing = False
 
@@ -51,7 +52,23 @@ class Publisher:
         """
         text = make_text(channel, payload, encoder)
         with self._lock:
-            self._closing = False
+            if not self._is_sending:
+                self._is_sending = True
+                try:
+                    self._notify(channel, text)
+                finally:
+                    self._is_sending = False
+                return
+        # This thread is in the midst of that: a signal handler, a finalizer or `db_conf` notifies.
+        another = Publisher(self._parameters)
+        try:
+            another._notify(channel, text)
+        finally:
+            another.close()
+
+    def _notify(self, channel: str, text: str) -> None:
+        self._closing = False
+        try:
             connection = self._connected()
             try:
                 _send(connection, channel, text)
@@ -69,9 +86,9 @@ class Publisher:
                     f"the connection was lost while notifying {channel!r}; whether it was sent "
                     f"is unknown: {reason}"
                 ) from exc
-            finally:
-                if self._closing:
-                    self._close()
+        finally:
+            if self._closing:
+                self._close()
 
     def close(self) -> None:
         """Close the connection; a later `notify` makes a new one.
@@ -82,13 +99,15 @@ class Publisher:
         self._closing = True
         if self._lock.acquire(blocking=False):
             try:
-                self._close()
+                if not self._is_sending:
+                    self._close()
             finally:
                 self._lock.release()
 
     def forget_in_child(self) -> None:
         """Start afresh in a forked child; the parent's connection is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_sending = False
         if self._connection is not None:
             forget_in_child(self._connection)
         self._connection = None

@@ -215,6 +215,7 @@ class Router:
             gone = {one.dispatcher for one in retired}
             self._retiring -= gone
             self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
+        self._routes.clear()  # which hold them
         self._routed = None
         return retired
 

@@ -1,7 +1,9 @@
 """Methods called from inside callbacks, and from many threads at once."""
 
+import logging
 import random
 import threading
+import time
 
 import pytest
 
@@ -235,3 +237,58 @@ def test_starting_and_stopping_from_many_threads(notifier, db, record, eventuall
     db.notify("a", "once")
     db.notify("a", "end")
     assert record.wait_for(2) == ["once", "end"]
+
+
+def test_unsubscribing_and_subscribing_at_once(notifier):
+    """What is asked for while the reader looks at the server's queue isn't left until later."""
+    notifier.subscribe(1, "orders", print)
+    notifier.unsubscribe(1, "orders")
+    begun = time.monotonic()
+    notifier.subscribe(2, "orders", print)
+    assert time.monotonic() - begun < 10  # a heartbeat is 15 s
+
+
+def test_notifying_while_notifying(pgnotifier_dsn, make_notifier, db):
+    """As `db_conf` may, and signal handlers and finalizers."""
+    inner = []
+
+    def db_conf():
+        if not inner:
+            inner.append(1)
+            notifier.notify("orders", "inner")
+            notifier.stop()
+        return pgnotifier_dsn
+
+    notifier = make_notifier(db_conf)
+    done = threading.Thread(target=notifier.notify, args=("orders", "outer"), daemon=True)
+    done.start()
+    done.join(20)
+    assert not done.is_alive()
+    notifier.notify("orders", "again")
+
+
+def test_a_handler_of_the_log_that_subscribes(pgnotifier_dsn, make_notifier):
+    """On the reader's thread it can't wait for the reader."""
+    logger, inside = logging.getLogger("pgnotifier.listener"), []
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            if not inside:
+                inside.append(record)
+                notifier.subscribe(2, "images", print)
+
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.subscribe(1, "orders", print)
+    handler = Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        begun = time.monotonic()
+        notifier.restart()
+        assert time.monotonic() - begun < 10
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert inside
+    assert notifier.get_channels() == {"orders", "images"}
