@@ -10,6 +10,7 @@ from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from pgnotifier.bell import Bell
 from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
@@ -57,7 +58,7 @@ class Deliverer:
     """Takes what the reader puts into its buffer, decodes it and has it dispatched.
 
     The reader calls `put`, the deliverer's thread everything that begins with an
-    underscore, and `stop` may come from anywhere. `_condition` guards the buffer's
+    underscore, and `stop` may come from anywhere. `_bell.lock` guards the buffer's
     bounds and the flags; it is never held while decoding or dispatching.
     """
 
@@ -98,8 +99,8 @@ class Deliverer:
         self._batch: deque[Delivery] = deque()
         self._gatherer = Gatherer(size, max_bytes // GATHERED)
         self._warn = Recurring(logger)
-        self._condition = threading.Condition()
-        self.succession = Succession(dispatcher, self._condition, self._buffer, self._gatherer)
+        self._bell = Bell()
+        self.succession = Succession(dispatcher, self._bell, self._buffer, self._gatherer)
         self._stopping = False
         self._abandoned = False
         self._has_ended = False
@@ -172,36 +173,42 @@ class Deliverer:
 
     def put(self) -> None:
         """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
+        self.stow()
+        self.ring()
+
+    def stow(self) -> None:
+        """Do as `put`, but leave it to `ring` to wake the thread."""
         items, self.inbox = self.inbox, []
-        with self._condition:
-            idle = not self._buffer
+        with self._bell.lock:
             self._buffer.put(items)
-            if idle:
-                self._condition.notify()
+
+    def ring(self) -> None:
+        """Wake the thread, if it waits."""
+        self._bell.ring()
 
     def bar(self, barrier: Barrier) -> None:
         """Deliver nothing that is put from now on until a barrier is lifted."""
-        with self._condition:
+        with self._bell.lock:
             self._buffer.bar(barrier)
 
     def lift(self, barrier: Barrier, deliveries: Iterable[Delivery] = ()) -> bool:
         """Go on behind a barrier, with some deliveries first; return False if it is too late."""
-        with self._condition:
+        with self._bell.lock:
             barrier.deliveries = tuple(deliveries)
             barrier.is_open = True
-            self._condition.notify()
+            self._bell.ring()
             return not barrier.is_taken
 
     def take_over(self, item: Item | Barrier) -> bool:
         """Deliver what another deliverer hands on; return False if this one has ended."""
-        with self._condition:
+        with self._bell.lock:
             if self._has_ended:
                 return False
             if isinstance(item, Barrier):
                 self._buffer.bar(item)
             else:
                 self._buffer.put([item])
-            self._condition.notify()
+            self._bell.ring()
             return True
 
     @property
@@ -215,14 +222,14 @@ class Deliverer:
         Args:
             at_once: Whether there will be no later call.
         """
-        with self._condition:
+        with self._bell.lock:
             return self._buffer.take_missed(Moment.now(), at_once=at_once)
 
     def hurry(self) -> None:
         """Deliver what is left with short pauses only, then end; returns at once."""
-        with self._condition:
+        with self._bell.lock:
             self._stopping = True
-            self._condition.notify()
+            self._bell.ring()
 
     def retire(self) -> bool:
         """End, if there is nothing to do; return whether that is so.
@@ -230,13 +237,13 @@ class Deliverer:
         Called by the reader, again and again. What may take its time is left to this one's thread:
         to ask the dispatcher for what is pending, and to close it.
         """
-        with self._condition:
+        with self._bell.lock:
             busy = self.inbox or self._buffer or self._buffer.has_missed or self._gatherer.waiting
             if self._is_retiring and self._is_idle and not busy and not self.succession.has_news:
                 self._stopping = self._has_retired = True
             elif not self._is_retiring:
                 self._is_retiring, self._is_idle = True, False
-            self._condition.notify()
+            self._bell.ring()
             return self._has_retired
 
     def stay(self) -> None:
@@ -248,8 +255,8 @@ class Deliverer:
 
         In any other child there is no thread to end.
         """
-        self._condition = threading.Condition()
-        self.succession.forget_in_child(self._condition)
+        self._bell = Bell()
+        self.succession.forget_in_child(self._bell)
         self._stopping = self._abandoned = True
         self._buffer.clear()
         self._gatherer.clear()
@@ -275,12 +282,12 @@ class Deliverer:
         self._thread.join(max(0.0, deadline - monotonic()))
         if not self._thread.is_alive():
             return 0
-        with self._condition:
+        with self._bell.lock:
             self._abandoned = True
             left = self.waiting
             self._buffer.clear()
             self._batch.clear()  # ends the loop of a dispatcher that is in the middle of it
-            self._condition.notify()
+            self._bell.ring()
         self.dispatcher.abandon()
         return max(left, 1)
 
@@ -291,7 +298,7 @@ class Deliverer:
                 while not self._deliver_some():
                     pass
                 self._wait_for_pending()
-                with self._condition:
+                with self._bell.lock:
                     more = self.succession.has_news or self._buffer
                     self._has_ended = self._abandoned or not more
         finally:
@@ -325,7 +332,7 @@ class Deliverer:
             self._forward_waiting()
         batch = deque(deliveries)
         batch.extend(self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic()))
-        with self._condition:
+        with self._bell.lock:
             if self._abandoned:  # in the time that the decoder took
                 return True
             self._batch, self._decoding = batch, 0
@@ -345,14 +352,14 @@ class Deliverer:
     def _take(self) -> list[Item | Barrier]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         pends = self._is_retiring and self.dispatcher.pending > 0
-        with self._condition:
+        with self._bell.lock:
             while not (self._may_take() or self._stopping or self.succession.has_news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
                     break
                 self._is_idle = not pends
-                self._condition.wait(RETIRE_CHECK if pends else left)
+                self._bell.wait(RETIRE_CHECK if pends else left)
                 if pends or self._is_retiring:
                     break
             rests = not (self._buffer or self._gatherer.waiting or self.succession.has_news)
@@ -364,7 +371,7 @@ class Deliverer:
 
     def _see_to_room(self) -> None:
         """Have the reader go on once there is room again for what it reads."""
-        with self._condition:
+        with self._bell.lock:
             has_room = self._buffer.has_room_again()
         if has_room:
             self._on_room()
@@ -508,7 +515,7 @@ class Deliverer:
 
         What was subscribed anew goes to whom it is for by now.
         """
-        with self._condition:  # `stop` may empty the batch
+        with self._bell.lock:  # `stop` may empty the batch
             waiting = [one for one in batch if one.binding.live or one.binding.heir]
             batch.clear()
         renewed: list[Delivery] = []
@@ -521,14 +528,14 @@ class Deliverer:
             else:
                 renewed.append(one)
         self._forward_waiting()
-        with self._condition:
+        with self._bell.lock:
             if not self._abandoned:
                 batch.extend(renewed)
 
     def _pause(self, seconds: float) -> None:
         """Wait, but cut it short for `stop`, which has only so long to see all delivered."""
-        with self._condition:
+        with self._bell.lock:
             hurried = self._stopping
             deadline = monotonic() + (min(seconds, 0.2) if hurried else seconds)
             while self._stopping is hurried and (left := deadline - monotonic()) > 0:
-                self._condition.wait(left)
+                self._bell.wait(left)

@@ -56,7 +56,7 @@ BUSY = 1000
 PAUSE = 0.001
 """Seconds of such a pause, in which several come: waking two threads for each of them would cost
 many times what reading and delivering it does."""
-READS = 8
+READS = 16
 """How often to read in one go, while there is more: libpq reads 16 kB at a time."""
 
 POOLED = (
@@ -131,7 +131,7 @@ class Link:
         self._heartbeat = heartbeat
         self._timeout = timeout
         self._is_stopping = is_stopping
-        self._waiter = Waiter()
+        self._waiter = Waiter(router.ring)
         self._warn = Recurring(logger)
         self._pause = Pause(parameters, self._waiter, heartbeat)
         self._due_at = monotonic()
@@ -180,7 +180,7 @@ class Link:
         else:
             self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
         received = self._router.received
-        self.drain()
+        self._drain()
         now = monotonic()
         came_fast = self._router.received - received > BUSY * (now - self._heard_at)
         self._is_busy = came_fast and self._reads_left > 0
@@ -339,13 +339,23 @@ class Link:
         Raises:
             ConnectionLostError: The server is gone.
         """
+        try:
+            self._drain()
+        finally:
+            self._router.ring()
+
+    def _drain(self) -> None:
+        """Do so, but have it delivered only when the reader waits next."""
         assert self.session is not None
         try:
             self._reads_left = READS
             self._read_more()
             self._sort(self._read_more)
+        except ConnectionLostError:
+            self._sort()  # what came before
+            raise
         finally:
-            self.hand_on()  # what came before the connection was lost, too
+            self._router.stow()
 
     def drain_last(self) -> None:
         """Read what has arrived, lost or not."""
@@ -416,7 +426,6 @@ class Link:
     def hand_on(self) -> None:
         """Hand on what libpq has parsed."""
         self._sort()
-        # Once, at the end: the deliverers that it wakes can't run before the reader waits.
         self._router.hand_on()
 
     def _sort(self, read_more: Callable[[], bool] = _read_nothing) -> None:

@@ -35,6 +35,8 @@ def is_shallow_json(data: bytes) -> bool:
     """
     return (
         len(data) <= JSON_DEPTH
+        # None that opens comes later than so many bytes, of which each opens one at most.
+        or (data.rfind(b"{") < JSON_DEPTH and data.rfind(b"[") < JSON_DEPTH)
         or _has_few_brackets(data)
         or len(data.translate(None, _NO_OPENING)) <= JSON_DEPTH
         or nests_within(JSON_DEPTH, _json_brackets(data))

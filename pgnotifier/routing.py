@@ -79,6 +79,7 @@ class Router:
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
         self.echoes: dict[str, int] = {}
         self._echo = _Echo()
+        self._unrung: list[Deliverer] = []
         self._registry = registry
         self._make_deliverer = make_deliverer
         self._find_leaving = leaving
@@ -143,6 +144,21 @@ class Router:
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.put()
+
+    def stow(self) -> None:
+        """Do so, but leave it to `ring` to wake the deliverers."""
+        for deliverer in self.deliverers.values():
+            if deliverer.inbox:
+                deliverer.stow()
+                self._unrung.append(deliverer)
+
+    def ring(self) -> None:
+        """Wake the deliverers that something was stowed for.
+
+        To be called just before the reader waits: until then, they would only wait for the reader.
+        """
+        while self._unrung:
+            self._unrung.pop().ring()
 
     def counts(self) -> Mapping[str, int]:
         """Return how many notifications have come on each registered channel. For any thread."""

@@ -6,9 +6,9 @@ on in order: to itself, in the shape that the heir expects, or to the other disp
 """
 
 from collections import deque
-from threading import Condition
 from typing import TYPE_CHECKING
 
+from pgnotifier.bell import Bell
 from pgnotifier.buffer import Barrier, Buffer, Item, bindings_of, with_bindings
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.gathering import Gatherer, shape
@@ -32,20 +32,20 @@ class Succession:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, condition: Condition, buffer: Buffer, gatherer: Gatherer
+        self, dispatcher: Dispatcher, bell: Bell, buffer: Buffer, gatherer: Gatherer
     ) -> None:
         """Take what belongs to the deliverer.
 
         Args:
             dispatcher: Its dispatcher.
-            condition: Guards its buffer, and is notified when there is something to do.
+            bell: Guards its buffer, and is rung when there is something to do.
             buffer: What waits undecoded.
             gatherer: What is held back.
         """
         self.find: Callable[[Dispatcher], Deliverer | None] = lambda _: None
         self.helped: set[Dispatcher] = set()
         self._dispatcher = dispatcher
-        self._condition = condition
+        self._bell = bell
         self._buffer = buffer
         self._gatherer = gatherer
         self._news: list[Binding] = []
@@ -58,11 +58,11 @@ class Succession:
 
     def note(self, binding: "Binding") -> None:
         """Learn that a binding has an heir."""
-        with self._condition:
+        with self._bell.lock:
             self._have_been = True
             if binding not in self._news:
                 self._news.append(binding)
-            self._condition.notify()
+            self._bell.ring()
 
     def take_back(self) -> dict[int, Delivery]:
         """Return what was on its way to the dispatcher for bindings with an heir, by its identity.
@@ -70,7 +70,7 @@ class Succession:
         Nothing more is handed to the dispatcher for these from now on. Until now it was, in the
         midst of a batch as well: what comes later must not overtake what it passes on.
         """
-        with self._condition:
+        with self._bell.lock:
             news, self._news = self._news, []
         for binding in news:
             binding.is_left = True
@@ -109,7 +109,7 @@ class Succession:
         """Take out of the buffer what is for other dispatchers: this one may be slow, or stuck."""
         if not self._have_been:  # so that there is nothing to look for
             return []
-        with self._condition:
+        with self._bell.lock:
             items = self._buffer.extract(lambda one: not self.serves(self.follow(one)))
         return [(self.follow(_binding_of(item)), item) for item in items]
 
@@ -125,9 +125,9 @@ class Succession:
         barrier.deliveries = (Delivery(binding, item.notification),)
         return deliverer.take_over(barrier)
 
-    def forget_in_child(self, condition: Condition) -> None:
+    def forget_in_child(self, bell: Bell) -> None:
         """Leave all to the parent, in a forked child."""
-        self._condition = condition
+        self._bell = bell
         self._news.clear()
 
     def stand_in(self, binding: "Binding", arrived: "Notification") -> deque[Delivery]:

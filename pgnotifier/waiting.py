@@ -4,6 +4,7 @@ import contextlib
 import select
 import selectors
 import socket
+from collections.abc import Callable
 
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux's; the others tell POLLHUP unasked
 
@@ -11,7 +12,13 @@ _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux's; the others tell POLLHUP u
 class Waiter:
     """Waits for one socket, or to be woken. `wake` is for any thread, the rest for the owner."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], object] = lambda: None) -> None:
+        """Open the descriptors.
+
+        Args:
+            before: Called just before each wait.
+        """
+        self._before = before
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)  # noqa: FBT003 - positional only
         self._waker.setblocking(False)  # noqa: FBT003
@@ -43,6 +50,7 @@ class Waiter:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
         poll.register(fd, _HUNG_UP)
+        self._before()
         ready = dict(poll.poll(max(0.0, timeout) * 1000))
         if self._woken.fileno() in ready:
             self._take_wakes()
@@ -68,6 +76,7 @@ class Waiter:
             self._woken.recv(4096)
 
     def _select(self, selector: selectors.BaseSelector, timeout: float) -> None:
+        self._before()
         for key, _ in selector.select(timeout):
             if key.fileobj is self._woken:
                 self._take_wakes()
