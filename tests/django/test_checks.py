@@ -77,7 +77,7 @@ def test_what_a_package_is_missing(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "rq", None)
     settings.PGNOTIFIER = {"DISPATCHER": "rq"}
     found = said()["pgnotifier.E006"]
-    assert "rq isn't installed: pip install 'pgnotifier[rq]'" in found.msg
+    assert "needs rq, which isn't installed. Run: pip install 'pgnotifier[rq]'" in found.msg
 
 
 def test_a_package_that_is_missing_is_said_once(settings, monkeypatch):
