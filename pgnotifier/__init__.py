@@ -2,9 +2,9 @@
 
 The route of a notification, and the modules that it passes:
 
-    connection -> listener -> decode -> registry -> dispatcher
-    one psycopg   LISTEN,     text to   channel to   inline, threads, asyncio,
-    connection    drain       Python    {id: sub}    Celery, RQ, Django, yours
+    connection -> listener -> registry -> buffer -> decode -> dispatcher
+    one psycopg   LISTEN,     channel to  bounded,  text to   inline, threads, asyncio,
+    connection    drain       {id: sub}   in order  Python    Celery, RQ, Django, yours
 
 A `Notifier` is what a user holds; it starts the listener and owns the registry.
 """

@@ -119,8 +119,8 @@ class Parameters:
                 the first one may hang.
 
         Raises:
-            ConnectionFailedError: With libpq's reason: unreachable server, wrong password, a
-                database that doesn't exist.
+            ConnectionFailedError: With the reason: unreachable server, wrong password, a database
+                that doesn't exist, a server that refuses what a session needs.
             ConfigurationError: A parameter has a value that libpq refuses.
         """
         shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
@@ -129,7 +129,7 @@ class Parameters:
             return self._open(settings)
         except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
             reason = in_one_line(exc)
-            if isinstance(exc, psycopg.ProgrammingError) or _REFUSED_VALUE.match(reason):
+            if _is_refused_by_client(exc) or _REFUSED_VALUE.match(reason):
                 raise ConfigurationError(
                     f"the connection parameters ({self!r}): {reason}"
                 ) from None
@@ -146,15 +146,12 @@ class Parameters:
         connection = self._connect(settings)
         version = connection.info.server_version
         try:
-            set_up(connection)
-        except psycopg.errors.InsufficientPrivilege:
-            pass  # no right to look at settings: some work as they are
+            _set_up_or_close(connection)
         except psycopg.Error:
             # Its role or database may have a timeout that leaves no time for that.
-            connection.close()
             options = options_without_timeouts(self._known.get("options"), version)
             connection = self._connect({**settings, "options": options})
-            set_up(connection)
+            _set_up_or_close(connection)
         return connection
 
     def _connect(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
@@ -166,6 +163,21 @@ class Parameters:
             if "MULE_INTERNAL" not in str(exc):  # which can't be converted to UTF-8
                 raise
             return psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+
+
+def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
+    try:
+        set_up(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        pass  # no right to look at settings: some work as they are
+    except psycopg.Error:
+        connection.close()
+        raise
+
+
+def _is_refused_by_client(exc: Exception) -> bool:
+    """Return whether psycopg or libpq refuses the parameters, and no server has said so."""
+    return isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
 
 
 class SuppliedParameters(Parameters):

@@ -536,10 +536,11 @@ class Notifier:
         """Return what the notifier is doing, and what it has done."""
         registry, listener = self._registry, self._listener
         deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+        current = self._state.current
         return Status(
-            state=self._state.current.state,
-            since=self._state.current.since,
-            why=self._state.current.why,
+            state=current.state,
+            since=current.since,
+            why=_why_paused(deliverers) if current.state == "hearing" else current.why,
             connection=repr(self._parameters),
             channels=len(registry),
             subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
@@ -876,6 +877,17 @@ class Notifier:
         for dispatcher in tuple(self._once_attached):
             dispatcher.forget_in_child()
         self._publisher.forget_in_child()
+
+
+def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
+    """Return why a listener that hears reads nothing; None if it reads."""
+    for one in deliverers:
+        if one.full:
+            since = one.trouble.since
+            said = f" since {since.isoformat(timespec='seconds')}" if since is not None else ""
+            why = f": {one.trouble.why}" if one.trouble.why else ""
+            return f"nothing is read{said}, as the buffer of {one.name} is full{why}"
+    return None
 
 
 def check_values(

@@ -82,9 +82,9 @@ class Registrar:
     def add(self, channels: Iterable[str]) -> list[str]:
         """Add channels, and return those that weren't there."""
         new = [name for name in channels if name not in self.registry]
+        self.registry = self.registry.add(new)
         for name in new:
             self._spelling.check(name, self.registry)
-        self.registry = self.registry.add(new)
         return new
 
     def remove(self, channels: Iterable[str]) -> None:

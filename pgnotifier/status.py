@@ -44,8 +44,9 @@ class Status:
     Attributes:
         state: `starting`, `hearing`, `deaf`, `standby` or `stopped`.
         since: Since when; aware, in UTC.
-        why: What made it deaf, or keeps it so, or from connecting at the start, in words; else
-            None.
+        why: What made it deaf, or keeps it so, or from connecting at the start, or from reading
+            although it hears, as a buffer is full; in words, with the time since when nothing is
+            read. Else None.
         connection: Where it connects to, without the password.
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.

@@ -12,7 +12,8 @@ from django.test.utils import isolate_apps
 
 from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
 from pgnotifier.contrib.django.conf import check_settings
-from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.notifiers import MAKERS, get_notifier
+from pgnotifier.errors import PgNotifierError
 
 
 def said(**kwargs):
@@ -76,7 +77,25 @@ def test_what_a_package_is_missing(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "rq", None)
     settings.PGNOTIFIER = {"DISPATCHER": "rq"}
     found = said()["pgnotifier.E006"]
-    assert "rq isn't installed: pip install 'pgnotifier[rq]'" in found.msg
+    assert "needs rq, which isn't installed. Run: pip install 'pgnotifier[rq]'" in found.msg
+
+
+def test_a_package_that_is_missing_is_said_once(settings, monkeypatch):
+    """And not once more for each task."""
+
+    def fail():
+        raise PgNotifierError("celery isn't installed")
+
+    monkeypatch.setitem(MAKERS, "celery", fail)
+    monkeypatch.setattr("pgnotifier.contrib.django.notifiers._dispatchers", {})
+    settings.PGNOTIFIER = {"DISPATCHER": "celery"}
+    channel = Channel("unserved")
+    try:
+        channel.task(lambda **_: None, id="late")
+        assert said().keys() == {"pgnotifier.E006"}
+    finally:
+        get_notifier("default").remove_channel("unserved", autorun=False)
+        del Channel.known["unserved"]
 
 
 def test_a_task_that_is_refused(through):

@@ -298,3 +298,26 @@ def test_an_unknown_channel():
     """It is told, with the nearest."""
     with pytest.raises(CommandError, match=r"no subscription on channel 'order' \(did you mean"):
         call_command("pgnotifier", "--noreload", "--channel", "order")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--health-port", "0"),
+        ("--health-port", "65536"),
+        ("--health-port", "http"),
+        ("--drain-timeout", "-1"),
+        ("--drain-timeout", "nan"),
+    ],
+)
+def test_values_that_can_not_be(option, value):
+    """They are refused in a line that names the option."""
+    with pytest.raises(CommandError, match=option):
+        call_command("pgnotifier", "--noreload", f"{option}={value}")
+
+
+def test_a_hook_that_can_not_be_called(settings):
+    """It doesn't start, as the check says."""
+    settings.PGNOTIFIER = {**settings.PGNOTIFIER, "ON_GAP": "shop.models.models"}
+    with pytest.raises(CommandError, match=r"PGNOTIFIER\['ON_GAP'\] is the path of no callable"):
+        call_command("pgnotifier", "--noreload", skip_checks=True)

@@ -71,3 +71,43 @@ def test_why_a_dispatcher_does_not_get_on(pgnotifier_dsn, make_notifier, db, eve
     eventually(lambda: not notifier.status().dispatchers[0].retrying)
     (found,) = notifier.status().dispatchers
     assert (found.since, found.why) == (None, None)
+
+
+def test_why_nothing_is_read(pgnotifier_dsn, make_notifier, db, eventually):
+    """A full buffer is the reason at the top as well, for as long as it keeps the reader."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def block(*_):
+        begun.set()
+        go_on.wait(30)
+
+    notifier = make_notifier(pgnotifier_dsn, buffer_size=2)
+    notifier.subscribe(1, "a", block)
+    assert notifier.status().why is None
+    try:
+        db.notify("a")
+        assert begun.wait(30)
+        for number in range(10):
+            db.notify("a", number)
+        eventually(lambda: notifier.status().dispatchers[0].full)
+        status = notifier.status()
+        assert status.state == "hearing"
+        since = status.dispatchers[0].since.isoformat(timespec="seconds")
+        assert status.why.startswith(f"nothing is read since {since}")
+        assert "InlineDispatcher" in status.why
+        assert status.to_dict()["why"] == status.why
+    finally:
+        go_on.set()
+    eventually(lambda: notifier.status().why is None)
+
+
+def test_why_it_is_still_starting(make_notifier, eventually):
+    """What keeps it from connecting is there while it waits for the server."""
+    notifier = make_notifier("host=127.0.0.1 port=1", wait=True)
+    notifier.add_channels("a", autorun=False)
+    notifier.begin()
+    eventually(lambda: notifier.status().why is not None)
+    status = notifier.status()
+    assert status.state == "starting"
+    assert "Connection refused" in status.why
+    assert "\n" not in status.why

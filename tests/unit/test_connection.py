@@ -272,3 +272,24 @@ def test_one_line(free_port):
         Parameters({"host": "127.0.0.1,localhost", "port": free_port}).connect()
     assert "Connection refused" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", ["UndefinedFunction", "SyntaxError", "FeatureNotSupported"])
+def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
+    """No parameter is wrong: it may pass. Neither connection is left open."""
+    opened = []
+
+    def connect(*_, **__):
+        info = SimpleNamespace(server_version=180000, backend_pid=1)
+        opened.append(SimpleNamespace(info=info, closed=False))
+        opened[-1].close = lambda one=opened[-1]: setattr(one, "closed", True)
+        return opened[-1]
+
+    def set_up(_):
+        raise getattr(psycopg.errors, error)("it isn't PostgreSQL")
+
+    monkeypatch.setattr("psycopg.connect", connect)
+    monkeypatch.setattr("pgnotifier.connection.set_up", set_up)
+    with pytest.raises(ConnectionFailedError, match="it isn't PostgreSQL"):
+        Parameters("host=h").connect()
+    assert [one.closed for one in opened] == [True, True]

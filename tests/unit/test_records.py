@@ -10,9 +10,16 @@ import pgnotifier
 from pgnotifier.records import about, count
 
 ROOT = Path(pgnotifier.__file__).parent
-CORE = sorted(ROOT.glob("*.py"))
+LOGGING = sorted({*ROOT.glob("*.py"), *ROOT.glob("contrib/**/*.py")})
 DOCS = Path(__file__).parents[2] / "docs" / "logging.md"
-STATES = {"starting", "hearing", "standby", "stopped"}  # that of the moment is the event's name
+STATES = {
+    "starting",
+    "hearing",
+    "standby",
+    "stopped",
+    "stamped",
+    "unstamped",
+}  # that of the moment is the event's name
 
 
 def test_about():
@@ -32,7 +39,7 @@ def test_every_record_is_listed():
     listed = {name: fields for names, fields in rows for name in re.findall(r"`(\w+)`", names)}
     listed.pop("pgnotifier_event")
     found = STATES.copy()
-    for path in CORE:
+    for path in LOGGING:
         for event, fields in re.findall(
             r'\babout\(\s*"(\w+)"(.*?)\)\n', path.read_text(), re.DOTALL
         ):
@@ -44,9 +51,9 @@ def test_every_record_is_listed():
 
 
 def test_every_call_has_fields():
-    """No module of the core logs without."""
-    calls = re.compile(r"(?:logger\.(?:log|debug|info|warning|error|exception)|_warn)\(\n?")
-    for path in CORE:
+    """No module logs without."""
+    calls = re.compile(r"(?:logger\.(?:log|debug|info|warning|error|exception)|self\._warn)\(\n?")
+    for path in LOGGING:
         text = path.read_text()
         for call in calls.finditer(text):
             depth, end = 1, call.end()

@@ -27,6 +27,26 @@ def test_by_case_alone(caplog):
     assert [record.others for record in caplog.records] == [["orders"], ["Orders", "orders"]]
 
 
+def test_the_one_without_capitals_comes_later(caplog):
+    """It is warned of as well, once, unless it was named already."""
+    spelling = Spelling()
+    spelling.check("Orders", set())
+    for _ in range(2):
+        spelling.check("orders", {"Orders"})
+    record = caplog.records[-1]
+    assert [one.channel for one in caplog.records] == ["Orders", "orders"]
+    assert "'orders' differs by case alone from 'Orders'" in record.getMessage()
+    assert (record.pgnotifier_event, record.others) == ("channel_case", ["Orders"])
+
+
+def test_one_call_adds_both(caplog):
+    """One warning names both, in whatever order they are given."""
+    for names in (["Orders", "orders"], ["orders", "Orders"]):
+        caplog.clear()
+        Notifier("host=nowhere").add_channels(names, autorun=False)
+        assert [(one.channel, one.others) for one in caplog.records] == [("Orders", ["orders"])]
+
+
 @pytest.mark.parametrize("name", ["orders", "größe", "Shop.Orders", "Two words", "9A", "É"])
 def test_what_is_not_meant(caplog, name):
     """Names without capitals, and those that SQL takes in quotes only."""

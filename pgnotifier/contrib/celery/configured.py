@@ -13,6 +13,7 @@ from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_se
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notifier import Notifier, check_values
+from pgnotifier.records import about
 from pgnotifier.registry import check_channels
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
@@ -126,7 +127,9 @@ class CeleryNotifier(Notifier):
             return MissingParameters(str(exc))
 
     def _postpone(self, problem: PgNotifierError) -> None:
-        logger.warning("this notifier could not be started: %s", problem)
+        logger.warning(
+            "this notifier could not be started: %s", problem, extra=about("not_configured")
+        )
         self._problem = self._problem or problem
 
     def autodiscover(self, packages: Packages = None, related_name: str = "notifications") -> None:

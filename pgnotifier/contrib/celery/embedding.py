@@ -22,6 +22,7 @@ from pgnotifier.errors import (
     NotifierStoppedError,
     PgNotifierError,
 )
+from pgnotifier.records import about
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -99,13 +100,20 @@ class Embedded:
             try:
                 notifier.start()
             except (ConnectionFailedError, ListenRefusedError, NotHearingError) as exc:
-                logger.log(logging.INFO if warned else logging.ERROR, "%s; trying on", exc)
+                logger.log(
+                    logging.INFO if warned else logging.ERROR,
+                    "%s; trying on",
+                    exc,
+                    extra=about("not_back", error=type(exc).__name__),
+                )
                 warned = True
                 self._stopping.wait(backoff.pause())
             except NotifierStoppedError:
                 return
-            except PgNotifierError:
-                logger.exception("not listening")
+            except PgNotifierError as exc:
+                logger.exception(
+                    "not listening", extra=about("not_listening", error=type(exc).__name__)
+                )
                 return
             else:
                 return

@@ -23,6 +23,7 @@ from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import Given, Target
 from pgnotifier.contrib.celery.tracing import Library, Trace
 from pgnotifier.dispatch import Delivery
+from pgnotifier.records import about
 from pgnotifier.salvaging import salvage
 
 logger = logging.getLogger("pgnotifier.celery")
@@ -313,6 +314,12 @@ class Publisher:
                 subscription.id,
                 subscription.channel,
                 obstacle,
+                extra=about(
+                    "unstamped",
+                    subscription=subscription.id,
+                    channel=subscription.channel,
+                    why=obstacle,
+                ),
             )
         else:
             self._obstacles.pop(delivery.binding.target, None)

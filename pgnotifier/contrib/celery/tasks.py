@@ -11,6 +11,7 @@ from pgnotifier.contrib.celery.forking import renew_in_children
 from pgnotifier.dispatch import Callback
 from pgnotifier.errors import ConfigurationError, TaskNameError
 from pgnotifier.locks import ForkSafeLock
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.celery")
 
@@ -277,7 +278,7 @@ class AppTasks:
             try:
                 self.register(task)
             except TaskNameError as exc:
-                logger.error("%s", exc)  # noqa: TRY400 - that says it all
+                logger.error("%s", exc, extra=about("not_subscribed", error=type(exc).__name__))  # noqa: TRY400 - that says it all
 
     def check(self) -> None:
         """Raise what kept a task from being registered, if anything did.

@@ -16,6 +16,7 @@ import msgspec
 from celery.app.task import Context
 
 from pgnotifier.dispatch import Delivery
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.celery")
 
@@ -99,9 +100,9 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     def make_headers(self, described: list[Any], task_id: str) -> dict[str, Any]:
         """Return what the libraries add to a message that Celery doesn't make."""
         headers: dict[str, Any] = {}
-        for library, about in zip(self.libraries, described, strict=True):
+        for library, description in zip(self.libraries, described, strict=True):
             try:
-                headers.update(library.make_headers(self, about, task_id))
+                headers.update(library.make_headers(self, description, task_id))
             except Exception:  # noqa: BLE001 - of whatever type
                 _log_failure(library)
         return headers
@@ -128,7 +129,12 @@ class Trace(msgspec.Struct, eq=False, gc=False):
 
 def _log_failure(library: Library) -> None:
     """Say why a message has no trace: better so than that there is no message."""
-    logger.debug("%s failed to trace a message", type(library).__name__, exc_info=True)  # noqa: LOG014
+    logger.debug(
+        "%s failed to trace a message",
+        type(library).__name__,
+        exc_info=True,  # noqa: LOG014 - called by handlers
+        extra=about("untraced"),
+    )
 
 
 def split_headers(

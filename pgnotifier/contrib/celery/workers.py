@@ -14,6 +14,7 @@ from celery import Celery, canvas
 
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
+from pgnotifier.records import about
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -76,10 +77,15 @@ class Question:
                     logging.INFO if pause == PAUSES[0] else logging.DEBUG,
                     "no worker has answered yet, so whether one knows %s isn't known",
                     _show(unknown),
+                    extra=about("workers_silent", count=len(unknown)),
                 )
             except Exception as exc:  # noqa: BLE001 - of whatever type a transport raises
                 # The broker is down, which the dispatcher says if it matters; or it has no fanout.
-                logger.debug("the workers can't be asked for their tasks: %s", exc)
+                logger.debug(
+                    "the workers can't be asked for their tasks: %s",
+                    exc,
+                    extra=about("workers_silent", error=type(exc).__name__),
+                )
             if self._ended.wait(pause):
                 return
 
@@ -99,6 +105,7 @@ class Question:
                 "listener (asked: %s)",
                 _show(missing),
                 ", ".join(sorted(answers)),
+                extra=about("tasks_unknown", tasks=sorted(missing), count=len(missing)),
             )
         return bool(answers)
 

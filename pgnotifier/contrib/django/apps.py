@@ -9,6 +9,8 @@ from django.core.checks import Tags, register
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
+from pgnotifier.records import about
+
 logger = logging.getLogger("pgnotifier.django")
 
 
@@ -34,7 +36,12 @@ class PgNotifierConfig(AppConfig):
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
         problems = check_settings()
         for _, problem in problems:  # for those who run no checks, as workers do
-            logger.error("nothing is received: %s %s", problem.message, problem.hint)
+            logger.error(
+                "nothing is received: %s %s",
+                problem.message,
+                problem.hint,
+                extra=about("not_configured"),
+            )
         if not problems:
             autodiscover_modules("notifications")
             Channel.start_subscribing()

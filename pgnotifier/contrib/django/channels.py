@@ -20,6 +20,7 @@ from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
 from pgnotifier.publisher import make_text
+from pgnotifier.records import about
 from pgnotifier.registry import check_channel
 from pgnotifier.substitutes import Encoder
 
@@ -352,7 +353,7 @@ def gap_id(id: Hashable) -> Hashable:
 @lru_cache(256)
 def _warn_once(text: str) -> None:
     """Warn of what is wrong, for workers, which run no checks."""
-    logger.warning("%s", text)
+    logger.warning("%s", text, extra=about("not_subscribed"))
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:

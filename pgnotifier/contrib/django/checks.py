@@ -43,7 +43,8 @@ def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
         found += _check_alias(alias)
     found += [problem for name in ("ON_GAP", "ON_ERROR") for problem in _check_hook(name)]
     # Warnings, as they concern the listener alone: an error would stop `migrate` and `runserver`.
-    return [*found, *_check_dispatcher(), *_check_tasks()]
+    # Without a dispatcher, each task would repeat why.
+    return [*found, *(_check_dispatcher() or _check_tasks())]
 
 
 def _check_hook(name: str) -> list[CheckMessage]:

@@ -10,6 +10,7 @@ from django.db.utils import Error
 
 from pgnotifier.contrib.django.trigger_sql import FIND_ORPHANS, FIND_SOURCE, make_source, quote
 from pgnotifier.contrib.django.triggers import NotifyOn
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -31,7 +32,9 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
         if row is None or row[0] == make_source(model, made.telling):
             continue
         if not _execute(using, made.create_in(model, table)):
-            logger.warning("trigger %s of %s is not up to date", made.name, table)
+            logger.warning(
+                "trigger %s of %s is not up to date", made.name, table, extra=about("trigger_stale")
+            )
 
 
 def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:
@@ -63,6 +66,10 @@ def _execute(using: str, sql: str) -> bool:
         with transaction.atomic(using=using), connections[using].cursor() as cursor:
             cursor.execute(sql)
     except Error as exc:
-        logger.warning("after migrate: %s", str(exc).partition("\n")[0])
+        logger.warning(
+            "after migrate: %s",
+            str(exc).partition("\n")[0],
+            extra=about("trigger_stale", error=type(exc).__name__),
+        )
         return False
     return True

@@ -19,6 +19,7 @@ from pgnotifier.contrib.django.rows import find_names, forget, forget_before, wr
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
+from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.django")
@@ -66,9 +67,15 @@ class Watch:
             for alias, notifier in self._notifiers.items():
                 self._write_one(alias, notifier, ended=ended)
         except ProgrammingError as exc:
-            self._warn("can't tell the admin of this listener (run migrate?): %s", _first_line(exc))
+            extra = about("admin_unwritten", error=type(exc).__name__)
+            self._warn(
+                "can't tell the admin of this listener (run migrate?): %s",
+                _first_line(exc),
+                extra=extra,
+            )
         except Error as exc:  # the database is away
-            self._warn("can't tell the admin of this listener: %s", _first_line(exc))
+            extra = about("admin_unwritten", error=type(exc).__name__)
+            self._warn("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
         finally:
             close_stale_connections()
 
@@ -136,7 +143,7 @@ def _show_id(id: Hashable) -> str:
 
 
 def _first_line(exc: Exception) -> str:
-    return str(exc).strip().partition("\n")[0]
+    return " ".join(str(exc).strip().partition("\n")[0].split())
 
 
 def _name(fn: Any) -> str:

@@ -22,6 +22,7 @@ from rq.utils import as_text
 
 from pgnotifier.contrib.rq.stamping import Command
 from pgnotifier.dispatch import Delivery
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.rq")
 
@@ -166,7 +167,7 @@ class Sender:
         }
         for place, error in failed.items():
             if not transaction.find_refused({place: error}):
-                self._warn(transaction.commands[place], error)
+                self._say_refused(transaction.commands[place], error)
         return failed
 
     def _remove_leftovers(self, connection: Redis) -> None:
@@ -178,12 +179,13 @@ class Sender:
                 pipeline.execute(raise_on_error=False)
                 self._leftovers.clear()
 
-    def _warn(self, command: Command, error: RedisError) -> None:
+    def _say_refused(self, command: Command, error: RedisError) -> None:
         """Warn once of what no job needs: that a queue is in RQ's list of queues, say."""
         shown = f"{command[0]} {command[1]}"
         if shown not in self._warned_of:
             self._warned_of.add(shown)
-            logger.warning("jobs are enqueued, but Redis refuses %s: %s", shown, error)
+            extra = about("bookkeeping_refused", error=type(error).__name__)
+            logger.warning("jobs are enqueued, but Redis refuses %s: %s", shown, error, extra=extra)
 
 
 def _find_wrong_types(pipeline: Any, made: Transaction) -> dict[int, RedisError]:

@@ -16,6 +16,7 @@ from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
 from pgnotifier.functions import check_found, find_path
 from pgnotifier.naming import spell
+from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.rq")
 
@@ -118,7 +119,13 @@ class Target:
         else:
             self.path = "stamped"
         why = f": {self.reason}" if self.reason else ""
-        logger.debug("jobs of %r are made by %s%s", self.name, self.path, why)
+        logger.debug(
+            "jobs of %r are made by %s%s",
+            self.name,
+            self.path,
+            why,
+            extra=about("unstamped" if self.reason else "stamped", why=self.reason),
+        )
 
 
 def make_stem(name: str) -> str:

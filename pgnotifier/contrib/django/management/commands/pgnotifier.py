@@ -3,7 +3,7 @@
 import json
 import logging
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
 from django.conf import settings
@@ -25,6 +25,18 @@ from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.health import HealthServer
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
+
+
+def _seconds(text: str) -> float:
+    if not (seconds := float(text)) >= 0:  # NaN is neither
+        raise ArgumentTypeError("it is a number of seconds, 0 or more")
+    return seconds
+
+
+def _port(text: str) -> int:
+    if not 0 < (port := int(text)) < 65536:
+        raise ArgumentTypeError("it is a port, from 1 to 65535")
+    return port
 
 
 class Command(BaseCommand):
@@ -62,12 +74,12 @@ class Command(BaseCommand):
             help="End with exit code 1 if PostgreSQL can't be reached at the start. Default: wait.",
         )  # fmt: skip
         parser.add_argument(
-            "--drain-timeout", type=float, metavar="SECONDS",
+            "--drain-timeout", type=_seconds, metavar="SECONDS",
             help="How long to go on delivering what was received, after SIGTERM or SIGINT. "
             "Default: PGNOTIFIER['DRAIN_TIMEOUT'], 30.",
         )  # fmt: skip
         parser.add_argument(
-            "--health-port", type=int, metavar="PORT",
+            "--health-port", type=_port, metavar="PORT",
             help="Answer /healthz and /readyz there, over HTTP. Default: "
             "PGNOTIFIER['HEALTH_PORT'].",
         )  # fmt: skip
@@ -112,9 +124,12 @@ class Command(BaseCommand):
             ]
             for name in ("ON_GAP", "ON_ERROR"):
                 try:
-                    conf.get_imported(name)
+                    hook = conf.get_imported(name)
                 except ImproperlyConfigured as exc:
                     problems.append(str(exc))
+                else:
+                    if hook is not None and not callable(hook):
+                        problems.append(f"PGNOTIFIER[{name!r}] is the path of no callable")
         if problems:
             raise CommandError("\n".join(problems))
 
