@@ -26,6 +26,7 @@ def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
     notifier = make_notifier(pgnotifier_dsn, on_gap=read_anew)
     notifier.subscribe(1, "orders", ledger.callback)
     sessions.notify("orders", 1)
+    eventually(lambda: notifier.status().received == 1)  # else the server may end the session first
     sessions.terminate()
     assert reading.wait(15)
     sessions.notify("orders", 2)
