@@ -34,6 +34,7 @@ class Case:
         limit: Of our CPU time, as a ratio of a bare drain's.
         connections: How many send, each notification in a transaction of its own; 0 has one
             send everything in one transaction.
+        clients: Whether clients send each by a query; else a loop in the server does.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     size: int
     limit: float
     connections: int = 0
+    clients: bool = False
 
 
 CASES: Sequence[Case] = (
@@ -49,6 +51,8 @@ CASES: Sequence[Case] = (
     Case("7,900 bytes", MOST_BYTES // 7900, 7900, 1.1),
     Case("75 bytes, a commit each", 20_000, 75, 1.3, connections=1),
     Case("75 bytes, a commit each, from four", 20_000, 75, 1.3, connections=4),
+    Case("75 bytes, a commit each, by a client", 20_000, 75, 1.3, connections=1, clients=True),
+    Case("75 bytes, a commit each, by four clients", 20_000, 75, 1.3, connections=4, clients=True),
 )
 
 
@@ -58,7 +62,11 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     def receive(one: tuple[Case, str]) -> float:
         case, name = one
         load = Load(
-            settings.count(case.count), nested=True, size=case.size, connections=case.connections
+            settings.count(case.count),
+            nested=True,
+            size=case.size,
+            connections=case.connections,
+            clients=case.clients,
         )
         return measure(name, servers.dsn, load).cpu
 

@@ -31,6 +31,8 @@ class Load:
             lists beginning with a number, of 10 bytes, or 13 and more. None sends short dicts.
         connections: How many connections send at a time, each notification in a transaction
             of its own; 0 has one send everything in one transaction.
+        clients: Whether each of these is sent by a query of the client's, as applications do,
+            and not by a loop in the server.
     """
 
     count: int
@@ -39,6 +41,7 @@ class Load:
     nested: bool = False
     size: int | None = None
     connections: int = 0
+    clients: bool = False
 
     @property
     def deliveries(self) -> int:
@@ -85,13 +88,25 @@ def _send_side_by_side(dsn: str, load: Load) -> None:
             f"PERFORM {_call(load)}; COMMIT; END LOOP; END $$".encode()
         )
 
+    def send_from_client(connection: psycopg.Connection, first: int) -> None:
+        call = _call(load).replace("%", "%%")
+        query = f"SELECT {call} FROM (SELECT %s::int AS n) AS numbered".encode()
+        for number in range(first, load.count + 1, load.connections):
+            connection.execute(query, (number,))
+
     with ExitStack() as stack:
         connections = [
             stack.enter_context(psycopg.connect(dsn, autocommit=True))
             for _ in range(load.connections)
         ]
         pool = stack.enter_context(ThreadPoolExecutor(load.connections))
-        list(pool.map(send_some, connections, range(1, load.connections + 1)))
+        list(
+            pool.map(
+                send_from_client if load.clients else send_some,
+                connections,
+                range(1, load.connections + 1),
+            )
+        )
 
 
 def _call(load: Load) -> str:

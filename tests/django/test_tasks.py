@@ -130,6 +130,7 @@ def test_the_decorated_function_stays_as_it_is():
     del Channel.known["decorated"]
 
 
+@pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("texts", [[text] for text in HARD] + [HARD], ids=len)
 def test_any_payload_is_run(calls, texts):
     """Be it one that nests as deep as it may, or a batch of such: its notification shows it."""

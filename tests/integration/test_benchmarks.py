@@ -16,7 +16,7 @@ from pgnotifier.testing.rabbitmq import find_rabbitmq
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMPETITORS = {
     "callbacks in the process": 5,
-    "CPU of the listening process": 10,
+    "CPU of the listening process": 14,
     "tasks in Redis": 4,
     "tasks in Redis, of nested payloads": 2,
     "tasks in RabbitMQ": 5,
