@@ -1,6 +1,7 @@
 """What the tests of the Celery dispatcher share: an app with a broker in memory."""
 
 import secrets
+import weakref
 from collections import deque
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -9,9 +10,10 @@ import msgspec
 import pytest
 from celery import Celery, _state
 from kombu import serialization
+from kombu.transport import memory, virtual
 
 from pgnotifier import Delivery, Notification, Subscription
-from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery import CeleryDispatcher, configured
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
 from pgnotifier.contrib.celery.stamping_redis import RedisStamp
@@ -88,9 +90,19 @@ class Desk:
 
 
 @pytest.fixture(autouse=True)
-def own_tasks(monkeypatch):
-    """Keep what `@app.task` shares with all apps of the process to those of the test."""
+def own_process(monkeypatch):
+    """Keep what Celery, kombu and pgnotifier share in a process to the apps of the test.
+
+    That is: shared tasks and subscriptions with who gets them, the current app (an earlier test's
+    may be closed, and would never learn of a `@shared_task`), and what the broker in memory holds.
+    """
     monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    monkeypatch.setattr(_state, "default_app", None)
+    monkeypatch.setattr(_state._tls, "current_app", None)
+    monkeypatch.setattr(configured, "_shared", [])
+    monkeypatch.setattr(configured, "_notifiers", weakref.WeakSet())
+    monkeypatch.setattr(memory.Channel, "queues", {})
+    monkeypatch.setattr(memory.Transport, "global_state", virtual.BrokerState())
 
 
 @pytest.fixture

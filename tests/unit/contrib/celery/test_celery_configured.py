@@ -9,16 +9,9 @@ from pgnotifier import ArgumentTypeError, ConfigurationError
 from pgnotifier.contrib.celery import (
     CeleryDispatcher,
     CeleryNotifier,
-    configured,
     notifiers_of,
     shared_subscription,
 )
-
-
-@pytest.fixture(autouse=True)
-def own_shared(monkeypatch):
-    """Keep what is shared with all notifiers of the process to those of the test."""
-    monkeypatch.setattr(configured, "_shared", [])
 
 
 @pytest.fixture

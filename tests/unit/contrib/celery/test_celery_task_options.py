@@ -162,9 +162,8 @@ def test_bound(app, notifier):
     assert found == [(task, "a", "ch", 1, 7)]
 
 
-def test_on_and_shared(app, monkeypatch):
+def test_on_and_shared(app):
     """Decorators take them as `subscribe()` does."""
-    monkeypatch.setattr(configured, "_shared", [])
     notifier = CeleryNotifier(app, db_conf=DSN)
     notifier.on(["one", "two"], id="a", task={"max_retries": 5})(print)
     configured.shared_subscription("ch", id="b", task={"max_retries": 6})(print)
