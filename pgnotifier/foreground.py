@@ -18,7 +18,7 @@ from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.foreground")
 
-DRAIN_TIMEOUT = 30.0
+
 """Seconds to go on delivering after a signal, unless told otherwise."""
 
 

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import ConfigurationError
 from pgnotifier.probing import call_aside
+from pgnotifier.settings import check_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,14 +47,7 @@ class HealthServer:
             ArgumentTypeError: The port isn't an int, or the host isn't a str.
             ConfigurationError: There is no such port, or the host is empty.
         """
-        if not isinstance(port, int) or isinstance(port, bool):
-            raise ArgumentTypeError(f"health_port is an int, not {port!r:.80}")
-        if not 0 < port < 65536:
-            raise ConfigurationError(f"health_port must be from 1 to 65535, not {port}")
-        if host is not None and not isinstance(host, str):
-            raise ArgumentTypeError(f"health_host is an address, a str, not {host!r:.80}")
-        if host == "":
-            raise ConfigurationError("health_host is empty; all addresses are 0.0.0.0, or ::")
+        check_settings(health_port=port, health_host=host)
         self._notifiers = notifiers
         self._port = port
         self._host = HOST if host is None else host

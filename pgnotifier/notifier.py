@@ -17,7 +17,6 @@ from pgnotifier.delivery import Deliverer, called_by_callback
 from pgnotifier.dispatch import Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
-    ConfigurationError,
     ConnectionFailedError,
     ListenRefusedError,
     NotifierStoppedError,
@@ -30,7 +29,7 @@ from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.probing import Probes
-from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
+from pgnotifier.publisher import Publisher
 from pgnotifier.records import about, count
 from pgnotifier.registrar import Change, Registrar
 from pgnotifier.registry import (
@@ -42,6 +41,7 @@ from pgnotifier.registry import (
     check_id,
 )
 from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
+from pgnotifier.settings import check_settings
 from pgnotifier.states import OnState, StateReport
 from pgnotifier.status import DispatcherStatus, Status
 from pgnotifier.substitutes import Encoder
@@ -133,7 +133,14 @@ class Notifier:
             ConfigurationError: A connection parameter that doesn't exist, or another value
                 that can't be.
         """
-        check_values(buffer_size, buffer_bytes, overflow, heartbeat, heartbeat_timeout, standby)
+        check_settings(
+            buffer_size=buffer_size,
+            buffer_bytes=buffer_bytes,
+            overflow=overflow,
+            heartbeat=heartbeat,
+            heartbeat_timeout=heartbeat_timeout,
+            standby=standby,
+        )
         hooks = {"decoder": decoder, "on_error": on_error, "on_gap": on_gap, "on_state": on_state}
         for name, value in hooks.items():
             if value is not None and not callable(value):
@@ -621,10 +628,7 @@ class Notifier:
 
     @startup_wait.setter
     def startup_wait(self, wait: bool | float | None) -> None:
-        if wait is not None and not isinstance(wait, bool | int | float):
-            raise ArgumentTypeError(f"wait is True, False or a number of seconds, not {wait!r:.80}")
-        if wait and not 0 < wait < float("inf"):
-            raise ConfigurationError(f"wait must be a number of seconds from 0 on, not {wait!r}")
+        check_settings(wait=wait)
         self._wait = wait
 
     @property
@@ -888,40 +892,3 @@ def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
             why = f": {one.trouble.why}" if one.trouble.why else ""
             return f"nothing is read{said}, as the buffer of {one.name} is full{why}"
     return None
-
-
-def check_values(
-    buffer_size: int = 100_000,
-    buffer_bytes: int = BUFFER_BYTES,
-    overflow: Overflow = "block",
-    heartbeat: float = 15.0,
-    heartbeat_timeout: float = 5.0,
-    standby: str | None = None,
-) -> None:
-    """Check values that a notifier may be given: see there.
-
-    Raises:
-        ArgumentTypeError: One is of another type.
-        ConfigurationError: One can't be.
-    """
-    if not isinstance(buffer_size, int) or buffer_size < 1:
-        raise ConfigurationError(f"buffer_size must be at least 1, not {buffer_size!r}")
-    if not isinstance(buffer_bytes, int) or buffer_bytes < MAX_PAYLOAD_BYTES:
-        raise ConfigurationError(
-            f"buffer_bytes must be at least {MAX_PAYLOAD_BYTES} (one payload), not {buffer_bytes!r}"
-        )
-    for name, seconds in (("heartbeat", heartbeat), ("heartbeat_timeout", heartbeat_timeout)):
-        _check_seconds(name, seconds)
-    if overflow not in ("block", "drop_oldest", "drop_newest"):
-        raise ConfigurationError(
-            f"overflow is 'block', 'drop_oldest' or 'drop_newest', not {overflow!r}"
-        )
-    if standby is not None and not isinstance(standby, str):
-        raise ArgumentTypeError(f"standby is a name, a str, not {standby!r:.80}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ArgumentTypeError(f"{name} is a number of seconds, not {value!r:.80}")
-    if not 0 < value <= 86_400:
-        raise ConfigurationError(f"{name} must be above 0, and a day at most, not {value!r}")

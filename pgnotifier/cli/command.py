@@ -10,10 +10,14 @@ from pgnotifier import foreground
 from pgnotifier.cli import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.cli.options import setting_option
 from pgnotifier.errors import PgNotifierError, in_one_line
-from pgnotifier.foreground import DRAIN_TIMEOUT, choose_channels
-from pgnotifier.health import HealthServer, probe
+from pgnotifier.foreground import choose_channels
+from pgnotifier.health import HOST, HealthServer, probe
+from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError
+
+DRAIN_TIMEOUT: float = SETTINGS["drain_timeout"].default
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,25 +57,9 @@ def health(port: int, host: str, live: bool) -> None:
     metavar="NAME",
     help="Listen to this channel only; may be given several times.  Default: all.",
 )
-@click.option(
-    "--drain-timeout",
-    type=click.FloatRange(min=0),
-    default=DRAIN_TIMEOUT,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to go on delivering what was received, after SIGTERM or SIGINT.",
-)
-@click.option(
-    "--health-port",
-    type=click.IntRange(1, 65535),
-    metavar="PORT",
-    help="Answer /healthz and /readyz there, over HTTP.",
-)
-@click.option(
-    "--health-host",
-    metavar="ADDRESS",
-    help="Where that port is; 0.0.0.0 or :: for all addresses.  Default: 127.0.0.1.",
-)
+@setting_option("drain_timeout", f"{DRAIN_TIMEOUT:g}", default=DRAIN_TIMEOUT)
+@setting_option("health_port")
+@setting_option("health_host", HOST)
 @click.option(
     "--standby",
     is_flag=True,

@@ -299,9 +299,9 @@ def test_all_addresses(pgnotifier_dsn, make_notifier, free_port, host):
 
 def test_hosts_that_are_none(pgnotifier_dsn, make_notifier, free_port):
     """What can't be a host is refused at once, and one that isn't there by `start()`."""
-    with pytest.raises(ArgumentTypeError, match="health_host is an address, a str, not 127"):
+    with pytest.raises(ArgumentTypeError, match="health_host must be an address, not 127"):
         Notifier({}, health_port=free_port, health_host=127)
-    with pytest.raises(ConfigurationError, match="health_host is empty"):
+    with pytest.raises(ConfigurationError, match=r"health_host must be an address: .*, not ''"):
         Notifier({}, health_port=free_port, health_host="")
     for host in ("192.0.2.1", "not a host", "a" * 100, "1.2.3.4.5"):
         notifier = make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host)

@@ -187,9 +187,9 @@ def test_refused_by_the_dispatcher(offline):
         ({"dispatcher": InlineDispatcher}, ArgumentTypeError),
         ({"dispatcher": print}, ArgumentTypeError),
         ({"buffer_size": 0}, ConfigurationError),
-        ({"buffer_size": 1.5}, ConfigurationError),
+        ({"buffer_size": 1.5}, ArgumentTypeError),
         ({"overflow": "drop"}, ConfigurationError),
-        ({"overflow": None}, ConfigurationError),
+        ({"overflow": None}, ArgumentTypeError),
         ({"unheard_of": 1}, TypeError),
     ],
 )

@@ -7,6 +7,7 @@ import click
 from celery.bin.base import LOG_LEVEL, CeleryCommand, CeleryOption, handle_preload_options
 from celery.bin.worker import worker
 
+from pgnotifier.cli.options import setting_option
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
@@ -14,7 +15,7 @@ from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
 from pgnotifier.foreground import choose_channels, listen, set_waiting
-from pgnotifier.health import HealthServer
+from pgnotifier.health import HOST, HealthServer
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -42,24 +43,9 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     help="Listen to this channel only; may be given several times.  Default: every channel "
     "that has a subscription.",
 )
-@_option(
-    "--drain-timeout",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="How long to go on delivering what was received, after SIGTERM or SIGINT.  "
-    "Default: the setting pgnotifier_drain_timeout, 30.",
-)
-@_option(
-    "--health-port",
-    type=click.IntRange(1, 65535),
-    metavar="PORT",
-    help="Answer /healthz and /readyz there, over HTTP.",
-)
-@_option(
-    "--health-host",
-    metavar="ADDRESS",
-    help="Where that port is; 0.0.0.0 or :: for all addresses.  Default: 127.0.0.1.",
-)
+@setting_option("drain_timeout", "the setting pgnotifier_drain_timeout, 30", _option)
+@setting_option("health_port", make=_option)
+@setting_option("health_host", HOST, _option)
 @_option(
     "--standby",
     is_flag=True,

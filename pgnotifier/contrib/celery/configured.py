@@ -12,7 +12,7 @@ from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
 from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_setting
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.locks import ForkSafeLock
-from pgnotifier.notifier import Notifier, check_values
+from pgnotifier.notifier import Notifier
 from pgnotifier.records import about
 from pgnotifier.registry import check_channels
 
@@ -111,7 +111,6 @@ class CeleryNotifier(Notifier):
         try:
             check_settings(self.app)
             found = {name: read_setting(self.app, name) for name in names}
-            check_values(**{name: found[name] for name in names[1:]})
         except PgNotifierError as exc:
             self._postpone(exc)
             return {name: SETTINGS[name].default for name in names}

@@ -7,33 +7,28 @@ https://docs.celeryq.dev/en/stable/userguide/configuration.html
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from pgnotifier.buffer import BUFFER_BYTES
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import ConfigurationError
+from pgnotifier.settings import SETTINGS as CORE_SETTINGS
+from pgnotifier.settings import Setting, is_text
 
 PREFIX = "pgnotifier_"
 
 
-class Setting(NamedTuple):
-    """What holds if it isn't set, of which types it is, and how it is read from a text."""
-
-    default: Any
-    types: tuple[Any, ...]  # Callable is no type, to type checkers
-    parse: Callable[[str], Any]
-
-
+_NAMES = (
+    *("standby", "buffer_size", "buffer_bytes", "overflow", "heartbeat", "heartbeat_timeout"),
+    "drain_timeout",
+)
 SETTINGS: Mapping[str, Setting] = {
-    "dsn": Setting(None, (str, Mapping, Callable), str),
-    "task_prefix": Setting("pgnotifier.", (str,), str),
-    "standby": Setting(None, (str,), str),
-    "buffer_size": Setting(100_000, (int,), int),
-    "buffer_bytes": Setting(BUFFER_BYTES, (int,), int),
-    "overflow": Setting("block", (str,), str),
-    "heartbeat": Setting(15.0, (int, float), float),
-    "heartbeat_timeout": Setting(5.0, (int, float), float),
-    "drain_timeout": Setting(30.0, (int, float), float),
+    "dsn": Setting(
+        "a connection string, a dict of libpq parameters, or a callable that returns one",
+        lambda value: isinstance(value, str | Mapping) or callable(value),
+        is_secret=True,
+    ),
+    "task_prefix": Setting("a str", is_text, "pgnotifier."),
+    **{name: CORE_SETTINGS[name] for name in _NAMES},
 }
 
 
@@ -41,26 +36,18 @@ def read_setting(app: Any, name: str) -> Any:
     """Return the value of one setting, without its prefix.
 
     Raises:
-        ConfigurationError: An environment variable can't be read as what it should be.
+        ConfigurationError: An environment variable can't be read, or a value is outside of its
+            limits.
         ArgumentTypeError: The app's configuration has another type of value.
     """
     setting = SETTINGS[name]
-    variable = f"{PREFIX}{name}".upper()
-    if (text := os.environ.get(variable)) is not None:
-        try:
-            return setting.parse(text)
-        except ValueError:
-            # Not its value: no secret is to get into an error.
-            kind = setting.types[-1].__name__
-            raise ConfigurationError(f"the environment variable {variable} is no {kind}") from None
-    value = app.conf.get(f"{PREFIX}{name}")
+    shown = f"{PREFIX}{name}"
+    if (text := os.environ.get(shown.upper())) is not None:
+        return setting.read(f"the environment variable {shown.upper()}", text)
+    value = app.conf.get(shown)
     if value is None:
         return setting.default
-    if not isinstance(value, setting.types) or isinstance(value, bool):
-        kinds = " or ".join(kind.__name__ for kind in setting.types)
-        raise ArgumentTypeError(
-            f"the setting {PREFIX}{name} is of type {type(value).__name__}, and should be {kinds}"
-        )
+    setting.check(f"the setting {shown}", value)
     return value
 
 

@@ -96,12 +96,12 @@ def test_without_dsn(caplog):
         ("dns", "x", "did you mean 'pgnotifier_dsn'"),
         ("dsn", "host=h pasword=s3cret", "did you mean 'password'"),
         ("dsn", "s3cret", "can't be parsed"),
-        ("dsn", 5, "is of type int"),
+        ("dsn", 5, "must be a connection string.*, not int"),
         ("buffer_size", 0, "buffer_size must be at least 1"),
-        ("buffer_size", "5", "is of type str"),
-        ("overflow", "explode", "overflow is"),
+        ("buffer_size", "5", "must be an integer, not '5'"),
+        ("overflow", "explode", "overflow must be 'block'"),
         ("heartbeat", -1, "heartbeat must be above 0"),
-        ("task_prefix", 7, "is of type int"),
+        ("task_prefix", 7, "must be a str, not 7"),
     ],
 )
 def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
@@ -120,7 +120,7 @@ def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
 def test_a_variable_that_cannot_be(app, monkeypatch, name, text):
     """So are variables of the environment; an empty one is one that isn't set."""
     monkeypatch.setenv(f"PGNOTIFIER_{name}", text)
-    check_that_it_cannot_start(CeleryNotifier(app), r"parsed|BUFFER_SIZE is no int|missing")
+    check_that_it_cannot_start(CeleryNotifier(app), r"parsed|SIZE must be an integer$|missing")
 
 
 @pytest.mark.parametrize(

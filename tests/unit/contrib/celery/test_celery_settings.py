@@ -55,7 +55,7 @@ def test_environment_variables_win(monkeypatch):
 def test_a_variable_that_cannot_be_read(monkeypatch):
     """It is named, and its value isn't shown."""
     monkeypatch.setenv("PGNOTIFIER_BUFFER_SIZE", "s3cret")
-    with pytest.raises(ConfigurationError, match="PGNOTIFIER_BUFFER_SIZE is no int") as refused:
+    with pytest.raises(ConfigurationError, match="_BUFFER_SIZE must be an integer") as refused:
         read_setting(configured(), "buffer_size")
     assert "s3cret" not in str(refused.value)
 

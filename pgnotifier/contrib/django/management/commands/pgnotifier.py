@@ -25,18 +25,23 @@ from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.health import HealthServer
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
+from pgnotifier.settings import SETTINGS
 
 
-def _seconds(text: str) -> float:
-    if not (seconds := float(text)) >= 0:  # NaN is neither
-        raise ArgumentTypeError("it is a number of seconds, 0 or more")
-    return seconds
+def _add_setting(parser: ArgumentParser, name: str, default: str = "") -> None:
+    """Add the option of a setting, which takes the place of that of `PGNOTIFIER`."""
+    setting = SETTINGS[name]
 
+    def read(text: str) -> Any:
+        try:
+            return setting.read("it", text)
+        except PgNotifierError as exc:
+            raise ArgumentTypeError(str(exc)) from None
 
-def _port(text: str) -> int:
-    if not 0 < (port := int(text)) < 65536:
-        raise ArgumentTypeError("it is a port, from 1 to 65535")
-    return port
+    parser.add_argument(
+        f"--{name.replace('_', '-')}", type=read, metavar=setting.metavar,
+        help=f"{setting.help} Default: PGNOTIFIER[{name.upper()!r}]{default}.",
+    )  # fmt: skip
 
 
 class Command(BaseCommand):
@@ -73,21 +78,9 @@ class Command(BaseCommand):
             "--no-wait", action="store_false", dest="wait",
             help="End with exit code 1 if PostgreSQL can't be reached at the start. Default: wait.",
         )  # fmt: skip
-        parser.add_argument(
-            "--drain-timeout", type=_seconds, metavar="SECONDS",
-            help="How long to go on delivering what was received, after SIGTERM or SIGINT. "
-            "Default: PGNOTIFIER['DRAIN_TIMEOUT'], 30.",
-        )  # fmt: skip
-        parser.add_argument(
-            "--health-port", type=_port, metavar="PORT",
-            help="Answer /healthz and /readyz there, over HTTP. Default: "
-            "PGNOTIFIER['HEALTH_PORT'].",
-        )  # fmt: skip
-        parser.add_argument(
-            "--health-host", metavar="ADDRESS",
-            help="Where that port is; 0.0.0.0 or :: for all addresses. Default: "
-            "PGNOTIFIER['HEALTH_HOST'], 127.0.0.1.",
-        )  # fmt: skip
+        _add_setting(parser, "drain_timeout", ", 30")
+        _add_setting(parser, "health_port")
+        _add_setting(parser, "health_host", ", 127.0.0.1")
         parser.add_argument(
             "--reload", action="store_true", default=None, dest="reload",
             help="Start again when code changes. Default: if DEBUG.",

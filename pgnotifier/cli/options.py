@@ -1,0 +1,48 @@
+"""Options of commands that are made from the table of settings."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from pgnotifier.errors import PgNotifierError
+from pgnotifier.settings import SETTINGS
+
+
+# Generic in newer versions only.
+class SettingType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """The values that a setting may have."""
+
+    name = "setting"
+
+    def __init__(self, setting: str) -> None:
+        self._setting = SETTINGS[setting]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the value, or end the command with what it has to be."""
+        try:
+            return self._setting.read("it", value) if isinstance(value, str) else value
+        except PgNotifierError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+def setting_option(
+    name: str, shown_default: str = "", make: Callable[..., Any] = click.option, **settings: Any
+) -> Callable[[Any], Any]:
+    """Return the option of a setting.
+
+    Args:
+        name: The setting's name.
+        shown_default: What the help says the default is, if anything.
+        make: Makes the option.
+        settings: What else to make it with.
+    """
+    setting = SETTINGS[name]
+    made: Callable[[Any], Any] = make(
+        f"--{name.replace('_', '-')}",
+        type=SettingType(name),
+        metavar=setting.metavar,
+        help=setting.help + (f"  Default: {shown_default}." if shown_default else ""),
+        **settings,
+    )
+    return made

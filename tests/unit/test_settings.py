@@ -1,0 +1,82 @@
+"""The table of settings: what values each takes, and what errors say."""
+
+import pytest
+
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.settings import SETTINGS, Setting, check_settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "says"),
+    [
+        ("heartbeat", "x", ArgumentTypeError, "heartbeat must be a number of seconds, not 'x'"),
+        ("heartbeat", True, ArgumentTypeError, "heartbeat must be a number of seconds, not True"),
+        ("heartbeat", None, ArgumentTypeError, "heartbeat must be a number of seconds, not None"),
+        ("heartbeat", 0, ConfigurationError, "must be above 0 and at most 86400 (a day), not 0"),
+        ("heartbeat_timeout", float("nan"), ConfigurationError, "must be above 0 .*, not nan"),
+        ("buffer_size", 5.0, ArgumentTypeError, "buffer_size must be an integer, not 5.0"),
+        ("buffer_bytes", 7, ConfigurationError, "must be at least 7999 (one payload), not 7"),
+        ("overflow", "drop", ConfigurationError, "must be 'block', 'drop_oldest' or 'drop_newest'"),
+        ("overflow", ["block"], ArgumentTypeError, "overflow must be 'block', 'drop_oldest' or"),
+        ("standby", 1, ArgumentTypeError, "standby must be a name, not 1"),
+        ("standby", "", ConfigurationError, "standby must be a name, or None, not ''"),
+        ("drain_timeout", -1, ConfigurationError, "drain_timeout must be at least 0, not -1"),
+        (
+            "health_port",
+            65536,
+            ConfigurationError,
+            "must be from 1 to 65535, not 65536",
+        ),
+        (
+            "health_port",
+            "80",
+            ArgumentTypeError,
+            "must be a port, an integer, not '80'",
+        ),
+        ("wait", "yes", ArgumentTypeError, "wait must be True, False or a number of seconds"),
+        ("wait", -1, ConfigurationError, "wait must be True, False or a number of seconds above 0"),
+    ],
+)
+def test_what_cannot_be(name, value, error, says):
+    """The error names the setting, what it has to be, and the value."""
+    with pytest.raises(error) as refused:
+        check_settings(**{name: value})
+    assert says.partition(".*")[0] in str(refused.value)
+    assert says.partition(".*")[2] in str(refused.value)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_defaults(name):
+    """Each is a value that the setting takes."""
+    check_settings(**{name: SETTINGS[name].default})
+    assert SETTINGS[name].explain().endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("heartbeat", "2.5", 2.5),
+        ("buffer_size", "7", 7),
+        ("overflow", "drop_oldest", "drop_oldest"),
+        ("drain_timeout", "0", 0.0),
+        ("health_port", "8080", 8080),
+    ],
+)
+def test_texts(name, text, value):
+    """A text, as of a variable of the environment, is read as a value."""
+    assert SETTINGS[name].read("it", text) == value
+
+
+@pytest.mark.parametrize(("name", "text"), [("buffer_size", "s3cret"), ("heartbeat", "s3cret")])
+def test_a_text_that_is_none_is_not_shown(name, text):
+    """What can't be read may have been meant for somewhere else."""
+    with pytest.raises(ConfigurationError, match=r"^THAT must be") as refused:
+        SETTINGS[name].read("THAT", text)
+    assert text not in str(refused.value)
+
+
+def test_secrets():
+    """Of a value that may hold a password, errors show the type."""
+    setting = Setting("a str", lambda value: isinstance(value, str), is_secret=True)
+    with pytest.raises(ArgumentTypeError, match=r"^dsn must be a str, not dict$"):
+        setting.check("dsn", {"password": "s3cret"})
