@@ -415,13 +415,19 @@ class Deliverer:
         except BaseException as exc:  # noqa: BLE001 - a user's key
             delivery.report(exc)
 
-    def _take_back(self, deliveries: list[Delivery]) -> set[int]:
-        """Give what is on its way for bindings with an heir to that; return what that was."""
+    def _take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> None:
+        """Give what is on its way for bindings with an heir to that.
+
+        Args:
+            deliveries: What to add to.
+            left: What was about to be dispatched, of these and of other bindings.
+        """
         back = self.succession.take_back()
         self._delivered -= len(back)
-        self._give(back.values(), deliveries)
-        self._give(self.succession.take_gathered(), deliveries)
-        return set(back)
+        # Before anything is given: for want of room, that may close what is held back.
+        gathered = self.succession.take_gathered()
+        retried = [one for one in left if one.binding.is_left and id(one) not in back]
+        self._give((*back.values(), *retried, *gathered), deliveries)
 
     def _forward_waiting(self) -> None:
         """Hand on what is for other dispatchers: it isn't to wait behind what this one does."""
@@ -519,14 +525,8 @@ class Deliverer:
             waiting = [one for one in batch if one.binding.live or one.binding.heir]
             batch.clear()
         renewed: list[Delivery] = []
-        if self.succession.has_news:
-            passed_on = self._take_back(renewed)
-            waiting = [one for one in waiting if id(one) not in passed_on]
-        for one in waiting:
-            if one.binding.is_left:
-                self._give([one], renewed)
-            else:
-                renewed.append(one)
+        self._take_back(renewed, waiting)
+        renewed += (one for one in waiting if not one.binding.is_left)
         self._forward_waiting()
         with self._bell.lock:
             if not self._abandoned:

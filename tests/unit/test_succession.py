@@ -28,8 +28,9 @@ GATHERING = ({}, {"batch": (3, 0.005)}, {"batch": (2, 0.005)}, {"debounce": 0.00
 class Route:
     """A registrar, a router and deliverers, as a notifier has them."""
 
-    def __init__(self):
+    def __init__(self, size=100_000):
         self.errors = []
+        self.size = size
         self.registrar = Registrar(lambda exc, *_: self.errors.append(exc), self._note)
         self.router = Router(lambda: self.registrar.registry, self._make, set)
         self._arriving = deque()
@@ -130,7 +131,7 @@ class Route:
 
     def _make(self, dispatcher):
         return Deliverer(
-            dispatcher, decode=int, size=100_000, overflow="block", on_room=lambda: None
+            dispatcher, decode=int, size=self.size, overflow="block", on_room=lambda: None
         )
 
 
@@ -247,7 +248,8 @@ def test_another_gathering(route, log, before, after, found, is_busy):
 
 @pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize("gathering", [{}, {"batch": (100, 0.01)}])
-def test_leaving_a_dispatcher_that_is_down(route, log, gathering, eventually):
+@pytest.mark.parametrize(("before", "at_once"), [({}, 2), ({"batch": (2, 3600)}, 3)])
+def test_leaving_a_dispatcher_that_is_down(route, log, before, at_once, gathering, eventually):
     """What it couldn't deliver, and what waits behind that, is delivered though it stays down."""
 
     class Down(InlineDispatcher):
@@ -259,11 +261,11 @@ def test_leaving_a_dispatcher_that_is_down(route, log, gathering, eventually):
             super().dispatch(batch)
 
     down = Down()
-    route.subscribe("a", "ch", log.taking("old"), down)
+    route.subscribe("a", "ch", log.taking("old"), down, **before)
     route.subscribe("b", "ch", log.taking("b"), down)
-    route.send("ch", 1, 2)
+    route.send("ch", *range(1, at_once + 1))
     eventually(lambda: route.router.deliverers[down].retrying)
-    route.send("ch", 3)
+    route.send("ch", *range(at_once + 1, 4))
     route.subscribe("a", "ch", log.taking("new"), InlineDispatcher(), **gathering)
     route.send("ch", 4)
     eventually(lambda: sum(len(one) if gathering else 1 for _, one in log) == 4)
@@ -272,6 +274,17 @@ def test_leaving_a_dispatcher_that_is_down(route, log, gathering, eventually):
     down.is_up = True
     route.settle()
     assert [pair for pair in log if pair[0] == "b"] == pairs("b", 1, 2, 3, 4)
+
+
+def test_another_gathering_while_there_is_no_room(log):
+    """What is held back isn't lost if it has to make room for what is given back before it."""
+    route = Route(size=2)
+    by = InlineDispatcher()
+    route.subscribe("a", "ch", log.taking("old"), by, batch=(2, 3600))
+    route.plug(by, behind=[1, 2, 3])  # the former two on their way, the latter held back
+    route.subscribe("a", "ch", log.taking("new"), by, debounce=3600)
+    route.stop()
+    assert log == pairs("new", 1, 2, 3)
 
 
 @pytest.mark.parametrize("gathering", [{}, {"batch": (100, 3600)}, {"debounce": 3600}])
