@@ -75,6 +75,22 @@ def test_only_the_listener_refuses(project, pgnotifier, number, text):
     assert text in refused
 
 
+@pytest.mark.parametrize(
+    "pgnotifier",
+    [
+        {"DISPATCHER": "redis://:hid/den@h/0"},
+        {"DISPATCHER": "redis:hidden@h"},
+        {"DISPATCHER": "rq", "RQ_QUEUE": "redis://:hid/den@h/0"},
+        {"DISPATCHER": "rq", "RQ_QUEUE": "localhost:hidden"},
+        {"DISPATCHER": "inline", "ON_GAP": "redis://:hid/den@h/0"},
+        {"DISPATCHER": "inline", "STANDBY": ["redis://:hid/den@h/0"]},
+    ],
+)
+def test_urls_in_the_wrong_place(project, pgnotifier):
+    """The checks, the log and the command refuse them, and show no password."""
+    assert "hid" not in project(pgnotifier).replace("hidden in", "").split("refused:")[1]
+
+
 LATE = """
 import django
 django.setup()

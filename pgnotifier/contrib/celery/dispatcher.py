@@ -28,6 +28,7 @@ from pgnotifier.errors import (
     UnknownOptionError,
 )
 from pgnotifier.payload import decode
+from pgnotifier.redaction import show
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -259,7 +260,7 @@ def check_app(app: Any) -> Any:
     """
     if not isinstance(app, Celery):
         raise ArgumentTypeError(
-            f"app is the Celery app, as in app = Celery('shop'), not {app!r:.80}"
+            f"app is the Celery app, as in app = Celery('shop'), not {show(app)}"
         )
     proxy: Any = app
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001

@@ -12,6 +12,7 @@ from django.utils.module_loading import import_string
 from pgnotifier.buffer import BUFFER_BYTES
 from pgnotifier.foreground import DRAIN_TIMEOUT
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES
+from pgnotifier.redaction import redact, show
 
 KINDS = ("celery", "rq", "tasks", "inline")
 
@@ -108,13 +109,17 @@ def get_imported(name: str) -> Any:
         return value
     try:
         return import_string(value.replace(":", "."))
-    except Exception as exc:  # whatever the module raises
-        raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {exc}") from exc
+    except Exception as exc:  # noqa: BLE001 - whatever the module raises
+        # What was mistaken for a path may be a URL with a password.
+        reason = "it is no path of something" if name == "RQ_QUEUE" else redact(exc)
+        raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {reason}") from (
+            exc if reason == str(exc) else None
+        )
 
 
 def _show(name: str, value: Any) -> str:
     # A URL or a connection may have a password in it.
-    return type(value).__name__ if name == "RQ_QUEUE" else f"{value!r:.80}"
+    return type(value).__name__ if name == "RQ_QUEUE" else show(value)
 
 
 def check_settings() -> list[tuple[str, Problem]]:
