@@ -110,7 +110,7 @@ class CeleryDispatcher(Dispatcher):
             )
         if self._notifier is None:
             self._notifier = notifier
-            self._tasks.dispatchers.append(self)
+            self._tasks.add(self)
 
     def bind(self, subscription: "Subscription") -> Target:
         """Check a subscription, and make its callback the app's task.
@@ -140,6 +140,7 @@ class CeleryDispatcher(Dispatcher):
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
+        self._tasks.hold(self)
         return target
 
     def _bind_callback(
@@ -162,6 +163,8 @@ class CeleryDispatcher(Dispatcher):
         """Forget the callback, and its task with its last channel."""
         self._forget(subscription.id, subscription.channel)
         self._targets.pop((subscription.id, subscription.channel), None)
+        if not self._targets:
+            self._tasks.let_go(self)
 
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Publish each delivery, and take it off once the broker has acknowledged it.
@@ -234,7 +237,7 @@ class CeleryDispatcher(Dispatcher):
 
 def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
     """Return the dispatchers of an app that notifiers use, in the order they began to."""
-    return list(AppTasks.of(app).dispatchers)
+    return AppTasks.of(app).dispatchers
 
 
 def notifiers_of(app: Celery) -> "list[Notifier]":

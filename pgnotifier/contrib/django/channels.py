@@ -354,7 +354,8 @@ def gap_id(id: Hashable) -> Hashable:
 @lru_cache(256)
 def _warn_once(text: str) -> None:
     """Warn of what is wrong, for workers, which run no checks."""
-    logger.warning("%s", text, extra=about("not_subscribed"))
+    level = logging.DEBUG if conf.runs_checks() else logging.WARNING
+    logger.log(level, "%s", text, extra=about("not_subscribed"))
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:

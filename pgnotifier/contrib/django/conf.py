@@ -2,7 +2,10 @@
 
 import difflib
 import math
+import re
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
@@ -14,6 +17,7 @@ from pgnotifier.foreground import DRAIN_TIMEOUT
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES
 from pgnotifier.redaction import redact, show
 
+_PATH = re.compile(r"[\w.]+(?::[\w.]+)?")
 KINDS = ("celery", "rq", "tasks", "inline")
 
 
@@ -107,11 +111,15 @@ def get_imported(name: str) -> Any:
     value = get(name)
     if not isinstance(value, str):
         return value
+    if not _PATH.fullmatch(value):  # a URL, say, with a password
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER[{name!r}] is no path of something in a module, as 'shop.queues.make' is"
+        )
     try:
         return import_string(value.replace(":", "."))
     except Exception as exc:  # noqa: BLE001 - whatever the module raises
-        # What was mistaken for a path may be a URL with a password.
-        reason = "it is no path of something" if name == "RQ_QUEUE" else redact(exc)
+        # What looks like a path may be a server with a password.
+        reason = "there is no such thing" if name == "RQ_QUEUE" else redact(exc)
         raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {reason}") from (
             exc if reason == str(exc) else None
         )
@@ -120,6 +128,13 @@ def get_imported(name: str) -> Any:
 def _show(name: str, value: Any) -> str:
     # A URL or a connection may have a password in it.
     return type(value).__name__ if name == "RQ_QUEUE" else show(value)
+
+
+def runs_checks() -> bool:
+    """Return whether this process is a command of Django's, whose checks say what is wrong."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    names = ("manage.py", "django-admin")
+    return program.name in names or program.parts[-2:] == ("django", "__main__.py")
 
 
 def check_settings() -> list[tuple[str, Problem]]:

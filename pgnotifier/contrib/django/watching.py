@@ -76,9 +76,15 @@ class Watch:
             )
         except Error as exc:  # the database is away
             extra = about("admin_unwritten", error=type(exc).__name__)
-            self._warn("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
+            log = self._warn if self._is_connected() else logger.debug
+            log("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
         finally:
             close_stale_connections()
+
+    def _is_connected(self) -> bool:
+        """Return whether the listeners are: else they say themselves that the database is away."""
+        states = {notifier.status().state for notifier in self._notifiers.values()}
+        return states <= {"hearing", "standby"}
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
         status, heard = notifier.status(), notifier.get_channels()
