@@ -24,6 +24,7 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
+from pgnotifier.redaction import redact
 from pgnotifier.setup import options_without_timeouts, set_up
 
 MAX_NAME_BYTES = 63
@@ -51,6 +52,7 @@ STANDBY = (
 
 _SHUFFLE: Mapping[str, Any] = {"load_balance_hosts": "random"}  # since libpq 16
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
+_SECRET = ("password", "sslpassword")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
 
 
@@ -128,19 +130,21 @@ class Parameters:
         try:
             return self._open(settings)
         except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
-            reason = in_one_line(exc)
+            shown = redact(exc, *self._find_secrets())
+            reason = in_one_line(shown)
             if _is_refused_by_client(exc) or _REFUSED_VALUE.match(reason):
                 raise ConfigurationError(
                     f"the connection parameters ({self!r}): {reason}"
                 ) from None
             text = f"can't connect to PostgreSQL ({self!r}): {reason}"
-            password = str(self._known.get("password") or "")
-            # One that is the user's name, say, is nothing that hiding it here would protect.
-            open_values = [str(value) for name, value in self._known.items() if name in _SHOWN]
-            if password and password in reason and password not in open_values:
-                # A traceback prints the cause as well, so it has to go, too.
-                raise ConnectionFailedError(text.replace(password, "***")) from None
-            raise ConnectionFailedError(text) from exc
+            # A traceback prints the cause as well, so it has to go, too, if it shows a secret.
+            raise ConnectionFailedError(text) from (exc if shown == str(exc) else None)
+
+    def _find_secrets(self) -> list[str]:
+        # One that is the user's name, say, is nothing that hiding it here would protect.
+        shown = [str(value) for name, value in self._known.items() if name in _SHOWN]
+        found = (str(self._known.get(name) or "") for name in _SECRET)
+        return [one for one in found if one not in shown]
 
     def _open(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
         connection = self._connect(settings)
@@ -299,7 +303,14 @@ def _check_values(given: Mapping[str, Any]) -> None:
         )
     ports = str(given.get("port", "")).split(",")
     if not all(port.strip().isdecimal() or not port.strip() for port in ports):
-        raise ConfigurationError(f"'port' must be a number, not {given['port']!r}")
+        # Not its value: in a URI without the @ and the host, it is the password.
+        raise ConfigurationError("'port' must be a number, or several with commas between them")
+    # A path may hold one, and an abstract socket's name begins with one.
+    if re.search(r"(?:^|,)[^/@,][^,]*@", str(given.get("host", ""))):
+        raise ConfigurationError(
+            "'host' must be a name or an address; the user and the password, which end at the "
+            "last @, are parameters of their own"
+        )
 
 
 def _unknown_names(message: str) -> Iterable[str]:

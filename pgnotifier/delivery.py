@@ -14,6 +14,7 @@ from pgnotifier.bell import Bell
 from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.errors import in_one_line
 from pgnotifier.gathering import Gatherer
 from pgnotifier.moment import Moment
 from pgnotifier.notification import Arrival, Gap, Notification
@@ -484,16 +485,15 @@ class Deliverer:
             except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
                 if not batch:  # given up by `stop`, or nothing left that another try could help
                     break
-                why = f"{type(exc).__name__}: {exc}"
+                why = in_one_line(f"{type(exc).__name__}: {exc}")
                 since = datetime.now(UTC) if self._retried is None else self._retried.since
                 self._retried = Trouble(since, why)
                 if not self.retrying:
                     self.retrying = True
                     self._warn(
-                        "%s can't deliver (%s: %s); waiting: %s; retrying",
+                        "%s can't deliver (%s); waiting: %s; retrying",
                         self.name,
-                        type(exc).__name__,
-                        exc,
+                        why,
                         count(self.waiting, "notification"),
                         extra=about(
                             "retrying",

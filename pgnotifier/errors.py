@@ -20,14 +20,23 @@ Each also descends from the builtin that fits, so code that catches `ValueError`
 import from here. No message holds a password.
 """
 
+from typing import Any
+
+from pgnotifier.redaction import redact
+
 
 def in_one_line(reason: object) -> str:
-    """Return what a driver says in several lines, as libpq does, in one."""
-    return "; ".join(filter(None, (" ".join(line.split()) for line in str(reason).splitlines())))
+    """Return what a driver says in several lines, as libpq does, in one, without passwords."""
+    lines = redact(reason).splitlines()
+    return "; ".join(filter(None, (" ".join(line.split()) for line in lines)))
 
 
 class PgNotifierError(Exception):
     """The base of every exception that pgnotifier raises."""
+
+    def __init__(self, *args: object, **others: Any) -> None:
+        """Take the message, in which passwords are hidden, and what the builtin takes besides."""
+        super().__init__(*(redact(one) if isinstance(one, str) else one for one in args), **others)
 
 
 class ArgumentTypeError(PgNotifierError, TypeError):

@@ -5,10 +5,12 @@ What `celery pgnotifier` and `pgnotifier listen` have in common.
 
 import difflib
 import logging
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from types import FrameType
 
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
@@ -18,12 +20,21 @@ from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.foreground")
 
+SAME = 0.5
+"""Seconds within which a further signal is the same one.
 
-"""Seconds to go on delivering after a signal, unless told otherwise."""
+A supervisor may send it to the process and to its group, as `timeout` of the coreutils does.
+"""
 
 
 class _SignalledError(BaseException):
-    """SIGTERM or SIGINT came; a BaseException, as Ctrl-C is, so that nobody swallows it."""
+    """SIGTERM or SIGINT came; a BaseException, as Ctrl-C is, so that nobody swallows it.
+
+    Attributes:
+        at: When the first one came, by `time.monotonic()`.
+    """
+
+    at = -math.inf
 
 
 def choose_channels(notifiers: Sequence[Notifier], channels: Iterable[str]) -> list[Notifier]:
@@ -56,7 +67,7 @@ def listen(
 ) -> int:
     """Listen until SIGTERM or SIGINT comes, then deliver what was received.
 
-    A second signal ends the process at once.
+    A second signal, half a second later or more, ends the process at once.
 
     Args:
         notifiers: Those to start, at least one.
@@ -136,9 +147,12 @@ def _stop(notifiers: Sequence[Notifier], timeout: float) -> int:
 def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, _on_second_signal)
+    _SignalledError.at = monotonic()
     raise _SignalledError(signal.Signals(number).name)
 
 
 def _on_second_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    if monotonic() - _SignalledError.at < SAME:
+        return
     os.write(2, b"second signal: leaving at once; what was not delivered is given up\n")
     os._exit(1)

@@ -1,7 +1,9 @@
 """Names: how ids are spelt, in every process alike."""
 
+import functools
 from collections.abc import Callable, Hashable
 from enum import Enum
+from typing import Any
 
 
 def spell(id: Hashable, show: Callable[[Hashable], str] = repr) -> str:
@@ -24,3 +26,15 @@ def spell(id: Hashable, show: Callable[[Hashable], str] = repr) -> str:
         case frozenset():
             return f"{{{','.join(sorted(spell(part, show) for part in id))}}}"
     return show(id)
+
+
+def name_callable(fn: Any) -> str:
+    """Return `module.qualname` of a function; of another callable, that of its type.
+
+    Not its repr: a partial's shows its arguments, and a dataclass's its fields, which may be
+    secret.
+    """
+    if isinstance(fn, functools.partial):
+        return f"partial of {name_callable(fn.func)}"
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -12,6 +12,7 @@ from typing import Any
 from pgnotifier.buffer import BUFFER_BYTES
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES
+from pgnotifier.redaction import show
 
 DAY = 86_400
 OVERFLOW = ("block", "drop_oldest", "drop_newest")
@@ -96,7 +97,7 @@ class Setting:
         return f"It is {self.kind}{limits}. Default: {default}."
 
     def _show(self, value: Any) -> str:
-        return type(value).__name__ if self.is_secret else f"{value!r:.80}"
+        return type(value).__name__ if self.is_secret else show(value)
 
 
 def is_number(value: Any) -> bool:

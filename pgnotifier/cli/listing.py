@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgnotifier.naming import spell
+from pgnotifier.naming import name_callable, spell
 from pgnotifier.notifier import Notifier
 
 _HEADINGS = {
@@ -35,6 +35,4 @@ def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:
             if channel not in subscriptions:
                 yield {"channel": channel, "id": None, "callback": None}
             for key, fn in subscriptions.get(channel, {}).items():
-                name = getattr(fn, "__qualname__", None)
-                shown = repr(fn) if name is None else f"{fn.__module__}.{name}"
-                yield {"channel": channel, "id": spell(key), "callback": shown}
+                yield {"channel": channel, "id": spell(key), "callback": name_callable(fn)}

@@ -78,6 +78,19 @@ def test_times_and_names(admin_client, listener, settings):
         assert text in page
 
 
+@pytest.mark.parametrize("state", ["starting", "hearing", "deaf", "standby"])
+def test_why(admin_client, listener, state):
+    """Whatever its state is, the reason stands beside it; once it has ended, no more."""
+    listener.state = listener.status["state"] = state
+    listener.status["why"] = "there is <something>"
+    listener.save()
+    url = "/admin/pgnotifier/listener/"
+    assert f"{state}: there is &lt;something&gt;" in admin_client.get(url).content.decode()
+    listener.state = "stopped"
+    listener.save()
+    assert "something" not in admin_client.get(url).content.decode()
+
+
 def test_one_that_is_silent(admin_client, listener):
     """It was heard of last some time ago, and didn't say that it would stop."""
     listener.seen_at = timezone.now() - timedelta(minutes=1)

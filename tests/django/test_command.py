@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from django.db import connection
 from pgnotifier.contrib.django import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.foreground import SAME
 from pgnotifier.health import probe
 from shop.models import orders
 
@@ -194,10 +196,21 @@ def test_a_second_signal_to_the_reloader(reloading, eventually):
     """It ends both processes at once, with exit code 1."""
     reloading.send_signal(signal.SIGTERM)
     eventually(lambda: "delivering what was received" in reloading.log())
+    first = time.monotonic()
+    eventually(lambda: time.monotonic() > first + SAME)  # what comes earlier is the same one
     reloading.send_signal(signal.SIGTERM)
     assert reloading.wait(30) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(reloading.listener, 0)
+
+
+def test_the_same_signal_twice(reloading):
+    """The process and its group get it, as from `timeout` of the coreutils: it drains."""
+    reloading.send_signal(signal.SIGTERM)
+    os.killpg(reloading.pid, signal.SIGTERM)
+    reloading.go_on()
+    assert reloading.wait(30) == 0
+    check_drained(reloading)
 
 
 def test_a_reloader_that_is_killed(reloading, eventually):
@@ -247,6 +260,18 @@ def test_no_connection(transactional_db):
     assert done.returncode == 1
     assert "can't connect to PostgreSQL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_down(start):
+    """That the admin can't be told is no news, while the listener can't connect either."""
+    process = start(
+        *(*DEFAULT_ONLY, "--verbosity", "2"),
+        ready="DEBUG   can't tell the admin",
+        TEST_DJANGO_DSN="dbname=x host=127.0.0.1 port=1",
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert "WARNING can't tell the admin" not in process.log()
 
 
 def test_list():

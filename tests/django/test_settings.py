@@ -75,6 +75,42 @@ def test_only_the_listener_refuses(project, pgnotifier, number, text):
     assert text in refused
 
 
+@pytest.mark.parametrize(
+    "pgnotifier",
+    [
+        {"DISPATCHER": "redis://:hid/den@h/0"},
+        {"DISPATCHER": "redis:hidden@h"},
+        {"DISPATCHER": "rq", "RQ_QUEUE": "redis://:hid/den@h/0"},
+        {"DISPATCHER": "rq", "RQ_QUEUE": "localhost:hidden"},
+        {"DISPATCHER": "inline", "ON_GAP": "redis://:hid/den@h/0"},
+    ],
+)
+def test_urls_in_the_wrong_place(project, pgnotifier):
+    """The checks, the log and the command refuse them, and show no password."""
+    assert "hid" not in project(pgnotifier)
+
+
+CHECK = """
+import runpy, sys
+sys.argv[1:] = ["check"]
+sys.exit = print
+runpy.run_module("django", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("pgnotifier", "text"),
+    [
+        ({"BUFFER_SIZE": 0}, "PGNOTIFIER['BUFFER_SIZE'] can't be"),
+        ({}, "tasks need PGNOTIFIER['DISPATCHER']"),
+    ],
+)
+def test_problems_are_said_once(project, pgnotifier, text):
+    """By the check; what runs none, such as a worker, logs them."""
+    for script in (CHECK, "import django; django.setup()"):
+        assert project(pgnotifier, script=script).count(text) == 1
+
+
 LATE = """
 import django
 django.setup()

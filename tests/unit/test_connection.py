@@ -131,6 +131,7 @@ def test_malformed_strings_keep_their_pieces(db_conf):
         "postgresql://u:p%40ss@h/db",
         "postgresql://u@h/db?password=a@b",
         "password=a@b host=@abstract",
+        "host=/tmp/a@b,@abstract",
     ],
 )
 def test_at_signs_in_their_place(db_conf):
@@ -149,6 +150,9 @@ def test_at_signs_in_their_place(db_conf):
         ({"dbname": f"postgresql://u:{SECRET}@h/db"}, "dbname"),
         ({"dbname": f"host=h password={SECRET}"}, "dbname"),
         (f"host=h dbname='password={SECRET}'", "dbname"),
+        (f"postgresql://u:{SECRET}:5432/db", "port"),
+        ({"host": f"u:{SECRET}@h"}, "host"),
+        ({"host": f"a,u:{SECRET}@h"}, "host"),
     ],
 )
 def test_values_that_cannot_be(db_conf, what):
@@ -181,6 +185,21 @@ def test_libpq_quoting_the_password(monkeypatch):
     with pytest.raises(ConnectionFailedError, match="no such thing") as caught:
         Parameters({"host": "h", "password": SECRET}).connect()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+@pytest.mark.parametrize("kind", [psycopg.OperationalError, psycopg.ProgrammingError])
+def test_libpq_quoting_other_secrets(monkeypatch, name, kind):
+    """Nor that of a key, nor percent-encoded, nor if it is libpq that refuses it."""
+
+    def connect(*_, **__):
+        raise kind("no key: 's/ecret' or 's%2Fecret'\nor otherwise")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises((ConfigurationError, ConnectionFailedError)) as caught:
+        Parameters({"host": "h", name: "s/ecret"}).connect()
+    assert "ecret" not in "".join(traceback.format_exception(caught.value)).split("Error: ", 1)[1]
+    assert "***" in str(caught.value)
 
 
 def test_a_password_that_is_the_user_name(monkeypatch):

@@ -8,6 +8,8 @@ from typing import Any
 
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
 
+from pgnotifier.contrib.celery.settings import check_urls
+
 CONNECT_TIMEOUT = 4.0
 """Seconds for making a connection, if the app's `broker_connection_timeout` is off."""
 ANSWER_TIMEOUT = 30.0
@@ -48,6 +50,7 @@ class Broker:
         """Lend a producer that is connected; an exception costs it its connection.
 
         Raises:
+            ConfigurationError: A URL of the app's can't be parsed.
             Exception: None of the broker's hosts could be reached; of whatever type the
                 transport raises.
         """
@@ -115,6 +118,7 @@ class Broker:
         return found - {KeyError}
 
     def _connect(self) -> Any:
+        check_urls(self._app)
         connection = self._app.connection_for_write()
         connection.connect_timeout = connection.connect_timeout or CONNECT_TIMEOUT
         connection.heartbeat = 0  # nobody would send them while there is nothing to publish

@@ -28,6 +28,7 @@ from pgnotifier.errors import (
     UnknownOptionError,
 )
 from pgnotifier.payload import decode
+from pgnotifier.redaction import show
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -109,7 +110,7 @@ class CeleryDispatcher(Dispatcher):
             )
         if self._notifier is None:
             self._notifier = notifier
-            self._tasks.dispatchers.append(self)
+            self._tasks.add(self)
 
     def bind(self, subscription: "Subscription") -> Target:
         """Check a subscription, and make its callback the app's task.
@@ -139,6 +140,7 @@ class CeleryDispatcher(Dispatcher):
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
+        self._tasks.hold(self)
         return target
 
     def _bind_callback(
@@ -161,6 +163,8 @@ class CeleryDispatcher(Dispatcher):
         """Forget the callback, and its task with its last channel."""
         self._forget(subscription.id, subscription.channel)
         self._targets.pop((subscription.id, subscription.channel), None)
+        if not self._targets:
+            self._tasks.let_go(self)
 
     def dispatch(self, batch: deque[Delivery]) -> None:
         """Publish each delivery, and take it off once the broker has acknowledged it.
@@ -233,7 +237,7 @@ class CeleryDispatcher(Dispatcher):
 
 def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
     """Return the dispatchers of an app that notifiers use, in the order they began to."""
-    return list(AppTasks.of(app).dispatchers)
+    return AppTasks.of(app).dispatchers
 
 
 def notifiers_of(app: Celery) -> "list[Notifier]":
@@ -259,7 +263,7 @@ def check_app(app: Any) -> Any:
     """
     if not isinstance(app, Celery):
         raise ArgumentTypeError(
-            f"app is the Celery app, as in app = Celery('shop'), not {app!r:.80}"
+            f"app is the Celery app, as in app = Celery('shop'), not {show(app)}"
         )
     proxy: Any = app
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001

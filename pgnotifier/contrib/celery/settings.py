@@ -7,14 +7,28 @@ https://docs.celeryq.dev/en/stable/userguide/configuration.html
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from celery.app import utils
+from kombu.utils.url import url_to_parts
 
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 from pgnotifier.settings import Setting, is_text
 
 PREFIX = "pgnotifier_"
+
+# `celery report` and `celery inspect conf` show all settings but those of such names.
+# https://docs.celeryq.dev/en/stable/reference/cli.html#celery-report
+_celery: Any = utils
+_celery.HIDDEN_SETTINGS = re.compile(
+    f"{_celery.HIDDEN_SETTINGS.pattern}|{PREFIX}dsn", _celery.HIDDEN_SETTINGS.flags
+)
+
+_PARSED = re.compile("(amqps?|pyamqp|rediss?|sentinel)://")
+"""The URLs that kombu and Celery parse; some other transports do so themselves."""
 
 
 _NAMES = (
@@ -52,11 +66,12 @@ def read_setting(app: Any, name: str) -> Any:
 
 
 def check_settings(app: Any) -> None:
-    """Check that the app's configuration has no setting that begins with ours and isn't ours.
+    """Check the app's URLs, and that it has no setting that begins with ours and isn't ours.
 
     Raises:
-        ConfigurationError: It has; with the nearest name.
+        ConfigurationError: It has, and the nearest name is in the message; or as `check_urls`.
     """
+    check_urls(app)
     for shown, name in _find_ours(app):
         ours = name.removeprefix(PREFIX)
         if ours not in SETTINGS or ours == name:
@@ -64,6 +79,30 @@ def check_settings(app: Any) -> None:
             known = ", ".join(f"{PREFIX}{one}" for one in SETTINGS)
             hint = f"did you mean {PREFIX + near[0]!r}?" if near else f"there are {known}"
             raise ConfigurationError(f"{shown!r} is not a setting of pgnotifier; {hint}")
+
+
+def check_urls(app: Any) -> None:
+    """Check that the URLs of the broker and the result backend can be parsed.
+
+    Whoever uses them raises an error that shows a part of the password.
+
+    Raises:
+        ConfigurationError: One of them can't be.
+    """
+    for name in ("broker_write_url", "result_backend"):
+        given = getattr(app.conf, name)
+        urls = given if isinstance(given, list | tuple) else [given]
+        for url in (part for text in urls if isinstance(text, str) for part in text.split(";")):
+            if not _PARSED.match(url):
+                continue
+            try:
+                url_to_parts(url)
+            except ValueError:
+                raise ConfigurationError(
+                    f"the setting {name} is no URL: in a user's name or a password, characters "
+                    "such as / ? # [ ] ; have to be percent-encoded, as urllib.parse.quote(…, "
+                    "safe='') does"
+                ) from None
 
 
 def _find_ours(app: Any) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from pgnotifier.contrib.celery.tasks import CallbackTask
 from pgnotifier.contrib.celery.tracing import Trace
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Notification
+from pgnotifier.redaction import redact
 
 # Any, as celery.canvas declares no types, and what can be inferred of them is wrong.
 _Signature: Any = canvas.Signature
@@ -201,7 +202,9 @@ class SignatureTarget(Target):
     @property
     def shown(self) -> str:
         """The task's name, or how Celery shows a canvas."""
-        name: str = repr(self.fn) if self.is_canvas else getattr(self.fn, "task", self.fn.name)
+        name: str = (
+            redact(repr(self.fn)) if self.is_canvas else getattr(self.fn, "task", self.fn.name)
+        )
         return name
 
     @property

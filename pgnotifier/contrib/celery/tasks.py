@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pgnotifier.contrib.celery.arguments import restore_payload
 from pgnotifier.contrib.celery.errors import CallbackNotFoundError
@@ -139,8 +140,9 @@ class AppTasks:
     """
 
     def __init__(self, app: Any) -> None:
-        self.dispatchers: list[Any] = []
         self._app = app
+        self._dispatchers: WeakKeyDictionary[Any, None] = WeakKeyDictionary()  # in order
+        self._held: set[Any] = set()
         self._lock = ForkSafeLock()
         self._tasks: dict[str, CallbackTask] = {}
         self._is_finalized = False
@@ -154,6 +156,27 @@ class AppTasks:
             renew_in_children(app)
             app.on_after_finalize.connect(made.register_all, weak=False)
         return found
+
+    @property
+    def dispatchers(self) -> list[Any]:
+        """The dispatchers that notifiers use, in the order they began to."""
+        # A list of references is made at once, whatever other threads do meanwhile.
+        return [one for ref in self._dispatchers.keyrefs() if (one := ref()) is not None]
+
+    def add(self, dispatcher: Any) -> None:
+        """Know a dispatcher for as long as something else refers to it."""
+        self._dispatchers[dispatcher] = None
+
+    def hold(self, dispatcher: Any) -> None:
+        """Keep a dispatcher, with its notifier, though nothing else may refer to it.
+
+        It has subscriptions: a module may make a notifier within a function, and forget it.
+        """
+        self._held.add(dispatcher)
+
+    def let_go(self, dispatcher: Any) -> None:
+        """Keep a dispatcher no longer."""
+        self._held.discard(dispatcher)
 
     def finalize(self) -> None:
         """Finalize the app, or wait for another thread that does.

@@ -15,6 +15,7 @@ from celery import Celery, canvas
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
 from pgnotifier.records import about
+from pgnotifier.redaction import redact
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -83,7 +84,7 @@ class Question:
                 # The broker is down, which the dispatcher says if it matters; or it has no fanout.
                 logger.debug(
                     "the workers can't be asked for their tasks: %s",
-                    exc,
+                    redact(exc),
                     extra=about("workers_silent", error=type(exc).__name__),
                 )
             if self._ended.wait(pause):

@@ -38,11 +38,13 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="state")
     def condition(self, listener: Listener) -> str:
-        """Return its state, or that it is no longer heard of."""
+        """Return its state, with the reason if there is one, or that it is no longer heard of."""
         if listener.is_silent:
             return f"silent (was {listener.state})"
         why = listener.status.get("why")
-        return f"{listener.state}: {why}" if why and listener.state == "deaf" else listener.state
+        # A listener that has ended keeps the status that it had.
+        is_current = listener.status.get("state") == listener.state
+        return f"{listener.state}: {why}" if why and is_current else listener.state
 
     @admin.display(description="per second", ordering="rate")
     def rate_shown(self, listener: Listener) -> str:

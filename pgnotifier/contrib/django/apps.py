@@ -26,7 +26,7 @@ class PgNotifierConfig(AppConfig):
         """Import the module `notifications` of every app that has one."""
         from pgnotifier.contrib.django import checks
         from pgnotifier.contrib.django.channels import Channel
-        from pgnotifier.contrib.django.conf import check_settings
+        from pgnotifier.contrib.django.conf import check_settings, runs_checks
         from pgnotifier.contrib.django.upkeep import drop_orphans, refresh_triggers
 
         register(checks.check_configuration)
@@ -36,7 +36,8 @@ class PgNotifierConfig(AppConfig):
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
         problems = check_settings()
         for _, problem in problems:  # for those who run no checks, as workers do
-            logger.error(
+            logger.log(
+                logging.DEBUG if runs_checks() else logging.ERROR,
                 "nothing is received: %s %s",
                 problem.message,
                 problem.hint,

@@ -21,6 +21,7 @@ from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
 from pgnotifier.publisher import make_text
 from pgnotifier.records import about
+from pgnotifier.redaction import redact
 from pgnotifier.registry import check_channel
 from pgnotifier.substitutes import Encoder
 
@@ -249,7 +250,7 @@ class Channel(Signal):
             what = (
                 "tasks aren't" if isinstance(exc, ImproperlyConfigured) else f"task {key!r} isn't"
             )
-            _warn_once(f"{what} subscribed: {exc}")
+            _warn_once(redact(f"{what} subscribed: {exc}"))
 
     def _subscribe(self, key: Hashable) -> None:
         notifier = get_notifier(self.database)
@@ -353,7 +354,8 @@ def gap_id(id: Hashable) -> Hashable:
 @lru_cache(256)
 def _warn_once(text: str) -> None:
     """Warn of what is wrong, for workers, which run no checks."""
-    logger.warning("%s", text, extra=about("not_subscribed"))
+    level = logging.DEBUG if conf.runs_checks() else logging.WARNING
+    logger.log(level, "%s", text, extra=about("not_subscribed"))
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:

@@ -26,6 +26,7 @@ from pgnotifier.contrib.django.triggers import NotifyOn
 from pgnotifier.errors import NotHearingError, PgNotifierError
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
+from pgnotifier.redaction import redact, show
 
 POOLER_PORTS = {"6432"}
 """PgBouncer's own: https://www.pgbouncer.org/config.html#listen_port."""
@@ -54,7 +55,7 @@ def _check_hook(name: str) -> list[CheckMessage]:
         return [checks.Warning(f"{exc}", hint=_NO_LISTENER, id="pgnotifier.E011")]
     if hook is None or callable(hook):
         return []
-    problem = f"PGNOTIFIER[{name!r}] is the path of {hook!r:.80}, which can't be called."
+    problem = f"PGNOTIFIER[{name!r}] is the path of {show(hook)}, which can't be called."
     return [checks.Warning(problem, hint=_NO_LISTENER, id="pgnotifier.E011")]
 
 
@@ -82,7 +83,8 @@ def _check_dispatcher() -> list[CheckMessage]:
 def _check_tasks() -> list[CheckMessage]:
     return [
         _warn_of_tasks(
-            f"Task {spell(key)!r} of channel {channel.name!r} can't be subscribed: {problem}",
+            f"Task {spell(key)!r} of channel {channel.name!r} can't be subscribed: "
+            f"{redact(problem)}",
             "Correct what Channel.task() is given, or PGNOTIFIER['DISPATCHER'].",
             "E014",
         )

@@ -1,16 +1,21 @@
 """Settings: what `PGNOTIFIER = {...}` may say, checked."""
 
 import difflib
+import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from pgnotifier.redaction import redact
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 from pgnotifier.settings import Setting, is_filled
 
+_PATH = re.compile(r"[\w.]+(?::[\w.]+)?")
 KINDS = ("celery", "rq", "tasks", "inline")
 
 
@@ -26,7 +31,7 @@ def _is_hook(value: Any) -> bool:
 
 
 _ALIAS = "an alias of DATABASES"
-_PATH = "a callable, or its path"
+_CALLABLE = "a callable, or its path"
 _NAMES = (
     *("standby", "health_port", "health_host", "heartbeat", "heartbeat_timeout", "buffer_size"),
     *("buffer_bytes", "overflow", "drain_timeout"),
@@ -46,8 +51,8 @@ SETTINGS: Mapping[str, Setting] = {
         is_secret=True,
     ),
     "TASKS_BACKEND": Setting("an alias of TASKS", is_filled, "default"),
-    "ON_GAP": Setting(_PATH, _is_hook),
-    "ON_ERROR": Setting(_PATH, _is_hook),
+    "ON_GAP": Setting(_CALLABLE, _is_hook),
+    "ON_ERROR": Setting(_CALLABLE, _is_hook),
     **{name.upper(): CORE_SETTINGS[name] for name in _NAMES},
 }
 
@@ -68,10 +73,25 @@ def get_imported(name: str) -> Any:
     value = get(name)
     if not isinstance(value, str):
         return value
+    if not _PATH.fullmatch(value):  # a URL, say, with a password
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER[{name!r}] is no path of something in a module, as 'shop.queues.make' is"
+        )
     try:
         return import_string(value.replace(":", "."))
-    except Exception as exc:  # whatever the module raises
-        raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {exc}") from exc
+    except Exception as exc:  # noqa: BLE001 - whatever the module raises
+        # What looks like a path may be a server with a password.
+        reason = "there is no such thing" if name == "RQ_QUEUE" else redact(exc)
+        raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {reason}") from (
+            exc if reason == str(exc) else None
+        )
+
+
+def runs_checks() -> bool:
+    """Return whether this process is a command of Django's, whose checks say what is wrong."""
+    program = Path(sys.argv[0] if sys.argv else "")
+    names = ("manage.py", "django-admin")
+    return program.name in names or program.parts[-2:] == ("django", "__main__.py")
 
 
 def check_settings() -> list[tuple[str, Problem]]:

@@ -16,6 +16,7 @@ from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
+from pgnotifier.redaction import redact, show
 from pgnotifier.registry import Subscription
 
 PSYCOPG = ("autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory")
@@ -153,16 +154,17 @@ def make_dispatcher(kind: Any) -> Dispatcher:
         raise
     except ModuleNotFoundError as exc:
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] is {kind!r}, and {exc.name} isn't installed"
+            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, and {exc.name} isn't installed"
             + (f": pip install {INSTALLS[str(kind)]}" if maker is not None else "")
         ) from exc
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - whatever it raises
+        shown = redact(exc)
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] is {kind!r:.80}, which fails with {exc!r:.200}"
-        ) from exc
+            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, which fails with {show(exc, 200)}"
+        ) from (exc if shown == str(exc) else None)
     if not isinstance(made, Dispatcher):
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] makes {made!r:.80}, which is no pgnotifier.Dispatcher"
+            f"PGNOTIFIER['DISPATCHER'] makes {show(made)}, which is no pgnotifier.Dispatcher"
         )
     return made
 
@@ -172,7 +174,7 @@ def _make_given(kind: Any) -> Any:
     if isinstance(kind, str):
         if "." not in kind and ":" not in kind:
             raise ImproperlyConfigured(
-                f"PGNOTIFIER['DISPATCHER'] is {kind!r}, which is neither a name nor a path"
+                f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, which is neither a name nor a path"
             )
         kind = conf.get_imported("DISPATCHER")
     return kind() if callable(kind) else kind

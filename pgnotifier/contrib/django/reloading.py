@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from django.utils import autoreload
@@ -46,6 +47,7 @@ class _Parent:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe = -1
         self._signals = 0
+        self._signalled_at = 0.0
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -73,7 +75,10 @@ class _Parent:
         return code
 
     def _on_signal(self, number: int, frame: Any) -> None:
+        if self._signals and monotonic() - self._signalled_at < foreground.SAME:
+            return
         self._signals += 1
+        self._signalled_at = monotonic()
         self._end()
         if self._signals > 1 and self._child is not None and self._child.poll() is None:
             self._child.send_signal(signal.SIGTERM)  # the second: at once

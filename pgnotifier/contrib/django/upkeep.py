@@ -11,6 +11,7 @@ from django.db.utils import Error
 from pgnotifier.contrib.django.trigger_sql import FIND_ORPHANS, FIND_SOURCE, make_source, quote
 from pgnotifier.contrib.django.triggers import NotifyOn
 from pgnotifier.records import about
+from pgnotifier.redaction import redact
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -68,7 +69,7 @@ def _execute(using: str, sql: str) -> bool:
     except Error as exc:
         logger.warning(
             "after migrate: %s",
-            str(exc).partition("\n")[0],
+            redact(exc).partition("\n")[0],
             extra=about("trigger_stale", error=type(exc).__name__),
         )
         return False

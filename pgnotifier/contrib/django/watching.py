@@ -17,10 +17,11 @@ from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import latest_gaps
 from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.naming import spell
+from pgnotifier.naming import name_callable, spell
 from pgnotifier.notifier import Notifier
 from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
+from pgnotifier.redaction import redact
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -75,9 +76,15 @@ class Watch:
             )
         except Error as exc:  # the database is away
             extra = about("admin_unwritten", error=type(exc).__name__)
-            self._warn("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
+            log = self._warn if self._is_connected() else logger.debug
+            log("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
         finally:
             close_stale_connections()
+
+    def _is_connected(self) -> bool:
+        """Return whether the listeners are: else they say themselves that the database is away."""
+        states = {notifier.status().state for notifier in self._notifiers.values()}
+        return states <= {"hearing", "standby"}
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
         status, heard = notifier.status(), notifier.get_channels()
@@ -129,7 +136,7 @@ def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[s
     return [
         {
             "channel": channel.name,
-            "receivers": [_name(fn) for fn in channel.live_receivers()],
+            "receivers": [name_callable(fn) for fn in channel.live_receivers()],
             "tasks": [show(key) for key in channel.tasks],
         }
         for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
@@ -143,12 +150,7 @@ def _show_id(id: Hashable) -> str:
 
 
 def _first_line(exc: Exception) -> str:
-    return " ".join(str(exc).strip().partition("\n")[0].split())
-
-
-def _name(fn: Any) -> str:
-    name = getattr(fn, "__qualname__", None)
-    return repr(fn) if name is None else f"{fn.__module__}.{name}"
+    return " ".join(redact(exc).strip().partition("\n")[0].split())
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """RQDispatcher: notifications become jobs in Redis."""
 
 import contextlib
+import re
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from pgnotifier.contrib.rq.targets import Target
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
+from pgnotifier.redaction import show
 from pgnotifier.salvaging import salvage
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ PORTION = 500
 """The most jobs of one transaction."""
 TIMEOUT = 10.0
 """Seconds for which to wait for a server given by its URL, to connect and to answer."""
+_NO_URL = (
+    "a URL of Redis is redis://, rediss:// or unix://; in a password, characters such as / ? # [ ] "
+    "have to be percent-encoded, as urllib.parse.quote(…, safe='') does"
+)
+# The path would be the rest of a password: redis-py says in its errors where it can't connect.
+_MISREAD = re.compile(r"unix://[^/@]+[/?#][^@]*@")
 
 
 class RQDispatcher(Dispatcher):
@@ -153,7 +161,7 @@ class RQDispatcher(Dispatcher):
             return given
         if not isinstance(given, str) or not given:
             raise ArgumentTypeError(
-                f"subscription {id!r}: queue is a name or an rq.Queue, not {given!r:.80}"
+                f"subscription {id!r}: queue is a name or an rq.Queue, not {show(given)}"
             )
         base = self._queue
         return type(base)(
@@ -252,9 +260,10 @@ def _make_queue(given: Any) -> tuple[Queue, bool]:
         raise ArgumentTypeError(
             f"RQDispatcher takes an rq.Queue, a redis.Redis or its URL, not {type(given).__name__}"
         )
+    if _MISREAD.match(given):
+        raise ConfigurationError(_NO_URL)
     try:
         connection = Redis.from_url(given, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
     except ValueError:
-        # Its message may hold the URL, and that a password.
-        raise ConfigurationError("a URL of Redis is redis://, rediss:// or unix://") from None
+        raise ConfigurationError(_NO_URL) from None  # its message may hold a part of the password
     return Queue(connection=connection), True

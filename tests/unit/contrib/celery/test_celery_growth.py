@@ -12,7 +12,9 @@ from brokered import callback, own, take_messages
 from celery import Celery
 from redis import ConnectionPool
 
+from pgnotifier import Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
 from pgnotifier.contrib.celery.publisher import Publisher, Route
 from pgnotifier.contrib.celery.tasks import AppTasks
 
@@ -136,3 +138,29 @@ def test_dispatchers_that_nobody_used(app):
         CeleryDispatcher(app)
     assert count(CeleryDispatcher) == before
     assert AppTasks.of(app).dispatchers == []
+
+
+@pytest.mark.parametrize("kind", ["callback", "signature"])
+def test_notifiers_that_come_and_go(app, kind):
+    """An app forgets a dispatcher with its notifier, once nobody else refers to them."""
+    task = app.task(callback, name="task")
+    before = count(CeleryDispatcher, Notifier)
+    for _ in range(50):
+        notifier = Notifier("host=h", dispatcher=CeleryDispatcher(app), autorun=False)
+        notifier.subscribe("a", "ch", callback if kind == "callback" else task.s())
+        assert notifiers_of(app)[-1] is notifier
+        notifier.unsubscribe("a", "ch")
+    del notifier
+    assert count(CeleryDispatcher, Notifier) == before
+    assert dispatchers_of(app) == []
+
+
+def test_a_notifier_that_nothing_refers_to(app):
+    """A module may make it in a function: the app keeps it while it is subscribed."""
+    task = app.task(callback, name="task")
+    Notifier("host=h", dispatcher=CeleryDispatcher(app), autorun=False).subscribe(
+        "a", "ch", task.s()
+    )
+    gc.collect()
+    (dispatcher,) = dispatchers_of(app)
+    assert dispatcher.notifier.get_channels() == {"ch"}

@@ -25,6 +25,7 @@ from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.health import HealthServer
 from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
+from pgnotifier.redaction import redact
 from pgnotifier.settings import SETTINGS
 
 
@@ -111,7 +112,7 @@ class Command(BaseCommand):
         problems = [f"{problem.message} {problem.hint}" for _, problem in conf.check_settings()]
         if not problems:
             problems += [
-                f"task {spell(key)!r} of channel {channel.name!r}: {problem}"
+                f"task {spell(key)!r} of channel {channel.name!r}: {redact(problem)}"
                 for channel, key, problem in find_task_problems()
                 if not channels or channel.name in channels
             ]

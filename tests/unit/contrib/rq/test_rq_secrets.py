@@ -1,0 +1,42 @@
+"""Passwords of Redis: nobody gets to see them."""
+
+import traceback
+from types import MappingProxyType
+
+import callbacks
+import pytest
+import redis
+
+from pgnotifier import ArgumentTypeError, Subscription
+from pgnotifier.contrib.rq import RQDispatcher
+
+SECRETS = ["hid/qzx", "hid#qzx", "hid?qzx", "hid[qzx", "hid]qzx", "hid%qzx", "hid@qzx", "hid qzx"]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+@pytest.mark.parametrize("secret", SECRETS)
+def test_urls(scheme, secret, free_port):
+    """Neither a server that is down shows the password, nor a URL that can't be parsed."""
+    with pytest.raises((redis.RedisError, ValueError)) as caught:
+        RQDispatcher(f"{scheme}://u:{secret}@127.0.0.1:{free_port}/0")._queue.connection.ping()
+    said = "".join(traceback.format_exception(caught.value))
+    assert "hid" not in said
+    assert "qzx" not in said
+
+
+@pytest.mark.parametrize("url", ["unix:///tmp/with@sign.sock", "unix://u:pass@/tmp/a.sock?db=1"])
+def test_sockets(url):
+    """A path may hold an at sign, and a password may come before it."""
+    assert RQDispatcher(url)._queue.connection.connection_pool
+
+
+def test_what_is_mistaken_for_a_queue():
+    """A connection given as `queue=` is not shown with what it connects by."""
+    connection = redis.Redis(password="hidqzx", ssl=True, ssl_password="hidqzx")
+    dispatcher = RQDispatcher("redis://:hidqzx@h")
+    subscription = Subscription(
+        "a", "ch", callbacks.callback, dispatcher, MappingProxyType({"queue": connection})
+    )
+    with pytest.raises(ArgumentTypeError) as caught:
+        dispatcher.bind(subscription)
+    assert "hidqzx" not in str(caught.value) + repr(dispatcher)
