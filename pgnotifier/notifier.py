@@ -827,6 +827,7 @@ class Notifier:
             listener.request("unlisten", names)
 
     def _wait_live(self, done: Outcome | None, autorun: bool, undo: Callable[[], None]) -> None:
+        self._registrar.spelling.warn()
         try:
             if done is not None:
                 self._confirm(done)

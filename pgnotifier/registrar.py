@@ -59,6 +59,7 @@ class Registrar:
 
     Attributes:
         registry: As it is now. Anyone may read it, without the lock.
+        spelling: What is to be said of new channels; its `warn` is to be called without the lock.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Registrar:
         self.registry = Registry()
         self._report = report
         self._on_heir = on_heir
-        self._spelling = Spelling()
+        self.spelling = Spelling()
         self._changes: set[Change] = set()
         self._leaving: deque[tuple[Key, Subscription]] = deque()
         self._uses: Counter[Dispatcher] = Counter()  # subscriptions, by dispatcher
@@ -84,7 +85,7 @@ class Registrar:
         new = [name for name in channels if name not in self.registry]
         self.registry = self.registry.add(new)
         for name in new:
-            self._spelling.check(name, self.registry)
+            self.spelling.check(name, self.registry)
         return new
 
     def remove(self, channels: Iterable[str]) -> None:
@@ -147,7 +148,7 @@ class Registrar:
             self._leaving.extend((change.key, one) for one in made)
             return True
         if change.channel not in self.registry:
-            self._spelling.check(change.channel, self.registry)
+            self.spelling.check(change.channel, self.registry)
         self._replace(bound)
         return True
 
