@@ -31,7 +31,7 @@ from pgnotifier.listener import Listener, Settings
 from pgnotifier.payload import decode
 from pgnotifier.probing import Probes
 from pgnotifier.publisher import MAX_PAYLOAD_BYTES, Publisher
-from pgnotifier.records import about, count
+from pgnotifier.records import about, count, duration
 from pgnotifier.registrar import Change, Registrar
 from pgnotifier.registry import (
     Binding,
@@ -475,9 +475,9 @@ class Notifier:
             undelivered = listener.stop(timeout)
             if undelivered:
                 logger.error(
-                    "stopped with %s undelivered after %g s",
+                    "stopped with %s undelivered after %s",
                     count(undelivered, "notification"),
-                    timeout,
+                    duration(timeout),
                     extra=about("undelivered", count=undelivered),
                 )
             if not self.daemon:
@@ -733,7 +733,8 @@ class Notifier:
         if listener.ready.is_open:
             return
         listener.stop(STOP_TIMEOUT)
-        raise ConnectionFailedError(f"not connected within {self._longest_wait:g} s: {why}")
+        waited = self._longest_wait or 0.0
+        raise ConnectionFailedError(f"not connected within {duration(waited)}: {why}")
 
     def _running_listener(self) -> Listener | None:
         listener = self._listener

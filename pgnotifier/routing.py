@@ -12,7 +12,7 @@ from pgnotifier.buffer import Item
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.moment import Moment
-from pgnotifier.records import about
+from pgnotifier.records import about, count
 from pgnotifier.recurring import Recurring
 from pgnotifier.registry import Binding, Registry
 
@@ -182,8 +182,8 @@ class Router:
                 ids = [binding.id for _, bindings in lanes for binding in bindings]
                 size = len(arrived.extra)
                 logger.debug(
-                    "received %d bytes on channel %r for %s",
-                    size,
+                    "received %s on channel %r for %s",
+                    count(size, "byte"),
                     name,
                     ", ".join(map(repr, ids)) or "nobody",
                     extra=about("received", channel=name, size=size, subscriptions=ids),
