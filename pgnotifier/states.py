@@ -103,6 +103,11 @@ class StateReport:
         return monotonic() - self._begun_at
 
     @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds the lock of its hook."""
+        return self._hook.is_locked_here
+
+    @property
     def is_stuck(self) -> bool:
         """Whether `resume` is to be called until a thread for `on_state` can be started."""
         return self._hook.is_stuck

@@ -220,7 +220,7 @@ def test_the_largest_payload(encoded, make_notifier, record, fits, too_long):
     """What counts is the number of bytes in the database's encoding."""
     notifier = make_notifier(encoded)
     notifier.subscribe(1, "orders", record)
-    with pytest.raises(PayloadTooLargeError, match="'orders' has .* 7999 at most"):
+    with pytest.raises(PayloadTooLargeError, match=r"'orders' has .* 7999 at most"):
         notifier.notify("orders", too_long)
     notifier.notify("orders", fits)
     assert record.wait_for(1) == [fits]
@@ -231,7 +231,7 @@ def test_a_size_that_only_the_server_knows(encoded, make_notifier):
     """Python has no such codec, and the error is the same."""
     notifier = make_notifier(encoded)
     notifier.notify("orders", "中" * 3999)
-    with pytest.raises(PayloadTooLargeError, match="'orders' has too many bytes.* 7999 at most"):
+    with pytest.raises(PayloadTooLargeError, match=r"'orders' has too many bytes.* 7999 at most"):
         notifier.notify("orders", "中" * 4000)
 
 
