@@ -99,6 +99,7 @@ class Listener:
             if settings.standby is None
             else Standby(settings.standby, settings.heartbeat, settings.heartbeat_timeout)
         )
+        self._show_at = 0.0
         self._waits = settings.waits
         self._leads = False
         self._stopping = False
@@ -321,11 +322,22 @@ class Listener:
         elif self._router.is_full():
             self._link.pause()  # whoever makes room wakes the reader
         else:
+            self._show_standbys()
             missing = self._router.has_missed()
             if missing:
                 self._report_missed()
             # Last, as it wakes deliverers, and they can't run before the reader waits again.
-            self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
+            longest = math.inf if self._standby is None else POLL
+            self._link.hear(min(longest, REPORT_PAUSE) if missing or stuck else longest)
+
+    def _show_standbys(self) -> None:
+        """Let standbys see how much has been read, as often as they look.
+
+        By that they know how far back the gap has to reach, should one take over.
+        """
+        if self._standby is not None and monotonic() >= self._show_at:
+            self._show_at = monotonic() + POLL
+            self._link.show()
 
     def _forget_retired(self) -> None:
         # A method of its own, so that no variable keeps them while the reader waits.
