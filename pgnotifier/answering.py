@@ -32,7 +32,6 @@ ANSWER_TIMEOUT = 8.0
 """Seconds after which a request without an answer gets 503."""
 CLOSE_TIMEOUT = 1.0
 """Seconds in which a client may read its response before the connection is cut."""
-STOP_TIMEOUT = 2.0
 ACCEPT_PAUSE = 0.1
 """Seconds to wait when the process has no descriptor left for a connection."""
 
@@ -161,11 +160,14 @@ class AnsweringServer:
             raise
 
     def stop(self) -> None:
-        """Close the port and all connections."""
+        """Close the port, and have the thread close all connections, as it ends.
+
+        There is no waiting for that: the thread may be in a handler of the log, which waits for
+        whoever stops the server.
+        """
         self._is_stopping = True
+        self._listening.close()  # here, so that another server may listen on the port at once
         self._wake()
-        if self._thread is not threading.current_thread():  # as it is in a handler of the log
-            self._thread.join(STOP_TIMEOUT)
 
     def close(self) -> None:
         """Close all sockets: also those of the parent, in a forked child."""
@@ -198,8 +200,10 @@ class AnsweringServer:
             client, _ = self._listening.accept()
         except (BlockingIOError, ConnectionError):  # it has gone again
             return
-        except OSError:  # no descriptor is left, unless an older connection gives its own
-            if not self._make_room():
+        except (
+            OSError
+        ):  # it was closed, or no descriptor is left, unless an older connection gives its own
+            if not (self._is_stopping or self._make_room()):
                 time.sleep(ACCEPT_PAUSE)
             return
         if len(self._connections) >= MAX_CONNECTIONS:

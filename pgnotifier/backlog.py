@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from pgnotifier.errors import ListenRefusedError
-from pgnotifier.records import about
+from pgnotifier.records import about, percent
 
 logger = logging.getLogger("pgnotifier.backlog")
 
@@ -68,8 +68,8 @@ class Backlog:
         elif self.usage >= 2 * self._warned:
             self._warned = self.usage
             logger.warning(
-                "PostgreSQL's notification queue is %.0f %% full; once it is, NOTIFY fails. %s",
-                100 * self.usage,
+                "PostgreSQL's notification queue is %s full; once it is, NOTIFY fails. %s",
+                percent(self.usage),
                 self._find_culprit(),
                 extra=about("queue_filling", usage=self.usage),
             )

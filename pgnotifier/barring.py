@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pgnotifier.buffer import Barrier
 from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.locks import is_held_here
 from pgnotifier.notification import Gap
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Barring:
 
     def __init__(self) -> None:
         """Begin without a barrier."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._barriers: dict[Deliverer, Barrier] = {}
         self._is_lifted = False
         self._gaps: list[Gap] = []
@@ -33,6 +34,11 @@ class Barring:
             if not self._is_lifted and deliverer not in self._barriers:
                 barrier = self._barriers[deliverer] = Barrier()
                 deliverer.bar(barrier)
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds its lock."""
+        return is_held_here(self._lock)
 
     @property
     def awaits_users(self) -> bool:

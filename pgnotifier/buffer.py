@@ -247,11 +247,11 @@ class Buffer:
                 datetime.now(UTC), f"its buffer is full, of {self._size} at most"
             )
             self._warn(
-                "the buffer of %s is full (%s, %d bytes): nothing more is read from PostgreSQL "
+                "the buffer of %s is full (%s, %s): nothing more is read from PostgreSQL "
                 "until half of it is delivered",
                 self._name,
                 count(self.waiting, "notification"),
-                self._bytes,
+                count(self._bytes, "byte"),
                 extra=about("buffer_full", dispatcher=self._name, count=self.waiting),
             )
 
@@ -276,10 +276,10 @@ class Buffer:
     def _note(self, lost: Sequence[Item]) -> None:
         """Take down what was dropped, for the next gap."""
         self._warn(
-            "the buffer of %s is full (%s, %d bytes): dropping the %s",
+            "the buffer of %s is full (%s, %s): dropping the %s",
             self._name,
             count(self.waiting, "notification"),
-            self._bytes,
+            count(self._bytes, "byte"),
             self._overflow.removeprefix("drop_"),
             extra=about("dropping", dispatcher=self._name, count=len(lost)),
         )

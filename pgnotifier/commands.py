@@ -8,6 +8,7 @@ from typing import Literal
 
 from pgnotifier.errors import NotifierStoppedError
 from pgnotifier.gate import Outcome
+from pgnotifier.locks import is_held_here
 
 Verb = Literal["listen", "unlisten", "restart"]
 
@@ -28,9 +29,14 @@ class Commands:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[Command] = deque()
         self._closed = False
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds the lock."""
+        return is_held_here(self._lock)
 
     def ask(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
         """Queue a command and return its outcome: it is done once it is live."""

@@ -325,6 +325,20 @@ def _unknown(name: str) -> str:
     return f"{name!r} is not a connection parameter of libpq{hint}"
 
 
+class _ConnectingThread(threading.Thread):
+    """A thread that makes a connection with these parameters, and on which `db_conf` is called."""
+
+    def __init__(self, target: Callable[[], None], parameters: Parameters) -> None:
+        super().__init__(target=target, name="pgnotifier-connect", daemon=True)
+        self.parameters = parameters
+
+
+def is_connecting_here(parameters: Parameters) -> bool:
+    """Return whether the calling code is a `db_conf` that a listener's connection waits for."""
+    thread = threading.current_thread()
+    return isinstance(thread, _ConnectingThread) and thread.parameters is parameters
+
+
 class Connecting:
     """A connection under way on a thread of its own.
 
@@ -359,7 +373,7 @@ class Connecting:
         self.done = False
         self.row: tuple[Any, ...] = ()
         try:
-            threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
+            _ConnectingThread(self._run, parameters).start()
         except RuntimeError:
             # None to be had: too many, or Python 3.12.0/1 once the main program has ended.
             self._run()

@@ -16,6 +16,7 @@ from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import in_one_line
 from pgnotifier.gathering import Gatherer
+from pgnotifier.locks import is_held_here
 from pgnotifier.moment import Moment
 from pgnotifier.notification import Arrival, Gap, Notification
 from pgnotifier.payload import decode as usual_decode
@@ -129,6 +130,11 @@ class Deliverer:
     def is_current(self) -> bool:
         """Return whether it has called the calling code, or waits for it."""
         return _calling.get() is self or self.dispatcher.runs_here()
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code, a finalizer, say, has interrupted what holds the lock."""
+        return is_held_here(self._bell.lock)
 
     @property
     def thread(self) -> threading.Thread:
@@ -272,11 +278,11 @@ class Deliverer:
 
         Returns:
             How many deliveries were given up: at least 1 if a callback is still busy. From within
-            a callback of this very deliverer there is no waiting: 0, and the rest follows when
-            the callback returns.
+            a callback of this very deliverer, or a finalizer that has interrupted what holds its
+            lock, there is no waiting: 0, and the rest follows when that returns.
         """
         self.hurry()
-        if self.is_current():
+        if self.is_current() or self.is_locked_here:
             return 0
         if not self._thread.ident:
             return self.waiting

@@ -70,7 +70,7 @@ class HealthServer:
         self._server = server
 
     def stop(self) -> None:
-        """Close the port."""
+        """Close the port, without waiting for the thread that answers."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()

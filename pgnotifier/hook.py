@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgnotifier.gate import Gate
+from pgnotifier.locks import is_held_here
 from pgnotifier.records import about
 from pgnotifier.recurring import Recurring
 
@@ -52,7 +53,7 @@ class Hook:
         self._name = name
         self._fn = fn
         self._merge = merge
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[_Call] = deque()
         self._thread: threading.Thread | None = None
         self._warn = Recurring(logger)
@@ -95,11 +96,14 @@ class Hook:
 
         Not in the caller's thread: the reader must go on reading.
         """
+        if self._thread is not None or not self._waiting:
+            return
+        # Made before it is known to be needed: that may run a finalizer, which gets here, too.
+        thread = threading.Thread(target=self._run, name=f"pgnotifier-{self._name}", daemon=True)
         with self._lock:
             if self._thread is not None or not self._waiting:
                 return
-            name = f"pgnotifier-{self._name}"
-            thread = self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread = thread
         try:
             thread.start()
         except RuntimeError as exc:
@@ -115,6 +119,11 @@ class Hook:
                 exc,
                 extra=about("no_thread", hook=self._name),
             )
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds its lock."""
+        return is_held_here(self._lock)
 
     @property
     def is_stuck(self) -> bool:
@@ -141,7 +150,7 @@ class Hook:
 
     def forget_in_child(self) -> None:
         """Leave what is waiting to the parent, in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting.clear()
         self._thread = None
         self._last = Gate()

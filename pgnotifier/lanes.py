@@ -57,7 +57,7 @@ class Lanes:
 
     def forget_in_child(self) -> None:
         """Be empty, in a forked child: what is pending is the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
         self._ready: deque[Turn] = deque()

@@ -192,6 +192,17 @@ class Link:
             else:
                 self._prove_idle()
 
+    def show(self) -> None:
+        """Ask something: standbys see when, and that what came before it has been read.
+
+        Unless notifications have come, the next heartbeat stays due when it is: an answer doesn't
+        show that they would.
+        """
+        due_at, is_idle = self._due_at, not self._unproven
+        self._round_trip(b"SELECT 1", self._timeout)
+        if is_idle and not self._unproven:
+            self._due_at = due_at
+
     def _prove_idle(self) -> None:
         try:
             self.beat()

@@ -12,7 +12,7 @@ from pgnotifier.barring import Barring
 from pgnotifier.buffer import REPORT_PAUSE, Barrier
 from pgnotifier.commands import Command, Commands, Verb
 from pgnotifier.companion import Companion
-from pgnotifier.connection import Backoff, ConnectionLostError, Parameters
+from pgnotifier.connection import Backoff, ConnectionLostError, Parameters, is_connecting_here
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.errors import (
@@ -99,6 +99,7 @@ class Listener:
             if settings.standby is None
             else Standby(settings.standby, settings.heartbeat, settings.heartbeat_timeout)
         )
+        self._show_at = 0.0
         self._waits = settings.waits
         self._leads = False
         self._stopping = False
@@ -122,12 +123,14 @@ class Listener:
         timeout = settings.heartbeat_timeout
         self._handover = Handover(self._link, self._router, parameters, timeout)
         self._backlog = Backlog(self._link.ask)
+        self._locking = (self._commands, self._router, self._report_gap, self._state)
         self._companion = (
             None
             if self._standby is None
             else Companion(parameters, self._link.wake, self._standby.accompany)
         )
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
+        self._starter: int | None = threading.get_ident()  # until the reader runs
 
     # --- called by any thread ---
 
@@ -138,6 +141,7 @@ class Listener:
             return
         self._state.become("starting")
         self._thread.start()
+        self._starter = None
 
     def abort(self, why: Exception) -> None:
         """End in the place of `start`, or after that failed."""
@@ -192,6 +196,20 @@ class Listener:
         """Return whether the reader runs the calling code: a handler of the log, say."""
         return self._thread is threading.current_thread()
 
+    def waits_for_caller(self) -> bool:
+        """Return whether the reader can't go on before the calling code is done.
+
+        Besides the reader's own thread, that is so for a `db_conf` that is asked what to connect
+        with, for what is called while the reader is still to be started, and for a signal handler
+        or a finalizer that has interrupted what holds a lock of ours.
+        """
+        return (
+            self.is_reader()
+            or is_connecting_here(self._parameters)
+            or self._starter == threading.get_ident()
+            or any(one.is_locked_here for one in (*self._locking, self._barring))
+        )
+
     def delivering_here(self) -> list[threading.Thread]:
         """Return the threads that go on delivering once the calling code, a callback, is done."""
         return [one.thread for one in self.deliverers.values() if one.is_current()]
@@ -205,7 +223,7 @@ class Listener:
         deadline = monotonic() + timeout
         self._stopping = True
         self._link.wake()
-        if self._thread is not threading.current_thread() and self._thread.ident:
+        if self._thread.ident and not self.waits_for_caller():
             self._thread.join(timeout)
         for deliverer in self.deliverers.values():
             deliverer.hurry()  # all at once: each may need the whole time
@@ -254,6 +272,7 @@ class Listener:
             self._finish(why)
 
     def _finish(self, why: BaseException) -> None:
+        self._starter = None
         self._dismiss()
         self._link.end()
         self._state.become("stopped")
@@ -303,11 +322,22 @@ class Listener:
         elif self._router.is_full():
             self._link.pause()  # whoever makes room wakes the reader
         else:
+            self._show_standbys()
             missing = self._router.has_missed()
             if missing:
                 self._report_missed()
             # Last, as it wakes deliverers, and they can't run before the reader waits again.
-            self._link.hear(REPORT_PAUSE if missing or stuck else math.inf)
+            longest = math.inf if self._standby is None else POLL
+            self._link.hear(min(longest, REPORT_PAUSE) if missing or stuck else longest)
+
+    def _show_standbys(self) -> None:
+        """Let standbys see how much has been read, as often as they look.
+
+        By that they know how far back the gap has to reach, should one take over.
+        """
+        if self._standby is not None and monotonic() >= self._show_at:
+            self._show_at = monotonic() + POLL
+            self._link.show()
 
     def _forget_retired(self) -> None:
         # A method of its own, so that no variable keeps them while the reader waits.

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -27,11 +27,12 @@ from pgnotifier.gathering import check_gathering
 from pgnotifier.health import HealthServer
 from pgnotifier.holding import are_starts_held
 from pgnotifier.listener import Listener, Settings
+from pgnotifier.locks import ChangeLock
 from pgnotifier.payload import decode
 from pgnotifier.probing import Probes
 from pgnotifier.publisher import Publisher
-from pgnotifier.records import about, count
-from pgnotifier.registrar import Change, Registrar
+from pgnotifier.records import about, count, duration
+from pgnotifier.registrar import Change, Claim, Registrar
 from pgnotifier.registry import (
     Binding,
     Registry,
@@ -162,7 +163,7 @@ class Notifier:
             None if health_port is None else HealthServer((self,), health_port, health_host)
         )
         self._probes = Probes()
-        self._lock = threading.RLock()
+        self._lock = ChangeLock()
         self._registrar = Registrar(self._report_error, self._note_heir)
         self._listener: Listener | None = None
         self._stopped = Gate()
@@ -229,10 +230,17 @@ class Notifier:
             NotLiveError: The connection was not back within 30 s; it will be live once it is.
         """
         names = check_channels(channels)
+        if self._lock.puts_off(partial(self.add_channels, names, autorun)):
+            return
         with self._lock:
-            new = self._registrar.add(names)
+            claim = self._registrar.add(names)
             done = self._request_listen(names, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._remove(new))
+        self._wait_live(
+            done,
+            autorun,
+            keep=lambda: self._registrar.accept(claim),
+            undo=lambda: self._remove_refused(claim),
+        )
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -257,6 +265,8 @@ class Notifier:
             ChannelNameError: No channel can have such a name.
         """
         names = check_channels(channels)
+        if self._lock.puts_off(partial(self.remove_channels, names, autorun)):
+            return
         with self._lock:
             self._registrar.remove(names)
             self._request_unlisten(names, autorun)
@@ -331,8 +341,7 @@ class Notifier:
         given = Subscription(
             *(id, channel, fn, by, MappingProxyType(options)), gathering=gathering, on_gap=on_gap
         )
-        change, done = self._bind(given, autorun)
-        self._wait_live(done, autorun, undo=lambda: self._take_back(change, given))
+        self._subscribe(given, autorun)
 
     def on(
         self,
@@ -380,6 +389,8 @@ class Notifier:
         """
         check_id(id)
         check_channel(channel)
+        if self._lock.puts_off(partial(self.unsubscribe, id, channel, autorun)):
+            return
         with self._lock:
             if self._registrar.unsubscribe(id, channel):
                 self._request_unlisten([channel], autorun)
@@ -433,7 +444,11 @@ class Notifier:
             ConfigurationError: There is nothing to connect to, or `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
+        if self._lock.puts_off(self.start):
+            return
         listener = self._started_listener()
+        if self._is_awaited_by(listener):
+            return
         try:
             if not listener.ready.wait(self._longest_wait):
                 self._give_up(listener)
@@ -450,7 +465,8 @@ class Notifier:
         Raises:
             ConfigurationError: As for `start()`.
         """
-        self._started_listener()
+        if not self._lock.puts_off(self.begin):
+            self._started_listener()
 
     def is_starting(self) -> bool:
         """Return whether it was started, and is still trying to connect for the first time."""
@@ -475,6 +491,8 @@ class Notifier:
         Returns:
             How many deliveries were given up.
         """
+        if self._lock.puts_off(partial(self.stop, timeout)):
+            return 0
         undelivered, deadline = 0, monotonic() + timeout
         with self._lock:  # so that a `start` under way has made it
             listener = self._listener
@@ -482,9 +500,9 @@ class Notifier:
             undelivered = listener.stop(timeout)
             if undelivered:
                 logger.error(
-                    "stopped with %s undelivered after %g s",
+                    "stopped with %s undelivered after %s",
                     count(undelivered, "notification"),
-                    timeout,
+                    duration(timeout),
                     extra=about("undelivered", count=undelivered),
                 )
             if not self.daemon:
@@ -515,6 +533,8 @@ class Notifier:
                 running goes on trying.
             NotLiveError: There was none within 30 s; it goes on trying.
         """
+        if self._lock.puts_off(self.restart):
+            return
         with self._lock:
             listener = self._running_listener()
             done = listener.request("restart") if listener is not None else None
@@ -699,6 +719,8 @@ class Notifier:
                     self._stopped = Gate()
                     lifetime.hold(self)
                     break
+            if listener.waits_for_caller():
+                raise NotifierStoppedError("the notifier is still stopping; start it afterwards")
             listener.ended.wait()
         self._launch(listener)
         return listener
@@ -737,7 +759,8 @@ class Notifier:
         if listener.ready.is_open:
             return
         listener.stop(STOP_TIMEOUT)
-        raise ConnectionFailedError(f"not connected within {self._longest_wait:g} s: {why}")
+        waited = self._longest_wait or 0.0
+        raise ConnectionFailedError(f"not connected within {duration(waited)}: {why}")
 
     def _running_listener(self) -> Listener | None:
         listener = self._listener
@@ -752,6 +775,8 @@ class Notifier:
 
     def _mute_channels(self, channels: str | Iterable[str] | None, *, muted: bool) -> None:
         names = None if channels is None else check_channels(channels)
+        if self._lock.puts_off(partial(self._mute_channels, names, muted=muted)):
+            return
         with self._lock:
             self._registrar.mute_channels(list(self._registry) if names is None else names, muted)
 
@@ -760,12 +785,25 @@ class Notifier:
     ) -> None:
         check_id(id)
         names = None if channels is None else check_channels(channels)
+        if self._lock.puts_off(partial(self._mute_subscriber, id, names, muted=muted)):
+            return
         with self._lock:
             everywhere = list(self._registry) if names is None else names
             self._registrar.mute_subscriber(id, everywhere, muted)
 
+    def _subscribe(self, given: Subscription, autorun: bool) -> None:
+        if self._lock.puts_off(partial(self._subscribe, given, autorun)):
+            return
+        change, done = self._bind(given, autorun)
+        self._wait_live(
+            done,
+            autorun,
+            keep=lambda: self._registrar.settle(change),
+            undo=lambda: self._take_back(change),
+        )
+
     def _bind(
-        self, given: Subscription, autorun: bool, undone: Subscription | None = None
+        self, given: Subscription, autorun: bool, undoing: Change | None = None
     ) -> tuple[Change, Outcome | None]:
         """Have a subscription bound and put into the registry, and LISTEN queued.
 
@@ -775,7 +813,7 @@ class Notifier:
         again = False
         while True:
             with self._lock:
-                change = self._registrar.begin(given.id, given.channel, undone)
+                change = self._registrar.begin(given.id, given.channel, undoing)
             try:
                 bound = self._registrar.bind(given, change, again=again)
             except BaseException:
@@ -805,18 +843,22 @@ class Notifier:
                     self._registrar.forgotten(change, subscription)
         self._forget_unused()
 
-    def _take_back(self, change: Change, refused: Subscription) -> None:
+    def _take_back(self, refused: Change) -> None:
         """Have what was before a subscription that the server has refused."""
-        if change.before is None:
+        while True:
             with self._lock:
-                self._registrar.take_back(change, refused)
-            self._unbind_leaving()
-        else:
-            self._bind(change.before, autorun=False, undone=refused)
+                before = self._registrar.refuse(refused)
+                if before is None:
+                    self._registrar.take_back(refused)
+                if not self._registrar.holds(refused):
+                    break
+            assert before is not None
+            self._bind(before, autorun=False, undoing=refused)
+        self._remove_refused(refused.claim)
 
-    def _remove(self, names: list[str]) -> None:
+    def _remove_refused(self, claim: Claim) -> None:
         with self._lock:
-            self._registrar.remove(names)
+            self._registrar.give_up(claim)
         self._unbind_leaving()
 
     def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
@@ -830,7 +872,15 @@ class Notifier:
         if autorun and listener and names:
             listener.request("unlisten", names)
 
-    def _wait_live(self, done: Outcome | None, autorun: bool, undo: Callable[[], None]) -> None:
+    def _wait_live(
+        self,
+        done: Outcome | None,
+        autorun: bool,
+        keep: Callable[[], None],
+        undo: Callable[[], None],
+    ) -> None:
+        """Wait until a change is live; undo it if the server refuses, else keep it."""
+        self._registrar.spelling.warn()
         try:
             if done is not None:
                 self._confirm(done)
@@ -839,11 +889,20 @@ class Notifier:
         except ListenRefusedError:
             undo()
             raise
+        except BaseException:
+            self._keep(keep)
+            raise
+        self._keep(keep)
+
+    def _keep(self, keep: Callable[[], None]) -> None:
+        if not self._lock.puts_off(partial(self._keep, keep)):
+            with self._lock:
+                keep()
 
     def _confirm(self, done: Outcome) -> None:
         listener = self._listener
-        if listener is not None and listener.is_reader():
-            return  # which would wait for itself; it is live once what called this is done
+        if listener is not None and self._is_awaited_by(listener):
+            return  # it is live once what called this is done
         if not done.wait(LIVE_TIMEOUT):
             status = self.status()
             full = any(dispatcher.full for dispatcher in status.dispatchers)
@@ -854,10 +913,17 @@ class Notifier:
             )
         done.result()
 
+    def _is_awaited_by(self, listener: Listener) -> bool:
+        """Return whether the calling code mustn't wait, as what it would wait for waits for it."""
+        return self._lock.is_catching_up or listener.waits_for_caller()
+
     def _starts_by_itself(self) -> bool:
         # A callback that is running though the notifier isn't would undo the `stop()` that waits
         # for it, or has given it up.
         if called_by_callback(self) or are_starts_held():
+            return False
+        listener = self._listener
+        if listener is not None and listener.waits_for_caller():  # and is stopping
             return False
         if self._autorun is not None:
             return self._autorun
@@ -866,7 +932,7 @@ class Notifier:
 
     def _forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
-        self._lock = threading.RLock()
+        self._lock = ChangeLock()
         self._stopped.open()
         self._report_error.forget_in_child()
         self._report_gap.forget_in_child()

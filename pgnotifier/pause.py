@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from pgnotifier.connection import Connecting, ConnectionLostError, Parameters, Session
-from pgnotifier.records import about
+from pgnotifier.records import about, duration, percent
 from pgnotifier.waiting import Waiter
 
 logger = logging.getLogger("pgnotifier.pause")
@@ -81,8 +81,8 @@ class Pause:
         if self.since is not None:
             lasted = monotonic() - self.since
             logger.info(
-                "reading again, after a pause of %.0f s",
-                lasted,
+                "reading again, after a pause of %s",
+                duration(lasted),
                 extra=about("pause_ended", seconds=lasted),
             )
             self.forget()
@@ -134,9 +134,9 @@ class Pause:
             return
         self._warn_at = now + WARN
         logger.warning(
-            "nothing has been read from PostgreSQL for %.0f s, as a buffer is full: its queue of "
+            "nothing has been read from PostgreSQL for %s, as a buffer is full: its queue of "
             "notifications grows%s, and the session that waits holds back vacuum",
-            now - self.since,
-            "" if self._usage is None else f" ({100 * self._usage:.2g} % full)",
+            duration(now - self.since),
+            "" if self._usage is None else f" ({percent(self._usage)} full)",
             extra=about("paused", seconds=now - self.since, usage=self._usage),
         )

@@ -45,7 +45,7 @@ class Probes:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what is under way
+        self._lock = threading.RLock()  # guards what is under way
         self._under_way: WeakKeyDictionary[Dispatcher, Future[bool]] = WeakKeyDictionary()
 
     def find_trouble(self, dispatchers: Iterable[Dispatcher]) -> list[str]:

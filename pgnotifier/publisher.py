@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from pgnotifier.connection import Parameters, encoding_of, forget_in_child, is_quiet
+from pgnotifier.encoding import Encoding
 from pgnotifier.errors import (
     ChannelNameError,
     ConnectionFailedError,
@@ -45,7 +46,7 @@ class Publisher:
         Raises:
             PayloadEncodingError: No payload carries this value, or the database's encoding
                 lacks one of its characters.
-            PayloadTooLargeError: It has over 7,999 bytes.
+            PayloadTooLargeError: It has over 7,999 bytes in the database's encoding.
             ChannelNameError: The database's encoding lacks a character of the name.
             ConnectionFailedError: No connection could be made, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
@@ -78,6 +79,9 @@ class Publisher:
                     # It tells the bytes, in whatever language.
                     char = bytes.fromhex("".join(_BYTES.findall(reason))).decode("utf-8", "replace")
                     raise _lacks(connection, channel, text, char) from exc
+                if isinstance(exc, psycopg.errors.InvalidParameterValue) and channel.isascii():
+                    # In an encoding that Python doesn't know; such a channel isn't too long.
+                    raise _too_large(channel, "too many bytes") from exc
                 if not connection.closed:
                     raise NotifyRefusedError(
                         f"the server refused to notify {channel!r}: {reason}"
@@ -130,8 +134,11 @@ class Publisher:
 
 def _send(connection: psycopg.Connection[Any], channel: str, text: str) -> None:
     odd = next((char for char in channel + text if not char.isascii()), None)
-    if odd and encoding_of(connection).name == "MULE_INTERNAL":  # which nothing is converted to
-        raise _lacks(connection, channel, text, odd)
+    if odd:
+        encoding = encoding_of(connection)
+        if encoding.name == "MULE_INTERNAL":  # which nothing is converted to
+            raise _lacks(connection, channel, text, odd)
+        check_size(channel, text, encoding)
     for left in reversed(range(_MOST_CANCELS)):
         try:
             connection.execute(_NOTIFY, (channel, text))
@@ -157,7 +164,7 @@ def _lacks(
 
 
 def make_text(channel: str, payload: Any, encoder: Encoder | None = None) -> str:
-    """Return a payload as the text that NOTIFY sends.
+    """Return a payload as the text that NOTIFY sends; `check_size` has the last word on its size.
 
     Args:
         channel: Where to, for errors.
@@ -166,13 +173,37 @@ def make_text(channel: str, payload: Any, encoder: Encoder | None = None) -> str
 
     Raises:
         PayloadEncodingError: No payload carries the value.
-        PayloadTooLargeError: It has over 7,999 bytes.
+        PayloadTooLargeError: It has over 7,999 bytes, whatever the encoding.
     """
     text = encode(payload, encoder)
-    size = len(text.encode())
-    if size > MAX_PAYLOAD_BYTES:
-        raise PayloadTooLargeError(
-            f"the payload for channel {channel!r} has {size} bytes; NOTIFY takes "
-            f"{MAX_PAYLOAD_BYTES} at most. Store it, and send its key instead"
-        )
+    # In each encoding of PostgreSQL, a character takes a byte at least.
+    if len(text) > MAX_PAYLOAD_BYTES:
+        raise _too_large(channel, f"{len(text.encode())} bytes")
     return text
+
+
+def check_size(channel: str, text: str, encoding: Encoding) -> None:
+    """Check that a payload fits in the encoding of the database: the server counts those bytes.
+
+    Args:
+        channel: Where to, for errors.
+        text: What `make_text` returned.
+        encoding: That of the database.
+
+    Raises:
+        PayloadTooLargeError: It has over 7,999 bytes.
+    """
+    try:
+        size = len(encoding.encode(text))
+    except UnicodeEncodeError:  # the server says which character it lacks
+        return
+    if size > MAX_PAYLOAD_BYTES:
+        where = "" if encoding.is_utf8 else f" in the database's encoding, {encoding.name}"
+        raise _too_large(channel, f"{size} bytes{where}")
+
+
+def _too_large(channel: str, size: str) -> PayloadTooLargeError:
+    return PayloadTooLargeError(
+        f"the payload for channel {channel!r} has {size}; NOTIFY takes {MAX_PAYLOAD_BYTES} at "
+        "most. Store it, and send its key instead"
+    )

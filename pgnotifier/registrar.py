@@ -2,8 +2,8 @@
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pgnotifier.dispatch import Dispatcher
@@ -16,24 +16,47 @@ Key = tuple[Hashable, str]
 
 
 @dataclass(slots=True, eq=False)
+class Tentative:
+    """A channel that was added, and that the server hasn't accepted yet.
+
+    Attributes:
+        waiting: How many calls wait for its LISTEN. It goes if all of them are refused.
+    """
+
+    waiting: int = 0
+
+
+Claim = Mapping[str, Tentative]
+"""The tentative channels that a call waits for, by name."""
+
+
+@dataclass(slots=True, eq=False)
 class Change:
-    """A subscription on its way into the registry, while its dispatcher binds it.
+    """A subscription on its way into the registry, until the server has accepted its channel.
 
     Attributes:
         id: Its id.
         channel: Its channel.
-        before: What had that id and channel.
-        is_listed: Whether the channel was there.
-        undone: What it is to take the place of, if nothing else.
+        before: What had that id and channel, and has it again if the server refuses.
+        undoing: The change that it undoes, if it does.
         is_overtaken: Whether another thread has changed the same since.
+        subscription: What was put into the registry; None until then.
+        former: The change that put `before` there, if the server hasn't accepted that either.
+        claim: Its channel, if that is tentative.
+        is_refused: Whether the server has refused.
+        is_settled: Whether it has accepted.
     """
 
     id: Hashable
     channel: str
     before: Subscription | None
-    is_listed: bool
-    undone: Subscription | None = None
+    undoing: "Change | None" = None
     is_overtaken: bool = False
+    subscription: Subscription | None = None
+    former: "Change | None" = None
+    claim: Claim = field(default_factory=dict)
+    is_refused: bool = False
+    is_settled: bool = False
 
     @property
     def key(self) -> Key:
@@ -59,6 +82,7 @@ class Registrar:
 
     Attributes:
         registry: As it is now. Anyone may read it, without the lock.
+        spelling: What is to be said of new channels; its `warn` is to be called without the lock.
     """
 
     def __init__(
@@ -73,35 +97,57 @@ class Registrar:
         self.registry = Registry()
         self._report = report
         self._on_heir = on_heir
-        self._spelling = Spelling()
+        self.spelling = Spelling()
         self._changes: set[Change] = set()
+        self._tentative: dict[str, Tentative] = {}
+        self._unsettled: dict[Key, Change] = {}  # the latest of each, while the server is asked
         self._leaving: deque[tuple[Key, Subscription]] = deque()
         self._uses: Counter[Dispatcher] = Counter()  # subscriptions, by dispatcher
         self._unused: set[Dispatcher] = set()  # since `take_unused`; some may be used again
 
-    def add(self, channels: Iterable[str]) -> list[str]:
-        """Add channels, and return those that weren't there."""
-        new = [name for name in channels if name not in self.registry]
+    def add(self, channels: Iterable[str]) -> Claim:
+        """Add channels; `accept` or `give_up` follows for those that the server is to accept."""
+        names = list(channels)
+        new = [name for name in names if name not in self.registry]
         self.registry = self.registry.add(new)
         for name in new:
-            self._spelling.check(name, self.registry)
-        return new
+            self._tentative[name] = Tentative()
+            self.spelling.check(name, self.registry)
+        claim = {name: self._tentative[name] for name in names if name in self._tentative}
+        for one in claim.values():
+            one.waiting += 1
+        return claim
+
+    def accept(self, claim: Claim) -> None:
+        """Keep channels, as the server listens to them, or is to when it is connected to."""
+        for name, one in claim.items():
+            if self._tentative.get(name) is one:
+                del self._tentative[name]
+
+    def give_up(self, claim: Claim) -> None:
+        """Remove channels that the server has refused, unless others want them."""
+        for name, one in claim.items():
+            one.waiting -= 1
+            if self._tentative.get(name) is one and not one.waiting:
+                del self._tentative[name]
+                if not self.registry.bindings(name):
+                    self.remove([name])
 
     def remove(self, channels: Iterable[str]) -> None:
         """Remove channels, with their subscriptions."""
         names = list(channels)
         self._swap(self.registry.remove(names), names)
 
-    def begin(self, id: Hashable, channel: str, undone: Subscription | None = None) -> Change:
+    def begin(self, id: Hashable, channel: str, undoing: Change | None = None) -> Change:
         """Begin to subscribe an id to a channel; `bind` and `complete` follow.
 
         Args:
             id: The id.
             channel: The channel.
-            undone: What this is to take the place of; should that be gone by the end, nothing is
-                done. Default: whatever is there.
+            undoing: The change that this undoes; should something else be there by the end,
+                nothing is done. Default: this is no such.
         """
-        change = Change(id, channel, self._find(id, channel), channel in self.registry, undone)
+        change = Change(id, channel, self._find(id, channel), undoing)
         self._changes.add(change)
         return change
 
@@ -142,26 +188,51 @@ class Registrar:
         self._changes.discard(change)
         if change.is_overtaken:
             return False
-        if change.undone is not None and not self.holds(change.undone):
+        if change.undoing is None:
+            change.former = self._unsettled.get(change.key)
+            change.subscription = bound.subscription
+            change.claim = self.add([change.channel])
+            self._replace(bound)
+            self._unsettled[change.key] = change
+        elif (
+            not self.holds(change.undoing) or self.refuse(change.undoing) is not bound.subscription
+        ):
             made = (one for one in (bound.for_gaps, bound.subscription) if one is not None)
             self._leaving.extend((change.key, one) for one in made)
-            return True
-        if change.channel not in self.registry:
-            self._spelling.check(change.channel, self.registry)
-        self._replace(bound)
+        else:
+            self._replace(bound)
+            self._settle(change.undoing)
         return True
 
-    def holds(self, subscription: Subscription) -> bool:
-        """Return whether nobody has replaced or removed a subscription; it may have been muted."""
-        now = self._find(subscription.id, subscription.channel)
-        # Each call of `subscribe()` has options of its own, which muting leaves as they are.
-        return now is not None and now.options is subscription.options
+    def settle(self, change: Change) -> None:
+        """End a change: the server listens to its channel, or is to when it is connected to."""
+        self.accept(change.claim)
+        change.former, change.is_settled = None, True
+        self._settle(change)
 
-    def take_back(self, change: Change, subscription: Subscription) -> None:
+    def refuse(self, change: Change) -> Subscription | None:
+        """Note that the server has refused a change; return what is to be there instead.
+
+        That is what was before it, unless the server has refused that as well, meanwhile.
+        """
+        change.is_refused = True
+        while change.former is not None and change.former.is_refused:
+            change.before, change.former = change.former.before, change.former.former
+        return change.before
+
+    def holds(self, change: Change) -> bool:
+        """Return whether what a change has made is there still; it may have been muted."""
+        now, made = self._find(change.id, change.channel), change.subscription
+        # Each call of `subscribe()` has options of its own, which muting leaves as they are.
+        return now is not None and made is not None and now.options is made.options
+
+    def take_back(self, change: Change) -> None:
         """Remove what was completed where nothing was before, unless it was changed since."""
-        if self.holds(subscription):
+        if self.holds(change):
             left = self.registry.unbind(change.id, change.channel)
-            self._swap(left.add([change.channel]) if change.is_listed else left, [change.channel])
+            # `give_up` follows, and removes a channel that nobody else has wanted.
+            self._swap(left.add([change.channel]), [change.channel])
+        self._settle(change)
 
     # Whoever removes a subscription has its dispatcher forget it after the lock is released, when
     # another thread may have bound it anew. So that is done in three steps, too.
@@ -222,6 +293,13 @@ class Registrar:
     def _find(self, id: Hashable, channel: str) -> Subscription | None:
         binding = self.registry.binding(id, channel)
         return None if binding is None else binding.subscription
+
+    def _settle(self, change: Change) -> None:
+        """Have the change before one be the latest that the server is asked about, if any."""
+        if self._unsettled.get(change.key) is change:
+            del self._unsettled[change.key]
+            if change.former is not None and not change.former.is_settled:
+                self._unsettled[change.key] = change.former
 
     def _overtake(self, keys: set[Key]) -> None:
         for change in tuple(self._changes):
@@ -290,12 +368,15 @@ class Registrar:
         """Replace the registry, and end the bindings on these channels that it has no more."""
         before, self.registry = self.registry, registry
         for channel in channels:
+            if channel not in registry:
+                self._tentative.pop(channel, None)
             for binding in before.bindings(channel):
                 if registry.binding(binding.id, channel) is None:
                     binding.live = False
                     if binding.on_gap is not None:
                         binding.on_gap.live = False
                     self._overtake({(binding.id, channel)})
+                    self._unsettled.pop((binding.id, channel), None)
                     self._release(binding.dispatcher)
                     self._leave(binding.subscription, binding.on_gap, None)
         self._mute(registry, channels)

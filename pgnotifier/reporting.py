@@ -30,7 +30,7 @@ class ErrorReport:
     def __init__(self, on_error: OnError | None) -> None:
         self.count = 0
         self._on_error = on_error
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._quiet: dict[object, tuple[float, int]] = {}  # until when, and how many since
 
     def __call__(
@@ -76,7 +76,7 @@ class ErrorReport:
 
     def forget_in_child(self) -> None:
         """Renew the lock in a forked child: a thread that isn't there may hold it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class GapReport:
@@ -98,6 +98,11 @@ class GapReport:
     def is_full(self) -> bool:
         """Whether so many gaps wait for `on_gap` that the next becomes one with the latest."""
         return self._hook.is_full
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds the lock of its hook."""
+        return self._hook.is_locked_here
 
     @property
     def is_stuck(self) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -11,8 +12,9 @@ from psycopg.pq import PGnotify
 from pgnotifier.buffer import Item
 from pgnotifier.delivery import Deliverer
 from pgnotifier.dispatch import Dispatcher
+from pgnotifier.locks import is_held_here
 from pgnotifier.moment import Moment
-from pgnotifier.records import about
+from pgnotifier.records import about, count
 from pgnotifier.recurring import Recurring
 from pgnotifier.registry import Binding, Registry
 
@@ -87,11 +89,12 @@ class Router:
         self._routes: dict[bytes, Route] = {}
         self._routed: Registry | None = None
         self._relayed: list[bytes] = []
-        self._making = threading.Lock()  # of deliverers; guards `_unstarted`
+        self._making = threading.RLock()  # of deliverers; guards `_unstarted`
         self._unstarted: list[Deliverer] = []
         self._warn = Recurring(logger)
         self._leaving: set[str] = set()
-        self._retiring: frozenset[Dispatcher] = frozenset()  # guarded by `_making`
+        self._retiring: set[Dispatcher] = set()
+        self._to_retire: deque[Dispatcher] = deque()
 
     def sort(
         self,
@@ -182,8 +185,8 @@ class Router:
                 ids = [binding.id for _, bindings in lanes for binding in bindings]
                 size = len(arrived.extra)
                 logger.debug(
-                    "received %d bytes on channel %r for %s",
-                    size,
+                    "received %s on channel %r for %s",
+                    count(size, "byte"),
                     name,
                     ", ".join(map(repr, ids)) or "nobody",
                     extra=about("received", channel=name, size=size, subscriptions=ids),
@@ -200,9 +203,15 @@ class Router:
                 del self.echoes[next(iter(self.echoes))]
 
     @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds a lock that the reader needs."""
+        makes = is_held_here(self._making)
+        return makes or any(one.is_locked_here for one in self.deliverers.values())
+
+    @property
     def is_stuck(self) -> bool:
         """Whether something is to be tried again: to start a deliverer, or to have one end."""
-        return bool(self._unstarted or self._retiring)
+        return bool(self._unstarted or self._retiring or self._to_retire)
 
     def resume(self) -> None:
         """Try to start the deliverers that there was no thread for."""
@@ -214,11 +223,13 @@ class Router:
 
         Those that have got a subscription by then stay.
         """
-        with self._making:
-            self._retiring |= self.deliverers.keys() & set(dispatchers)
+        self._to_retire.extend(dispatchers)
 
     def take_retired(self) -> list[Deliverer]:
         """Let deliverers go that were to end, and have nothing to do; return these."""
+        while self._to_retire:
+            self._retiring.add(self._to_retire.popleft())
+        self._retiring &= self.deliverers.keys()
         if not self._retiring:
             return []
         with self._making:

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Literal
 
 from pgnotifier.hook import Hook
-from pgnotifier.records import about
+from pgnotifier.records import about, duration
 from pgnotifier.recurring import Recurring
 
 logger = logging.getLogger("pgnotifier.states")
@@ -51,6 +52,7 @@ class StateReport:
         self._hook = Hook("on_state", on_state)
         self._warn = Recurring(logger, others=logging.INFO)
         self._has_warned = False  # of the loss that lasts
+        self._begun_at = monotonic()  # as the wall clock may be set meanwhile
 
     def become(self, state: State, why: str | None = None, detail: str = "") -> None:
         """Take on a state; a no-op if it is that of now.
@@ -64,6 +66,7 @@ class StateReport:
         if before.state == state:
             return
         self.current = StateChange(state, now, why)
+        lasted, self._begun_at = self._lasted, monotonic()
         if state == "deaf":
             self._has_warned = self._warn("deaf: %s", why, extra=about("deaf", why=why))
         elif before.state == "deaf" and state != "stopped":
@@ -73,7 +76,7 @@ class StateReport:
                 "%s%s again, after %s",
                 state,
                 detail,
-                _since(before),
+                duration(lasted),
                 extra=about(state, since=before.since, until=now, why=before.why),
             )
         else:
@@ -88,11 +91,21 @@ class StateReport:
         """Tell why it is still deaf, or starting: the latest reason helps more than the first."""
         self.current = replace(self.current, why=why)
         if self._warn.is_due:
-            since = self.current.since
-            extra = about("still_deaf", since=since, why=why)
-            told = "trying to connect for" if self.current.state == "starting" else "deaf for"
-            self._warn("%s %s: %s", told, _since(self.current), why, extra=extra)
+            extra = about("still_deaf", since=self.current.since, why=why)
+            state = "trying to connect" if self.current.state == "starting" else "deaf"
+            lasted = f" for {duration(self._lasted)}" if self._lasted >= 1 else ""  # else at once
+            self._warn("%s%s: %s", state, lasted, why, extra=extra)
             self._has_warned = True
+
+    @property
+    def _lasted(self) -> float:
+        """For how many seconds the state of now has lasted."""
+        return monotonic() - self._begun_at
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds the lock of its hook."""
+        return self._hook.is_locked_here
 
     @property
     def is_stuck(self) -> bool:
@@ -110,8 +123,5 @@ class StateReport:
     def forget_in_child(self) -> None:
         """Be stopped, in a forked child; what is still to be told is told by the parent."""
         self.current = StateChange("stopped", datetime.now(UTC))
+        self._begun_at = monotonic()
         self._hook.forget_in_child()
-
-
-def _since(change: StateChange) -> str:
-    return f"{(datetime.now(UTC) - change.since).total_seconds():.1f} s"

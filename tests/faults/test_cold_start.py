@@ -67,7 +67,7 @@ def test_the_server_comes_up(pgnotifier_private_postgres, make_notifier, ledger,
     eventually(lambda: ledger.delivered == [(1, "orders")])
     assert notifier.status().gaps == 0
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage().startswith("trying to connect for") for record in warned] == [True]
+    assert [record.getMessage().startswith("trying to connect: ") for record in warned] == [True]
     assert "\n" not in warned[0].getMessage()
 
 

@@ -227,6 +227,26 @@ def test_the_companion_goes_with_the_lead(pgnotifier_dsn, sessions, make_notifie
     assert len(sessions.pids()) == 1
 
 
+def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
+    """The gap reaches back to its last queries, which it makes as often as standbys poll.
+
+    Its heartbeats go on besides, as an answer doesn't show that it hears.
+    """
+    beats, beat = [], Link.beat
+    monkeypatch.setattr(Link, "beat", lambda link: beats.append(link) or beat(link))
+    monkeypatch.setattr("pgnotifier.listener.POLL", 0.1)
+    leader = make_notifier(pgnotifier_dsn, standby="shop", heartbeat=2.0)
+    leader.add_channel("orders")
+    standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)
+    standby.add_channel("orders")
+    eventually(lambda: len(beats) >= 2)  # at the start, and after 2 s
+    assert standby.status().state == "standby"
+    leader.stop()
+    eventually(lambda: ledger.gaps)
+    (gap,) = ledger.gaps
+    assert (gap.until - gap.since).total_seconds() < 1.8  # a heartbeat was 2 s ago
+
+
 def test_late_polls(pgnotifier_dsn, make_notifier, monkeypatch, ledger):
     """A standby whose polls take long dates the gap from before what may have been lost."""
     query, looked, ask = Standby("shop").query, [], Link.ask

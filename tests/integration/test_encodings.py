@@ -11,6 +11,7 @@ from pgnotifier import (
     ChannelNameError,
     ListenRefusedError,
     PayloadEncodingError,
+    PayloadTooLargeError,
 )
 from pgnotifier.connection import Connecting, Parameters
 from pgnotifier.encoding import find_encoding
@@ -203,6 +204,35 @@ def test_what_can_not_be_sent(encoded, make_notifier):
     with pytest.raises(ChannelNameError, match="has no 'ש'"):
         notifier.notify("ש", 1)
     notifier.notify("orders", "and on it goes")
+
+
+@pytest.mark.parametrize(
+    ("encoded", "fits", "too_long"),
+    [
+        ("LATIN1", "é" * 7999, "é" * 8000),  # 16,000 bytes of UTF-8
+        ("KOI8R", "я" * 7998 + "x", "я" * 8000),
+        ("EUC_JP", "é" * 2666, "é" * 2667),  # 5,334 bytes of UTF-8, 8,001 here
+        ("UTF8", "é" * 3999, "é" * 4000),
+    ],
+    indirect=["encoded"],
+)
+def test_the_largest_payload(encoded, make_notifier, record, fits, too_long):
+    """What counts is the number of bytes in the database's encoding."""
+    notifier = make_notifier(encoded)
+    notifier.subscribe(1, "orders", record)
+    with pytest.raises(PayloadTooLargeError, match=r"'orders' has .* 7999 at most"):
+        notifier.notify("orders", too_long)
+    notifier.notify("orders", fits)
+    assert record.wait_for(1) == [fits]
+
+
+@in_encoding("EUC_TW")
+def test_a_size_that_only_the_server_knows(encoded, make_notifier):
+    """Python has no such codec, and the error is the same."""
+    notifier = make_notifier(encoded)
+    notifier.notify("orders", "中" * 3999)
+    with pytest.raises(PayloadTooLargeError, match=r"'orders' has too many bytes.* 7999 at most"):
+        notifier.notify("orders", "中" * 4000)
 
 
 @in_encoding("WIN1252", "EUC_JP", "EUC_TW", "SQL_ASCII")

@@ -110,14 +110,14 @@ def test_a_port_in_use(pgnotifier_dsn, make_notifier, free_port):
     assert ask(free_port, "/healthz")[0] == 200
 
 
-def test_no_connection(make_notifier, free_port):
+def test_no_connection(make_notifier, free_port, eventually):
     """When the first connection can't be made, the port is closed again."""
     notifier = make_notifier({"host": "/nowhere"}, health_port=free_port)
     with pytest.raises(ConnectionFailedError):
         notifier.start()
     with pytest.raises(urllib.error.URLError):
         ask(free_port, "/healthz")
-    assert "pgnotifier-health" not in [thread.name for thread in threading.enumerate()]
+    eventually(lambda: "pgnotifier-health" not in [one.name for one in threading.enumerate()])
 
 
 CROWD = """

@@ -44,7 +44,7 @@ class Answers:
 
 
 @pytest.fixture
-def answers():
+def answers(eventually):
     """Yield the answers of a server that runs."""
     answers = Answers()
     listening = socket.create_server(("127.0.0.1", 0))
@@ -53,7 +53,29 @@ def answers():
     server.start()
     yield answers
     server.stop()
-    assert "pgnotifier-health" not in [thread.name for thread in threading.enumerate()]
+    eventually(lambda: "pgnotifier-health" not in [one.name for one in threading.enumerate()])
+
+
+def test_stopping_waits_for_nobody(free_port):
+    """Another server may listen on the port at once, though the thread is still busy."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def find_answer(path):
+        begun.set()
+        assert go_on.wait(20)
+        return Future()
+
+    first = AnsweringServer(socket.create_server(("127.0.0.1", free_port)), find_answer)
+    first.start()
+    with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
+        client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert begun.wait(20)
+        first.stop()
+        socket.create_server(("127.0.0.1", free_port)).close()
+        assert not go_on.is_set()
+        go_on.set()
+        first._thread.join(20)
+        assert not first._thread.is_alive()
 
 
 def test_an_answer_that_fails(answers, caplog):

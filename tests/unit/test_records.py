@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import pgnotifier
-from pgnotifier.records import about, count
+from pgnotifier.records import about, count, duration, percent
 
 ROOT = Path(pgnotifier.__file__).parent
 LOGGING = sorted({*ROOT.glob("*.py"), *ROOT.glob("contrib/**/*.py")})
@@ -31,6 +31,35 @@ def test_about():
 def test_count(number, found):
     """One is no plural."""
     assert count(number, "task") == found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "found"),
+    [
+        (-1, "under 0.1 s"),  # never, but a clock may be set
+        (0, "under 0.1 s"),
+        (0.35, "0.3 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (61.2, "61 s"),
+        (119.6, "2 min"),
+        (7140, "119 min"),
+        (7170, "2 h"),
+        (1_000_000, "278 h"),
+    ],
+)
+def test_duration(seconds, found):
+    """No `0.0 s`, no `1e+06 s`, and no more digits than anybody wants."""
+    assert duration(seconds) == found
+
+
+@pytest.mark.parametrize(
+    ("fraction", "found"),
+    [(0, "under 0.1 %"), (1e-5, "under 0.1 %"), (0.012, "1.2 %"), (0.0999, "10 %"), (1, "100 %")],
+)
+def test_percent(fraction, found):
+    """No `1e+02 %`, and no `1e-05 %`."""
+    assert percent(fraction) == found
 
 
 def test_every_record_is_listed():

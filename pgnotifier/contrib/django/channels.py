@@ -13,13 +13,14 @@ from django.db import connections
 from django.dispatch import Signal
 from django.utils.functional import Promise
 
+from pgnotifier.connection import encoding_of
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
-from pgnotifier.publisher import make_text
+from pgnotifier.publisher import check_size, make_text
 from pgnotifier.records import about
 from pgnotifier.redaction import redact
 from pgnotifier.registry import check_channel
@@ -318,6 +319,8 @@ class Channel(Signal):
         """
         text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
+            # Before the server does: its error would end the caller's transaction.
+            check_size(self.name, text, encoding_of(cursor.connection))
             cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
     async def anotify(

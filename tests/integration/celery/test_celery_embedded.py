@@ -130,7 +130,7 @@ def test_works_without_postgresql(open_shop):
         )
     )
     worker = shop.worker("--pgnotifier", DSN="postgresql://127.0.0.1:1/none")
-    worker.wait_for("trying to connect for")
+    worker.wait_for("trying to connect: ")
     assert "can't connect to PostgreSQL" in worker.log
     (answer,) = ask(shop).values()
     assert [status["state"] for status in answer["notifiers"]] == ["starting"]

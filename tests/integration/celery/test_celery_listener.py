@@ -190,7 +190,7 @@ def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args
         late = f"late_{secrets.token_hex(4)}"
         shop = open_shop(SOURCE, dsn=conninfo.make_conninfo(dsn, dbname=late))
         listener = shop.celery("pgnotifier", "--health-port", str(free_port), *args)
-        listener.wait_for("trying to connect for")
+        listener.wait_for("trying to connect: ")
         alive, _ = probe(free_port, "/healthz")
         ready, said = probe(free_port)
         assert (alive, ready) == (True, False)
@@ -211,7 +211,7 @@ def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args
 def test_a_signal_ends_the_waiting(open_shop, number):
     """At once, with exit code 0: there was nothing to deliver."""
     listener = open_shop(SOURCE, dsn="host=127.0.0.1 port=1").celery("pgnotifier")
-    listener.wait_for("trying to connect for")
+    listener.wait_for("trying to connect: ")
     listener.signal(number)
     assert listener.wait(10) == 0
     assert "Traceback" not in listener.log
