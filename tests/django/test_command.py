@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import waiting
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
@@ -50,9 +51,7 @@ def start(transactional_db, tmp_path):
             )
         running.append(process)
         process.log = log.read_text
-        from conftest import wait
-
-        wait(lambda: ready in log.read_text() or process.poll() is not None, 60)
+        waiting.eventually(lambda: ready in log.read_text() or process.poll() is not None, 60)
         assert ready in log.read_text(), log.read_text()
         return process
 
