@@ -9,9 +9,14 @@ import threading
 import pytest
 import waiting
 from database import Database
+from hypothesis import HealthCheck, settings
 
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
+
+# How long an example takes depends on what else runs on the machine.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_configure():
