@@ -1,17 +1,32 @@
 """What the tests share: waiting for a condition, a session to notify from, notifiers that end."""
 
-import inspect
 import itertools
 import os
+import signal
 import socket
 import threading
-import time
 
-import psycopg
 import pytest
+import waiting
+from database import Database
+from hypothesis import HealthCheck, settings
 
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
+
+# How long an example takes depends on what else runs on the machine.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
+
+def pytest_configure():
+    """Have SIGINT end what tests start, though a shell ignores it for what runs in the background.
+
+    What is ignored is inherited: `make test &` in a script would start programs that no test could
+    interrupt. https://www.gnu.org/software/bash/manual/html_node/Signals.html
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,21 +37,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
 
 
-def _eventually(condition, timeout=20.0):
-    """Wait until the condition is true, and return what it returned."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            source = inspect.getsource(condition).strip()
-            raise AssertionError(f"not within {timeout} s: {source}")
-        time.sleep(0.003)
-    return value
-
-
 @pytest.fixture(scope="session")
 def eventually():
     """Return the function that waits until a condition is true."""
-    return _eventually
+    return waiting.eventually
 
 
 class Recorder:
@@ -63,9 +67,9 @@ class Recorder:
         """The payloads, in the order of the calls."""
         return [payload for *_, payload, _ in self.calls]
 
-    def wait_for(self, count, timeout=20.0):
+    def wait_for(self, count, timeout=60.0):
         """Wait until so many calls were made, and return their payloads."""
-        _eventually(lambda: len(self.calls) >= count, timeout)
+        waiting.eventually(lambda: len(self.calls) >= count, timeout)
         return self.payloads
 
 
@@ -79,39 +83,6 @@ def record():
 def make_recorder():
     """Return the maker of recording callbacks."""
     return Recorder
-
-
-class Database:
-    """A session beside the notifier's, in the same database."""
-
-    def __init__(self, dsn):
-        self.dsn = dsn
-        self.connection = psycopg.connect(dsn, autocommit=True, application_name="test")
-        self.pid = self.connection.info.backend_pid
-
-    def execute(self, query, *args):
-        """Run a query and return its rows."""
-        cursor = self.connection.execute(query, args or None)
-        return cursor.fetchall() if cursor.description else []
-
-    def notify(self, channel, payload=""):
-        """Send one notification, committed on return."""
-        self.execute("SELECT pg_notify(%s, %s)", channel, str(payload))
-
-    def listening(self):
-        """Return the pids of the sessions of notifiers in this database."""
-        return [
-            pid
-            for (pid,) in self.execute(
-                "SELECT pid FROM pg_stat_activity"
-                " WHERE application_name = 'pgnotifier' AND datname = current_database()"
-            )
-        ]
-
-    def terminate(self):
-        """Have the server end them."""
-        for pid in self.listening():
-            self.execute("SELECT pg_terminate_backend(%s)", pid)
 
 
 @pytest.fixture
@@ -138,7 +109,7 @@ def make_notifier():
     yield make
     for notifier in made:
         notifier.stop()
-    _eventually(lambda: not _our_threads(), timeout=10)
+    waiting.eventually(lambda: not _our_threads())
 
 
 @pytest.fixture
@@ -162,7 +133,7 @@ def settle(db):
         channel, came = f"settle {next(_settlings)}", threading.Event()
         notifier.subscribe("settle", channel, lambda *_: came.set())
         db.notify(channel)
-        assert came.wait(20), "a running notifier does not deliver"
+        assert came.wait(60), "a running notifier does not deliver"
         notifier.unsubscribe("settle", channel)
 
     return settled

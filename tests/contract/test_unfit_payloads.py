@@ -4,9 +4,7 @@ pgnotifier's own decoder makes no such payloads; a decoder of one's own may.
 """
 
 import threading
-import time
 
-import psycopg
 import pytest
 from celery import Celery
 from redis import Redis
@@ -30,7 +28,7 @@ def decode(text):
 
 
 @pytest.fixture
-def hear(pgnotifier_dsn):
+def hear(pgnotifier_dsn, db, eventually):
     """Return a function that has a dispatcher enqueue some texts, in batches of three.
 
     It returns the texts of what was reported.
@@ -48,13 +46,9 @@ def hear(pgnotifier_dsn):
         )
         notifier.subscribe("a", channel, fn, batch=(3, 60))
         notifier.start()
-        with psycopg.connect(pgnotifier_dsn) as connection:
-            for text in texts:
-                connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
-        deadline = time.monotonic() + 60
-        while notifier.status().received < len(texts):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        for text in texts:
+            db.notify(channel, text)
+        eventually(lambda: notifier.status().received >= len(texts))
         assert notifier.stop(60) == 0
         return reported
 

@@ -1,8 +1,7 @@
 """What the tests of the Django project share."""
 
-import time
-
 import pytest
+import waiting
 from django.db import connections
 
 from pgnotifier.contrib.django.notifiers import get_notifier, replace_dispatchers
@@ -23,19 +22,10 @@ def calls():
     return notifications.calls
 
 
-def wait(condition, timeout=20.0):
-    """Wait until a condition is true, and return what it returned."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "too late"
-        time.sleep(0.01)
-    return value
-
-
 @pytest.fixture
 def eventually():
     """Return the function that waits until a condition is true."""
-    return wait
+    return waiting.eventually
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 from datetime import timedelta
 
 import pytest
+import waiting
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import CommandError
@@ -103,9 +104,7 @@ def test_as_tasks_of_celery(listening, calls, settings):
         assert {"pgnotifier.work", "pgnotifier.work.async"} <= app.tasks.keys()
         assert calls == []
         with start_worker(app, perform_ping_check=False):
-            from conftest import wait
-
-            wait(lambda: len(calls) == 2 * len(PAYLOADS))
+            waiting.eventually(lambda: len(calls) == 2 * len(PAYLOADS))
     check(sorted(calls, key=lambda call: PAYLOADS.index(call[2])))
 
 

@@ -146,7 +146,7 @@ def types(db):
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_table(types, table, channel, name, key):
     """Its trigger can be made, and removed; each change of a row is made, and told."""

@@ -2,43 +2,27 @@
 
 import psycopg
 import pytest
+from database import Database
 
 from pgnotifier.connection import Backoff
 
 from .load import Ledger
 from .scripts import Script
 
-LISTENING = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgnotifier'"
 
-
-class Sessions:
-    """The sessions of notifiers in one database, seen from a session beside them."""
+class Sessions(Database):
+    """The sessions of notifiers in one database, of a server that tests may stop and start."""
 
     def __init__(self, dsn):
-        self._dsn = dsn
+        self.dsn = dsn
 
     def execute(self, query, *args):
         """Run a query on a connection of its own and return its rows."""
-        with psycopg.connect(self._dsn, autocommit=True, application_name="admin") as admin:
+        with psycopg.connect(self.dsn, autocommit=True, application_name="admin") as admin:
             cursor = admin.execute(query, args)
             return cursor.fetchall() if cursor.description else []
 
-    def pids(self):
-        """Return the pids of the notifiers' sessions in this database."""
-        return [pid for (pid,) in self.execute(f"{LISTENING} AND datname = current_database()")]
-
-    def terminate(self):
-        """Have the server end them; return how many."""
-        return len(
-            self.execute(
-                f"SELECT pg_terminate_backend(pid) FROM ({LISTENING}"
-                " AND datname = current_database())"
-            )
-        )
-
-    def notify(self, channel, payload=""):
-        """Send one notification."""
-        self.execute("SELECT pg_notify(%s, %s)", channel, str(payload))
+    pids = Database.listening
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class Script:
         """What it has written to its standard error."""
         return self._err.read_text()
 
-    def prints(self, text, timeout=20):
+    def prints(self, text, timeout=60):
         """Wait until it has printed this."""
         eventually(lambda: text in self.out or self._ended_without(text), timeout)
 
@@ -87,7 +87,7 @@ class Script:
         assert self.took < 4, f"took {self.took:.2f} s"
         return code
 
-    def wait(self, timeout=15):
+    def wait(self, timeout=60):
         """Return the exit code, which has to come within the seconds."""
         try:
             return self.process.wait(timeout)

@@ -151,7 +151,7 @@ def test_daemon(pgnotifier_dsn, sessions, run_script):
     source = SUBSCRIBE.replace("argv[1]", "argv[1], daemon=True").replace("pass", "time.sleep(60)")
     source += "n.notify('orders')\nwhile not n.status().received: pass\n"
     script = run_script(source, pgnotifier_dsn)
-    assert script.wait(5) == 0
+    assert script.wait(30) == 0
     assert "Traceback" not in script.err
 
 
@@ -159,7 +159,7 @@ def test_daemon(pgnotifier_dsn, sessions, run_script):
 def test_main_raises(pgnotifier_dsn, run_script, end):
     """A main program that raises shows its own traceback only, and exits with 1 at once."""
     script = run_script(SUBSCRIBE + end, pgnotifier_dsn)
-    assert script.wait(5) == 1
+    assert script.wait(30) == 1
     assert script.err.count("Traceback") == 1
     assert script.err.splitlines()[-1].startswith(("ZeroDivisionError", "ModuleNotFoundError"))
 
@@ -248,7 +248,7 @@ print("subscribed")
     script = run_script(source, pgnotifier_dsn)
     script.prints("subscribed")
     sessions.execute("SELECT pg_notify('orders', g::text) FROM generate_series(1, 3) g")
-    assert script.wait(5) == 0
+    assert script.wait(30) == 0
     assert script.out == "subscribed\ndone 1\ndone 2\ndone 3\n"
     assert script.err == ""
 

@@ -57,6 +57,7 @@ class Stuck:
             "dispatcher": InlineDispatcher(),
             "buffer_size": 100,
             "heartbeat": 0.3,
+            "heartbeat_timeout": 60,  # of a busy machine, whose answers may be late
             "on_gap": self.gaps.append,
             "on_state": lambda change: self.states.append(change.state),
         }

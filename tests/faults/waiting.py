@@ -1,19 +1,10 @@
 """Waiting for a condition, and for the threads of a notifier."""
 
 import threading
-import time
 
-import pytest
+from waiting import eventually
 
-
-def eventually(condition, timeout=15.0):
-    """Return the first true value of `condition()`; fail when there is none in time."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout} s")
-        time.sleep(0.005)
-    return value
+__all__ = ["eventually", "our_threads"]
 
 
 def our_threads():

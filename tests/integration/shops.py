@@ -28,7 +28,7 @@ class Running:
         """What it has written."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_for(self, text, times=1, timeout=30.0):
+    def wait_for(self, text, times=1, timeout=60.0):
         """Wait until it has written the text, so many times."""
         deadline = time.monotonic() + timeout
         while self.log.count(text) < times:
@@ -40,7 +40,7 @@ class Running:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout=30.0):
+    def wait(self, timeout=60.0):
         """Wait for its end; return its exit code."""
         return self.process.wait(timeout)
 
@@ -52,7 +52,7 @@ class Running:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-        self.process.wait(5)
+        self.process.wait(30)
 
 
 class Shop:
@@ -109,7 +109,7 @@ class Shop:
         names = {"inf": float("inf"), "nan": float("nan"), "Decimal": Decimal}
         return [eval(line, names) for line in lines]
 
-    def wait_written(self, what, count, timeout=30.0):
+    def wait_written(self, what, count, timeout=60.0):
         """Wait until there are that many of them, and return them."""
         deadline = time.monotonic() + timeout
         while len(found := self.written(what)) < count:

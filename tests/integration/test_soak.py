@@ -96,7 +96,7 @@ def test_a_short_soak_accounts_for_everything(run, eventually):
     eventually(lambda: not one.left_behind())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_soak_leaves_nothing_behind(run, how, eventually):
     """Ctrl-C in the middle ends the servers and the listener, and deletes their files."""
@@ -104,7 +104,7 @@ def test_an_interrupted_soak_leaves_nothing_behind(run, how, eventually):
     for _ in range(4):  # the seed, and three faults
         assert one.process.stdout.readline()
     one.process.send_signal(how)
-    output, _ = one.process.communicate(timeout=60)
+    output, _ = one.process.communicate(timeout=120)
     assert one.process.returncode == 130, output
     assert "Traceback" not in output
     eventually(lambda: not one.left_behind())

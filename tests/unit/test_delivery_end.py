@@ -36,7 +36,7 @@ def test_stop_gives_up_at_its_deadline(make_deliverer, eventually):
     put(deliverer, [bind(inline, gate)], 3, 4)
     begun = monotonic()
     assert deliverer.stop(begun + 0.1) == 4
-    assert 0.1 <= monotonic() - begun < 2
+    assert 0.1 <= monotonic() - begun < 15
     gate.opened.set()
     eventually(lambda: not deliverer._thread.is_alive())
     assert gate.calls == [0]
@@ -68,7 +68,7 @@ def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
     assert fake.delivered == []
 
 
-def test_stop_during_retries(make_deliverer):
+def test_stop_during_retries(make_deliverer, eventually):
     """A queue that stays down doesn't hold stopping up beyond the deadline."""
     fake = Fake()
 
@@ -79,8 +79,8 @@ def test_stop_during_retries(make_deliverer):
     deliverer = make_deliverer(fake)
     put(deliverer, [bind(fake)], 0, 1)
     deliverer.start()
+    eventually(lambda: len(fake.batches) > 1)
     assert deliverer.stop(monotonic() + 0.2) == 2
-    assert len(fake.batches) > 1
 
 
 def test_stop_from_its_own_thread(make_deliverer, eventually):

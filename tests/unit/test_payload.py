@@ -152,9 +152,9 @@ HOSTILE = [
 def test_hostile_text_is_decoded_in_linear_time():
     """What no parser likes neither raises nor warns, nor holds up what comes behind it."""
     for text in HOSTILE:
-        start = time.perf_counter()
+        start = time.thread_time()  # the time that other processes take doesn't count
         decode(text)
-        assert time.perf_counter() - start < 1, text[:20]
+        assert time.thread_time() - start < 1, text[:20]
 
 
 SMALL_STACKS = """

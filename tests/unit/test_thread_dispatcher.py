@@ -58,17 +58,26 @@ def test_no_thread_at_all(make_deliverer, eventually, refuse, caplog, refused):
 def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
     """Those that there are do it all, and one that can be started later joins them."""
     dispatcher = ThreadDispatcher(3)
-    calls = []
+    calls, go_on = [], threading.Event()
     refuse("pgnotifier-worker", 2, 4)
     deliverer = make_deliverer(dispatcher)
     deliverer.start()
+
+    def callback(_id, _channel, payload, _pid):
+        assert go_on.wait(60)  # else one thread may be quick enough that no further one is wanted
+        calls.append(payload)
+
+    def find_warnings():
+        return [record for record in caplog.records if record.levelno == logging.WARNING]
+
     for number in range(5):
         for name in range(3):
-            one = bind(dispatcher, lambda *args: calls.append(args[2]), name)
-            put(deliverer, [one], number)
+            put(deliverer, [bind(dispatcher, callback, name)], number)
+    eventually(find_warnings)
+    go_on.set()
     eventually(lambda: len(calls) == 15)
-    assert dispatcher.pending == 0
-    (warned,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    eventually(lambda: dispatcher.pending == 0)
+    (warned,) = find_warnings()
     assert "callbacks are called by 1 of 3" in warned.getMessage()
     entered = threading.Barrier(3, timeout=20)
     for name in range(3):

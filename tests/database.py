@@ -1,0 +1,34 @@
+"""A session beside the notifier's, with which tests notify and look at the notifier's sessions."""
+
+import psycopg
+
+LISTENING = (
+    "SELECT pid FROM pg_stat_activity"
+    " WHERE application_name = 'pgnotifier' AND datname = current_database()"
+)
+
+
+class Database:
+    """A session in the same database as a notifier's."""
+
+    def __init__(self, dsn):
+        self.dsn = dsn
+        self.connection = psycopg.connect(dsn, autocommit=True, application_name="test")
+        self.pid = self.connection.info.backend_pid
+
+    def execute(self, query, *args):
+        """Run a query and return its rows."""
+        cursor = self.connection.execute(query, args or None)
+        return cursor.fetchall() if cursor.description else []
+
+    def notify(self, channel, payload=""):
+        """Send one notification, committed on return."""
+        self.execute("SELECT pg_notify(%s, %s)", channel, str(payload))
+
+    def listening(self):
+        """Return the pids of the sessions of notifiers in this database."""
+        return [pid for (pid,) in self.execute(LISTENING)]
+
+    def terminate(self):
+        """Have the server end these sessions; return how many."""
+        return len(self.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENING})"))
