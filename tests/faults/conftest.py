@@ -32,7 +32,7 @@ class Sessions:
         return len(
             self.execute(
                 f"SELECT pg_terminate_backend(pid) FROM ({LISTENING}"
-                " AND datname = current_database())"
+                " AND datname = current_database()) AS ours"
             )
         )
 
