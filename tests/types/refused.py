@@ -19,7 +19,7 @@ Notifier(None, overflow="drop")  # type: ignore[arg-type]
 Notifier(None, heartbeat="15")  # type: ignore[arg-type]
 Notifier(None, buffer_size=1.5)  # type: ignore[arg-type]
 Notifier(None, standby=True)  # type: ignore[arg-type]
-Notifier(None, hearbeat=15)  # type: ignore[call-arg]
+Notifier(None, heart_beat=15)  # type: ignore[call-arg]
 Notifier(None, on_gap=lambda: None)  # type: ignore[arg-type,misc]
 
 notifier = Notifier(None)
