@@ -58,14 +58,20 @@ def test_no_thread_at_all(make_deliverer, eventually, refuse, caplog, refused):
 def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
     """Those that there are do it all, and one that can be started later joins them."""
     dispatcher = ThreadDispatcher(3)
-    calls = []
+    calls, gate = [], threading.Event()
     refuse("pgnotifier-worker", 2, 4)
+
+    def call(*args):
+        assert gate.wait(20)  # so that one thread isn't enough
+        calls.append(args[2])
+
     deliverer = make_deliverer(dispatcher)
     deliverer.start()
     for number in range(5):
         for name in range(3):
-            one = bind(dispatcher, lambda *args: calls.append(args[2]), name)
-            put(deliverer, [one], number)
+            put(deliverer, [bind(dispatcher, call, name)], number)
+    eventually(lambda: [one for one in caplog.records if one.levelno == logging.WARNING])
+    gate.set()
     eventually(lambda: len(calls) == 15)
     assert dispatcher.pending == 0
     (warned,) = (record for record in caplog.records if record.levelno == logging.WARNING)

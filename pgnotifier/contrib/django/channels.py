@@ -130,7 +130,7 @@ class Channel(Signal):
     # --- receiving ---
 
     @overload
-    def connect(
+    def connect(  # type: ignore[override] - a decorator as well
         self,
         receiver: F,
         sender: object = None,
