@@ -129,8 +129,8 @@ class Channel(Signal):
 
     # --- receiving ---
 
-    @overload
-    def connect(  # type: ignore[override] - a decorator as well
+    @overload  # type: ignore[override]
+    def connect(
         self,
         receiver: F,
         sender: object = None,
@@ -197,7 +197,7 @@ class Channel(Signal):
 
     def task(
         self,
-        fn: F | None = None,
+        fn: Callable[..., Any] | None = None,
         *,
         id: Hashable = None,
         on_gap: Callable[..., object] | None = None,
