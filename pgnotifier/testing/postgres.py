@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import signal
+import stat
+import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -39,12 +42,16 @@ SETTINGS: Mapping[str, str] = {
     "huge_pages": "off",
     "io_method": "sync",  # no worker processes for it
 }
+SINCE: Mapping[str, int] = {"io_method": 18}
+"""The major version that brought a setting of ours."""
 
 
 class PostgresServer(Server):
     """An embedded PostgreSQL 18, reached through a unix socket that only its owner can open.
 
-    As root it runs as the user `nobody`, from a copy of its binaries.
+    As root it runs as the user `nobody`, from a copy of its binaries where `nobody` can't reach
+    these. `PGNOTIFIER_TEST_POSTGRES_HOME` names another installation to run, of PostgreSQL 14
+    or newer.
     """
 
     variable: ClassVar[str] = "PGNOTIFIER_TEST_DSN"
@@ -142,31 +149,39 @@ class PostgresServer(Server):
             steps=STOP_STEPS["immediate"], unprivileged=True, lock_file=LOCK_FILE
         )
         try:
-            if process.user is not None:
+            if process.user is not None and not _is_open_to_others(home):
                 process.copy(_list_files(home))
                 home = process.directory / "install" / home.parent.name / home.name
             process.run(self._initdb(home, process.directory))
+            self._configure(process.directory / "data" / "postgresql.conf", _read_version(home))
         except BaseException:
             process.close()
             raise
         self._binary = home / "bin" / "postgres"
         return process
 
+    def _configure(self, file: Path, version: int) -> None:
+        # Not by options of initdb, which has them since PostgreSQL 16 alone.
+        settings = {n: v for n, v in self._settings.items() if SINCE.get(n, 0) <= version}
+        with file.open("a", encoding="utf-8") as conf:
+            for name, value in settings.items():
+                quoted = str(value).replace("\\", "\\\\").replace("'", "''")
+                conf.write(f"{name} = '{quoted}'\n")
+
     def _initdb(self, home: Path, directory: Path) -> list[str]:
+        # PostgreSQL's own C.UTF-8, where it has one: the system's need not be installed.
+        builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return [
             str(home / "bin" / "initdb"),
             f"--pgdata={directory / 'data'}",
             f"--username={USER}",
             "--encoding=UTF8",
-            # PostgreSQL's own C.UTF-8: the system's need not be installed.
-            "--locale-provider=builtin",
-            "--builtin-locale=C.UTF-8",
+            *(builtin if _read_version(home) >= 17 else ()),
             "--locale=C",
             "--auth-local=trust",
             "--auth-host=scram-sha-256",
             "--no-sync",
             "--no-instructions",
-            *(f"--set={name}={value}" for name, value in self._settings.items()),
         ]
 
     def _needs_port(self) -> bool:
@@ -247,12 +262,29 @@ def _check_conninfo(conninfo: str, variable: str) -> None:
         raise ServerError(f"{variable} is not a valid conninfo string or URI") from None
 
 
+def _read_version(home: Path) -> int:
+    """Return the major version of an installation."""
+    argv = [str(home / "bin" / "postgres"), "--version"]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    found = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
+    if found is None:
+        raise ServerError(f"{argv[0]} doesn't run: {answer.stdout}{answer.stderr}")
+    return int(found[1])
+
+
+def _is_open_to_others(home: Path) -> bool:
+    """Return whether any user may run the programs of an installation."""
+    program = (home / "bin" / "postgres").resolve()
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (program, *program.parents))
+
+
 def _list_files(home: Path) -> Iterator[tuple[Path, str]]:
-    # What a server needs of the wheel: without headers, static libraries and clients.
+    # What a server needs of a wheel: without headers, static libraries and clients.
     site = home.parent.parent
     libraries = site / f"{home.parent.name}.libs"
     programs = [home / "bin" / name for name in ("postgres", "initdb", "pg_basebackup")]
-    files = [*programs, *home.glob("lib/*.so")]
-    for source in (*files, home / "share", libraries):
-        # The programs find share and their libraries by relative paths.
-        yield source, str("install" / source.relative_to(site))
+    files = [*programs, *home.glob("lib/**/*.so*"), home / "share", libraries]
+    for source in files:
+        if source.exists():
+            # The programs find share and their libraries by relative paths.
+            yield source, str("install" / source.relative_to(site))

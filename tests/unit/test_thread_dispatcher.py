@@ -60,6 +60,7 @@ def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
     dispatcher = ThreadDispatcher(3)
     calls, go_on = [], threading.Event()
     refuse("pgnotifier-worker", 2, 4)
+
     deliverer = make_deliverer(dispatcher)
     deliverer.start()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from celery.app.defaults import DEFAULTS
 from kombu import serialization
 from kombu.utils import json as kombu_json
 
@@ -55,7 +56,9 @@ class Stamp(ABC):
         self.described = [] if trace is None else trace.describe(like.settings)
         self.headers, self._inner = self.split(like.settings["headers"])
         self._size = target.app.amqp.argsrepr_maxsize
-        self._levels = target.app.conf.get("task_repr_maxlevels", REPR_LEVELS)
+        # An older Celery ignores the setting, though an app may have it.
+        knows_levels = "task_repr_maxlevels" in DEFAULTS
+        self._levels = target.app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
 
     @abstractmethod
     def press(self, given: Given, task_id: str) -> Any:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, overload
 from weakref import ReferenceType, WeakValueDictionary
 
 from asgiref.sync import sync_to_async
@@ -131,6 +131,24 @@ class Channel(Signal):
 
     # --- receiving ---
 
+    @overload  # type: ignore[override]
+    def connect(
+        self,
+        receiver: F,
+        sender: object = None,
+        weak: bool = True,
+        dispatch_uid: Hashable = None,
+    ) -> F: ...
+
+    @overload
+    def connect(
+        self,
+        receiver: None = None,
+        sender: object = None,
+        weak: bool = True,
+        dispatch_uid: Hashable = None,
+    ) -> Callable[[F], F]: ...
+
     def connect(
         self,
         receiver: Any = None,
@@ -159,9 +177,29 @@ class Channel(Signal):
             notifier.unsubscribe(RECEIVERS, self.name, notifier.is_running())
         return bool(done)
 
+    @overload
     def task(
         self,
-        fn: F | None = None,
+        fn: F,
+        *,
+        id: Hashable = None,
+        on_gap: Callable[..., object] | None = None,
+        **options: Any,
+    ) -> F: ...
+
+    @overload
+    def task(
+        self,
+        fn: None = None,
+        *,
+        id: Hashable = None,
+        on_gap: Callable[..., object] | None = None,
+        **options: Any,
+    ) -> Callable[[F], F]: ...
+
+    def task(
+        self,
+        fn: Callable[..., Any] | None = None,
         *,
         id: Hashable = None,
         on_gap: Callable[..., object] | None = None,

@@ -13,6 +13,7 @@ from pgnotifier.testing import (
     postgres_server,
     valkey_server,
 )
+from pgnotifier.testing.wheels import POSTGRES_HOME, find_postgres
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,18 @@ def test_a_missing_wheel_is_told_with_the_ways_out(run_server, variable, monkeyp
     assert variable in str(caught.value)
     assert isinstance(caught.value, PgNotifierError)
     assert isinstance(caught.value, LookupError)
+
+
+def test_another_installation(monkeypatch, tmp_path):
+    """A variable names one that servers are started from; a wrong one is named with the way out."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv(POSTGRES_HOME, str(tmp_path))
+    with pytest.raises(ServerNotInstalledError) as caught:
+        find_postgres()
+    assert POSTGRES_HOME in str(caught.value)
+    assert f"{tmp_path}/bin/postgres" in str(caught.value)
+    (tmp_path / "bin" / "postgres").touch()
+    assert find_postgres() == tmp_path
 
 
 def test_import_is_light():

@@ -1,0 +1,61 @@
+"""What users of Django write, which type checkers must accept."""
+
+from datetime import date
+from typing import Any, assert_type
+
+from django.db import models
+from django.dispatch import receiver
+
+from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
+from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
+
+orders = Channel("orders")
+entries = Channel("entries", using="audit")
+
+
+class Order(models.Model):
+    """A model that tells of its changes."""
+
+    status: "models.CharField[str, str]" = models.CharField(max_length=20)
+
+    class Meta:
+        app_label = "shop"
+        constraints = [NotifyOn(orders, update=["status"], new=["status"])]
+
+
+notify_on(Order, insert=True, update=["status"], delete=True, channel=orders, old=True)
+
+
+@receiver(orders)
+def recount(sender: Any, payload: Any, **kwargs: Any) -> None:
+    """Be called in the process that listens."""
+
+
+@orders.connect(sender=Order)
+async def push(sender: type[Order], payload: dict[str, Any], **kwargs: Any) -> None:
+    """Be called with the changes of one model."""
+
+
+@orders.task(id="invoice", queue="low", batch=(500, 2.0))
+def invoice(sender: Any, payload: Any, **kwargs: Any) -> int:
+    """Become a task."""
+    return 1
+
+
+assert_type(invoice(None, 1), int)  # the decorator keeps the function's type
+orders.connect(recount, weak=False, dispatch_uid="recount")
+orders.gap.connect(recount)
+orders.notify({"at": date.today()})
+entries.notify(object(), encoder=str)
+
+
+async def send() -> None:
+    """Send in a coroutine."""
+    await orders.anotify([1, 2])
+
+
+with captureNotifications(execute=True) as sent:
+    print([one.payload for one in sent])
+
+with liveNotifications() as live:
+    live.wait_for(1)
