@@ -207,7 +207,7 @@ def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually)
     gate, inline, full = Gate(), InlineDispatcher(), ThreadDispatcher(1, max_pending=1)
     deliverer = make_deliverer(inline)
     release = threading.Event()
-    running = bind_to(full, lambda *_: release.wait(20))
+    running = bind_to(full, lambda *_: release.wait(120))
     full.dispatch(Batch([Delivery(running, Notification("a", 0, "", 1, NOW))]))
     old, new = bind(inline, gate), bind_to(full, print)
     put(deliverer, [old], 1, 2)
@@ -218,9 +218,11 @@ def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually)
     gate.opened.set()
     eventually(lambda: len(deliverer._batches) == 1 and deliverer._batches[0][0].binding is new)
     deliverer.stop(monotonic() + 0.05)
-    eventually(lambda: not deliverer.thread.is_alive())
-    release.set()
-    full.close()
+    try:
+        eventually(lambda: not deliverer.thread.is_alive())
+    finally:
+        release.set()
+        full.close()
 
 
 def bind_to(dispatcher, fn):
