@@ -146,7 +146,7 @@ class Deliverer:
             self._buffer.waiting
             + self._decoding
             + self._gatherer.waiting
-            + sum(batch.remaining for batch in self._batches)
+            + sum(batch.waiting for batch in self._batches)
             + self.dispatcher.pending
         )
 

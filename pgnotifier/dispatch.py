@@ -63,7 +63,7 @@ class Batch(Sequence[Delivery]):
     then on `rest()` is empty, and nothing is tried again; to acknowledge more does no harm.
     """
 
-    __slots__ = ("_cancelled", "_deliveries", "_done", "_left")
+    __slots__ = ("_cancelled", "_deliveries", "_done", "_in_hand", "_left")
 
     def __init__(self, deliveries: Iterable[Delivery] = ()) -> None:
         """Make a batch of which nothing is acknowledged.
@@ -73,6 +73,7 @@ class Batch(Sequence[Delivery]):
         """
         self._deliveries = self._left = tuple(deliveries)
         self._done = 0  # of those that are left
+        self._in_hand = False  # whether a loop over `one_by_one` delivers the next one
         self._cancelled = False
 
     def __repr__(self) -> str:
@@ -104,6 +105,11 @@ class Batch(Sequence[Delivery]):
         return 0 if self._cancelled else len(self._left) - self._done
 
     @property
+    def waiting(self) -> int:
+        """How many of these a loop over `one_by_one` hasn't begun with."""
+        return max(0, self.remaining - self._in_hand)
+
+    @property
     def is_cancelled(self) -> bool:
         """Whether `stop()` has given it up, so that `dispatch` should return soon."""
         return self._cancelled
@@ -111,24 +117,25 @@ class Batch(Sequence[Delivery]):
     def one_by_one(self) -> Iterator[Delivery]:
         """Yield what is to be delivered now, in order, until all is done or the batch is cancelled.
 
-        Each is acknowledged as it is yielded, but an exception in the loop's body, or a `break`,
-        takes that back: the current one is tried again, unless `leave` was called. What isn't live
-        any more is passed on instead of yielded.
+        Each is acknowledged when the next one is asked for. So an exception in the loop's body, or
+        a `break`, has the current one tried again. After `leave`, which says what is left, the loop
+        ends. What isn't live any more is passed on instead of yielded.
         """
         left = self._left
         for delivery in self.rest():
             if self._cancelled:
                 return
-            self._done += 1
-            if not delivery.binding.live:
+            if delivery.binding.live:
+                self._in_hand = True
+                try:
+                    yield delivery
+                finally:
+                    self._in_hand = False
+                if self._left is not left:
+                    return
+            else:
                 delivery.pass_on()
-                continue
-            try:
-                yield delivery
-            except GeneratorExit:
-                if self._left is left:
-                    self._done -= 1
-                raise
+            self._done += 1
 
     def done(self, count: int) -> None:
         """Acknowledge the next deliveries: they need no further try.
@@ -139,7 +146,7 @@ class Batch(Sequence[Delivery]):
         Raises:
             BatchError: So many aren't left.
         """
-        if not 0 <= count <= len(self._left) - self._done:
+        if not isinstance(count, int) or not 0 <= count <= len(self._left) - self._done:
             raise BatchError(
                 f"done({count!r:.80}): {len(self._left) - self._done} of {len(self)} deliveries "
                 "are left in the batch; acknowledge each once"

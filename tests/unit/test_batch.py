@@ -53,7 +53,7 @@ def test_done():
     assert batch.rest() == batch.rest(1) == ()
 
 
-@pytest.mark.parametrize("count", [-1, 3])
+@pytest.mark.parametrize("count", [-1, 3, 1.5])
 def test_more_than_is_left(count):
     """It is refused, and nothing is acknowledged."""
     batch = make(4)
@@ -76,13 +76,11 @@ def test_leaving():
 
 
 def test_one_by_one():
-    """Each is acknowledged, and the one in hand is not in the rest."""
+    """Each is acknowledged when the next one is asked for; the one in hand waits no longer."""
     batch = make(3)
-    assert [(one.notification.payload, batch.remaining) for one in batch.one_by_one()] == [
-        (0, 2),
-        (1, 1),
-        (2, 0),
-    ]
+    found = [(len(batch.rest()), batch.waiting) for _ in batch.one_by_one()]
+    assert found == [(3, 2), (2, 1), (1, 0)]
+    assert batch.remaining == batch.waiting == 0
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -106,13 +104,21 @@ def test_a_break_leaves_the_one_in_hand():
 
 
 def test_leaving_amid_one_by_one():
-    """What is left then stays as it was named."""
+    """What is left then stays as it was named, and the loop ends."""
     batch, other = make(3), make(1)
-    with pytest.raises(ConnectionError):
-        for _ in batch.one_by_one():
-            batch.leave([other[0], *batch.rest()])
-            raise ConnectionError
+    for one in batch.one_by_one():
+        assert one is batch[0]
+        batch.leave([other[0], *batch.rest()[1:]])
     assert batch.rest() == (other[0], batch[1], batch[2])
+
+
+def test_a_loop_that_is_kept():
+    """The one in hand is left, though an exception keeps the loop from being closed."""
+    batch = make(3)
+    kept = batch.one_by_one()
+    next(kept)
+    next(kept)
+    assert payloads(batch.rest()) == [1, 2]
 
 
 def test_what_is_not_live_is_passed_on():

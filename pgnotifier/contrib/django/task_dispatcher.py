@@ -148,7 +148,7 @@ class TaskDispatcher(Dispatcher):
                 try:
                     self._enqueue(fit, payload)
                 except BaseException:
-                    batch.leave([fit, *batch.rest()])  # what isn't fit is reported once
+                    batch.leave([fit, *batch.rest()[1:]])  # what isn't fit is reported once
                     raise
         finally:
             close_stale_connections()
