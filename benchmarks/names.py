@@ -17,6 +17,8 @@ SHARED = "loop, one producer"
 CONFIRMED = "loop, with confirms"
 RAW = "ready-made messages"
 
+KOMBU = "kombu's producer"
+
 # Into jobs.
 ENQUEUE = "queue.enqueue loop"
 ENQUEUE_MANY = "enqueue_many loop"

@@ -1,4 +1,4 @@
-"""Listeners that enqueue, to a number of queues or with tracing, each as a process of its own."""
+"""Listeners that enqueue, to several queues, traced or with kombu's producer, one a process."""
 
 import argparse
 import os
@@ -61,18 +61,48 @@ def trace_with_opentelemetry() -> None:
     instrumentor().instrument()
 
 
+def publish_with_kombu() -> None:
+    """Have kombu's producer make the messages for RabbitMQ, with the same batched confirms."""
+    from pgnotifier.contrib.celery import publisher
+    from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
+    from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
+
+    class Carrier(AmqpCarrier):
+        """Publishes one by one, and awaits the confirms for many."""
+
+        def make_stamp(self, like: Any, target: Any) -> Any:
+            """Make a stamp of what kombu's producer is called with."""
+            return KombuStamp(like, target)
+
+        def add(self, message: Any) -> None:
+            """Publish a message."""
+            settings = {
+                name: value
+                for name, value in message.settings.items()
+                if name not in ("declare", "retry", "retry_policy")
+            }
+            self.producer.publish(message.body, **settings)
+            self._seen.clear()
+
+    patched: Any = publisher
+    patched.AmqpCarrier = Carrier
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=["celery", "rq"])
     parser.add_argument("queues", type=int, help="one for each channel")
     parser.add_argument("count", type=int, help="of notifications, after which it ends")
     parser.add_argument("--tracing", choices=[SENTRY, OPENTELEMETRY])
+    parser.add_argument("--kombu", action="store_true", help="have kombu's producer publish")
     given = parser.parse_args()
     end_with_parent()
     if given.tracing == SENTRY:
         trace_with_sentry()
     if given.tracing == OPENTELEMETRY:
         trace_with_opentelemetry()
+    if given.kombu:
+        publish_with_kombu()
     dispatcher = make_dispatcher(given.kind)
     with Notifier(os.environ["BENCH_DSN"], dispatcher=dispatcher) as notifier:
         for channel in name_channels(given.queues):

@@ -9,6 +9,7 @@ import jobs
 import latency
 import memory
 import queues
+import rabbitmq
 import tracing
 from commandline import run
 
@@ -17,6 +18,18 @@ if __name__ == "__main__":
         __doc__,
         [
             one.benchmark
-            for one in (inline, cpu, hooks, broker, jobs, queues, tracing, latency, growth, memory)
+            for one in (
+                inline,
+                cpu,
+                hooks,
+                broker,
+                rabbitmq,
+                jobs,
+                queues,
+                tracing,
+                latency,
+                growth,
+                memory,
+            )
         ],
     )

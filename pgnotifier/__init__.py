@@ -11,9 +11,10 @@ A `Notifier` is what a user holds; it starts the listener and owns the registry.
 
 from pgnotifier import errors
 from pgnotifier.aio import AsyncioDispatcher
-from pgnotifier.dispatch import Delivery, Dispatcher, InlineDispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
+    BatchError,
     ChannelNameError,
     ConfigurationError,
     ConnectionFailedError,
@@ -41,6 +42,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentTypeError",
     "AsyncioDispatcher",
+    "Batch",
+    "BatchError",
     "Binding",
     "ChannelNameError",
     "ConfigurationError",

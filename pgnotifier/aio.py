@@ -2,15 +2,21 @@
 
 import asyncio
 import inspect
-from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pgnotifier.dispatch import Delivery, Dispatcher, check_in_process, is_generator
+from pgnotifier.dispatch import (
+    Batch,
+    Delivery,
+    Dispatcher,
+    check_in_process,
+    claim,
+    is_generator,
+)
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
 from pgnotifier.lanes import Lane, Lanes
-from pgnotifier.threads import check_positive, claim
+from pgnotifier.threads import check_positive
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -126,25 +132,25 @@ class AsyncioDispatcher(Dispatcher):
         if self._loop is None or self._loop.is_closed():
             raise ConfigurationError("the event loop given to AsyncioDispatcher is closed")
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
+    def dispatch(self, batch: Batch) -> None:
         """Hand each delivery to the loop, waiting for room. Report what a closed loop gets."""
-        while batch:
+        while batch.remaining:
             loop = self._loop
             if loop is None or loop.is_closed():
-                self._report(batch)
+                _report(batch.one_by_one())
                 continue
             self._lanes.put(batch)
             if self._lanes.ready:
                 try:
                     loop.call_soon_threadsafe(self._begin, context=copy_context())
                 except RuntimeError:  # closed at this moment
-                    self._report(deque(self._lanes.clear()))
+                    _report(self._lanes.clear())
 
     @property
     def pending(self) -> int:
         """How many deliveries run, or wait for the loop. On a closed one, none: they failed."""
         if self._loop is not None and self._loop.is_closed():
-            self._report(deque(self._lanes.clear()))
+            _report(self._lanes.clear())
             return 0
         return self._lanes.pending
 
@@ -212,19 +218,16 @@ class AsyncioDispatcher(Dispatcher):
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
             delivery.report(exc)
 
-    def _report(self, batch: deque[Delivery]) -> None:
-        """Take off what no loop will ever run."""
-        while batch:
-            try:
-                delivery = batch.popleft()
-            except IndexError:  # `stop()` may empty it at any moment
-                return
-            delivery.report(
-                ConfigurationError(
-                    "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
-                    "loop ends: `async with notifier:` does"
-                )
+
+def _report(deliveries: Iterable[Delivery]) -> None:
+    """Report what no loop will ever run."""
+    for delivery in deliveries:
+        delivery.report(
+            ConfigurationError(
+                "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
+                "loop ends: `async with notifier:` does"
             )
+        )
 
 
 async def _wait(returned: Awaitable[object]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pgnotifier.bell import Bell
 from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
 from pgnotifier.connection import Backoff
-from pgnotifier.dispatch import Delivery, Dispatcher
-from pgnotifier.errors import in_one_line
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher
+from pgnotifier.errors import BatchError
 from pgnotifier.gathering import Gatherer
 from pgnotifier.locks import is_held_here
 from pgnotifier.moment import Moment
@@ -98,7 +97,7 @@ class Deliverer:
         self.owner = owner
         self._buffer = Buffer(self.name, size, max_bytes, overflow)
         self._decoding = 0
-        self._batch: deque[Delivery] = deque()
+        self._batches: list[Batch] = []  # the one in hand, and what is delivered amid it
         self._gatherer = Gatherer(size, max_bytes // GATHERED)
         self._warn = Recurring(logger)
         self._bell = Bell()
@@ -153,7 +152,7 @@ class Deliverer:
             self._buffer.waiting
             + self._decoding
             + self._gatherer.waiting
-            + len(self._batch)
+            + sum(batch.waiting for batch in self._batches)
             + self.dispatcher.pending
         )
 
@@ -267,7 +266,7 @@ class Deliverer:
         self._stopping = self._abandoned = True
         self._buffer.clear()
         self._gatherer.clear()
-        self._batch.clear()
+        self._cancel()
         self.dispatcher.forget_in_child()
 
     def stop(self, deadline: float) -> int:
@@ -293,10 +292,15 @@ class Deliverer:
             self._abandoned = True
             left = self.waiting
             self._buffer.clear()
-            self._batch.clear()  # ends the loop of a dispatcher that is in the middle of it
+            self._cancel()
             self._bell.ring()
         self.dispatcher.abandon()
         return max(left, 1)
+
+    def _cancel(self) -> None:
+        """End the loop of a dispatcher that is in the middle of a batch."""
+        for batch in self._batches:
+            batch.cancel()
 
     def _run(self) -> None:
         _calling.set(self)
@@ -337,13 +341,14 @@ class Deliverer:
         self._decode_items(items, deliveries)
         if has_news:
             self._forward_waiting()
-        batch = deque(deliveries)
-        batch.extend(self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic()))
+        deliveries += self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic())
+        batch = Batch(deliveries)
         with self._bell.lock:
             if self._abandoned:  # in the time that the decoder took
                 return True
-            self._batch, self._decoding = batch, 0
-        self._dispatch(batch)
+            self._batches.append(batch)
+            self._decoding = 0
+        self._dispatch(batch, self.dispatcher)
         return ending
 
     def _wait_for_pending(self) -> None:
@@ -462,8 +467,13 @@ class Deliverer:
             item.notification if isinstance(item, Delivery) else self._decode_for(binding, item)
         )
         if arrived is not None:
-            batch = self.succession.stand_in(binding, arrived)
-            self._dispatch(batch, batch[0].binding.subscription.dispatcher)
+            delivery = self.succession.stand_in(binding, arrived)
+            batch = Batch([delivery])
+            with self._bell.lock:
+                if self._abandoned:
+                    return
+                self._batches.append(batch)
+            self._dispatch(batch, delivery.binding.dispatcher)
 
     def _decode_for(self, binding: "Binding", item: Item) -> Notification | None:
         data: Any = item.data
@@ -475,68 +485,64 @@ class Deliverer:
             return None
         return Arrival(item.channel, payload, data, item.pid, item.received_at)
 
-    def _dispatch(self, batch: deque[Delivery], by: Dispatcher | None = None) -> None:
-        """Have a batch dispatched, with as many tries as it takes.
-
-        Args:
-            batch: What to deliver.
-            by: The dispatcher. Default: the deliverer's own.
-        """
+    def _dispatch(self, batch: Batch, by: Dispatcher) -> None:
+        """Have the last of the batches dispatched, with as many tries as it takes."""
         backoff = Backoff()
-        size = len(batch)
-        while batch and not self._abandoned:
-            try:
-                (by or self.dispatcher).dispatch(batch)
+        delivered = 0
+        while batch.remaining:
+            before = batch.remaining
+            failure = _try(batch, by)
+            delivered += before - batch.remaining
+            if not batch.remaining:  # or given up by `stop`
                 break
-            except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
-                if not batch:  # given up by `stop`, or nothing left that another try could help
-                    break
-                why = in_one_line(f"{type(exc).__name__}: {exc}")
-                since = datetime.now(UTC) if self._retried is None else self._retried.since
-                self._retried = Trouble(since, why)
-                if not self.retrying:
-                    self.retrying = True
-                    self._warn(
-                        "%s can't deliver (%s); waiting: %s; retrying",
-                        self.name,
-                        why,
-                        count(self.waiting, "notification"),
-                        extra=about(
-                            "retrying",
-                            dispatcher=self.name,
-                            count=self.waiting,
-                            error=type(exc).__name__,
-                        ),
-                    )
-                self._pause(backoff.pause())
-                before = len(batch)
-                self._renew(batch)
-                size += len(batch) - before
-        if self._abandoned:
-            return
+            self._begin_retrying(failure)
+            self._pause(backoff.pause())
+            batch = self._renew(batch)
+        if not self._abandoned:
+            self._end_retrying()
+            self._delivered += delivered
+        self._batches.pop()
+
+    def _end_retrying(self) -> None:
         if self.retrying:
             self.retrying = False
             self._retried = None
             extra = about("delivers_again", dispatcher=self.name)
             logger.info("%s delivers again", self.name, extra=extra)
-        self._delivered += size
-        batch.clear()
 
-    def _renew(self, batch: deque[Delivery]) -> None:
-        """Leave out what was unsubscribed or muted while it waited for the next try.
+    def _begin_retrying(self, failure: BaseException) -> None:
+        why = in_one_line(f"{type(failure).__name__}: {failure}")
+        since = datetime.now(UTC) if self._retried is None else self._retried.since
+        self._retried = Trouble(since, why)
+        if not self.retrying:
+            self.retrying = True
+            self._warn(
+                "%s can't deliver (%s); waiting: %s; retrying",
+                self.name,
+                why,
+                count(self.waiting, "notification"),
+                extra=about(
+                    "retrying",
+                    dispatcher=self.name,
+                    count=self.waiting,
+                    error=type(failure).__name__,
+                ),
+            )
+
+    def _renew(self, batch: Batch) -> Batch:
+        """Return the batch of the next try: without what was unsubscribed or muted meanwhile.
 
         What was subscribed anew goes to whom it is for by now.
         """
-        with self._bell.lock:  # `stop` may empty the batch
-            waiting = [one for one in batch if one.binding.live or one.binding.heir]
-            batch.clear()
+        waiting = [one for one in batch.rest() if one.binding.live or one.binding.heir]
+        batch.leave(())
         renewed: list[Delivery] = []
         self._take_back(renewed, waiting)
         renewed += (one for one in waiting if not one.binding.is_left)
         self._forward_waiting()
         with self._bell.lock:
-            if not self._abandoned:
-                batch.extend(renewed)
+            self._batches[-1] = Batch(() if self._abandoned else renewed)
+            return self._batches[-1]
 
     def _pause(self, seconds: float) -> None:
         """Wait, but cut it short for `stop`, which has only so long to see all delivered."""
@@ -545,3 +551,15 @@ class Deliverer:
             deadline = monotonic() + (min(seconds, 0.2) if hurried else seconds)
             while self._stopping is hurried and (left := deadline - monotonic()) > 0:
                 self._bell.wait(left)
+
+
+def _try(batch: Batch, dispatcher: Dispatcher) -> BaseException:
+    """Have a batch dispatched once; return why some of it is left, if that is so."""
+    try:
+        dispatcher.dispatch(batch)
+    except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
+        return exc
+    return BatchError(
+        f"dispatch() returned with {batch.remaining} of {len(batch)} deliveries not acknowledged; "
+        "see Batch for how to"
+    )

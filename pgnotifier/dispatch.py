@@ -2,13 +2,17 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import msgspec
 
-from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
+from pgnotifier.errors import (
+    BatchError,
+    ConfigurationError,
+    DispatcherMismatchError,
+    UnknownOptionError,
+)
 from pgnotifier.notification import Notification
 
 if TYPE_CHECKING:
@@ -41,6 +45,128 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """
         if self.binding.heir is not None:
             self.binding.passed_on.append(self)
+
+
+class Batch(Sequence[Delivery]):
+    """What one call of `Dispatcher.dispatch` is to deliver: a sequence that never changes.
+
+    Beside it stands what is acknowledged. That is done by the thread that runs `dispatch`, and
+    only until it returns:
+
+    - `one_by_one` acknowledges each delivery as the loop goes on to the next one.
+    - `done(n)` acknowledges the next `n`, for dispatchers that send many at once.
+    - `leave` names what is left, for dispatchers that finish deliveries out of order.
+
+    What isn't acknowledged when `dispatch` raises or returns is tried again, in a new batch.
+
+    `stop()` may cancel a batch from another thread at any moment, once its timeout is over. From
+    then on `rest()` is empty, and nothing is tried again; to acknowledge more does no harm.
+    """
+
+    __slots__ = ("_cancelled", "_deliveries", "_done", "_in_hand", "_left")
+
+    def __init__(self, deliveries: Iterable[Delivery] = ()) -> None:
+        """Make a batch of which nothing is acknowledged.
+
+        Args:
+            deliveries: What it holds, in order.
+        """
+        self._deliveries = self._left = tuple(deliveries)
+        self._done = 0  # of those that are left
+        self._in_hand = False  # whether a loop over `one_by_one` delivers the next one
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        state = ", cancelled" if self._cancelled else ""
+        return f"<Batch of {len(self)} deliveries, {self.remaining} remaining{state}>"
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    @overload
+    def __getitem__(self, index: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Delivery, ...]: ...
+    def __getitem__(self, index: int | slice) -> Delivery | tuple[Delivery, ...]:
+        return self._deliveries[index]
+
+    def rest(self, most: int | None = None) -> tuple[Delivery, ...]:
+        """Return what isn't acknowledged, in order. Nothing, once the batch is cancelled.
+
+        Args:
+            most: How many of these to return. Default: all.
+        """
+        end = None if most is None else self._done + most
+        return () if self._cancelled else self._left[self._done : end]
+
+    @property
+    def remaining(self) -> int:
+        """How many deliveries `rest()` returns."""
+        return 0 if self._cancelled else len(self._left) - self._done
+
+    @property
+    def waiting(self) -> int:
+        """How many of these a loop over `one_by_one` hasn't begun with."""
+        return max(0, self.remaining - self._in_hand)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `stop()` has given it up, so that `dispatch` should return soon."""
+        return self._cancelled
+
+    def one_by_one(self) -> Iterator[Delivery]:
+        """Yield what is to be delivered now, in order, until all is done or the batch is cancelled.
+
+        Each is acknowledged when the next one is asked for. So an exception in the loop's body, or
+        a `break`, has the current one tried again. After `leave`, which says what is left, the loop
+        ends. What isn't live any more is passed on instead of yielded.
+        """
+        left = self._left
+        for delivery in self.rest():
+            if self._cancelled:
+                return
+            if delivery.binding.live:
+                self._in_hand = True
+                try:
+                    yield delivery
+                finally:
+                    self._in_hand = False
+                if self._left is not left:
+                    return
+            else:
+                delivery.pass_on()
+            self._done += 1
+
+    def done(self, count: int) -> None:
+        """Acknowledge the next deliveries: they need no further try.
+
+        Args:
+            count: How many.
+
+        Raises:
+            BatchError: So many aren't left.
+        """
+        if not isinstance(count, int) or not 0 <= count <= len(self._left) - self._done:
+            raise BatchError(
+                f"done({count!r:.80}): {len(self._left) - self._done} of {len(self)} deliveries "
+                "are left in the batch; acknowledge each once"
+            )
+        self._done += count
+
+    def leave(self, deliveries: Iterable[Delivery]) -> None:
+        """Acknowledge everything but some deliveries.
+
+        Args:
+            deliveries: What is to be tried again, in order. What stands in the place of a delivery
+                may be among them, such as a salvaged one.
+        """
+        left = tuple(deliveries)
+        self._done = 0  # first: others read `remaining` meanwhile, which mustn't be negative
+        self._left = left
+
+    def cancel(self) -> None:
+        """Give it up. For the notifier: any thread may call it."""
+        self._cancelled = True
 
 
 class Dispatcher(ABC):
@@ -88,22 +214,26 @@ class Dispatcher(ABC):
         """
 
     @abstractmethod
-    def dispatch(self, batch: deque[Delivery]) -> None:
-        """Deliver a batch, in its order.
+    def dispatch(self, batch: Batch) -> None:
+        """Deliver a batch, in its order, and acknowledge what needs no further try.
 
-        Take each delivery off the left once it needs no further try: on an exception,
-        what is left in the batch is tried again after a pause (0.1 s, growing to 30 s). So
-        a dispatcher that takes nothing off has the whole batch retried. On return
-        everything counts as delivered. The batch may become empty at any moment, when
-        `stop()` has waited long enough.
+        What isn't acknowledged when it raises is tried again after a pause (0.1 s, growing to
+        30 s), unless it was unsubscribed or muted meanwhile. To return without having acknowledged
+        everything counts as a failure, too: it is logged as a `BatchError`, and the rest is tried
+        again. A dispatcher that acknowledges nothing thus delivers everything again and again, but
+        none loses a delivery by an early `return`.
 
-        A delivery that no further try can help is to be taken off and handed to
-        `Delivery.report`; it must not hold up the others.
+        A delivery that no further try can help is to be handed to `Delivery.report` and
+        acknowledged; it must not hold up the others. One for which `binding.live` is false is to
+        be handed to `Delivery.pass_on` and acknowledged, as `Batch.one_by_one` does.
+
+        A dispatcher that hands on to threads or tasks of this process acknowledges a delivery when
+        it hands it on, and counts it as `pending` until it is done.
         """
 
     @property
     def pending(self) -> int:
-        """How many deliveries it took off in `dispatch` without being done with them.
+        """How many deliveries it has acknowledged in `dispatch` without being done with them.
 
         For dispatchers that hand on to threads or tasks of this process; `stop()` waits for these.
         """
@@ -224,6 +354,20 @@ def call(fn: Callback, delivery: Delivery) -> None:
         delivery.report(exc)
 
 
+def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier") -> "Notifier":
+    """Return the notifier that a dispatcher belongs to from now on.
+
+    Raises:
+        ConfigurationError: It belongs to another one.
+    """
+    if owner is not None and owner is not notifier:
+        raise ConfigurationError(
+            f"{dispatcher!r} serves {owner!r} already; give each notifier its own "
+            f"{type(dispatcher).__name__}"
+        )
+    return notifier
+
+
 class InlineDispatcher(Dispatcher):
     """Calls the callback in this process, in one thread, one notification after the other.
 
@@ -244,13 +388,11 @@ class InlineDispatcher(Dispatcher):
         """
         return bind_in_process(subscription)
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
+    def dispatch(self, batch: Batch) -> None:
         """Call each callback once; never raises."""
-        take = batch.popleft
-        while True:
-            try:
-                delivery = take()
-            except IndexError:
+        # As `one_by_one` does it, but without the cost of a generator: that is a tenth of this.
+        for batch._done, delivery in enumerate(batch.rest(), batch._done + 1):  # noqa: B020, SLF001
+            if batch._cancelled:  # noqa: SLF001
                 return
             binding = delivery.binding
             if not binding.live:

@@ -13,6 +13,7 @@
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
+    ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
     ├── PayloadEncodingError     (TypeError)        a value that no payload can carry
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
 
@@ -88,6 +89,10 @@ class NotLiveError(PgNotifierError, TimeoutError):
 
 class NotifierStoppedError(PgNotifierError, RuntimeError):
     """The notifier was stopped while the call was waiting for the server."""
+
+
+class BatchError(PgNotifierError, ValueError):
+    """A dispatcher acknowledged more of a batch than is left, or returned before it was done."""
 
 
 class PayloadEncodingError(PgNotifierError, TypeError):

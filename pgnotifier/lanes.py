@@ -6,7 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatch import Batch, Delivery
 from pgnotifier.registry import Subscription
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pgnotifier.registry import Binding
 
 CHECK = 0.1
-"""Seconds after which a full dispatcher looks whether `stop()` has taken its batch away."""
+"""Seconds after which a full dispatcher looks whether `stop()` has cancelled its batch."""
 
 
 class Lane:
@@ -79,17 +79,16 @@ class Lanes:
                 lane = self._lanes[key] = Lane()
             return lane
 
-    def put(self, batch: deque[Delivery]) -> None:
+    def put(self, batch: Batch) -> None:
         """Take over as many of a batch as there is room for, waiting a moment for some."""
         with self._lock:
             self._dismissed = False
             if self.pending >= self._limit:
                 self._room.wait(CHECK)
-            while self.pending < self._limit:
-                try:
-                    delivery = batch.popleft()
-                except IndexError:  # `stop()` may empty it at any moment
+            for delivery in batch.rest():
+                if batch.is_cancelled or self.pending >= self._limit:
                     break
+                batch.done(1)
                 binding = delivery.binding
                 if not (binding.live or binding.heir):  # which gets it behind what is here already
                     continue

@@ -5,7 +5,6 @@ gathering is to deliver from now on. Then its deliverer takes back what is on it
 on in order: to itself, in the shape that the heir expects, or to the other dispatcher's deliverer.
 """
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from pgnotifier.bell import Bell
@@ -130,12 +129,12 @@ class Succession:
         self._bell = bell
         self._news.clear()
 
-    def stand_in(self, binding: "Binding", arrived: "Notification") -> deque[Delivery]:
-        """Return the batch that a deliverer which has ended would have dispatched."""
+    def stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
+        """Return the delivery that a deliverer which has ended would have dispatched."""
         while binding.heir is not None:
             binding = binding.heir
         self.helped.add(binding.subscription.dispatcher)
-        return deque([shape(Delivery(binding, arrived))])
+        return shape(Delivery(binding, arrived))
 
 
 def _binding_of(item: Item | Delivery) -> "Binding":

@@ -2,11 +2,10 @@
 
 import logging
 import threading
-from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, NamedTuple
 
-from pgnotifier.dispatch import Callback, Delivery, Dispatcher, bind_in_process, call
+from pgnotifier.dispatch import Batch, Callback, Delivery, Dispatcher, bind_in_process, call, claim
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.lanes import Lane, Lanes
 from pgnotifier.records import about
@@ -83,19 +82,19 @@ class ThreadDispatcher(Dispatcher):
         """
         return Target(bind_in_process(subscription), self._lanes.lane(subscription))
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
+    def dispatch(self, batch: Batch) -> None:
         """Hand each delivery to a thread, waiting for one to be free.
 
         Raises:
             RuntimeError: There is no thread, and none can be started.
         """
         is_short = False
-        while batch or (is_short and self._lanes.pause()):
+        while batch.remaining or (is_short and not batch.is_cancelled and self._lanes.pause()):
             self._lanes.put(batch)
             try:
                 is_short = not self._start_workers(self._lanes.hire(self._max_workers))
             except RuntimeError:
-                batch.extendleft(reversed(self._lanes.clear()))
+                batch.leave([*self._lanes.clear(), *batch.rest()])
                 raise
 
     @property
@@ -156,19 +155,6 @@ class ThreadDispatcher(Dispatcher):
                 call(delivery.binding.target.fn, delivery)
             finally:
                 self._lanes.done(lane)
-
-
-def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier") -> "Notifier":
-    """Return the notifier that a dispatcher belongs to from now on.
-
-    Raises:
-        ConfigurationError: It belongs to another one.
-    """
-    if owner is not None and owner is not notifier:
-        raise ConfigurationError(
-            f"{dispatcher!r} serves {owner!r} already; give each notifier one of its own"
-        )
-    return notifier
 
 
 def check_positive(**numbers: object) -> None:

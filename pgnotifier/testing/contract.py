@@ -22,17 +22,19 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
-from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, InlineDispatcher
 from pgnotifier.errors import PgNotifierError, UnknownOptionError
 from pgnotifier.notification import Notification
 from pgnotifier.notifier import Notifier
-from pgnotifier.registry import Subscription
+from pgnotifier.registry import Binding, Subscription
 from pgnotifier.testing.hard_payloads import HardPayloads
 
 TIMEOUT = 60.0
@@ -383,6 +385,40 @@ class DispatcherContract(HardPayloads):
             self.wait_for(start + 500)
         assert sorted(call.payload for call in self.calls()) == list(range(1000))
 
+    def test_a_batch(self, notifier: Notifier, dispatcher: Dispatcher) -> None:
+        """When `dispatch` returns, all of a batch is acknowledged, what isn't live included."""
+        notifier.start()
+        stays, goes = (self._bind(dispatcher, name) for name in ("stays", "goes"))
+        goes.live = False
+        batch = Batch(self._delivery(one, n) for n in range(3) for one in (stays, goes))
+        self._dispatch(dispatcher, batch)
+        assert batch.remaining == 0
+        found = [call.payload for call in self.wait_for(3)]
+        assert (found if self.ordered else sorted(found)) == [0, 1, 2]
+
+    def test_a_batch_that_is_cancelled(self, notifier: Notifier, dispatcher: Dispatcher) -> None:
+        """Nothing of it is delivered any more, and `dispatch` returns."""
+        notifier.start()
+        binding = self._bind(dispatcher, "a")
+        batch = Batch(self._delivery(binding, n) for n in range(3))
+        batch.cancel()
+        self._dispatch(dispatcher, batch)
+        self._dispatch(dispatcher, Batch([self._delivery(binding, 3)]))
+        assert [call.payload for call in self.wait_for(1)] == [3]
+
+    def _bind(self, dispatcher: Dispatcher, id: Hashable) -> Binding:
+        subscription = Subscription(id, "a", self.adapt(first), dispatcher)
+        return Binding(subscription, dispatcher.bind(subscription), _fail)
+
+    def _delivery(self, binding: Binding, number: int) -> Delivery:
+        now = datetime.now(UTC)
+        return Delivery(binding, Notification("a", number, str(number), 1, now))
+
+    def _dispatch(self, dispatcher: Dispatcher, batch: Batch) -> None:
+        """Dispatch in a thread, as a deliverer does."""
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(dispatcher.dispatch, batch).result(TIMEOUT)
+
     def test_status(self, notifier: Notifier, send: Callable[..., int]) -> None:
         """What it tells of itself is JSON-able, and counts what was delivered."""
         notifier.subscribe(("shop", 1), "a", self.adapt(first))
@@ -425,6 +461,10 @@ class DispatcherContract(HardPayloads):
         assert failures == []
         payloads = [call.payload for call in found]
         assert (payloads if self.ordered else sorted(payloads)) == list(range(300))
+
+
+def _fail(exc: BaseException, _: Subscription, __: Notification) -> None:
+    raise exc
 
 
 class _Holding:

@@ -27,3 +27,23 @@ class TestTaskDispatcher(DispatcherContract):
             *(("second", f"('{text}', 1)") for text in ("1", "two", "3")),
         }
         assert ["type object at payload" in str(exc) for exc in errors] == [True, True]
+
+    def test_what_no_text_decodes_to_is_reported_once(
+        self, notifier, dispatcher, send, errors, monkeypatch
+    ):
+        """Though the backend is down at first, and what is left of the batch is tried again."""
+        enqueue, down = dispatcher._enqueue, [ConnectionError("down")]
+
+        def enqueue_later(*arguments):
+            if down:
+                raise down.pop()
+            enqueue(*arguments)
+
+        monkeypatch.setattr(dispatcher, "_enqueue", enqueue_later)
+        notifier.decoder = lambda text: object() if text == "bad" else text
+        notifier.subscribe("a", "a", first, batch=(3, 60))
+        notifier.start()
+        send("a", "1", "bad", "2")
+        (call,) = self.wait_for(1)
+        assert call.payload == ["1", "2"]
+        assert ["type object at payload" in str(exc) for exc in errors] == [True]

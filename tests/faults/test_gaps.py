@@ -201,8 +201,7 @@ def test_dropped(pgnotifier_dsn, sessions, make_notifier):
 
         def dispatch(self, batch):
             assert going_on.wait(15)
-            while batch:
-                one = batch.popleft()
+            for one in batch.one_by_one():
                 seen.append((one.binding.id, one.notification.payload))
 
     notifier = make_notifier(

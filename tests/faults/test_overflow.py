@@ -207,7 +207,7 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
             self.most = max(self.most, notifier.status().dispatchers[0].waiting)
             time.sleep(0.001 * len(batch))
             self.got += len(batch)
-            batch.clear()
+            batch.done(len(batch))
 
     slow = Slow()
     notifier = make_notifier(sessions._dsn, dispatcher=slow, buffer_size=100, heartbeat_timeout=0.5)

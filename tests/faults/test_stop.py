@@ -142,6 +142,7 @@ def test_queue_recovers_while_stopping_beside_a_stuck_callback(
             if not stopping.is_set():
                 raise ConnectionError("no queue")
             gone.extend(batch)
+            batch.done(len(batch))
 
     stopping = threading.Event()
     notifier = make_notifier(pgnotifier_dsn)

@@ -12,7 +12,6 @@ import contextlib
 import math
 import struct
 import sys
-from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["pgnotifier"]):
     from kombu.utils.json import dumps, loads
 
-    from pgnotifier import Dispatcher, Subscription
+    from pgnotifier import Batch, Dispatcher, Subscription
     from pgnotifier.carrying import pack, unpack
     from pgnotifier.contrib.celery.arguments import restore_payload, wrap_exact, wrap_payload
     from pgnotifier.delivery import Deliverer
@@ -47,8 +46,7 @@ class Taker(Dispatcher):
 
     def dispatch(self, batch):
         """Take a batch."""
-        while batch:
-            self.taken.append(batch.popleft().notification)
+        self.taken += (one.notification for one in batch.one_by_one())
 
 
 def refuse(exc, _subscription, _notification):
@@ -99,7 +97,7 @@ def route(arrived):
     while deliverer.waiting:
         deliveries = []
         deliverer._decode_items(deliverer._buffer.take(1000), deliveries)
-        taker.dispatch(deque(deliveries))
+        taker.dispatch(Batch(deliveries))
     return taker.taken
 
 

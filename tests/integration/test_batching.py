@@ -93,8 +93,7 @@ class Slow(Dispatcher):
         if not self.failed:
             self.failed = True
             raise ConnectionError("down")
-        while batch:
-            self.payloads.append(batch.popleft().notification.payload)
+        self.payloads += (one.notification.payload for one in batch.one_by_one())
 
 
 def test_any_dispatcher(notifier, db, eventually):

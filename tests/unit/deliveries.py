@@ -27,8 +27,7 @@ class Fake(Dispatcher):
         self.batches.append([d.notification.payload for d in batch])
         if self.behave:
             self.behave(batch)
-        while batch:
-            self.delivered.append(batch.popleft().notification.payload)
+        self.delivered += (one.notification.payload for one in batch.one_by_one())
 
 
 def bind(dispatcher, fn=print, id=1, report=lambda *_: None):

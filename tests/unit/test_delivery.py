@@ -86,7 +86,8 @@ def test_a_failing_batch_is_tried_again(make_deliverer, eventually, caplog):
 
     def fail_twice(batch):
         if len(fake.batches) <= 2:
-            fake.delivered.append(batch.popleft().notification.payload)
+            fake.delivered.append(batch[0].notification.payload)
+            batch.done(1)
             raise ConnectionError("queue down")
 
     fake.behave = fail_twice

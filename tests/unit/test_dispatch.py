@@ -1,7 +1,6 @@
 """The inline dispatcher: what it calls, what it survives, what it refuses."""
 
 import functools
-from collections import deque
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from unittest.mock import MagicMock, Mock
@@ -9,6 +8,7 @@ from unittest.mock import MagicMock, Mock
 import pytest
 
 from pgnotifier import (
+    Batch,
     Delivery,
     Dispatcher,
     DispatcherMismatchError,
@@ -59,13 +59,13 @@ def bound(fn, **options):
 
 
 def deliveries(*fns, reports):
-    inline, batch = InlineDispatcher(), deque()
+    inline, batch = InlineDispatcher(), []
     for number, fn in enumerate(fns):
         subscription = Subscription(number, "a", fn, inline)
         binding = Binding(subscription, fn, lambda *report: reports.append(report))
         notification = Notification("a", {"n": number}, "raw", 7, datetime.now(UTC))
         batch.append(Delivery(binding, notification))
-    return batch
+    return Batch(batch)
 
 
 def test_calls_in_order():
@@ -74,7 +74,7 @@ def test_calls_in_order():
     batch = deliveries(*[lambda *args: calls.append(args)] * 3, reports=reports)
     InlineDispatcher().dispatch(batch)
     assert calls == [(n, "a", {"n": n}, 7) for n in range(3)]
-    assert not batch
+    assert not batch.remaining
     assert reports == []
 
 
@@ -109,10 +109,10 @@ def test_ended_bindings_are_passed_over():
     assert calls == reports == []
 
 
-def test_a_batch_that_is_emptied():
-    """`stop()` may take the rest of the batch away at any moment."""
+def test_a_batch_that_is_cancelled():
+    """`stop()` may give up the rest of the batch at any moment."""
     calls, reports = [], []
-    batch = deliveries(lambda *_: batch.clear(), lambda *_: calls.append(1), reports=reports)
+    batch = deliveries(lambda *_: batch.cancel(), lambda *_: calls.append(1), reports=reports)
     InlineDispatcher().dispatch(batch)
     assert calls == reports == []
 
@@ -173,7 +173,7 @@ def test_a_dispatcher_of_ones_own():
             return subscription.fn
 
         def dispatch(self, batch):
-            batch.clear()
+            batch.done(len(batch))
 
     mine = Mine()
     mine.attach(None)

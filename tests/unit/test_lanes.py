@@ -1,12 +1,11 @@
 """Lanes: order, bounds, and who is told that there is work."""
 
-from collections import deque
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
-from pgnotifier import Delivery, Notification, Subscription
+from pgnotifier import Batch, Delivery, Notification, Subscription
 from pgnotifier.lanes import Lanes
 from pgnotifier.registry import Binding
 
@@ -19,7 +18,7 @@ def binding(lanes, id, channel="a", **given):
 
 
 def batch(*pairs):
-    return deque(Delivery(b, Notification("a", n, str(n), 1, NOW)) for b, n in pairs)
+    return Batch(Delivery(b, Notification("a", n, str(n), 1, NOW)) for b, n in pairs)
 
 
 def take_all(lanes):
@@ -63,12 +62,12 @@ def test_it_is_bounded():
     one, two, three = (binding(lanes, n) for n in (1, 2, 3))
     waiting = batch((one, 1), (two, 2), (three, 3))
     lanes.put(waiting)
-    assert len(waiting) == 1
+    assert waiting.remaining == 1
     lanes.put(waiting)
-    assert len(waiting) == 1
+    assert waiting.remaining == 1
     lanes.done(take_all(lanes)[0][0])
     lanes.put(waiting)
-    assert not waiting
+    assert not waiting.remaining
 
 
 def test_what_is_no_longer_live_is_left_out():

@@ -60,6 +60,7 @@ class Queue(Dispatcher):
 
     def dispatch(self, batch):
         """Deliver to nobody."""
+        batch.done(len(batch))
 
 
 def test_signatures():

@@ -2,13 +2,12 @@
 
 import logging
 import threading
-from collections import deque
 from time import monotonic
 
 import pytest
 from deliveries import NOW, put
 
-from pgnotifier import Delivery, Notification, Subscription, ThreadDispatcher, threads
+from pgnotifier import Batch, Delivery, Notification, Subscription, ThreadDispatcher, threads
 from pgnotifier.registry import Binding
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -118,7 +117,7 @@ def test_a_worker_that_ends_at_that_moment(monkeypatch, eventually):
     monkeypatch.setattr(dispatcher._lanes, "wait", wait_and_pause)
 
     def dispatch(number):
-        dispatcher.dispatch(deque([Delivery(one, Notification("a", number, "", 1, NOW))]))
+        dispatcher.dispatch(Batch([Delivery(one, Notification("a", number, "", 1, NOW))]))
 
     dispatch(1)
     assert looked.wait(20)
@@ -136,7 +135,7 @@ def test_workers_that_end_all_the_time(monkeypatch, eventually, max_workers):
     bindings = [bind(dispatcher, lambda *args: calls.append(args[2]), n) for n in range(2)]
     for number in range(2000):
         one = bindings[number % 2]
-        dispatcher.dispatch(deque([Delivery(one, Notification("a", number, "", 1, NOW))]))
+        dispatcher.dispatch(Batch([Delivery(one, Notification("a", number, "", 1, NOW))]))
         if number % 10 == 0:
             eventually(lambda: dispatcher.pending == 0)
     eventually(lambda: dispatcher.pending == 0)

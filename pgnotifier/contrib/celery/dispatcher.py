@@ -1,8 +1,6 @@
 """CeleryDispatcher: notifications become tasks in the broker."""
 
-import contextlib
 import functools
-from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -20,10 +18,9 @@ from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
-from pgnotifier.dispatch import Callback, Delivery, Dispatcher, runs_when_called
+from pgnotifier.dispatch import Batch, Callback, Dispatcher, claim, runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,
-    ConfigurationError,
     DispatcherMismatchError,
     UnknownOptionError,
 )
@@ -103,13 +100,9 @@ class CeleryDispatcher(Dispatcher):
         Raises:
             ConfigurationError: Another one does.
         """
-        if self._notifier is not None and self._notifier is not notifier:
-            raise ConfigurationError(
-                f"{self!r} serves {self._notifier!r} already; give each notifier a "
-                "CeleryDispatcher of its own (of the same app, if you like)"
-            )
-        if self._notifier is None:
-            self._notifier = notifier
+        is_new = self._notifier is None
+        self._notifier = claim(self, self._notifier, notifier)
+        if is_new:
             self._tasks.add(self)
 
     def bind(self, subscription: "Subscription") -> Target:
@@ -166,8 +159,8 @@ class CeleryDispatcher(Dispatcher):
         if not self._targets:
             self._tasks.let_go(self)
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
-        """Publish each delivery, and take it off once the broker has acknowledged it.
+    def dispatch(self, batch: Batch) -> None:
+        """Publish each delivery, and acknowledge it once the broker has.
 
         Raises:
             Exception: The broker is down; of whatever type its client raises.
@@ -176,7 +169,7 @@ class CeleryDispatcher(Dispatcher):
         self._app.set_current()
         self._app.finalize(auto=True)
         if self._app.conf.task_always_eager:
-            self._run_all(batch)
+            _run_all(batch)
             return
         with self._broker.lease() as lease:
             if lease.publisher is None:
@@ -213,18 +206,6 @@ class CeleryDispatcher(Dispatcher):
     def close(self) -> None:
         """Let go of the connection to the broker."""
         self._broker.close()
-
-    def _run_all(self, batch: deque[Delivery]) -> None:
-        with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
-            while True:
-                delivery = batch.popleft()
-                if not delivery.binding.live:
-                    delivery.pass_on()
-                    continue
-                try:
-                    delivery.binding.target.run(delivery)
-                except BaseException as exc:  # noqa: BLE001 - sys.exit() in a task included
-                    delivery.report(exc)
 
     def _forget(self, id: Hashable, channel: str) -> None:
         name = self._names.pop((id, channel), None)
@@ -267,6 +248,14 @@ def check_app(app: Any) -> Any:
         )
     proxy: Any = app
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001
+
+
+def _run_all(batch: Batch) -> None:
+    for delivery in batch.one_by_one():
+        try:
+            delivery.binding.target.run(delivery)
+        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a task included
+            delivery.report(exc)
 
 
 def _is_published_as_it_is(fn: Any) -> bool:

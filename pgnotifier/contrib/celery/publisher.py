@@ -1,13 +1,10 @@
 """Publisher: a batch of tasks into the broker, over one connection."""
 
-import contextlib
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import dropwhile, islice
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -22,7 +19,7 @@ from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import Given, Target
 from pgnotifier.contrib.celery.tracing import Library, Trace
-from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatch import Batch, Delivery
 from pgnotifier.records import about
 from pgnotifier.salvaging import salvage
 
@@ -42,9 +39,7 @@ class TaskIds(threading.local):
     """
 
     def __init__(self) -> None:
-        # None in the place of the id is one that the broker has for sure.
         self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
-        self._fit: dict[int, tuple[Delivery, Delivery]] = {}
         self._trace: Trace | None = None  # of the latest notification
 
     def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
@@ -59,35 +54,29 @@ class TaskIds(threading.local):
         if not libraries:
             return kept or Attempt(delivery, next(fresh))
         trace = self._trace if kept is None else kept.trace
-        if trace is None or trace.libraries != libraries or not trace.includes(delivery):
+        if (
+            trace is None
+            or trace.libraries != libraries
+            or (kept is None and not trace.includes(delivery))
+        ):
             trace = Trace(libraries, delivery)
         self._trace = trace
         return Attempt(delivery, next(fresh) if kept is None else kept.task_id, trace)
 
     def keep(self, attempt: "Attempt") -> None:
-        """Remember an id for the next try, or that there is to be none (None)."""
+        """Remember an id for the next try."""
         self._known[id(attempt.delivery)] = attempt
-
-    def replace(self, delivery: Delivery, fit: Delivery) -> None:
-        """Remember what is published in a delivery's place, each time that it is tried."""
-        self._fit[id(delivery)] = delivery, fit
-
-    def fit(self, delivery: Delivery) -> Delivery:
-        """Return what is published in a delivery's place, or itself."""
-        found = self._fit.get(id(delivery))
-        return delivery if found is None else found[1]
 
     def forget(self) -> None:
         """Forget them: the batch is done."""
         self._known.clear()
-        self._fit.clear()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
     """A delivery that is published, its task's id, and the trace that it belongs to."""
 
     delivery: Delivery
-    task_id: str | None
+    task_id: str
     trace: Trace | None = None
 
 
@@ -157,27 +146,27 @@ class Publisher:
         self._added: dict[str, Mapping[str, Any]] = {}  # what tracing adds, by the task's id
         self._handled: list[_Handled] = []
 
-    def publish(self, batch: deque[Delivery]) -> None:
-        """Publish each delivery, and take it off once the broker has acknowledged it.
+    def publish(self, batch: Batch) -> None:
+        """Publish each delivery, and acknowledge it once the broker has.
 
         Raises:
             Exception: The broker is down; of whatever type its client raises.
         """
-        while chunk := _first_ones(batch, self._carrier.chunk):
+        while chunk := batch.rest(self._carrier.chunk):
             self._look_around()
             try:
                 for attempt in self._begin(chunk):
-                    if not batch:  # given up
+                    if batch.is_cancelled:
                         self._carrier.drop()
                         self._end_chunk()
                         return
                     self._publish_one(attempt)
                 self._carrier.settle()
             except BaseException:
-                self._keep_ids(batch)
+                self._leave_unsettled(batch)
                 raise
             self._report_refused()
-            _take_off(batch, len(self._handled))
+            batch.done(len(chunk))
             self._end_chunk()
         self._ids.forget()
 
@@ -219,41 +208,44 @@ class Publisher:
         route = self._routes.get(binding.target)
         if trace is None or route is None or route.stamp is None:
             return
-        if attempt.task_id is not None and binding.live:
+        if binding.live:
             described = route.stamp.described
             self._added[attempt.task_id] = trace.make_headers(described, attempt.task_id)
 
     def _publish_one(self, attempt: Attempt) -> None:
         delivery = attempt.delivery
         first = self._carrier.position
-        is_done = attempt.task_id is None  # the broker has it
-        if attempt.task_id is not None and not delivery.binding.live:
+        is_done = True
+        if not delivery.binding.live:
             delivery.pass_on()
-            is_done = True
-        elif attempt.task_id is not None:
+        else:
             try:
-                self._publish_fit(delivery, attempt.task_id, attempt.trace)
+                attempt = self._publish_fit(attempt)
+                is_done = False
             except BaseException as exc:
                 if self._has_failed(exc):
                     raise
                 delivery.report(exc)
-                is_done = True
         self._handled.append(_Handled(attempt, is_done, first, self._carrier.position))
 
-    def _publish_fit(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
-        """Publish a delivery; a batch without the payloads that can't be serialized."""
-        fit = self._ids.fit(delivery)
+    def _publish_fit(self, attempt: Attempt) -> Attempt:
+        """Publish a delivery, a batch without the payloads that can't be serialized; return it."""
         try:
-            self._publish_live(fit, task_id, trace)
+            self._publish_live(attempt)
         except BaseException as exc:
+            delivery = attempt.delivery
             target: Target = delivery.binding.target
-            rest = None if self._has_failed(exc) else salvage(fit, target.check)
+            rest = None if self._has_failed(exc) else salvage(delivery, target.check)
             if rest is None:
                 raise
-            self._ids.replace(delivery, rest)  # what can't be carried is reported once
-            self._publish_live(rest, task_id, trace)
+            attempt = msgspec.structs.replace(attempt, delivery=rest)
+            # For the next try, too: what can't be carried is reported once.
+            self._begun[len(self._handled)] = attempt
+            self._publish_live(attempt)
+        return attempt
 
-    def _publish_live(self, delivery: Delivery, task_id: str, trace: Trace | None) -> None:
+    def _publish_live(self, attempt: Attempt) -> None:
+        delivery, task_id, trace = attempt.delivery, attempt.task_id, attempt.trace
         target: Target = delivery.binding.target
         route = self._routes.get(target)
         if route is None:
@@ -324,16 +316,15 @@ class Publisher:
         else:
             self._obstacles.pop(delivery.binding.target, None)
 
-    def _keep_ids(self, batch: deque[Delivery]) -> None:
-        """Take off what the broker surely has, and remember what it may have for the next try."""
+    def _leave_unsettled(self, batch: Batch) -> None:
+        """Leave what the broker may not have for the next try, with the same ids."""
         self._report_refused()
-        unsettled = list(dropwhile(self._has_settled, self._handled))
-        _take_off(batch, len(self._handled) - len(unsettled))
-        for one in unsettled:
-            done = msgspec.structs.replace(one.attempt, task_id=None)
-            self._ids.keep(done if self._has_settled(one) else one.attempt)
-        for attempt in self._begun[len(self._handled) :]:
+        unsettled = [one.attempt for one in self._handled if not self._has_settled(one)]
+        unsettled += self._begun[len(self._handled) :]
+        for attempt in unsettled:
             self._ids.keep(attempt)
+        rest = batch.rest()[len(self._begun) :]
+        batch.leave([*(attempt.delivery for attempt in unsettled), *rest])
         self._end_chunk()
 
     def _report_refused(self) -> None:
@@ -358,17 +349,3 @@ def carrier_for(producer: Any) -> Carrier:
     if isinstance(producer.channel, amqp.Channel):
         return AmqpCarrier(producer)
     return KombuCarrier(producer)
-
-
-def _first_ones(batch: deque[Delivery], count: int) -> tuple[Delivery, ...]:
-    """Return what goes out in one round trip. `stop()` may empty the batch at any moment."""
-    try:
-        return tuple(islice(batch, count))
-    except RuntimeError:  # in the middle of it
-        return ()
-
-
-def _take_off(batch: deque[Delivery], count: int) -> None:
-    with contextlib.suppress(IndexError):  # emptied meanwhile
-        for _ in range(count):
-            batch.popleft()

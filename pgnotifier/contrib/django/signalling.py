@@ -1,14 +1,13 @@
 """SignalDispatcher: calls the receivers of channels in the process that listens."""
 
 import contextlib
-from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from django.db import connections
 
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.notifier import Notifier
 from pgnotifier.registry import Subscription
 
@@ -41,17 +40,10 @@ class SignalDispatcher(Dispatcher):
         """Return the channel's method that calls its receivers."""
         return subscription.fn
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
+    def dispatch(self, batch: Batch) -> None:
         """Call the receivers for each delivery; report what they raise."""
-        while True:
-            try:
-                delivery = batch.popleft()
-            except IndexError:
-                break
-            if delivery.binding.live:
-                self._deliver(delivery)
-            else:
-                delivery.pass_on()
+        for delivery in batch.one_by_one():
+            self._deliver(delivery)
         self._opened = connections.all(initialized_only=True)
 
     def close(self) -> None:

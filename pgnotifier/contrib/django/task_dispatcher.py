@@ -5,7 +5,6 @@ https://docs.djangoproject.com/en/6.0/topics/tasks/.
 """
 
 import difflib
-from collections import deque
 from collections.abc import Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from pgnotifier.carrying import pack, pack_texts, unpack
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -134,39 +133,40 @@ class TaskDispatcher(Dispatcher):
             raise ConfigurationError(f"task {key!r}: the backend takes no {used!r}: {exc}") from exc
         return Target(find_path(key, subscription.fn), _write(key), made, run_after)
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
-        """Enqueue each delivery, and take it off.
+    def dispatch(self, batch: Batch) -> None:
+        """Enqueue each delivery.
 
         Raises:
             Exception: Whatever a backend raises that can't be reached.
         """
         close_stale_connections()
         try:
-            while batch:
-                delivery = batch[0]
-                if delivery.binding.live:
-                    self._enqueue(delivery)
-                else:
-                    delivery.pass_on()
-                batch.popleft()
-        except IndexError:  # `stop()` may empty it at any moment
-            if batch:
-                raise
+            for delivery in batch.one_by_one():
+                fit, payload = self._find_fit(delivery)
+                if fit is None:
+                    continue
+                try:
+                    self._enqueue(fit, payload)
+                except BaseException:
+                    batch.leave([fit, *batch.rest()[1:]])  # what isn't fit is reported once
+                    raise
         finally:
             close_stale_connections()
 
-    def _enqueue(self, delivery: Delivery) -> None:
-        target: Target = delivery.binding.target
-        arrived = delivery.notification
+    def _find_fit(self, delivery: Delivery) -> tuple[Delivery | None, str]:
+        """Return what of a delivery can be carried, and its text; report what can't."""
         try:
-            payload = self._pack(delivery)
+            return delivery, self._pack(delivery)
         except PayloadEncodingError as exc:
             rest = salvage(delivery, self._pack)
             if rest is None:
                 delivery.report(exc)
-            else:
-                self._enqueue(rest)
-            return
+                return None, ""
+            return rest, self._pack(rest)
+
+    def _enqueue(self, delivery: Delivery, payload: str) -> None:
+        target: Target = delivery.binding.target
+        arrived = delivery.notification
         made = target.task
         if target.run_after is not None:
             made = made.using(run_after=timezone.now() + target.run_after)

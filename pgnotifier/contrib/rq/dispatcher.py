@@ -1,10 +1,10 @@
 """RQDispatcher: notifications become jobs in Redis."""
 
-import contextlib
 import re
 from collections import deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from redis import Redis, RedisError
@@ -12,9 +12,9 @@ from rq import Queue
 from rq.utils import now, utcformat
 
 from pgnotifier.contrib.rq.options import check_options, check_values
-from pgnotifier.contrib.rq.sending import Done, Job, Senders, is_wrong_type
+from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
 from pgnotifier.contrib.rq.targets import Target
-from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
 from pgnotifier.redaction import show
@@ -73,7 +73,6 @@ class RQDispatcher(Dispatcher):
         self._queue, self._owns_connection = _make_queue(queue_or_connection)
         self._notifier: Notifier | None = None
         self._senders = Senders()
-        self._done = Done()
         self._targets: dict[tuple[Hashable, str], Target] = {}
 
     def __repr__(self) -> str:
@@ -85,12 +84,7 @@ class RQDispatcher(Dispatcher):
         Raises:
             ConfigurationError: Another one does.
         """
-        if self._notifier is not None and self._notifier is not notifier:
-            raise ConfigurationError(
-                f"{self!r} serves {self._notifier!r} already; give each notifier an RQDispatcher "
-                "of its own (of the same connection, if you like)"
-            )
-        self._notifier = notifier
+        self._notifier = claim(self, self._notifier, notifier)
 
     def bind(self, subscription: "Subscription") -> Target:
         """Check a subscription.
@@ -114,16 +108,19 @@ class RQDispatcher(Dispatcher):
         """Forget a subscription."""
         self._targets.pop((subscription.id, subscription.channel), None)
 
-    def dispatch(self, batch: deque[Delivery]) -> None:
-        """Enqueue each delivery, and take it off once Redis has made its transaction.
+    def dispatch(self, batch: Batch) -> None:
+        """Enqueue each delivery, and acknowledge it once Redis has made its transaction.
 
         Raises:
             redis.RedisError: Redis is down, or refuses.
         """
-        with contextlib.suppress(IndexError):  # `stop()` may empty the batch at any moment
-            while batch:
-                self._dispatch_some(batch)
-        self._done.clear()
+        while portion := batch.rest(PORTION):
+            enqueued = deque(takewhile(_is_enqueued, portion))
+            if enqueued:
+                self._enqueue(enqueued, batch)
+            else:
+                self._run(portion[0])
+                batch.done(1)
 
     def details(self) -> Mapping[str, Any]:
         """Return what each subscription's notifications become."""
@@ -173,56 +170,59 @@ class RQDispatcher(Dispatcher):
             default_timeout=base._default_timeout,  # noqa: SLF001 - nothing public tells
         )
 
-    def _dispatch_some(self, batch: deque[Delivery]) -> None:
-        """Enqueue the first of a batch: a transaction per server, of as many jobs as may be."""
-        first = batch[0]
-        if first.binding.target.runs_at_once:
-            batch.popleft()
-            self._run(first)
-            return
-        try:
-            for connection, jobs in self._make_jobs(batch):
-                self._send(connection, jobs)
-        finally:
-            while batch and self._done.pop(batch[0]):
-                batch.popleft()
+    def _enqueue(self, waiting: deque[Delivery], batch: Batch) -> None:
+        """Enqueue the first of a batch: a transaction per server, of as many jobs as may be.
 
-    def _make_jobs(self, batch: deque[Delivery]) -> Iterable[tuple[Redis, list[Job]]]:
-        """Return the jobs of the first of a batch, by connection: up to one that runs at once."""
-        jobs: dict[int, tuple[Redis, list[Job]]] = {}
+        Args:
+            waiting: What to enqueue.
+            batch: What begins with that.
+        """
+        count = len(waiting)
+        made: dict[int, Delivery] = {}  # by identity: what there is a job of that isn't enqueued
+        jobs: dict[int, tuple[Redis, list[Job]]] = {}  # by connection
         time = utcformat(now())
-        for place in range(min(PORTION, len(batch))):
-            delivery = batch[place]
-            target: Target = delivery.binding.target
-            if target.runs_at_once:
-                break
-            if delivery in self._done:
-                continue
-            if not delivery.binding.live:
-                delivery.pass_on()
-                self._done.add(delivery)
-                continue
-            try:
-                job = self._make_job(delivery, time)
-            except (RedisError, OSError):  # the first job asks for the version of the server
-                raise
-            except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
-                rest = salvage(delivery, partial(target.check, decodes_alike=self._decodes_alike))
-                if rest is None:
-                    self._done.add(delivery)
-                    delivery.report(exc)
-                    continue
-                batch[place] = rest
-                job = self._make_job(rest, time)
-            connection = target.queue.connection
-            jobs.setdefault(id(connection), (connection, []))[1].append(job)
-        return jobs.values()
+        try:
+            while waiting:
+                job = self._make_job(waiting, time)
+                if job is not None:
+                    made[id(job.delivery)] = job.delivery
+                    connection = job.delivery.binding.target.queue.connection
+                    jobs.setdefault(id(connection), (connection, []))[1].append(job)
+                waiting.popleft()
+            for connection, some in jobs.values():
+                self._send(connection, some, made)
+        finally:
+            batch.leave([*made.values(), *waiting, *batch.rest()[count:]])
 
-    def _make_job(self, delivery: Delivery, time: str) -> Job:
+    def _make_job(self, waiting: deque[Delivery], time: str) -> Job | None:
+        """Return the job of the first delivery, if it is to be enqueued.
+
+        Of a batch, what can't be carried is reported, and the rest takes its place.
+        """
+        delivery = waiting[0]
+        if not delivery.binding.live:
+            delivery.pass_on()
+            return None
+        target: Target = delivery.binding.target
+        try:
+            return self._job(delivery, time)
+        except (RedisError, OSError):  # the first job asks for the version of the server
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
+            rest = salvage(delivery, partial(target.check, decodes_alike=self._decodes_alike))
+            if rest is None:
+                delivery.report(exc)
+                return None
+            waiting[0] = rest
+            return self._job(rest, time)
+
+    def _job(self, delivery: Delivery, time: str) -> Job:
         target: Target = delivery.binding.target
         return Job(delivery, target.commands(delivery, time, decodes_alike=self._decodes_alike))
 
-    def _send(self, connection: Redis, jobs: Sequence[Job]) -> None:
+    def _send(
+        self, connection: Redis, jobs: Sequence[Job], made: MutableMapping[int, Delivery]
+    ) -> None:
         sent = self._senders.of(connection).send(connection, jobs)
         another_try: RedisError | None = None
         for place, delivery in enumerate(sent.deliveries):
@@ -230,7 +230,7 @@ class RQDispatcher(Dispatcher):
             if error is not None and not is_wrong_type(error):
                 another_try = error
                 continue
-            self._done.add(delivery)
+            made.pop(id(delivery), None)
             if error is not None:
                 delivery.report(error)
         if another_try is not None:
@@ -267,3 +267,7 @@ def _make_queue(given: Any) -> tuple[Queue, bool]:
     except ValueError:
         raise ConfigurationError(_NO_URL) from None  # its message may hold a part of the password
     return Queue(connection=connection), True
+
+
+def _is_enqueued(delivery: Delivery) -> bool:
+    return not delivery.binding.target.runs_at_once

@@ -214,28 +214,6 @@ class Senders(threading.local):
         return self._senders.setdefault(connection, Sender())
 
 
-class Done(threading.local):
-    """Which deliveries of a thread's batch are done, though some before them may not be."""
-
-    def __init__(self) -> None:
-        self._deliveries: dict[int, Delivery] = {}  # which keeps their ids from being reused
-
-    def add(self, delivery: Delivery) -> None:
-        """Take note of one."""
-        self._deliveries[id(delivery)] = delivery
-
-    def __contains__(self, delivery: Delivery) -> bool:
-        return id(delivery) in self._deliveries
-
-    def pop(self, delivery: Delivery) -> bool:
-        """Forget one; return whether it is done."""
-        return self._deliveries.pop(id(delivery), None) is not None
-
-    def clear(self) -> None:
-        """Forget all: the batch is done."""
-        self._deliveries.clear()
-
-
 def is_wrong_type(error: BaseException) -> bool:
     """Tell whether a command failed for what its key holds, so that no further try can help."""
     return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)

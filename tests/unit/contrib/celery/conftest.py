@@ -2,7 +2,6 @@
 
 import secrets
 import weakref
-from collections import deque
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -12,7 +11,7 @@ from celery import Celery, _state
 from kombu import serialization
 from kombu.transport import memory, virtual
 
-from pgnotifier import Delivery, Notification, Subscription
+from pgnotifier import Batch, Delivery, Notification, Subscription
 from pgnotifier.contrib.celery import CeleryDispatcher, configured
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
@@ -52,9 +51,9 @@ class Desk:
 
     def dispatch(self, *pairs):
         """Dispatch a batch of bindings with texts; return what is left of it."""
-        batch = deque(self.deliveries(*pairs))
+        batch = Batch(self.deliveries(*pairs))
         self.dispatcher.dispatch(batch)
-        return batch
+        return batch.rest()
 
     def deliveries(self, *pairs):
         """Return the deliveries of bindings with texts."""

@@ -3,7 +3,6 @@
 import contextlib
 import secrets
 import socket
-from collections import deque
 
 import amqp
 import pytest
@@ -13,6 +12,7 @@ from celery import Celery, group
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from pgnotifier import Batch
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_amqp import _ACK, AmqpCarrier
 
@@ -179,7 +179,7 @@ def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, mo
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
     texts = [str(number) for number in range(3, 253)]  # three portions
-    batch = deque(desk.deliveries(*[(binding, text) for text in texts]))
+    batch = Batch(desk.deliveries(*[(binding, text) for text in texts]))
     sends, write = [], carrier[0]._channel.connection.transport.write
 
     def losing(data):
@@ -195,9 +195,9 @@ def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, mo
         patch.setattr(carrier[0]._channel.connection.transport, "write", losing)
         with pytest.raises(ConnectionResetError):
             desk.dispatcher.dispatch(batch)
-    assert 0 < len(batch) <= 150
+    assert 0 < batch.remaining <= 150
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     (messages,) = take().values()
     shown = [(m.headers["id"], m.headers["argsrepr"].split(", ")[2]) for m in messages]
     assert [text for _, text in shown[:2]] == ["1", "2"]
@@ -212,10 +212,10 @@ def test_messages_that_the_broker_refuses(app, make_desk, take):
     desk = make_desk(app)
     limits = {"x-max-length": 3, "x-overflow": "reject-publish"}
     binding = desk.subscribe(callback, queue=Queue("low", queue_arguments=limits))
-    batch = deque(desk.deliveries(*[(binding, str(number)) for number in range(6)]))
+    batch = Batch(desk.deliveries(*[(binding, str(number)) for number in range(6)]))
     with pytest.raises(OperationalError, match="refused"):
         desk.dispatcher.dispatch(batch)
-    assert [delivery.notification.raw for delivery in batch] == ["3", "4", "5"]
+    assert [delivery.notification.raw for delivery in batch.rest()] == ["3", "4", "5"]
     assert len(take()["low"]) == 3
     desk.dispatcher.dispatch(batch)
     assert [m.decode()[0][2] for m in take()["low"]] == [3, 4, 5]
@@ -228,7 +228,7 @@ def test_a_broker_that_does_not_confirm(app, make_desk, carrier, monkeypatch):
     desk.deliver(binding, "1", "2")
     monkeypatch.setattr("pgnotifier.contrib.celery.carriers_amqp.ANSWER_TIMEOUT", 0.2)
     monkeypatch.setattr(carrier[0]._channel.connection.transport, "write", lambda _: None)
-    batch = deque(desk.deliveries((binding, "3")))
+    batch = Batch(desk.deliveries((binding, "3")))
     with pytest.raises((OperationalError, TimeoutError)):
         desk.dispatcher.dispatch(batch)
-    assert len(batch) == 1
+    assert batch.remaining == 1

@@ -4,7 +4,6 @@ import functools
 import re
 import sys
 import threading
-from collections import deque
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -14,9 +13,12 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from pgnotifier import (
     ArgumentTypeError,
+    Batch,
     ConfigurationError,
+    Delivery,
     DispatcherMismatchError,
     InlineDispatcher,
+    Notification,
     Notifier,
     Subscription,
     TaskNameError,
@@ -508,17 +510,13 @@ def test_what_is_no_longer_live_is_passed_over(desk):
     assert [arguments[2] for arguments in desk.arguments()] == [2]
 
 
-def test_a_batch_emptied_in_the_middle_ends(desk, task):
-    """`stop()` takes away what is left at any moment."""
+def test_a_batch_cancelled_in_the_middle_ends(desk, task):
+    """`stop()` gives up what is left at any moment."""
     binding = desk.subscribe(print)
-    batch = deque()
-    before = lambda **_: batch.clear()  # noqa: E731
+    batch = Batch([Delivery(binding, Notification("ch", 1, "1", 7, datetime.now(UTC)))] * 3)
+    before = lambda **_: batch.cancel()  # noqa: E731
     signals.before_task_publish.connect(before, weak=False)
     try:
-        from pgnotifier import Delivery, Notification
-
-        arrived = Notification("ch", 1, "1", 7, datetime.now(UTC))
-        batch.extend([Delivery(binding, arrived)] * 3)
         desk.dispatcher.dispatch(batch)
     finally:
         signals.before_task_publish.disconnect(before)
@@ -532,13 +530,13 @@ def test_a_broker_that_is_down_fails_the_batch_at_once(make_desk, url):
     """All of it is left, for the next try, within the second; no message tells the password."""
     desk = make_desk(Celery("x", broker=url, set_as_current=False))
     binding = desk.subscribe(print)
-    batch = deque()
+    batch = Batch(desk.deliveries((binding, "1"), (binding, "2")))
     for _ in range(2):
         with pytest.raises(OperationalError) as caught:
-            batch = desk.deliver(binding, "1", "2")
+            desk.dispatcher.dispatch(batch)
         assert "sesame" not in f"{caught.value} {desk.dispatcher!r}"
     assert not desk.reported
-    assert not batch
+    assert batch.remaining == 2
 
 
 def test_failures_of_the_broker_are_told_from_others(app):
@@ -584,7 +582,7 @@ def test_one_dispatcher_serves_one_notifier(app):
     """Its workers could not tell whose decoder to use."""
     dispatcher = CeleryDispatcher(app)
     Notifier(DSN, dispatcher=dispatcher)
-    with pytest.raises(ConfigurationError, match="of its own") as caught:
+    with pytest.raises(ConfigurationError, match="its own CeleryDispatcher") as caught:
         Notifier(DSN, dispatcher=dispatcher)
     assert "sesame" not in str(caught.value)
 

@@ -4,7 +4,6 @@ import gc
 import resource
 import secrets
 import threading
-from collections import deque
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from brokered import callback, own, take_messages
 from celery import Celery
 from redis import ConnectionPool
 
-from pgnotifier import Notifier
+from pgnotifier import Batch, Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
 from pgnotifier.contrib.celery.publisher import Publisher, Route
@@ -109,7 +108,7 @@ def test_refusals(app, make_desk, monkeypatch):
     monkeypatch.setattr("redis.Redis.lpush", refuse)
     for _ in range(50):
         with pytest.raises(Exception, match="no"):
-            desk.dispatcher.dispatch(deque(desk.deliveries((binding, "3"))))
+            desk.dispatcher.dispatch(Batch(desk.deliveries((binding, "3"))))
     assert count(Publisher) <= publishers
     assert count(ConnectionPool) <= before + 1
 

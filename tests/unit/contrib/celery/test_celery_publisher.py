@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,7 +11,7 @@ from brokered import TEXTS, callback, failing, own, take_messages, twice
 from celery import signals
 from kombu.exceptions import OperationalError
 
-from pgnotifier import Delivery
+from pgnotifier import Batch, Delivery
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 
@@ -102,7 +101,7 @@ def test_a_batch_without_a_part_when_an_answer_is_lost(
     whole = msgspec.structs.replace(
         parts[-1], payload=[part.payload for part in parts], count=3, parts=tuple(parts)
     )
-    batch = deque([Delivery(binding, whole), *desk.deliveries((binding, "3"))])
+    batch = Batch([Delivery(binding, whole), *desk.deliveries((binding, "3"))])
     with monkeypatch.context() as patch:
         lpush = redis.Redis.lpush
 
@@ -113,9 +112,9 @@ def test_a_batch_without_a_part_when_an_answer_is_lost(
         patch.setattr(redis.Redis, "lpush", losing)
         with pytest.raises((redis.ConnectionError, OperationalError)):
             desk.dispatcher.dispatch(batch)
-        assert len(batch) == 2
+        assert batch.remaining == 2
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     assert len(desk.reported) == 1
     (messages,) = take_messages(pgnotifier_redis_url).values()
     shown = [m["headers"]["argsrepr"] for m in messages]
@@ -140,13 +139,13 @@ def test_an_answer_that_is_lost(make_app, make_desk, monkeypatch, pgnotifier_red
             raise redis.ConnectionError("no answer")
 
         patch.setattr(redis.Redis, "lpush", losing)
-        batch = deque(desk.deliveries((binding, "1"), (binding, "2")))
+        batch = Batch(desk.deliveries((binding, "1"), (binding, "2")))
         with pytest.raises((redis.ConnectionError, OperationalError)):
             desk.dispatcher.dispatch(batch)
-        assert len(batch) == 2
+        assert batch.remaining == 2
     desk.dispatcher.dispatch(batch)
     desk.deliver(binding, "3")
-    assert not batch
+    assert not batch.remaining
     assert not desk.reported
     (messages,) = take_messages(pgnotifier_redis_url).values()
     shown = [m["headers"]["argsrepr"].split(", ")[2] for m in messages]
@@ -179,12 +178,12 @@ def test_a_failure_is_reported_once(make_app, make_desk, monkeypatch, pgnotifier
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
     desk.deliver(binding, "1", "2", "3")
-    batch = deque(desk.deliveries(*[(binding, text) for text in ("4", "1" * 40, "5")]))
+    batch = Batch(desk.deliveries(*[(binding, text) for text in ("4", "1" * 40, "5")]))
     with monkeypatch.context() as patch:
         patch.setattr(redis.Redis, "lpush", failing)
         with pytest.raises(redis.ConnectionError):
             desk.dispatcher.dispatch(batch)
-        assert len(batch) == 3
+        assert batch.remaining == 2
     desk.dispatcher.dispatch(batch)
     assert len(desk.reported) == 1
     (messages,) = take_messages(pgnotifier_redis_url).values()
@@ -196,9 +195,9 @@ def test_a_batch_emptied_in_the_middle(make_app, make_desk, monkeypatch, pgnotif
     desk = make_desk(make_app())
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
-    batch = deque(desk.deliveries(*[(binding, "3")] * 5))
+    batch = Batch(desk.deliveries(*[(binding, "3")] * 5))
     with monkeypatch.context() as patch:
-        patch.setattr(redis.Redis, "lpush", lambda *_: batch.clear())
+        patch.setattr(redis.Redis, "lpush", lambda *_: batch.cancel())
         desk.dispatcher.dispatch(batch)
     texts = [str(number) for number in range(RedisCarrier.chunk + 50)]
     assert not desk.deliver(binding, *texts)
@@ -282,7 +281,7 @@ def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnoti
     bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(3)]
     desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
     take_messages(pgnotifier_redis_url)
-    batch = deque(desk.deliveries(*((bindings[n % 3], str(n)) for n in range(9))))
+    batch = Batch(desk.deliveries(*((bindings[n % 3], str(n)) for n in range(9))))
     refused = []
     with monkeypatch.context() as patch:
         execute = redis.client.Pipeline.execute
@@ -297,9 +296,9 @@ def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnoti
         patch.setattr(redis.client.Pipeline, "execute", refusing)
         with pytest.raises(redis.exceptions.ReadOnlyError):
             desk.dispatcher.dispatch(batch)
-    assert [delivery.notification.raw for delivery in batch] == [str(n) for n in range(1, 9)]
+    assert [delivery.notification.raw for delivery in batch.rest()] == ["1", "4", "7"]
     assert not desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     found = take_messages(pgnotifier_redis_url)
     assert [shown(found[f"q{n}"]) for n in range(3)] == [list("036"), list("147"), list("258")]
     assert [m["headers"]["id"] for m in found["q1"]] == refused
@@ -313,7 +312,7 @@ def test_an_answer_for_many_queues_that_is_lost(
     bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(2)]
     desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
     take_messages(pgnotifier_redis_url)
-    batch = deque(desk.deliveries(*((bindings[n % 2], str(n)) for n in range(6))))
+    batch = Batch(desk.deliveries(*((bindings[n % 2], str(n)) for n in range(6))))
     with monkeypatch.context() as patch:
         execute = redis.client.Pipeline.execute
 
@@ -324,7 +323,7 @@ def test_an_answer_for_many_queues_that_is_lost(
         patch.setattr(redis.client.Pipeline, "execute", losing)
         with pytest.raises(redis.ConnectionError):
             desk.dispatcher.dispatch(batch)
-    assert len(batch) == 6
+    assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     found = take_messages(pgnotifier_redis_url)
     assert [shown(found[f"q{n}"]) for n in range(2)] == [list("024024"), list("135135")]

@@ -8,12 +8,13 @@ Prints what the scenario returns, as JSON.
 import contextlib
 import json
 import sys
-from collections import deque
 
 import redis
 from brokered import callback, own, take_messages
 from celery import Celery, group, signals
 from conftest import Desk
+
+from pgnotifier import Batch
 
 URL = sys.argv[2]
 
@@ -218,7 +219,7 @@ def another_try():
     bindings = [desk.subscribe(callback, id=name) for name in "ab"]
     desk.dispatch(*((binding, "first") for binding in bindings for _ in range(2)))
     take()
-    batch = deque(desk.deliveries(*((binding, str(n)) for n in range(3) for binding in bindings)))
+    batch = Batch(desk.deliveries(*((binding, str(n)) for n in range(3) for binding in bindings)))
     lpush = redis.Redis.lpush
 
     def losing(self, *args):
@@ -229,7 +230,7 @@ def another_try():
     with contextlib.suppress(redis.ConnectionError):
         desk.dispatcher.dispatch(batch)
     redis.Redis.lpush = lpush
-    assert len(batch) == 6
+    assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     return {"headers": take()}
 

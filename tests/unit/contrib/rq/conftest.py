@@ -1,7 +1,6 @@
 """What the tests of the RQ dispatcher share: a desk, and what is in a real Redis afterwards."""
 
 import zlib
-from collections import deque
 from datetime import UTC, datetime
 from types import MappingProxyType
 
@@ -9,7 +8,7 @@ import pytest
 import redis
 from rq import Queue
 
-from pgnotifier import Delivery, Notification, Subscription
+from pgnotifier import Batch, Delivery, Notification, Subscription
 from pgnotifier.contrib.rq import RQDispatcher
 from pgnotifier.payload import decode
 from pgnotifier.registry import Binding
@@ -32,7 +31,7 @@ class Desk:
 
     def batch(self, *pairs):
         """Return the deliveries of bindings with texts, or with what was gathered."""
-        return deque(
+        return Batch(
             Delivery(
                 binding,
                 Notification(binding.subscription.channel, decode(raw), raw, 7, NOW),
@@ -44,7 +43,7 @@ class Desk:
         """Dispatch notifications of these texts; return what is left of the batch."""
         batch = self.batch(*((binding, raw) for raw in raws))
         self.dispatcher.dispatch(batch)
-        return batch
+        return batch.rest()
 
 
 @pytest.fixture

@@ -76,4 +76,4 @@ def test_a_server_that_is_down(make_desk, free_port):
         try_it()
     assert descriptors() <= before
     assert count(Sender) <= senders
-    assert len(batch) == 1
+    assert batch.remaining == 1

@@ -35,7 +35,7 @@ def payloads(jobs):
 def try_to(desk, batch):
     """Dispatch a batch as a deliverer does: again after a failure."""
     failures = 0
-    while batch:
+    while batch.remaining:
         try:
             desk.dispatcher.dispatch(batch)
         except redis.RedisError:
@@ -76,9 +76,9 @@ def test_a_transaction_that_comes_late(lossy, make_desk, jobs):
     for _ in range(2):
         with pytest.raises(redis.RedisError):
             desk.dispatcher.dispatch(batch)
-    assert len(batch) == 3
+    assert batch.remaining == 3
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     lossy.release()
     assert payloads(jobs) == [0, 1, 2]
     client.close()
@@ -94,7 +94,7 @@ def test_the_late_one_wins(lossy, make_desk, jobs):
         desk.dispatcher.dispatch(batch)
     lossy.release()
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     assert payloads(jobs) == [0, 1, 2]
     client.close()
 
@@ -110,7 +110,7 @@ def test_unsubscribed_meanwhile(lossy, make_desk, jobs):
         desk.dispatcher.dispatch(batch)
     gone.live = False
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     assert payloads(jobs) == [1, 2, 3]
     client.close()
 
@@ -121,7 +121,7 @@ def test_nobody_there(make_desk, free_port):
     batch = desk.batch((desk.subscribe(callbacks.callback), "1"))
     with pytest.raises(redis.ConnectionError):
         desk.dispatcher.dispatch(batch)
-    assert len(batch) == 1
+    assert batch.remaining == 1
 
 
 def test_portions(desk, client, jobs):
@@ -170,7 +170,7 @@ def test_a_queue_that_runs_jobs_itself(client, make_desk):
     batch = desk.batch((good, "1"), (bad, "2"), (good, "3"))
     desk.dispatcher.dispatch(batch)
     assert [args[2] for args in callbacks.called] == [1, 3]
-    assert not batch
+    assert not batch.remaining
     assert desk.reported == []
 
 
@@ -179,7 +179,7 @@ def test_one_notifier_each(desk):
     first, second = Notifier("dbname=a"), Notifier("dbname=b")
     desk.dispatcher.attach(first)
     desk.dispatcher.attach(first)
-    with pytest.raises(ConfigurationError, match="give each notifier an RQDispatcher of its own"):
+    with pytest.raises(ConfigurationError, match="give each notifier its own RQDispatcher"):
         desk.dispatcher.attach(second)
 
 
@@ -201,7 +201,7 @@ def test_many_queues(desk, client):
     batch = desk.batch(*(([*bindings, front][n % 9], str(n)) for n in range(450)))
     client.config_resetstat()
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     stats = client.info("commandstats")
     calls = {name: stats[f"cmdstat_{name}"]["calls"] for name in ("exec", "rpush", "lpush")}
     assert calls == {"exec": 1, "rpush": 8, "lpush": 1}
@@ -249,12 +249,12 @@ def test_one_of_two_servers_refuses(desk, second, jobs):
         for _ in range(3):
             with pytest.raises(redis.exceptions.OutOfMemoryError):
                 desk.dispatcher.dispatch(batch)
-            assert batch[0].notification.raw == "1"
+            assert batch.rest()[0].notification.raw == "1"
         assert len(Queue(connection=second).job_ids) == 1
     finally:
         second.config_set("maxmemory", 0)
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     assert not desk.reported
     assert payloads(jobs) == list(range(0, 10, 2))
     assert payloads(lambda: Queue(connection=second).jobs) == [-1, *range(1, 10, 2)]
@@ -319,7 +319,7 @@ def test_a_key_of_a_job_that_is_taken(desk, client, jobs, monkeypatch):
     binding, other = desk.subscribe(callbacks.callback), desk.subscribe(callbacks.other, id="b")
     batch = desk.batch((binding, "1"), (other, "2"))
     desk.dispatcher.dispatch(batch)
-    assert not batch
+    assert not batch.remaining
     assert payloads(jobs) == [2]
     assert [str(exc)[:9] for exc in desk.reported] == ["WRONGTYPE"]
     assert client.get("rq:job:a-0") == b"something else"
@@ -335,7 +335,7 @@ def test_a_server_without_memory(make_desk, second):
     try:
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             desk.dispatcher.dispatch(batch)
-        assert len(batch) == 2
+        assert batch.remaining == 2
         assert len(second.keys("rq:job:*")) == 1
     finally:
         second.config_set("maxmemory", 0)
