@@ -13,7 +13,7 @@ from pgnotifier.bell import Bell
 from pgnotifier.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
 from pgnotifier.connection import Backoff
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
-from pgnotifier.errors import BatchError
+from pgnotifier.errors import BatchError, in_one_line
 from pgnotifier.gathering import Gatherer
 from pgnotifier.locks import is_held_here
 from pgnotifier.moment import Moment

@@ -168,24 +168,12 @@ class Link:
             raise StoppingError
 
     def hear(self, timeout: float = math.inf) -> None:
-        """Wait for what comes, some seconds at most, or until the next round trip; make that.
-
-        While notifications come fast, it pauses for a millisecond instead, to read several.
-        """
+        """Wait for what comes, some seconds at most, or until the next round trip; make that."""
         if self._pause.since is not None:
             self._pause.end()
-        if self._is_busy:
-            self._waiter.pause(PAUSE)
-            self._check_stopping()
-        else:
-            self.wait(min(timeout, max(0.0, self._due_at - monotonic())))
-        received = self._router.received
+        self._wait_for_more(min(timeout, max(0.0, self._due_at - monotonic())))
         self._drain()
-        now = monotonic()
-        came_fast = self._router.received - received > BUSY * (now - self._heard_at)
-        self._is_busy = came_fast and self._reads_left > 0
-        self._heard_at = now
-        if now >= self._due_at:
+        if self._heard_at >= self._due_at:
             # While notifications flow it is known to hear, just not up to when.
             if self._unproven:
                 self.ask(b"SELECT 1")
@@ -202,6 +190,14 @@ class Link:
         self._round_trip(b"SELECT 1", self._timeout)
         if is_idle and not self._unproven:
             self._due_at = due_at
+
+    def _wait_for_more(self, timeout: float, *, write: bool = False) -> None:
+        """Wait for what comes; while notifications come fast, pause instead, to read several."""
+        if self._is_busy:
+            self._waiter.pause(min(PAUSE, timeout))
+            self._check_stopping()
+        else:
+            self.wait(timeout, write=write)
 
     def _prove_idle(self) -> None:
         try:
@@ -358,6 +354,7 @@ class Link:
     def _drain(self) -> None:
         """Do so, but have it delivered only when the reader waits next."""
         assert self.session is not None
+        received = self._router.received
         try:
             self._reads_left = READS
             self._read_more()
@@ -367,6 +364,10 @@ class Link:
             raise
         finally:
             self._router.stow()
+        now = monotonic()
+        came_fast = self._router.received - received > BUSY * (now - self._heard_at)
+        self._is_busy = came_fast and self._reads_left > 0
+        self._heard_at = now
 
     def drain_last(self) -> None:
         """Read what has arrived, lost or not."""
@@ -402,9 +403,11 @@ class Link:
             while True:
                 unsent = self.session.flush()
                 received = self._router.received
-                self.drain()
+                # As elsewhere: all that is pending comes before the answer, be it a million.
+                self._drain()
                 answered = answered or (not unsent and self.session.answered())
-                self.hand_on()  # what was read together with the answer
+                self._sort()  # what was read together with the answer
+                self._router.stow()
                 if answered and (token is None or token in self._router.echoes):
                     break
                 if self._router.received > received:
@@ -416,7 +419,7 @@ class Link:
                 if left <= 0:
                     silent = f"no answer from the server for {timeout:g} s"
                     raise _SilentError(SILENT) if answered else ConnectionLostError(silent)
-                self.wait(left, write=unsent)
+                self._wait_for_more(left, write=unsent)
         finally:
             # What came just before the answer, be it a refusal, may have been read with it.
             self.hand_on()

@@ -143,13 +143,12 @@ class Router:
         return count
 
     def hand_on(self) -> None:
-        """Put what was sorted into the buffers."""
-        for deliverer in self.deliverers.values():
-            if deliverer.inbox:
-                deliverer.put()
+        """Put what was sorted into the buffers, and wake the deliverers."""
+        self.stow()
+        self.ring()
 
     def stow(self) -> None:
-        """Do so, but leave it to `ring` to wake the deliverers."""
+        """Put what was sorted into the buffers, but leave it to `ring` to wake the deliverers."""
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.stow()

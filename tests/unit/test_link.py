@@ -82,6 +82,20 @@ class Flood:
         self.fd = fd
         self.count = 0
         self.parsed = 0
+        self.row = ()
+        self.looks = 0
+
+    def send(self, query):
+        """Take a query."""
+
+    def flush(self):
+        """Have nothing left to send."""
+        return False
+
+    def answered(self):
+        """Return whether this is the second look for the answer."""
+        self.looks += 1
+        return self.looks == 2
 
     def consume(self):
         """Read."""
@@ -145,6 +159,20 @@ def test_a_pause_while_notifications_come_fast(flooded, stops):
         link.hear()
         assert link._router.received == 100_003
     assert 0.15 < monotonic() - begun < 30
+    waker.join()
+
+
+def test_a_pause_before_an_answer(flooded):
+    """The reader also pauses when a long queue is sent before the answer to a query."""
+    link, session, _ = flooded
+    session.count = 10_000
+    woken = threading.Event()
+    waker = threading.Timer(0.3, lambda: (woken.set(), link.wake()))
+    waker.start()
+    link._heard_at = monotonic()
+    link.ask(b"SELECT 1")
+    assert woken.is_set()
+    assert link._router.received == 10_000
     waker.join()
 
 

@@ -20,10 +20,13 @@ class Taker:
     def start(self):
         """Have nothing to start."""
 
-    def put(self):
+    def stow(self):
         """Take over the inbox."""
         self.taken += [(item.bindings[0].id, item.data) for item in self.inbox]
         self.inbox = []
+
+    def ring(self):
+        """Have nothing to wake."""
 
 
 class Connection:
