@@ -44,15 +44,16 @@ class Route:
         change = self._complete(given)
 
         def undo():
-            if change.before is None:
-                self.registrar.take_back(change, given)
-            elif self.registrar.holds(given):
-                self._complete(change.before)
+            before = self.registrar.refuse(change)
+            if before is None:
+                self.registrar.take_back(change)
+            elif self.registrar.holds(change):
+                self._complete(before, undoing=change)
 
         return undo
 
-    def _complete(self, subscription):
-        change = self.registrar.begin(subscription.id, subscription.channel)
+    def _complete(self, subscription, undoing=None):
+        change = self.registrar.begin(subscription.id, subscription.channel, undoing)
         bound = self.registrar.bind(subscription, change)
         assert self.registrar.complete(change, bound)
         return change
