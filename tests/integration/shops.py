@@ -16,12 +16,10 @@ import redis
 class Running:
     """A process of the shop, with what it has written."""
 
-    def __init__(self, args, cwd, env):
+    def __init__(self, start, args, cwd, env):
         self.log_path = cwd / f"{secrets.token_hex(4)}.log"
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                args, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT
-            )
+        self.log_path.touch()
+        self.process = start(args, cwd=cwd, env=env, log=self.log_path)
 
     @property
     def log(self):
@@ -64,8 +62,9 @@ class Shop:
 
     START = ""
 
-    def __init__(self, directory, source, *, dsn, broker):
+    def __init__(self, directory, source, *, dsn, broker, start):
         self.dsn = dsn
+        self._start = start
         self.queue = f"shop-{secrets.token_hex(6)}"
         self.directory = directory
         self.redis = redis.Redis.from_url(broker)
@@ -84,7 +83,7 @@ class Shop:
 
     def run(self, *command, **env):
         """Start a command."""
-        running = Running(command, self.directory, {**self.env, **env})
+        running = Running(self._start, command, self.directory, {**self.env, **env})
         self.running.append(running)
         return running
 

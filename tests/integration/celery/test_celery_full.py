@@ -69,10 +69,10 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
     assert "maxmemory" in warned
 
 
-def test_no_disk(private_rabbitmq, publish, db, eventually, monkeypatch, caplog):
+def test_no_disk(breakable_rabbitmq, publish, db, eventually, monkeypatch, caplog):
     """RabbitMQ reads nothing while its disk is full; afterwards all is there, in order."""
     monkeypatch.setattr(carriers_amqp, "ANSWER_TIMEOUT", 1.0)
-    server = private_rabbitmq
+    server = breakable_rabbitmq
 
     def limit_disk(what):
         environment = {**os.environ, **server._env(), "RABBITMQ_LOGS": ""}
