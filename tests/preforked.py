@@ -29,7 +29,7 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 MODULES = {
     "celery": (
-        *("celery.__main__", "celery.bin.celery", "celery.bin.worker", "celery.apps.worker"),
+        *("celery.bin.celery", "celery.bin.worker", "celery.apps.worker"),
         *("celery.worker.components", "celery.worker.consumer", "celery.worker.strategy"),
         *("celery.worker.autoscale", "celery.worker.pidbox", "celery.concurrency.solo"),
         *("celery.concurrency.prefork", "celery.loaders.app", "celery.app.amqp"),
@@ -41,16 +41,14 @@ MODULES = {
         *("rq.cli", "rq.worker", "rq.worker_pool", "rq.scheduler"),
         *("pgnotifier.cli", "pgnotifier.contrib.rq", "click"),
     ),
-    "tracing": (  # without the integrations, which patch Celery or are looked for
-        *("celery", "celery.canvas", "celery.app.amqp", "celery.backends.redis", "pytest"),
+    "tracing": (  # libraries that patch what is imported later, as an app of Celery's imports them
+        *("celery.bin.celery", "celery.app.amqp", "celery.backends.redis", "pytest"),
         *("kombu.transport.redis", "pgnotifier.contrib.celery", "sentry_sdk"),
         *("sentry_sdk.transport", "opentelemetry.sdk.trace", "opentelemetry.propagate"),
         "opentelemetry.sdk.trace.export.in_memory_span_exporter",
     ),
 }
 """What is imported, by the kind of commands."""
-FLAGS = {"tracing": ("-W", "error::UserWarning")}
-"""What Python is started with."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -126,6 +124,10 @@ class Preforked:
             return self.fork("celery", argv[1:], cwd=cwd, env=env, log=log)
         return self.fork("rq", argv, cwd=cwd, env=env, log=log)
 
+    def start_traced(self, argv, **options):
+        """Start `python -m celery …` for an app that begins with libraries for tracing."""
+        return self.fork("tracing", [*argv][1:], **options)
+
     def fork(self, kind, argv, *, cwd, env, log):
         """Start a module (`-m …`) or a script in a fork of a process of some kind."""
         request = {"argv": argv, "cwd": str(cwd), "env": env, "log": str(log)}
@@ -135,7 +137,7 @@ class Preforked:
         with self._lock:
             if kind not in self._forking:
                 self._forking[kind] = subprocess.Popen(
-                    [sys.executable, "-P", *FLAGS.get(kind, ()), __file__, kind],
+                    [sys.executable, "-P", __file__, kind],
                     env={**os.environ, "C_FORCE_ROOT": "1"},  # Celery looks as it is imported
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,

@@ -26,7 +26,7 @@ class Running:
         """What it has written."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_for(self, text, times=1, timeout=30.0):
+    def wait_for(self, text, times=1, timeout=90.0):
         """Wait until it has written the text, so many times."""
         deadline = time.monotonic() + timeout
         while self.log.count(text) < times:
@@ -38,7 +38,7 @@ class Running:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout=30.0):
+    def wait(self, timeout=90.0):
         """Wait for its end; return its exit code."""
         return self.process.wait(timeout)
 
@@ -108,7 +108,7 @@ class Shop:
         names = {"inf": float("inf"), "nan": float("nan"), "Decimal": Decimal}
         return [eval(line, names) for line in lines]
 
-    def wait_written(self, what, count, timeout=30.0):
+    def wait_written(self, what, count, timeout=90.0):
         """Wait until there are that many of them, and return them."""
         deadline = time.monotonic() + timeout
         while len(found := self.written(what)) < count:

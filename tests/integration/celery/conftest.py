@@ -53,10 +53,12 @@ def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
     """Yield a maker of shops, given the source of their module."""
     with ExitStack() as stack:
 
-        def open_shop(source, dsn=pgnotifier_dsn, broker=broker, name="shop"):
+        def open_shop(
+            source, dsn=pgnotifier_dsn, broker=broker, name="shop", start=preforked.start
+        ):
             directory = tmp_path / name
             directory.mkdir()
-            shop = CeleryShop(directory, source, dsn=dsn, broker=broker, start=preforked.start)
+            shop = CeleryShop(directory, source, dsn=dsn, broker=broker, start=start)
             stack.callback(shop.close)
             return shop
 

@@ -8,6 +8,7 @@ Prints what the scenario returns, as JSON.
 import contextlib
 import json
 import sys
+import warnings
 from collections import deque
 
 import redis
@@ -16,6 +17,7 @@ from celery import Celery, group, signals
 from conftest import Desk
 
 URL = sys.argv[2]
+warnings.simplefilter("error", UserWarning)
 
 
 def start_sentry(**options):
