@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; each sets up all it needs.
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test unit coverage gates lint types check bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -7,10 +7,26 @@ demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 
 # What tests write goes below .venv, where what failed ones wrote can be looked at.
-test: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
-test: $(VENV)/.synced
-	@mkdir -p "$$PYTEST_DEBUG_TEMPROOT"
-	$(PY) -m pytest -n 4 --dist loadgroup $(ARGS)
+test unit coverage gates: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
+
+test: $(VENV)/.tmp
+	$(PY) -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
+
+# What needs no worker and no other server than PostgreSQL, or Valkey.
+unit: $(VENV)/.tmp
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not gate and not servers" tests/unit $(ARGS)
+
+# The tests of `make test`, with the lines and branches that they run in any process.
+coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage/data
+coverage: $(VENV)/.tmp
+	@rm -rf $(VENV)/coverage && mkdir $(VENV)/coverage
+	$(PY) -m coverage run -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m coverage combine --quiet
+	$(PY) -m coverage report
+
+# What takes too long for every run of the tests, or measures, and so runs by itself.
+gates: $(VENV)/.tmp
+	$(PY) -m pytest -m gate $(ARGS)
 
 lint: $(VENV)/.synced
 	$(VENV)/bin/ruff check .
@@ -23,13 +39,21 @@ types: $(VENV)/.synced
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright
 
-check: lint types test
+# All that has to hold before a change is merged; CI runs it.
+check: lint types coverage gates
+	$(PY) -m pytest -q -n 2 tests/installed
+	scripts/other_versions
+	scripts/fuzz
+	$(PY) benchmarks/soak.py --minutes 2
 
 bench: $(VENV)/.synced
 	$(PY) benchmarks/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist
+
+$(VENV)/.tmp: $(VENV)/.synced
+	@mkdir -p $(VENV)/tmp && touch $@
 
 $(VENV)/.synced: pyproject.toml uv.lock scripts/setup scripts/uv
 	@PYTHON="$(PYTHON)" scripts/setup

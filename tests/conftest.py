@@ -10,6 +10,7 @@ import pytest
 import waiting
 from database import Database
 from hypothesis import HealthCheck, settings
+from preforked import Preforked
 
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
@@ -31,10 +32,12 @@ def pytest_configure():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Have one process run the tests that share RabbitMQ, as it takes its time to start."""
+    """Have one process run the tests that use RabbitMQ, as it takes its time to start."""
     for item in items:
-        if "rabbitmq" in getattr(item, "fixturenames", ()) or "rabbitmq_broker" in item.name:
+        names = (item.name, *getattr(item, "fixturenames", ()))
+        if any("rabbitmq" in name for name in names):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
+            item.add_marker(pytest.mark.servers)
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +142,13 @@ def settle(db):
     return settled
 
 
+@pytest.fixture(scope="session")
+def preforked():
+    """Yield what starts the commands of Celery, of RQ and of ours in less time."""
+    with Preforked() as preforked:
+        yield preforked
+
+
 @pytest.fixture
 def free_port():
     """Return a port that nobody listens on."""
@@ -147,7 +157,9 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _run_rabbitmq():
+@pytest.fixture(scope="session")
+def rabbitmq():
+    """Yield a RabbitMQ server that the tests of this process share; don't stop it."""
     try:
         with RabbitServer() as server:
             yield server
@@ -157,13 +169,9 @@ def _run_rabbitmq():
         pytest.skip(str(missing))
 
 
-@pytest.fixture(scope="session")
-def rabbitmq():
-    """Yield a RabbitMQ server that the tests of this process share; don't stop it."""
-    yield from _run_rabbitmq()
-
-
 @pytest.fixture
-def private_rabbitmq():
-    """Yield a RabbitMQ server of the test's own, to be stopped and killed at will."""
-    yield from _run_rabbitmq()
+def breakable_rabbitmq(rabbitmq):
+    """Yield that server, to be stopped and killed at will; it runs again for the next test."""
+    yield rabbitmq
+    if not rabbitmq.is_running():
+        rabbitmq.start()

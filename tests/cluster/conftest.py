@@ -59,7 +59,7 @@ def default_redis_broker(request, broken_broker):
 @pytest.fixture
 def default_rabbitmq_broker(request, broken_broker):
     """Return a running RabbitMQ."""
-    name = "private_rabbitmq" if broken_broker else "rabbitmq"
+    name = "breakable_rabbitmq" if broken_broker else "rabbitmq"
     return LocalRabbit(LocalServer(request.getfixturevalue(name)))
 
 
@@ -152,7 +152,7 @@ def application(pgnotifier_dsn, celery_broker, default_redis_backend):
 
 
 @pytest.fixture
-def start_worker(application, celery_setup_app):
+def start_worker(application, celery_setup_app, preforked, tmp_path):
     """Yield a function that starts a worker node for queues."""
     started = []
 
@@ -162,7 +162,7 @@ def start_worker(application, celery_setup_app):
             *("worker", "-l", "INFO", "-n", f"{secrets.token_hex(4)}@cluster"),
             *("-Q", ",".join(names), "--without-gossip", "--without-mingle", *pool),
         )
-        process = LocalProcess(argv, application.env)
+        process = LocalProcess(preforked.start, tmp_path, argv, application.env)
         started.append(process)
         container = LocalWorker(process)
         container.queue = names[0]
@@ -184,12 +184,13 @@ def celery_worker_cluster(request):
 
 
 @pytest.fixture
-def start_listener(application):
+def start_listener(application, preforked, tmp_path):
     """Yield a function that starts a listener node."""
     started = []
 
     def start(*args):
-        process = LocalProcess(celery("pgnotifier", *args), application.env)
+        argv = celery("pgnotifier", *args)
+        process = LocalProcess(preforked.start, tmp_path, argv, application.env)
         started.append(process)
         listener = CeleryTestNode(LocalListener(process))
         assert listener.ready()

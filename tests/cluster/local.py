@@ -1,9 +1,13 @@
 """Local processes in the place of Docker's containers, for pytest-celery."""
 
+import os
 import secrets
 import signal
+import subprocess
 import sys
 import time
+from functools import partial
+from signal import SIGKILL
 
 import pytest_docker_tools.exceptions
 from pytest_celery import (
@@ -12,8 +16,6 @@ from pytest_celery import (
     RabbitMQContainer,
     RedisContainer,
 )
-
-from pgnotifier.testing.process import SupervisedProcess
 
 ATTRS = {"NetworkSettings": {"Networks": {}, "Ports": {}}}
 
@@ -32,39 +34,52 @@ class LocalProcess:
 
     attrs = ATTRS
 
-    def __init__(self, argv, env):
+    def __init__(self, start, directory, argv, env):
         self.id = secrets.token_hex(6)
         self.name = f"{argv[0]}-{self.id}"
-        self.process = SupervisedProcess(steps=((signal.SIGKILL, 10.0),), unprivileged=False)
-        self._argv = argv
-        # What a worker that is killed leaves behind goes with the process's directory.
-        self._env = {**env, "TMPDIR": str(self.process.directory)}
-        self.process.spawn(self._argv, self._env)
+        self._log = directory / f"{self.id}.log"
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        # What a worker that is killed leaves behind goes with the test's directory.
+        env = {**ours, **env, "TMPDIR": str(directory)}
+        self._start = partial(start, argv, cwd=directory, env=env, log=self._log)
+        self._process = self._start()
 
     @property
     def status(self):
         """Whether it runs."""
-        return "running" if self.process.pid else "exited"
+        return "running" if self._process.poll() is None else "exited"
 
     def logs(self):
         """Return what it has written, over all its lives."""
-        return self.process.log().encode()
+        return self._log.read_bytes() if self._log.exists() else b""
 
     def kill(self, signal="SIGKILL"):
-        """Send it a signal; wait for its end, should that be due."""
-        self.process.stop(((_number(signal), 30.0),))
+        """Send it a signal; wait for its end."""
+        if _number(signal) == SIGKILL:
+            self._process.kill_group()
+        else:
+            self._process.send_signal(_number(signal))
+        self._process.wait(30)
 
     def restart(self, timeout=30):
         """End it politely, and start it again."""
-        self.process.stop(((signal.SIGTERM, timeout), (signal.SIGKILL, 10.0)))
-        self.process.spawn(self._argv, self._env)
+        self._end(timeout)
+        self._process = self._start()
 
     def reload(self):
         """Nothing is kept that could be out of date."""
 
     def remove(self, **_):
         """End it for good."""
-        self.process.close()
+        self._process.kill_group()
+        self._process.wait(10)
+
+    def _end(self, timeout):
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.remove()
 
 
 class LocalServer:

@@ -30,9 +30,9 @@ def _leave_as_it_is(**_):
 
 class _OnValkey(QueueDispatcherContract):
     @pytest.fixture(autouse=True)
-    def broker(self, pgnotifier_private_valkey, away):
+    def broker(self, broker_url, away):
         """Have a broker, and let it be taken away."""
-        self.url = pgnotifier_private_valkey.url
+        self.url = broker_url
         self.outage = away
 
 
@@ -40,6 +40,7 @@ class TestRQDispatcher(_OnValkey):
     """Jobs that a worker takes."""
 
     serializer = None
+    many = 100
 
     @pytest.fixture
     def dispatcher(self, broker):

@@ -56,9 +56,9 @@ def hear(pgnotifier_dsn, db, eventually):
 
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
-def test_rq(hear, pgnotifier_private_valkey, serializer):
+def test_rq(hear, broker_url, serializer):
     """RQ's pickle refuses it; with JSON, it can't be carried as its text either."""
-    with Redis.from_url(pgnotifier_private_valkey.url) as connection:
+    with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
         reported = hear(RQDispatcher(queue), first)
         assert [job.args[-2] for job in queue.jobs] == FIT
@@ -66,10 +66,9 @@ def test_rq(hear, pgnotifier_private_valkey, serializer):
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_celery(hear, pgnotifier_private_valkey, serializer):
+def test_celery(hear, broker_url, serializer):
     """It is so for the first messages, which Celery makes, and for those that are stamped."""
-    url = pgnotifier_private_valkey.url
-    with Celery("unfit", broker=url, set_as_current=False) as app:
+    with Celery("unfit", broker=broker_url, set_as_current=False) as app:
 
         @app.task(name="work", serializer=serializer, shared=False)  # not every app's
         def work(*arguments):
@@ -84,9 +83,9 @@ def test_celery(hear, pgnotifier_private_valkey, serializer):
 
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
-def test_nothing_is_left(hear, pgnotifier_private_valkey, serializer):
+def test_nothing_is_left(hear, broker_url, serializer):
     """A batch of such payloads alone is reported as what it is, and nothing is enqueued."""
-    with Redis.from_url(pgnotifier_private_valkey.url) as connection:
+    with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
         reported = hear(RQDispatcher(queue), first, ["bad 1", "bad 2", "bad 3", "1"])
         assert [job.args[-2] for job in queue.jobs] == [[["1"]]]

@@ -15,7 +15,7 @@ from .conftest import Sessions
 from .proxy import Proxy
 from .waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.xdist_group("pause")]  # one server
 
 TIMEOUT = 1.0
 """Seconds after which the server gives an unresponsive client up, unless a session says else."""

@@ -16,19 +16,17 @@ import redis
 class Running:
     """A process of the shop, with what it has written."""
 
-    def __init__(self, args, cwd, env):
+    def __init__(self, start, args, cwd, env):
         self.log_path = cwd / f"{secrets.token_hex(4)}.log"
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                args, cwd=cwd, env=env, stdout=log, stderr=subprocess.STDOUT
-            )
+        self.log_path.touch()
+        self.process = start(args, cwd=cwd, env=env, log=self.log_path)
 
     @property
     def log(self):
         """What it has written."""
         return self.log_path.read_text(errors="replace")
 
-    def wait_for(self, text, times=1, timeout=60.0):
+    def wait_for(self, text, times=1, timeout=90.0):
         """Wait until it has written the text, so many times."""
         deadline = time.monotonic() + timeout
         while self.log.count(text) < times:
@@ -40,7 +38,7 @@ class Running:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def wait(self, timeout=60.0):
+    def wait(self, timeout=90.0):
         """Wait for its end; return its exit code."""
         return self.process.wait(timeout)
 
@@ -64,8 +62,9 @@ class Shop:
 
     START = ""
 
-    def __init__(self, directory, source, *, dsn, broker):
+    def __init__(self, directory, source, *, dsn, broker, start):
         self.dsn = dsn
+        self._start = start
         self.queue = f"shop-{secrets.token_hex(6)}"
         self.directory = directory
         self.redis = redis.Redis.from_url(broker)
@@ -84,7 +83,7 @@ class Shop:
 
     def run(self, *command, **env):
         """Start a command."""
-        running = Running(command, self.directory, {**self.env, **env})
+        running = Running(self._start, command, self.directory, {**self.env, **env})
         self.running.append(running)
         return running
 
@@ -109,7 +108,7 @@ class Shop:
         names = {"inf": float("inf"), "nan": float("nan"), "Decimal": Decimal}
         return [eval(line, names) for line in lines]
 
-    def wait_written(self, what, count, timeout=60.0):
+    def wait_written(self, what, count, timeout=90.0):
         """Wait until there are that many of them, and return them."""
         deadline = time.monotonic() + timeout
         while len(found := self.written(what)) < count:

@@ -55,6 +55,7 @@ def _processes_with(variable):
     return found
 
 
+@pytest.mark.gate
 @pytest.mark.timeout(300)
 def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventually):
     """A quick run fills table, JSON and plot; it would fail if a notification were lost."""

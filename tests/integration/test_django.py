@@ -108,6 +108,20 @@ def test_with_django_pgtrigger(env, tmp_path):
     assert "pgtrigger_pgnotifier_" in triggers
 
 
+MANAGE = """
+import os, shlex, sys
+from django.core.management import execute_from_command_line
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bookshop.settings")
+for line in sys.argv[1:]:
+    execute_from_command_line(["manage.py", *shlex.split(line)])
+"""
+
+
+def manage(env, *lines):
+    """Run management commands of the example, one after the other, in one process."""
+    run("-c", MANAGE, *lines, env=env, cwd=EXAMPLE)
+
+
 @pytest.fixture
 def bookshop(env, tmp_path):
     """Return the environment of the example, whose databases are migrated, with an admin."""
@@ -117,18 +131,22 @@ def bookshop(env, tmp_path):
         "BOOKSHOP_BROKER": env["TEST_DJANGO_REDIS_URL"],
         "DJANGO_SUPERUSER_PASSWORD": "sesame",
     }
-    for alias in ("default", "audit"):
-        run("manage.py", "migrate", "--verbosity", "0", "--database", alias, env=env, cwd=EXAMPLE)
-    who = ("--username", "ada", "--email", "ada@example.org")
-    run("manage.py", "createsuperuser", "--noinput", *who, env=env, cwd=EXAMPLE)
+    manage(
+        env,
+        "migrate --verbosity 0 --database default",
+        "migrate --verbosity 0 --database audit",
+        "createsuperuser --noinput --username ada --email ada@example.org",
+    )
     return env
 
 
 def test_the_example_is_as_it_should_be(bookshop):
     """No check complains, and no migration is missing."""
-    run("manage.py", "check", "--database", "default", "--database", "audit",
-        "--fail-level", "WARNING", env=bookshop, cwd=EXAMPLE)  # fmt: skip
-    run("manage.py", "makemigrations", "--check", env=bookshop, cwd=EXAMPLE)
+    manage(
+        bookshop,
+        "check --database default --database audit --fail-level WARNING",
+        "makemigrations --check",
+    )
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes

@@ -77,6 +77,7 @@ def run(tmp_path):
         one.process.communicate()
 
 
+@pytest.mark.gate
 @pytest.mark.timeout(240)
 def test_a_short_soak_accounts_for_everything(run, eventually):
     """Twenty seconds of faults lose, double and disorder nothing, and leave nothing behind."""
@@ -96,6 +97,7 @@ def test_a_short_soak_accounts_for_everything(run, eventually):
     eventually(lambda: not one.left_behind())
 
 
+@pytest.mark.gate
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_soak_leaves_nothing_behind(run, how, eventually):

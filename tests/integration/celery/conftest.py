@@ -49,14 +49,16 @@ def write(what, *facts):
 
 
 @pytest.fixture
-def open_shop(pgnotifier_dsn, broker, tmp_path):
+def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
     """Yield a maker of shops, given the source of their module."""
     with ExitStack() as stack:
 
-        def open_shop(source, dsn=pgnotifier_dsn, broker=broker, name="shop"):
+        def open_shop(
+            source, dsn=pgnotifier_dsn, broker=broker, name="shop", start=preforked.start
+        ):
             directory = tmp_path / name
             directory.mkdir()
-            shop = CeleryShop(directory, source, dsn=dsn, broker=broker)
+            shop = CeleryShop(directory, source, dsn=dsn, broker=broker, start=start)
             stack.callback(shop.close)
             return shop
 
@@ -64,13 +66,14 @@ def open_shop(pgnotifier_dsn, broker, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def open_module_shop(pgnotifier_postgres, broker, tmp_path_factory):
+def open_module_shop(pgnotifier_postgres, broker, tmp_path_factory, preforked):
     """Yield the same for a shop that the tests of a module share."""
     with ExitStack() as stack:
         dsn = stack.enter_context(pgnotifier_postgres.database())
 
         def open_shop(source):
-            shop = CeleryShop(tmp_path_factory.mktemp("shop"), source, dsn=dsn, broker=broker)
+            directory = tmp_path_factory.mktemp("shop")
+            shop = CeleryShop(directory, source, dsn=dsn, broker=broker, start=preforked.start)
             stack.callback(shop.close)
             return shop
 

@@ -69,10 +69,10 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
     assert "maxmemory" in warned
 
 
-def test_no_disk(private_rabbitmq, publish, db, eventually, monkeypatch, caplog):
+def test_no_disk(breakable_rabbitmq, publish, db, eventually, monkeypatch, caplog):
     """RabbitMQ reads nothing while its disk is full; afterwards all is there, in order."""
     monkeypatch.setattr(carriers_amqp, "ANSWER_TIMEOUT", 1.0)
-    server = private_rabbitmq
+    server = breakable_rabbitmq
 
     def limit_disk(what):
         environment = {**os.environ, **server._env(), "RABBITMQ_LOGS": ""}
@@ -80,7 +80,7 @@ def test_no_disk(private_rabbitmq, publish, db, eventually, monkeypatch, caplog)
             [server._program.with_name("rabbitmqctl"), "set_disk_free_limit", what],
             env=environment,
             check=True,
-            timeout=60,
+            timeout=150,
             capture_output=True,
         )
 
@@ -88,11 +88,13 @@ def test_no_disk(private_rabbitmq, publish, db, eventually, monkeypatch, caplog)
     send(db, 0, 10)
     eventually(lambda: notifier.status().dispatchers[0].delivered == 10)
     limit_disk("1000000GB")
-    send(db, 10, 200)
-    eventually(lambda: notifier.status().dispatchers[0].retrying)
-    assert notifier.status().dispatchers[0].delivered == 10
-    assert notifier.status().state == "hearing"
-    limit_disk("1MB")
+    try:
+        send(db, 10, 200)
+        eventually(lambda: notifier.status().dispatchers[0].retrying)
+        assert notifier.status().dispatchers[0].delivered == 10
+        assert notifier.status().state == "hearing"
+    finally:
+        limit_disk("1MB")
     eventually(lambda: notifier.status().dispatchers[0].delivered == 200, 60)
     assert take_all(server.url, 200) == list(range(200))
     assert notifier.status().errors == 0

@@ -25,6 +25,8 @@ for channel in ("orders", "images"):
 @notifier.on("images", id="here", dispatcher=InlineDispatcher())
 def inline(id, channel, payload, pid):
     write("inline", os.getpid(), payload)
+    if payload == "hang":
+        book.blpop([os.environ["QUEUE"] + ":go"])
 """
 
 NO_NOTIFIER = "other = Notifier(os.environ['DSN'])"
@@ -77,12 +79,13 @@ def test_a_signal_drains_and_ends(open_shop, number):
     shop = open_shop(SOURCE)
     listener = shop.listener()
     assert listener.log.count("hearing 2 channels") == 1
-    shop.notify(*(("orders", str(n)) for n in range(1000)), ("images", "-1"))
-    shop.wait_written("inline", 1)  # so all the others were received, but not all enqueued yet
+    shop.notify(("images", "hang"), *(("orders", str(n)) for n in range(1000)), ("images", "-1"))
+    shop.wait_written("inline", 1)  # so all were received, as one transaction, and not all enqueued
     listener.signal(number)
-    assert shop.redis.llen(shop.queue) < 1001
+    assert shop.redis.llen(shop.queue) < 1002
+    shop.redis.rpush(f"{shop.queue}:go", 1)
     assert listener.wait() == 0
-    assert shop.redis.llen(shop.queue) == 1001
+    assert shop.redis.llen(shop.queue) == 1002
     assert "Traceback" not in listener.log
     assert shop.sessions() == 0
 

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("celery origin")  # all in one worker
+
 SOURCE = """
 notifier = Notifier(os.environ["DSN"], dispatcher=CeleryDispatcher(app))
 

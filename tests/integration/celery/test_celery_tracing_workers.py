@@ -54,12 +54,12 @@ def two(id, channel, payload, pid):
 
 @pytest.mark.parametrize("libraries", ["sentry", "opentelemetry", "sentry+opentelemetry"])
 @pytest.mark.parametrize("broker_kind", ["redis", "rabbitmq"])
-def test_workers_go_on_with_the_trace(request, open_shop, libraries, broker_kind):
+def test_workers_go_on_with_the_trace(preforked, request, open_shop, libraries, broker_kind):
     """All tasks of a notification run in one trace, no two notifications' in the same."""
     env = {"LIBRARIES": libraries}
     if broker_kind == "rabbitmq":
         env["RABBITMQ"] = request.getfixturevalue("rabbitmq").url
-    shop = open_shop(SOURCE)
+    shop = open_shop(SOURCE, start=preforked.start_traced)
     shop.worker(**env)
     shop.listener(**env)
     shop.notify(*(("ch", str(number)) for number in range(20)))

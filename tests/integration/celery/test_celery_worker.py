@@ -4,6 +4,8 @@ import pytest
 
 from pgnotifier.payload import decode
 
+pytestmark = pytest.mark.xdist_group("celery worker")  # all in one worker
+
 SOURCE = """
 app.conf.update(
     accept_content=["json", "pickle"],

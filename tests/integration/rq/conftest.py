@@ -51,12 +51,14 @@ def write(what, *facts):
 
 
 @pytest.fixture
-def open_shop(pgnotifier_dsn, broker, tmp_path):
+def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
     """Yield a maker of shops, given the source of their module."""
     with ExitStack() as stack:
 
         def open_shop(source, broker=broker):
-            shop = RQShop(tmp_path, source, dsn=pgnotifier_dsn, broker=broker)
+            shop = RQShop(
+                tmp_path, source, dsn=pgnotifier_dsn, broker=broker, start=preforked.start
+            )
             stack.callback(shop.close)
             return shop
 

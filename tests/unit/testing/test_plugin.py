@@ -9,6 +9,8 @@ import pytest
 import redis
 from psycopg.conninfo import conninfo_to_dict
 
+pytestmark = pytest.mark.servers
+
 seen = set()
 
 

@@ -24,6 +24,8 @@ from pgnotifier.testing import postgres as postgres_module
 from pgnotifier.testing.postgres import LOCK_FILE
 from pgnotifier.testing.process import SupervisedProcess
 
+pytestmark = pytest.mark.servers
+
 VARIABLE = PostgresServer.variable
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from pgnotifier.testing import ExternalServerError, RabbitServer, ServerNotInstalledError, rabbitmq
 
+pytestmark = pytest.mark.servers
+
 
 def put(url, name, value):
     confirmed = {"confirm_publish": True}
@@ -24,23 +26,23 @@ def take(url, name):
         return queue.get(timeout=10).payload
 
 
-def test_restarts_under_the_same_address_with_what_it_held(private_rabbitmq):
+def test_restarts_under_the_same_address_with_what_it_held(breakable_rabbitmq):
     """Stopped or killed, it comes back under its address, with persistent messages."""
-    url = private_rabbitmq.url
+    url = breakable_rabbitmq.url
     for how in ("stop", "kill"):
         put(url, how, 1)
-        getattr(private_rabbitmq, how)()
-        assert not private_rabbitmq.is_running()
-        private_rabbitmq.start()
-        assert private_rabbitmq.url == url
+        getattr(breakable_rabbitmq, how)()
+        assert not breakable_rabbitmq.is_running()
+        breakable_rabbitmq.start()
+        assert breakable_rabbitmq.url == url
         assert take(url, how) == 1
 
 
-def test_leaves_nothing(private_rabbitmq):
+def test_leaves_nothing(breakable_rabbitmq):
     """Closing it removes its processes, its directory and its ports, Erlang's daemon included."""
-    pid, directory = private_rabbitmq.pid, private_rabbitmq._process.directory
-    ports = [urlsplit(private_rabbitmq.url).port, *private_rabbitmq._inner_ports]
-    private_rabbitmq.close()
+    pid, directory = breakable_rabbitmq.pid, breakable_rabbitmq._process.directory
+    ports = [urlsplit(breakable_rabbitmq.url).port, *breakable_rabbitmq._inner_ports]
+    breakable_rabbitmq.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert not directory.exists()

@@ -13,6 +13,8 @@ import redis
 from pgnotifier.testing import ExternalServerError, ServerError, ValkeyServer, valkey_server
 from pgnotifier.testing.process import SupervisedProcess
 
+pytestmark = pytest.mark.servers
+
 VARIABLE = ValkeyServer.variable
 
 

@@ -1,8 +1,7 @@
 """Tracing: stamped messages have what Sentry and OpenTelemetry add to those of Celery."""
 
 import json
-import subprocess
-import sys
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,21 +10,22 @@ import pytest
 pytest.importorskip("sentry_sdk")
 pytest.importorskip("opentelemetry.instrumentation.celery")
 
+pytestmark = pytest.mark.xdist_group("tracing")  # one process has imported the libraries
+
 SCRIPT = Path(__file__).with_name("traced.py")
 STAMPED, CANVAS = ["stamped", None], ["apply_async", "it is a canvas"]
 
 
 @pytest.fixture
-def run(pgnotifier_redis_url):
+def run(pgnotifier_redis_url, preforked, tmp_path):
     """Return a function that runs a scenario in a process of its own, and returns what it says."""
 
     def run(scenario):
-        command = [sys.executable, "-W", "error::UserWarning", SCRIPT, scenario]
-        done = subprocess.run(
-            [*command, pgnotifier_redis_url], capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        log, argv = tmp_path / "log", [str(SCRIPT), scenario, pgnotifier_redis_url]
+        script = preforked.fork("tracing", argv, cwd=tmp_path, env=dict(os.environ), log=log)
+        code, said = script.wait(120), log.read_text()
+        assert code == 0, said
+        return json.loads(said.splitlines()[-1])
 
     return run
 

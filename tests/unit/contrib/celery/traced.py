@@ -8,6 +8,7 @@ Prints what the scenario returns, as JSON.
 import contextlib
 import json
 import sys
+import warnings
 
 import redis
 from brokered import callback, own, take_messages
@@ -17,6 +18,7 @@ from conftest import Desk
 from pgnotifier import Batch
 
 URL = sys.argv[2]
+warnings.simplefilter("error", UserWarning)
 
 
 def start_sentry(**options):

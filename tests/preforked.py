@@ -1,0 +1,228 @@
+"""Commands of Celery, of RQ and of ours as forks of a process that has imported them.
+
+To import Celery takes more than a second of CPU, and there are hundreds of workers and listeners
+to start. What runs in the fork is what runs in a new process: the same module or script as
+`__main__`, with arguments, environment, directory and output of its own, and Python's own end.
+
+Run as a script, this is the process that forks. It reads requests from its standard input, a line
+of JSON each, and answers on its standard output:
+
+- `{"argv", "cwd", "env", "log"}`: start a command; the answer is its pid.
+- `{"pid"}`: the answer is the exit code of that command, null while it runs.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+MODULES = {
+    "celery": (
+        *("celery.bin.celery", "celery.bin.worker", "celery.apps.worker"),
+        *("celery.worker.components", "celery.worker.consumer", "celery.worker.strategy"),
+        *("celery.worker.autoscale", "celery.worker.pidbox", "celery.concurrency.solo"),
+        *("celery.concurrency.prefork", "celery.loaders.app", "celery.app.amqp"),
+        *("celery.app.events", "celery.app.builtins", "celery.events.state", "celery.fixups"),
+        *("celery.backends.redis", "kombu.transport.redis", "kombu.transport.pyamqp"),
+        *("pgnotifier.contrib.celery", "pgnotifier.contrib.celery.command"),
+    ),
+    "rq": (
+        *("rq.cli", "rq.worker", "rq.worker_pool", "rq.scheduler"),
+        *("pgnotifier.cli", "pgnotifier.contrib.rq", "click"),
+    ),
+    "tracing": (  # libraries that patch what is imported later, as an app of Celery's imports them
+        *("celery.bin.celery", "celery.app.amqp", "celery.backends.redis", "pytest"),
+        *("kombu.transport.redis", "pgnotifier.contrib.celery", "sentry_sdk"),
+        *("sentry_sdk.transport", "opentelemetry.sdk.trace", "opentelemetry.propagate"),
+        "opentelemetry.sdk.trace.export.in_memory_span_exporter",
+    ),
+}
+"""What is imported, by the kind of commands."""
+PR_SET_PDEATHSIG = 1
+
+
+class _Group:
+    def kill_group(self):
+        """Kill it and its children, though it may have ended before them."""
+        self.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+class Cold(_Group, subprocess.Popen):
+    """A command that runs in a new process, in a session of its own."""
+
+    def __init__(self, argv, *, log, **options):
+        with Path(log).open("ab") as output:
+            super().__init__(argv, stdout=output, stderr=output, start_new_session=True, **options)
+
+
+class Forked(_Group):
+    """A command that runs as a fork, in a session of its own; has what `subprocess.Popen` has."""
+
+    def __init__(self, ask, **request):
+        self._ask = ask
+        self.returncode = None
+        self.pid = ask(request)
+
+    def poll(self):
+        """Return the exit code, negative after a signal; None while it runs."""
+        if self.returncode is None:
+            self.returncode = self._ask({"pid": self.pid})
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Wait for the end, and return the exit code."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number):
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self):
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Preforked:
+    """Starts commands; as a context manager, it ends what forks them."""
+
+    def __init__(self):
+        self._forking = {}
+        self._lock = threading.Lock()
+
+    def start(self, argv, *, cwd, env, log):
+        """Start a command, whose output is appended to a file: in a fork, if that can be.
+
+        Args:
+            argv: The command; `python -m celery …`, or the path of a script of RQ or of ours.
+            cwd: Where it runs.
+            env: All of its environment variables.
+            log: The path of the file.
+        """
+        argv = [*map(str, argv)]
+        if not _is_at_home(argv, env):
+            return Cold(argv, cwd=cwd, env=env, log=log)
+        if argv[1:3] == ["-m", "celery"]:
+            return self.fork("celery", argv[1:], cwd=cwd, env=env, log=log)
+        return self.fork("rq", argv, cwd=cwd, env=env, log=log)
+
+    def start_traced(self, argv, **options):
+        """Start `python -m celery …` for an app that begins with libraries for tracing."""
+        return self.fork("tracing", [*argv][1:], **options)
+
+    def fork(self, kind, argv, *, cwd, env, log):
+        """Start a module (`-m …`) or a script in a fork of a process of some kind."""
+        request = {"argv": argv, "cwd": str(cwd), "env": env, "log": str(log)}
+        return Forked(partial(self._ask, kind), **request)
+
+    def _ask(self, kind, request):
+        with self._lock:
+            if kind not in self._forking:
+                self._forking[kind] = subprocess.Popen(
+                    [sys.executable, "-P", __file__, kind],
+                    env={**os.environ, "C_FORCE_ROOT": "1"},  # Celery looks as it is imported
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            process = self._forking[kind]
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self._forking.values():
+            with process:
+                process.stdin.close()
+
+
+def _is_at_home(argv, env):
+    """Return whether a command can run in a fork: it patches nothing, nor sets Python itself."""
+    known = argv[1:3] == ["-m", "celery"] or argv[0] in (str(BIN / "rq"), str(BIN / "pgnotifier"))
+    patches = {"gevent", "eventlet"} & {*argv}
+    sets = {
+        name
+        for name, value in env.items()
+        if name.startswith(("PYTHON", "LC_", "LANG", "TZ")) and os.environ.get(name) != value
+    }
+    return known and not patches and not sets - {"PYTHONPATH", "PYTHONUNBUFFERED"}
+
+
+# --- the process that forks ---
+
+
+def serve():
+    """Answer requests until there are no more; in a fork, return what it is to run."""
+    requests, answers = os.fdopen(os.dup(0), "rb", 0), os.dup(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who sends the requests
+    while line := requests.readline():
+        request = json.loads(line)
+        if "pid" in request:
+            answer = _look(request["pid"])
+        elif not (answer := os.fork()):
+            requests.close()
+            os.close(answers)
+            return _settle_in(**request)
+        os.write(answers, json.dumps(answer).encode() + b"\n")
+    os._exit(0)
+
+
+def _look(pid):
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _settle_in(argv, cwd, env, log):
+    os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    tempfile.tempdir = None
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.close(nothing)
+    os.close(output)
+    sys.stdout.reconfigure(write_through=True)
+    is_module = argv[0] == "-m"
+    sys.argv = argv[1:] if is_module else argv
+    first = cwd if is_module else str(Path(argv[0]).parent)
+    sys.path[:0] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    return (runpy.run_module, sys.argv[0]) if is_module else (runpy.run_path, argv[0])
+
+
+def main():
+    """Import what is asked for, serve, and run a command in each fork."""
+    for name in MODULES[sys.argv[1]]:
+        with contextlib.suppress(ImportError):  # of an extra, or of another version
+            importlib.import_module(name)
+    run, what = serve()
+    options = {"alter_sys": True} if run is runpy.run_module else {}
+    run(what, run_name="__main__", **options)
+
+
+if __name__ == "__main__":
+    main()
