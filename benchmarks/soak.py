@@ -117,7 +117,7 @@ def print_summary(ledger: Ledger, outcome: Outcome) -> None:
         "queued again with the same task id": f"{totals.again:,}",
         "reconnects": f"{outcome.reconnects:,}",
         "gaps": f"{len(ledger.gaps):,}",
-        "seconds in gaps": f"{ledger.deaf():.1f}",
+        "seconds in gaps": f"{ledger.disconnected():.1f}",
         "memory of the listener, MB": f"{before.resident:.1f} -> {after.resident:.1f}",
         "its threads": f"{before.threads} -> {after.threads}",
         "its open files": f"{before.files} -> {after.files}",

@@ -1,17 +1,22 @@
 """NOTIFY in, work out: PostgreSQL notifications delivered to subscriptions.
 
-The route of a notification, and the modules that it passes:
+The route of a notification, and where its parts live:
 
     connection -> listener -> registry -> buffer -> decode -> dispatcher
-    one psycopg   LISTEN,     channel to  bounded,  text to   inline, threads, asyncio,
-    connection    drain       {id: sub}   in order  Python    Celery, RQ, Django, yours
+    _connection/  _listener/  _registry/  _delivery/ payload.py  dispatchers/, contrib/
+    one psycopg   LISTEN,     channel to  bounded,  text to     inline, threads, asyncio,
+    connection    read        {id: sub}   in order  Python      Celery, RQ, Django, yours
 
-A `Notifier` is what a user holds; it starts the listener and owns the registry.
+The reader thread goes as far as the buffer; a deliverer thread per dispatcher does the rest. A
+`Notifier` is what a user holds: it starts the listener and owns the registry. CONTRIBUTING.md
+follows one notification, function by function.
 """
 
 from pgnotifier import errors
-from pgnotifier.aio import AsyncioDispatcher
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher, InlineDispatcher
+from pgnotifier.dispatch import Batch, Binding, Delivery, Dispatcher, Subscription
+from pgnotifier.dispatchers.asyncio import AsyncioDispatcher
+from pgnotifier.dispatchers.inline import InlineDispatcher
+from pgnotifier.dispatchers.threads import ThreadDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     BatchError,
@@ -20,9 +25,9 @@ from pgnotifier.errors import (
     ConnectionFailedError,
     DispatcherMismatchError,
     ListenRefusedError,
-    NotHearingError,
     NotifierStoppedError,
     NotifyRefusedError,
+    NotListeningError,
     NotLiveError,
     PayloadEncodingError,
     PayloadTooLargeError,
@@ -32,10 +37,7 @@ from pgnotifier.errors import (
 )
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.notifier import Notifier
-from pgnotifier.registry import Binding, Subscription
-from pgnotifier.states import StateChange
-from pgnotifier.status import DispatcherStatus, Status
-from pgnotifier.threads import ThreadDispatcher
+from pgnotifier.status import DispatcherStatus, StateChange, Status
 
 __version__ = "0.1.0"
 
@@ -55,7 +57,7 @@ __all__ = [
     "Gap",
     "InlineDispatcher",
     "ListenRefusedError",
-    "NotHearingError",
+    "NotListeningError",
     "NotLiveError",
     "Notification",
     "Notifier",

@@ -1,25 +1,24 @@
-"""Dispatchers: what becomes of a notification once its subscriptions are known."""
+"""The contract of dispatchers: what they are given, and what they have to do with it."""
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
+from collections import deque
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar, overload
+from weakref import ref
 
 import msgspec
 
 from pgnotifier.errors import (
     BatchError,
     ConfigurationError,
-    DispatcherMismatchError,
-    UnknownOptionError,
 )
+from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Notification
 
-if TYPE_CHECKING:
-    from pgnotifier.notifier import Notifier
-    from pgnotifier.registry import Binding, Subscription
-
 Callback = Callable[[Hashable, str, Any, int], object]
+Owner = TypeVar("Owner")
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -186,10 +185,10 @@ class Dispatcher(ABC):
     batch_size: ClassVar[int] = 1000
     """The most deliveries in a batch, but for one notification that makes more."""
 
-    def attach(self, notifier: "Notifier") -> None:  # noqa: B027 - optional to override
+    def attach(self, notifier: Any) -> None:  # noqa: B027 - optional to override
         """Learn which notifier uses this dispatcher.
 
-        Called when the notifier is made, or when a subscription first names the
+        It is a `Notifier`. Called when that is made, or when a subscription first names the
         dispatcher; again for each further notifier.
         """
 
@@ -261,7 +260,7 @@ class Dispatcher(ABC):
         return {}
 
     def is_reachable(self) -> bool:
-        """Return whether its queue can be reached now, for `/readyz` and `find_trouble()`.
+        """Return whether its queue can be reached now, for `/readyz` and `readiness_problems()`.
 
         Called on a thread of its own, once at a time. After 5 s it counts as no.
         """
@@ -281,80 +280,7 @@ class Dispatcher(ABC):
         """Forget threads and what is pending, in a forked child: these are the parent's."""
 
 
-_UNCALLED_KINDS = (
-    inspect.iscoroutinefunction,
-    inspect.isgeneratorfunction,
-    inspect.isasyncgenfunction,
-)
-
-
-def runs_when_called(fn: object) -> bool:
-    """Tell whether a call runs its body: not that of a coroutine or generator function."""
-    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-    return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
-
-
-def is_generator(fn: object) -> bool:
-    """Tell whether a call makes a generator, asynchronous or not."""
-    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-    return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
-
-
-def check_in_process(subscription: "Subscription") -> None:
-    """Refuse what only a dispatcher to a queue can do.
-
-    Raises:
-        DispatcherMismatchError: The callback is a Celery task or signature.
-        UnknownOptionError: Options were given; there are none.
-    """
-    fn = subscription.fn
-    if subscription.options:
-        names = ", ".join(map(repr, subscription.options))
-        raise UnknownOptionError(
-            f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
-            "use a dispatcher to a queue, such as CeleryDispatcher, for these"
-        )
-    # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
-    # of tasks pass for what they stand for.
-    if hasattr(fn.__class__, "apply_async"):
-        raise DispatcherMismatchError(
-            f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
-            "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
-            "it enqueued, or subscribe a plain function"
-        )
-
-
-def bind_in_process(subscription: "Subscription") -> Callback:
-    """Return a subscription's callback, if a thread of this process can call it.
-
-    Raises:
-        DispatcherMismatchError: It is a coroutine or generator function, or a Celery task or
-            signature.
-        UnknownOptionError: Options were given; there are none.
-    """
-    check_in_process(subscription)
-    fn = subscription.fn
-    if not runs_when_called(fn):
-        raise DispatcherMismatchError(
-            f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
-            "which an in-process callback can't be: nothing would await or iterate over it; "
-            "AsyncioDispatcher awaits coroutine functions"
-        )
-    return cast("Callback", fn)
-
-
-def call(fn: Callback, delivery: Delivery) -> None:
-    """Call a callback unless its subscription was removed, and report what it raises."""
-    binding, arrived = delivery.binding, delivery.notification
-    if not (binding.live or binding.heir):  # its turn came before that of the heir
-        return
-    try:
-        fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
-    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
-        delivery.report(exc)
-
-
-def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier") -> "Notifier":
+def claim(dispatcher: Dispatcher, owner: Owner | None, notifier: Owner) -> Owner:
     """Return the notifier that a dispatcher belongs to from now on.
 
     Raises:
@@ -368,38 +294,140 @@ def claim(dispatcher: Dispatcher, owner: "Notifier | None", notifier: "Notifier"
     return notifier
 
 
-class InlineDispatcher(Dispatcher):
-    """Calls the callback in this process, in one thread, one notification after the other.
+Report = Callable[[BaseException, "Subscription", Notification], None]
 
-    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """An id and a channel bound to a callback or signature and its dispatcher.
+
+    Attributes:
+        id: Any hashable; unique on its channel.
+        channel: The channel's name.
+        fn: The callback, or what the dispatcher takes instead (a Celery signature, say).
+        dispatcher: What delivers to it.
+        options: The dispatcher's options, as given to `subscribe()`.
+        muted: Whether this subscription is muted; its channel may be, besides.
+        gathering: How many notifications become one delivery, if so.
+        on_gap: The same as `fn`, but for gaps; None if it isn't told of them.
+        tells_gaps: Whether it is itself another one's `on_gap`.
     """
 
-    # Few, so that a payload is still in the processor's cache when its callback gets it, and is
-    # gone before the garbage collector looks at it.
-    batch_size = 100
+    id: Hashable
+    channel: str
+    fn: Any
+    dispatcher: Dispatcher
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    muted: bool = False
+    gathering: Gathering | None = None
+    on_gap: Any = None
+    tells_gaps: bool = False
 
-    def bind(self, subscription: "Subscription") -> Callback:
-        """Check that the callback can be called here, and return it.
+    def for_gaps(self) -> "Subscription | None":
+        """Return the subscription that is told of gaps, with the id `(id, "gap")`."""
+        if self.on_gap is None:
+            return None
+        parts = self.id if isinstance(self.id, tuple) else (self.id,)
+        return replace(
+            self, id=(*parts, "gap"), fn=self.on_gap, gathering=None, on_gap=None, tells_gaps=True
+        )
 
-        Raises:
-            DispatcherMismatchError: It is a coroutine or generator function, or a Celery task
-                or signature.
-            UnknownOptionError: Options were given; there are none.
+
+class Binding:
+    """A subscription together with the target that its dispatcher made of it.
+
+    What waits for a subscription holds its binding. So subscribing the id anew changes the
+    binding in place, and what waits goes to the new callback. Where that can't be, because another
+    dispatcher or another way of gathering is to deliver, the binding gets an heir, and its
+    deliverer hands on to that what waits.
+
+    Written under the notifier's lock; dispatchers read it without.
+
+    Attributes:
+        id: The subscription's id, for quick access.
+        subscription: The subscription.
+        gathering: The subscription's, for quick access.
+        target: What `Dispatcher.bind` returned.
+        report: Called with an exception, the subscription and the notification.
+        on_gap: What gets a gap, if anything does.
+        live: Whether it is delivered to. False while the subscription or its channel is muted,
+            and for ever once it was removed or there is an heir.
+        heir: The binding of the same id and channel that what waits is for.
+        former: The binding whose heir this is, for as long as something waits for that.
+        passed_on: What a dispatcher didn't deliver, as there is an heir.
+        is_left: Whether the deliverer knows of the heir. Written by the deliverer.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "former",
+        "gathering",
+        "heir",
+        "id",
+        "is_left",
+        "live",
+        "on_gap",
+        "passed_on",
+        "report",
+        "subscription",
+        "target",
+    )
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        target: Any,
+        report: Report,
+        on_gap: "Binding | None" = None,
+    ) -> None:
+        self.id = subscription.id
+        self.subscription = subscription
+        self.gathering = subscription.gathering
+        self.target = target
+        self.report = report
+        self.on_gap = on_gap
+        self.live = True
+        self.heir: Binding | None = None
+        self.former: ref[Binding] | None = None
+        self.passed_on: deque[Delivery] = deque()
+        self.is_left = False
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """What delivers to it."""
+        return self.subscription.dispatcher
+
+    def earliest(self, dispatchers: Container[Dispatcher]) -> "Binding":
+        """Return the binding that something still waits for, and which this is heir to in the end.
+
+        Args:
+            dispatchers: Those with a deliverer.
+
+        Returns:
+            The earliest; this one if there is none, or all are of its own dispatcher.
         """
-        return bind_in_process(subscription)
+        found, changes, one = self, False, self
+        while one.former is not None and (before := one.former()) is not None:
+            one = before
+            changes = changes or one.dispatcher is not self.dispatcher
+            if one.dispatcher in dispatchers:
+                found = one
+        return found if changes else self
 
-    def dispatch(self, batch: Batch) -> None:
-        """Call each callback once; never raises."""
-        # As `one_by_one` does it, but without the cost of a generator: that is a tenth of this.
-        for batch._done, delivery in enumerate(batch.rest(), batch._done + 1):  # noqa: B020, SLF001
-            if batch._cancelled:  # noqa: SLF001
-                return
-            binding = delivery.binding
-            if not binding.live:
-                delivery.pass_on()
-                continue
-            arrived = delivery.notification
-            try:
-                binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
-            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
-                delivery.report(exc)
+    def can_become(self, subscription: Subscription) -> bool:
+        """Return whether what waits can be delivered as another subscription wants it."""
+        return (
+            subscription.dispatcher is self.subscription.dispatcher
+            and subscription.gathering == self.gathering
+        )
+
+    def become(self, subscription: Subscription, target: Any) -> None:
+        """Stand for another subscription with the same id and channel from now on."""
+        self.subscription = subscription
+        self.target = target
+
+    def leave_to(self, heir: "Binding") -> None:
+        """Have what waits go to another binding. Its deliverer is to be woken afterwards."""
+        heir.former = ref(self)
+        self.heir = heir
+        self.live = False

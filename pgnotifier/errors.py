@@ -9,7 +9,7 @@
     ├── TaskNameError            (ValueError)       a task name that is taken, or can't be one
     ├── ConnectionFailedError    (ConnectionError)  no connection could be made
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
-    ├── NotHearingError          (ConnectionError)  LISTEN went well, but nothing arrives
+    ├── NotListeningError          (ConnectionError)  LISTEN went well, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
@@ -23,7 +23,7 @@ import from here. No message holds a password.
 
 from typing import Any
 
-from pgnotifier.redaction import redact
+from pgnotifier._runtime.redaction import redact
 
 
 def in_one_line(reason: object) -> str:
@@ -72,7 +72,7 @@ class ListenRefusedError(PgNotifierError, RuntimeError):
     """The server answered LISTEN with an error; the channels were not added."""
 
 
-class NotHearingError(PgNotifierError, ConnectionError):
+class NotListeningError(PgNotifierError, ConnectionError):
     """The server took LISTEN, but notifications don't arrive: there is a pooler in between."""
 
 

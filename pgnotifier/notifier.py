@@ -10,11 +10,25 @@ from time import monotonic
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-from pgnotifier import lifetime
-from pgnotifier.buffer import BUFFER_BYTES, Overflow
-from pgnotifier.connection import Parameters, Supply, make_parameters
-from pgnotifier.delivery import Deliverer, called_by_callback
-from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier._connection.parameters import Parameters, Supply, make_parameters
+from pgnotifier._connection.publisher import Publisher
+from pgnotifier._delivery.buffer import BUFFER_BYTES, Overflow
+from pgnotifier._delivery.deliverer import Deliverer, called_by_callback
+from pgnotifier._delivery.readiness import Probes
+from pgnotifier._delivery.reports import ErrorReport, GapReport, OnError, OnGap
+from pgnotifier._health.health_server import HealthServer
+from pgnotifier._listener.listener import Listener, Settings
+from pgnotifier._listener.state import StateReport
+from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._registry.checks import check_channel, check_channels, check_id
+from pgnotifier._registry.registry import Registry
+from pgnotifier._registry.writer import Change, Claim, Registrar
+from pgnotifier._runtime import process as lifetime
+from pgnotifier._runtime.autostart import are_starts_held
+from pgnotifier._runtime.log_records import about, count, duration
+from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome
+from pgnotifier.dispatch import Binding, Dispatcher, Subscription
+from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConnectionFailedError,
@@ -22,30 +36,10 @@ from pgnotifier.errors import (
     NotifierStoppedError,
     NotLiveError,
 )
-from pgnotifier.gate import Gate, Outcome
 from pgnotifier.gathering import check_gathering
-from pgnotifier.health import HealthServer
-from pgnotifier.holding import are_starts_held
-from pgnotifier.listener import Listener, Settings
-from pgnotifier.locks import ChangeLock
 from pgnotifier.payload import decode
-from pgnotifier.probing import Probes
-from pgnotifier.publisher import Publisher
-from pgnotifier.records import about, count, duration
-from pgnotifier.registrar import Change, Claim, Registrar
-from pgnotifier.registry import (
-    Binding,
-    Registry,
-    Subscription,
-    check_channel,
-    check_channels,
-    check_id,
-)
-from pgnotifier.reporting import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier.settings import check_settings
-from pgnotifier.states import OnState, StateReport
-from pgnotifier.status import DispatcherStatus, Status
-from pgnotifier.substitutes import Encoder
+from pgnotifier.status import DispatcherStatus, OnState, Status
 
 logger = logging.getLogger("pgnotifier.notifier")
 
@@ -440,7 +434,7 @@ class Notifier:
             ConnectionFailedError: No connection could be made, or none in the seconds of `wait`;
                 the notifier isn't running.
             ListenRefusedError: The server refused LISTEN, as a standby does.
-            NotHearingError: There is a pooler in between, and nothing arrives.
+            NotListeningError: There is a pooler in between, and nothing arrives.
             ConfigurationError: There is nothing to connect to, or `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
@@ -567,7 +561,7 @@ class Notifier:
         return Status(
             state=current.state,
             since=current.since,
-            why=_why_paused(deliverers) if current.state == "hearing" else current.why,
+            why=_why_paused(deliverers) if current.state == "listening" else current.why,
             connection=repr(self._parameters),
             channels=len(registry),
             subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
@@ -595,7 +589,7 @@ class Notifier:
             ),
         )
 
-    def find_trouble(self) -> list[str]:
+    def readiness_problems(self) -> list[str]:
         """Return why it isn't ready to do its work; an empty list if it is.
 
         It is while it hears, or stands by, and each dispatcher can reach its queue, which is
@@ -603,9 +597,9 @@ class Notifier:
         """
         current = self._state.current
         trouble = []
-        if current.state not in ("hearing", "standby"):
+        if current.state not in ("listening", "standby"):
             trouble.append(f"{current.state} since {current.since.isoformat(timespec='seconds')}")
-        return trouble + self._probes.find_trouble(tuple(self._attached))
+        return trouble + self._probes.readiness_problems(tuple(self._attached))
 
     def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in a transaction of its own, on a connection of its own.
@@ -930,7 +924,7 @@ class Notifier:
         # A copy: other threads may subscribe with further dispatchers meanwhile.
         return all(dispatcher.starts_listener for dispatcher in tuple(self._attached))
 
-    def _forget_in_child(self) -> None:
+    def forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
         self._lock = ChangeLock()
         self._stopped.open()

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pgnotifier.literal import read_literal, write_literal
-from pgnotifier.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
-from pgnotifier.numerals import TooManyDigitsError, read_json, read_number, survives
-from pgnotifier.plain import INT_BOUND, make_plain
-from pgnotifier.substitutes import Encoder, Substitute, make_substitute, refuse
+from pgnotifier._payload.literal import read_literal, write_literal
+from pgnotifier._payload.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
+from pgnotifier._payload.numbers import TooManyDigitsError, read_json, read_number, survives
+from pgnotifier._payload.plain import INT_BOUND, make_plain
+from pgnotifier._payload.substitutes import Encoder, Substitute, make_substitute, refuse
 
 
 def decode(text: str) -> Any:

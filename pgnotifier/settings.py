@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pgnotifier.buffer import BUFFER_BYTES
+from pgnotifier._connection.publisher import MAX_PAYLOAD_BYTES
+from pgnotifier._delivery.buffer import BUFFER_BYTES
+from pgnotifier._runtime.redaction import show
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
-from pgnotifier.publisher import MAX_PAYLOAD_BYTES
-from pgnotifier.redaction import show
 
 DAY = 86_400
 OVERFLOW = ("block", "drop_oldest", "drop_newest")

@@ -1,13 +1,65 @@
-"""What `Notifier.status()` returns."""
+"""What `Notifier.status()` and `on_state` say."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from pgnotifier.latency import Latency
 from pgnotifier.notification import Gap
-from pgnotifier.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long round trips to the server have taken since the start, in seconds.
+
+    Attributes:
+        last: The latest.
+        mean: Of all.
+        highest: The slowest.
+        count: How many there were.
+    """
+
+    last: float
+    mean: float
+    highest: float
+    count: int
+
+    def plus(self, seconds: float) -> "Latency":
+        """Return it with one more round trip."""
+        count = self.count + 1
+        mean = self.mean + (seconds - self.mean) / count
+        return Latency(seconds, mean, max(self.highest, seconds), count)
+
+
+logger = logging.getLogger("pgnotifier.states")
+
+
+State = Literal["starting", "listening", "disconnected", "standby", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """What a listener does from now on.
+
+    Attributes:
+        state: `starting` until the first connection is made; `listening` to every channel;
+            `disconnected` while there is no working connection; `standby` while another listener
+            leads; `stopped`.
+        since: Aware, in UTC.
+        why: Why it is disconnected, or hasn't connected yet, in words; else None.
+    """
+
+    state: State
+    since: datetime
+    why: str | None = None
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return {"state": self.state, "since": self.since.isoformat(), "why": self.why}
+
+
+OnState = Callable[[StateChange], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +94,10 @@ class Status:
     """A notifier at one moment.
 
     Attributes:
-        state: `starting`, `hearing`, `deaf`, `standby` or `stopped`.
+        state: `starting`, `listening`, `disconnected`, `standby` or `stopped`.
         since: Since when; aware, in UTC.
-        why: What made it deaf, or keeps it so, or from connecting at the start, or from reading
-            although it hears, as a buffer is full; in words, with the time since when nothing is
-            read. Else None.
+        why: Why it is disconnected, or hasn't connected yet; or why nothing is read although it is
+            listening, and since when: a buffer is full. In words; else None.
         connection: Where it connects to, without the password.
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.

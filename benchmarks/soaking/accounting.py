@@ -183,7 +183,7 @@ class Ledger:
                 self._offend("lost", f"{missing} {key} on {sent.channel!r}, {sent.commit}")
             self._sent.clear()
 
-    def deaf(self) -> float:
+    def disconnected(self) -> float:
         """Return the seconds that lie in gaps, overlapping ones counted once."""
         with self._lock:
             spans = sorted((gap.since.timestamp(), gap.until.timestamp()) for gap in self.gaps)

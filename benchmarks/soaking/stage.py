@@ -92,7 +92,7 @@ class Stage:
     def _is_settled(self) -> bool:
         status = self.listener.ask("status")
         found = (status["state"], status["waiting"], status["gaps"])
-        return found == ("hearing", 0, len(self.ledger.gaps))
+        return found == ("listening", 0, len(self.ledger.gaps))
 
 
 def wait_for(condition: Callable[[], bool], timeout: float) -> bool:

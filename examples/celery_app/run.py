@@ -29,7 +29,7 @@ with postgres_server() as dsn, valkey_server() as url:
         directory=HERE,
         ready="ready.",
     )
-    listener = Command("celery -A shop pgnotifier", env=env, directory=HERE, ready="hearing")
+    listener = Command("celery -A shop pgnotifier", env=env, directory=HERE, ready="listening")
     with worker, listener:
         print(run("shop.produce"), end="", flush=True)
         deadline = time.monotonic() + TIMEOUT

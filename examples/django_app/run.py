@@ -71,7 +71,7 @@ with (
         "celery -A bookshop worker --loglevel INFO", env=env, directory=HERE, ready="ready."
     )
     listener = Command(
-        "python manage.py pgnotifier --noreload", env=env, directory=HERE, ready="hearing"
+        "python manage.py pgnotifier --noreload", env=env, directory=HERE, ready="listening"
     )
     web = Command(
         f"python manage.py runserver --noreload {port}",

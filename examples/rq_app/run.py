@@ -27,7 +27,7 @@ with postgres_server() as dsn, valkey_server() as url:
         f"rq worker --url {url} default images", env=env, directory=HERE, ready="Listening on"
     )
     listener = Command(
-        "pgnotifier listen store.notifications", env=env, directory=HERE, ready="hearing"
+        "pgnotifier listen store.notifications", env=env, directory=HERE, ready="listening"
     )
     with worker, listener:
         print(run("store.produce"), end="", flush=True)

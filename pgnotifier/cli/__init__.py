@@ -5,15 +5,8 @@ library itself needs none of that.
 """
 
 import sys
-from typing import NoReturn
 
-OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich"})
-"""What an installation without extras lacks."""
-
-NOT_INSTALLED = 2
-"""The exit code when something isn't installed."""
-INTERRUPTED = 130
-"""The exit code after Ctrl-C, by the convention of shells."""
+from pgnotifier.cli.exits import INTERRUPTED, explain_missing
 
 
 def main() -> None:
@@ -25,20 +18,3 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     pgnotifier()
-
-
-def explain_missing(exc: ModuleNotFoundError, extra: str) -> NoReturn:
-    """End with a hint at an extra, if it is one of its modules that is missing.
-
-    Raises:
-        ModuleNotFoundError: It isn't, so that this is a defect.
-    """
-    missing = (exc.name or "").partition(".")[0]
-    if missing not in OPTIONAL:
-        raise exc
-    print(
-        f"pgnotifier: this command needs {missing}, which isn't installed. Run:\n\n"
-        f"    pip install 'pgnotifier[{extra}]'\n",
-        file=sys.stderr,
-    )
-    sys.exit(NOT_INSTALLED)

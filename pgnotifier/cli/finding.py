@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pgnotifier._runtime.autostart import hold_starts
 from pgnotifier.errors import ConfigurationError
-from pgnotifier.holding import hold_starts
 from pgnotifier.notifier import Notifier
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from pgnotifier.naming import name_callable, spell
+from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier.notifier import Notifier
 
 _HEADINGS = {

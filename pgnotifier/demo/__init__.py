@@ -20,7 +20,7 @@ import redis
 from pgnotifier.demo.processes import DemoError
 from pgnotifier.demo.scenario import Scenario
 from pgnotifier.demo.stage import Stage, set_stage
-from pgnotifier.demo.view import View, choose_view
+from pgnotifier.demo.view import PlainView, View
 from pgnotifier.errors import in_one_line
 from pgnotifier.testing import ServerError
 from pgnotifier.testing.wheels import find_postgres
@@ -100,3 +100,16 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def choose_view() -> View:
+    """Return the view that fits where standard output goes."""
+    from rich.console import Console
+
+    console = Console()
+    # rich takes FORCE_COLOR for a terminal; frames of an animation in a file help nobody.
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
+        return PlainView()
+    from pgnotifier.demo.live import LiveView
+
+    return LiveView(console)

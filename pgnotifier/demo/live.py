@@ -65,7 +65,7 @@ class LiveView(View):
         self._rows: deque[Row] = deque(maxlen=MAX_ROWS)
         self._events: list[Text] = []
         self._summary: Summary | None = None
-        self._deaf = False
+        self._disconnected = False
         self._drawn_at = 0.0
 
     def __enter__(self) -> Self:
@@ -105,13 +105,13 @@ class LiveView(View):
             self._rows.append(Row(execution.key, execution.channel, text, execution.at))
 
     def cut(self) -> None:
-        """Show the listener deaf."""
-        self._deaf = True
+        """Show the listener disconnected."""
+        self._disconnected = True
         self._tell("✂", "red", CUT)
 
     def heard_again(self, gap: ReportedGap) -> None:
         """Show the listener back."""
-        self._deaf = False
+        self._disconnected = False
         self._tell("✔", "green", describe_gap(gap))
 
     def update(self) -> None:
@@ -169,7 +169,7 @@ class LiveView(View):
         for head in heads:
             cells += [Text(head, "bold"), arrow]
         grid.add_row(*cells[:-1])
-        hears = Text("deaf", "bold red") if self._deaf else Text("hears", "green")
+        hears = Text("disconnected", "bold red") if self._disconnected else Text("hears", "green")
         grid.add_row(
             self._state("PostgreSQL"),
             "",

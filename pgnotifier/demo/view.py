@@ -1,7 +1,6 @@
 """Views: what the demo shows, and the one for where no terminal is."""
 
 import json
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -149,16 +148,3 @@ def show_milliseconds(value: float | None) -> str:
 def show_time(seconds: float) -> str:
     """Return a time of day, to the millisecond."""
     return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(seconds % 1 * 1000):03}"
-
-
-def choose_view() -> View:
-    """Return the view that fits where standard output goes."""
-    from rich.console import Console
-
-    console = Console()
-    # rich takes FORCE_COLOR for a terminal; frames of an animation in a file help nobody.
-    if not sys.stdout.isatty() or console.is_dumb_terminal:
-        return PlainView()
-    from pgnotifier.demo.live import LiveView
-
-    return LiveView(console)

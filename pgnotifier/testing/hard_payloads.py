@@ -30,13 +30,12 @@ class HardPayloads:
 
     ordered: bool
     adapt: Callable[[Any], Any]
+    callback: Callable[..., object]
     wait_for: Callable[[int], Any]
 
     def test_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
         """They arrive as in this process: of the same types, to the last digit."""
-        from pgnotifier.testing.contract import first
-
-        notifier.subscribe("a", "a", self.adapt(first))
+        notifier.subscribe("a", "a", self.adapt(self.callback))
         notifier.start()
         send("a", *HARD)
         found = [repr(call.payload) for call in self.wait_for(len(HARD))]
@@ -47,11 +46,9 @@ class HardPayloads:
 
     def test_a_batch_of_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
         """One of them loses nothing of the batch that it is in."""
-        from pgnotifier.testing.contract import first
-
         texts = [f"{place}" for place in range(10)]
         texts[5:5] = HARD
-        notifier.subscribe("a", "a", self.adapt(first), batch=(len(texts), 30))
+        notifier.subscribe("a", "a", self.adapt(self.callback), batch=(len(texts), 30))
         notifier.start()
         send("a", *texts)
         (call,) = self.wait_for(1)

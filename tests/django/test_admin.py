@@ -31,7 +31,7 @@ def listener(db):
         {"name": name, "delivered": 1, "waiting": 0, "dropped": 0, "retrying": False}
         for name in ("SignalDispatcher", "HereDispatcher", "Mine")
     ]
-    row.state = "hearing"
+    row.state = "listening"
     row.save()
     return row
 
@@ -40,7 +40,7 @@ def test_the_list(admin_client, listener):
     """Its state, and what it has done."""
     page = admin_client.get("/admin/pgnotifier/listener/").content.decode()
     assert listener.name in page
-    assert "hearing" in page
+    assert "listening" in page
     assert "Add listener" not in page
 
 
@@ -78,7 +78,7 @@ def test_times_and_names(admin_client, listener, settings):
         assert text in page
 
 
-@pytest.mark.parametrize("state", ["starting", "hearing", "deaf", "standby"])
+@pytest.mark.parametrize("state", ["starting", "listening", "disconnected", "standby"])
 def test_why(admin_client, listener, state):
     """Whatever its state is, the reason stands beside it; once it has ended, no more."""
     listener.state = listener.status["state"] = state
@@ -96,7 +96,7 @@ def test_one_that_is_silent(admin_client, listener):
     listener.seen_at = timezone.now() - timedelta(minutes=1)
     listener.save()
     assert (
-        "silent (was hearing)" in admin_client.get("/admin/pgnotifier/listener/").content.decode()
+        "silent (was listening)" in admin_client.get("/admin/pgnotifier/listener/").content.decode()
     )
     listener.state = "stopped"
     assert not listener.is_silent

@@ -333,7 +333,7 @@ def test_gaps(transactional_db, eventually, channel):
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
                 " current_database() AND application_name = 'pgnotifier'"
             )
-        eventually(lambda: notifier.status().gaps and notifier.status().state == "hearing")
+        eventually(lambda: notifier.status().gaps and notifier.status().state == "listening")
         channel.notify("later")
         eventually(lambda: len(seen) == 2)
     finally:

@@ -17,11 +17,11 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 
+from pgnotifier._health.health_server import probe
+from pgnotifier.cli.foreground import SAME
 from pgnotifier.contrib.django import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier
-from pgnotifier.foreground import SAME
-from pgnotifier.health import probe
 from shop.models import orders
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ def start(transactional_db, tmp_path):
     """Yield a function that runs the command on the test's database, until it is ready."""
     running = []
 
-    def start(*args, ready="hearing", **env):
+    def start(*args, ready="listening", **env):
         log = tmp_path / f"log-{len(running)}"
         database = connection.settings_dict
         dsn = f"dbname={database['NAME']} user={database['USER']} host={database['HOST']}"
@@ -76,7 +76,7 @@ def test_a_signal_drains_and_ends(start, eventually, number):
     orders.notify(2)
     eventually(lambda: Listener.objects.filter(received__gte=2).exists())
     (row,) = Listener.objects.all()
-    assert (row.database, row.state) == ("default", "hearing")
+    assert (row.database, row.state) == ("default", "listening")
     assert not row.is_silent
     assert row.status["dispatchers"][0]["name"] == "SignalDispatcher"
     assert {
@@ -241,7 +241,7 @@ def test_code_that_changes(reloading, eventually, tmp_path):
 
     eventually(has_noticed)
     reloading.go_on()
-    eventually(lambda: reloading.log().count("hearing") >= 2, 60)
+    eventually(lambda: reloading.log().count("listening") >= 2, 60)
     check_drained(reloading)
     reloading.send_signal(signal.SIGTERM)
     assert reloading.wait(30) == 0

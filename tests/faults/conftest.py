@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from database import Database
 
-from pgnotifier.connection import Backoff
+from pgnotifier._runtime.backoff import Backoff
 
 from .load import Ledger
 from .scripts import Script

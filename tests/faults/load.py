@@ -90,7 +90,7 @@ class Ledger:
     def settle(self, sender, notifier, timeout=15.0):
         """Have the sender stop, and wait for its last notification and for the last gap."""
         sender.stop()
-        eventually(lambda: notifier.status().state == "hearing", timeout)
+        eventually(lambda: notifier.status().state == "listening", timeout)
         eventually(lambda: len(self.gaps) == notifier.status().gaps, timeout)
         with psycopg.connect(sender._dsn, autocommit=True, application_name="sender") as one:
             one.execute("SELECT pg_notify(%s, '-1')", (sender._channels[0],))

@@ -5,8 +5,8 @@ import logging
 import psycopg
 import pytest
 
-from pgnotifier import backlog
-from pgnotifier.backlog import Backlog
+from pgnotifier._listener import queue_usage as backlog
+from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier.testing import PostgresServer
 
 from .waiting import eventually
@@ -81,7 +81,7 @@ def test_doublings(caplog, monkeypatch):
     def ask(query):
         return (b"%f" % next(usages),) if b"queue_usage" in query else ()
 
-    watch, warned = Backlog(ask), []
+    watch, warned = QueueUsage(ask), []
     for number in range(10):
         watch.look()
         if len(caplog.messages) > len(warned):

@@ -61,7 +61,7 @@ def test_the_server_comes_up(pgnotifier_private_postgres, make_notifier, ledger,
     eventually(lambda: time.monotonic() - time_of_first > 1)  # several tries
     server.start()
     assert starting.wait() == "started"
-    assert notifier.status().state == "hearing"
+    assert notifier.status().state == "listening"
     assert notifier.status().why is None
     Sessions(server.dsn).notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
@@ -188,7 +188,7 @@ def test_what_the_server_refuses_is_not_waited_for(pgnotifier_dsn, make_notifier
     except ListenRefusedError:
         assert not notifier.is_running()
     else:
-        assert notifier.status().state == "hearing"
+        assert notifier.status().state == "listening"
 
 
 @pytest.mark.parametrize("wait", ["yes", [], object()])

@@ -12,7 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgnotifier import ConnectionFailedError, NotifierStoppedError, NotLiveError, PgNotifierError
 from pgnotifier import notifier as notifier_module
-from pgnotifier.connection import Backoff, Parameters
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._runtime.backoff import Backoff
 
 from .conftest import Sessions
 from .proxy import Proxy
@@ -47,7 +48,7 @@ def state(notifier):
 
 
 def lost(notifier):
-    eventually(lambda: state(notifier) == "deaf")
+    eventually(lambda: state(notifier) == "disconnected")
 
 
 def test_subscribe_waits_for_the_connection(
@@ -80,7 +81,7 @@ def test_not_live_in_time_but_later(
         def emit(self, record):
             # Runs in the reader, which has just said that it is back.
             if " again, after " in record.getMessage():
-                assert state(notifier) == "hearing"
+                assert state(notifier) == "listening"
                 sessions.notify("new", "at once")
 
     handler = Back()
@@ -88,7 +89,7 @@ def test_not_live_in_time_but_later(
     try:
         with outage(sessions):
             lost(notifier)
-            with pytest.raises(NotLiveError, match="deaf"):
+            with pytest.raises(NotLiveError, match="disconnected"):
                 notifier.subscribe(1, "new", ledger.callback)
         eventually(lambda: ledger.delivered == [("at once", "new")])
     finally:
@@ -105,7 +106,7 @@ def test_removed_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, out
         begun = time.monotonic()
         notifier.remove_channel("gone")
         assert time.monotonic() - begun < 1
-    eventually(lambda: state(notifier) == "hearing")
+    eventually(lambda: state(notifier) == "listening")
     sessions.notify("gone")
     sessions.notify("kept", 1)
     eventually(lambda: ledger.delivered == [(1, "kept")])
@@ -122,7 +123,7 @@ def test_restart_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, out
         lost(notifier)
         with pytest.raises(ConnectionFailedError):
             notifier.restart()
-    eventually(lambda: state(notifier) == "hearing")
+    eventually(lambda: state(notifier) == "listening")
     sessions.notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
 
@@ -155,7 +156,7 @@ def test_goes_on_after_any_error(pgnotifier_dsn, sessions, make_notifier, ledger
     with outage(sessions, fail):
         eventually(lambda: next(tries) > 3)
         assert notifier.is_running()
-    eventually(lambda: state(notifier) == "hearing")
+    eventually(lambda: state(notifier) == "listening")
     sessions.notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
 
@@ -177,7 +178,7 @@ def test_goes_on_without_threads(pgnotifier_dsn, sessions, make_notifier, ledger
     eventually(lambda: ledger.delivered == [(1, "orders")])
     sessions.terminate()
     eventually(lambda: len(ledger.gaps) == 1)
-    assert state(notifier) == "hearing"
+    assert state(notifier) == "listening"
     sessions.notify("orders", 2)
     eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
     assert refused == ["pgnotifier-connect", "pgnotifier-on_gap"]
@@ -200,7 +201,7 @@ def test_database_renamed(pgnotifier_private_postgres, make_notifier, ledger):
         notifier.restart()
     admin.execute("ALTER DATABASE away RENAME TO shop")
     admin.execute("ALTER DATABASE shop ALLOW_CONNECTIONS true")
-    eventually(lambda: state(notifier) == "hearing")
+    eventually(lambda: state(notifier) == "listening")
     Sessions(dsn).notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
 
@@ -221,7 +222,7 @@ def test_first_connection_lost_before_listen(pgnotifier_private_postgres, make_n
         with pytest.raises(ConnectionFailedError):
             notifier.restart()
         proxy.cut_at = None
-        eventually(lambda: state(notifier) == "hearing")
+        eventually(lambda: state(notifier) == "listening")
 
 
 def test_notify_while_down(pgnotifier_private_postgres, make_notifier):

@@ -9,8 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pgnotifier import moment
-from pgnotifier.connection import Backoff
+from pgnotifier._runtime import clock as moment
+from pgnotifier._runtime.backoff import Backoff
 
 from .waiting import eventually
 
@@ -49,7 +49,7 @@ def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
                 eventually(
                     lambda before=before: (
                         (status := notifier.status()).reconnects > before
-                        and status.state == "hearing"
+                        and status.state == "listening"
                     )
                 )
             admin.execute("SELECT pg_notify('orders', %s)", (str(count),))

@@ -83,7 +83,7 @@ if not ending and pid:
     before = set(sessions.pids())
     assert len(before) == 2
     with Sender(pgnotifier_dsn, ["orders"]) as sender:
-        script.prints("reconnects 0 hearing")
+        script.prints("reconnects 0 listening")
         sender.wait_for(20)
         check_deliveries(script, sender)
     assert set(sessions.pids()) == before
@@ -259,10 +259,10 @@ def test_fork_while_reconnecting(pgnotifier_private_postgres, run_script):
     source = (
         PARENT
         + """
-while n.status().state == "hearing":
+while n.status().state == "listening":
     pass
 children = 0
-while n.status().state != "hearing":
+while n.status().state != "listening":
     if os.fork() == 0:
         os._exit(n.is_running())
     children += 1

@@ -5,7 +5,8 @@ import threading
 import pytest
 from celery import Celery
 
-from pgnotifier import ArgumentTypeError, Dispatcher, ThreadDispatcher, hook
+from pgnotifier import ArgumentTypeError, Dispatcher, ThreadDispatcher
+from pgnotifier._runtime import hooks as hook
 from pgnotifier.contrib.celery import CeleryDispatcher
 
 from .waiting import eventually
@@ -129,7 +130,7 @@ def test_flapping_while_on_gap_hangs(
     assert gaps[-1].since < last.since
     assert gaps[-1].until == last.until
     eventually(lambda: len(states) == 3)
-    assert states[-1] == "hearing"
+    assert states[-1] == "listening"
 
 
 def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog):

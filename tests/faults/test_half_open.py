@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier import link
+from pgnotifier._listener import link
 
 from .load import Sender
 from .proxy import Proxy
@@ -32,8 +32,8 @@ def proxy(pgnotifier_dsn):
         yield proxy
 
 
-def hearing_again(notifier):
-    eventually(lambda: (status := notifier.status()).reconnects and status.state == "hearing")
+def listening_again(notifier):
+    eventually(lambda: (status := notifier.status()).reconnects and status.state == "listening")
 
 
 def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger):
@@ -43,7 +43,7 @@ def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger)
     (pid,) = sessions.pids()
     os.kill(pid, signal.SIGSTOP)
     try:
-        hearing_again(notifier)
+        listening_again(notifier)
         assert pid not in set(sessions.pids()) - {pid}
         sessions.notify("orders", 1)
         eventually(lambda: ledger.delivered == [(1, "orders")])
@@ -65,16 +65,16 @@ def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledge
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
         sender.wait_for(200)
         proxy.frozen = True
-        eventually(lambda: notifier.status().state == "deaf")
+        eventually(lambda: notifier.status().state == "disconnected")
         eventually(lambda: proxy.accepted >= 2)  # a try that is swallowed, too
         proxy.frozen = False
-        hearing_again(notifier)
+        listening_again(notifier)
         sender.wait_for(100)
         ledger.settle(sender, notifier)
     assert ledger.check(sender.sent, CHANNELS) > 0
     (gap,) = ledger.gaps
     assert gap.until - gap.since < timedelta(seconds=10)
-    lost = [text for text in caplog.messages if text.startswith("deaf")]
+    lost = [text for text in caplog.messages if text.startswith("disconnected")]
     assert len(lost) == 1
     assert "no answer" in lost[0]
 
@@ -128,7 +128,7 @@ def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
     times = []
     for number in range(1, 4):
         proxy.frozen = True
-        eventually(lambda: notifier.status().state == "deaf")
+        eventually(lambda: notifier.status().state == "disconnected")
         time.sleep(2.5)  # tries hang meanwhile
         proxy.frozen = False
         begun = time.monotonic()
@@ -145,7 +145,7 @@ def test_at_defaults(pgnotifier_dsn, proxy, make_notifier):
     notifier.add_channel("orders")
     proxy.frozen = True
     begun = time.monotonic()
-    eventually(lambda: notifier.status().state == "deaf", 40)
+    eventually(lambda: notifier.status().state == "disconnected", 40)
     assert 5 < time.monotonic() - begun < 22
     proxy.frozen = False
-    eventually(lambda: notifier.status().state == "hearing")
+    eventually(lambda: notifier.status().state == "listening")

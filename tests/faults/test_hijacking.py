@@ -14,10 +14,14 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
-from pgnotifier import backlog, connection, pause, publisher, setup
-from pgnotifier.connection import Parameters
+from pgnotifier._connection import parameters as connection
+from pgnotifier._connection import publisher
+from pgnotifier._connection import session_settings as setup
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._listener import pause
+from pgnotifier._listener import queue_usage as backlog
+from pgnotifier._listener.leader import Standby
 from pgnotifier.demo import stage
-from pgnotifier.standby import Standby
 
 from .waiting import eventually
 
@@ -260,7 +264,7 @@ def test_listening(victim, pgnotifier_dsn, make_notifier, ledger, monkeypatch):
     eventually(lambda: ledger.delivered == [(1, "orders")])
     eventually(lambda: leader.status().queue_usage is not None)
     leader.stop()
-    eventually(lambda: other.status().state == "hearing")
+    eventually(lambda: other.status().state == "listening")
     other.notify("orders", 2)
     eventually(lambda: ledger.delivered == [(1, "orders"), (2, "orders")])
     assert conninfo_to_dict(victim)["user"].startswith("victim")

@@ -15,9 +15,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgnotifier import Dispatcher, InlineDispatcher, Subscription
+from pgnotifier._listener.router import Router
+from pgnotifier._registry.registry import Registry
+from pgnotifier.dispatch import Binding
 from pgnotifier.payload import decode
-from pgnotifier.registry import Binding, Registry
-from pgnotifier.routing import Router
 
 from .waiting import eventually
 
@@ -75,7 +76,7 @@ def test_any_payload_on_any_channel(stranger, make_notifier, pgnotifier_dsn, cap
 
     send()
     status = notifier.status()
-    assert (status.state, status.errors, status.gaps, status.reconnects) == ("hearing", 0, 0, 0)
+    assert (status.state, status.errors, status.gaps, status.reconnects) == ("listening", 0, 0, 0)
     assert caplog.messages == []
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pgnotifier import ConnectionFailedError, ListenRefusedError
-from pgnotifier.connection import Session
+from pgnotifier._connection.session import Session
 from pgnotifier.testing import PostgresServer
 
 from .conftest import Sessions
@@ -76,7 +76,7 @@ def test_no_new_connection(pgnotifier_dsn, sessions, make_notifier, ledger):
     eventually(lambda: ledger.delivered == [(1, "orders")])
     assert sessions.pids() == pids
     status = notifier.status()
-    assert (status.state, status.gaps, status.reconnects) == ("hearing", 0, 0)
+    assert (status.state, status.gaps, status.reconnects) == ("listening", 0, 0)
 
 
 def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
@@ -84,7 +84,9 @@ def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger,
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     pids = sessions.pids()
-    monkeypatch.setattr("pgnotifier.handover.listen_query", lambda *_, **__: b"SELECT 1/0")
+    monkeypatch.setattr(
+        "pgnotifier._listener.handover.listen_query", lambda *_, **__: b"SELECT 1/0"
+    )
     with pytest.raises(ListenRefusedError, match="division by zero"):
         notifier.restart()
     monkeypatch.undo()
@@ -110,7 +112,7 @@ def test_lost_in_the_middle(pgnotifier_dsn, sessions, make_notifier, ledger, mon
     monkeypatch.setattr(Session, "answered", end_all)
     with contextlib.suppress(ConnectionFailedError):  # the new one went first
         notifier.restart()
-    eventually(lambda: notifier.status().state == "hearing" and left[0] <= 0)
+    eventually(lambda: notifier.status().state == "listening" and left[0] <= 0)
     eventually(lambda: notifier.status().gaps == 1)
     sessions.notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])

@@ -8,7 +8,9 @@ import time
 import pytest
 from celery import Celery
 
-from pgnotifier import Dispatcher, InlineDispatcher, buffer, link
+from pgnotifier import Dispatcher, InlineDispatcher
+from pgnotifier._delivery import buffer
+from pgnotifier._listener import link
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.testing import PostgresServer, ValkeyServer
 

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier import InlineDispatcher, pause
+from pgnotifier import InlineDispatcher
+from pgnotifier._listener import pause
 from pgnotifier.testing import PostgresServer
 
 from .conftest import Sessions
@@ -137,13 +138,13 @@ def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch
 
 
 def test_terminated(dsn, stuck, make_notifier):
-    """A session that is ended in a pause is deaf at once, and gets a new one."""
+    """A session that is ended in a pause is disconnected at once, and gets a new one."""
     notifier = make_notifier(dsn, **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
     pid = stuck.fill()
     eventually(lambda: notifier.status().dispatchers[0].full)
     stuck.sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
-    eventually(lambda: stuck.states == ["starting", "hearing", "deaf", "hearing"])
+    eventually(lambda: stuck.states == ["starting", "listening", "disconnected", "listening"])
     stuck.send(50)
     stuck.release()
     eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
@@ -163,16 +164,16 @@ def test_behind_a_proxy(server, stuck, dsn, make_notifier):
         pid = stuck.fill()
         eventually(lambda: notifier.status().dispatchers[0].full)
         stuck.sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
-        eventually(lambda: stuck.states[:3] == ["starting", "hearing", "deaf"])
+        eventually(lambda: stuck.states[:3] == ["starting", "listening", "disconnected"])
         stuck.release()
-        eventually(lambda: stuck.states[-1] == "hearing")
+        eventually(lambda: stuck.states[-1] == "listening")
         stuck.send(50)
         eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
         stuck.check()
 
 
 def test_killed(make_notifier):
-    """A server that crashes in a pause makes it deaf, though there is none to be asked."""
+    """A server that crashes in a pause makes it disconnected, though there is none to be asked."""
     with Server() as server:
         if server.is_external:
             pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
@@ -183,9 +184,9 @@ def test_killed(make_notifier):
             stuck.fill()
             eventually(lambda: notifier.status().dispatchers[0].full)
             server.kill()
-            eventually(lambda: notifier.status().state == "deaf")
+            eventually(lambda: notifier.status().state == "disconnected")
             server.start()
-            eventually(lambda: notifier.status().state == "hearing", 60)
+            eventually(lambda: notifier.status().state == "listening", 60)
             stuck.send(50)
             stuck.release()
             eventually(lambda: stuck.got and stuck.got[-1] == len(stuck.sent) - 1, 60)
@@ -211,7 +212,7 @@ def test_asking_another_server(stuck, dsn, make_notifier, pgnotifier_dsn):
 
         begun = eventually(looks)
         eventually(lambda: looks() >= begun + 3)
-    assert notifier.status().state == "hearing"
+    assert notifier.status().state == "listening"
     to[0] = dsn
     stuck.release()
     eventually(lambda: len(stuck.got) == len(stuck.sent), 60)
@@ -222,7 +223,7 @@ def test_stopped(dsn, stuck, make_notifier):
     """A pause doesn't hold up `stop()`, a command, nor what the command waits for."""
     notifier = make_notifier(dsn, **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
-    eventually(lambda: notifier.status().state == "hearing")
+    eventually(lambda: notifier.status().state == "listening")
     stuck.send(500)  # more than a batch and the buffer hold
     eventually(lambda: notifier.status().dispatchers[0].full)
     notifier.add_channel("more")  # in a pause, but nothing is in the way of the answer

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from pgnotifier import NotHearingError
+from pgnotifier import NotListeningError
 
 from .pgbouncer import pgbouncer
 from .waiting import eventually
@@ -18,10 +18,10 @@ def test_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode, pool_size):
     with pgbouncer(pgnotifier_dsn, pool_mode, pool_size) as dsn:
         notifier = make_notifier(dsn, heartbeat_timeout=1.0)
         notifier.add_channel("orders", autorun=False)
-        with pytest.raises(NotHearingError, match="pool_mode=session"):
+        with pytest.raises(NotListeningError, match="pool_mode=session"):
             notifier.start()
         assert not notifier.is_running()
-        with pytest.raises(NotHearingError):
+        with pytest.raises(NotListeningError):
             notifier.start()
 
 
@@ -46,18 +46,18 @@ def test_one_with_sessions(pgnotifier_dsn, make_notifier, sessions, ledger, pool
 
 
 def test_taken_into_use_later(pgnotifier_dsn, make_notifier):
-    """A connection that comes to a pooler when it is made anew stays deaf, and says why."""
+    """A connection that comes to a pooler when it is made anew stays disconnected, and says why."""
     with pgbouncer(pgnotifier_dsn, "transaction") as dsn:
         to = [pgnotifier_dsn]
         notifier = make_notifier(lambda: to[0], heartbeat_timeout=0.5)
         notifier.add_channel("orders")
         to[0] = dsn
-        with pytest.raises(NotHearingError):
+        with pytest.raises(NotListeningError):
             notifier.restart()
-        assert notifier.status().state == "deaf"
+        assert notifier.status().state == "disconnected"
         eventually(lambda: "pool_mode=session" in notifier.status().why)
         to[0] = pgnotifier_dsn
-        eventually(lambda: notifier.status().state == "hearing")
+        eventually(lambda: notifier.status().state == "listening")
         assert notifier.status().gaps >= 1
 
 

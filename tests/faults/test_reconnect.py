@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from pgnotifier import link
+from pgnotifier._listener import link
 
 from .conftest import Sessions
 from .load import Sender
@@ -29,9 +29,11 @@ def subscribe_all(notifier, ledger):
         notifier.subscribe("ledger", channel, ledger.callback)
 
 
-def hearing(notifier, reconnects):
+def listening(notifier, reconnects):
     eventually(
-        lambda: (status := notifier.status()).state == "hearing" and status.reconnects >= reconnects
+        lambda: (
+            (status := notifier.status()).state == "listening" and status.reconnects >= reconnects
+        )
     )
 
 
@@ -43,7 +45,7 @@ def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier
         sender.wait_for(100)
         for count in range(1, 31):
             assert sessions.terminate() == 1
-            hearing(notifier, count)
+            listening(notifier, count)
             time.sleep(random.uniform(0, 0.05))  # so that they hit any moment
         sender.wait_for(100)
         ledger.settle(sender, notifier)
@@ -77,10 +79,10 @@ def test_immediate_shutdown(pgnotifier_private_postgres, ledger, make_notifier, 
         for count, pause in enumerate(pauses, 1):
             sender.wait_for(100)
             server.stop("immediate")
-            eventually(lambda: notifier.status().state == "deaf")
+            eventually(lambda: notifier.status().state == "disconnected")
             time.sleep(pause)
             server.start()
-            hearing(notifier, count)
+            listening(notifier, count)
         sender.wait_for(100)
         ledger.settle(sender, notifier)
     ledger.check(sender.sent, CHANNELS)
@@ -98,15 +100,15 @@ def test_fast_shutdown_and_kill(pgnotifier_private_postgres, ledger, make_notifi
         sender.wait_for(100)
         server.stop("fast")
         server.start()
-        hearing(notifier, 1)
+        listening(notifier, 1)
         sender.wait_for(100)
         (pid,) = sessions.pids()
         os.kill(pid, signal.SIGKILL)
-        hearing(notifier, 2)
+        listening(notifier, 2)
         sender.wait_for(100)
         server.kill()
         server.start()
-        hearing(notifier, 3)
+        listening(notifier, 3)
         sender.wait_for(100)
         ledger.settle(sender, notifier)
     ledger.check(sender.sent, CHANNELS)
@@ -121,7 +123,7 @@ def test_restart_under_load(pgnotifier_dsn, ledger, make_notifier):
         for _ in range(100):
             sender.wait_for(20)
             notifier.restart()
-            assert notifier.status().state == "hearing"
+            assert notifier.status().state == "listening"
         sender.wait_for(20)
         ledger.settle(sender, notifier)
     assert ledger.check(sender.sent, CHANNELS) == 0
@@ -139,7 +141,7 @@ def test_gap_reaches_back_no_further_than_a_proof(
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
         sender.wait_for(1000)
         sessions.terminate()
-        hearing(notifier, 1)
+        listening(notifier, 1)
         ledger.settle(sender, notifier)
     (gap,) = ledger.gaps
     assert gap.until - gap.since < timedelta(seconds=0.9)
@@ -156,12 +158,12 @@ def test_one_warning_an_incident(pgnotifier_private_postgres, make_notifier, cap
     eventually(lambda: sum("not back yet" in text for text in caplog.messages) >= 5)
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     (warning,) = warnings
-    assert warning.message.startswith("deaf: lost the connection to PostgreSQL: ")
+    assert warning.message.startswith("disconnected: lost the connection to PostgreSQL: ")
     caplog.clear()
     server.start()
-    hearing(notifier, 1)
+    listening(notifier, 1)
     eventually(lambda: notifier.status().gaps == 1)
     assert not [r for r in caplog.records if r.levelno > logging.WARNING]
     (again,) = [text for text in caplog.messages if " again, after " in text]
-    assert again.startswith("hearing 1 channel ")
+    assert again.startswith("listening 1 channel ")
     assert sum("missed" in text for text in caplog.messages) == 1

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pgnotifier import ConnectionFailedError, Notifier, ThreadDispatcher
-from pgnotifier.moment import Moment
-from pgnotifier.registry import Registry
-from pgnotifier.routing import ECHOES, Router
+from pgnotifier._listener.router import ECHOES, Router
+from pgnotifier._registry.registry import Registry
+from pgnotifier._runtime.clock import Moment
 
 CYCLES = 60
 

@@ -74,7 +74,7 @@ def test_another_port_behind_the_same_name(listen, ledger, tmp_path, monkeypatch
             server.start()
             point_to(server.dsn)
             began = time.monotonic()
-            eventually(lambda: state(notifier) == "hearing")
+            eventually(lambda: state(notifier) == "listening")
             assert time.monotonic() - began < BOUND
             sender.wait_for(200)
             ledger.settle(sender, notifier)
@@ -99,7 +99,7 @@ def test_no_connection_is_left(listen, ledger, caplog):
             sender.wait_for(200)
             others.close()
             began = time.monotonic()
-            eventually(lambda: state(notifier) == "hearing")
+            eventually(lambda: state(notifier) == "listening")
             assert time.monotonic() - began < BOUND
             ledger.settle(sender, notifier)
         ledger.check(sender.sent, CHANNELS)
@@ -176,5 +176,5 @@ def test_no_storm_in_the_log(listen, sessions, caplog):
         sessions.terminate()
         eventually(lambda count=count: notifier.status().reconnects == count)
     lost, back = (record.getMessage() for record in caplog.records)
-    assert "deaf" in lost
+    assert "disconnected" in lost
     assert "again" in back

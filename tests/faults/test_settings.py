@@ -10,8 +10,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier import backlog, standby
-from pgnotifier.connection import Parameters
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._listener import leader as standby
+from pgnotifier._listener import queue_usage as backlog
 from pgnotifier.testing import PostgresServer
 
 from .pgbouncer import pgbouncer
@@ -162,7 +163,7 @@ def test_standing_by(role, make_notifier, ledger):
     eventually(lambda: other.status().latency.count > 2)
     assert (other.status().state, other.status().reconnects) == ("standby", 0)
     leader.stop()
-    eventually(lambda: other.status().state == "hearing")
+    eventually(lambda: other.status().state == "listening")
     eventually(lambda: len(gaps) == 1)
     other.notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
@@ -261,7 +262,7 @@ def test_canceled_heartbeat(
     """A heartbeat that somebody cancels is sent again."""
     notifier = make_notifier(pgnotifier_dsn, heartbeat=0.1)
     notifier.subscribe(1, "orders", ledger.callback)
-    slow(monkeypatch, "pgnotifier.link.notify_query")
+    slow(monkeypatch, "pgnotifier._listener.link.notify_query")
     sleeping.cancel(times)
     eventually(lambda: caplog.text.count("sending it again") >= times)
     notifier.notify("orders", 1)
@@ -273,7 +274,7 @@ def test_canceled_listen(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
     """LISTEN and UNLISTEN that somebody cancels are sent again, and the caller notices nothing."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("first")
-    slow(monkeypatch, "pgnotifier.link.listen_query")
+    slow(monkeypatch, "pgnotifier._listener.link.listen_query")
     canceling = threading.Thread(target=sleeping.cancel, args=(2,))
     canceling.start()
     notifier.subscribe(1, "orders", ledger.callback)
@@ -309,7 +310,7 @@ def test_canceled_poll(pgnotifier_dsn, make_notifier, sleeping, monkeypatch):
     sleeping.cancel(2)
     assert (other.status().state, other.status().reconnects) == ("standby", 0)
     leader.stop()
-    eventually(lambda: other.status().state == "hearing")
+    eventually(lambda: other.status().state == "listening")
 
 
 def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch):
@@ -317,7 +318,7 @@ def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     query = "SELECT pg_catalog.pg_notify(%s, %s) FROM pg_catalog.pg_sleep(0.4)"
-    monkeypatch.setattr("pgnotifier.publisher._NOTIFY", query)
+    monkeypatch.setattr("pgnotifier._connection.publisher._NOTIFY", query)
     canceling = threading.Thread(target=sleeping.cancel)
     canceling.start()
     notifier.notify("orders", 1)
@@ -328,7 +329,7 @@ def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
 
 def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch, caplog):
     """What is canceled time and again makes a new connection, and is no defect."""
-    from pgnotifier.connection import QueryCanceledError
+    from pgnotifier._connection.session import QueryCanceledError
 
     caplog.set_level(logging.INFO, "pgnotifier")
     notifier = make_notifier(pgnotifier_dsn, heartbeat=0.1)

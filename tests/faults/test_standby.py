@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier.link import Link
-from pgnotifier.standby import Standby
+from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.link import Link
 
 from .proxy import Proxy
 from .waiting import eventually
@@ -88,7 +88,7 @@ def orders(sessions):
 def two(run_script, pgnotifier_dsn):
     """Return two listeners of one name: the one that leads, and the one that stands by."""
     first = run_script(LISTENER, pgnotifier_dsn, "15")
-    eventually(lambda: state(first) == "hearing", 20)
+    eventually(lambda: state(first) == "listening", 20)
     second = run_script(LISTENER, pgnotifier_dsn, "15")
     eventually(lambda: state(second) == "standby", 20)
     return first, second
@@ -102,7 +102,7 @@ def test_killed(two, run_script, pgnotifier_dsn, orders):
         orders.send()
         os.kill(leader.pid, signal.SIGKILL)
         killed = time.monotonic()
-        eventually(lambda one=standby: state(one) == "hearing", 20)
+        eventually(lambda one=standby: state(one) == "listening", 20)
         times.append(time.monotonic() - killed)
         orders.send()
         last = len(orders.sent) - 1
@@ -124,7 +124,7 @@ def test_frozen(two, sessions, orders):
             orders.send()
             ((pid,),) = sessions.execute(LEADER)
             sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)
-            eventually(lambda one=standby: state(one) == "hearing", 20)
+            eventually(lambda one=standby: state(one) == "listening", 20)
             orders.send()
         finally:
             os.kill(leader.pid, signal.SIGCONT)
@@ -140,16 +140,16 @@ def test_cut_off(run_script, pgnotifier_dsn, sessions, orders):
     """A leader that the network has swallowed steps back when PostgreSQL has noticed it."""
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
         leader = run_script(LISTENER, proxy.dsn, "0.5")
-        eventually(lambda: state(leader) == "hearing", 20)
+        eventually(lambda: state(leader) == "listening", 20)
         standby = run_script(LISTENER, pgnotifier_dsn, "15")
         eventually(lambda: state(standby) == "standby", 20)
         orders.send()
         proxy.frozen = True
-        eventually(lambda: state(leader) == "deaf", 20)
+        eventually(lambda: state(leader) == "disconnected", 20)
         orders.send()
         ((pid,),) = sessions.execute(LEADER)
         sessions.execute("SELECT pg_terminate_backend(%s, 5000)", pid)  # as keepalives would
-        eventually(lambda: state(standby) == "hearing", 20)
+        eventually(lambda: state(standby) == "listening", 20)
         orders.send()
         proxy.frozen = False
         eventually(lambda: state(leader) == "standby", 30)
@@ -170,7 +170,7 @@ def test_restart_keeps_the_lead(pgnotifier_dsn, make_notifier, ledger):
         leader.restart()
         leader.notify("orders", number)
         eventually(lambda n=number: ledger.delivered[-1:] == [(n, "orders")])
-    assert leader.status().state == "hearing"
+    assert leader.status().state == "listening"
     assert standby.status().state == "standby"
     assert gaps == []
     assert len(ledger.delivered) == 5
@@ -181,7 +181,7 @@ COMPANION = LEADER.replace("ExclusiveLock", "ShareLock")
 
 def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
     """A leader's session is ended by a standby, once its companion's is and nothing comes of it."""
-    monkeypatch.setattr("pgnotifier.standby.UNKNOWN_AGE", 2.0)
+    monkeypatch.setattr("pgnotifier._listener.leader.UNKNOWN_AGE", 2.0)
     settings = {"standby": "shop", "heartbeat": 0.5, "heartbeat_timeout": 0.5}
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
         leader = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **settings)
@@ -201,7 +201,7 @@ def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatc
         proxy.frozen = True
         sessions.execute("SELECT pg_terminate_backend(%s, 5000)", another)  # as keepalives would
         sessions.notify("orders", 2)
-        eventually(lambda: standby.status().state == "hearing", 30)
+        eventually(lambda: standby.status().state == "listening", 30)
         sessions.notify("orders", 3)
         eventually(lambda: ledger.delivered == [(1, "orders"), (3, "orders")])
         assert len(ledger.gaps) == 1
@@ -234,7 +234,7 @@ def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatc
     """
     beats, beat = [], Link.beat
     monkeypatch.setattr(Link, "beat", lambda link: beats.append(link) or beat(link))
-    monkeypatch.setattr("pgnotifier.listener.POLL", 0.1)
+    monkeypatch.setattr("pgnotifier._listener.listener.POLL", 0.1)
     leader = make_notifier(pgnotifier_dsn, standby="shop", heartbeat=2.0)
     leader.add_channel("orders")
     standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)
@@ -259,7 +259,7 @@ def test_late_polls(pgnotifier_dsn, make_notifier, monkeypatch, ledger):
         return row
 
     monkeypatch.setattr(Link, "ask", ask_late)
-    monkeypatch.setattr("pgnotifier.listener.POLL", 0.05)
+    monkeypatch.setattr("pgnotifier._listener.listener.POLL", 0.05)
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as leader:
         leader.execute(query)
         standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pgnotifier import Dispatcher, NotifierStoppedError
-from pgnotifier.connection import Parameters
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier.notifier import STOP_TIMEOUT
 
 from .load import Sender
@@ -149,7 +149,7 @@ def test_queue_recovers_while_stopping_beside_a_stuck_callback(
     notifier.subscribe("stuck", "orders", lambda *_: release.wait(60))
     notifier.subscribe("queue", "orders", print, dispatcher=Recovering())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pgnotifier.connection.Backoff.FIRST", 30.0)
+        patch.setattr("pgnotifier._runtime.backoff.Backoff.FIRST", 30.0)
         sessions.notify("orders", 1)
         eventually(lambda: any(d.retrying for d in notifier.status().dispatchers))
     eventually(lambda: notifier.status().received == 1)
@@ -176,7 +176,7 @@ def test_reconnecting(pgnotifier_private_postgres, make_notifier):
     notifier = make_notifier(pgnotifier_private_postgres.dsn)
     notifier.add_channel("orders")
     pgnotifier_private_postgres.stop("immediate")
-    eventually(lambda: notifier.status().state == "deaf")
+    eventually(lambda: notifier.status().state == "disconnected")
     with in_time(3):
         notifier.stop()
     eventually(lambda: our_threads() == [])

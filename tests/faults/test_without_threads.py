@@ -34,7 +34,7 @@ def test_a_deliverer_that_cannot_be_started(notifier, db, make_recorder, refuse,
     assert notifier.status().gaps == 0
     refuse.clear()
     assert second.wait_for(3) == [0, 1, 2]
-    assert notifier.status().state == "hearing"
+    assert notifier.status().state == "listening"
 
 
 def test_a_gap_without_a_thread(pgnotifier_dsn, make_notifier, db, record, refuse, eventually):

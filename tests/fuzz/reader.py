@@ -21,14 +21,15 @@ with atheris.instrument_imports(include=["pgnotifier"]):
     from kombu.utils.json import dumps, loads
 
     from pgnotifier import Batch, Dispatcher, Subscription
-    from pgnotifier.carrying import pack, unpack
+    from pgnotifier._delivery.deliverer import Deliverer
+    from pgnotifier._listener.router import Router
+    from pgnotifier._registry.registry import Registry
+    from pgnotifier._runtime.clock import Moment
     from pgnotifier.contrib.celery.arguments import restore_payload, wrap_exact, wrap_payload
-    from pgnotifier.delivery import Deliverer
+    from pgnotifier.dispatch import Binding
+    from pgnotifier.dispatchers.carrying import pack, unpack
     from pgnotifier.errors import PayloadEncodingError
-    from pgnotifier.moment import Moment
     from pgnotifier.payload import decode, decode_bytes, encode, encode_exactly
-    from pgnotifier.registry import Binding, Registry
-    from pgnotifier.routing import Router
 
 CHANNELS = {b"1": b"orders", b"2": "é".encode()}
 SEEDS = sorted((Path(__file__).parent / "seeds").iterdir())

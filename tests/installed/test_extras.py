@@ -52,7 +52,7 @@ def test_celery(install, db, pgnotifier_redis_url):
     )  # fmt: skip
     worker = environment.start("celery", "-A", "shop", "worker", "-l", "INFO", ready=" ready.")
     listener = environment.start(
-        "celery", "-A", "shop", "pgnotifier", "-l", "DEBUG", ready="hearing"
+        "celery", "-A", "shop", "pgnotifier", "-l", "DEBUG", ready="listening"
     )
     for number in range(3):
         db.notify("image_uploaded", f'{{"path": "/covers/{number}.png"}}')
@@ -72,7 +72,7 @@ def test_rq(install, db, pgnotifier_redis_url):
         "rq", "worker", "--path", ".", "--url", pgnotifier_redis_url, "default", ready="istening on"
     )
     listener = environment.start(
-        "pgnotifier", "listen", "shop:notifier", "-l", "DEBUG", ready="hearing"
+        "pgnotifier", "listen", "shop:notifier", "-l", "DEBUG", ready="listening"
     )
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     worker.wait_for("resizing /covers/1.png")
@@ -94,7 +94,7 @@ def test_django(install, db):
     for command in (("check",), ("shell", "--command", task)):
         environment.run("python", "-W", "error", "manage.py", *command, env=env)
     command = ("manage.py", "pgnotifier", "--noreload")
-    listener = environment.start("python", *command, env=env, ready="hearing")
+    listener = environment.start("python", *command, env=env, ready="listening")
     db.notify("orders", '{"total": 9.5}')
     listener.wait_for("recounting {'total': 9.5}")
     assert "Traceback" not in listener.log
@@ -106,11 +106,11 @@ def test_cli(install, db, free_port):
     write_callback(environment, db.dsn)
     port = str(free_port)
     listener = environment.start(
-        "pgnotifier", "listen", "plain:notifier", "--health-port", port, ready="hearing"
+        "pgnotifier", "listen", "plain:notifier", "--health-port", port, ready="listening"
     )
     db.notify("orders", '{"total": 9.5}')
     listener.wait_for("orders: {'total': 9.5} from session")
-    assert '"hearing"' in environment.run("pgnotifier", "health", "--port", port).stdout
+    assert '"listening"' in environment.run("pgnotifier", "health", "--port", port).stdout
     assert "Traceback" not in listener.log
 
 

@@ -45,7 +45,7 @@ def test_not_running_true_starts(notifier, db, record, change):
     notifier.subscribe(2, "b", record, autorun=False)
     change(notifier, record)
     assert notifier.is_running()
-    assert notifier.status().state == "hearing"
+    assert notifier.status().state == "listening"
     db.notify("b", "here")
     assert record.wait_for(1) == ["here"]
 

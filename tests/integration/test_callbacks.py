@@ -96,7 +96,7 @@ def test_blocking(notifier, db, make_recorder, eventually, gate):
     assert quick.wait_for(3001)[-1] == "heard"
     status = notifier.status()
     assert status.received == 3001
-    assert status.state == "hearing"
+    assert status.state == "listening"
     assert status.dispatchers[0].waiting == 2999
     gate.set()
     assert slow.wait_for(3000) == list(range(1, 3001))
@@ -186,7 +186,7 @@ def test_status(notifier, db, record, settle):
         db.notify(channel)
     settle(notifier)
     found = json.loads(json.dumps(notifier.status().to_dict()))
-    assert found["state"] == "hearing"
+    assert found["state"] == "listening"
     assert (found["channels"], found["subscriptions"]) == (2, 2)
     assert (found["received"], found["errors"]) == (4, 2)
     assert (found["gaps"], found["reconnects"], found["last_gap"]) == (0, 0, None)

@@ -161,7 +161,7 @@ def test_the_example_in_a_browser(bookshop, free_port):
     url = f"http://127.0.0.1:{free_port}"
     with (
         command("celery -A bookshop worker --loglevel INFO --pool solo", "ready."),
-        command("python manage.py pgnotifier --noreload", "hearing") as listener,
+        command("python manage.py pgnotifier --noreload", "listening") as listener,
         command(f"python manage.py runserver --noreload {free_port}", "Quit the server"),
         open_browser() as browser,
     ):
@@ -190,6 +190,6 @@ def test_the_example_in_a_browser(bookshop, free_port):
         rows = page.locator("#result_list tbody tr")
         expect(rows).to_have_count(2)  # one for each database
         page.get_by_role("link", name=":default").click()
-        for text in ("hearing", "audit.notifications.write_down", "invoice"):
+        for text in ("listening", "audit.notifications.write_down", "invoice"):
             expect(page.get_by_text(text, exact=False).first).to_be_visible()
         assert "Traceback" not in listener.log

@@ -13,8 +13,9 @@ from pgnotifier import (
     PayloadEncodingError,
     PayloadTooLargeError,
 )
-from pgnotifier.connection import Connecting, Parameters
-from pgnotifier.encoding import find_encoding
+from pgnotifier._connection.connecting import Connecting
+from pgnotifier._connection.encoding import find_encoding
+from pgnotifier._connection.parameters import Parameters
 
 ENCODINGS = (
     *("EUC_CN", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "ISO_8859_5", "KOI8R", "KOI8U"),

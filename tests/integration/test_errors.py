@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier import ConnectionFailedError, ListenRefusedError, PgNotifierError
-from pgnotifier.connection import Session
+from pgnotifier._connection.session import Session
 from pgnotifier.testing import PostgresServer
 
 PASSWORD = "hunter2-s3cret"
@@ -210,7 +210,7 @@ def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
     notifier.subscribe(1, "a", record)
     refused = make_recorder()
     with monkeypatch.context() as patch:
-        patch.setattr("pgnotifier.link.listen_query", lambda *_: b"REFUSE")
+        patch.setattr("pgnotifier._listener.link.listen_query", lambda *_: b"REFUSE")
         for channel in ("a", "b"):
             with pytest.raises(ListenRefusedError, match="refused LISTEN"):
                 notifier.subscribe(1, channel, refused)

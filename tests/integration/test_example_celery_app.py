@@ -68,7 +68,7 @@ def test_as_its_readme_says(shell, eventually):
     celery, worker_log = shell(worker)
     eventually(lambda: "ready." in worker_log.read_text() or celery.poll() is not None, 60)
     pgnotifier, listener_log = shell(listener)
-    eventually(lambda: "hearing" in listener_log.read_text() or pgnotifier.poll() is not None, 60)
+    eventually(lambda: "listening" in listener_log.read_text() or pgnotifier.poll() is not None, 60)
     shell(produce)
     _, expected = _blocks("text")
     eventually(lambda: shell(report) == expected, 60)

@@ -151,9 +151,9 @@ def test_a_queue_that_nothing_goes_to_any_more(notifier):
 
     notifier.subscribe(1, "orders", print, dispatcher=Queue(), autorun=False)
     notifier.start()
-    assert notifier.find_trouble() != []
+    assert notifier.readiness_problems() != []
     notifier.unsubscribe(1, "orders")
-    assert notifier.find_trouble() == []
+    assert notifier.readiness_problems() == []
     notifier.stop()
     notifier.subscribe(2, "orders", print)
     assert notifier.is_running()

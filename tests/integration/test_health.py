@@ -21,12 +21,12 @@ from pgnotifier import (
     ConnectionFailedError,
     InlineDispatcher,
     Notifier,
-    answering,
-    probing,
 )
-from pgnotifier.connection import Parameters
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._delivery import readiness as probing
+from pgnotifier._health import http_server as answering
+from pgnotifier._health.health_server import probe
 from pgnotifier.contrib.celery import CeleryDispatcher
-from pgnotifier.health import probe
 
 
 def ask(port, path):
@@ -50,12 +50,14 @@ def run(*arguments):
     )
 
 
-def test_hearing_and_deaf(pgnotifier_dsn, db, make_notifier, free_port, monkeypatch, eventually):
-    """A deaf listener lives, and isn't ready; a stopped one answers nothing."""
+def test_listening_and_disconnected(
+    pgnotifier_dsn, db, make_notifier, free_port, monkeypatch, eventually
+):
+    """A disconnected listener lives, and isn't ready; a stopped one answers nothing."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.add_channel("a")
     for path in ("/healthz", "/readyz", "/readyz?verbose"):
-        assert ask(free_port, path) == (200, {"ok": True, "states": ["hearing"], "trouble": []})
+        assert ask(free_port, path) == (200, {"ok": True, "states": ["listening"], "trouble": []})
     assert run("--port", free_port).returncode == 0
 
     def refuse(self, **_options):
@@ -64,14 +66,14 @@ def test_hearing_and_deaf(pgnotifier_dsn, db, make_notifier, free_port, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Parameters, "connect", refuse)
         db.terminate()
-        eventually(lambda: notifier.status().state == "deaf")
+        eventually(lambda: notifier.status().state == "disconnected")
         status, body = ask(free_port, "/readyz")
         assert status == 503
-        assert "deaf since" in body["trouble"][0]
+        assert "disconnected since" in body["trouble"][0]
         assert ask(free_port, "/healthz")[0] == 200
         done = run("--port", free_port)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "deaf since" in done.stderr
+        assert "disconnected since" in done.stderr
         assert run("--port", free_port, "--live").returncode == 0
     eventually(lambda: ask(free_port, "/readyz")[0] == 200)
     assert ask(free_port, "/other")[0] == 404
@@ -251,12 +253,12 @@ def test_a_queue_that_does_not_answer(
     for asker in askers:
         asker.join(60)
     trouble = "Stuck got no answer from its queue within 2 s"
-    assert answers == [(503, {"ok": False, "states": ["hearing"], "trouble": [trouble]})] * 20
-    assert notifier.find_trouble() == [trouble]
+    assert answers == [(503, {"ok": False, "states": ["listening"], "trouble": [trouble]})] * 20
+    assert notifier.readiness_problems() == [trouble]
     assert stuck.asked == 1
     eventually(lambda: threading.active_count() <= threads + 2)
     stuck.answers.set()
-    eventually(lambda: notifier.find_trouble() == [])
+    eventually(lambda: notifier.readiness_problems() == [])
     assert ask(free_port, "/readyz")[0] == 200
 
 
@@ -268,7 +270,7 @@ def test_a_broker_that_does_not_answer(pgnotifier_dsn, make_notifier, monkeypatc
         app = Celery("silent", broker=url, set_as_current=False)
         notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
         begun = time.monotonic()
-        stopped, trouble = notifier.find_trouble()
+        stopped, trouble = notifier.readiness_problems()
         assert time.monotonic() - begun < 15
     assert stopped.startswith("stopped since")
     assert trouble == "CeleryDispatcher got no answer from its queue within 1 s"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pgnotifier.connection import Session
+from pgnotifier._connection.session import Session
 
 STREAM = """
 import sys, threading, time, psycopg

@@ -176,7 +176,7 @@ def test_refused_by_the_server(notifier, record, monkeypatch):
     notifier.subscribe(1, "a", record)
     notifier.notify("a", "before")
     with monkeypatch.context() as patch:
-        patch.setattr("pgnotifier.publisher._NOTIFY", "SELECT %s::text, %s::text, 1/0")
+        patch.setattr("pgnotifier._connection.publisher._NOTIFY", "SELECT %s::text, %s::text, 1/0")
         with pytest.raises(NotifyRefusedError, match="division by zero") as caught:
             notifier.notify("a", "refused")
     assert isinstance(caught.value, RuntimeError)

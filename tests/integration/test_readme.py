@@ -76,7 +76,7 @@ def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
     celery = [sys.executable, "-m", "celery", "-A", "shop"]
     _, worker_log = start("worker", *celery, "worker", "--pool", "solo")
     listener, listener_log = start("listener", *celery, "pgnotifier")
-    eventually(lambda: "hearing" in listener_log.read_text() or listener.poll() is not None, 60)
+    eventually(lambda: "listening" in listener_log.read_text() or listener.poll() is not None, 60)
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
     listener.send_signal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_the_rq_module(start, tmp_path, db, pgnotifier_redis_url, eventually):
     rq = (BIN / "rq", "worker", "--path", ".", "--url", pgnotifier_redis_url, "default")
     _, worker_log = start("worker", *rq)
     listener, listener_log = start("listener", BIN / "pgnotifier", "listen", "shop:notifier")
-    eventually(lambda: "hearing" in listener_log.read_text() or listener.poll() is not None, 60)
+    eventually(lambda: "listening" in listener_log.read_text() or listener.poll() is not None, 60)
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
     listener.send_signal(signal.SIGTERM)

@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from pgnotifier import Dispatcher, InlineDispatcher, Notifier
+from pgnotifier._health.health_server import HealthServer, probe
 from pgnotifier.cli.listing import show_json, show_table
-from pgnotifier.health import HealthServer, probe
 
 
 class Refused(Dispatcher):

@@ -91,7 +91,7 @@ def test_why_nothing_is_read(pgnotifier_dsn, make_notifier, db, eventually):
             db.notify("a", number)
         eventually(lambda: notifier.status().dispatchers[0].full)
         status = notifier.status()
-        assert status.state == "hearing"
+        assert status.state == "listening"
         since = status.dispatchers[0].since.isoformat(timespec="seconds")
         assert status.why.startswith(f"nothing is read since {since}")
         assert "InlineDispatcher" in status.why

@@ -267,7 +267,7 @@ def test_time_in_gaps_is_counted_once(ledger):
     """Gaps that overlap count as the stretch that they cover together."""
     for since, until in ((10, 14), (11, 12), (13, 16), (20, 21)):
         ledger.add_gap(gap(since, until))
-    assert ledger.deaf() == 7
+    assert ledger.disconnected() == 7
 
 
 def test_a_grown_process_is_noticed(soaking, ledger):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from pgnotifier import InlineDispatcher, ListenRefusedError
-from pgnotifier.connection import Session
+from pgnotifier._connection.session import Session
 
 
 def test_nothing_is_dropped(notifier, db, record, make_recorder):

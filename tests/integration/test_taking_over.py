@@ -31,7 +31,7 @@ def states(*notifiers):
 def test_one_hears(join, db, settle):
     """Of two with one name only the first delivers; the other stands by."""
     (first, heard, _), (second, idle, _) = join(), join()
-    assert states(first, second) == ["hearing", "standby"]
+    assert states(first, second) == ["listening", "standby"]
     db.notify("ch", 1)
     settle(first)
     assert heard.payloads == [1]
@@ -42,7 +42,7 @@ def test_one_hears(join, db, settle):
 def test_names_are_apart(join, db):
     """Notifiers of different names, or of none, all hear."""
     joined = [join("one"), join("two"), join(None)]
-    assert states(*(notifier for notifier, *_ in joined)) == ["hearing"] * 3
+    assert states(*(notifier for notifier, *_ in joined)) == ["listening"] * 3
     db.notify("ch", 1)
     for _, record, _ in joined:
         assert record.wait_for(1) == [1]
@@ -57,7 +57,7 @@ def test_takes_over_when_the_leader_stops(join, db, eventually):
     db.notify("ch", 1)
     heard.wait_for(1)
     first.stop()
-    eventually(lambda: states(second) == ["hearing"])
+    eventually(lambda: states(second) == ["listening"])
     db.notify("ch", 2)
     db.notify("later", 3)
     assert record.wait_for(2) == [2, 3]
@@ -65,7 +65,7 @@ def test_takes_over_when_the_leader_stops(join, db, eventually):
     assert gap.channels == {"ch", "later", "empty"}
     assert "another listener led" in gap.reason
     first.start()
-    assert states(first, second) == ["standby", "hearing"]
+    assert states(first, second) == ["standby", "listening"]
 
 
 def test_nobody_led(join, db, eventually):
@@ -74,7 +74,7 @@ def test_nobody_led(join, db, eventually):
     first.stop()
     eventually(lambda: not db.listening())
     second, _, more = join()
-    assert states(second) == ["hearing"]
+    assert states(second) == ["listening"]
     assert gaps == more == []
 
 
@@ -82,7 +82,7 @@ def test_restart_of_a_standby(join, eventually):
     """A standby stays one, without a gap."""
     (first, *_), (second, _, gaps) = join(), join()
     second.restart()
-    assert states(first, second) == ["hearing", "standby"]
+    assert states(first, second) == ["listening", "standby"]
     assert gaps == []
 
 
@@ -111,14 +111,14 @@ def test_sessions_end_under_load(join, db, eventually):
     sender.start()
     try:
         for _ in range(8):
-            eventually(lambda: "hearing" in states(*(n for n, *_ in joined)))
+            eventually(lambda: "listening" in states(*(n for n, *_ in joined)))
             heard = sum(len(record.calls) for _, record, _ in joined)
             eventually(lambda h=heard: sum(len(r.calls) for _, r, _ in joined) > h + 20)
             db.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
                 " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             )
-        eventually(lambda: "hearing" in states(*(n for n, *_ in joined)))
+        eventually(lambda: "listening" in states(*(n for n, *_ in joined)))
     finally:
         done.set()
         sender.join()

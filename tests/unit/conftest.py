@@ -4,8 +4,8 @@ from time import monotonic
 
 import pytest
 
-from pgnotifier.connection import Backoff
-from pgnotifier.delivery import Deliverer
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.payload import decode
 
 

@@ -4,9 +4,9 @@ import threading
 from datetime import UTC, datetime
 
 from pgnotifier import Dispatcher, Subscription
-from pgnotifier.buffer import Item
-from pgnotifier.moment import Moment
-from pgnotifier.registry import Binding
+from pgnotifier._delivery.buffer import Item
+from pgnotifier._runtime.clock import Moment
+from pgnotifier.dispatch import Binding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROVEN = Moment(0.0, NOW)

@@ -17,7 +17,7 @@ from pgnotifier import (
     Subscription,
     UnknownOptionError,
 )
-from pgnotifier.registry import Binding
+from pgnotifier.dispatch import Binding
 
 
 class Async:

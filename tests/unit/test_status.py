@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pgnotifier import DispatcherStatus, Gap, Notifier, Status
-from pgnotifier.latency import Latency
+from pgnotifier.status import Latency
 
 AT = datetime(2026, 5, 4, tzinfo=UTC)
 
@@ -17,7 +17,7 @@ def status(last_gap=None):
         "InlineDispatcher", 1, 2, 3, full=True, retrying=False, since=AT, why="full", details={}
     )
     return Status(
-        state="hearing",
+        state="listening",
         since=AT,
         why=None,
         connection="host=h",
@@ -39,7 +39,7 @@ def test_json():
     """A status is JSON-able, with its last gap and its dispatchers or without."""
     gap = Gap(AT, AT, frozenset({"b", "a"}), "why")
     found = json.loads(json.dumps(status(gap).to_dict()))
-    assert found["state"] == "hearing"
+    assert found["state"] == "listening"
     assert found["last_gap"]["channels"] == ["a", "b"]
     assert found["last_gap"]["since"] == AT.isoformat()
     assert found["since"] == AT.isoformat()

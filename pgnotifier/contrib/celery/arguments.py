@@ -5,8 +5,8 @@ from typing import Any
 
 from kombu.utils import json as kombu_json
 
-from pgnotifier.carrying import pack, unpack
 from pgnotifier.contrib.celery import trees
+from pgnotifier.dispatchers.carrying import pack, unpack
 from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
 

@@ -7,6 +7,8 @@ import click
 from celery.bin.base import LOG_LEVEL, CeleryCommand, CeleryOption, handle_preload_options
 from celery.bin.worker import worker
 
+from pgnotifier._health.health_server import HOST, HealthServer
+from pgnotifier.cli.foreground import choose_channels, listen, set_waiting
 from pgnotifier.cli.options import setting_option
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
@@ -14,8 +16,6 @@ from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
-from pgnotifier.foreground import choose_channels, listen, set_waiting
-from pgnotifier.health import HOST, HealthServer
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier

@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 
 from celery import Celery
 
-from pgnotifier.connection import MissingParameters, Parameters, make_parameters
+from pgnotifier._connection.parameters import MissingParameters, Parameters, make_parameters
+from pgnotifier._registry.checks import check_channels
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
 from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_setting
 from pgnotifier.errors import ConfigurationError, PgNotifierError
-from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notifier import Notifier
-from pgnotifier.records import about
-from pgnotifier.registry import check_channels
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
 Packages = list[str] | Callable[[], list[str]] | None

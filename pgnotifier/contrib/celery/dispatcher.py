@@ -10,6 +10,7 @@ from celery.app.task import Task
 from celery.canvas import group
 from celery.local import Proxy
 
+from pgnotifier._runtime.redaction import show
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.inventory import Enqueued, take_inventory
 from pgnotifier.contrib.celery.naming import task_name
@@ -18,18 +19,18 @@ from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
-from pgnotifier.dispatch import Batch, Callback, Dispatcher, claim, runs_when_called
+from pgnotifier.dispatch import Batch, Callback, Dispatcher, claim
+from pgnotifier.dispatchers.in_process import runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,
     DispatcherMismatchError,
     UnknownOptionError,
 )
 from pgnotifier.payload import decode
-from pgnotifier.redaction import show
 
 if TYPE_CHECKING:
+    from pgnotifier.dispatch import Subscription
     from pgnotifier.notifier import Notifier
-    from pgnotifier.registry import Subscription
 
 
 class CeleryDispatcher(Dispatcher):

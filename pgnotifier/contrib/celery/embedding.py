@@ -11,18 +11,18 @@ from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 from celery.worker.control import inspect_command
 
-from pgnotifier.connection import Backoff
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier._runtime.log_records import about
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
 from pgnotifier.errors import (
     ConnectionFailedError,
     ListenRefusedError,
-    NotHearingError,
     NotifierStoppedError,
+    NotListeningError,
     PgNotifierError,
 )
-from pgnotifier.records import about
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -99,7 +99,7 @@ class Embedded:
         while not self._stopping.is_set():
             try:
                 notifier.start()
-            except (ConnectionFailedError, ListenRefusedError, NotHearingError) as exc:
+            except (ConnectionFailedError, ListenRefusedError, NotListeningError) as exc:
                 logger.log(
                     logging.INFO if warned else logging.ERROR,
                     "%s; trying on",

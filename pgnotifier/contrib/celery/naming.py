@@ -3,8 +3,8 @@
 import re
 from collections.abc import Hashable
 
+from pgnotifier._runtime.names import spell
 from pgnotifier.errors import TaskNameError
-from pgnotifier.naming import spell
 
 # What differs from process to process: addresses, and the order of a set's members, which
 # hangs on PYTHONHASHSEED.

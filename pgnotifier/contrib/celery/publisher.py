@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary, WeakSet
 import amqp
 import msgspec
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.celery.carriers import Carrier, KombuCarrier
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
@@ -20,8 +22,6 @@ from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import Given, Target
 from pgnotifier.contrib.celery.tracing import Library, Trace
 from pgnotifier.dispatch import Batch, Delivery
-from pgnotifier.records import about
-from pgnotifier.salvaging import salvage
 
 logger = logging.getLogger("pgnotifier.celery")
 

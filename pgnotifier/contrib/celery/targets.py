@@ -13,12 +13,12 @@ import msgspec
 from celery import canvas
 from kombu import serialization
 
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
 from pgnotifier.contrib.celery.tracing import Trace
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Notification
-from pgnotifier.redaction import redact
 
 # Any, as celery.canvas declares no types, and what can be inferred of them is wrong.
 _Signature: Any = canvas.Signature

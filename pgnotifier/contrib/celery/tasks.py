@@ -6,13 +6,13 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.contrib.celery.arguments import restore_payload
 from pgnotifier.contrib.celery.errors import CallbackNotFoundError
 from pgnotifier.contrib.celery.forking import renew_in_children
 from pgnotifier.dispatch import Callback
 from pgnotifier.errors import ConfigurationError, TaskNameError
-from pgnotifier.locks import ForkSafeLock
-from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.celery")
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 from celery.app.task import Context
 
+from pgnotifier._runtime.log_records import about
 from pgnotifier.dispatch import Delivery
-from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.celery")
 

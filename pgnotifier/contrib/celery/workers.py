@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from celery import Celery, canvas
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
-from pgnotifier.records import about
-from pgnotifier.redaction import redact
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier

@@ -9,7 +9,7 @@ from django.core.checks import Tags, register
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
-from pgnotifier.records import about
+from pgnotifier._runtime.log_records import about
 
 logger = logging.getLogger("pgnotifier.django")
 

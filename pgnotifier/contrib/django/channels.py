@@ -13,18 +13,19 @@ from django.db import connections
 from django.dispatch import Signal
 from django.utils.functional import Promise
 
-from pgnotifier.connection import encoding_of
+from pgnotifier._connection.publisher import check_size, make_text
+from pgnotifier._connection.session import encoding_of
+from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._registry.checks import check_channel
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.changes import find_model, restore_values
+from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
-from pgnotifier.publisher import check_size, make_text
-from pgnotifier.records import about
-from pgnotifier.redaction import redact
-from pgnotifier.registry import check_channel
-from pgnotifier.substitutes import Encoder
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -65,7 +66,7 @@ class Channel(Signal):
     """
 
     # Weak, as programs may make names of what users send, to notify of it.
-    known: ClassVar[WeakValueDictionary[str, "Channel"]] = WeakValueDictionary()
+    known: ClassVar[WeakValueDictionary[str, "Channel"]] = CHANNELS
     _kept: ClassVar[set["Channel"]] = set()
     _is_subscribing: ClassVar[bool] = False
 

@@ -12,7 +12,9 @@ from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
-from pgnotifier.connection import make_parameters
+from pgnotifier._connection.parameters import make_parameters
+from pgnotifier._runtime.names import spell
+from pgnotifier._runtime.redaction import redact, show
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
 from pgnotifier.contrib.django.notifiers import (
@@ -23,10 +25,8 @@ from pgnotifier.contrib.django.notifiers import (
     make_dispatcher,
 )
 from pgnotifier.contrib.django.triggers import NotifyOn
-from pgnotifier.errors import NotHearingError, PgNotifierError
-from pgnotifier.naming import spell
+from pgnotifier.errors import NotListeningError, PgNotifierError
 from pgnotifier.notifier import Notifier
-from pgnotifier.redaction import redact, show
 
 POOLER_PORTS = {"6432"}
 """PgBouncer's own: https://www.pgbouncer.org/config.html#listen_port."""
@@ -109,7 +109,7 @@ def check_databases(
         notifier.add_channel("pgnotifier_check", autorun=False)
         try:
             notifier.start()
-        except NotHearingError as exc:
+        except NotListeningError as exc:
             found.append(
                 Error(
                     f"Database {alias!r} swallows notifications: {exc}",

@@ -11,7 +11,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from pgnotifier.redaction import redact
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 from pgnotifier.settings import Setting, is_filled
 

@@ -10,14 +10,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.connection import ConnectionDoesNotExist
 
+from pgnotifier._runtime.redaction import redact, show
+from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.contrib.django import conf
-from pgnotifier.dispatch import Dispatcher, InlineDispatcher
+from pgnotifier.dispatch import Dispatcher, Subscription
+from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.errors import ConfigurationError, PgNotifierError
-from pgnotifier.locks import ForkSafeLock
 from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
-from pgnotifier.redaction import redact, show
-from pgnotifier.registry import Subscription
 
 PSYCOPG = ("autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory")
 """What psycopg takes besides libpq's parameters."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.utils import autoreload
 
-from pgnotifier import foreground
+from pgnotifier.cli import foreground
 
 CHANGED = 3
 """The exit code of a child whose code has changed, as Django has it."""

@@ -8,6 +8,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 
 from pgnotifier.contrib.django.changes import find_model, restore_values
+from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.errors import PayloadEncodingError, PgNotifierError
 from pgnotifier.notification import Notification
@@ -24,9 +25,7 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
     Raises:
         ReceiverNotFoundError: There is none.
     """
-    from pgnotifier.contrib.django.channels import Channel
-
-    found = Channel.known.get(channel)
+    found = CHANNELS.get(channel)
     gap = found is not None and id in found.gap_tasks
     fn = None if found is None else (found.gap_tasks if gap else found.tasks).get(id)
     if found is None or fn is None:

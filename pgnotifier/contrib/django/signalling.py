@@ -7,9 +7,8 @@ from weakref import WeakKeyDictionary
 from django.db import connections
 
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, Subscription
 from pgnotifier.notifier import Notifier
-from pgnotifier.registry import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from pgnotifier.carrying import pack, pack_texts, unpack
+from pgnotifier.contrib._queues.functions import find_path
+from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, Subscription
+from pgnotifier.dispatchers.carrying import pack, pack_texts, unpack
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -24,10 +26,7 @@ from pgnotifier.errors import (
     PayloadEncodingError,
     UnknownOptionError,
 )
-from pgnotifier.functions import find_path
 from pgnotifier.payload import decode, encode_exactly
-from pgnotifier.registry import Subscription
-from pgnotifier.salvaging import salvage
 
 try:
     from django.tasks import task, task_backends

@@ -10,6 +10,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
+from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.trigger_sql import (
     VARIABLES,
@@ -20,7 +21,6 @@ from pgnotifier.contrib.django.trigger_sql import (
     make_remove,
     make_source,
 )
-from pgnotifier.registry import check_channel
 
 MAX_NAME_BYTES = 63
 """What PostgreSQL takes as a name; it cuts off the rest of longer ones."""

@@ -8,10 +8,10 @@ from django.apps import apps as installed_apps
 from django.db import connections, transaction
 from django.db.utils import Error
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.django.trigger_sql import FIND_ORPHANS, FIND_SOURCE, make_source, quote
 from pgnotifier.contrib.django.triggers import NotifyOn
-from pgnotifier.records import about
-from pgnotifier.redaction import redact
 
 logger = logging.getLogger("pgnotifier.django")
 

@@ -13,15 +13,15 @@ from django.db import connections
 from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.names import name_callable, spell
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import latest_gaps
 from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.naming import name_callable, spell
 from pgnotifier.notifier import Notifier
-from pgnotifier.records import about
-from pgnotifier.recurring import Recurring
-from pgnotifier.redaction import redact
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -40,7 +40,7 @@ class Watch:
         self._notifiers = notifiers
         self._started_at = timezone.now()
         self._before: dict[str, tuple[float, int]] = {}
-        self._warn = Recurring(logger)
+        self._warn = LogThrottle(logger)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgnotifier-watch", daemon=True)
 
@@ -84,7 +84,7 @@ class Watch:
     def _is_connected(self) -> bool:
         """Return whether the listeners are: else they say themselves that the database is away."""
         states = {notifier.status().state for notifier in self._notifiers.values()}
-        return states <= {"hearing", "standby"}
+        return states <= {"listening", "standby"}
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
         status, heard = notifier.status(), notifier.get_channels()

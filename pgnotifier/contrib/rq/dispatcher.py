@@ -11,18 +11,18 @@ from redis import Redis, RedisError
 from rq import Queue
 from rq.utils import now, utcformat
 
+from pgnotifier._runtime.redaction import show
+from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
 from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
 from pgnotifier.contrib.rq.targets import Target
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
-from pgnotifier.redaction import show
-from pgnotifier.salvaging import salvage
 
 if TYPE_CHECKING:
+    from pgnotifier.dispatch import Subscription
     from pgnotifier.notifier import Notifier
-    from pgnotifier.registry import Subscription
 
 PORTION = 500
 """The most jobs of one transaction."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from rq.utils import import_attribute
 
-from pgnotifier.carrying import pack, unpack
+from pgnotifier.dispatchers.carrying import pack, unpack
 from pgnotifier.errors import DispatcherMismatchError, PayloadEncodingError
 from pgnotifier.notification import Notification
 from pgnotifier.payload import decode, encode_exactly, exact_json

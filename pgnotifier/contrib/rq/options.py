@@ -7,8 +7,8 @@ from typing import Any
 
 from rq import Callback, Queue, Retry
 
+from pgnotifier.contrib._queues.functions import find_path
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, UnknownOptionError
-from pgnotifier.functions import find_path
 
 CALLBACKS = ("on_success", "on_failure", "on_stopped")
 _CANDIDATES = (

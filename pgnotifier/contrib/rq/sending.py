@@ -20,9 +20,9 @@ from redis import Redis, RedisError
 from redis.exceptions import ResponseError
 from rq.utils import as_text
 
+from pgnotifier._runtime.log_records import about
 from pgnotifier.contrib.rq.stamping import Command
 from pgnotifier.dispatch import Delivery
-from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.rq")
 

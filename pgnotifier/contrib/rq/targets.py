@@ -10,13 +10,13 @@ from typing import Any
 from rq import Queue
 from rq.serializers import DefaultSerializer
 
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.names import spell
+from pgnotifier.contrib._queues.functions import check_found, find_path
 from pgnotifier.contrib.rq import jobs
 from pgnotifier.contrib.rq.stamping import Command, Stamp, record
 from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
-from pgnotifier.functions import check_found, find_path
-from pgnotifier.naming import spell
-from pgnotifier.records import about
 
 logger = logging.getLogger("pgnotifier.rq")
 

@@ -44,7 +44,7 @@ def write(what, *facts):
     def listener(self, *args, notifiers=1, **env):
         """Start a listener, and wait until all its notifiers hear."""
         listener = self.celery("pgnotifier", *args, **env)
-        listener.wait_for("hearing ", notifiers)
+        listener.wait_for("listening ", notifiers)
         return listener
 
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 from celery import Celery, chain, chord, group
 
-from pgnotifier.connection import Backoff
+from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.contrib.celery import CeleryDispatcher
 
 

@@ -42,7 +42,7 @@ def test_listens_and_works(open_shop, pool):
     """Each notification becomes one task, however often the pool forks; SIGTERM ends it all."""
     shop = open_shop(SHOP)
     worker = shop.worker("--pgnotifier", *pool)
-    worker.wait_for("hearing 1 channel")
+    worker.wait_for("listening 1 channel")
     for number in range(20):
         shop.notify(("ch", str(number)))
     assert sorted(payloads(shop, 20)) == list(range(20))
@@ -60,7 +60,7 @@ def test_survives_a_restart_of_the_pool(open_shop):
     """`celery control pool_restart` leaves the listener alone."""
     shop = open_shop(SHOP + "app.conf.worker_pool_restarts = True\n")
     worker = shop.worker("--pgnotifier", "-P", "prefork", "-c", "1")
-    worker.wait_for("hearing 1 channel")
+    worker.wait_for("listening 1 channel")
     shop.notify(("ch", "1"))
     assert payloads(shop, 1) == [1]
     restart = shop.celery("control", "pool_restart")
@@ -75,7 +75,7 @@ def test_of_two_one_listens(open_shop):
     """The other one stands by, and takes over when that one is killed."""
     shop = open_shop(SHOP)
     first = shop.worker("--pgnotifier")
-    first.wait_for("hearing 1 channel")
+    first.wait_for("listening 1 channel")
     second = shop.worker("--pgnotifier")
     second.wait_for("standby as")
     shop.notify(*[("ch", str(number)) for number in range(10)])
@@ -91,7 +91,7 @@ def test_a_command_with_standby_and_a_worker(open_shop):
     """`celery pgnotifier --standby` stands by for a worker that listens."""
     shop = open_shop(SHOP)
     worker = shop.worker("--pgnotifier")
-    worker.wait_for("hearing 1 channel")
+    worker.wait_for("listening 1 channel")
     listener = shop.celery("pgnotifier", "--standby")
     listener.wait_for("standby as")
     shop.notify(("ch", "1"))
@@ -106,12 +106,12 @@ def test_a_command_with_standby_and_a_worker(open_shop):
 def test_inspect(open_shop):
     """A running worker tells the listener's status; one that doesn't listen says so."""
     shop = open_shop(SHOP)
-    shop.worker("--pgnotifier").wait_for("hearing 1 channel")
+    shop.worker("--pgnotifier").wait_for("listening 1 channel")
     shop.notify(("ch", "1"))
     payloads(shop, 1)
     (answer,) = ask(shop).values()
     (status,) = answer["notifiers"]
-    assert status["state"] == "hearing"
+    assert status["state"] == "listening"
     assert status["received"] == 1
     (dispatcher,) = status["dispatchers"]
     (subscription,) = dispatcher["details"]["subscriptions"]

@@ -8,7 +8,7 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from pgnotifier.connection import Backoff
+from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.contrib.celery import CeleryDispatcher, carriers_amqp
 
 LONG = "x" * 5000
@@ -60,7 +60,7 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
         eventually(lambda: notifier.status().dispatchers[0].retrying)
         enqueued = client.llen("celery")
         assert 10 <= enqueued < 200
-        assert notifier.status().state == "hearing"
+        assert notifier.status().state == "listening"
         client.config_set("maxmemory", 0)
         eventually(lambda: notifier.status().dispatchers[0].delivered == 200)
     assert take_all(server.url, 200) == list(range(200))
@@ -92,7 +92,7 @@ def test_no_disk(breakable_rabbitmq, publish, db, eventually, monkeypatch, caplo
         send(db, 10, 200)
         eventually(lambda: notifier.status().dispatchers[0].retrying)
         assert notifier.status().dispatchers[0].delivered == 10
-        assert notifier.status().state == "hearing"
+        assert notifier.status().state == "listening"
     finally:
         limit_disk("1MB")
     eventually(lambda: notifier.status().dispatchers[0].delivered == 200, 60)

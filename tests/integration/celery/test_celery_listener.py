@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from pgnotifier.foreground import SAME
-from pgnotifier.health import probe
+from pgnotifier._health.health_server import probe
+from pgnotifier.cli.foreground import SAME
 from pgnotifier.testing import PostgresServer
 
 SOURCE = """
@@ -78,7 +78,7 @@ def test_a_signal_drains_and_ends(open_shop, number):
     """What was received before is enqueued, and the exit code is 0."""
     shop = open_shop(SOURCE)
     listener = shop.listener()
-    assert listener.log.count("hearing 2 channels") == 1
+    assert listener.log.count("listening 2 channels") == 1
     shop.notify(("images", "hang"), *(("orders", str(n)) for n in range(1000)), ("images", "-1"))
     shop.wait_written("inline", 1)  # so all were received, as one transaction, and not all enqueued
     listener.signal(number)
@@ -97,7 +97,7 @@ def test_health(open_shop, free_port):
     assert probe(free_port)[0] is False
     assert probe(free_port, host="127.0.0.2") == (
         True,
-        '{"ok": true, "states": ["hearing"], "trouble": []}',
+        '{"ok": true, "states": ["listening"], "trouble": []}',
     )
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
@@ -119,7 +119,7 @@ def test_some_channels_only(open_shop, eventually):
     """`--channel` leaves out all others; one that nobody subscribed to is an error."""
     shop = open_shop(SOURCE)
     listener = shop.listener("-c", "orders")
-    assert "hearing 1 channel" in listener.log
+    assert "listening 1 channel" in listener.log
     shop.notify(("images", "1"), ("orders", "2"))
     eventually(lambda: shop.redis.llen(shop.queue))
     listener.signal(signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args
         with psycopg.connect(dsn, autocommit=True) as admin:
             admin.execute(f"CREATE DATABASE {late}")
             try:
-                listener.wait_for("hearing 2 channels")
+                listener.wait_for("listening 2 channels")
                 listener.signal(signal.SIGTERM)
                 assert listener.wait() == 0
             finally:
@@ -225,7 +225,7 @@ def test_all_notifiers_start_while_one_waits(open_shop):
     away = 'Notifier("host=127.0.0.1 port=1", dispatcher=CeleryDispatcher(app, "away."))'
     shop = open_shop(f"away = {away}\naway.subscribe('a', 'away', print)\n{SOURCE}")
     listener = shop.celery("pgnotifier")
-    listener.wait_for("hearing 2 channels")
+    listener.wait_for("listening 2 channels")
     shop.notify(("images", "1"))
     assert shop.wait_written("inline", 1)
     listener.signal(signal.SIGTERM)
@@ -290,7 +290,7 @@ def test_the_log_goes_where_it_is_told_to(open_shop, eventually):
     listener = shop.celery("pgnotifier", "-l", "debug", "-f", "listener.log")
     log = shop.directory / "listener.log"
     quiet = shop.celery("pgnotifier", "-l", "WARNING")
-    eventually(lambda: log.exists() and "<INFO> hearing 2 channels" in log.read_text())
+    eventually(lambda: log.exists() and "<INFO> listening 2 channels" in log.read_text())
     eventually(lambda: shop.sessions() == 2)
     for running in (listener, quiet):
         running.signal(signal.SIGTERM)

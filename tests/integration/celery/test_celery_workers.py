@@ -36,7 +36,7 @@ def test_tasks_that_no_worker_knows(open_shop, listening):
         listener = shop.listener(LISTENS="1")
         listener.wait_for(UNKNOWN)
         assert "have the workers import the modules that subscribe" in listener.log
-    assert "hearing 1 channel" in listener.log
+    assert "listening 1 channel" in listener.log
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
     assert listener.log.count("no running worker knows") == 1

@@ -42,7 +42,7 @@ def write(what, *facts):
     def listener(self, *args, **env):
         """Start a listener, and wait until it hears."""
         listener = self.pgnotifier("listen", "shop", *args, **env)
-        listener.wait_for("hearing ")
+        listener.wait_for("listening ")
         return listener
 
     def pgnotifier(self, *args, **env):

@@ -6,7 +6,7 @@ import signal
 import pytest
 from rq import Queue
 
-from pgnotifier.health import probe
+from pgnotifier._health.health_server import probe
 
 SOURCE = """
 @notifier.on(["orders", "images"], id="book")
@@ -98,12 +98,12 @@ def test_what_is_wrong_is_told(open_shop):
     nothing = shop.pgnotifier("listen", "nowhere")
     assert nothing.wait() == 2
     assert "there is no module 'nowhere'" in nothing.log
-    deaf = shop.pgnotifier(
+    disconnected = shop.pgnotifier(
         "listen", "shop", "--no-wait", DSN="host=127.0.0.1 port=1 password=sesame"
     )
-    assert deaf.wait() == 1
-    assert deaf.log.startswith("Error: can't connect to PostgreSQL")
-    assert "sesame" not in deaf.log
+    assert disconnected.wait() == 1
+    assert disconnected.log.startswith("Error: can't connect to PostgreSQL")
+    assert "sesame" not in disconnected.log
 
 
 def test_list(open_shop):

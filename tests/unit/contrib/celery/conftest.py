@@ -16,8 +16,8 @@ from pgnotifier.contrib.celery import CeleryDispatcher, configured
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
 from pgnotifier.contrib.celery.stamping_redis import RedisStamp
+from pgnotifier.dispatch import Binding
 from pgnotifier.payload import decode
-from pgnotifier.registry import Binding
 
 # A serializer that knows fewer types than JSON does: no surrogates, no ints of over 64 bits.
 serialization.register(

@@ -10,8 +10,8 @@ from rq import Queue
 
 from pgnotifier import Batch, Delivery, Notification, Subscription
 from pgnotifier.contrib.rq import RQDispatcher
+from pgnotifier.dispatch import Binding
 from pgnotifier.payload import decode
-from pgnotifier.registry import Binding
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -7,8 +7,8 @@ import types
 import callbacks
 import pytest
 
+from pgnotifier.contrib._queues.functions import find_path
 from pgnotifier.errors import DispatcherMismatchError
-from pgnotifier.functions import find_path
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
-from pgnotifier import foreground
+from pgnotifier._health.health_server import HealthServer
+from pgnotifier._runtime.names import spell
+from pgnotifier._runtime.redaction import redact
+from pgnotifier.cli import foreground
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
 from pgnotifier.contrib.django.notifiers import (
@@ -22,10 +25,7 @@ from pgnotifier.contrib.django.notifiers import (
 from pgnotifier.contrib.django.reloading import run_with_reloader
 from pgnotifier.contrib.django.watching import Watch, describe
 from pgnotifier.errors import ConfigurationError, PgNotifierError
-from pgnotifier.health import HealthServer
-from pgnotifier.naming import spell
 from pgnotifier.notifier import Notifier
-from pgnotifier.redaction import redact
 from pgnotifier.settings import SETTINGS
 
 

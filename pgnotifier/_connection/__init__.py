@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: where to connect, how, and what a session of ours needs."""

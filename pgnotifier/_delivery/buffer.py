@@ -1,0 +1,304 @@
+"""A buffer: what waits for a deliverer, bounded by number and by bytes."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import msgspec
+
+from pgnotifier._runtime.clock import Moment, stretch
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier.notification import Gap
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Binding, Delivery
+
+logger = logging.getLogger("pgnotifier.buffer")
+
+Overflow = Literal["block", "drop_oldest", "drop_newest"]
+
+BUFFER_BYTES = 64 * 1024 * 1024
+"""How many bytes of payloads may wait, unless told otherwise."""
+BATCH_BYTES = 1024 * 1024
+"""The most bytes of payloads in a batch: decoded, some take fifty times as many."""
+MORE = 100_000
+"""How many more items than the bound may come while the server answers a query."""
+REPORT_PAUSE = 1.0
+"""Seconds between two reports of what was dropped."""
+
+
+class Item(msgspec.Struct, frozen=True, gc=False):
+    """A notification that waits.
+
+    A struct that the garbage collector doesn't look at: with tuples it would go through the
+    whole of a full buffer again and again.
+
+    Attributes:
+        channel: The channel that it came on.
+        bindings: Who gets it.
+        data: Its payload as it came, in the encoding of the connection.
+        pid: The process id of the notifying session's server process.
+        received_at: When it was read.
+        proven_at: Until when all that was committed had been read before.
+    """
+
+    channel: str
+    bindings: tuple["Binding", ...]
+    data: bytes
+    pid: int
+    received_at: datetime
+    proven_at: Moment
+
+
+_data = attrgetter("data")
+
+
+class Trouble(NamedTuple):
+    """Why a dispatcher doesn't get on.
+
+    Attributes:
+        since: Since when; None if it does.
+        why: Why, in words.
+    """
+
+    since: datetime | None = None
+    why: str | None = None
+
+
+class Barrier:
+    """Stands in a buffer where something may have been missed, until the users know of it.
+
+    Attributes:
+        is_open: Whether what comes behind it may be delivered.
+        is_taken: Whether it has left the buffer.
+        deliveries: What to deliver first.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_taken = False
+        self.deliveries: tuple[Delivery, ...] = ()
+
+
+class Buffer:
+    """Items and barriers in their order. Its deliverer guards it.
+
+    Attributes:
+        full: Whether the reader is to pause: under `block`, until half of it is taken.
+        dropped: How many items were dropped.
+        trouble: Since when it is full.
+    """
+
+    def __init__(self, name: str, size: int, max_bytes: int, overflow: Overflow) -> None:
+        """Make an empty one.
+
+        Args:
+            name: What users know its dispatcher as.
+            size: How many items may wait.
+            max_bytes: How many bytes of payloads may wait.
+            overflow: What to do with more.
+        """
+        self.full = False
+        self.dropped = 0
+        self.trouble = Trouble()
+        self._name = name
+        self._size = size
+        self._max_bytes = max_bytes
+        self._overflow = overflow
+        self._content: deque[Item | Barrier] = deque()
+        self._bytes = 0
+        self._barriers = 0
+        self._missed: tuple[Moment, frozenset[str]] | None = None
+        self._reported_at = 0.0
+        self._warn = LogThrottle(logger)
+
+    def __bool__(self) -> bool:
+        """Return whether something waits, be it a barrier."""
+        return bool(self._content)
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait."""
+        return len(self._content) - self._barriers
+
+    @property
+    def overfull(self) -> bool:
+        """Whether so much more waits than should that nobody is to add to it."""
+        return self.waiting > self._size + MORE or self._bytes > 2 * self._max_bytes
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Add items, and see to the bounds."""
+        self._content.extend(items)
+        self._bytes += _size_of(items)
+        if not self._is_within(1):
+            if self._overflow == "block":
+                self._block()
+            else:
+                self._drop()
+
+    def bar(self, barrier: Barrier) -> None:
+        """Add a barrier. It counts for no bound, and is never dropped."""
+        self._content.append(barrier)
+        self._barriers += 1
+
+    def may_take(self, *, hurry: bool) -> bool:
+        """Return whether something can be taken: an item, or a barrier if it is open or in the way.
+
+        Args:
+            hurry: Whether barriers don't count.
+        """
+        first = self._content[0] if self._content else None
+        return first is not None and (hurry or getattr(first, "is_open", True))
+
+    def take(self, batch_size: int) -> list[Item | Barrier]:
+        """Return the first barrier, or as many items as make a batch. It mustn't be empty.
+
+        Args:
+            batch_size: How many deliveries these may make, but for one item that makes more.
+        """
+        first = self._content[0]
+        if isinstance(first, Barrier):
+            first.is_taken = True
+            self._barriers -= 1
+            return [self._content.popleft()]
+        items: list[Item | Barrier] = []
+        deliveries, size = batch_size, BATCH_BYTES
+        take = self._content.popleft
+        while self._content and deliveries > 0 and size > 0:
+            item = take()
+            if isinstance(item, Barrier):
+                self._content.appendleft(item)
+                break
+            deliveries -= len(item.bindings)
+            size -= len(item.data)
+            items.append(item)
+        self._bytes -= BATCH_BYTES - size
+        return items
+
+    def extract(self, is_other: "Callable[[Binding], bool]") -> "list[Item | Delivery]":
+        """Take out and return what is for certain bindings: one for each of these, in order."""
+        found: list[Item | Delivery] = []
+        left: deque[Item | Barrier] = deque()
+        for one in self._content:
+            if isinstance(one, Barrier):
+                found += (each for each in one.deliveries if is_other(each.binding))
+                one.deliveries = tuple(d for d in one.deliveries if not is_other(d.binding))
+                left.append(one)
+                continue
+            others = [binding for binding in bindings_of(one) if is_other(binding)]
+            if not others:
+                left.append(one)
+                continue
+            found += (with_bindings(one, (binding,)) for binding in others)
+            if len(others) < len(bindings_of(one)):
+                stay = tuple(binding for binding in bindings_of(one) if binding not in others)
+                left.append(with_bindings(one, stay))
+            else:
+                self._bytes -= _size_of([one])
+        self._content = left
+        return found
+
+    def has_room_again(self) -> bool:
+        """Return whether the reader may go on, which it was told not to; True once."""
+        if not self.full or not self._is_within(0.5):
+            return False
+        self.full = False
+        self.trouble = Trouble()
+        extra = about("buffer_has_room", dispatcher=self._name)
+        logger.info("the buffer of %s has room again", self._name, extra=extra)
+        return True
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether something was dropped that `take_missed` is still to tell."""
+        return self._missed is not None
+
+    def take_missed(self, now: Moment, *, at_once: bool) -> Gap | None:
+        """Return the gap that dropping made since the last call; at most one in a second.
+
+        Args:
+            now: The present.
+            at_once: Whether there will be no later call.
+        """
+        if self._missed is None or not (at_once or now.steady >= self._reported_at + REPORT_PAUSE):
+            return None
+        since, channels = self._missed
+        self._missed = None
+        self._reported_at = now.steady
+        return Gap(*stretch(since, now), channels, f"the buffer of {self._name} was full")
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._content.clear()
+        self._bytes = self._barriers = 0
+
+    def _is_within(self, share: float) -> bool:
+        return self.waiting <= self._size * share and self._bytes <= self._max_bytes * share
+
+    def _block(self) -> None:
+        if not self.full:
+            self.full = True
+            self.trouble = Trouble(
+                datetime.now(UTC), f"its buffer is full, of {self._size} at most"
+            )
+            self._warn(
+                "the buffer of %s is full (%s, %s): nothing more is read from PostgreSQL "
+                "until half of it is delivered",
+                self._name,
+                count(self.waiting, "notification"),
+                count(self._bytes, "byte"),
+                extra=about("buffer_full", dispatcher=self._name, count=self.waiting),
+            )
+
+    def _drop(self) -> None:
+        oldest = self._overflow == "drop_oldest"
+        take = self._content.popleft if oldest else self._content.pop
+        lost: list[Item] = []
+        passed: list[Barrier] = []
+        while not self._is_within(1):
+            one = take()
+            if isinstance(one, Barrier):
+                passed.append(one)
+                self._barriers -= 1
+            else:
+                lost.append(one)
+                self._bytes -= len(one.data)
+        put_back = self._content.extendleft if oldest else self._content.extend
+        put_back(reversed(passed))
+        self._barriers += len(passed)
+        self._note(lost)
+
+    def _note(self, lost: Sequence[Item]) -> None:
+        """Take down what was dropped, for the next gap."""
+        self._warn(
+            "the buffer of %s is full (%s, %s): dropping the %s",
+            self._name,
+            count(self.waiting, "notification"),
+            count(self._bytes, "byte"),
+            self._overflow.removeprefix("drop_"),
+            extra=about("dropping", dispatcher=self._name, count=len(lost)),
+        )
+        self.dropped += len(lost)
+        since = min(item.proven_at for item in lost)
+        channels = frozenset(item.channel for item in lost)
+        if self._missed is not None:
+            since, channels = min(since, self._missed[0]), channels | self._missed[1]
+        self._missed = since, channels
+
+
+def bindings_of(item: Item) -> "tuple[Binding, ...]":
+    """Return who gets an item."""
+    return item.bindings
+
+
+def with_bindings(item: Item, bindings: "tuple[Binding, ...]") -> Item:
+    """Return the same item for others."""
+    return msgspec.structs.replace(item, bindings=bindings)
+
+
+def _size_of(items: Sequence[Item]) -> int:
+    return sum(map(len, map(_data, items)))

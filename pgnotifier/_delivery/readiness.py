@@ -1,0 +1,83 @@
+"""Probing: whether dispatchers can reach their queues, asked with a deadline."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from pgnotifier._runtime.log_records import about
+from pgnotifier.dispatch import Dispatcher
+
+logger = logging.getLogger("pgnotifier.health")
+
+PROBE_TIMEOUT = 5.0
+"""Seconds that all queues together have to answer."""
+
+T = TypeVar("T")
+
+
+def call_aside(name: str, fn: Callable[..., T], *args: Any) -> Future[T]:
+    """Call a function on a daemon thread of its own, and return its future result.
+
+    Not by an executor: the end of the process would wait for that one's threads.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(fn(*args))
+        except BaseException as exc:  # noqa: BLE001 - who awaits it decides
+            future.set_exception(exc)
+
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as exc:  # the system has no thread left
+        future.set_exception(exc)
+    return future
+
+
+class Probes:
+    """Asks each dispatcher on a thread of its own, and once at a time.
+
+    Those who ask meanwhile get the same answer: a queue that doesn't answer holds one thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # guards what is under way
+        self._under_way: WeakKeyDictionary[Dispatcher, Future[bool]] = WeakKeyDictionary()
+
+    def readiness_problems(self, dispatchers: Iterable[Dispatcher]) -> list[str]:
+        """Return what is wrong with their queues, in words; an empty list if all answer.
+
+        Args:
+            dispatchers: Whom to ask, all at the same time.
+        """
+        asked = {one: self._ask(one) for one in dispatchers if _has_queue(one)}
+        wait(asked.values(), PROBE_TIMEOUT)
+        found = ((type(one).__name__, _judge(answer)) for one, answer in asked.items())
+        return [f"{name} {trouble}" for name, trouble in found if trouble]
+
+    def _ask(self, dispatcher: Dispatcher) -> Future[bool]:
+        with self._lock:
+            answer = self._under_way.get(dispatcher)
+            if answer is None or answer.done():
+                answer = call_aside("pgnotifier-probe", dispatcher.is_reachable)
+                self._under_way[dispatcher] = answer
+            return answer
+
+
+def _has_queue(dispatcher: Dispatcher) -> bool:
+    return type(dispatcher).is_reachable is not Dispatcher.is_reachable
+
+
+def _judge(answer: Future[bool]) -> str | None:
+    """Return what is wrong with a queue."""
+    if not answer.done():
+        return f"got no answer from its queue within {PROBE_TIMEOUT:g} s"
+    error = answer.exception()
+    if error is not None:
+        logger.error("a queue can't be probed", exc_info=error, extra=about("probe_failed"))
+        return f"can't probe its queue: {type(error).__name__}"
+    return None if answer.result() else "can't reach its queue"

@@ -1,0 +1,147 @@
+"""Telling the user: errors of callbacks and gaps, to the log and to the hooks."""
+
+import logging
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from pgnotifier._runtime.hooks import Hook, do_nothing
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier._runtime.log_throttle import QUIET, LogThrottle
+from pgnotifier.dispatch import Subscription
+from pgnotifier.notification import Gap, Notification
+
+logger = logging.getLogger("pgnotifier.reporting")
+
+OnError = Callable[[BaseException, Subscription, Notification], object]
+OnGap = Callable[[Gap], object]
+REMEMBERED = 10_000
+"""How many kinds of errors are: subscriptions may come and go for as long as the process lives."""
+
+
+class ErrorReport:
+    """Logs a failed delivery with its traceback, and calls `on_error`.
+
+    A callback that fails for each of a thousand notifications a second is one incident: it
+    is logged once a minute for each type of exception, with the number of those between.
+    `on_error` is called for each.
+    """
+
+    def __init__(self, on_error: OnError | None) -> None:
+        self.count = 0
+        self._on_error = on_error
+        self._lock = threading.RLock()
+        self._quiet: dict[object, tuple[float, int]] = {}  # until when, and how many since
+
+    def __call__(
+        self, exc: BaseException, subscription: Subscription, notification: Notification
+    ) -> None:
+        """Report one failed delivery. Never raises."""
+        kind = (subscription.id, subscription.channel, type(exc))
+        now = monotonic()
+        with self._lock:
+            self.count += 1
+            until, unlogged = self._quiet.get(kind, (0.0, 0))
+            log = now >= until
+            if log:
+                self._quiet.pop(kind, None)  # it is the latest now
+                self._quiet[kind] = (now + QUIET, 0)
+                if len(self._quiet) > REMEMBERED:
+                    del self._quiet[next(iter(self._quiet))]
+            else:
+                self._quiet[kind] = (until, unlogged + 1)
+        if log:
+            logger.error(
+                "subscription %r on channel %r failed%s",
+                subscription.id,
+                subscription.channel,
+                f" (and {count(unlogged, 'time')} since the last report)" if unlogged else "",
+                exc_info=exc,
+                extra=about(
+                    "delivery_failed",
+                    subscription=subscription.id,
+                    channel=subscription.channel,
+                    dispatcher=type(subscription.dispatcher).__name__,
+                    count=unlogged + 1,
+                    error=type(exc).__name__,
+                ),
+            )
+        if self._on_error is not None:
+            try:
+                self._on_error(exc, subscription, notification)
+            except BaseException:
+                logger.exception(
+                    "on_error itself failed", extra=about("hook_failed", hook="on_error")
+                )
+
+    def forget_in_child(self) -> None:
+        """Renew the lock in a forked child: a thread that isn't there may hold it."""
+        self._lock = threading.RLock()
+
+
+class GapReport:
+    """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other."""
+
+    def __init__(self, on_gap: OnGap | None) -> None:
+        self.count = 0
+        self.last: Gap | None = None
+        self._hook = Hook("on_gap", on_gap, Gap.merge)
+        self._is_handled = on_gap is not None
+        self._warn = LogThrottle(logger, others=logging.INFO)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `on_gap` hasn't been told of all yet."""
+        return self._hook.is_busy
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many gaps wait for `on_gap` that the next becomes one with the latest."""
+        return self._hook.is_full
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds the lock of its hook."""
+        return self._hook.is_locked_here
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether `resume` is to be called until a thread for `on_gap` can be started."""
+        return self._hook.is_stuck
+
+    def resume(self) -> None:
+        """Try to start the thread that `on_gap` waits for, if there is none."""
+        self._hook.resume()
+
+    def __call__(self, gap: Gap, then: Callable[[], object] = do_nothing) -> None:
+        """Report one gap. Called by the reader alone.
+
+        It is a WARNING, unless there is an `on_gap` to handle it.
+
+        Args:
+            gap: The gap.
+            then: Called once `on_gap` has returned.
+        """
+        self.count += 1
+        self.last = gap
+        log = logger.info if self._is_handled else self._warn
+        log(
+            "notifications may have been missed from %s to %s on %s: %s",
+            gap.since.isoformat(),
+            gap.until.isoformat(),
+            count(len(gap.channels), "channel"),
+            gap.reason,
+            extra=about(
+                "gap",
+                since=gap.since,
+                until=gap.until,
+                channels=sorted(gap.channels),
+                count=len(gap.channels),
+                why=gap.reason,
+            ),
+        )
+        self._hook.call(gap, then)
+
+    def forget_in_child(self) -> None:
+        """Leave the parent's gaps to the parent."""
+        self._hook.forget_in_child()

@@ -1,0 +1,1 @@
+"""The reader: one connection that listens, and what keeps it trustworthy."""

@@ -1,0 +1,370 @@
+"""Routing: each notification into the buffers of the dispatchers that are to get it."""
+
+import logging
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping
+from datetime import UTC, datetime
+
+from psycopg.pq import PGnotify
+
+from pgnotifier._delivery.buffer import Item
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._registry.registry import Registry
+from pgnotifier._runtime.clock import Moment
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.sync import is_held_here
+from pgnotifier.dispatch import Binding, Dispatcher
+
+logger = logging.getLogger("pgnotifier.routing")
+
+ECHOES = 100
+"""How many notifications to itself a listener remembers: it looks for one at a time."""
+SPARE = 100
+"""How many channels that are gone may be counted besides as many as there are."""
+ECHO_BYTES = 64
+"""The longest that can be one."""
+
+
+class _Echo:
+    """Stands in a deliverer's place for what the listener sends itself."""
+
+    def __init__(self) -> None:
+        self.inbox: list[Item] = []
+
+
+class _Tally:
+    """How many notifications have come on a channel."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+Route = tuple[str, tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...], _Tally]
+"""A channel's name, its bindings by deliverer, and its tally."""
+
+
+class Router:
+    """The deliverers of a listener, and which of them each channel goes to.
+
+    Owned by the reader thread; other threads only read the attributes.
+
+    Attributes:
+        deliverers: By dispatcher. Replaced, never changed in place.
+        received: How many notifications have passed.
+        private: The channel on which the listener notifies itself. Nobody can guess its name.
+        echoes: What came on that, with the pid of the server process that sent it.
+    """
+
+    def __init__(
+        self,
+        registry: Callable[[], Registry],
+        make_deliverer: Callable[[Dispatcher], Deliverer],
+        leaving: Callable[[], set[str]],
+        on_deliverer: Callable[[Deliverer], object] = lambda _: None,
+    ) -> None:
+        """Take where to look things up.
+
+        Args:
+            registry: Returns the registry as it is now.
+            make_deliverer: Makes the deliverer of a dispatcher, not started yet.
+            leaving: Returns the channels that were removed, and whose UNLISTEN is still to come.
+            on_deliverer: Called with each deliverer before it is started.
+        """
+        self.deliverers: Mapping[Dispatcher, Deliverer] = {}
+        self.received = 0
+        self._tallies: dict[bytes, _Tally] = {}  # by channel
+        self.private = f"pgnotifier_{secrets.token_hex(16)}"
+        self.echoes: dict[str, int] = {}
+        self._echo = _Echo()
+        self._unrung: list[Deliverer] = []
+        self._registry = registry
+        self._make_deliverer = make_deliverer
+        self._find_leaving = leaving
+        self._on_deliverer = on_deliverer
+        self._routes: dict[bytes, Route] = {}
+        self._routed: Registry | None = None
+        self._relayed: list[bytes] = []
+        self._making = threading.RLock()  # of deliverers; guards `_unstarted`
+        self._unstarted: list[Deliverer] = []
+        self._warn = LogThrottle(logger)
+        self._leaving: set[str] = set()
+        self._retiring: set[Dispatcher] = set()
+        self._to_retire: deque[Dispatcher] = deque()
+
+    def sort(
+        self,
+        notifies: Callable[[], PGnotify | None],
+        proven_at: Moment,
+        read_more: Callable[[], bool],
+    ) -> int:
+        """Sort what has come by deliverer, for `hand_on`; return how many notifications it was.
+
+        Args:
+            notifies: Returns the next notification, or None.
+            proven_at: All that was committed before has been handed on earlier.
+            read_more: Called when there is no next one; returns whether there may be by now.
+        """
+        if logger.isEnabledFor(logging.DEBUG):
+            notifies = self._logging(notifies)
+        arrived = notifies()
+        if arrived is None:
+            return 0
+        self._look_up_registry()
+        routes = self._routes
+        received_at = datetime.now(UTC)
+        count = before = 0
+        try:
+            while True:
+                if arrived is not None:
+                    count += 1
+                    route = routes.get(arrived.relname) or self._route(arrived.relname)
+                    channel, lanes, tally = route
+                    tally.count += 1
+                    data, pid = arrived.extra, arrived.be_pid
+                    for deliverer, bindings in lanes:
+                        deliverer.inbox.append(
+                            Item(channel, bindings, data, pid, received_at, proven_at)
+                        )
+                elif count - before > 1 and read_more():
+                    before = count
+                    # Again: what was just read may have been sent after a subscription was made.
+                    self._look_up_registry()
+                else:  # one that comes by itself has hardly more behind it
+                    break
+                arrived = notifies()
+        finally:
+            count -= self._take_echoes()
+            self.received += count
+        return count
+
+    def hand_on(self) -> None:
+        """Put what was sorted into the buffers, and wake the deliverers."""
+        self.stow()
+        self.ring()
+
+    def stow(self) -> None:
+        """Put what was sorted into the buffers, but leave it to `ring` to wake the deliverers."""
+        for deliverer in self.deliverers.values():
+            if deliverer.inbox:
+                deliverer.stow()
+                self._unrung.append(deliverer)
+
+    def ring(self) -> None:
+        """Wake the deliverers that something was stowed for.
+
+        To be called just before the reader waits: until then, they would only wait for the reader.
+        """
+        while self._unrung:
+            self._unrung.pop().ring()
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many notifications have come on each registered channel. For any thread."""
+        registry = self._registry()
+        found = {_name(relname): tally.count for relname, tally in self._tallies.copy().items()}
+        return {name: count for name, count in sorted(found.items()) if name in registry}
+
+    def _forget_tallies(self, registry: Registry) -> None:
+        """Forget what came on channels that are gone, if these are many."""
+        if len(self._tallies) > 2 * len(registry) + SPARE:
+            kept = {name: one for name, one in self._tallies.items() if _name(name) in registry}
+            self._tallies = kept
+
+    def _logging(self, notifies: Callable[[], PGnotify | None]) -> Callable[[], PGnotify | None]:
+        """Return the same, logging each notification, but not its payload: that may be secret."""
+
+        def logged() -> PGnotify | None:
+            arrived = notifies()
+            if arrived is not None and (name := _name(arrived.relname)) != self.private:
+                lanes = self._registry().lanes(name)
+                ids = [binding.id for _, bindings in lanes for binding in bindings]
+                size = len(arrived.extra)
+                logger.debug(
+                    "received %s on channel %r for %s",
+                    count(size, "byte"),
+                    name,
+                    ", ".join(map(repr, ids)) or "nobody",
+                    extra=about("received", channel=name, size=size, subscriptions=ids),
+                )
+            return arrived
+
+        return logged
+
+    def _note_echo(self, token: bytes, pid: int) -> None:
+        """Keep what came on the private channel: a few, should somebody know its name after all."""
+        if len(token) <= ECHO_BYTES:
+            self.echoes[token.decode("ascii", "replace")] = pid
+            if len(self.echoes) > ECHOES:
+                del self.echoes[next(iter(self.echoes))]
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds a lock that the reader needs."""
+        makes = is_held_here(self._making)
+        return makes or any(one.is_locked_here for one in self.deliverers.values())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether something is to be tried again: to start a deliverer, or to have one end."""
+        return bool(self._unstarted or self._retiring or self._to_retire)
+
+    def resume(self) -> None:
+        """Try to start the deliverers that there was no thread for."""
+        with self._making:
+            self._start_all()
+
+    def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
+        """Have the deliverers of dispatchers end once they have nothing to do. For any thread.
+
+        Those that have got a subscription by then stay.
+        """
+        self._to_retire.extend(dispatchers)
+
+    def take_retired(self) -> list[Deliverer]:
+        """Let deliverers go that were to end, and have nothing to do; return these."""
+        while self._to_retire:
+            self._retiring.add(self._to_retire.popleft())
+        self._retiring &= self.deliverers.keys()
+        if not self._retiring:
+            return []
+        with self._making:
+            used = self._find_used(self._retiring)
+            for one in used:
+                self.deliverers[one].stay()
+            self._retiring -= used
+            found = [self.deliverers[one] for one in self._retiring]
+            retired = [one for one in found if one.retire()]
+            gone = {one.dispatcher for one in retired}
+            self._retiring -= gone
+            self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
+        self._routes.clear()  # which hold them
+        self._routed = None
+        return retired
+
+    def _find_used(self, dispatchers: Container[Dispatcher]) -> set[Dispatcher]:
+        registry = self._registry()
+        used = (one.dispatcher for name in registry for one in registry.bindings(name))
+        return {one for one in used if one in dispatchers}
+
+    def start_deliverers(self, channels: Iterable[str]) -> None:
+        """Start the deliverers of channels that will be heard.
+
+        Not when the first notification comes: the main program may have ended by then, after
+        which Python 3.12.0 and 3.12.1 start no more threads. One that can't be started now is
+        later: see `resume`.
+        """
+        registry = self._registry()
+        for channel in channels:
+            for dispatcher, _ in registry.lanes(channel):
+                self._deliverer(dispatcher)
+
+    def forget_leaving(self) -> None:
+        """Look at the channels anew: some have been unlistened to."""
+        self._routed = None
+
+    def is_full(self) -> bool:
+        """Return whether some buffer is full, so that nothing more should be read."""
+        return any(deliverer.full for deliverer in self.deliverers.values())
+
+    def has_missed(self) -> bool:
+        """Return whether something was dropped that is still to be told."""
+        return any(deliverer.has_missed for deliverer in self.deliverers.values())
+
+    def is_overfull(self) -> bool:
+        """Return whether some buffer holds so much more than it should that none is to be added."""
+        return any(deliverer.overfull for deliverer in self.deliverers.values())
+
+    def _look_up_registry(self) -> None:
+        """See that routes are made by the registry as it is now."""
+        registry = self._registry()
+        if registry is not self._routed:
+            self._routes.clear()
+            self._routed = registry
+            # Not for those who subscribed to such a channel after it had been removed.
+            self._leaving = self._find_leaving()
+            self._forget_tallies(registry)
+        elif self._relayed:
+            self._forget_relayed()
+
+    def _route(self, relname: bytes) -> Route:
+        assert self._routed is not None
+        # What comes on a removed channel has no lanes, and goes nowhere.
+        channel = _name(relname)
+        found = () if channel in self._leaving else self._routed.lanes(channel)
+        lanes: tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]
+        lanes = tuple(lane for d, bindings in found for lane in self._lanes(d, bindings, relname))
+        if channel == self.private:
+            lanes = ((self._echo, ()),)
+        tally = self._tallies.setdefault(relname, _Tally())
+        route = self._routes[relname] = (channel, lanes, tally)
+        return route
+
+    def _lanes(
+        self, dispatcher: Dispatcher, bindings: tuple[Binding, ...], relname: bytes
+    ) -> list[tuple[Deliverer, tuple[Binding, ...]]]:
+        """Return where a dispatcher's bindings are delivered.
+
+        As long as something waits for a binding that one of them is the heir of, it gets what
+        comes through the former's deliverer, behind that. Only then it is in order.
+        """
+        lanes: list[tuple[Deliverer, tuple[Binding, ...]]] = []
+        direct: list[Binding] = []
+        for binding in bindings:
+            earliest = binding.earliest(self.deliverers)
+            if earliest is binding:
+                direct.append(binding)
+            else:
+                self._relayed.append(relname)
+                lanes.append((self.deliverers[earliest.dispatcher], (earliest,)))
+        if direct:
+            lanes.append((self._deliverer(dispatcher), tuple(direct)))
+        return lanes
+
+    def _forget_relayed(self) -> None:
+        """Look anew at the channels whose former bindings something may have waited for."""
+        for relname in self._relayed:
+            self._routes.pop(relname, None)
+        self._relayed.clear()
+
+    def _take_echoes(self) -> int:
+        """Take down what the listener sent itself; return how many notifications that was."""
+        own, self._echo.inbox = self._echo.inbox, []
+        for one in own:
+            self._note_echo(one.data, one.pid)
+        return len(own)
+
+    def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
+        with self._making:  # a deliverer may ask, too, when it hands on to another one
+            found = self.deliverers.get(dispatcher)
+            if found is None:
+                found = self._make_deliverer(dispatcher)
+                found.succession.find = self._deliverer
+                self._unstarted.append(found)
+                self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
+                self._on_deliverer(found)
+            if self._unstarted:
+                self._start_all()
+            return found
+
+    def _start_all(self) -> None:
+        """Start the deliverers that haven't been; what comes for them waits until they can be."""
+        for deliverer in self._unstarted.copy():
+            try:
+                deliverer.start()
+            except RuntimeError as exc:
+                self._warn(
+                    "no thread can be started for %s (%s); trying again",
+                    deliverer.name,
+                    exc,
+                    extra=about("no_thread", dispatcher=deliverer.name),
+                )
+                return
+            self._unstarted.remove(deliverer)
+
+
+def _name(relname: bytes) -> str:
+    return relname.decode("utf-8", "surrogateescape")

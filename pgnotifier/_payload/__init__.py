@@ -1,0 +1,1 @@
+"""What `pgnotifier.payload` is made of."""

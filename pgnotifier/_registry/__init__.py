@@ -1,0 +1,1 @@
+"""Which subscriptions each channel has, and the one writer that changes that."""

@@ -1,0 +1,61 @@
+"""Checks of what users give as channels and ids."""
+
+from collections.abc import Hashable, Iterable
+
+from pgnotifier.errors import ArgumentTypeError, ChannelNameError
+
+MAX_CHANNEL_BYTES = 63
+
+
+"""NAMEDATALEN - 1. LISTEN cuts a longer name with no more than a notice."""
+
+
+def check_channel(name: object) -> str:
+    """Return the name if PostgreSQL can LISTEN to it.
+
+    Raises:
+        ArgumentTypeError: It isn't a str.
+        ChannelNameError: It is empty, over 63 bytes of UTF-8, holds NUL, or isn't Unicode.
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"a channel is a str, not {type(name).__name__}: {name!r:.80}")
+    if not name:
+        raise ChannelNameError("a channel name can't be empty")
+    if "\x00" in name:
+        raise ChannelNameError(f"channel {name!r:.80} holds NUL, which PostgreSQL refuses")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise ChannelNameError(f"channel {name!r:.80} holds a lone surrogate") from None
+    if size > MAX_CHANNEL_BYTES:
+        raise ChannelNameError(
+            f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_CHANNEL_BYTES} at most"
+        )
+    return name
+
+
+def check_channels(channels: object) -> list[str]:
+    """Return the names in a str or an iterable of str, checked, in order, each once."""
+    if isinstance(channels, str):
+        return [check_channel(channels)]
+    if not isinstance(channels, Iterable) or isinstance(channels, bytes | bytearray):
+        raise ArgumentTypeError(
+            f"channels are a str or an iterable of str, not {type(channels).__name__}"
+        )
+    return list(dict.fromkeys(check_channel(name) for name in channels))
+
+
+def check_id(id: object) -> Hashable:
+    """Return the id if it can be one.
+
+    Raises:
+        ArgumentTypeError: It isn't hashable.
+    """
+    try:
+        hash(id)
+    except TypeError as exc:
+        raise ArgumentTypeError(
+            f"a subscription id must be hashable, which {id!r:.80} is not ({exc}); "
+            "use a tuple or frozenset instead of a list or set"
+        ) from None
+    return id

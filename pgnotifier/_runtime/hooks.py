@@ -1,0 +1,172 @@
+"""Hooks: callables of the user's, called in order on a thread of their own."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.sync import Gate, is_held_here
+
+logger = logging.getLogger("pgnotifier.hook")
+
+
+MOST = 100
+"""How many values may wait; with one more, the latest two become one."""
+
+
+def do_nothing() -> None:
+    """Come after a call that nothing comes after."""
+
+
+@dataclass(slots=True)
+class _Call:
+    value: Any
+    then: Callable[[], object]
+    done: Gate
+
+
+class Hook:
+    """Calls a function once for each value, one after the other.
+
+    The reader must go on reading while a hook does whatever takes it a minute. The thread ends
+    when there is nothing left to call it with.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fn: Callable[[Any], object] | None,
+        merge: Callable[[Any, Any], Any] = lambda _, later: later,
+    ) -> None:
+        """Take what to call.
+
+        Args:
+            name: What users know it as.
+            fn: The function; None for nothing.
+            merge: Makes one value of two, should too many wait. Default: the later one.
+        """
+        self._name = name
+        self._fn = fn
+        self._merge = merge
+        self._lock = threading.RLock()
+        self._waiting: deque[_Call] = deque()
+        self._thread: threading.Thread | None = None
+        self._warn = LogThrottle(logger)
+        self._last = Gate()
+        self._last.open()
+
+    def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
+        """Have it called, some time after this returns.
+
+        Args:
+            value: What with.
+            then: Called once it was, or at once if there is no function.
+        """
+        if self._fn is None:
+            then()
+            return
+        with self._lock:
+            if len(self._waiting) < MOST:
+                self._last = Gate()
+                self._waiting.append(_Call(value, then, self._last))
+            else:  # it hangs, and whatever makes the values goes on
+                self._join(self._waiting[-1], value, then)
+        self.resume()
+
+    def _join(self, last: _Call, value: Any, then: Callable[[], object]) -> None:
+        last.value = self._merge(last.value, value)
+        before = last.then
+        if before is do_nothing:
+            last.then = then
+        elif then not in (before, do_nothing):
+
+            def both() -> None:
+                before()
+                then()
+
+            last.then = both
+
+    def resume(self) -> None:
+        """Start the thread, if something waits for one; to be called again for as long as it does.
+
+        Not in the caller's thread: the reader must go on reading.
+        """
+        if self._thread is not None or not self._waiting:
+            return
+        # Made before it is known to be needed: that may run a finalizer, which gets here, too.
+        thread = threading.Thread(target=self._run, name=f"pgnotifier-{self._name}", daemon=True)
+        with self._lock:
+            if self._thread is not None or not self._waiting:
+                return
+            self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            if "interpreter shutdown" in str(exc):
+                # Python 3.12.0/1 start none once the main program has ended, and never will.
+                self._run()
+                return
+            with self._lock:
+                self._thread = None
+            self._warn(
+                "%s can't be called, as no thread can be started (%s); trying again",
+                self._name,
+                exc,
+                extra=about("no_thread", hook=self._name),
+            )
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted what holds its lock."""
+        return is_held_here(self._lock)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether something waits for a thread that couldn't be started."""
+        return self._thread is None and bool(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more value becomes one with the latest that waits."""
+        return len(self._waiting) >= MOST
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it is being called, or about to be."""
+        return self._thread is not None or bool(self._waiting)
+
+    def settle(self, timeout: float) -> None:
+        """Wait until it was called with everything, for so many seconds at most.
+
+        Called by the hook itself, it doesn't wait.
+        """
+        if self._thread is not threading.current_thread():
+            self._last.wait(timeout)
+
+    def forget_in_child(self) -> None:
+        """Leave what is waiting to the parent, in a forked child."""
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self._thread = None
+        self._last = Gate()
+        self._last.open()
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._thread = None
+                    return
+                call = self._waiting.popleft()
+            try:
+                assert self._fn is not None
+                self._fn(call.value)
+            except BaseException:
+                extra = about("hook_failed", hook=self._name)
+                logger.exception("%s itself failed", self._name, extra=extra)
+            call.then()
+            call.done.open()

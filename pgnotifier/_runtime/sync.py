@@ -1,0 +1,214 @@
+"""Synchronization: gates, outcomes, bells, and locks that a forked child finds free."""
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from pgnotifier._runtime.log_records import about
+
+
+class Gate:
+    """Opens once, and from then on lets everyone through."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self._waiting: list[threading.Lock] = []
+
+    def open(self) -> None:
+        """Let through all who wait; a no-op if it is open."""
+        self.is_open = True
+        for waiter in self._waiting.copy():
+            with contextlib.suppress(RuntimeError):  # another thread has opened at the same time
+                waiter.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is open, for so many seconds at most; return whether it is."""
+        if self.is_open:
+            return True
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiting.append(waiter)
+        try:
+            # Looked at again, as `open` may just have missed this waiter.
+            if not self.is_open:
+                waiter.acquire(timeout=-1 if timeout is None else min(max(0, timeout), _FOREVER))
+        finally:
+            self._waiting.remove(waiter)
+        return self.is_open
+
+
+class Outcome(Gate):
+    """How something that another thread does went, once it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exc: BaseException | None = None
+
+    def settle(self, exc: BaseException | None = None) -> None:
+        """Tell that it is done, or why it failed; to be called once."""
+        self._exc = exc
+        self.open()
+
+    def result(self) -> None:
+        """Wait until it is done, and raise what made it fail, if anything did."""
+        self.wait()
+        if self._exc is not None:
+            raise self._exc
+
+
+_FOREVER = threading.TIMEOUT_MAX
+
+
+class Bell:
+    """A lock, and a wait that ends when the bell is rung: a Condition for one thread that waits.
+
+    `threading.Condition` makes a lock for each wait, and costs several times as much. A ring that
+    nobody waits for ends the next wait, so that none is ever lost.
+
+    Attributes:
+        lock: Guards what the waiting thread and others share.
+        is_waited_for: Whether the thread waits.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.is_waited_for = False
+        self._unrung = threading.Lock()
+        self._unrung.acquire()
+
+    def ring(self) -> None:
+        """End the wait under way, or else the next one."""
+        if self._unrung.locked():
+            with contextlib.suppress(RuntimeError):  # another thread has just rung
+                self._unrung.release()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it is rung, so many seconds at most; by the owner of the lock.
+
+        The lock is free meanwhile. As the ring may be an old one, look again at what is waited for.
+        """
+        self.is_waited_for = True
+        self.lock.release()
+        try:
+            if timeout is None:
+                self._unrung.acquire()
+            else:
+                self._unrung.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        finally:
+            self.lock.acquire()
+            self.is_waited_for = False
+
+
+logger = logging.getLogger("pgnotifier.locks")
+
+
+_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
+
+
+class ForkSafeLock:
+    """A lock for `with`, for a few steps that leave what it guards whole at each of them.
+
+    Not to be held while calling code of others: that may want another lock, whose holder wants
+    this one; or fork.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _locks.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    def renew(self) -> None:
+        """Be free, in a forked child."""
+        self._lock = threading.RLock()
+
+
+class ChangeLock:
+    """A lock for changes of several steps, none of which another change may come between.
+
+    A change that a thread wants to make in the midst of another one of its own is put off until
+    that one is done.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._holder: int | None = None
+        self._put_off: deque[Callable[[], object]] = deque()  # of the holder
+        self._local = threading.local()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        # Whatever interrupts us before this makes its change first.
+        self._holder = threading.get_ident()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._holder = None  # from here on, whatever interrupts us makes its change at once
+        put_off, self._put_off = self._put_off, deque()
+        self._lock.release()
+        if put_off:
+            self._catch_up(put_off)
+
+    def puts_off(self, change: Callable[[], object]) -> bool:
+        """Return whether the calling thread is in the midst of a change; if so, put this one off.
+
+        It is made once the lock is free. Should it fail then, that is logged.
+        """
+        if self._holder != threading.get_ident():
+            return False
+        self._put_off.append(change)
+        return True
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether the calling code is a change that was put off, and which nobody waits for."""
+        return hasattr(self._local, "waiting")
+
+    def _catch_up(self, put_off: deque[Callable[[], object]]) -> None:
+        if self.is_catching_up:  # each of them takes the lock, too
+            self._local.waiting.extend(put_off)
+            return
+        self._local.waiting = put_off
+        try:
+            while put_off:
+                try:
+                    put_off.popleft()()
+                except Exception:
+                    logger.exception(
+                        "a change that a signal handler or a finalizer asked for has failed",
+                        extra=about("change_failed"),
+                    )
+        finally:
+            del self._local.waiting
+
+
+def is_held_here(lock: "threading.RLock") -> bool:
+    """Return whether the calling thread holds a reentrant lock."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
+
+
+def _in_child() -> None:
+    for lock in tuple(_locks):
+        lock.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

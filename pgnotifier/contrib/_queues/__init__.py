@@ -1,0 +1,1 @@
+"""What the dispatchers to queues share."""

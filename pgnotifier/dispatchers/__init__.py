@@ -1,0 +1,16 @@
+"""The dispatchers that call callbacks in this process, and what one's own may need.
+
+inline         in the deliverer's own thread, one after the other (the default)
+threads        in some threads of this process
+asyncio        on an event loop
+carrying       payloads on their way to another process
+ordered_queue  what the last two dispatchers share
+in_process     what all three share
+"""
+
+from pgnotifier.dispatchers.asyncio import AsyncioDispatcher
+from pgnotifier.dispatchers.carrying import pack, unpack
+from pgnotifier.dispatchers.inline import InlineDispatcher
+from pgnotifier.dispatchers.threads import ThreadDispatcher
+
+__all__ = ["AsyncioDispatcher", "InlineDispatcher", "ThreadDispatcher", "pack", "unpack"]

@@ -1,0 +1,227 @@
+"""AsyncioDispatcher: coroutine functions, on an event loop of the user's."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Iterable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
+from pgnotifier.dispatchers.in_process import check_in_process, is_generator
+from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
+from pgnotifier.dispatchers.threads import check_positive
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Binding, Subscription
+
+
+RESUME = 1.0
+"""Seconds after which the loop goes on when a task of ours was cancelled."""
+
+
+class Target(NamedTuple):
+    """What a subscription's deliveries carry."""
+
+    fn: Any
+    lane: Lane
+
+
+class AsyncioDispatcher(Dispatcher):
+    """Awaits `async def` callbacks on an event loop, several at a time.
+
+        notifier = Notifier(conf, dispatcher=AsyncioDispatcher())
+
+        @notifier.on("orders")
+        async def push(id, channel, payload, pid): ...
+
+        async def main():
+            async with notifier:
+                ...
+
+    The loop is the one that runs where the notifier is started: by `async with`, or by `start()`.
+    What one subscription gets, its `on_gap` included, is awaited one after the other, in order;
+    what several get, at the same time. Plain functions are called on the loop, too, and mustn't
+    block: to fill an `asyncio.Queue`, say. A callback that raises is reported and stops nothing.
+
+    The notifier's methods are not coroutines. `subscribe()` and others wait for the server, so
+    that on a loop that is busy with more they belong into `asyncio.to_thread()`.
+    """
+
+    starts_listener: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        max_tasks: int = 100,
+        ordered: bool = True,
+        max_pending: int = 1_000,
+    ) -> None:
+        """Make one.
+
+        Args:
+            loop: Where callbacks run. Default: the loop that runs where the notifier is started.
+            max_tasks: How many callbacks may run at a time.
+            ordered: Whether a subscription's callback is awaited before it is called again.
+            max_pending: How many deliveries may wait on the loop; more stay in the notifier's
+                buffer. A subscription that is slower than what comes holds up the others once it
+                has so many waiting: give it a dispatcher of its own.
+
+        Raises:
+            ArgumentTypeError: The loop is something else.
+            ConfigurationError: A number is below 1.
+        """
+        if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
+            raise ArgumentTypeError(f"loop is an event loop of asyncio, not {loop!r:.80}")
+        check_positive(max_tasks=max_tasks, max_pending=max_pending)
+        self._given = loop
+        self._loop = loop
+        self._max_tasks = max_tasks
+        self._lanes = Lanes(max_pending, ordered=ordered)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._notifier: object = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncioDispatcher, {len(self._tasks)} of {self._max_tasks} tasks>"
+
+    def attach(self, notifier: object) -> None:
+        """Learn which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        self._notifier = claim(self, self._notifier, notifier)
+
+    def bind(self, subscription: "Subscription") -> Target:
+        """Check that the callback can be called here, and return it with its lane.
+
+        Raises:
+            DispatcherMismatchError: It is a generator function, or a Celery task or signature.
+            UnknownOptionError: Options were given; there are none.
+        """
+        check_in_process(subscription)
+        if is_generator(subscription.fn):
+            raise DispatcherMismatchError(
+                f"subscription {subscription.id!r}: {subscription.fn!r} is a generator function, "
+                "which nothing would iterate over; subscribe a function or a coroutine function"
+            )
+        return Target(subscription.fn, self._lanes.lane(subscription))
+
+    def open(self) -> None:
+        """Find the loop.
+
+        Raises:
+            ConfigurationError: None was given, and none runs here; or it is closed.
+        """
+        if self._given is None and not (self._loop and self._loop.is_running()):
+            try:
+                self._loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise ConfigurationError(
+                    "AsyncioDispatcher finds no running event loop here; start the notifier in a "
+                    "coroutine, by `async with notifier:`, or give AsyncioDispatcher(loop=...)"
+                ) from None
+        if self._loop is None or self._loop.is_closed():
+            raise ConfigurationError("the event loop given to AsyncioDispatcher is closed")
+
+    def dispatch(self, batch: Batch) -> None:
+        """Hand each delivery to the loop, waiting for room. Report what a closed loop gets."""
+        while batch.remaining:
+            loop = self._loop
+            if loop is None or loop.is_closed():
+                _report(batch.one_by_one())
+                continue
+            self._lanes.put(batch)
+            if self._lanes.ready:
+                try:
+                    loop.call_soon_threadsafe(self._begin, context=copy_context())
+                except RuntimeError:  # closed at this moment
+                    _report(self._lanes.clear())
+
+    @property
+    def pending(self) -> int:
+        """How many deliveries run, or wait for the loop. On a closed one, none: they failed."""
+        if self._loop is not None and self._loop.is_closed():
+            _report(self._lanes.clear())
+            return 0
+        return self._lanes.pending
+
+    def abandon(self) -> None:
+        """Forget what hasn't begun."""
+        self._lanes.clear()
+
+    def take_back(self, binding: "Binding") -> list[Delivery]:
+        """Give up and return what hasn't begun of a binding."""
+        return self._lanes.take_back(binding)
+
+    def runs_here(self) -> bool:
+        """Return whether the calling code runs on the loop, which waits for its end."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def forget_in_child(self) -> None:
+        """Have no loop of the parent's, in a forked child."""
+        self._loop = self._given
+        self._tasks.clear()
+        self._lanes.forget_in_child()
+
+    # --- on the loop ---
+
+    def _begin(self, most: int | None = None) -> None:
+        wanted = self._lanes.ready if most is None else min(most, self._lanes.ready)
+        for _ in range(min(wanted, self._max_tasks - len(self._tasks))):
+            task = asyncio.get_running_loop().create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            self._begin(1)
+        elif self._lanes.ready:
+            # By the end of the loop, which nothing should be added to; or by somebody who cancels
+            # all tasks of a loop that goes on, and then what waits has to begin some day.
+            task.get_loop().call_later(RESUME, self._begin)
+
+    async def _work(self) -> None:
+        # Taken here: a loop may end before a task's first step.
+        while (turn := self._lanes.take()) is not None:
+            lane, delivery = turn
+            try:
+                await self._call(delivery)
+            finally:
+                self._lanes.done(lane)
+
+    async def _call(self, delivery: Delivery) -> None:
+        binding, arrived = delivery.binding, delivery.notification
+        if not (binding.live or binding.heir):  # its turn came before that of the heir
+            return
+        try:
+            returned = binding.target.fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
+            if inspect.isawaitable(returned):
+                await _wait(returned)
+        except asyncio.CancelledError as exc:
+            delivery.report(exc)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # and not something that it awaited
+                raise
+        except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+            delivery.report(exc)
+
+
+def _report(deliveries: Iterable[Delivery]) -> None:
+    """Report what no loop will ever run."""
+    for delivery in deliveries:
+        delivery.report(
+            ConfigurationError(
+                "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
+                "loop ends: `async with notifier:` does"
+            )
+        )
+
+
+async def _wait(returned: Awaitable[object]) -> None:
+    await returned

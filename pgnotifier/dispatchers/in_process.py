@@ -1,0 +1,85 @@
+"""What all dispatchers share that call callbacks in this process."""
+
+import inspect
+from typing import TYPE_CHECKING, cast
+
+from pgnotifier.errors import (
+    DispatcherMismatchError,
+    UnknownOptionError,
+)
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Subscription
+from pgnotifier.dispatch import Callback, Delivery
+
+_UNCALLED_KINDS = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+
+
+def runs_when_called(fn: object) -> bool:
+    """Tell whether a call runs its body: not that of a coroutine or generator function."""
+    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+    return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
+
+
+def is_generator(fn: object) -> bool:
+    """Tell whether a call makes a generator, asynchronous or not."""
+    called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
+    return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
+
+
+def check_in_process(subscription: "Subscription") -> None:
+    """Refuse what only a dispatcher to a queue can do.
+
+    Raises:
+        DispatcherMismatchError: The callback is a Celery task or signature.
+        UnknownOptionError: Options were given; there are none.
+    """
+    fn = subscription.fn
+    if subscription.options:
+        names = ", ".join(map(repr, subscription.options))
+        raise UnknownOptionError(
+            f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
+            "use a dispatcher to a queue, such as CeleryDispatcher, for these"
+        )
+    # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
+    # of tasks pass for what they stand for.
+    if hasattr(fn.__class__, "apply_async"):
+        raise DispatcherMismatchError(
+            f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "
+            "would run here, in the listener; use dispatcher=CeleryDispatcher(app) to have "
+            "it enqueued, or subscribe a plain function"
+        )
+
+
+def bind_in_process(subscription: "Subscription") -> Callback:
+    """Return a subscription's callback, if a thread of this process can call it.
+
+    Raises:
+        DispatcherMismatchError: It is a coroutine or generator function, or a Celery task or
+            signature.
+        UnknownOptionError: Options were given; there are none.
+    """
+    check_in_process(subscription)
+    fn = subscription.fn
+    if not runs_when_called(fn):
+        raise DispatcherMismatchError(
+            f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
+            "which an in-process callback can't be: nothing would await or iterate over it; "
+            "AsyncioDispatcher awaits coroutine functions"
+        )
+    return cast("Callback", fn)
+
+
+def call(fn: Callback, delivery: Delivery) -> None:
+    """Call a callback unless its subscription was removed, and report what it raises."""
+    binding, arrived = delivery.binding, delivery.notification
+    if not (binding.live or binding.heir):  # its turn came before that of the heir
+        return
+    try:
+        fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
+    except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+        delivery.report(exc)

@@ -1,0 +1,45 @@
+"""InlineDispatcher: callbacks in the deliverer's own thread, one after the other."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Subscription
+from pgnotifier.dispatch import Batch, Callback, Dispatcher
+from pgnotifier.dispatchers.in_process import bind_in_process
+
+
+class InlineDispatcher(Dispatcher):
+    """Calls the callback in this process, in one thread, one notification after the other.
+
+    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+    """
+
+    # Few, so that a payload is still in the processor's cache when its callback gets it, and is
+    # gone before the garbage collector looks at it.
+    batch_size = 100
+
+    def bind(self, subscription: "Subscription") -> Callback:
+        """Check that the callback can be called here, and return it.
+
+        Raises:
+            DispatcherMismatchError: It is a coroutine or generator function, or a Celery task
+                or signature.
+            UnknownOptionError: Options were given; there are none.
+        """
+        return bind_in_process(subscription)
+
+    def dispatch(self, batch: Batch) -> None:
+        """Call each callback once; never raises."""
+        # As `one_by_one` does it, but without the cost of a generator: that is a tenth of this.
+        for batch._done, delivery in enumerate(batch.rest(), batch._done + 1):  # noqa: B020, SLF001
+            if batch._cancelled:  # noqa: SLF001
+                return
+            binding = delivery.binding
+            if not binding.live:
+                delivery.pass_on()
+                continue
+            arrived = delivery.notification
+            try:
+                binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+            except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
+                delivery.report(exc)

@@ -1,0 +1,168 @@
+"""ThreadDispatcher: callbacks in threads of this process."""
+
+import logging
+import threading
+from contextvars import copy_context
+from typing import TYPE_CHECKING, NamedTuple
+
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier.dispatch import Batch, Callback, Delivery, Dispatcher, claim
+from pgnotifier.dispatchers.in_process import bind_in_process, call
+from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
+from pgnotifier.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pgnotifier.dispatch import Binding, Subscription
+
+logger = logging.getLogger("pgnotifier.threads")
+
+IDLE = 10.0
+"""Seconds after which a thread that has nothing to do ends."""
+
+
+class Target(NamedTuple):
+    """What a subscription's deliveries carry."""
+
+    fn: Callback
+    lane: Lane
+
+
+class ThreadDispatcher(Dispatcher):
+    """Calls callbacks in this process, several at a time, in threads.
+
+        notifier = Notifier(conf, dispatcher=ThreadDispatcher(max_workers=8))
+
+    For callbacks that wait: for other servers, or for files. What one subscription gets, its
+    `on_gap` included, is called one after the other, in order; what several get, at the same time.
+    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+
+    `stop()` waits for callbacks that run as it does for those that wait, within its timeout.
+    """
+
+    def __init__(
+        self, max_workers: int = 8, *, ordered: bool = True, max_pending: int = 1_000
+    ) -> None:
+        """Make one; threads are started when there is something to call.
+
+        Args:
+            max_workers: How many threads there may be.
+            ordered: Whether a subscription's callback is called by one thread at a time, in order.
+            max_pending: How many deliveries may wait for a thread; more stay in the notifier's
+                buffer. A subscription that is slower than what comes holds up the others once it
+                has so many waiting: give it a dispatcher of its own.
+
+        Raises:
+            ConfigurationError: A number is below 1.
+        """
+        check_positive(max_workers=max_workers, max_pending=max_pending)
+        self._max_workers = max_workers
+        self._lanes = Lanes(max_pending, ordered=ordered)
+        self._warn = LogThrottle(logger)
+        self._notifier: object = None
+
+    def __repr__(self) -> str:
+        return f"<ThreadDispatcher, {self._lanes.workers} of {self._max_workers} threads>"
+
+    def attach(self, notifier: object) -> None:
+        """Learn which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        self._notifier = claim(self, self._notifier, notifier)
+
+    def bind(self, subscription: "Subscription") -> Target:
+        """Check that the callback can be called here, and return it with its lane.
+
+        Raises:
+            DispatcherMismatchError: It is a coroutine or generator function, or a Celery task
+                or signature.
+            UnknownOptionError: Options were given; there are none.
+        """
+        return Target(bind_in_process(subscription), self._lanes.lane(subscription))
+
+    def dispatch(self, batch: Batch) -> None:
+        """Hand each delivery to a thread, waiting for one to be free.
+
+        Raises:
+            RuntimeError: There is no thread, and none can be started.
+        """
+        is_short = False
+        while batch.remaining or (is_short and not batch.is_cancelled and self._lanes.pause()):
+            self._lanes.put(batch)
+            try:
+                is_short = not self._start_workers(self._lanes.hire(self._max_workers))
+            except RuntimeError:
+                batch.leave([*self._lanes.clear(), *batch.rest()])
+                raise
+
+    @property
+    def pending(self) -> int:
+        """How many deliveries run, or wait for a thread."""
+        return self._lanes.pending
+
+    def abandon(self) -> None:
+        """Forget what hasn't begun."""
+        self._lanes.clear()
+
+    def take_back(self, binding: "Binding") -> list[Delivery]:
+        """Give up and return what hasn't begun of a binding."""
+        return self._lanes.take_back(binding)
+
+    def close(self) -> None:
+        """Have threads end that have nothing to do."""
+        self._lanes.dismiss()
+
+    def forget_in_child(self) -> None:
+        """Have no threads, in a forked child."""
+        self._lanes.forget_in_child()
+
+    def _start_workers(self, count: int) -> bool:
+        """Start so many threads; should that fail, those that there are have to do.
+
+        Returns:
+            Whether all were started.
+
+        Raises:
+            RuntimeError: There are none.
+        """
+        for started in range(count):
+            # In the deliverer's context, which tells that callbacks are called by its notifier.
+            thread = threading.Thread(
+                target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError as exc:
+                left = self._lanes.discount(count - started)
+                if not left:
+                    raise
+                self._warn(
+                    "no further thread can be started (%s); callbacks are called by %d of %d",
+                    exc,
+                    left,
+                    self._max_workers,
+                    extra=about("no_thread", dispatcher="ThreadDispatcher", count=left),
+                )
+                return False
+        return True
+
+    def _work(self) -> None:
+        while (turn := self._lanes.wait(IDLE)) is not None:
+            lane, delivery = turn
+            try:
+                call(delivery.binding.target.fn, delivery)
+            finally:
+                self._lanes.done(lane)
+
+
+def check_positive(**numbers: object) -> None:
+    """Raise unless all are integers from 1 on.
+
+    Raises:
+        ConfigurationError: One isn't.
+    """
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ConfigurationError(f"{name} must be an integer from 1 on, not {number!r:.80}")

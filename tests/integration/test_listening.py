@@ -1,0 +1,201 @@
+"""Knowing that one hears: states, heartbeats, and parameters that a callable supplies."""
+
+import logging
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from pgnotifier import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ConnectionFailedError,
+    Notifier,
+    StateChange,
+)
+from pgnotifier._connection.connecting import Connecting
+from pgnotifier._connection.parameters import KEEPALIVE, Parameters
+from pgnotifier.testing import PostgresServer
+
+KEPT = (
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
+    "tcp_user_timeout",
+)
+
+
+def test_states(pgnotifier_dsn, db, make_notifier, eventually):
+    """`on_state` is told of each change, with the reason for being disconnected, and the end."""
+    seen = []
+    notifier = make_notifier(pgnotifier_dsn, on_state=seen.append)
+    begun = datetime.now(UTC)
+    notifier.add_channel("a")
+    db.terminate()
+    eventually(
+        lambda: (
+            [one.state for one in seen] == ["starting", "listening", "disconnected", "listening"]
+        )
+    )
+    disconnected = seen[2]
+    assert "lost the connection" in disconnected.why
+    assert begun < disconnected.since <= seen[3].since
+    assert disconnected.to_dict() == {
+        "state": "disconnected",
+        "since": disconnected.since.isoformat(),
+        "why": disconnected.why,
+    }
+    status = notifier.status()
+    assert (status.state, status.since, status.why) == ("listening", seen[3].since, None)
+    notifier.stop()
+    assert seen[-1].state == "stopped"
+    assert notifier.status().since == seen[-1].since
+
+
+def test_states_without_a_connection(make_notifier):
+    """A first connection that can't be made leads from starting to stopped."""
+    seen = []
+    notifier = make_notifier({"host": "/nowhere", "user": "u"}, on_state=seen.append)
+    with pytest.raises(ConnectionFailedError):
+        notifier.start()
+    notifier.stop()
+    assert [one.state for one in seen] == ["starting", "stopped"]
+
+
+def test_a_failing_hook(pgnotifier_dsn, make_notifier, record, db, caplog):
+    """What `on_state` raises is logged."""
+
+    def fail(change):
+        assert isinstance(change, StateChange)
+        raise ZeroDivisionError
+
+    notifier = make_notifier(pgnotifier_dsn, on_state=fail)
+    notifier.subscribe(1, "a", record)
+    db.notify("a", 1)
+    assert record.wait_for(1) == [1]
+    notifier.stop()
+    assert caplog.text.count("on_state itself failed") == 3
+
+
+def test_logged_once_per_change(pgnotifier_dsn, db, make_notifier, caplog, eventually):
+    """A change is one line: a warning if it is for the worse, and then that it is over."""
+    caplog.set_level(logging.DEBUG, "pgnotifier.states")
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.add_channel("a")
+    db.terminate()
+    eventually(lambda: notifier.status().reconnects == 1)
+    notifier.stop()
+    states = [one for one in caplog.records if one.name == "pgnotifier.states"]
+    found = [(one.levelname, one.getMessage().split()[0]) for one in states]
+    assert found == [
+        ("DEBUG", "starting"),
+        ("INFO", "listening"),
+        ("WARNING", "disconnected:"),
+        ("WARNING", "listening"),
+        ("INFO", "stopped"),
+    ]
+
+
+def test_heartbeat(pgnotifier_dsn, db, make_notifier, record, eventually):
+    """An idle listener notifies itself, which counts for nothing, and takes the time."""
+    notifier = make_notifier(pgnotifier_dsn, heartbeat=0.05)
+    notifier.subscribe(1, "a", record)
+    before = notifier.status().latency
+    assert before.count >= 2  # LISTEN, and the proof that it hears; more if that took its time
+    eventually(lambda: notifier.status().latency.count > before.count + 5)
+    status = notifier.status()
+    assert status.received == 0
+    assert 0 < status.latency.mean <= status.latency.highest < 5
+    db.notify("a", 1)
+    assert record.wait_for(1) == [1]
+    assert notifier.status().received == 1
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "heartbeat_timeout"])
+def test_heartbeats_are_seconds(name):
+    """Other values are refused by name."""
+    with pytest.raises(ArgumentTypeError, match=f"{name} is a number"):
+        Notifier({}, **{name: "15"})
+    for value in (0, -1, 1e9):
+        with pytest.raises(ConfigurationError, match=f"{name} must be above 0"):
+            Notifier({}, **{name: value})
+
+
+def test_supplied_parameters(pgnotifier_dsn, db, make_notifier, record, eventually):
+    """A callable is asked for each connection, so that credentials may change meanwhile."""
+    asked = []
+
+    def supply():
+        asked.append(len(asked))
+        return {**conninfo_to_dict(pgnotifier_dsn), "application_name": f"try{len(asked)}"}
+
+    notifier = make_notifier(supply)
+    assert not asked
+    assert "supply" in repr(notifier)
+    notifier.subscribe(1, "a", record)
+    notifier.restart()
+    db.notify("a", 1)
+    assert record.wait_for(1) == [1]
+    assert asked == [0, 1]
+    (name,) = db.execute(
+        "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'try%'"
+    )
+    assert name == ("try2",)
+    assert "dbname=" in notifier.status().connection
+
+
+def test_supply_fails(pgnotifier_dsn, make_notifier, db, record, eventually, caplog):
+    """What it raises is the reason that there is no connection, and says no secret."""
+    failing = [True]
+
+    def supply():
+        if failing[0]:
+            raise LookupError("the secret is s3cret")
+        return pgnotifier_dsn
+
+    notifier = make_notifier(supply)
+    with pytest.raises(ConnectionFailedError, match="raised LookupError") as caught:
+        notifier.start()
+    assert "s3cret" not in str(caught.value)
+    failing[0] = False
+    notifier.subscribe(1, "a", record)
+    failing[0] = True
+    db.terminate()
+    eventually(lambda: notifier.status().state == "disconnected")
+    failing[0] = False
+    eventually(lambda: notifier.status().state == "listening")
+    assert "s3cret" not in caplog.text
+
+
+def test_supply_returns_nonsense(make_notifier):
+    """What it returns is checked as if it had been given at once."""
+    with pytest.raises(ArgumentTypeError, match="db_conf"):
+        make_notifier(lambda: 7).start()
+    with pytest.raises(ConfigurationError, match="hots"):
+        make_notifier(lambda: {"hots": "x"}).start()
+
+
+def test_keepalives():
+    """Over TCP, both ends find a dead connection within 20 seconds, unless told otherwise.
+
+    But the server doesn't take a client that reads nothing for dead.
+    """
+    with PostgresServer(
+        tcp=True, settings={"tcp_keepalives_count": 7, "tcp_user_timeout": 9}
+    ) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        done = threading.Event()
+        connecting = Connecting(Parameters(server.dsn), done.set)
+        assert done.wait(15)
+        connecting.result()  # or why there is none
+        with connecting._connection as connection:
+            found = [connection.execute(f"SHOW {name}").fetchone()[0] for name in KEPT]
+            given = connection.info.get_parameters()
+    assert found == ["10", "5", "7", "0"]
+    assert [given[name] for name in KEEPALIVE] == ["10", "5", "2", "20000"]
+    mine = Parameters({"keepalives_idle": 60, "tcp_user_timeout": 0}).conninfo
+    assert "keepalives_idle=60" in mine
+    assert "tcp_user_timeout=0" in mine
+    assert "keepalives" not in Parameters("service=shop").conninfo

@@ -1,0 +1,54 @@
+"""The route of a notification, as CONTRIBUTING.md has it, is the one that it takes."""
+
+import re
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+import pgnotifier
+from pgnotifier.contrib.celery import CeleryDispatcher
+
+ROOT = Path(pgnotifier.__file__).parents[1]
+ROW = re.compile(r"^\| \d+ \| `([\w.]+)` \| `(pgnotifier/[\w/]+\.py)` \|", re.MULTILINE)
+HOPS = ROW.findall((ROOT / "CONTRIBUTING.md").read_text())
+
+
+class Profile:
+    """Takes down which functions of the package are called, in all threads that begin meanwhile."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(str(ROOT / "pgnotifier")):
+            self.calls.append((code.co_qualname, str(Path(code.co_filename).relative_to(ROOT))))
+
+
+@pytest.fixture
+def profile():
+    """Yield a profile of the threads that begin from now on."""
+    made, before = Profile(), threading.getprofile()
+    threading.setprofile(made)
+    yield made
+    threading.setprofile(before)
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer's own hooks are in the way")
+def test_route(profile, pgnotifier_dsn, pgnotifier_redis_url, db, make_notifier, eventually):
+    """Each function of the page is called after the one before it, for one notification."""
+    app = Celery("shop", broker=pgnotifier_redis_url, set_as_current=False)
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
+    notifier.subscribe("invoice", "orders", lambda *_: None)
+    notifier.start()
+    for number in range(1, 5):  # the first ones make the stamp, and compare it with Celery's own
+        profile.calls.clear()
+        db.notify("orders", number)
+        eventually(lambda n=number: notifier.status().dispatchers[0].delivered == n)
+    assert 10 <= len(HOPS) <= 20
+    calls = iter(profile.calls.copy())
+    for hop in HOPS:
+        assert hop in calls, f"{hop} isn't called, or not after the one before it"

@@ -1,0 +1,316 @@
+"""Connection parameters that keep their password, quoting, and pauses between tries."""
+
+import traceback
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+from psycopg import conninfo, pq
+
+from pgnotifier import (
+    ArgumentTypeError,
+    ConfigurationError,
+    ConnectionFailedError,
+    ListenRefusedError,
+)
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.session import Session, listen_query
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier.errors import in_one_line
+
+SECRET = "hunter2-s3cret"
+
+
+def known(parameters):
+    return conninfo.conninfo_to_dict(parameters.conninfo)
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        {"host": "h", "port": 6432, "dbname": "shop", "user": "u", "password": "p w"},
+        {"host": "h", "port": "6432", "dbname": "shop", "user": "u", "password": "p w"},
+        "host=h port=6432 dbname=shop user=u password='p w'",
+        "postgresql://u:p%20w@h:6432/shop",
+        "postgres://u:p%20w@h:6432/shop?connect_timeout=10",
+    ],
+)
+def test_forms(db_conf):
+    """A dict, a conninfo string and a URI mean the same; a port is an int or a str."""
+    found = known(Parameters(db_conf))
+    wanted = {"host": "h", "port": "6432", "dbname": "shop", "user": "u", "password": "p w"}
+    assert found.items() >= wanted.items()
+
+
+def test_defaults(monkeypatch):
+    """A name, UTF-8 and a connect timeout are set; user's timeouts and names win, None is unset."""
+    monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
+    found = known(Parameters({"host": "h", "password": None}))
+    assert found["fallback_application_name"] == "pgnotifier"
+    assert found["client_encoding"] == "UTF8"
+    assert found["connect_timeout"] == "10"
+    assert "password" not in found
+    mine = {"connect_timeout": 3, "application_name": "mine", "client_encoding": "LATIN1"}
+    found = known(Parameters(mine))
+    assert found["connect_timeout"] == "3"
+    assert found["application_name"] == "mine"
+    assert found["client_encoding"] == "UTF8"
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "4")
+    assert "connect_timeout" not in known(Parameters(""))
+
+
+def test_values_are_quoted():
+    """Whatever is in a value arrives as it is, and never as another parameter."""
+    odd = "it's a \\ 'trap' host=evil"
+    found = known(Parameters({"host": "h", "password": odd, "dbname": odd}))
+    assert found["password"] == found["dbname"] == odd
+    assert found["host"] == "h"
+
+
+@pytest.mark.parametrize("db_conf", [5432, b"host=h", ["host=h"], object()])
+def test_other_types(db_conf):
+    """What is neither a dict nor a str is refused when the notifier is made."""
+    with pytest.raises(ArgumentTypeError, match="db_conf"):
+        Parameters(db_conf)
+
+
+@pytest.mark.parametrize(
+    ("db_conf", "name", "hint"),
+    [
+        ({"database": "x"}, "database", "dbname"),
+        ({"db": "x"}, "db", "dbname"),
+        ({"username": "x"}, "username", "user"),
+        ({"hots": "x"}, "hots", "host"),
+        ({"pasword": SECRET}, "pasword", "password"),
+        ("database=x", "database", "dbname"),
+        (f"host=h pasword={SECRET}", "pasword", "password"),
+        ("postgresql://h/x?sslmod=require", "sslmod", "sslmode"),
+    ],
+)
+def test_unknown_names(db_conf, name, hint):
+    """An unknown parameter is named, and the one that was probably meant."""
+    with pytest.raises(ConfigurationError) as caught:
+        Parameters(db_conf)
+    assert f"{name!r} is not a connection parameter" in str(caught.value)
+    assert f"did you mean {hint!r}" in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_unknown_without_a_hint():
+    """What resembles nothing gets no hint, and a key that is no str no crash."""
+    for db_conf, name in (({"qqqqqq": 1}, "qqqqqq"), ({7: 1}, "7")):
+        with pytest.raises(ConfigurationError, match=repr(name)) as caught:
+            Parameters(db_conf)
+        assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        "host=h password=one two-piece",
+        "password='unended",
+        "postgresql://u:100%piece@h/db",
+        "postgresql://u:pie@ce@h/db",
+        "postgresql://u:piece/more@h/db",
+        "postgresql://u:5432/piece@h/db",
+        "postgresql://u:pi?ece@[h/db",
+        "piece",
+    ],
+)
+def test_malformed_strings_keep_their_pieces(db_conf):
+    """A string that can't be parsed, or only wrongly, is refused with nothing of it quoted."""
+    with pytest.raises(ConfigurationError) as caught:
+        Parameters(db_conf)
+    text = "".join(traceback.format_exception(caught.value))
+    for piece in ("piece", "unended", "ce@h", "more"):
+        assert piece not in text.replace("db_conf", "").split("ConfigurationError", 1)[1]
+    assert "percent-encoded" in text
+
+
+@pytest.mark.parametrize(
+    "db_conf",
+    [
+        "postgresql://u:p%40ss@h/db",
+        "postgresql://u@h/db?password=a@b",
+        "password=a@b host=@abstract",
+        "host=/tmp/a@b,@abstract",
+    ],
+)
+def test_at_signs_in_their_place(db_conf):
+    """An at sign that is encoded, or stands where it is allowed, is no mistake."""
+    assert Parameters(db_conf)
+
+
+@pytest.mark.parametrize(
+    ("db_conf", "what"),
+    [
+        ({"port": "abc"}, "port"),
+        ("host=h port=5432x", "port"),
+        ({"host": "\ud800"}, "host"),
+        ({"password": f"{SECRET}\ud800"}, "password"),
+        ({"password": f"{SECRET}\0"}, "password"),
+        ({"dbname": f"postgresql://u:{SECRET}@h/db"}, "dbname"),
+        ({"dbname": f"host=h password={SECRET}"}, "dbname"),
+        (f"host=h dbname='password={SECRET}'", "dbname"),
+        (f"postgresql://u:{SECRET}:5432/db", "port"),
+        ({"host": f"u:{SECRET}@h"}, "host"),
+        ({"host": f"a,u:{SECRET}@h"}, "host"),
+    ],
+)
+def test_values_that_cannot_be(db_conf, what):
+    """A value that no server could be reached with is refused when the notifier is made."""
+    with pytest.raises(ConfigurationError, match=what) as caught:
+        Parameters(db_conf)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("port", [5432, "5432", "5432,5433", ",", " 5432 ", None])
+def test_ports(port):
+    """A port is a number, or several for several hosts, or left out."""
+    assert Parameters({"host": "a,b", "port": port})
+
+
+def test_repr_has_no_password():
+    """What is shown says where to connect to, without the password."""
+    parameters = Parameters(f"postgresql://u:{SECRET}@h:1/db?sslpassword={SECRET}")
+    assert repr(parameters) == "host=h port=1 dbname=db user=u"
+    assert SECRET not in str(parameters)
+
+
+def test_libpq_quoting_the_password(monkeypatch):
+    """Should libpq's message hold the password, neither ours nor the traceback does."""
+
+    def connect(conninfo, **_):
+        raise psycopg.OperationalError(f"no such thing: {conninfo}")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises(ConnectionFailedError, match="no such thing") as caught:
+        Parameters({"host": "h", "password": SECRET}).connect()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+@pytest.mark.parametrize("kind", [psycopg.OperationalError, psycopg.ProgrammingError])
+def test_libpq_quoting_other_secrets(monkeypatch, name, kind):
+    """Nor that of a key, nor percent-encoded, nor if it is libpq that refuses it."""
+
+    def connect(*_, **__):
+        raise kind("no key: 's/esame' or 's%2Fecret'\nor otherwise")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises((ConfigurationError, ConnectionFailedError)) as caught:
+        Parameters({"host": "h", name: "s/esame"}).connect()
+    assert "esame" not in "".join(traceback.format_exception(caught.value)).split("Error: ", 1)[1]
+    assert "***" in str(caught.value)
+
+
+def test_a_password_that_is_the_user_name(monkeypatch):
+    """With the usual password of developers the message still names user and database."""
+
+    def connect(conninfo, **_):
+        raise psycopg.OperationalError('database "postgres" does not exist')
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    conf = {"user": "postgres", "dbname": "postgres", "password": "postgres"}
+    with pytest.raises(ConnectionFailedError, match='database "postgres" does not exist'):
+        Parameters(conf).connect()
+
+
+def test_backoff():
+    """Pauses double from 0.1 s to 30 s, jittered down by half at most."""
+    for _ in range(50):
+        backoff = Backoff()
+        bound = 0.1
+        for _ in range(15):
+            assert bound / 2 <= backoff.pause() <= bound
+            bound = min(bound * 2, 30.0)
+        assert bound == 30.0
+    assert len({Backoff().pause() for _ in range(10)}) > 1
+
+
+class Pieces:
+    """A libpq connection on which a query's answer arrives in pieces, None between two."""
+
+    nonblocking = socket = backend_pid = 0
+    notifies = None
+
+    def __init__(self, *pieces):
+        self.pieces = list(pieces)
+
+    @property
+    def pgconn(self):
+        """Itself, as psycopg's connection has it."""
+        return self
+
+    def parameter_status(self, name):
+        """Return the encoding."""
+        return b"UTF8"
+
+    def send_query(self, query):
+        """Take a query."""
+
+    def is_busy(self):
+        """Say yes once between two pieces."""
+        return bool(self.pieces and self.pieces[0] == "pause" and self.pieces.pop(0))
+
+    def get_result(self):
+        """Return the next result, or None at the end."""
+        return self.pieces.pop(0) if self.pieces else None
+
+
+def test_a_refusal_in_pieces():
+    """A refusal whose end arrives later is still one, and the next query is no longer refused."""
+    error = SimpleNamespace(
+        status=pq.ExecStatus.FATAL_ERROR,
+        get_error_message=lambda encoding: "not here",
+        error_field=lambda field: b"ERROR",
+    )
+    connection = Pieces("pause", error, "pause")
+    session = Session(connection)
+    session.send(b"LISTEN a")
+    assert not session.answered()
+    assert not session.answered()
+    with pytest.raises(ListenRefusedError, match="not here"):
+        session.answered()
+    session.send(b"LISTEN b")
+    assert session.answered()
+
+
+def test_listen_query():
+    """Names are quoted as identifiers, all in one query."""
+    assert listen_query(["a", 'b"; drop table x; --', "Ü"]) == (
+        'LISTEN "a";LISTEN "b""; drop table x; --";LISTEN "Ü"'.encode()
+    )
+    assert listen_query(["a"], "UNLISTEN") == b'UNLISTEN "a"'
+    assert listen_query([]) == b""
+
+
+def test_one_line(free_port):
+    """What libpq says in several lines is said in one."""
+    text = " server closed\n\tThis probably means\n"
+    assert in_one_line(text) == "server closed; This probably means"
+    with pytest.raises(ConnectionFailedError) as caught:
+        Parameters({"host": "127.0.0.1,localhost", "port": free_port}).connect()
+    assert "Connection refused" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", ["UndefinedFunction", "SyntaxError", "FeatureNotSupported"])
+def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
+    """No parameter is wrong: it may pass. Neither connection is left open."""
+    opened = []
+
+    def connect(*_, **__):
+        info = SimpleNamespace(server_version=180000, backend_pid=1)
+        opened.append(SimpleNamespace(info=info, closed=False))
+        opened[-1].close = lambda one=opened[-1]: setattr(one, "closed", True)
+        return opened[-1]
+
+    def set_up(_):
+        raise getattr(psycopg.errors, error)("it isn't PostgreSQL")
+
+    monkeypatch.setattr("psycopg.connect", connect)
+    monkeypatch.setattr("pgnotifier._connection.parameters.set_up", set_up)
+    with pytest.raises(ConnectionFailedError, match="it isn't PostgreSQL"):
+        Parameters("host=h").connect()
+    assert [one.closed for one in opened] == [True, True]

@@ -1,0 +1,159 @@
+"""Buffers: their bounds, and what becomes of what is too much."""
+
+import gc
+import itertools
+from datetime import timedelta
+
+import pytest
+from deliveries import NOW, PROVEN
+
+from pgnotifier._delivery.buffer import BATCH_BYTES, REPORT_PAUSE, Barrier, Buffer, Item
+from pgnotifier._runtime.clock import Moment
+
+BATCH = 1000
+LATER = Moment(100.0, NOW + timedelta(seconds=100))
+
+
+def item(number, channel="a", proven_at=PROVEN, size=1):
+    return Item(channel, ("binding",), str(number).encode().rjust(size), 7, NOW, proven_at)
+
+
+def make(overflow="block", size=3, max_bytes=1000):
+    return Buffer("Fake", size, max_bytes, overflow)
+
+
+def numbers(buffer):
+    """Take everything out."""
+    found = []
+    while buffer:
+        found += [
+            "barrier" if isinstance(one, Barrier) else int(one.data) for one in buffer.take(BATCH)
+        ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overflow", "kept"), [("drop_oldest", [4, 5, 6]), ("drop_newest", [1, 2, 3])]
+)
+@pytest.mark.parametrize("bound", [{"size": 3}, {"size": 100, "max_bytes": 300}])
+def test_dropping(overflow, kept, bound):
+    """What is too much in number or in bytes goes, and is counted."""
+    buffer = make(overflow, **bound)
+    buffer.put([item(number, size=100) for number in (1, 2, 3)])
+    assert buffer.dropped == 0
+    buffer.put([item(number, size=100) for number in (4, 5, 6)])
+    assert buffer.dropped == 3
+    assert not buffer.full
+    assert numbers(buffer) == kept
+
+
+def test_a_payload_may_push_out_several():
+    """The bytes count, not the number."""
+    buffer = make("drop_oldest", size=100, max_bytes=300)
+    buffer.put([item(number, size=100) for number in (1, 2, 3)])
+    buffer.put([item(4, size=250)])
+    assert buffer.dropped == 3
+    assert numbers(buffer) == [4]
+
+
+def test_bytes_are_given_back():
+    """What was taken or dropped no longer counts, in thousands of rounds."""
+    buffer = make("drop_oldest", size=100, max_bytes=500)
+    for number in range(3000):
+        buffer.put([item(number, size=100) for _ in range(7 if number % 10 == 0 else 1)])
+        assert buffer.dropped == 2 * (number // 10 + 1)
+        assert len(numbers(buffer)) == (5 if number % 10 == 0 else 1)
+
+
+def test_one_gap_for_what_was_dropped():
+    """It reaches back to the proof of the oldest that is lost, on all the channels concerned."""
+    buffer = make("drop_newest", size=1)
+    first, second = (Moment(at, NOW + timedelta(seconds=at)) for at in (5.0, 9.0))
+    buffer.put([item(1)])
+    buffer.put([item(2, "b", first), item(3, "b", second)])
+    buffer.put([item(4, "c", second)])
+    assert buffer.has_missed
+    gap = buffer.take_missed(LATER, at_once=False)
+    assert (gap.since, gap.until, gap.channels) == (first.wall, LATER.wall, {"b", "c"})
+    assert "Fake" in gap.reason
+    assert not buffer.has_missed
+    assert buffer.take_missed(LATER, at_once=True) is None
+
+
+def test_gaps_are_told_once_a_second():
+    """A storm makes one gap a second, and the last one at once."""
+    buffer = make("drop_newest", size=1)
+    told = []
+    for n in range(100):
+        now = Moment(100.0 + n / 10, NOW + timedelta(seconds=n / 10))
+        buffer.put([item(n, proven_at=now), item(n, proven_at=now)])
+        if gap := buffer.take_missed(now, at_once=False):
+            told.append(gap)
+    assert 9 <= len(told) <= 1 + 10 / REPORT_PAUSE
+    assert all(a.until <= b.since for a, b in itertools.pairwise(told))
+    assert buffer.has_missed
+    assert buffer.take_missed(now, at_once=True)
+
+
+def test_barriers_are_never_dropped():
+    """They stay where they stood between what is left."""
+    for overflow, kept in (
+        ("drop_oldest", ["barrier", "barrier", 3, 4, "barrier", 5, 6]),
+        ("drop_newest", [1, "barrier", "barrier", 2, 3, 4, "barrier"]),
+    ):
+        buffer = make(overflow, size=4)
+        buffer.put([item(1)])
+        buffer.bar(Barrier())
+        buffer.bar(Barrier())
+        buffer.put([item(2), item(3)])
+        buffer.put([item(4)])
+        buffer.bar(Barrier())
+        buffer.put([item(5), item(6)])
+        assert buffer.dropped == 2
+        assert buffer.waiting == 4
+        assert numbers(buffer) == kept
+
+
+def test_blocking_by_bytes(caplog):
+    """A buffer with too many bytes has room again when half of them are taken."""
+    buffer = make(size=10_000, max_bytes=4 * BATCH_BYTES)
+    for number in range(5):
+        buffer.put([item(number, size=BATCH_BYTES)])
+    assert buffer.full
+    rooms = []
+    while buffer:
+        assert len(buffer.take(BATCH)) == 1
+        rooms.append(buffer.has_room_again())
+    assert rooms == [False, False, True, False, False]
+    assert not buffer.full
+    assert buffer.dropped == 0
+    (warned,) = caplog.messages
+    assert "5 notifications, 5242880 bytes" in warned
+
+
+def test_batches_are_bounded_by_bytes():
+    """Long payloads make small batches: decoded, they may take fifty times as much."""
+    buffer = make(size=10_000, max_bytes=10**9)
+    buffer.put([item(number, size=8000) for number in range(500)])
+    assert len(buffer.take(BATCH)) == BATCH_BYTES // 8000 + 1
+
+
+def test_barriers_bar():
+    """A closed barrier stops everything but haste, and comes out by itself."""
+    buffer, barrier = make(), Barrier()
+    buffer.bar(barrier)
+    buffer.put([item(1)])
+    assert not buffer.may_take(hurry=False)
+    assert buffer.may_take(hurry=True)
+    barrier.is_open = True
+    assert buffer.may_take(hurry=False)
+    assert not barrier.is_taken
+    assert buffer.take(BATCH) == [barrier]
+    assert barrier.is_taken
+    assert numbers(buffer) == [1]
+    assert not buffer.may_take(hurry=True)
+
+
+def test_the_garbage_collector_has_nothing_to_look_at():
+    """What waits is none of its business: it would go through a full buffer again and again."""
+    assert not gc.is_tracked(item(1))

@@ -1,0 +1,51 @@
+"""Whether queues can be reached: what dispatchers do that nobody expects."""
+
+import threading
+
+import pytest
+
+from pgnotifier import InlineDispatcher
+from pgnotifier._delivery.readiness import Probes
+
+
+class Probed(InlineDispatcher):
+    """A dispatcher with a queue that answers as told."""
+
+    def __init__(self, answer=True):
+        super().__init__()
+        self.answer = answer
+
+    def is_reachable(self):
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def test_answers():
+    """Only queues that can't be reached are trouble."""
+    ours = [InlineDispatcher(), Probed(), Probed(answer=False)]
+    assert Probes().readiness_problems(ours) == ["Probed can't reach its queue"]
+    assert Probes().readiness_problems([]) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret")])
+def test_what_raises(error, caplog):
+    """It is trouble, and logged; the answer doesn't have its text."""
+    trouble = Probes().readiness_problems([Probed(error)])
+    assert trouble == [f"Probed can't probe its queue: {type(error).__name__}"]
+    assert caplog.records[-1].exc_info[1] is error
+
+
+def test_no_thread_is_left(monkeypatch):
+    """Where no thread can be started there is trouble, and none once one can."""
+    probes, dispatcher = Probes(), Probed()
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert probes.readiness_problems([dispatcher]) == [
+            "Probed can't probe its queue: RuntimeError"
+        ]
+    assert probes.readiness_problems([dispatcher]) == []

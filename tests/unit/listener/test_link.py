@@ -1,0 +1,185 @@
+"""The link, with a session of the test's own, where the timing must be exact."""
+
+import os
+import threading
+from time import monotonic
+from types import SimpleNamespace
+
+import pytest
+
+from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.session import ConnectionLostError
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._listener import link as link_module
+from pgnotifier._listener.link import Link, StoppingError
+from pgnotifier._listener.router import Router
+from pgnotifier._registry.registry import Registry
+from pgnotifier.dispatch import Binding
+from pgnotifier.status import Latency
+
+
+class LateNotification:
+    """A session with which libpq finds a notification only while it looks for the answer."""
+
+    def __init__(self, fd, outcome):
+        self.fd = fd
+        self.outcome = outcome
+        self.arrived = []
+        self.row = ()
+
+    def send(self, query):
+        """Take a query."""
+
+    def flush(self):
+        """Have nothing left to send."""
+        return False
+
+    def consume(self):
+        """Have nothing to read."""
+
+    def notifies(self):
+        """Return what was parsed."""
+        return self.arrived.pop(0) if self.arrived else None
+
+    def close(self):
+        """Have nothing to close."""
+
+    def answered(self):
+        """Parse the notification and the answer."""
+        self.arrived.append(SimpleNamespace(relname=b"a", be_pid=7, extra=b"1"))
+        if self.outcome:
+            raise self.outcome
+        return True
+
+
+@pytest.mark.parametrize("outcome", [None, ListenRefusedError("no"), ConnectionLostError("gone")])
+def test_what_comes_with_an_answer(make_deliverer, record, outcome):
+    """What is read together with an answer, a refusal or the end is delivered at once."""
+    inline = InlineDispatcher()
+    binding = Binding(Subscription(1, "a", record, inline), record, lambda *_: None)
+    registry = Registry().bind(binding)
+    router = Router(lambda: registry, lambda _: make_deliverer(inline), set)
+    link = Link(Parameters({}), router, 15.0, 5.0, lambda: False)
+    end, other = os.pipe()
+    try:
+        link.session = LateNotification(end, outcome)
+        if outcome:
+            with pytest.raises(type(outcome)):
+                link.ask(b"LISTEN b")
+        else:
+            link.ask(b"LISTEN b")
+        assert record.wait_for(1) == [1]
+        assert isinstance(router.deliverers[inline], Deliverer)
+    finally:
+        link.end()
+        os.close(end)
+        os.close(other)
+
+
+class Flood:
+    """A session with which `count` notifications can be read at once."""
+
+    def __init__(self, fd):
+        self.fd = fd
+        self.count = 0
+        self.parsed = 0
+        self.row = ()
+        self.looks = 0
+
+    def send(self, query):
+        """Take a query."""
+
+    def flush(self):
+        """Have nothing left to send."""
+        return False
+
+    def answered(self):
+        """Return whether this is the second look for the answer."""
+        self.looks += 1
+        return self.looks == 2
+
+    def consume(self):
+        """Read."""
+        self.parsed, self.count = self.count, 0
+
+    def notifies(self):
+        """Return what was parsed."""
+        if not self.parsed:
+            return None
+        self.parsed -= 1
+        return SimpleNamespace(relname=b"a", be_pid=7, extra=b"1")
+
+    def close(self):
+        """Have nothing to close."""
+
+
+@pytest.fixture
+def flooded(monkeypatch):
+    """Yield a link that pauses for a minute, its session, and what stops it."""
+    monkeypatch.setattr(link_module, "PAUSE", 60.0)
+    stopping = threading.Event()
+    router = Router(Registry, lambda _: None, set)
+    link = Link(Parameters({}), router, 600.0, 5.0, stopping.is_set)
+    link._due_at, link._unproven = monotonic() + 600, True
+    end, other = os.pipe()
+    os.write(other, b"readable")
+    link.session = Flood(end)
+    yield link, link.session, stopping
+    link.end()
+    os.close(end)
+    os.close(other)
+
+
+def test_what_comes_now_and_then_is_not_held_up(flooded):
+    """Notifications that come by themselves, or some after quiet, are read at once."""
+    link, session, _ = flooded
+    begun = monotonic()
+    for count in (1, 5, 1):
+        link._heard_at -= 1  # it was quiet for a second
+        session.count = count
+        link.hear()
+    assert link._router.received == 7
+    assert monotonic() - begun < 30
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_pause_while_notifications_come_fast(flooded, stops):
+    """The reader then lets some come before it reads again; a command or `stop` ends that."""
+    link, session, stopping = flooded
+    session.count = 100_000
+    link._heard_at = monotonic()
+    link.hear()
+    session.count = 3
+    begun = monotonic()
+    waker = threading.Timer(0.2, lambda: (stops and stopping.set(), link.wake()))
+    waker.start()
+    if stops:
+        with pytest.raises(StoppingError):
+            link.hear()
+    else:
+        link.hear()
+        assert link._router.received == 100_003
+    assert 0.15 < monotonic() - begun < 30
+    waker.join()
+
+
+def test_a_pause_before_an_answer(flooded):
+    """The reader also pauses when a long queue is sent before the answer to a query."""
+    link, session, _ = flooded
+    session.count = 10_000
+    woken = threading.Event()
+    waker = threading.Timer(0.3, lambda: (woken.set(), link.wake()))
+    waker.start()
+    link._heard_at = monotonic()
+    link.ask(b"SELECT 1")
+    assert woken.is_set()
+    assert link._router.received == 10_000
+    waker.join()
+
+
+def test_latency():
+    """The latest round trip, the mean of all and the slowest are kept."""
+    latency = Latency(0, 0, 0, 0).plus(0.1).plus(0.3).plus(0.2)
+    assert (latency.last, latency.highest, latency.count) == (0.2, 0.3, 3)
+    assert latency.mean == pytest.approx(0.2)

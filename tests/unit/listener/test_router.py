@@ -1,0 +1,82 @@
+"""Routing: what comes goes to those who are subscribed by then."""
+
+from types import SimpleNamespace
+
+import pytest
+from deliveries import PROVEN, Fake, bind
+
+from pgnotifier._listener.router import Router
+from pgnotifier._registry.registry import Registry
+
+
+class Taker:
+    """Stands in a deliverer's place."""
+
+    def __init__(self):
+        self.inbox = []
+        self.taken = []
+        self.succession = SimpleNamespace()
+
+    def start(self):
+        """Have nothing to start."""
+
+    def stow(self):
+        """Take over the inbox."""
+        self.taken += [(item.bindings[0].id, item.data) for item in self.inbox]
+        self.inbox = []
+
+    def ring(self):
+        """Have nothing to wake."""
+
+
+class Connection:
+    """Has notifications, and more of them with each read; at the end it may be lost."""
+
+    def __init__(self, *reads, error=None):
+        self.parsed, *self.reads = map(list, reads)
+        self.error = error
+
+    def notifies(self):
+        """Return the next one that is parsed."""
+        if not self.parsed:
+            return None
+        return SimpleNamespace(relname=b"a", be_pid=7, extra=self.parsed.pop(0))
+
+    def read_more(self):
+        """Read."""
+        if self.reads:
+            self.parsed = self.reads.pop(0)
+            return True
+        if self.error:
+            raise self.error
+        return False
+
+
+def test_a_subscription_made_between_two_reads():
+    """Each read may bring what was sent after a subscription was made, and goes to that, too."""
+    fake, taker = Fake(), Taker()
+    registries = [Registry().bind(bind(fake, id=number)) for number in (1, 2)]
+    router = Router(lambda: registries[0], lambda _: taker, set)
+    connection = Connection([b"1", b"2"], [b"3", b"4"])
+
+    def read_more():
+        del registries[:-1]
+        return connection.read_more()
+
+    assert router.sort(connection.notifies, PROVEN, read_more) == 4
+    assert taker.taken == []
+    router.hand_on()
+    assert taker.taken == [(1, b"1"), (1, b"2"), (2, b"3"), (2, b"4")]
+
+
+def test_what_was_read_before_the_connection_was_lost():
+    """It is counted and handed on."""
+    fake, taker = Fake(), Taker()
+    registry = Registry().bind(bind(fake))
+    router = Router(lambda: registry, lambda _: taker, set)
+    connection = Connection([b"1", b"2"], [b"3", b"4"], error=OSError("gone"))
+    with pytest.raises(OSError, match="gone"):
+        router.sort(connection.notifies, PROVEN, connection.read_more)
+    router.hand_on()
+    assert router.received == 4
+    assert [data for _, data in taker.taken] == [b"1", b"2", b"3", b"4"]

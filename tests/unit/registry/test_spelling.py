@@ -1,0 +1,131 @@
+"""Channels whose names hold capitals are warned of, once."""
+
+import logging
+import threading
+import tracemalloc
+
+import pytest
+
+from pgnotifier import InlineDispatcher, Notifier
+from pgnotifier._registry import spelling as spelling_module
+from pgnotifier._registry.spelling import Spelling
+
+
+def test_capitals(caplog):
+    """The warning says where NOTIFY without quotes goes, and how to reach the channel."""
+    spelling = Spelling()
+    spelling.check("Orders", {"a"})
+    spelling.check("Orders", {"a", "Orders"})
+    assert caplog.records == []
+    spelling.warn()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "NOTIFY Orders without quotes goes to 'orders'" in record.getMessage()
+    assert 'NOTIFY "Orders"' in record.getMessage()
+    assert "differs" not in record.getMessage()
+    assert (record.pgnotifier_event, record.channel) == ("channel_case", "Orders")
+
+
+def test_by_case_alone(caplog):
+    """Others that are registered, and differ by nothing else, are named."""
+    spelling = Spelling()
+    spelling.check("Orders", {"orders"})
+    spelling.check("ORDERS", {"orders", "Orders"})
+    spelling.warn()
+    assert [record.others for record in caplog.records] == [["orders"], ["Orders", "orders"]]
+
+
+def test_the_one_without_capitals_comes_later(caplog):
+    """It is warned of as well, once, unless it was named already."""
+    spelling = Spelling()
+    spelling.check("Orders", set())
+    for _ in range(2):
+        spelling.check("orders", {"Orders"})
+    spelling.warn()
+    record = caplog.records[-1]
+    assert [one.channel for one in caplog.records] == ["Orders", "orders"]
+    assert "'orders' differs by case alone from 'Orders'" in record.getMessage()
+    assert (record.pgnotifier_event, record.others) == ("channel_case", ["Orders"])
+
+
+def test_one_call_adds_both(caplog):
+    """One warning names both, in whatever order they are given."""
+    for names in (["Orders", "orders"], ["orders", "Orders"]):
+        caplog.clear()
+        Notifier("host=nowhere").add_channels(names, autorun=False)
+        assert [(one.channel, one.others) for one in caplog.records] == [("Orders", ["orders"])]
+
+
+@pytest.mark.parametrize("name", ["orders", "größe", "Shop.Orders", "Two words", "9A", "É"])
+def test_what_is_not_meant(caplog, name):
+    """Names without capitals, and those that SQL takes in quotes only."""
+    spelling = Spelling()
+    spelling.check(name, set())
+    spelling.warn()
+    assert caplog.records == []
+
+
+def test_at_subscribe_time(caplog):
+    """By each way of adding a channel, once for each name."""
+    notifier = Notifier("host=nowhere")
+    for _ in range(2):
+        notifier.add_channels(["Orders", "orders"], autorun=False)
+        notifier.subscribe(1, "Users", print, autorun=False, dispatcher=InlineDispatcher())
+        notifier.remove_channels(["Orders", "Users"], autorun=False)
+    assert [record.channel for record in caplog.records] == ["Orders", "Users"]
+
+
+def test_channels_that_come_and_go(monkeypatch, caplog):
+    """Of names that are gone, so many are remembered and no more, and those the latest."""
+    monkeypatch.setattr(spelling_module, "REMEMBERED", 100)
+    logging.getLogger("pgnotifier.spelling").setLevel(logging.ERROR)
+    try:
+        spelling = Spelling()
+
+        def come_and_go(numbers):
+            for number in numbers:
+                for name in (f"Channel{number}", f"channel{number}", f"CHANNEL{number % 7}"):
+                    spelling.check(name, {name})
+            spelling.warn()
+
+        tracemalloc.start()
+        come_and_go(range(1000))
+        before, _ = tracemalloc.get_traced_memory()
+        come_and_go(range(1000, 5000))
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    finally:
+        logging.getLogger("pgnotifier.spelling").setLevel(logging.NOTSET)
+    assert after - before < 100_000
+    spelling.check("Channel4999", set())
+    spelling.check("Channel1", set())
+    spelling.warn()
+    assert [record.channel for record in caplog.records] == ["Channel1"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda notifier: notifier.add_channels(["Orders"], autorun=False),
+        lambda notifier: notifier.subscribe(1, "Orders", print, autorun=False),
+    ],
+)
+def test_a_handler_of_the_log_that_waits_for_who_subscribes(change):
+    """A warning is logged without the notifier's lock, which other threads may want meanwhile."""
+    notifier = Notifier("host=nowhere")
+
+    class Handler(logging.Handler):
+        def emit(self, _):
+            other = threading.Thread(
+                target=notifier.add_channels, args=(["other"], False), daemon=True
+            )
+            other.start()
+            other.join(10)
+
+    handler = Handler()
+    logging.getLogger("pgnotifier.spelling").addHandler(handler)
+    try:
+        change(notifier)
+        assert notifier.get_channels() == {"Orders", "other"}
+    finally:
+        logging.getLogger("pgnotifier.spelling").removeHandler(handler)
