@@ -16,7 +16,7 @@ from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.contrib.celery.publisher import Publisher, Route
 from pgnotifier.contrib.celery.tasks import AppTasks
 
-CYCLES = 200
+CYCLES = 100
 
 
 @pytest.fixture
