@@ -10,7 +10,7 @@ demo: $(VENV)/.synced
 test unit coverage gates: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadgroup -m "not gate" $(ARGS)
 
 # What needs no worker and no other server than PostgreSQL, or Valkey.
 unit: $(VENV)/.tmp
@@ -20,7 +20,7 @@ unit: $(VENV)/.tmp
 coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage/data
 coverage: $(VENV)/.tmp
 	@rm -rf $(VENV)/coverage && mkdir $(VENV)/coverage
-	$(PY) -m coverage run -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m coverage run -m pytest -n 3 --dist loadgroup -m "not gate" $(ARGS)
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
@@ -40,7 +40,7 @@ types: $(VENV)/.synced
 	$(VENV)/bin/pyright
 
 # All that has to hold before a change is merged; CI runs it.
-check: lint types coverage gates
+check: lint types test gates
 	$(PY) -m pytest -q -n 2 tests/installed
 	scripts/other_versions
 	scripts/fuzz

@@ -30,14 +30,19 @@ def pytest_configure():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
-    """Have one process run the tests that use RabbitMQ, as it takes its time to start."""
+    """Have one process run the tests that use RabbitMQ, and begin with the longest.
+
+    RabbitMQ takes its time to start; and nobody is to wait for a long test that began as the last.
+    """
     for item in items:
         names = (item.name, *getattr(item, "fixturenames", ()))
         if any("rabbitmq" in name for name in names):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
             item.add_marker(pytest.mark.servers)
+    yield  # the order is random from here on
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

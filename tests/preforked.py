@@ -13,6 +13,7 @@ of JSON each, and answers on its standard output:
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -33,13 +34,20 @@ MODULES = {
         *("celery.worker.components", "celery.worker.consumer", "celery.worker.strategy"),
         *("celery.worker.autoscale", "celery.worker.pidbox", "celery.concurrency.solo"),
         *("celery.concurrency.prefork", "celery.loaders.app", "celery.app.amqp"),
-        *("celery.app.events", "celery.app.builtins", "celery.events.state", "celery.fixups"),
+        *(
+            "celery.app.events",
+            "celery.app.builtins",
+            "celery.events.state",
+            "celery.fixups.django",
+        ),
+        *("celery.app.log", "celery.app.control", "celery.worker.consumer.delayed_delivery"),
         *("celery.backends.redis", "kombu.transport.redis", "kombu.transport.pyamqp"),
         *("pgnotifier.contrib.celery", "pgnotifier.contrib.celery.command"),
     ),
     "rq": (
         *("rq.cli", "rq.worker", "rq.worker_pool", "rq.scheduler"),
-        *("pgnotifier.cli", "pgnotifier.contrib.rq", "click"),
+        *("pgnotifier.cli.command", "pgnotifier.cli.finding", "pgnotifier.cli.listing"),
+        *("pgnotifier.contrib.rq", "pgnotifier.testing"),
     ),
     "tracing": (  # libraries that patch what is imported later, as an app of Celery's imports them
         *("celery.bin.celery", "celery.app.amqp", "celery.backends.redis", "pytest"),
@@ -48,7 +56,7 @@ MODULES = {
         "opentelemetry.sdk.trace.export.in_memory_span_exporter",
     ),
 }
-"""What is imported, by the kind of commands."""
+"""What is imported, by the kind of commands; of a name that is no longer there, nothing."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -219,6 +227,8 @@ def main():
     for name in MODULES[sys.argv[1]]:
         with contextlib.suppress(ImportError):  # of an extra, or of another version
             importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # in the forks, the collector need not look at all this
     run, what = serve()
     options = {"alter_sys": True} if run is runpy.run_module else {}
     run(what, run_name="__main__", **options)

@@ -40,6 +40,7 @@ def run(*argv, env, cwd=PROJECT):
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_project(env):
     """All of its tests pass, and none is left out."""

@@ -17,7 +17,7 @@ from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
 from pgnotifier.contrib.celery.publisher import Publisher, Route
 from pgnotifier.contrib.celery.tasks import AppTasks
 
-CYCLES = 200
+CYCLES = 100
 
 
 @pytest.fixture
