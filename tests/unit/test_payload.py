@@ -478,7 +478,13 @@ def test_every_number_keeps_its_digits(found, more):
             assert typed(arrived) == typed(float(number))
         else:
             assert typed(arrived) == typed(number)
-    assert typed(decode(encode_exactly(decode(text)))) == typed(decode(text))
+    if any(type(one) is Decimal and str(one).isdecimal() for one in decode(text)):
+        with pytest.raises(
+            PayloadEncodingError
+        ):  # of 9007199254740993e0: it would arrive as an int
+            encode_exactly(decode(text))
+    else:
+        assert typed(decode(encode_exactly(decode(text)))) == typed(decode(text))
 
 
 @settings(deadline=None)
