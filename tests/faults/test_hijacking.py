@@ -14,12 +14,9 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
-from pgnotifier._connection import parameters as connection
-from pgnotifier._connection import publisher
-from pgnotifier._connection import session_settings as setup
+from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._listener import pause
-from pgnotifier._listener import queue_usage as backlog
+from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader import Standby
 from pgnotifier.demo import stage
 
@@ -34,16 +31,17 @@ STATEMENT = re.compile(
 )
 
 CONTAINED = {
-    "backlog.py": 2,
-    "connection.py": 2,  # NOTIFY, and SET client_encoding
+    "_connection/connecting.py": 1,  # SET client_encoding
+    "_connection/publisher.py": 1,
+    "_connection/session.py": 1,  # NOTIFY
+    "_connection/session_settings.py": 1,
+    "_listener/leader.py": 3,
+    "_listener/link.py": 3,
+    "_listener/pause.py": 2,
+    "_listener/queue_usage.py": 2,
     "demo/__init__.py": 2,  # shown to the user
     "demo/scenario.py": 2,
     "demo/stage.py": 2,
-    "link.py": 2,
-    "pause.py": 2,
-    "publisher.py": 1,
-    "setup.py": 1,
-    "standby.py": 3,
     "testing/contract.py": 2,
     "testing/postgres.py": 3,
 }
@@ -51,18 +49,18 @@ CONTAINED = {
 nothing in it is looked up by the search_path."""
 
 EXECUTED = {
-    "setup": (setup.setup_query(1).encode(), ()),
-    "usage": (backlog._USAGE, ()),
-    "oldest": (backlog._OLDEST, ()),
+    "setup": (session_settings.setup_query(1).encode(), ()),
+    "usage": (queue_usage._USAGE, ()),
+    "oldest": (queue_usage._OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
     "terminate": (Standby("shop").terminate(0), ()),
     "identity": (pause.IDENTITY, ()),
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),
-    "beat": (connection.notify_query("orders", "1"), ()),
-    "listen": (connection.listen_query(["orders"]), ()),
-    "unlisten": (connection.listen_query(["orders"], "UNLISTEN"), ()),
+    "beat": (session.notify_query("orders", "1"), ()),
+    "listen": (session.listen_query(["orders"]), ()),
+    "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
     "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
@@ -252,8 +250,8 @@ def test_sessions_are_pinned(victim):
 
 def test_listening(victim, pgnotifier_dsn, make_notifier, ledger, monkeypatch):
     """Nor does a listener with all that it does: lead, stand by, move, look, send."""
-    monkeypatch.setattr(backlog, "LIMIT", -1.0)
-    monkeypatch.setattr(backlog, "INTERVAL", 0.1)
+    monkeypatch.setattr(queue_usage, "LIMIT", -1.0)
+    monkeypatch.setattr(queue_usage, "INTERVAL", 0.1)
     settings = {"standby": "shop", "heartbeat": 0.1}
     leader = make_notifier(victim, **settings)
     leader.subscribe(1, "orders", ledger.callback)
