@@ -72,25 +72,31 @@ class Notifier(Runnable):
             autorun: Whether `autorun=True` in methods starts a notifier that isn't running.
                 Default: yes, unless a dispatcher sends to a queue, as workers import its modules.
             daemon: Whether the process may end while this notifier runs.
-            decoder: Returns the Python value of a payload's text.
+            decoder: Returns the Python value of a payload's text. Default:
+                `pgnotifier.payload.decode`.
             on_error: Called as `on_error(exc, subscription, notification)` for each delivery
                 that failed, on the thread on which it failed.
             on_gap: Called with each `Gap` when all channels are listened to again, on its own
-                thread. Later notifications are delivered after it has returned.
+                thread. Later notifications are delivered when it has returned, so it may read
+                from the database what was missed.
             on_state: Called with each `StateChange`, on its own thread.
-            heartbeat: Seconds without a notification after which the connection is checked.
-            heartbeat_timeout: Seconds after which a check has failed and the connection is
+            heartbeat: Seconds without a notification after which the connection is checked, by a
+                notification that the notifier sends to itself.
+            heartbeat_timeout: Seconds within which that must arrive; otherwise the connection is
                 replaced.
             buffer_size: How many notifications may wait for one dispatcher.
             buffer_bytes: How many bytes of payloads may wait for one dispatcher.
             overflow: What happens when a buffer is full: `block` stops reading, so that
                 PostgreSQL keeps the rest; `drop_oldest` and `drop_newest` report a gap.
-            standby: A name. Only one of all notifiers with this name listens; when it ends,
-                another one takes over. Default: every notifier listens.
-            health_port: A port for `/healthz` and `/readyz` over HTTP. Default: none.
-            health_host: Its address; `0.0.0.0` or `::` for all. Default: 127.0.0.1.
+            standby: A name. Only one of the notifiers with this name in a database listens, and
+                another one takes over when its connection ends. Default: every notifier listens.
+            health_port: The port that answers `/healthz` and `/readyz` over HTTP while the
+                notifier runs. Default: none.
+            health_host: The address of that port: `0.0.0.0` or `::` for all addresses of the
+                machine. Default: 127.0.0.1.
             wait: Whether `start()` keeps trying while the server can't be reached: True for as
-                long as necessary, or a number of seconds. Default: only in commands.
+                long as it takes, or a number of seconds. Default: no, but commands such as
+                `pgnotifier listen` do.
 
         Raises:
             ArgumentTypeError: An argument has the wrong type.
@@ -137,14 +143,16 @@ class Notifier(Runnable):
         Args:
             channels: One channel as a str, or any iterable of channels.
             autorun: Whether the change is live when this returns. It starts a notifier that
-                isn't running, except in a callback. With False, LISTEN waits for the next
-                `start` or `restart`.
+                isn't running, except in a callback that `stop()` has left running. With
+                False, LISTEN waits for the next `start` or `restart`.
 
         Raises:
             ArgumentTypeError: A channel isn't a str.
             ChannelNameError: PostgreSQL can't listen to such a name; nothing was added.
+            ConnectionFailedError: The notifier was started, and no connection could be made.
             ListenRefusedError: The server refused; nothing was added.
-            NotLiveError: The connection was not back within 30 s; it will be live once it is.
+            NotLiveError: The server has not confirmed within 30 s. The channels are registered,
+                and become live when it does.
             PgNotifierError: Whatever else `start` raises.
         """
         self._parts.changes.add_channels(check_channels(channels), autorun)
@@ -206,8 +214,9 @@ class Notifier(Runnable):
                 have passed without another one, and after ten times as many at the latest. A
                 pair `(seconds, max_seconds)` sets both.
             key: For `debounce`: payloads with the same `key(payload)` count as equal.
-            on_gap: Delivered as `on_gap((id, "gap"), channel, gap, 0)` with `Gap.to_dict()`,
-                before what comes after a gap.
+            on_gap: Called or enqueued as `on_gap((id, "gap"), channel, gap, 0)` when
+                notifications of the channel may have been missed, before any later ones. The
+                gap is a `Gap.to_dict()`.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -266,7 +275,8 @@ class Notifier(Runnable):
     def unsubscribe(self, id: Hashable, channel: str, autorun: bool = True) -> None:
         """Remove a subscription, if it is there, and its channel if no other one is left.
 
-        Its callback gets nothing more once this has returned, and what waits is dropped.
+        Its callback gets nothing more once this has returned: what waits is discarded, even if
+        the id subscribes again.
 
         Args:
             id: The subscription's id.
@@ -282,7 +292,7 @@ class Notifier(Runnable):
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
 
-        What arrives or is next in the buffer meanwhile is discarded. Unknown channels are ignored.
+        What arrives or is due meanwhile is discarded. Unknown channels are ignored.
         """
         self._parts.changes.mute_channels(_check_or_all(channels), muted=True)
 

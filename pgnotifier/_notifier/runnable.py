@@ -1,4 +1,4 @@
-"""Runnable: the methods of a notifier that start it, stop it and check it."""
+"""The methods of `Notifier` that start it, stop it and check it."""
 
 import asyncio
 from dataclasses import replace
@@ -12,7 +12,7 @@ from pgnotifier.status import Status
 
 
 class Runnable:
-    """What runs, and can be checked; the base of `Notifier`, which says what it runs for."""
+    """The part of `Notifier` that has nothing to do with channels and subscriptions."""
 
     _parts: Parts
 
@@ -97,12 +97,14 @@ class Runnable:
     def restart(self) -> None:
         """Move to a new connection, and listen to what is registered now; start if not running.
 
-        Nothing is missed or delivered twice: the new connection listens before the old one ends.
-        If that had been lost already, its loss is reported as a gap, as always.
+        Nothing is missed or delivered twice: the old connection is read until the new one listens.
+        A gap is reported only if the new connection leads to another server, or if a connection
+        is lost meanwhile.
 
         Raises:
-            ConnectionFailedError: No new connection could be made; the old one stays.
-            NotLiveError: The connection was lost, and not back within 30 s; it keeps trying.
+            ConnectionFailedError: No connection could be made. A notifier that is running keeps the
+                old connection, or keeps trying if it has none.
+            NotLiveError: It takes more than 30 s, and goes on.
             PgNotifierError: Whatever else `start` raises.
         """
         self._parts.lifecycle.restart()
@@ -136,7 +138,7 @@ class Runnable:
 
     @property
     def standby(self) -> str | None:
-        """The name that it shares with other notifiers, only one of them listening."""
+        """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
         return self._parts.factory.settings.standby
 
     @standby.setter
