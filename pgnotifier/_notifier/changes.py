@@ -6,7 +6,8 @@ from functools import partial
 from pgnotifier._delivery.deliverer import called_by_callback
 from pgnotifier._notifier.attachments import Attachments
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
-from pgnotifier._registry.writer import Change, Claim, Registrar
+from pgnotifier._registry.change import Change, Claim
+from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime.autostart import Autostart
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Dispatcher, Subscription
