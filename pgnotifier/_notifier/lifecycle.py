@@ -1,16 +1,15 @@
 """The life of a notifier's listener: starting, waiting for the server, restarting, stopping."""
 
 import logging
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from pgnotifier._connection.publisher import Publisher
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Listener
 from pgnotifier._notifier.attachments import Attachments
-from pgnotifier._notifier.listener_factory import ListenerFactory
+from pgnotifier._notifier.listener_factory import DecodingOwner, ListenerFactory
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome
@@ -25,10 +24,8 @@ LIVE_TIMEOUT = 30.0
 """Seconds that a change waits for the server's confirmation while the connection is down."""
 
 
-class Owner(process.Runner, Protocol):
+class Owner(process.Runner, DecodingOwner, Protocol):
     """What a lifecycle has to know of its notifier."""
-
-    decoder: Callable[[str], Any]
 
     def check_configured(self) -> None: ...
     def start(self) -> None: ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 _holders: list[object] = []
 
@@ -24,8 +24,7 @@ def hold_starts() -> Iterator[None]:
 class Startable(Protocol):
     """What the policy has to know of a dispatcher."""
 
-    @property
-    def starts_listener(self) -> bool: ...
+    starts_listener: ClassVar[bool]
 
 
 class Autostart:
