@@ -1,24 +1,20 @@
-"""The contract of dispatchers: what they are given, and what they have to do with it."""
+"""The contract of dispatchers: what they get, and what they have to do with it."""
 
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, overload
 from weakref import ref
 
 import msgspec
 
-from pgnotifier.errors import (
-    BatchError,
-    ConfigurationError,
-)
+from pgnotifier.errors import BatchError
 from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Notification
 
 Callback = Callable[[Hashable, str, Any, int], object]
-Owner = TypeVar("Owner")
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -33,46 +29,46 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     notification: Notification
 
     def report(self, exc: BaseException) -> None:
-        """Tell the log and `on_error` that this delivery failed and has been set aside."""
+        """Report to the log and to `on_error` that this delivery failed and isn't tried again."""
         self.binding.report(exc, self.binding.subscription, self.notification)
 
     def pass_on(self) -> None:
-        """Have it delivered by whom the subscription belongs to by now, if there is one.
+        """Hand this delivery on to the binding that has replaced its own, if there is one.
 
-        For dispatchers, in place of delivering, when the binding isn't live: it does nothing if
-        the subscription was removed or is muted.
+        Dispatchers call this instead of delivering when the binding isn't live. It does nothing
+        if the subscription was removed or is muted.
         """
         if self.binding.heir is not None:
             self.binding.passed_on.append(self)
 
 
 class Batch(Sequence[Delivery]):
-    """What one call of `Dispatcher.dispatch` is to deliver: a sequence that never changes.
+    """The deliveries for one call of `Dispatcher.dispatch`: a sequence that never changes.
 
-    Beside it stands what is acknowledged. That is done by the thread that runs `dispatch`, and
-    only until it returns:
+    The batch also keeps track of what is acknowledged. Only the thread that runs `dispatch`
+    acknowledges deliveries, in one of these ways, until `dispatch` returns:
 
-    - `one_by_one` acknowledges each delivery as the loop goes on to the next one.
+    - `one_by_one` acknowledges each delivery when the loop asks for the next one.
     - `done(n)` acknowledges the next `n`, for dispatchers that send many at once.
-    - `leave` names what is left, for dispatchers that finish deliveries out of order.
+    - `leave` says what is left, for dispatchers that finish deliveries out of order.
 
     What isn't acknowledged when `dispatch` raises or returns is tried again, in a new batch.
 
-    `stop()` may cancel a batch from another thread at any moment, once its timeout is over. From
-    then on `rest()` is empty, and nothing is tried again; to acknowledge more does no harm.
+    `stop()` cancels a batch from another thread when its timeout is over. From then on `rest()`
+    is empty and nothing is tried again. Acknowledging more does no harm.
     """
 
     __slots__ = ("_cancelled", "_deliveries", "_done", "_in_hand", "_left")
 
     def __init__(self, deliveries: Iterable[Delivery] = ()) -> None:
-        """Make a batch of which nothing is acknowledged.
+        """Make a batch without acknowledged deliveries.
 
         Args:
-            deliveries: What it holds, in order.
+            deliveries: The deliveries, in order.
         """
         self._deliveries = self._left = tuple(deliveries)
         self._done = 0  # of those that are left
-        self._in_hand = False  # whether a loop over `one_by_one` delivers the next one
+        self._in_hand = False  # whether a loop over `one_by_one` is delivering the next one
         self._cancelled = False
 
     def __repr__(self) -> str:
@@ -90,10 +86,10 @@ class Batch(Sequence[Delivery]):
         return self._deliveries[index]
 
     def rest(self, most: int | None = None) -> tuple[Delivery, ...]:
-        """Return what isn't acknowledged, in order. Nothing, once the batch is cancelled.
+        """Return what isn't acknowledged, in order; nothing if the batch is cancelled.
 
         Args:
-            most: How many of these to return. Default: all.
+            most: How many deliveries to return at most. Default: all.
         """
         end = None if most is None else self._done + most
         return () if self._cancelled else self._left[self._done : end]
@@ -105,20 +101,20 @@ class Batch(Sequence[Delivery]):
 
     @property
     def waiting(self) -> int:
-        """How many of these a loop over `one_by_one` hasn't begun with."""
+        """How many of these a loop over `one_by_one` hasn't begun to deliver."""
         return max(0, self.remaining - self._in_hand)
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether `stop()` has given it up, so that `dispatch` should return soon."""
+        """Whether `stop()` has given up the batch, so that `dispatch` should return soon."""
         return self._cancelled
 
     def one_by_one(self) -> Iterator[Delivery]:
-        """Yield what is to be delivered now, in order, until all is done or the batch is cancelled.
+        """Yield the deliveries in order, until all are done or the batch is cancelled.
 
-        Each is acknowledged when the next one is asked for. So an exception in the loop's body, or
-        a `break`, has the current one tried again. After `leave`, which says what is left, the loop
-        ends. What isn't live any more is passed on instead of yielded.
+        A delivery is acknowledged when the loop asks for the next one. So after an exception in
+        the loop's body, or a `break`, the current one is tried again. `leave` ends the loop.
+        Deliveries of bindings that aren't live are passed on and not yielded.
         """
         left = self._left
         for delivery in self.rest():
@@ -137,13 +133,13 @@ class Batch(Sequence[Delivery]):
             self._done += 1
 
     def done(self, count: int) -> None:
-        """Acknowledge the next deliveries: they need no further try.
+        """Acknowledge the next deliveries, so that they aren't tried again.
 
         Args:
             count: How many.
 
         Raises:
-            BatchError: So many aren't left.
+            BatchError: Fewer are left.
         """
         if not isinstance(count, int) or not 0 <= count <= len(self._left) - self._done:
             raise BatchError(
@@ -153,145 +149,125 @@ class Batch(Sequence[Delivery]):
         self._done += count
 
     def leave(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledge everything but some deliveries.
+        """Acknowledge everything except for some deliveries.
 
         Args:
-            deliveries: What is to be tried again, in order. What stands in the place of a delivery
-                may be among them, such as a salvaged one.
+            deliveries: What is to be tried again, in order. It may contain replacements for
+                deliveries of the batch, such as salvaged ones.
         """
         left = tuple(deliveries)
-        self._done = 0  # first: others read `remaining` meanwhile, which mustn't be negative
+        self._done = 0  # first, as other threads read `remaining`, which mustn't be negative
         self._left = left
 
     def cancel(self) -> None:
-        """Give it up. For the notifier: any thread may call it."""
+        """Give up the batch. Called by the notifier, on any thread."""
         self._cancelled = True
 
 
 class Dispatcher(ABC):
-    """Delivers notifications to callbacks, or to the queue whose workers run them.
+    """Delivers notifications to callbacks, or to a queue that has workers to run them.
 
-    One thread of the listener, and only that one, calls `dispatch`; `bind` and `attach` are
-    called by whoever subscribes. Overriding `bind` and `dispatch` is enough.
+    Subclasses override `bind` and `dispatch`, and more where they need it. The listener calls
+    `dispatch` on one thread only. `bind` and `attach` are called on the threads that subscribe.
     """
 
     starts_listener: ClassVar[bool] = True
     """Whether subscribing starts a notifier that isn't running.
 
-    False for dispatchers to a queue: their modules are imported by workers too, which
-    must never listen.
+    False for dispatchers to a queue: workers import the same modules and must never listen.
     """
 
     batch_size: ClassVar[int] = 1000
-    """The most deliveries in a batch, but for one notification that makes more."""
+    """How many deliveries a batch has at most, unless a single notification makes more."""
 
     def attach(self, notifier: Any) -> None:  # noqa: B027 - optional to override
-        """Learn which notifier uses this dispatcher.
+        """Take the `Notifier` that uses this dispatcher from now on.
 
-        It is a `Notifier`. Called when that is made, or when a subscription first names the
-        dispatcher; again for each further notifier.
+        Called when a notifier is created with the dispatcher, or a subscription first names it.
         """
 
     @abstractmethod
     def bind(self, subscription: "Subscription") -> Any:
-        """Check a subscription and return its target, which each delivery will carry.
+        """Check a subscription, and return its target, which its deliveries refer to.
 
-        Called by `subscribe()` before anything is registered, and possibly again for the
-        same id and channel, which replaces the earlier target. No lock of the notifier's is
-        held, and several threads may call it at the same time: should they subscribe the same
-        id to the same channel, it is called again, until what came last is what is registered.
+        `subscribe()` calls this before anything is registered. Another call for the same id and
+        channel replaces the earlier target. Several threads may call it at the same time, without
+        a lock. If they subscribe the same id to the same channel, it is called again until its
+        last call was for the subscription that is registered.
 
         Raises:
-            PgNotifierError: The callback or the options can't serve; `subscribe()` lets it
-                through and nothing changes.
+            PgNotifierError: The callback or an option can't work. `subscribe()` raises it, and
+                nothing changes.
         """
 
     def unbind(self, subscription: "Subscription") -> None:  # noqa: B027
-        """Forget a subscription that was removed. Deliveries on their way may still come.
+        """Forget a removed subscription. Deliveries that are under way may follow.
 
-        As for `bind`, no lock is held.
+        It is called without a lock, as `bind` is.
         """
 
     @abstractmethod
     def dispatch(self, batch: Batch) -> None:
-        """Deliver a batch, in its order, and acknowledge what needs no further try.
+        """Deliver a batch in order, and acknowledge what needs no further try.
 
-        What isn't acknowledged when it raises is tried again after a pause (0.1 s, growing to
-        30 s), unless it was unsubscribed or muted meanwhile. To return without having acknowledged
-        everything counts as a failure, too: it is logged as a `BatchError`, and the rest is tried
-        again. A dispatcher that acknowledges nothing thus delivers everything again and again, but
-        none loses a delivery by an early `return`.
+        If it raises, what isn't acknowledged is tried again after a pause (0.1 s, growing to
+        30 s), unless it was unsubscribed or muted meanwhile. If it returns before everything is
+        acknowledged, a `BatchError` is logged and the rest is tried again. So an early `return`
+        loses nothing, and a dispatcher that acknowledges nothing delivers everything repeatedly.
 
-        A delivery that no further try can help is to be handed to `Delivery.report` and
-        acknowledged; it must not hold up the others. One for which `binding.live` is false is to
-        be handed to `Delivery.pass_on` and acknowledged, as `Batch.one_by_one` does.
+        A delivery that can never succeed must not hold up the others: call `Delivery.report` and
+        acknowledge it. If `binding.live` is false, call `Delivery.pass_on` and acknowledge it, as
+        `Batch.one_by_one` does.
 
-        A dispatcher that hands on to threads or tasks of this process acknowledges a delivery when
-        it hands it on, and counts it as `pending` until it is done.
+        A dispatcher that hands deliveries to threads or tasks of this process acknowledges them
+        at that moment, and counts them as `pending` until they are done.
         """
 
     @property
     def pending(self) -> int:
-        """How many deliveries it has acknowledged in `dispatch` without being done with them.
+        """How many acknowledged deliveries aren't done yet. `stop()` waits for them.
 
-        For dispatchers that hand on to threads or tasks of this process; `stop()` waits for these.
+        For dispatchers that hand deliveries to threads or tasks of this process.
         """
         return 0
 
     def abandon(self) -> None:  # noqa: B027
-        """Forget what is pending and hasn't begun: `stop()` has waited long enough."""
+        """Discard what is pending and hasn't begun, as the timeout of `stop()` is over."""
 
     def take_back(self, binding: "Binding") -> list[Delivery]:  # noqa: ARG002
-        """Give up and return what is pending of a binding and hasn't begun, in order.
+        """Return what is pending for a binding and hasn't begun, in order, without delivering it.
 
-        Called when the id was subscribed anew in a way that this binding can't deliver in.
+        Called when another binding has replaced this one.
         """
         return []
 
     def runs_here(self) -> bool:
-        """Return whether what is pending waits for the calling code, so that it can't wait."""
+        """Return whether what is pending waits for the calling code, which then must not wait."""
         return False
 
     def details(self) -> Mapping[str, Any]:
-        """Return what `Notifier.status()` is to tell of this dispatcher, JSON-able.
-
-        Called by any thread at any time.
-        """
+        """Return JSON-able values for `Notifier.status()`. Any thread may call it at any time."""
         return {}
 
     def is_reachable(self) -> bool:
         """Return whether its queue can be reached now, for `/readyz` and `readiness_problems()`.
 
-        Called on a thread of its own, once at a time. After 5 s it counts as no.
+        Called on a separate thread, once at a time. No answer within 5 s counts as False.
         """
         return True
 
     def open(self) -> None:  # noqa: B027
-        """Make ready for `dispatch`. Called by `start()`, before anything is heard.
+        """Prepare for `dispatch`. Called by `start()` before anything is received.
 
         Raises:
-            PgNotifierError: It can't be; `start()` lets it through, and nothing was started.
+            PgNotifierError: It can't dispatch. `start()` raises it, and nothing is started.
         """
 
     def close(self) -> None:  # noqa: B027
-        """Let go of connections. Called when the listener stops; `dispatch` may follow."""
+        """Close connections. Called when the listener stops; `dispatch` may follow."""
 
     def forget_in_child(self) -> None:  # noqa: B027
-        """Forget threads and what is pending, in a forked child: these are the parent's."""
-
-
-def claim(dispatcher: Dispatcher, owner: Owner | None, notifier: Owner) -> Owner:
-    """Return the notifier that a dispatcher belongs to from now on.
-
-    Raises:
-        ConfigurationError: It belongs to another one.
-    """
-    if owner is not None and owner is not notifier:
-        raise ConfigurationError(
-            f"{dispatcher!r} serves {owner!r} already; give each notifier its own "
-            f"{type(dispatcher).__name__}"
-        )
-    return notifier
+        """Forget threads and pending deliveries in a forked child: they belong to the parent."""
 
 
 Report = Callable[[BaseException, "Subscription", Notification], None]
@@ -307,10 +283,10 @@ class Subscription:
         fn: The callback, or what the dispatcher takes instead (a Celery signature, say).
         dispatcher: What delivers to it.
         options: The dispatcher's options, as given to `subscribe()`.
-        muted: Whether this subscription is muted; its channel may be, besides.
-        gathering: How many notifications become one delivery, if so.
-        on_gap: The same as `fn`, but for gaps; None if it isn't told of them.
-        tells_gaps: Whether it is itself another one's `on_gap`.
+        muted: Whether this subscription is muted. Its channel may be muted, too.
+        gathering: How several notifications become one delivery; None if they don't.
+        on_gap: What gaps are delivered to, if anything; like `fn`.
+        tells_gaps: Whether it delivers the gaps of another subscription.
     """
 
     id: Hashable
@@ -324,7 +300,7 @@ class Subscription:
     tells_gaps: bool = False
 
     def for_gaps(self) -> "Subscription | None":
-        """Return the subscription that is told of gaps, with the id `(id, "gap")`."""
+        """Return the subscription that gets the gaps, with the id `(id, "gap")`, if any."""
         if self.on_gap is None:
             return None
         parts = self.id if isinstance(self.id, tuple) else (self.id,)
@@ -333,64 +309,47 @@ class Subscription:
         )
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Binding:
     """A subscription together with the target that its dispatcher made of it.
 
-    What waits for a subscription holds its binding. So subscribing the id anew changes the
-    binding in place, and what waits goes to the new callback. Where that can't be, because another
-    dispatcher or another way of gathering is to deliver, the binding gets an heir, and its
-    deliverer hands on to that what waits.
+    Waiting deliveries refer to a binding. Subscribing the id again changes the binding in place,
+    so that they go to the new callback. If another dispatcher or another way of gathering is to
+    deliver, this isn't possible. Then the binding gets an heir, and its deliverer hands the
+    waiting deliveries on to the heir.
 
-    Written under the notifier's lock; dispatchers read it without.
+    Written under the notifier's lock; dispatchers read it without a lock.
 
     Attributes:
         id: The subscription's id, for quick access.
         subscription: The subscription.
-        gathering: The subscription's, for quick access.
+        gathering: The subscription's gathering, for quick access.
         target: What `Dispatcher.bind` returned.
         report: Called with an exception, the subscription and the notification.
-        on_gap: What gets a gap, if anything does.
+        on_gap: The binding that gets the gaps, if any.
         live: Whether it is delivered to. False while the subscription or its channel is muted,
-            and for ever once it was removed or there is an heir.
-        heir: The binding of the same id and channel that what waits is for.
-        former: The binding whose heir this is, for as long as something waits for that.
-        passed_on: What a dispatcher didn't deliver, as there is an heir.
-        is_left: Whether the deliverer knows of the heir. Written by the deliverer.
+            and for good once it was removed or has an heir.
+        heir: The binding of the same id and channel that has replaced this one.
+        former: The binding that this one has replaced, as long as something waits for it.
+        passed_on: What a dispatcher didn't deliver because there is an heir.
+        is_left: Whether the deliverer knows about the heir. Written by the deliverer.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "former",
-        "gathering",
-        "heir",
-        "id",
-        "is_left",
-        "live",
-        "on_gap",
-        "passed_on",
-        "report",
-        "subscription",
-        "target",
-    )
+    subscription: Subscription
+    target: Any
+    report: Report
+    on_gap: "Binding | None" = None
+    id: Hashable = field(init=False)
+    gathering: Gathering | None = field(init=False)
+    live: bool = field(init=False, default=True)
+    heir: "Binding | None" = field(init=False, default=None)
+    former: "ref[Binding] | None" = field(init=False, default=None)
+    passed_on: deque[Delivery] = field(init=False, default_factory=deque)
+    is_left: bool = field(init=False, default=False)
 
-    def __init__(
-        self,
-        subscription: Subscription,
-        target: Any,
-        report: Report,
-        on_gap: "Binding | None" = None,
-    ) -> None:
-        self.id = subscription.id
-        self.subscription = subscription
-        self.gathering = subscription.gathering
-        self.target = target
-        self.report = report
-        self.on_gap = on_gap
-        self.live = True
-        self.heir: Binding | None = None
-        self.former: ref[Binding] | None = None
-        self.passed_on: deque[Delivery] = deque()
-        self.is_left = False
+    def __post_init__(self) -> None:
+        self.id = self.subscription.id
+        self.gathering = self.subscription.gathering
 
     @property
     def dispatcher(self) -> Dispatcher:
@@ -398,13 +357,13 @@ class Binding:
         return self.subscription.dispatcher
 
     def earliest(self, dispatchers: Container[Dispatcher]) -> "Binding":
-        """Return the binding that something still waits for, and which this is heir to in the end.
+        """Return the earliest of the replaced bindings that something still waits for.
 
         Args:
-            dispatchers: Those with a deliverer.
+            dispatchers: The dispatchers that have a deliverer.
 
         Returns:
-            The earliest; this one if there is none, or all are of its own dispatcher.
+            This binding if there is none, or all have the same dispatcher.
         """
         found, changes, one = self, False, self
         while one.former is not None and (before := one.former()) is not None:
@@ -415,19 +374,19 @@ class Binding:
         return found if changes else self
 
     def can_become(self, subscription: Subscription) -> bool:
-        """Return whether what waits can be delivered as another subscription wants it."""
+        """Return whether waiting deliveries can go to another subscription in the same way."""
         return (
             subscription.dispatcher is self.subscription.dispatcher
             and subscription.gathering == self.gathering
         )
 
     def become(self, subscription: Subscription, target: Any) -> None:
-        """Stand for another subscription with the same id and channel from now on."""
+        """Belong to another subscription with the same id and channel from now on."""
         self.subscription = subscription
         self.target = target
 
     def leave_to(self, heir: "Binding") -> None:
-        """Have what waits go to another binding. Its deliverer is to be woken afterwards."""
+        """Hand what waits to another binding. The caller wakes the deliverer afterwards."""
         heir.former = ref(self)
         self.heir = heir
         self.live = False

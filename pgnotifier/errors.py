@@ -9,13 +9,25 @@
     ├── TaskNameError            (ValueError)       a task name that is taken, or can't be one
     ├── ConnectionFailedError    (ConnectionError)  no connection could be made
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
-    ├── NotListeningError          (ConnectionError)  LISTEN went well, but nothing arrives
+    ├── NotListeningError        (ConnectionError)  LISTEN succeeded, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
     ├── PayloadEncodingError     (TypeError)        a value that no payload can carry
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
+
+Integrations, the test servers and the demo add theirs:
+
+    PgNotifierError
+    ├── ExtraNotInstalledError   (ModuleNotFoundError)  contrib: its framework isn't installed
+    ├── CallbackNotFoundError    (LookupError)      contrib.celery: no callback for a task
+    ├── EmbeddingError           (UsageError)       contrib.celery: a worker that can't listen
+    ├── ReceiverNotFoundError    (LookupError)      contrib.django: no receiver for a task
+    ├── ServerError              (RuntimeError)     testing: a server that can't start or answer
+    ├── ExternalServerError      (ServerError)      testing: a server that isn't ours to stop
+    ├── ServerNotInstalledError  (LookupError)      testing: no wheel contains the server
+    └── DemoError                (RuntimeError)     demo: it can't go on
 
 Each also descends from the builtin that fits, so code that catches `ValueError` needs no
 import from here. No message holds a password.

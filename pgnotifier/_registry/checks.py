@@ -59,3 +59,22 @@ def check_id(id: object) -> Hashable:
             "use a tuple or frozenset instead of a list or set"
         ) from None
     return id
+
+
+_NOBODY = object()
+
+
+def check_callable(name: str, value: object, of: object = _NOBODY) -> None:
+    """Check that a value can be called.
+
+    Args:
+        name: What users know it as.
+        value: The value.
+        of: The id of the subscription that it was given for, if any.
+
+    Raises:
+        ArgumentTypeError: It isn't callable.
+    """
+    if not callable(value):
+        where = "" if of is _NOBODY else f"subscription {of!r:.80}: "
+        raise ArgumentTypeError(f"{where}{name} must be callable, not {value!r:.80}")

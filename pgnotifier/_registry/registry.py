@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from rpds import HashTrieMap
 
@@ -72,6 +73,13 @@ class Registry:
         """Return a channel's bindings in subscribing order."""
         found = self._channels.get(channel)
         return () if found is None else found.bindings.values()
+
+    def callbacks(self) -> dict[str, dict[Hashable, Any]]:
+        """Return the callbacks by channel and id, without channels that have none."""
+        found = {
+            name: {one.id: one.subscription.fn for one in self.bindings(name)} for name in self
+        }
+        return {name: callbacks for name, callbacks in found.items() if callbacks}
 
     def is_muted(self, channel: str) -> bool:
         """Return whether the whole channel is muted."""

@@ -1,88 +1,28 @@
-"""The registry's one writer: each change makes a new registry, and ends what it replaced."""
+"""The registry's only writer: each change makes a new registry and ends what it has replaced."""
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from pgnotifier._registry.change import Bound, Change, Claim, Key, Tentative
 from pgnotifier._registry.registry import Registry
 from pgnotifier._registry.spelling import Spelling
 from pgnotifier.dispatch import Binding, Dispatcher, Report, Subscription
 from pgnotifier.errors import PgNotifierError
 
-Key = tuple[Hashable, str]
-"""An id and a channel, which identify a subscription."""
-
-
-@dataclass(slots=True, eq=False)
-class Tentative:
-    """A channel that was added, and that the server hasn't accepted yet.
-
-    Attributes:
-        waiting: How many calls wait for its LISTEN. It goes if all of them are refused.
-    """
-
-    waiting: int = 0
-
-
-Claim = Mapping[str, Tentative]
-"""The tentative channels that a call waits for, by name."""
-
-
-@dataclass(slots=True, eq=False)
-class Change:
-    """A subscription on its way into the registry, until the server has accepted its channel.
-
-    Attributes:
-        id: Its id.
-        channel: Its channel.
-        before: What had that id and channel, and has it again if the server refuses.
-        undoing: The change that it undoes, if it does.
-        is_overtaken: Whether another thread has changed the same since.
-        subscription: What was put into the registry; None until then.
-        former: The change that put `before` there, if the server hasn't accepted that either.
-        claim: Its channel, if that is tentative.
-        is_refused: Whether the server has refused.
-        is_settled: Whether it has accepted.
-    """
-
-    id: Hashable
-    channel: str
-    before: Subscription | None
-    undoing: "Change | None" = None
-    is_overtaken: bool = False
-    subscription: Subscription | None = None
-    former: "Change | None" = None
-    claim: Claim = field(default_factory=dict)
-    is_refused: bool = False
-    is_settled: bool = False
-
-    @property
-    def key(self) -> Key:
-        """What identifies it."""
-        return self.id, self.channel
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A subscription that its dispatcher has bound, and the one that gets its gaps, if any."""
-
-    subscription: Subscription
-    target: Any
-    for_gaps: Subscription | None = None
-    gap_target: Any = None
-
 
 class Registrar:
-    """Holds the registry of a notifier and writes it, under the notifier's lock.
+    """Holds the registry of a notifier and writes it.
 
-    Dispatchers are called without that lock. So to subscribe takes three steps, and is done again
-    if another thread has changed the same subscription between the first and the last.
+    Methods are called under the notifier's lock, except for `bind` and `unbind`, which call a
+    dispatcher. So subscribing takes three steps: `begin`, `bind` and `complete`. They are repeated
+    if another thread has changed the same subscription between the first and the last step.
 
     Attributes:
-        registry: As it is now. Anyone may read it, without the lock.
-        spelling: What is to be said of new channels; its `warn` is to be called without the lock.
+        registry: The current registry. Any thread may read it without the lock.
+        spelling: Warnings about names of new channels. Call its `warn` without the lock.
     """
 
     def __init__(
@@ -91,7 +31,7 @@ class Registrar:
         """Begin with an empty registry.
 
         Args:
-            report: Told of each delivery that fails.
+            report: Called with each delivery that fails.
             on_heir: Called with each binding that gets an heir.
         """
         self.registry = Registry()
@@ -100,13 +40,13 @@ class Registrar:
         self.spelling = Spelling()
         self._changes: set[Change] = set()
         self._tentative: dict[str, Tentative] = {}
-        self._unsettled: dict[Key, Change] = {}  # the latest of each, while the server is asked
+        self._unsettled: dict[Key, Change] = {}  # the latest of each, until the server answers
         self._leaving: deque[tuple[Key, Subscription]] = deque()
         self._uses: Counter[Dispatcher] = Counter()  # subscriptions, by dispatcher
-        self._unused: set[Dispatcher] = set()  # since `take_unused`; some may be used again
+        self._unused: set[Dispatcher] = set()  # since `take_unused`; some may be in use again
 
     def add(self, channels: Iterable[str]) -> Claim:
-        """Add channels; `accept` or `give_up` follows for those that the server is to accept."""
+        """Add channels, and return which of them are tentative; `accept` or `give_up` follows."""
         names = list(channels)
         new = [name for name in names if name not in self.registry]
         self.registry = self.registry.add(new)
@@ -119,13 +59,13 @@ class Registrar:
         return claim
 
     def accept(self, claim: Claim) -> None:
-        """Keep channels, as the server listens to them, or is to when it is connected to."""
+        """Keep channels: the server listens to them, or will when it is connected to."""
         for name, one in claim.items():
             if self._tentative.get(name) is one:
                 del self._tentative[name]
 
     def give_up(self, claim: Claim) -> None:
-        """Remove channels that the server has refused, unless others want them."""
+        """Remove channels that the server has refused, unless other calls still wait for them."""
         for name, one in claim.items():
             one.waiting -= 1
             if self._tentative.get(name) is one and not one.waiting:
@@ -144,22 +84,23 @@ class Registrar:
         Args:
             id: The id.
             channel: The channel.
-            undoing: The change that this undoes; should something else be there by the end,
-                nothing is done. Default: this is no such.
+            undoing: The change that this one undoes. If it was replaced by then, `complete` does
+                nothing. Default: this change undoes no other one.
         """
         change = Change(id, channel, self._find(id, channel), undoing)
         self._changes.add(change)
         return change
 
     def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> Bound:
-        """Have a subscription's dispatcher bind it. To be called without the lock.
+        """Have a subscription's dispatcher bind it. Called without the lock.
 
-        A dispatcher may wait for a lock of its queue's client, whose holder subscribes.
+        A dispatcher may wait for a lock of its queue's client, and the thread that holds it may be
+        about to subscribe.
 
         Args:
-            subscription: What is to be subscribed.
+            subscription: The subscription.
             change: What `begin` returned.
-            again: Whether it was bound before, and `complete` came too late.
+            again: Whether it was bound before, and `complete` returned False.
 
         Raises:
             PgNotifierError: The dispatcher refuses it; nothing has changed.
@@ -179,11 +120,12 @@ class Registrar:
         return Bound(subscription, target, for_gaps, gap_target)
 
     def complete(self, change: Change, bound: Bound) -> bool:
-        """Put what was bound into the registry, in the place of what has its id and channel.
+        """Put what was bound into the registry, where it replaces what has its id and channel.
 
         Returns:
             False if another thread has changed the same subscription since `begin`. Then nothing
-            is done, and all is to be done again: the dispatcher may have seen ours first.
+            was done, and the caller begins again, as the dispatcher may have bound them in the
+            other order.
         """
         self._changes.discard(change)
         if change.is_overtaken:
@@ -205,15 +147,15 @@ class Registrar:
         return True
 
     def settle(self, change: Change) -> None:
-        """End a change: the server listens to its channel, or is to when it is connected to."""
+        """End a change: the server listens to its channel, or will when it is connected to."""
         self.accept(change.claim)
         change.former, change.is_settled = None, True
         self._settle(change)
 
     def refuse(self, change: Change) -> Subscription | None:
-        """Note that the server has refused a change; return what is to be there instead.
+        """Note that the server has refused a change; return the subscription to restore, if any.
 
-        That is what was before it, unless the server has refused that as well, meanwhile.
+        That is the one before the change, unless the server has refused that one as well.
         """
         change.is_refused = True
         while change.former is not None and change.former.is_refused:
@@ -221,33 +163,34 @@ class Registrar:
         return change.before
 
     def holds(self, change: Change) -> bool:
-        """Return whether what a change has made is there still; it may have been muted."""
+        """Return whether a change's subscription is still there; it may have been muted."""
         now, made = self._find(change.id, change.channel), change.subscription
-        # Each call of `subscribe()` has options of its own, which muting leaves as they are.
+        # Each call of `subscribe()` makes a new mapping of options, and muting keeps it.
         return now is not None and made is not None and now.options is made.options
 
     def take_back(self, change: Change) -> None:
-        """Remove what was completed where nothing was before, unless it was changed since."""
+        """Remove a change's subscription that has replaced nothing, unless it was changed since."""
         if self.holds(change):
             left = self.registry.unbind(change.id, change.channel)
-            # `give_up` follows, and removes a channel that nobody else has wanted.
+            # `give_up` follows, and removes the channel unless other calls have added it, too.
             self._swap(left.add([change.channel]), [change.channel])
         self._settle(change)
 
-    # Whoever removes a subscription has its dispatcher forget it after the lock is released, when
-    # another thread may have bound it anew. So that is done in three steps, too.
+    # A dispatcher forgets a removed subscription after the lock has been released. Another thread
+    # may have bound the subscription again by then. So removing takes three steps as well:
+    # `next_leaving`, `unbind` and `forgotten`.
 
     def next_leaving(self) -> tuple[Change, Subscription] | None:
-        """Return a subscription that its dispatcher is still to forget; None if there is none."""
+        """Return a subscription that its dispatcher has to forget; None if there is none."""
         if not self._leaving:
             return None
         key, subscription = self._leaving.popleft()
         return self.begin(*key), subscription
 
     def unbind(self, subscription: Subscription, change: Change) -> None:
-        """Have a dispatcher forget a subscription. To be called without the lock, as `bind` is.
+        """Have a dispatcher forget a subscription. Called without the lock, as `bind` is.
 
-        If the dispatcher has it again by now, it is made sure that it knows that.
+        If the subscription is the dispatcher's again by now, it is bound again instead.
         """
         by, after = subscription.dispatcher, change.before
         if after is not None and subscription.tells_gaps:
@@ -259,9 +202,9 @@ class Registrar:
                 by.bind(after)
 
     def forgotten(self, change: Change, subscription: Subscription) -> None:
-        """End what `next_leaving` began, or have it done again if the same has changed since."""
+        """End what `next_leaving` began; repeat it if the same subscription has changed since."""
         self._changes.discard(change)
-        self._overtake({change.key})  # its dispatcher may have bound it before we had it unbound
+        self._overtake({change.key})  # another thread may have bound it before this unbound it
         if change.is_overtaken:
             self._leaving.append((change.key, subscription))
 
@@ -271,7 +214,7 @@ class Registrar:
         return {one for one in taken if one not in self._uses}
 
     def unsubscribe(self, id: Hashable, channel: str) -> bool:
-        """Remove a subscription; return whether its channel went with it, as with the last."""
+        """Remove a subscription; return whether it was the last one and its channel is removed."""
         if self.registry.binding(id, channel) is None:
             return False
         self._swap(self.registry.unbind(id, channel), [channel])
@@ -295,7 +238,7 @@ class Registrar:
         return None if binding is None else binding.subscription
 
     def _settle(self, change: Change) -> None:
-        """Have the change before one be the latest that the server is asked about, if any."""
+        """Remove a change from the unsettled ones, and put the change before it there, if any."""
         if self._unsettled.get(change.key) is change:
             del self._unsettled[change.key]
             if change.former is not None and not change.former.is_settled:
@@ -307,14 +250,14 @@ class Registrar:
                 change.is_overtaken = True
 
     def _replace(self, bound: Bound) -> None:
-        """Put a subscription in the place of the one with its id and channel, if there is one."""
+        """Put a subscription into the registry; it replaces the one with its id and channel."""
         subscription = bound.subscription
         before = self.registry.binding(subscription.id, subscription.channel)
         former = None if before is None else before.subscription
         former_gaps = None if before is None else before.on_gap
         if former is not None:
             subscription = replace(subscription, muted=former.muted)
-        # In place, if that can be: of `on_gap` before it is looked for anew.
+        # In place where possible, so that waiting deliveries go to the new callback.
         on_gap = None
         if bound.for_gaps is not None:
             on_gap = self._successor(former_gaps, bound.for_gaps, bound.gap_target)
@@ -330,7 +273,7 @@ class Registrar:
             else:
                 old.leave_to(new)
                 self._on_heir(old)
-        # Last, so that deliverers know of the heir before something comes for it.
+        # Last, so that deliverers know about an heir before something arrives for it.
         self.registry = registry
         self._overtake({(subscription.id, subscription.channel)})
         self._uses[subscription.dispatcher] += 1
@@ -347,7 +290,7 @@ class Registrar:
     def _successor(
         self, before: Binding | None, subscription: Subscription, target: Any
     ) -> Binding:
-        """Return the binding before, changed in place, or a new one."""
+        """Return the binding before, changed in place if possible, or a new one."""
         if before is not None and before.can_become(subscription):
             before.become(subscription, target)
             return before
@@ -356,7 +299,7 @@ class Registrar:
     def _leave(
         self, former: Subscription, former_gaps: Binding | None, now: Subscription | None
     ) -> None:
-        """Note what a dispatcher is to forget: what it delivers to no more."""
+        """Note what a dispatcher has to forget, because it no longer delivers to it."""
         key, by = (former.id, former.channel), former.dispatcher
         stays = now is not None and now.dispatcher is by
         if not stays:
@@ -365,7 +308,7 @@ class Registrar:
             self._leaving.append((key, former_gaps.subscription))
 
     def _swap(self, registry: Registry, channels: Iterable[str]) -> None:
-        """Replace the registry, and end the bindings on these channels that it has no more."""
+        """Replace the registry, and end the bindings on these channels that it has lost."""
         before, self.registry = self.registry, registry
         for channel in channels:
             if channel not in registry:
@@ -382,7 +325,7 @@ class Registrar:
         self._mute(registry, channels)
 
     def _mute(self, registry: Registry, channels: Iterable[str]) -> None:
-        """Have the bindings on these channels be live, but for those that are muted."""
+        """Make the bindings on these channels live, except for muted ones."""
         for channel in channels:
             silent = registry.is_muted(channel)
             for binding in registry.bindings(channel):

@@ -1,4 +1,4 @@
-"""Processes: staying alive while a notifier runs, ending on Ctrl-C, and forking."""
+"""The process: it stays alive while a notifier runs, ends on Ctrl-C, and may be forked."""
 
 import atexit
 import contextlib
@@ -9,14 +9,14 @@ import weakref
 from time import monotonic
 from typing import Protocol
 
-# To have them registered before us: see the end of this file.
-with contextlib.suppress(ImportError):  # not every platform has processes, or threads
+# So that they are registered before this module: see the end of this file.
+with contextlib.suppress(ImportError):  # some platforms have no processes, or no threads
     import concurrent.futures.process
     import concurrent.futures.thread  # noqa: F401
 
 
 class Runner(Protocol):
-    """What the process has to know of a notifier."""
+    """What this module has to know about a notifier."""
 
     daemon: bool
 
@@ -26,15 +26,15 @@ class Runner(Protocol):
 
 
 EXIT_TIMEOUT = 0.7
-"""Seconds for delivering what is left when the process ends; Ctrl-C is to take under one."""
+"""Seconds for delivering the rest when the process ends: Ctrl-C takes less than a second."""
 
 _notifiers: "weakref.WeakSet[Runner]" = weakref.WeakSet()
-_running: "set[Runner]" = set()  # strong: a script need not keep its notifier in a variable
+_running: "set[Runner]" = set()  # strong: a script may keep its notifier in no variable
 _finishing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
 
 def watch(notifier: Runner) -> None:
-    """Have a notifier told of forks."""
+    """Have `forget_in_child` of a notifier called in forked children."""
     _notifiers.add(notifier)
 
 
@@ -44,23 +44,23 @@ def hold(notifier: Runner) -> None:
 
 
 def release(notifier: Runner) -> None:
-    """No longer keep the process alive for it."""
+    """Stop keeping the process alive for a notifier."""
     _running.discard(notifier)
 
 
 def see_out(thread: threading.Thread) -> None:
-    """Keep the process alive until a callback that has stopped its notifier is done."""
+    """Keep the process alive until a thread ends: its callback has stopped its notifier."""
     _finishing.add(thread)
 
 
 def _at_exit() -> None:
     """Wait until every notifier has stopped, or for Ctrl-C; then stop the rest.
 
-    Our threads are daemons, and this waits in their place: Python itself, waiting for a
-    thread, would answer Ctrl-C with a traceback and then not end.
+    The threads of a notifier are daemon threads, so Python doesn't wait for them. If it did,
+    Ctrl-C would print a traceback and not end the process.
     """
     try:
-        # A main program that died of an exception, Ctrl-C included, has its process end.
+        # An exception that ended the main program, Ctrl-C included, ends the process as well.
         while not hasattr(sys, "last_value") and _wait_a_while():
             pass
     except KeyboardInterrupt:
@@ -69,16 +69,16 @@ def _at_exit() -> None:
         deadline = monotonic() + EXIT_TIMEOUT
         running = tuple(_running)
         for done, notifier in enumerate(running):
-            # A callback that is stuck leaves the others their share of the time.
+            # Each gets its share of the time, so that a stuck callback leaves some for the others.
             notifier.stop(timeout=max(0.0, deadline - monotonic()) / (len(running) - done))
     except KeyboardInterrupt:
         pass
 
 
 def _wait_a_while() -> bool:
-    """Wait for something that keeps the process alive; return whether there is anything.
+    """Wait for something that keeps the process alive; return False if there is nothing.
 
-    A second at most, as a lock can't be interrupted on Windows.
+    It waits for a second at most, as Ctrl-C can't interrupt a lock on Windows.
     """
     for notifier in tuple(_running):
         if not notifier.daemon and not notifier.wait(0):
@@ -98,8 +98,9 @@ def _in_child() -> None:
         notifier.forget_in_child()
 
 
-# Where concurrent.futures ends its pools, too, and the later registered goes first: so the
-# executors that callbacks use outlive this wait. atexit alone would come after that.
+# concurrent.futures ends its executors in the same way, and the latest registered function is
+# called first. So the executors that callbacks use work during this wait. Functions registered
+# with atexit are called after that.
 getattr(threading, "_register_atexit", atexit.register)(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Iterable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher
+from pgnotifier.dispatchers.claiming import claim
 from pgnotifier.dispatchers.in_process import check_in_process, is_generator
 from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
 from pgnotifier.dispatchers.threads import check_positive

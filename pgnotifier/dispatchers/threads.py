@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.log_throttle import LogThrottle
-from pgnotifier.dispatch import Batch, Callback, Delivery, Dispatcher, claim
+from pgnotifier.dispatch import Batch, Callback, Delivery, Dispatcher
+from pgnotifier.dispatchers.claiming import claim
 from pgnotifier.dispatchers.in_process import bind_in_process, call
 from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
 from pgnotifier.errors import ConfigurationError

@@ -11,8 +11,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from pgnotifier import ConnectionFailedError, NotifierStoppedError, NotLiveError, PgNotifierError
-from pgnotifier import notifier as notifier_module
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._notifier import lifecycle
 from pgnotifier._runtime.backoff import Backoff
 
 from .conftest import Sessions
@@ -74,7 +74,7 @@ def test_not_live_in_time_but_later(
     """`NotLiveError` keeps the change: it is live as soon as the listener says it is back."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("old")
-    monkeypatch.setattr(notifier_module, "LIVE_TIMEOUT", 0.1)
+    monkeypatch.setattr(lifecycle, "LIVE_TIMEOUT", 0.1)
     caplog.set_level(logging.INFO, "pgnotifier.states")
 
     class Back(logging.Handler):

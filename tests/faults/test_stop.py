@@ -13,7 +13,7 @@ import pytest
 
 from pgnotifier import Dispatcher, NotifierStoppedError
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier.notifier import STOP_TIMEOUT
+from pgnotifier._notifier.lifecycle import STOP_TIMEOUT
 
 from .load import Sender
 from .waiting import eventually, our_threads

@@ -54,14 +54,14 @@ def test_those_that_never_ran(notifier):
         notifier.subscribe(number, "orders", print, autorun=False, dispatcher=by)
         notifier.subscribe(number, "images", print, autorun=False, dispatcher=by)
         notifier.unsubscribe(number, "orders")
-        assert by in notifier._attached
+        assert by in notifier._parts.attachments.in_use
         notifier.remove_channels(["images"])
         with pytest.raises(DispatcherMismatchError):
             notifier.subscribe(number, "orders", _generator, autorun=False, dispatcher=by)
         del by
     gc.collect()
     assert not any(one() for one in made)
-    assert len(notifier._attached) == 1
+    assert len(notifier._parts.attachments.in_use) == 1
 
 
 def _generator(*_):
@@ -119,7 +119,8 @@ def test_a_thread_that_is_busy(notifier, eventually):
     notifier.notify("orders", 1)
     assert begun.wait(20)
     notifier.unsubscribe(1, "orders")
-    eventually(lambda: next(iter(notifier._listener.deliverers.values()))._is_retiring)
+    listener = notifier._parts.lifecycle.listener
+    eventually(lambda: next(iter(listener.deliverers.values()))._is_retiring)
     notifier.add_channel("images")  # the reader has looked once more
     (status,) = notifier.status().dispatchers
     assert status.waiting == 1
@@ -165,4 +166,4 @@ def test_its_own(notifier, record, eventually):
     notifier.start()
     notifier.unsubscribe(1, "orders")
     notifier.subscribe(2, "orders", record)
-    assert len(notifier._attached) == 1
+    assert len(notifier._parts.attachments.in_use) == 1

@@ -25,6 +25,7 @@ LAYERS = (
     "dispatchers",
     "settings",
     "_health",
+    "_notifier",
     "notifier",
     "__init__",
     "testing",

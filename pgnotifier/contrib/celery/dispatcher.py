@@ -19,7 +19,8 @@ from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
 from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
-from pgnotifier.dispatch import Batch, Callback, Dispatcher, claim
+from pgnotifier.dispatch import Batch, Callback, Dispatcher
+from pgnotifier.dispatchers.claiming import claim
 from pgnotifier.dispatchers.in_process import runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,

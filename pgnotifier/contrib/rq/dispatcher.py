@@ -16,7 +16,8 @@ from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
 from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
 from pgnotifier.contrib.rq.targets import Target
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
+from pgnotifier.dispatch import Batch, Delivery, Dispatcher
+from pgnotifier.dispatchers.claiming import claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
 

@@ -41,7 +41,8 @@ def test_configured_by_the_app(app):
     notifier = CeleryNotifier(app)
     assert notifiers_of(app) == [notifier]
     assert (notifier.app, notifier.standby) == (app, "name")
-    assert (notifier._buffer_size, notifier._overflow) == (5, "drop_oldest")
+    buffering = notifier._parts.factory.buffering
+    assert (buffering.size, buffering.overflow) == (5, "drop_oldest")
     assert notifier.status().connection == "host=h dbname=x"
     notifier.subscribe("a", "ch", callback)
     assert names(app) == {"n.a"}
@@ -53,7 +54,7 @@ def test_a_callable_and_heartbeats(app):
     app.conf.pgnotifier_heartbeat = 3
     app.conf.pgnotifier_heartbeat_timeout = 1.5
     notifier = CeleryNotifier(app)
-    settings = notifier._settings
+    settings = notifier._parts.factory.settings
     assert (settings.heartbeat, settings.heartbeat_timeout) == (3, 1.5)
     assert "lambda" in notifier.status().connection
 
@@ -179,9 +180,9 @@ def test_shared_tasks(app):
     notifier = CeleryNotifier(app)
     notifier.subscribe("a", "ch", audit)
     assert current_app is not app
-    ((_, enqueued),) = notifier._dispatcher.inventory().items()
+    ((_, enqueued),) = notifier._parts.attachments.default.inventory().items()
     assert enqueued.task == "shared.audit"
-    assert isinstance(notifier._dispatcher, CeleryDispatcher)
+    assert isinstance(notifier._parts.attachments.default, CeleryDispatcher)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -1,0 +1,1 @@
+"""The parts of a notifier: its dispatchers, its listener's life, its changes, its status."""

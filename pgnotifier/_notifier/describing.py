@@ -1,0 +1,75 @@
+"""Describing a notifier: what `status()` returns."""
+
+from collections.abc import Iterable
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.reports import ErrorReport, GapReport
+from pgnotifier._listener.listener import Listener
+from pgnotifier._listener.state import StateReport
+from pgnotifier._registry.registry import Registry
+from pgnotifier.status import DispatcherStatus, Status
+
+
+def describe(
+    parameters: Parameters,
+    registry: Registry,
+    listener: Listener | None,
+    state: StateReport,
+    errors: ErrorReport,
+    gaps: GapReport,
+) -> Status:
+    """Return the status of a notifier.
+
+    Args:
+        parameters: Where it connects to.
+        registry: Its registry.
+        listener: Its listener, unless it is stopped.
+        state: Knows its state.
+        errors: Counts its failed deliveries.
+        gaps: Counts its gaps.
+    """
+    deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+    current = state.current
+    return Status(
+        state=current.state,
+        since=current.since,
+        why=_why_paused(deliverers) if current.state == "listening" else current.why,
+        connection=repr(parameters),
+        channels=len(registry),
+        subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
+        received=listener.received if listener is not None else 0,
+        channel_counts=listener.counts() if listener is not None else {},
+        errors=errors.count,
+        reconnects=listener.reconnects if listener is not None else 0,
+        latency=listener.latency if listener is not None else None,
+        queue_usage=listener.queue_usage if listener is not None else None,
+        gaps=gaps.count,
+        last_gap=gaps.last,
+        dispatchers=tuple(map(_describe_dispatcher, deliverers)),
+    )
+
+
+def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
+    return DispatcherStatus(
+        name=deliverer.name,
+        waiting=deliverer.waiting,
+        delivered=deliverer.delivered,
+        dropped=deliverer.dropped,
+        full=deliverer.full,
+        retrying=deliverer.retrying,
+        since=deliverer.trouble.since,
+        why=deliverer.trouble.why,
+        details=deliverer.dispatcher.details(),
+    )
+
+
+def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
+    """Return why a connected listener reads nothing; None if it reads."""
+    for one in deliverers:
+        if one.full:
+            since = one.trouble.since
+            shown = f" since {since.isoformat(timespec='seconds')}" if since is not None else ""
+            why = f": {one.trouble.why}" if one.trouble.why else ""
+            return f"nothing is read{shown}, as the buffer of {one.name} is full{why}"
+    return None

@@ -1,0 +1,160 @@
+"""The methods of `Notifier` that start it, stop it and check it."""
+
+import asyncio
+from dataclasses import replace
+from typing import Self
+
+from pgnotifier._notifier.lifecycle import STOP_TIMEOUT
+from pgnotifier._notifier.parts import Parts
+from pgnotifier._runtime import process
+from pgnotifier.settings import check_settings
+from pgnotifier.status import Status
+
+
+class Runnable:
+    """The part of `Notifier` that has nothing to do with channels and subscriptions."""
+
+    _parts: Parts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        # Ctrl-C ends the program at once, and doesn't wait until a slow queue has taken the rest.
+        interrupted = exc_type is not None and issubclass(exc_type, KeyboardInterrupt)
+        self.stop(process.EXIT_TIMEOUT if interrupted else STOP_TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        """Start without blocking the event loop: see `start()`."""
+        self._parts.attachments.open_all()
+        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.to_thread(self.stop)
+            await asyncio.wait([starting])
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop without blocking the event loop: see `stop()`."""
+        await asyncio.to_thread(self.stop)
+
+    def start(self) -> None:
+        """Connect, and return when every registered channel is listened to.
+
+        A no-op if the notifier is running. From now on a lost connection is replaced for as long
+        as it takes. With `Notifier(wait=…)` that includes the first one: `status()` and the log
+        then say why there is none yet, and `stop()` on another thread ends the wait.
+
+        Raises:
+            ConnectionFailedError: No connection could be made, or not within `wait` seconds.
+            ListenRefusedError: The server refused LISTEN, as a standby server does.
+            NotListeningError: Nothing arrives, because of a connection pooler.
+            ConfigurationError: There are no connection parameters, or `health_port` is in use.
+            NotifierStoppedError: `stop()` was called meanwhile.
+        """
+        self._parts.lifecycle.start()
+
+    def begin(self) -> None:
+        """Begin to start, and return at once. Then `start()` waits for what this began.
+
+        Raises:
+            ConfigurationError: As for `start()`.
+        """
+        self._parts.lifecycle.begin()
+
+    def is_starting(self) -> bool:
+        """Return whether it was started, and has not connected yet."""
+        return self._parts.lifecycle.is_starting()
+
+    def run(self) -> None:
+        """Start, without blocking either: the same as `start()`."""
+        self.start()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
+        """Stop listening, deliver what was received, and disconnect. A no-op if not running.
+
+        It returns in time, whatever the server, a queue or a callback does. A callback that calls
+        it doesn't wait for its own dispatcher, which delivers the rest when the callback is done.
+
+        Args:
+            timeout: Seconds that it may take. What isn't delivered by then is given up and logged.
+
+        Returns:
+            How many deliveries were given up.
+        """
+        return self._parts.lifecycle.stop(timeout)
+
+    def check_configured(self) -> None:
+        """Check what would prevent a start, whatever the server says.
+
+        Raises:
+            ConfigurationError: There are no connection parameters.
+        """
+        self._parts.parameters.check()
+
+    def restart(self) -> None:
+        """Move to a new connection, and listen to what is registered now; start if not running.
+
+        Nothing is missed or delivered twice: the old connection is read until the new one listens.
+        A gap is reported only if the new connection leads to another server, or if a connection
+        is lost meanwhile.
+
+        Raises:
+            ConnectionFailedError: No connection could be made. A notifier that is running keeps the
+                old connection, or keeps trying if it has none.
+            NotLiveError: It takes more than 30 s, and goes on.
+            PgNotifierError: Whatever else `start` raises.
+        """
+        self._parts.lifecycle.restart()
+
+    def is_running(self) -> bool:
+        """Return whether the notifier was started and not stopped, connected or not."""
+        return self._parts.lifecycle.is_running()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the notifier has stopped.
+
+        Args:
+            timeout: Seconds to wait at most. Default: no limit.
+
+        Returns:
+            Whether it has stopped.
+        """
+        return self._parts.lifecycle.wait(timeout)
+
+    def status(self) -> Status:
+        """Return what the notifier is doing, and what it has done."""
+        return self._parts.describe()
+
+    def readiness_problems(self) -> list[str]:
+        """Return why the notifier isn't ready; an empty list if it is.
+
+        It is ready if it is listening or standing by, and each dispatcher reaches its queue within
+        5 s.
+        """
+        return self._parts.readiness_problems()
+
+    @property
+    def standby(self) -> str | None:
+        """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
+        return self._parts.factory.settings.standby
+
+    @standby.setter
+    def standby(self, name: str | None) -> None:
+        self._parts.factory.settings = replace(self._parts.factory.settings, standby=name)
+
+    @property
+    def startup_wait(self) -> bool | float | None:
+        """Whether `start()` waits for a server that can't be reached: `Notifier(wait=…)`."""
+        return self._parts.lifecycle.startup_wait
+
+    @startup_wait.setter
+    def startup_wait(self, wait: bool | float | None) -> None:
+        check_settings(wait=wait)
+        self._parts.lifecycle.startup_wait = wait
+
+    def forget_in_child(self) -> None:
+        """Forget the parent's threads, locks and connections in a forked child."""
+        self._parts.forget_in_child()

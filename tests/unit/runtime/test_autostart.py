@@ -1,0 +1,77 @@
+"""Autostart: the truth table of its docstring, row by row."""
+
+import contextlib
+import itertools
+from types import SimpleNamespace
+
+import pytest
+
+from pgnotifier._runtime.autostart import Autostart, hold_starts
+
+VALUES = {
+    "asked": ["no", "yes"],
+    "running": ["no", "yes"],
+    "awaited": ["no", "yes"],
+    "held": ["no", "yes"],
+    "autorun": ["None", "no", "yes"],
+    "dispatchers": ["some", "all"],
+}
+CHOICES = {"None": None, "no": False, "yes": True}
+TABLE = [
+    [cell.strip() for cell in line.strip(" |").replace("||", "|").split("|")]
+    for line in (Autostart.__doc__ or "").splitlines()
+    if line.lstrip().startswith("|") and "---" not in line
+]
+HEAD, ROWS = TABLE[0], TABLE[1:]
+
+
+def fits(row, case):
+    """Return whether a row of the table is about a case."""
+    return all(cell in ("-", value) for cell, value in zip(row, case, strict=False))
+
+
+CASES = list(itertools.product(*VALUES.values()))
+
+
+def test_the_table_is_whole():
+    """It names each input, and exactly one row fits each case."""
+    assert [*VALUES, "starts"] == HEAD
+    assert [sum(fits(row, case) for row in ROWS) for case in CASES] == [1] * len(CASES)
+
+
+@pytest.mark.parametrize(
+    ("row", "case"),
+    [(row, case) for row in ROWS for case in CASES if fits(row, case)],
+    ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
+)
+def test_row(row, case):
+    """Each row says what is decided in each case that it fits."""
+    asked, running, awaited, held, autorun, dispatchers = case
+    with hold_starts() if CHOICES[held] else contextlib.nullcontext():
+        starts = Autostart(CHOICES[autorun]).starts(
+            asked=CHOICES[asked],
+            is_running=CHOICES[running],
+            is_awaited=CHOICES[awaited],
+            dispatchers=[
+                SimpleNamespace(starts_listener=True),
+                SimpleNamespace(starts_listener=dispatchers == "all"),
+            ],
+        )
+    assert starts is CHOICES[row[-1]]
+
+
+def test_holds_may_overlap():
+    """Starts are held until the end of the last block, whatever the order of the ends."""
+
+    def starts():
+        return Autostart(None).starts(
+            asked=True, is_running=False, is_awaited=False, dispatchers=[]
+        )
+
+    first, second = hold_starts(), hold_starts()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not starts()
+    second.__exit__(None, None, None)
+    assert starts()
