@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 from pgnotifier._runtime.clock import Moment
 
-POLL = 1.0
-"""Seconds between two tries to take the lead."""
 UNKNOWN_AGE = 45.0
 """How far back a gap reaches, in seconds, if nothing is known of the leader: what it takes to
 notice a dead connection."""
