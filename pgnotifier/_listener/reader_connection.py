@@ -136,7 +136,7 @@ class ReaderConnection:
         self._check_stopping()
 
     def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
-        """Wait as `wait` does, but for a connection that isn't in use yet."""
+        """Wait as `wait` does, for a connection that isn't in use yet."""
         self._waiter.wait(timeout, session.fd, write=write)
         self._check_stopping()
 

@@ -290,7 +290,7 @@ def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monk
     """So are those of a connection that is to replace another."""
     notifier = make_notifier(pgnotifier_dsn, standby="shop")
     notifier.subscribe(1, "orders", ledger.callback)
-    slow(monkeypatch, f"pgnotifier.handover.{query}")
+    slow(monkeypatch, f"pgnotifier._listener.handover.{query}")
     canceling = threading.Thread(target=sleeping.cancel)
     canceling.start()
     notifier.restart()
