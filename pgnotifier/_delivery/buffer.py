@@ -70,10 +70,10 @@ class Trouble(NamedTuple):
 
 
 class GapMarker:
-    """Stands in a buffer where something may have been missed, until the users know of it.
+    """Stands in a buffer where something may have been missed; the deliverer waits at it.
 
     Attributes:
-        is_open: Whether what comes behind it may be delivered.
+        is_open: Whether the users know of the gap, so that what is behind it may be delivered.
         is_taken: Whether it has left the buffer.
         deliveries: What to deliver first.
     """
@@ -140,9 +140,9 @@ class Buffer:
             else:
                 self._drop()
 
-    def hold(self, barrier: GapMarker) -> None:
-        """Add a barrier. It counts for no bound, and is never dropped."""
-        self._content.append(barrier)
+    def hold(self, marker: GapMarker) -> None:
+        """Add a gap marker. It counts for no bound, and is never dropped."""
+        self._content.append(marker)
         self._barriers += 1
 
     def may_take(self, *, hurry: bool) -> bool:

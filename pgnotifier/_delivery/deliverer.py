@@ -191,18 +191,18 @@ class Deliverer:
         """Wake the thread, if it waits."""
         self._bell.ring()
 
-    def hold(self, barrier: GapMarker) -> None:
-        """Deliver nothing that is put from now on until a barrier is lifted."""
+    def hold(self, marker: GapMarker) -> None:
+        """Deliver nothing that is put from now on until a marker is released."""
         with self._bell.lock:
-            self._buffer.hold(barrier)
+            self._buffer.hold(marker)
 
-    def release(self, barrier: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
-        """Go on behind a barrier, with some deliveries first; return False if it is too late."""
+    def release(self, marker: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
+        """Continue behind a marker, with some deliveries first; return False if it is too late."""
         with self._bell.lock:
-            barrier.deliveries = tuple(deliveries)
-            barrier.is_open = True
+            marker.deliveries = tuple(deliveries)
+            marker.is_open = True
             self._bell.ring()
-            return not barrier.is_taken
+            return not marker.is_taken
 
     def take_over(self, item: Item | GapMarker) -> bool:
         """Deliver what another deliverer hands on; return False if this one has ended."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from time import monotonic
 
 from pgnotifier._connection.connecting import Connecting
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import Session
 from pgnotifier._listener.reader_connection import ReaderConnection
 
@@ -22,19 +21,9 @@ MOST_TRIES = 10
 class ConnectionAttempts:
     """Makes new connections; owned by the reader."""
 
-    def __init__(
-        self, parameters: Parameters, connection: ReaderConnection, heartbeat: float
-    ) -> None:
-        """Take where to connect.
-
-        Args:
-            parameters: Where to connect.
-            connection: The reader's connection, which is read while an attempt is under way.
-            heartbeat: The longest wait in one go, in seconds.
-        """
-        self._parameters = parameters
+    def __init__(self, connection: ReaderConnection) -> None:
+        """Take the reader's connection, which is read while an attempt is under way."""
         self._connection = connection
-        self._heartbeat = heartbeat
 
     def connect(self, *, hedged: bool = False) -> Session:
         """Return a new connection.
@@ -60,7 +49,8 @@ class ConnectionAttempts:
 
     def begin(self, query: bytes = b"", *, shuffle: bool = False) -> Connecting:
         """Begin one attempt, which sends a query once it is connected, if one is given."""
-        return Connecting(self._parameters, self._connection.wake, query, shuffle=shuffle)
+        parameters, wake = self._connection.parameters, self._connection.wake
+        return Connecting(parameters, wake, query, shuffle=shuffle)
 
     def wait_for_any(self, tries: Sequence[Connecting], timeout: float | None) -> Connecting | None:
         """Return the first attempt that is done, or None if none is within a time in seconds."""
@@ -69,7 +59,7 @@ class ConnectionAttempts:
             for one in tries:
                 if one.done:
                     return one
-            left = self._heartbeat if deadline is None else deadline - monotonic()
+            left = self._connection.heartbeat if deadline is None else deadline - monotonic()
             if left <= 0:
                 return None
             self._connection.wait(left)

@@ -10,7 +10,6 @@ from time import monotonic
 
 from psycopg.pq import PGnotify
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError, Session, listen_query, notify_query
 from pgnotifier._listener.connection_attempts import ConnectionAttempts
 from pgnotifier._listener.leader import Standby
@@ -22,7 +21,6 @@ from pgnotifier._listener.reader_connection import (
     Source,
     again_if_canceled,
 )
-from pgnotifier._listener.router import Router
 from pgnotifier._runtime.clock import Moment
 from pgnotifier.errors import ConnectionFailedError, NotListeningError, PgNotifierError
 
@@ -68,9 +66,6 @@ class Handover:
         connection: ReaderConnection,
         attempts: ConnectionAttempts,
         check: ListenCheck,
-        router: Router,
-        parameters: Parameters,
-        timeout: float,
     ) -> None:
         """Take what to work with.
 
@@ -78,16 +73,12 @@ class Handover:
             connection: The reader's connection, to be replaced.
             attempts: Makes the new connection.
             check: Checks that the new connection receives notifications.
-            router: Is handed what arrives.
-            parameters: Where to connect, for error messages.
-            timeout: Seconds that a marker may take.
         """
         self._connection = connection
         self._attempts = attempts
         self._check = check
-        self._router = router
-        self._parameters = parameters
-        self._timeout = timeout
+        self._router = connection.router
+        self._timeout = connection.timeout
 
     def run(self, channels: Iterable[str], standby: Standby | None = None) -> None:
         """Move to a new connection.
@@ -130,7 +121,7 @@ class Handover:
         try:
             session.send(query)
         except ConnectionLostError as exc:
-            raise self._failed(exc) from exc
+            raise self._connection.lost_before_listening(exc) from exc
         while True:
             self._connection.read_if_room()
             try:
@@ -139,10 +130,10 @@ class Handover:
                 if not unsent and session.answered():
                     return
             except ConnectionLostError as exc:
-                raise self._failed(exc) from exc
+                raise self._connection.lost_before_listening(exc) from exc
             if (left := deadline - monotonic()) <= 0:
                 raise ConnectionFailedError(
-                    f"no answer from PostgreSQL ({self._parameters!r}) for {timeout:g} s"
+                    f"no answer from PostgreSQL ({self._connection.parameters!r}) for {timeout:g} s"
                 )
             self._connection.wait_for(session, left, write=unsent)
 
@@ -181,12 +172,6 @@ class Handover:
             if monotonic() > deadline:
                 raise ConnectionLostError("another listener took the lead")
             self._connection.wait_for(session, LOCK_PAUSE, write=False)
-
-    def _failed(self, exc: Exception) -> ConnectionFailedError:
-        return ConnectionFailedError(
-            f"lost the connection to PostgreSQL ({self._parameters!r}) before it answered "
-            f"LISTEN: {exc}"
-        )
 
 
 def _drop_up_to(session: Session, marker: Marker) -> None:

@@ -10,7 +10,6 @@ import secrets
 
 from pgnotifier._connection.session import notify_query
 from pgnotifier._listener.reader_connection import ReaderConnection
-from pgnotifier._listener.router import Router
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.log_throttle import LogThrottle
 from pgnotifier.errors import ListenRefusedError
@@ -21,17 +20,9 @@ logger = logging.getLogger("pgnotifier.link")
 class Heartbeat:
     """Sends heartbeats on the connection in use; owned by the reader."""
 
-    def __init__(self, connection: ReaderConnection, router: Router, timeout: float) -> None:
-        """Take the connection to test.
-
-        Args:
-            connection: The reader's connection.
-            router: Where notifications to the private channel are kept.
-            timeout: Seconds within which a heartbeat has to arrive.
-        """
+    def __init__(self, connection: ReaderConnection) -> None:
+        """Take the reader's connection, which is to be tested."""
         self._connection = connection
-        self._router = router
-        self._timeout = timeout
         self._warn = LogThrottle(logger)
 
     def beat_if_due(self) -> None:
@@ -66,9 +57,9 @@ class Heartbeat:
             ListenRefusedError: The server refused NOTIFY.
         """
         token = secrets.token_hex(8)
-        query = notify_query(self._router.private, token)
-        self._connection.round_trip(query, self._timeout, token)
-        return self._router.echoes.pop(token)
+        query = notify_query(self._connection.router.private, token)
+        self._connection.round_trip(query, self._connection.timeout, token)
+        return self._connection.router.echoes.pop(token)
 
     def show_progress(self) -> None:
         """Send a query, so that standbys see when this listener last read everything.
@@ -78,6 +69,6 @@ class Heartbeat:
         """
         trips = self._connection.round_trips
         due_at, was_idle = trips.due_at, not trips.is_unproven
-        self._connection.round_trip(b"SELECT 1", self._timeout)
+        self._connection.round_trip(b"SELECT 1", self._connection.timeout)
         if was_idle and not trips.is_unproven:
             trips.due_at = due_at

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable
 from time import monotonic
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener.companion import Companion
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader import Standby
@@ -31,26 +30,19 @@ class Leadership:
         poll: Seconds between two attempts to take the lead, and between two signs of a leader.
     """
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        connection: ReaderConnection,
-        heartbeat: Heartbeat,
-        view: Standby,
-    ) -> None:
+    def __init__(self, connection: ReaderConnection, heartbeat: Heartbeat, name: str) -> None:
         """Begin without the lead.
 
         Args:
-            parameters: Where to connect.
             connection: The reader's connection, which holds the lead.
             heartbeat: Sends the signs that standbys see.
-            view: What this listener knows of the leader.
+            name: The standby name.
         """
-        self.view = view
+        self.view = Standby(name, connection.heartbeat, connection.timeout)
         self.poll = POLL
         self._connection = connection
         self._heartbeat = heartbeat
-        self._companion = Companion(parameters, connection.wake, view.accompany)
+        self._companion = Companion(connection.parameters, connection.wake, self.view.accompany)
         self._show_at = 0.0
 
     def acquire(self) -> bool:

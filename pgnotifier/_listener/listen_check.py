@@ -11,7 +11,6 @@ import secrets
 from collections.abc import Iterable
 from time import monotonic
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import listen_query, notify_query
 from pgnotifier._connection.session_settings import setup_query
 from pgnotifier._listener.connection_attempts import ConnectionAttempts
@@ -23,7 +22,6 @@ from pgnotifier._listener.reader_connection import (
     ReaderConnection,
     SilentError,
 )
-from pgnotifier._listener.router import Router
 from pgnotifier._runtime.log_records import about
 from pgnotifier.errors import ListenRefusedError, NotListeningError
 
@@ -40,30 +38,19 @@ class ListenCheck:
     """Listens on the reader's connection, and checks that it works; owned by the reader."""
 
     def __init__(
-        self,
-        parameters: Parameters,
-        connection: ReaderConnection,
-        router: Router,
-        attempts: ConnectionAttempts,
-        heartbeat: Heartbeat,
-        timeout: float,
+        self, connection: ReaderConnection, attempts: ConnectionAttempts, heartbeat: Heartbeat
     ) -> None:
         """Take what is to be checked.
 
         Args:
-            parameters: Where to connect, for error messages.
             connection: The reader's connection.
-            router: Where notifications to the private channel are kept.
             attempts: Makes the second connection, which checks for a pooler.
             heartbeat: Sends a notification to this listener.
-            timeout: Seconds within which a notification has to arrive.
         """
-        self._parameters = parameters
         self._connection = connection
-        self._router = router
+        self._router = connection.router
         self._attempts = attempts
         self._heartbeat = heartbeat
-        self._timeout = timeout
 
     def listen(self, channels: Iterable[str]) -> None:
         """Listen to channels on a new connection, and check that notifications arrive.
@@ -91,7 +78,7 @@ class ListenCheck:
         try:
             server_pid = self._heartbeat.beat()
         except SilentError as exc:
-            raise NotListeningError(f"{SILENT} ({self._parameters!r})") from exc
+            raise NotListeningError(f"{SILENT} ({self._connection.parameters!r})") from exc
         # Poolers make up the pid that they report to their clients.
         if server_pid != session.backend_pid:
             self._check_pooler()
@@ -109,7 +96,7 @@ class ListenCheck:
         token = secrets.token_hex(8)
         second = self._attempts.begin(notify_query(self._router.private, token))
         try:
-            self._attempts.wait_for_any([second], self._timeout)
+            self._attempts.wait_for_any([second], self._connection.timeout)
             if not second.done or second.has_failed:
                 # A pool in transaction mode would have had a connection for it.
                 extra = about("pooler_unknown")
@@ -121,10 +108,10 @@ class ListenCheck:
             self._router.echoes.clear()
 
     def _wait_for(self, token: str) -> None:
-        deadline = monotonic() + self._timeout
+        deadline = monotonic() + self._connection.timeout
         while token not in self._router.echoes:
             left = deadline - monotonic()
             if left <= 0:
-                raise NotListeningError(f"{POOLED} ({self._parameters!r})")
+                raise NotListeningError(f"{POOLED} ({self._connection.parameters!r})")
             self._connection.wait(left)
             self._connection.read()

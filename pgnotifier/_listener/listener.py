@@ -14,13 +14,10 @@ from pgnotifier._delivery.buffer import REPORT_PAUSE
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._listener.commands import Command, Commands, Verb
-from pgnotifier._listener.connection_attempts import ConnectionAttempts
 from pgnotifier._listener.dropped import DroppedReports
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.heartbeat import Heartbeat
-from pgnotifier._listener.leader import Standby
 from pgnotifier._listener.leadership import Leadership
-from pgnotifier._listener.listen_check import ListenCheck
 from pgnotifier._listener.listening import Listening
 from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
@@ -97,42 +94,32 @@ class Listener:
             lambda: self._commands.channels("unlisten"),
             self._gaps.hold_new,
         )
-        heartbeat, timeout = settings.heartbeat, settings.heartbeat_timeout
         self._connection = ReaderConnection(
-            parameters, self._router, heartbeat, timeout, lambda: self._stopping
+            parameters,
+            self._router,
+            settings.heartbeat,
+            settings.heartbeat_timeout,
+            lambda: self._stopping,
         )
-        self._heartbeat = Heartbeat(self._connection, self._router, timeout)
+        self._heartbeat = Heartbeat(self._connection)
         self._queue_usage = QueueUsage(self._connection.ask)
         self._leadership = (
             None
             if settings.standby is None
-            else Leadership(
-                parameters,
-                self._connection,
-                self._heartbeat,
-                Standby(settings.standby, heartbeat, timeout),
-            )
+            else Leadership(self._connection, self._heartbeat, settings.standby)
         )
-        attempts = ConnectionAttempts(parameters, self._connection, heartbeat)
         self._listening = Listening(
-            parameters,
             registry,
             self._commands,
-            self._router,
             self._connection,
-            attempts,
-            ListenCheck(
-                parameters, self._connection, self._router, attempts, self._heartbeat, timeout
-            ),
+            self._heartbeat,
             self._leadership,
             self._gaps,
             self._state,
-            timeout,
         )
         self._recovery = Recovery(
             registry,
             self._commands,
-            self._router,
             self._connection,
             self._listening,
             self._leadership,

@@ -3,21 +3,21 @@
 import logging
 from collections.abc import Callable, Iterable
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._listener.commands import Commands
 from pgnotifier._listener.connection_attempts import ConnectionAttempts
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.handover import Handover
+from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listen_check import ListenCheck
 from pgnotifier._listener.reader_connection import ReaderConnection
-from pgnotifier._listener.router import Router
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.log_records import about, count
-from pgnotifier.errors import ConnectionFailedError, ListenRefusedError, NotListeningError
+from pgnotifier.errors import ListenRefusedError, NotListeningError
 from pgnotifier.notification import Gap
+from pgnotifier.status import State
 
 logger = logging.getLogger("pgnotifier.listener")
 
@@ -33,47 +33,38 @@ class Listening:
 
     def __init__(
         self,
-        parameters: Parameters,
         registry: Callable[[], Registry],
         commands: Commands,
-        router: Router,
         connection: ReaderConnection,
-        attempts: ConnectionAttempts,
-        check: ListenCheck,
+        heartbeat: Heartbeat,
         leadership: Leadership | None,
         gaps: Gaps,
         state: StateReport,
-        timeout: float,
     ) -> None:
         """Begin without a connection.
 
         Args:
-            parameters: Where to connect, for logs and error messages.
             registry: Returns the current registry.
             commands: What was asked for and isn't done yet.
-            router: Has the deliverers of the channels.
             connection: The reader's connection.
-            attempts: Makes new connections.
-            check: Listens on a new connection.
+            heartbeat: Checks that a new connection receives notifications.
             leadership: Asks for the lead, if listeners share a standby name.
             gaps: Reports what was missed before this listener took over.
             state: Is set to `listening` or `standby`.
-            timeout: Seconds that one step of a handover may take.
         """
         self.live: set[str] = set()
         self.leads = False
         self.reconnects = 0
-        self._parameters = parameters
         self._registry = registry
         self._commands = commands
-        self._router = router
+        self._router = connection.router
         self._connection = connection
-        self._attempts = attempts
-        self._check = check
+        self._attempts = ConnectionAttempts(connection)
+        self._check = ListenCheck(connection, self._attempts, heartbeat)
+        self._handover = Handover(connection, self._attempts, self._check)
         self._leadership = leadership
         self._gaps = gaps
         self._state = state
-        self._handover = Handover(connection, attempts, check, router, parameters, timeout)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -131,14 +122,10 @@ class Listening:
             if self._leadership is None or self._leadership.acquire():
                 self._listen()
             else:
-                detail = f" as {self._leadership.view.name!r} of PostgreSQL ({self._parameters!r})"
-                self._state.become("standby", detail=detail)
+                self._become("standby", f"as {self._leadership.view.name!r}")
         except ConnectionLostError as exc:
             self._connection.close()
-            raise ConnectionFailedError(
-                f"lost the connection to PostgreSQL ({self._parameters!r}) before it answered "
-                f"LISTEN: {exc}"
-            ) from exc
+            raise self._connection.lost_before_listening(exc) from exc
         except (ListenRefusedError, NotListeningError):
             self._connection.close()
             raise
@@ -147,8 +134,11 @@ class Listening:
         """Listen to every live channel, on a connection that has the lead."""
         self._check.listen(self.live | self._commands.channels("listen"))
         self.leads = True
-        detail = f" {count(len(self.live), 'channel')} of PostgreSQL ({self._parameters!r})"
-        self._state.become("listening", detail=detail)
+        self._become("listening", count(len(self.live), "channel"))
+
+    def _become(self, state: State, detail: str) -> None:
+        server = f"PostgreSQL ({self._connection.parameters!r})"
+        self._state.become(state, detail=f" {detail} of {server}")
 
     def try_to_take_over(self, leadership: Leadership) -> None:
         """Take over from a leader that has gone, if there is one.

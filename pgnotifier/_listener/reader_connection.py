@@ -25,6 +25,7 @@ from pgnotifier._listener.round_trips import RoundTrips
 from pgnotifier._listener.router import Router
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
+from pgnotifier.errors import ConnectionFailedError
 
 logger = logging.getLogger("pgnotifier.link")
 
@@ -84,6 +85,10 @@ class ReaderConnection:
     """The connection in use, owned by the reader; other threads only read the attributes.
 
     Attributes:
+        parameters: Where to connect.
+        router: Is handed what arrives.
+        heartbeat: Seconds without anything after which a heartbeat is sent.
+        timeout: Seconds within which it has to arrive.
         session: The connection; None while there is none.
         round_trips: What has been proven about the connection, and when the next proof is due.
         read_at: When the socket was last read, by `time.monotonic()`.
@@ -106,12 +111,13 @@ class ReaderConnection:
             timeout: Seconds within which it has to arrive.
             is_stopping: Returns whether to give up whatever is waited for.
         """
+        self.parameters = parameters
+        self.router = router
+        self.heartbeat = heartbeat
+        self.timeout = timeout
         self.session: Session | None = None
         self.round_trips = RoundTrips(heartbeat)
         self.read_at = monotonic()
-        self._router = router
-        self._heartbeat = heartbeat
-        self._timeout = timeout
         self._is_stopping = is_stopping
         self._waiter = Waiter(router.ring)
         self._pause = Pause(parameters, self._waiter, heartbeat)
@@ -161,7 +167,7 @@ class ReaderConnection:
 
     def _wait_for_room(self) -> None:
         """Pause: before it answers, the server sends all that is pending, even gigabytes."""
-        while self._router.is_full():
+        while self.router.is_full():
             self.pause()
 
     def _check_stopping(self) -> None:
@@ -196,12 +202,12 @@ class ReaderConnection:
         try:
             self._read()
         finally:
-            self._router.ring()
+            self.router.ring()
 
     def _read(self) -> None:
         """Read what has arrived; the deliverers are woken when the reader waits next."""
         assert self.session is not None
-        received = self._router.received
+        received = self.router.received
         try:
             self._reads_left = READS
             self._read_more()
@@ -210,9 +216,9 @@ class ReaderConnection:
             self._sort()  # what arrived before
             raise
         finally:
-            self._router.stow()
+            self.router.stow()
         now = monotonic()
-        came_fast = self._router.received - received > BUSY * (now - self.read_at)
+        came_fast = self.router.received - received > BUSY * (now - self.read_at)
         self._is_busy = came_fast and self._reads_left > 0
         self.read_at = now
 
@@ -229,7 +235,7 @@ class ReaderConnection:
         """Read what has arrived, if there is a connection and the buffers have room."""
         if self.session is None:
             return
-        if self._router.is_full():
+        if self.router.is_full():
             self._waiter.forget(self.session.fd)  # or it would end each wait at once
         else:
             self.read()
@@ -246,10 +252,10 @@ class ReaderConnection:
             return
         with contextlib.suppress(ConnectionLostError):
             received = -1
-            while self._router.received > received and not self._router.is_overfull():
-                received = self._router.received
+            while self.router.received > received and not self.router.is_overfull():
+                received = self.router.received
                 self.read()
-                if self._router.received == received:
+                if self.router.received == received:
                     self.wait(REST)
                     self.read()
 
@@ -265,12 +271,12 @@ class ReaderConnection:
     def hand_on(self) -> None:
         """Route what libpq has parsed, and wake the deliverers."""
         self._sort()
-        self._router.hand_on()
+        self.router.hand_on()
 
     def _sort(self, read_more: Callable[[], bool] = _read_nothing) -> None:
         assert self.session is not None
         source = self._source or self.session.notifies
-        if self._router.sort(source, self.round_trips.proven_at, read_more):
+        if self.router.sort(source, self.round_trips.proven_at, read_more):
             self.round_trips.note_arrival()
 
     # --- queries ---
@@ -283,7 +289,7 @@ class ReaderConnection:
             ListenRefusedError: The server answered with an error.
         """
         assert self.session is not None
-        self.round_trip(query, self._heartbeat + self._timeout)
+        self.round_trip(query, self.heartbeat + self.timeout)
         return self.session.row
 
     def change(self, verb: str, channels: Iterable[str]) -> None:
@@ -313,24 +319,24 @@ class ReaderConnection:
     def _try_round_trip(self, query: bytes, timeout: float, token: str | None) -> None:
         assert self.session is not None
         begun = Moment.now()
-        self._router.echoes.clear()
+        self.router.echoes.clear()
         deadline = begun.steady + timeout
         self.session.send(query)
         answered = False
         try:
             while True:
                 unsent = self.session.flush()
-                received = self._router.received
+                received = self.router.received
                 # All that is pending arrives before the answer, even if it is a million.
                 self._read()
                 answered = answered or (not unsent and self.session.answered())
                 self._sort()  # what was read together with the answer
-                self._router.stow()
-                if answered and (token is None or token in self._router.echoes):
+                self.router.stow()
+                if answered and (token is None or token in self.router.echoes):
                     break
-                if self._router.received > received:
+                if self.router.received > received:
                     deadline = monotonic() + timeout  # the server is still sending
-                if self._router.is_overfull():
+                if self.router.is_overfull():
                     self._wait_for_room()
                     deadline = monotonic() + timeout
                 left = deadline - monotonic()
@@ -342,6 +348,13 @@ class ReaderConnection:
             # What arrived just before the answer, even an error, may have been read with it.
             self.hand_on()
         self.round_trips.note_success(begun)
+
+    def lost_before_listening(self, exc: Exception) -> ConnectionFailedError:
+        """Return the error for a new connection that was lost before it listened."""
+        return ConnectionFailedError(
+            f"lost the connection to PostgreSQL ({self.parameters!r}) before it answered "
+            f"LISTEN: {exc}"
+        )
 
     # --- closing ---
 

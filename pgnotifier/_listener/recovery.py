@@ -9,7 +9,6 @@ from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listening import Listening
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
-from pgnotifier._listener.router import Router
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.backoff import Backoff
@@ -35,7 +34,6 @@ class Recovery:
         self,
         registry: Callable[[], Registry],
         commands: Commands,
-        router: Router,
         connection: ReaderConnection,
         listening: Listening,
         leadership: Leadership | None,
@@ -47,7 +45,6 @@ class Recovery:
         Args:
             registry: Returns the current registry.
             commands: Has the restarts that were asked for.
-            router: Has the deliverers.
             connection: The reader's connection.
             listening: Connects and listens.
             leadership: Is given up with the connection, if there is one.
@@ -56,7 +53,6 @@ class Recovery:
         """
         self._registry = registry
         self._commands = commands
-        self._router = router
         self._connection = connection
         self._listening = listening
         self._leadership = leadership
@@ -78,7 +74,7 @@ class Recovery:
         while True:
             restarts = self._commands.waiting("restart")
             self._listening.live = set(self._registry())
-            self._router.start_deliverers(self._listening.live)
+            self._connection.router.start_deliverers(self._listening.live)
             try:
                 self._listening.connect(hedged=waits)
             except ConnectionFailedError as exc:

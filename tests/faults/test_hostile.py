@@ -142,10 +142,13 @@ def test_any_bytes(arrived):
         def start(self):
             """Do nothing."""
 
-        def put(self):
+        def stow(self):
             """Take over what came."""
             put.extend(self.inbox)
             self.inbox = []
+
+        def ring(self):
+            """Do nothing."""
 
     inline = InlineDispatcher()
     binding = Binding(Subscription(1, "orders", print, inline), print, print)

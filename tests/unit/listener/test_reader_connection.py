@@ -139,7 +139,7 @@ def test_what_comes_now_and_then_is_not_held_up(flooded):
         connection.read_at -= 1  # it was quiet for a second
         session.count = count
         connection.receive()
-    assert connection._router.received == 7
+    assert connection.router.received == 7
     assert monotonic() - begun < 30
 
 
@@ -159,7 +159,7 @@ def test_a_pause_while_notifications_come_fast(flooded, stops):
             connection.receive()
     else:
         connection.receive()
-        assert connection._router.received == 100_003
+        assert connection.router.received == 100_003
     assert 0.15 < monotonic() - begun < 30
     waker.join()
 
@@ -174,7 +174,7 @@ def test_a_pause_before_an_answer(flooded):
     connection.read_at = monotonic()
     connection.ask(b"SELECT 1")
     assert woken.is_set()
-    assert connection._router.received == 10_000
+    assert connection.router.received == 10_000
     waker.join()
 
 
