@@ -12,7 +12,7 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._connection.session import ConnectionLostError, Session, listen_query, notify_query
 from pgnotifier._listener.connection_attempts import ConnectionAttempts
-from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._listener.listen_check import ListenCheck
 from pgnotifier._listener.reader_connection import (
     LISTEN_TIMEOUT,

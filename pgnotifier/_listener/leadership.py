@@ -1,6 +1,6 @@
 """Leadership: ask for the lead, keep what shows that this listener leads, end a dead leader.
 
-See `leader` for how the lead is held.
+See `leader_lock` for how the lead is held.
 """
 
 import logging
@@ -9,7 +9,7 @@ from time import monotonic
 
 from pgnotifier._listener.companion import Companion
 from pgnotifier._listener.heartbeat import Heartbeat
-from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
 from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import about

@@ -20,7 +20,7 @@ from pgnotifier._connection import session_settings as setup
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener import pause
 from pgnotifier._listener import queue_usage as backlog
-from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.leader_lock import Standby
 from pgnotifier.demo import stage
 
 from .waiting import eventually

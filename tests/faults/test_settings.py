@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._listener import leader as standby
+from pgnotifier._listener import leader_lock as standby
 from pgnotifier._listener import queue_usage as backlog
 from pgnotifier.testing import PostgresServer
 

@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier._listener.heartbeat import Heartbeat
-from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
 
 from .proxy import Proxy
@@ -182,7 +182,7 @@ COMPANION = LEADER.replace("ExclusiveLock", "ShareLock")
 
 def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
     """A leader's session is ended by a standby, once its companion's is and nothing comes of it."""
-    monkeypatch.setattr("pgnotifier._listener.leader.UNKNOWN_AGE", 2.0)
+    monkeypatch.setattr("pgnotifier._listener.leader_lock.UNKNOWN_AGE", 2.0)
     settings = {"standby": "shop", "heartbeat": 0.5, "heartbeat_timeout": 0.5}
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
         leader = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **settings)

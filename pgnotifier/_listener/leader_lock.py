@@ -1,4 +1,4 @@
-"""Standby: several listeners share a name; one of them leads, and the others wait.
+"""The leader's lock: several listeners share a name; one of them leads, and the others wait.
 
 The leader holds an advisory lock in the session that listens, so it loses the lock together with
 the connection. Standbys ask for the lock once a second and don't listen: every session that listens
