@@ -69,11 +69,11 @@ class Trouble(NamedTuple):
     why: str | None = None
 
 
-class Barrier:
-    """Stands in a buffer where something may have been missed, until the users know of it.
+class GapMarker:
+    """Stands in a buffer where something may have been missed; the deliverer waits at it.
 
     Attributes:
-        is_open: Whether what comes behind it may be delivered.
+        is_open: Whether the users know of the gap, so that what is behind it may be delivered.
         is_taken: Whether it has left the buffer.
         deliveries: What to deliver first.
     """
@@ -109,7 +109,7 @@ class Buffer:
         self._size = size
         self._max_bytes = max_bytes
         self._overflow = overflow
-        self._content: deque[Item | Barrier] = deque()
+        self._content: deque[Item | GapMarker] = deque()
         self._bytes = 0
         self._barriers = 0
         self._missed: tuple[Moment, frozenset[str]] | None = None
@@ -140,9 +140,9 @@ class Buffer:
             else:
                 self._drop()
 
-    def bar(self, barrier: Barrier) -> None:
-        """Add a barrier. It counts for no bound, and is never dropped."""
-        self._content.append(barrier)
+    def hold(self, marker: GapMarker) -> None:
+        """Add a gap marker. It counts for no bound, and is never dropped."""
+        self._content.append(marker)
         self._barriers += 1
 
     def may_take(self, *, hurry: bool) -> bool:
@@ -154,23 +154,23 @@ class Buffer:
         first = self._content[0] if self._content else None
         return first is not None and (hurry or getattr(first, "is_open", True))
 
-    def take(self, batch_size: int) -> list[Item | Barrier]:
+    def take(self, batch_size: int) -> list[Item | GapMarker]:
         """Return the first barrier, or as many items as make a batch. It mustn't be empty.
 
         Args:
             batch_size: How many deliveries these may make, but for one item that makes more.
         """
         first = self._content[0]
-        if isinstance(first, Barrier):
+        if isinstance(first, GapMarker):
             first.is_taken = True
             self._barriers -= 1
             return [self._content.popleft()]
-        items: list[Item | Barrier] = []
+        items: list[Item | GapMarker] = []
         deliveries, size = batch_size, BATCH_BYTES
         take = self._content.popleft
         while self._content and deliveries > 0 and size > 0:
             item = take()
-            if isinstance(item, Barrier):
+            if isinstance(item, GapMarker):
                 self._content.appendleft(item)
                 break
             deliveries -= len(item.bindings)
@@ -182,9 +182,9 @@ class Buffer:
     def extract(self, is_other: "Callable[[Binding], bool]") -> "list[Item | Delivery]":
         """Take out and return what is for certain bindings: one for each of these, in order."""
         found: list[Item | Delivery] = []
-        left: deque[Item | Barrier] = deque()
+        left: deque[Item | GapMarker] = deque()
         for one in self._content:
-            if isinstance(one, Barrier):
+            if isinstance(one, GapMarker):
                 found += (each for each in one.deliveries if is_other(each.binding))
                 one.deliveries = tuple(d for d in one.deliveries if not is_other(d.binding))
                 left.append(one)
@@ -258,10 +258,10 @@ class Buffer:
         oldest = self._overflow == "drop_oldest"
         take = self._content.popleft if oldest else self._content.pop
         lost: list[Item] = []
-        passed: list[Barrier] = []
+        passed: list[GapMarker] = []
         while not self._is_within(1):
             one = take()
-            if isinstance(one, Barrier):
+            if isinstance(one, GapMarker):
                 passed.append(one)
                 self._barriers -= 1
             else:

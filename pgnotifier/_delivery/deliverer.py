@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from pgnotifier._delivery.batching import Gatherer
-from pgnotifier._delivery.buffer import BUFFER_BYTES, Barrier, Buffer, Item, Overflow, Trouble
+from pgnotifier._delivery.buffer import BUFFER_BYTES, Buffer, GapMarker, Item, Overflow, Trouble
 from pgnotifier._delivery.succession import Succession
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.clock import Moment
@@ -191,26 +191,26 @@ class Deliverer:
         """Wake the thread, if it waits."""
         self._bell.ring()
 
-    def bar(self, barrier: Barrier) -> None:
-        """Deliver nothing that is put from now on until a barrier is lifted."""
+    def hold(self, marker: GapMarker) -> None:
+        """Deliver nothing that is put from now on until a marker is released."""
         with self._bell.lock:
-            self._buffer.bar(barrier)
+            self._buffer.hold(marker)
 
-    def lift(self, barrier: Barrier, deliveries: Iterable[Delivery] = ()) -> bool:
-        """Go on behind a barrier, with some deliveries first; return False if it is too late."""
+    def release(self, marker: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
+        """Continue behind a marker, with some deliveries first; return False if it is too late."""
         with self._bell.lock:
-            barrier.deliveries = tuple(deliveries)
-            barrier.is_open = True
+            marker.deliveries = tuple(deliveries)
+            marker.is_open = True
             self._bell.ring()
-            return not barrier.is_taken
+            return not marker.is_taken
 
-    def take_over(self, item: Item | Barrier) -> bool:
+    def take_over(self, item: Item | GapMarker) -> bool:
         """Deliver what another deliverer hands on; return False if this one has ended."""
         with self._bell.lock:
             if self._has_ended:
                 return False
-            if isinstance(item, Barrier):
-                self._buffer.bar(item)
+            if isinstance(item, GapMarker):
+                self._buffer.hold(item)
             else:
                 self._buffer.put([item])
             self._bell.ring()
@@ -360,7 +360,7 @@ class Deliverer:
     def _may_take(self) -> bool:
         return self._buffer.may_take(hurry=self._stopping)
 
-    def _take(self) -> list[Item | Barrier]:
+    def _take(self) -> list[Item | GapMarker]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         pends = self._is_retiring and self.dispatcher.pending > 0
         with self._bell.lock:
@@ -387,10 +387,10 @@ class Deliverer:
         if has_room:
             self._on_room()
 
-    def _decode_items(self, items: list[Item | Barrier], deliveries: list[Delivery]) -> None:
+    def _decode_items(self, items: list[Item | GapMarker], deliveries: list[Delivery]) -> None:
         read = self._read
         for item in items:
-            if isinstance(item, Barrier):
+            if isinstance(item, GapMarker):
                 self._give(item.deliveries, deliveries)
                 continue
             payload = _UNDECODED

@@ -8,7 +8,7 @@ on in order: to itself, in the shape that the heir expects, or to the other disp
 from typing import TYPE_CHECKING, Protocol
 
 from pgnotifier._delivery.batching import Gatherer, shape
-from pgnotifier._delivery.buffer import Barrier, Buffer, Item, bindings_of, with_bindings
+from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, bindings_of, with_bindings
 from pgnotifier._runtime.sync import Bell
 from pgnotifier.dispatch import Delivery, Dispatcher
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Successor(Protocol):
     """The deliverer of another dispatcher, which is handed what waits."""
 
-    def take_over(self, item: Item | Barrier) -> bool: ...
+    def take_over(self, item: Item | GapMarker) -> bool: ...
 
 
 class Succession:
@@ -124,7 +124,7 @@ class Succession:
             return False
         if not isinstance(item, Delivery):
             return deliverer.take_over(with_bindings(item, (binding,)))
-        barrier = Barrier()
+        barrier = GapMarker()
         barrier.is_open = True
         barrier.deliveries = (Delivery(binding, item.notification),)
         return deliverer.take_over(barrier)

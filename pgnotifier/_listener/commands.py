@@ -1,4 +1,4 @@
-"""The reader's command queue: what others ask it to do to its connection."""
+"""The reader's command queue: what other threads ask it to do with its connection."""
 
 import threading
 from collections import deque
@@ -14,7 +14,7 @@ Verb = Literal["listen", "unlisten", "restart"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Command:
-    """One thing to do; `done` tells when it is live."""
+    """One thing to do; `done` is settled once it is live, or has failed."""
 
     verb: Verb
     channels: tuple[str, ...] = ()
@@ -22,9 +22,9 @@ class Command:
 
 
 class Commands:
-    """A queue that any thread may ask through; all but `ask` is for the reader.
+    """A queue of commands. Any thread may call `ask`; the other methods are for the reader.
 
-    The lock makes sure that no command is left behind by a reader that has ended.
+    The lock makes sure that a reader that ends leaves no command without an outcome.
     """
 
     def __init__(self) -> None:
@@ -34,11 +34,11 @@ class Commands:
 
     @property
     def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds the lock."""
+        """Whether the calling code has interrupted code that holds the lock."""
         return is_held_here(self._lock)
 
     def ask(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
-        """Queue a command and return its outcome: it is done once it is live."""
+        """Queue a command, and return its outcome, which is settled once the command is live."""
         command = Command(verb, tuple(channels))
         with self._lock:
             if self._closed:
@@ -48,30 +48,30 @@ class Commands:
         return command.done
 
     def first(self) -> Command | None:
-        """Return the command whose turn it is; it stays in the queue until it is ended.
+        """Return the next command, which stays in the queue until `end` is called with it.
 
-        So it is run again if the connection goes meanwhile.
+        So it is run again if the connection is lost meanwhile.
         """
-        return self._waiting[0] if self._waiting else None  # the reader alone takes any off
+        return self._waiting[0] if self._waiting else None  # only the reader removes any
 
     def waiting(self, verb: Verb) -> list[Command]:
-        """Return the commands of a kind, in order."""
+        """Return the commands with a verb, in order."""
         with self._lock:
             return [command for command in self._waiting if command.verb == verb]
 
     def channels(self, verb: Verb) -> set[str]:
-        """Return the channels that commands of a kind are about."""
+        """Return the channels of the commands with a verb."""
         return {name for command in self.waiting(verb) for name in command.channels}
 
     def end(self, commands: Iterable[Command], exc: BaseException | None = None) -> None:
-        """Take commands off the queue, done or failed."""
+        """Remove commands from the queue, and settle their outcomes."""
         for command in commands:
             with self._lock:
                 self._waiting.remove(command)
             command.done.settle(exc)
 
     def close(self, why: BaseException) -> None:
-        """Fail what is left, and from now on what is asked."""
+        """Fail the commands that are left, and every later one."""
         with self._lock:
             self._closed = True
             left = tuple(self._waiting)

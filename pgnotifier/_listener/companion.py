@@ -1,8 +1,8 @@
-"""The companion: a second, idle session of a leader, which shows that its machine is there.
+"""The companion: a second, idle session of a leader, which shows that its machine still runs.
 
-PostgreSQL notices within 20 seconds that the client of an idle session has vanished. But while data
-is on its way to it, there are no keepalives, and a session that may pause has no other timeout: it
-then takes a quarter of an hour. https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
+PostgreSQL notices within 20 seconds that the client of an idle session has vanished. But TCP sends
+no keepalives while data is on its way, and a session that may pause has no other timeout: there it
+takes a quarter of an hour. https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
 """
 
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.parameters import Parameters
 
 LOOK = 1.0
-"""Seconds between two looks whether it is still there."""
+"""Seconds between two checks that the companion is still connected."""
 
 
 class Companion:
     """The companion of one listener, owned by its reader."""
 
     def __init__(self, parameters: Parameters, wake: Callable[[], None], query: bytes) -> None:
-        """Begin without one.
+        """Begin without a companion.
 
         Args:
             parameters: Where to connect.
-            wake: Called when it is there.
-            query: What takes its lock.
+            wake: Called once it is connected.
+            query: Takes its lock.
         """
         self._parameters = parameters
         self._wake = wake
@@ -33,7 +33,7 @@ class Companion:
         self._connecting: Connecting | None = None
 
     def tend(self) -> None:
-        """Make one if there is none; to be called again and again."""
+        """Connect one if there is none. Call this again and again."""
         if monotonic() < self._look_at:
             return
         self._look_at = monotonic() + LOOK
@@ -43,13 +43,13 @@ class Companion:
             self._connecting = Connecting(self._parameters, self._wake, self._query)
 
     def close(self) -> None:
-        """End it, if there is one."""
+        """End the companion, if there is one."""
         known, self._connecting = self._connecting, None
         if known is not None:
             known.abandon()
 
     def forget_in_child(self) -> None:
-        """Let go of the parent's in a forked child."""
+        """Close the parent's companion in a forked child."""
         known, self._connecting = self._connecting, None
         if known is not None:
             known.forget_in_child()

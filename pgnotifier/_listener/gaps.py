@@ -1,81 +1,82 @@
-"""GapHold: while users don't know of a gap yet, what came after it is held back."""
+"""Gaps: report them, and hold back deliveries until the users know of them."""
 
-import threading
-from collections.abc import Callable, Iterable
-from functools import reduce
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
 
-from pgnotifier._delivery.buffer import Barrier
-from pgnotifier._runtime.sync import is_held_here
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.reports import GapReport
+from pgnotifier._listener.gap_hold import GapHold
+from pgnotifier._registry.registry import Registry
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.notification import Gap
 
-if TYPE_CHECKING:
-    from pgnotifier._delivery.deliverer import Deliverer
 
+class Gaps:
+    """Reports the gaps of one listener; owned by the reader, except for `hold_new`."""
 
-class GapHold:
-    """The barriers behind what came before a gap, one for each deliverer.
+    def __init__(
+        self,
+        report: GapReport,
+        registry: Callable[[], Registry],
+        deliverers: Callable[[], Mapping[Dispatcher, Deliverer]],
+    ) -> None:
+        """Begin without a gap.
 
-    Any thread may call it: deliverers are made, and `on_gap` returns, at any moment.
-    """
-
-    def __init__(self) -> None:
-        """Begin without a barrier."""
-        self._lock = threading.RLock()
-        self._barriers: dict[Deliverer, Barrier] = {}
-        self._is_lifted = False
-        self._gaps: list[Gap] = []
-        self._told: list[Delivery] = []
-
-    def bar(self, deliverer: "Deliverer") -> None:
-        """Hold back what comes for a deliverer from now on, unless that is over."""
-        with self._lock:
-            if not self._is_lifted and deliverer not in self._barriers:
-                barrier = self._barriers[deliverer] = Barrier()
-                deliverer.bar(barrier)
+        Args:
+            report: Logs a gap, and calls `on_gap`.
+            registry: Returns the current registry.
+            deliverers: Returns the current deliverers.
+        """
+        self._report = report
+        self._registry = registry
+        self._deliverers = deliverers
+        self._latest = GapHold()
+        self._latest.release()
 
     @property
     def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds its lock."""
-        return is_held_here(self._lock)
+        """Whether the calling code has interrupted code that holds the lock of the latest hold."""
+        return self._latest.is_locked_here
 
-    @property
-    def awaits_users(self) -> bool:
-        """Whether there is a gap that users don't know of yet."""
-        return bool(self._gaps)
+    def hold(self) -> GapHold:
+        """Hold back what is read from now on, until it is known what was missed."""
+        if self._report.is_full and self._latest.awaits_users:
+            return self._latest  # everything waits behind that one anyway
+        hold = self._latest = GapHold()  # set first, for deliverers that are made meanwhile
+        for deliverer in self._deliverers().values():
+            hold.hold(deliverer)
+        return hold
 
-    def tell(
-        self, gaps: Iterable[Gap], deliveries: "Callable[[Iterable[Gap]], list[Delivery]]"
-    ) -> None:
-        """Have subscriptions told of gaps first; of one, if there are others to be told of.
+    def hold_new(self, deliverer: Deliverer) -> None:
+        """Hold back what is read for a new deliverer, if that is done for the others."""
+        self._latest.hold(deliverer)
+
+    def report(self, hold: GapHold, *found: Gap | None) -> None:
+        """Report gaps, and release a hold once `on_gap` has returned for the last of them."""
+        gaps = [gap for gap in found if gap is not None]
+        if gaps:
+            hold.add(gaps, self.deliveries)
+            for gap in gaps[:-1]:
+                self._report(gap)
+            self._report(gaps[-1], hold.release)
+        elif not hold.awaits_users:
+            hold.release()
+
+    def deliveries(
+        self, gaps: Iterable[Gap], dispatcher: Dispatcher | None = None
+    ) -> list[Delivery]:
+        """Return the deliveries of gaps to subscriptions with an `on_gap`.
 
         Args:
             gaps: The gaps.
-            deliveries: Returns what subscriptions are told of some gaps.
+            dispatcher: Include only what this one delivers. Default: what any delivers.
         """
-        with self._lock:
-            self._gaps = [reduce(Gap.merge, [*self._gaps, *gaps])] if self._gaps else [*gaps]
-            self._told = deliveries(self._gaps)
-
-    def lift(self) -> None:
-        """Have what is held back delivered, once subscriptions are told of the gaps."""
-        with self._lock:
-            told, self._told, self._gaps = self._told, [], []
-            is_late, self._is_lifted = self._is_lifted, True
-            barriers = self._barriers
-            if is_late:  # for what is told now, in the place of those that are gone
-                barriers = self._barriers = {one: Barrier() for one in barriers}
-                for deliverer, barrier in barriers.items():
-                    deliverer.bar(barrier)
-        by_dispatcher: dict[Dispatcher, list[Delivery]] = {}
-        known = {deliverer.dispatcher for deliverer in barriers}
-        for delivery in told:
-            latest = delivery.binding
-            while latest.heir is not None:
-                latest = latest.heir
-            if latest.dispatcher in known:  # and what comes later waits there
-                delivery = Delivery(latest, delivery.notification)  # noqa: PLW2901
-            by_dispatcher.setdefault(delivery.binding.dispatcher, []).append(delivery)
-        for deliverer, barrier in barriers.items():
-            deliverer.lift(barrier, by_dispatcher.get(deliverer.dispatcher, ()))
+        registry = self._registry()
+        return [
+            Delivery(binding.on_gap, gap.to_notification(channel))
+            for gap in gaps
+            for channel in sorted(gap.channels)
+            for by, bindings in registry.lanes(channel)
+            if dispatcher is None or by is dispatcher
+            for binding in bindings
+            if binding.on_gap is not None
+        ]

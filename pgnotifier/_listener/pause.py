@@ -1,8 +1,8 @@
-"""A pause: nothing is read, as some buffer is full, and PostgreSQL's own queue holds the rest.
+"""A pause: a buffer is full, so nothing is read, and PostgreSQL's own queue holds the rest.
 
-What doesn't read doesn't notice either that the connection has ended: its end comes behind all that
-is still to be read. So the network is watched, and a second connection asks now and then whether
-the server process is still there.
+A reader that doesn't read doesn't notice that the connection has ended: the end comes behind
+everything that is still to be read. So the network is watched, and a second connection asks from
+time to time whether the server process is still there.
 """
 
 import logging
@@ -18,10 +18,10 @@ from pgnotifier._runtime.log_records import about, duration, percent
 logger = logging.getLogger("pgnotifier.pause")
 
 WARN = 60.0
-"""Seconds between two warnings that it still lasts."""
+"""Seconds between two warnings about a pause that lasts."""
 
 Identity = tuple[bytes | None, ...]
-"""What tells a server process from any other: its pid, its begin, and that of its server."""
+"""What identifies a server process: its pid, its start time, and that of its server."""
 
 IDENTITY = b"""
 SELECT pid::pg_catalog.text, EXTRACT(epoch FROM backend_start)::pg_catalog.text,
@@ -39,19 +39,19 @@ SELECT
 
 
 class Pause:
-    """One pause after the other; owned by the reader.
+    """The pauses of one reader, one after the other; owned by the reader.
 
     Attributes:
-        since: When the one of now began, by `time.monotonic()`; None if there is none.
+        since: When the current pause began, by `time.monotonic()`; None if there is none.
     """
 
     def __init__(self, parameters: Parameters, waiter: Waiter, interval: float) -> None:
-        """Begin without one.
+        """Begin without a pause.
 
         Args:
             parameters: Where to connect.
-            waiter: To wait with.
-            interval: Seconds between two looks whether the server process is still there.
+            waiter: Waits for the network and for wake-ups.
+            interval: Seconds between two checks that the server process is still there.
         """
         self.since: float | None = None
         self._parameters = parameters
@@ -62,7 +62,7 @@ class Pause:
         self._usage: float | None = None
 
     def wait(self, session: Session, is_stopping: Callable[[], bool]) -> None:
-        """Wait for a wake-up, or until there is something to be seen to; see to it.
+        """Wait for a wake-up or the next check of the server process; make the check that is due.
 
         Raises:
             ConnectionLostError: The session has ended.
@@ -73,13 +73,13 @@ class Pause:
             self._look_at, self._warn_at = now + self._interval, now + WARN
         until = min(self._look_at, self._warn_at)
         if self._waiter.wait_for_end(until - now, session.fd):
-            raise ConnectionLostError("it ended while nothing was read")
+            raise ConnectionLostError("the connection ended while nothing was read")
         if not is_stopping():
             self._look(session)
             self._say_how_long()
 
     def end(self) -> None:
-        """Read again; a no-op unless there is a pause."""
+        """End the pause, if there is one, because the reader reads again."""
         if self.since is not None:
             lasted = monotonic() - self.since
             logger.info(
@@ -90,14 +90,14 @@ class Pause:
             self.forget()
 
     def forget(self) -> None:
-        """End it without a word."""
+        """End the pause without a log record."""
         self.since = None
         if self._looking is not None:
             self._looking.abandon()
             self._looking = None
 
     def forget_in_child(self) -> None:
-        """Let go of the parent's second connection in a forked child."""
+        """Close the parent's second connection in a forked child."""
         if self._looking is not None:
             self._looking.forget_in_child()
 
@@ -119,13 +119,13 @@ class Pause:
     def _judge(self, session: Session, looked: Connecting) -> None:
         if looked.has_failed:
             logger.info(
-                "no second connection to see whether the paused one has ended",
+                "no second connection to check whether the paused one has ended",
                 extra=about("pause_unwatched"),
             )
             session.probe()
             return
         is_same_server, self._usage, is_there = looked.row
-        if not is_same_server:  # a new one, or one of several
+        if not is_same_server:  # it was restarted, or a pooler leads to several
             session.probe()
         elif not is_there:
             raise ConnectionLostError("its server process ended while nothing was read")
@@ -136,8 +136,8 @@ class Pause:
             return
         self._warn_at = now + WARN
         logger.warning(
-            "nothing has been read from PostgreSQL for %s, as a buffer is full: its queue of "
-            "notifications grows%s, and the session that waits holds back vacuum",
+            "nothing has been read from PostgreSQL for %s, because a buffer is full: its queue of "
+            "notifications grows%s, and the waiting session holds back vacuum",
             duration(now - self.since),
             "" if self._usage is None else f" ({percent(self._usage)} full)",
             extra=about("paused", seconds=now - self.since, usage=self._usage),

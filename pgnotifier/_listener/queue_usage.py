@@ -1,8 +1,8 @@
-"""The backlog: how full PostgreSQL's queue of notifications is.
+"""Queue usage: how full PostgreSQL's queue of notifications is.
 
-There is one for all databases. It holds what some session that listens hasn't taken yet, up to
-8 GB; once it is full, every COMMIT with a NOTIFY in it fails. What fills it is a session that
-listens and stays in a transaction, or doesn't read.
+All databases share one queue. It holds what some listening session hasn't taken yet, up to 8 GB.
+Once it is full, every COMMIT with a NOTIFY in it fails. It fills up if a session listens and stays
+in a transaction, or doesn't read.
 https://www.postgresql.org/docs/current/sql-notify.html
 """
 
@@ -16,9 +16,9 @@ from pgnotifier.errors import ListenRefusedError
 logger = logging.getLogger("pgnotifier.backlog")
 
 INTERVAL = 60.0
-"""Seconds between two looks."""
+"""Seconds between two queries."""
 LIMIT = 0.1
-"""The fraction from which on there is a warning, and again whenever it has doubled."""
+"""The fraction at which a warning is logged; it is logged again whenever the usage has doubled."""
 
 Row = Sequence[bytes | None]
 
@@ -33,27 +33,31 @@ ORDER BY xact_start LIMIT 1"""
 
 
 class QueueUsage:
-    """Looks at the queue once a minute; owned by the reader.
+    """Asks for the usage once a minute; owned by the reader.
 
     Attributes:
-        usage: The fraction of the queue that was in use, None before the first look.
+        usage: The fraction of the queue that was in use; None before the first query.
     """
 
     def __init__(self, ask: Callable[[bytes], Row]) -> None:
-        """Take what asks a query and returns its first row, empty if there is none."""
+        """Begin with a query that is due.
+
+        Args:
+            ask: Sends a query and returns its first row, empty if it has none.
+        """
         self.usage: float | None = None
         self._ask = ask
         self._due_at = 0.0
         self._warned = 0.0
 
     def look(self) -> None:
-        """Look, if it is time to, and warn."""
+        """Ask if it is time to, and warn if the queue fills up."""
         if monotonic() < self._due_at:
             return
         self._due_at = monotonic() + INTERVAL
         try:
             self._look()
-        except ListenRefusedError as exc:  # no right to, say
+        except ListenRefusedError as exc:  # this role may not, for example
             logger.info(
                 "can't look at PostgreSQL's notification queue: %s",
                 exc,
@@ -77,7 +81,7 @@ class QueueUsage:
     def _find_culprit(self) -> str:
         row = self._ask(_OLDEST)
         if not row:
-            return "No open transaction is to be seen; perhaps a listener doesn't read"
+            return "No open transaction is visible; perhaps a listener doesn't read"
         pid, user, name, state, database, seconds = (
             "?" if value is None else value.decode("utf-8", "replace") for value in row
         )

@@ -1,4 +1,4 @@
-"""Routing: each notification into the buffers of the dispatchers that are to get it."""
+"""Routing: put each notification into the buffers of the dispatchers that are to deliver it."""
 
 import logging
 import secrets
@@ -21,22 +21,15 @@ from pgnotifier.dispatch import Binding, Dispatcher
 logger = logging.getLogger("pgnotifier.routing")
 
 ECHOES = 100
-"""How many notifications to itself a listener remembers: it looks for one at a time."""
+"""How many of its own notifications a listener remembers. It waits for one at a time."""
 SPARE = 100
-"""How many channels that are gone may be counted besides as many as there are."""
+"""How many removed channels are still counted, beyond as many as are registered."""
 ECHO_BYTES = 64
-"""The longest that can be one."""
-
-
-class _Echo:
-    """Stands in a deliverer's place for what the listener sends itself."""
-
-    def __init__(self) -> None:
-        self.inbox: list[Item] = []
+"""The longest payload that can be a listener's own."""
 
 
 class _Tally:
-    """How many notifications have come on a channel."""
+    """How many notifications have arrived on a channel."""
 
     __slots__ = ("count",)
 
@@ -44,7 +37,7 @@ class _Tally:
         self.count = 0
 
 
-Route = tuple[str, tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...], _Tally]
+Route = tuple[str, tuple[tuple[Deliverer, tuple[Binding, ...]], ...], _Tally]
 """A channel's name, its bindings by deliverer, and its tally."""
 
 
@@ -55,9 +48,10 @@ class Router:
 
     Attributes:
         deliverers: By dispatcher. Replaced, never changed in place.
-        received: How many notifications have passed.
+        received: How many notifications were routed, without the listener's own.
         private: The channel on which the listener notifies itself. Nobody can guess its name.
-        echoes: What came on that, with the pid of the server process that sent it.
+        echoes: The payloads that arrived on that channel, with the pid of the server process that
+            sent each.
     """
 
     def __init__(
@@ -70,17 +64,17 @@ class Router:
         """Take where to look things up.
 
         Args:
-            registry: Returns the registry as it is now.
+            registry: Returns the current registry.
             make_deliverer: Makes the deliverer of a dispatcher, not started yet.
-            leaving: Returns the channels that were removed, and whose UNLISTEN is still to come.
+            leaving: Returns the channels that were removed but are still listened to.
             on_deliverer: Called with each deliverer before it is started.
         """
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
+        self._private = self.private.encode()
         self.echoes: dict[str, int] = {}
-        self._echo = _Echo()
         self._unrung: list[Deliverer] = []
         self._registry = registry
         self._make_deliverer = make_deliverer
@@ -102,12 +96,12 @@ class Router:
         proven_at: Moment,
         read_more: Callable[[], bool],
     ) -> int:
-        """Sort what has come by deliverer, for `hand_on`; return how many notifications it was.
+        """Sort what has arrived by deliverer, for `hand_on`; return how many notifications it was.
 
         Args:
             notifies: Returns the next notification, or None.
-            proven_at: All that was committed before has been handed on earlier.
-            read_more: Called when there is no next one; returns whether there may be by now.
+            proven_at: Everything that was committed before this moment was routed earlier.
+            read_more: Reads more once there is no next one; returns whether it did.
         """
         if logger.isEnabledFor(logging.DEBUG):
             notifies = self._logging(notifies)
@@ -115,14 +109,20 @@ class Router:
         if arrived is None:
             return 0
         self._look_up_registry()
-        routes = self._routes
+        routes, private = self._routes, self._private
         received_at = datetime.now(UTC)
         count = before = 0
         try:
             while True:
                 if arrived is not None:
+                    route = routes.get(arrived.relname)
+                    if route is None:  # so known channels aren't compared with the private one
+                        if arrived.relname == private:
+                            self._note_echo(arrived.extra, arrived.be_pid)
+                            arrived = notifies()
+                            continue
+                        route = self._route(arrived.relname)
                     count += 1
-                    route = routes.get(arrived.relname) or self._route(arrived.relname)
                     channel, lanes, tally = route
                     tally.count += 1
                     data, pid = arrived.extra, arrived.be_pid
@@ -132,13 +132,12 @@ class Router:
                         )
                 elif count - before > 1 and read_more():
                     before = count
-                    # Again: what was just read may have been sent after a subscription was made.
+                    # What was just read may have been sent after a subscription was made.
                     self._look_up_registry()
-                else:  # one that comes by itself has hardly more behind it
+                else:  # a notification that arrives alone is rarely followed by more
                     break
                 arrived = notifies()
         finally:
-            count -= self._take_echoes()
             self.received += count
         return count
 
@@ -148,34 +147,35 @@ class Router:
         self.ring()
 
     def stow(self) -> None:
-        """Put what was sorted into the buffers, but leave it to `ring` to wake the deliverers."""
+        """Put what was sorted into the buffers; `ring` wakes the deliverers."""
         for deliverer in self.deliverers.values():
             if deliverer.inbox:
                 deliverer.stow()
                 self._unrung.append(deliverer)
 
     def ring(self) -> None:
-        """Wake the deliverers that something was stowed for.
+        """Wake the deliverers that `stow` had something for.
 
-        To be called just before the reader waits: until then, they would only wait for the reader.
+        Called just before the reader waits. Before that, they would only compete with the reader
+        for the interpreter's lock.
         """
         while self._unrung:
             self._unrung.pop().ring()
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many notifications have come on each registered channel. For any thread."""
+        """Return how many notifications arrived on each registered channel; for any thread."""
         registry = self._registry()
         found = {_name(relname): tally.count for relname, tally in self._tallies.copy().items()}
         return {name: count for name, count in sorted(found.items()) if name in registry}
 
     def _forget_tallies(self, registry: Registry) -> None:
-        """Forget what came on channels that are gone, if these are many."""
+        """Forget the counts of removed channels if there are many of them."""
         if len(self._tallies) > 2 * len(registry) + SPARE:
             kept = {name: one for name, one in self._tallies.items() if _name(name) in registry}
             self._tallies = kept
 
     def _logging(self, notifies: Callable[[], PGnotify | None]) -> Callable[[], PGnotify | None]:
-        """Return the same, logging each notification, but not its payload: that may be secret."""
+        """Return a source that logs each notification, without its payload: that may be secret."""
 
         def logged() -> PGnotify | None:
             arrived = notifies()
@@ -195,7 +195,7 @@ class Router:
         return logged
 
     def _note_echo(self, token: bytes, pid: int) -> None:
-        """Keep what came on the private channel: a few, should somebody know its name after all."""
+        """Keep what arrived on the private channel: only a few, in case somebody knows its name."""
         if len(token) <= ECHO_BYTES:
             self.echoes[token.decode("ascii", "replace")] = pid
             if len(self.echoes) > ECHOES:
@@ -203,29 +203,29 @@ class Router:
 
     @property
     def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds a lock that the reader needs."""
+        """Whether the calling code has interrupted code that holds a lock that the reader needs."""
         makes = is_held_here(self._making)
         return makes or any(one.is_locked_here for one in self.deliverers.values())
 
     @property
     def is_stuck(self) -> bool:
-        """Whether something is to be tried again: to start a deliverer, or to have one end."""
+        """Whether something is to be tried again: to start a deliverer, or to end one."""
         return bool(self._unstarted or self._retiring or self._to_retire)
 
     def resume(self) -> None:
-        """Try to start the deliverers that there was no thread for."""
+        """Try to start the deliverers that no thread could be started for."""
         with self._making:
             self._start_all()
 
     def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
-        """Have the deliverers of dispatchers end once they have nothing to do. For any thread.
+        """Have the deliverers of dispatchers end once they have nothing to do; for any thread.
 
-        Those that have got a subscription by then stay.
+        Those that have a subscription again by then stay.
         """
         self._to_retire.extend(dispatchers)
 
     def take_retired(self) -> list[Deliverer]:
-        """Let deliverers go that were to end, and have nothing to do; return these."""
+        """Remove and return the deliverers that were to end and have nothing left to do."""
         while self._to_retire:
             self._retiring.add(self._to_retire.popleft())
         self._retiring &= self.deliverers.keys()
@@ -241,7 +241,7 @@ class Router:
             gone = {one.dispatcher for one in retired}
             self._retiring -= gone
             self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
-        self._routes.clear()  # which hold them
+        self._routes.clear()  # they refer to these deliverers
         self._routed = None
         return retired
 
@@ -251,11 +251,11 @@ class Router:
         return {one for one in used if one in dispatchers}
 
     def start_deliverers(self, channels: Iterable[str]) -> None:
-        """Start the deliverers of channels that will be heard.
+        """Start the deliverers of channels that are about to be listened to.
 
-        Not when the first notification comes: the main program may have ended by then, after
-        which Python 3.12.0 and 3.12.1 start no more threads. One that can't be started now is
-        later: see `resume`.
+        The first notification would be too late: the main program may have ended by then, and
+        Python 3.12.0 and 3.12.1 start no threads after that. A deliverer that can't be started now
+        is started later: see `resume`.
         """
         registry = self._registry()
         for channel in channels:
@@ -263,7 +263,7 @@ class Router:
                 self._deliverer(dispatcher)
 
     def forget_leaving(self) -> None:
-        """Look at the channels anew: some have been unlistened to."""
+        """Make new routes: some removed channels aren't listened to any more."""
         self._routed = None
 
     def is_full(self) -> bool:
@@ -271,20 +271,20 @@ class Router:
         return any(deliverer.full for deliverer in self.deliverers.values())
 
     def has_missed(self) -> bool:
-        """Return whether something was dropped that is still to be told."""
+        """Return whether something was dropped that is still to be reported."""
         return any(deliverer.has_missed for deliverer in self.deliverers.values())
 
     def is_overfull(self) -> bool:
-        """Return whether some buffer holds so much more than it should that none is to be added."""
+        """Return whether some buffer is so far over its bound that nothing more may be added."""
         return any(deliverer.overfull for deliverer in self.deliverers.values())
 
     def _look_up_registry(self) -> None:
-        """See that routes are made by the registry as it is now."""
+        """Forget the routes if the registry has changed since they were made."""
         registry = self._registry()
         if registry is not self._routed:
             self._routes.clear()
             self._routed = registry
-            # Not for those who subscribed to such a channel after it had been removed.
+            # Whoever subscribed to such a channel after its removal isn't to get these.
             self._leaving = self._find_leaving()
             self._forget_tallies(registry)
         elif self._relayed:
@@ -292,13 +292,10 @@ class Router:
 
     def _route(self, relname: bytes) -> Route:
         assert self._routed is not None
-        # What comes on a removed channel has no lanes, and goes nowhere.
+        # A removed channel has no lanes, so its notifications aren't delivered.
         channel = _name(relname)
         found = () if channel in self._leaving else self._routed.lanes(channel)
-        lanes: tuple[tuple[Deliverer | _Echo, tuple[Binding, ...]], ...]
         lanes = tuple(lane for d, bindings in found for lane in self._lanes(d, bindings, relname))
-        if channel == self.private:
-            lanes = ((self._echo, ()),)
         tally = self._tallies.setdefault(relname, _Tally())
         route = self._routes[relname] = (channel, lanes, tally)
         return route
@@ -308,8 +305,8 @@ class Router:
     ) -> list[tuple[Deliverer, tuple[Binding, ...]]]:
         """Return where a dispatcher's bindings are delivered.
 
-        As long as something waits for a binding that one of them is the heir of, it gets what
-        comes through the former's deliverer, behind that. Only then it is in order.
+        A binding may be the heir of an earlier one. While something still waits for the earlier
+        one, new notifications go through its deliverer too, so that they stay in order.
         """
         lanes: list[tuple[Deliverer, tuple[Binding, ...]]] = []
         direct: list[Binding] = []
@@ -325,20 +322,13 @@ class Router:
         return lanes
 
     def _forget_relayed(self) -> None:
-        """Look anew at the channels whose former bindings something may have waited for."""
+        """Forget the routes that led through an earlier binding's deliverer."""
         for relname in self._relayed:
             self._routes.pop(relname, None)
         self._relayed.clear()
 
-    def _take_echoes(self) -> int:
-        """Take down what the listener sent itself; return how many notifications that was."""
-        own, self._echo.inbox = self._echo.inbox, []
-        for one in own:
-            self._note_echo(one.data, one.pid)
-        return len(own)
-
     def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
-        with self._making:  # a deliverer may ask, too, when it hands on to another one
+        with self._making:  # a deliverer also calls this, to hand something on to another one
             found = self.deliverers.get(dispatcher)
             if found is None:
                 found = self._make_deliverer(dispatcher)
@@ -351,7 +341,7 @@ class Router:
             return found
 
     def _start_all(self) -> None:
-        """Start the deliverers that haven't been; what comes for them waits until they can be."""
+        """Start the deliverers that aren't running; what arrives for them waits until they are."""
         for deliverer in self._unstarted.copy():
             try:
                 deliverer.start()

@@ -14,25 +14,30 @@ logger = logging.getLogger("pgnotifier.states")
 
 
 class StateReport:
-    """The state at the moment, told to the log and to `on_state` when it changes.
+    """The current state, which is logged and passed to `on_state` when it changes.
 
     The reader alone changes it; any thread may read it.
     """
 
     def __init__(self, on_state: OnState | None) -> None:
+        """Begin in the state `stopped`.
+
+        Args:
+            on_state: The user's hook, if there is one.
+        """
         self.current = StateChange("stopped", datetime.now(UTC))
         self._hook = Hook("on_state", on_state)
         self._warn = LogThrottle(logger, others=logging.INFO)
-        self._has_warned = False  # of the loss that lasts
-        self._begun_at = monotonic()  # as the wall clock may be set meanwhile
+        self._has_warned = False  # of the current loss
+        self._begun_at = monotonic()  # the wall clock may be set meanwhile
 
     def become(self, state: State, why: str | None = None, detail: str = "") -> None:
-        """Take on a state; a no-op if it is that of now.
+        """Change the state; do nothing if it is the current one.
 
         Args:
-            state: The state.
-            why: What made it disconnected.
-            detail: What the log is to say besides.
+            state: The new state.
+            why: Why the listener is disconnected.
+            detail: What to add to the log message.
         """
         before, now = self.current, datetime.now(UTC)
         if before.state == state:
@@ -45,7 +50,7 @@ class StateReport:
             )
         elif before.state == "disconnected" and state != "stopped":
             logger.log(
-                # As losing it was, so that whoever was called knows that it is over.
+                # The level of the record of the loss, so that whoever was alerted sees the end.
                 logging.WARNING if self._has_warned else logging.INFO,
                 "%s%s again, after %s",
                 state,
@@ -54,48 +59,48 @@ class StateReport:
                 extra=about(state, since=before.since, until=now, why=before.why),
             )
         else:
-            # That there is no first connection is told by who wanted it.
-            ended_unheard = (before.state, state) == ("starting", "stopped")
-            quiet = state == "starting" or ended_unheard
+            # Without a first connection, `start()` raises: no record is needed.
+            has_failed = (before.state, state) == ("starting", "stopped")
+            quiet = state == "starting" or has_failed
             level = logging.DEBUG if quiet else logging.INFO
             logger.log(level, "%s%s", state, detail, extra=about(state))
         self._hook.call(self.current)
 
     def explain(self, why: str) -> None:
-        """Note why it still has no connection: the latest reason helps more than the first."""
+        """Note why there is still no connection: the latest reason helps more than the first."""
         self.current = replace(self.current, why=why)
         if self._warn.is_due:
             extra = about("still_disconnected", since=self.current.since, why=why)
             state = "trying to connect" if self.current.state == "starting" else "disconnected"
-            lasted = f" for {duration(self._lasted)}" if self._lasted >= 1 else ""  # else at once
+            lasted = f" for {duration(self._lasted)}" if self._lasted >= 1 else ""
             self._warn("%s%s: %s", state, lasted, why, extra=extra)
             self._has_warned = True
 
     @property
     def _lasted(self) -> float:
-        """For how many seconds the state of now has lasted."""
+        """For how many seconds the current state has lasted."""
         return monotonic() - self._begun_at
 
     @property
     def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds the lock of its hook."""
+        """Whether the calling code has interrupted code that holds the lock of the hook."""
         return self._hook.is_locked_here
 
     @property
     def is_stuck(self) -> bool:
-        """Whether `resume` is to be called until a thread for `on_state` can be started."""
+        """Whether `on_state` waits for a thread that couldn't be started: see `resume`."""
         return self._hook.is_stuck
 
     def resume(self) -> None:
-        """Try to start the thread that `on_state` waits for, if there is none."""
+        """Try again to start the thread that `on_state` waits for."""
         self._hook.resume()
 
     def settle(self, timeout: float) -> None:
-        """Wait until `on_state` has been told of all, for so many seconds at most."""
+        """Wait until `on_state` was called with each change, for at most a time in seconds."""
         self._hook.settle(timeout)
 
     def forget_in_child(self) -> None:
-        """Be stopped, in a forked child; what is still to be told is told by the parent."""
+        """Become `stopped` in a forked child; the parent still reports its own changes."""
         self.current = StateChange("stopped", datetime.now(UTC))
         self._begun_at = monotonic()
         self._hook.forget_in_child()

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier._listener import link
+from pgnotifier._listener import round_trips
 
 from .load import Sender
 from .proxy import Proxy
@@ -22,7 +22,7 @@ SHORT = {"heartbeat": 0.3, "heartbeat_timeout": 0.4}
 @pytest.fixture(autouse=True)
 def short_times(quick, monkeypatch):
     """Find a dead connection in half a second rather than in 20, with `SHORT`."""
-    monkeypatch.setattr(link, "PROOF", 0.2)
+    monkeypatch.setattr(round_trips, "PROOF", 0.2)
 
 
 @pytest.fixture

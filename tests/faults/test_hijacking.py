@@ -17,7 +17,7 @@ import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener import pause, queue_usage
-from pgnotifier._listener.leader import Standby
+from pgnotifier._listener.leader_lock import Standby
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -35,8 +35,8 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_listener/leader.py": 3,
-    "_listener/link.py": 3,
+    "_listener/leader_lock.py": 3,
+    "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
     "_listener/queue_usage.py": 2,
     "demo/__init__.py": 2,  # shown to the user

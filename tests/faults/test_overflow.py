@@ -10,7 +10,7 @@ from celery import Celery
 
 from pgnotifier import Dispatcher, InlineDispatcher
 from pgnotifier._delivery import buffer
-from pgnotifier._listener import link
+from pgnotifier._listener import reader_connection, round_trips
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.testing import PostgresServer, ValkeyServer
 
@@ -190,7 +190,7 @@ def test_blocking(make_notifier, sessions, stuck):
 
 def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
     """What waits in the server's queue doesn't come all at once with the answer to a query."""
-    monkeypatch.setattr(link, "PROOF", 0.0)  # there is always one to be asked
+    monkeypatch.setattr(round_trips, "PROOF", 0.0)  # there is always one to be asked
     monkeypatch.setattr(buffer, "MORE", 100)
 
     class Slow(Dispatcher):
@@ -221,6 +221,6 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
         sent += 100
     slow.begun.set()
     eventually(lambda: slow.got == sent, 60)
-    read_at_once = link.READS * 16 * 1024 // LONG
+    read_at_once = reader_connection.READS * 16 * 1024 // LONG
     assert slow.most <= 2 * 100 + 10 + 2 * read_at_once  # before a query, and with it
     assert notifier.status().reconnects == 0

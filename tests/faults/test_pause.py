@@ -131,7 +131,7 @@ def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch
     assert stuck.gaps == []
     assert notifier.status().reconnects == 0
     eventually(lambda: "reading again, after a pause of" in caplog.text)
-    assert "% full), and the session" in caplog.text
+    assert "% full), and the waiting session" in caplog.text
     levels = {record.levelname for record in caplog.records if "vacuum" in record.message}
     assert levels == {"WARNING"}
     assert "buffer of InlineDispatcher is full" in caplog.text

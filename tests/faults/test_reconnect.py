@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 
-from pgnotifier._listener import link
+from pgnotifier._listener import round_trips
 
 from .conftest import Sessions
 from .load import Sender
@@ -135,7 +135,7 @@ def test_gap_reaches_back_no_further_than_a_proof(
     pgnotifier_dsn, sessions, ledger, make_notifier, monkeypatch
 ):
     """Under load a gap begins at the last answered round trip, so a short time ago."""
-    monkeypatch.setattr(link, "PROOF", 0.2)
+    monkeypatch.setattr(round_trips, "PROOF", 0.2)
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
     with Sender(pgnotifier_dsn, CHANNELS) as sender:

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._listener import leader as standby
+from pgnotifier._listener import leader_lock as standby
 from pgnotifier._listener import queue_usage as backlog
 from pgnotifier.testing import PostgresServer
 
@@ -262,7 +262,7 @@ def test_canceled_heartbeat(
     """A heartbeat that somebody cancels is sent again."""
     notifier = make_notifier(pgnotifier_dsn, heartbeat=0.1)
     notifier.subscribe(1, "orders", ledger.callback)
-    slow(monkeypatch, "pgnotifier._listener.link.notify_query")
+    slow(monkeypatch, "pgnotifier._listener.heartbeat.notify_query")
     sleeping.cancel(times)
     eventually(lambda: caplog.text.count("sending it again") >= times)
     notifier.notify("orders", 1)
@@ -274,7 +274,7 @@ def test_canceled_listen(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
     """LISTEN and UNLISTEN that somebody cancels are sent again, and the caller notices nothing."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("first")
-    slow(monkeypatch, "pgnotifier._listener.link.listen_query")
+    slow(monkeypatch, "pgnotifier._listener.reader_connection.listen_query")
     canceling = threading.Thread(target=sleeping.cancel, args=(2,))
     canceling.start()
     notifier.subscribe(1, "orders", ledger.callback)
@@ -340,12 +340,12 @@ def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch,
         if fail and fail.pop():
             raise QueryCanceledError("a query was canceled")
 
-    original = notifier._parts.lifecycle.listener._link._try_round_trip
+    original = notifier._parts.lifecycle.listener._connection._try_round_trip
 
     def trip(*args):
         refuse()
         return original(*args)
 
-    monkeypatch.setattr(notifier._parts.lifecycle.listener._link, "_try_round_trip", trip)
+    monkeypatch.setattr(notifier._parts.lifecycle.listener._connection, "_try_round_trip", trip)
     eventually(lambda: notifier.status().reconnects >= 1, 30)
     assert "defect" not in caplog.text

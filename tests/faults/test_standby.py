@@ -10,8 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier._listener.leader import Standby
-from pgnotifier._listener.link import Link
+from pgnotifier._listener.heartbeat import Heartbeat
+from pgnotifier._listener.leader_lock import Standby
+from pgnotifier._listener.reader_connection import ReaderConnection
 
 from .proxy import Proxy
 from .waiting import eventually
@@ -181,7 +182,7 @@ COMPANION = LEADER.replace("ExclusiveLock", "ShareLock")
 
 def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
     """A leader's session is ended by a standby, once its companion's is and nothing comes of it."""
-    monkeypatch.setattr("pgnotifier._listener.leader.UNKNOWN_AGE", 2.0)
+    monkeypatch.setattr("pgnotifier._listener.leader_lock.UNKNOWN_AGE", 2.0)
     settings = {"standby": "shop", "heartbeat": 0.5, "heartbeat_timeout": 0.5}
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
         leader = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **settings)
@@ -232,9 +233,9 @@ def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatc
 
     Its heartbeats go on besides, as an answer doesn't show that it hears.
     """
-    beats, beat = [], Link.beat
-    monkeypatch.setattr(Link, "beat", lambda link: beats.append(link) or beat(link))
-    monkeypatch.setattr("pgnotifier._listener.listener.POLL", 0.1)
+    beats, beat = [], Heartbeat.beat
+    monkeypatch.setattr(Heartbeat, "beat", lambda self: beats.append(self) or beat(self))
+    monkeypatch.setattr("pgnotifier._listener.leadership.POLL", 0.1)
     leader = make_notifier(pgnotifier_dsn, standby="shop", heartbeat=2.0)
     leader.add_channel("orders")
     standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)
@@ -249,17 +250,17 @@ def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatc
 
 def test_late_polls(pgnotifier_dsn, make_notifier, monkeypatch, ledger):
     """A standby whose polls take long dates the gap from before what may have been lost."""
-    query, looked, ask = Standby("shop").query, [], Link.ask
+    query, looked, ask = Standby("shop").query, [], ReaderConnection.ask
 
-    def ask_late(link, text):
-        row = ask(link, text)
+    def ask_late(connection, text):
+        row = ask(connection, text)
         if text == query:
             looked.append(row)
             time.sleep(0.7)  # the answer is there, and isn't read yet
         return row
 
-    monkeypatch.setattr(Link, "ask", ask_late)
-    monkeypatch.setattr("pgnotifier._listener.listener.POLL", 0.05)
+    monkeypatch.setattr(ReaderConnection, "ask", ask_late)
+    monkeypatch.setattr("pgnotifier._listener.leadership.POLL", 0.05)
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as leader:
         leader.execute(query)
         standby = make_notifier(pgnotifier_dsn, standby="shop", on_gap=ledger.gaps.append)

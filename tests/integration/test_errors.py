@@ -210,7 +210,7 @@ def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
     notifier.subscribe(1, "a", record)
     refused = make_recorder()
     with monkeypatch.context() as patch:
-        patch.setattr("pgnotifier._listener.link.listen_query", lambda *_: b"REFUSE")
+        patch.setattr("pgnotifier._listener.reader_connection.listen_query", lambda *_: b"REFUSE")
         for channel in ("a", "b"):
             with pytest.raises(ListenRefusedError, match="refused LISTEN"):
                 notifier.subscribe(1, channel, refused)

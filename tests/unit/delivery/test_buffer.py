@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from deliveries import NOW, PROVEN
 
-from pgnotifier._delivery.buffer import BATCH_BYTES, REPORT_PAUSE, Barrier, Buffer, Item
+from pgnotifier._delivery.buffer import BATCH_BYTES, REPORT_PAUSE, Buffer, GapMarker, Item
 from pgnotifier._runtime.clock import Moment
 
 BATCH = 1000
@@ -27,7 +27,7 @@ def numbers(buffer):
     found = []
     while buffer:
         found += [
-            "barrier" if isinstance(one, Barrier) else int(one.data) for one in buffer.take(BATCH)
+            "barrier" if isinstance(one, GapMarker) else int(one.data) for one in buffer.take(BATCH)
         ]
     return found
 
@@ -103,11 +103,11 @@ def test_barriers_are_never_dropped():
     ):
         buffer = make(overflow, size=4)
         buffer.put([item(1)])
-        buffer.bar(Barrier())
-        buffer.bar(Barrier())
+        buffer.hold(GapMarker())
+        buffer.hold(GapMarker())
         buffer.put([item(2), item(3)])
         buffer.put([item(4)])
-        buffer.bar(Barrier())
+        buffer.hold(GapMarker())
         buffer.put([item(5), item(6)])
         assert buffer.dropped == 2
         assert buffer.waiting == 4
@@ -140,8 +140,8 @@ def test_batches_are_bounded_by_bytes():
 
 def test_barriers_bar():
     """A closed barrier stops everything but haste, and comes out by itself."""
-    buffer, barrier = make(), Barrier()
-    buffer.bar(barrier)
+    buffer, barrier = make(), GapMarker()
+    buffer.hold(barrier)
     buffer.put([item(1)])
     assert not buffer.may_take(hurry=False)
     assert buffer.may_take(hurry=True)

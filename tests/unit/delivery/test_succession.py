@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pgnotifier import Delivery, InlineDispatcher, Notification, Subscription, ThreadDispatcher
-from pgnotifier._delivery.buffer import Barrier
+from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._listener.router import Router
 from pgnotifier._registry.writer import Registrar
@@ -386,12 +386,12 @@ def test_gaps(route, log, make_other):
     for name in ("a", "b"):
         route.subscribe(name, "ch", log.taking("old"), by, on_gap=log.taking("old gap"))
     route.plug(by)
-    barrier = Barrier()
+    barrier = GapMarker()
     deliverer = route.router.deliverers[by]
-    deliverer.bar(barrier)
+    deliverer.hold(barrier)
     found = [route.registrar.registry.binding(name, "ch").on_gap for name in ("a", "b")]
     arrived = Notification("ch", 0, "0", 0, PROVEN.wall)
-    deliverer.lift(barrier, [Delivery(one, arrived) for one in found])
+    deliverer.release(barrier, [Delivery(one, arrived) for one in found])
     route.send("ch", 1)
     other = make_other(by)
     route.subscribe("a", "ch", log.taking("new"), other, on_gap=log.taking("new gap"))

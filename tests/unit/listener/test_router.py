@@ -80,3 +80,26 @@ def test_what_was_read_before_the_connection_was_lost():
     router.hand_on()
     assert router.received == 4
     assert [data for _, data in taker.taken] == [b"1", b"2", b"3", b"4"]
+
+
+def test_what_a_listener_sends_to_itself():
+    """It is noted with the sender's pid; it isn't counted, and doesn't end up in a buffer."""
+    fake, taker = Fake(), Taker()
+    registry = Registry().bind(bind(fake))
+    router = Router(lambda: registry, lambda _: taker, set)
+    private = router.private.encode()
+    arrived = [
+        SimpleNamespace(relname=name, be_pid=pid, extra=data)
+        for name, pid, data in [
+            (private, 1, b"first"),
+            (b"a", 7, b"1"),
+            (private, 2, b"second"),
+            (b"a", 7, b"2"),
+        ]
+    ]
+    assert router.sort(lambda: arrived.pop(0) if arrived else None, PROVEN, lambda: False) == 2
+    router.hand_on()
+    assert router.echoes == {"first": 1, "second": 2}
+    assert router.received == 2
+    assert [data for _, data in taker.taken] == [b"1", b"2"]
+    assert private not in router._tallies

@@ -1,4 +1,4 @@
-"""The link, with a session of the test's own, where the timing must be exact."""
+"""The reader's connection, with a session of the test's own, where the timing must be exact."""
 
 import os
 import threading
@@ -11,8 +11,8 @@ from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._delivery.deliverer import Deliverer
-from pgnotifier._listener import link as link_module
-from pgnotifier._listener.link import Link, StoppingError
+from pgnotifier._listener import reader_connection
+from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
 from pgnotifier._listener.router import Router
 from pgnotifier._registry.registry import Registry
 from pgnotifier.dispatch import Binding
@@ -60,19 +60,19 @@ def test_what_comes_with_an_answer(make_deliverer, record, outcome):
     binding = Binding(Subscription(1, "a", record, inline), record, lambda *_: None)
     registry = Registry().bind(binding)
     router = Router(lambda: registry, lambda _: make_deliverer(inline), set)
-    link = Link(Parameters({}), router, 15.0, 5.0, lambda: False)
+    connection = ReaderConnection(Parameters({}), router, 15.0, 5.0, lambda: False)
     end, other = os.pipe()
     try:
-        link.session = LateNotification(end, outcome)
+        connection.session = LateNotification(end, outcome)
         if outcome:
             with pytest.raises(type(outcome)):
-                link.ask(b"LISTEN b")
+                connection.ask(b"LISTEN b")
         else:
-            link.ask(b"LISTEN b")
+            connection.ask(b"LISTEN b")
         assert record.wait_for(1) == [1]
         assert isinstance(router.deliverers[inline], Deliverer)
     finally:
-        link.end()
+        connection.end()
         os.close(end)
         os.close(other)
 
@@ -116,65 +116,65 @@ class Flood:
 
 @pytest.fixture
 def flooded(monkeypatch):
-    """Yield a link that pauses for a minute, its session, and what stops it."""
-    monkeypatch.setattr(link_module, "PAUSE", 60.0)
+    """Yield a connection that pauses for a minute, its session, and what stops it."""
+    monkeypatch.setattr(reader_connection, "PAUSE", 60.0)
     stopping = threading.Event()
     router = Router(Registry, lambda _: None, set)
-    link = Link(Parameters({}), router, 600.0, 5.0, stopping.is_set)
-    link._due_at, link._unproven = monotonic() + 600, True
+    connection = ReaderConnection(Parameters({}), router, 600.0, 5.0, stopping.is_set)
+    connection.round_trips.due_at, connection.round_trips.is_unproven = monotonic() + 600, True
     end, other = os.pipe()
     os.write(other, b"readable")
-    link.session = Flood(end)
-    yield link, link.session, stopping
-    link.end()
+    connection.session = Flood(end)
+    yield connection, connection.session, stopping
+    connection.end()
     os.close(end)
     os.close(other)
 
 
 def test_what_comes_now_and_then_is_not_held_up(flooded):
     """Notifications that come by themselves, or some after quiet, are read at once."""
-    link, session, _ = flooded
+    connection, session, _ = flooded
     begun = monotonic()
     for count in (1, 5, 1):
-        link._heard_at -= 1  # it was quiet for a second
+        connection.read_at -= 1  # it was quiet for a second
         session.count = count
-        link.hear()
-    assert link._router.received == 7
+        connection.receive()
+    assert connection.router.received == 7
     assert monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_pause_while_notifications_come_fast(flooded, stops):
     """The reader then lets some come before it reads again; a command or `stop` ends that."""
-    link, session, stopping = flooded
+    connection, session, stopping = flooded
     session.count = 100_000
-    link._heard_at = monotonic()
-    link.hear()
+    connection.read_at = monotonic()
+    connection.receive()
     session.count = 3
     begun = monotonic()
-    waker = threading.Timer(0.2, lambda: (stops and stopping.set(), link.wake()))
+    waker = threading.Timer(0.2, lambda: (stops and stopping.set(), connection.wake()))
     waker.start()
     if stops:
         with pytest.raises(StoppingError):
-            link.hear()
+            connection.receive()
     else:
-        link.hear()
-        assert link._router.received == 100_003
+        connection.receive()
+        assert connection.router.received == 100_003
     assert 0.15 < monotonic() - begun < 30
     waker.join()
 
 
 def test_a_pause_before_an_answer(flooded):
     """The reader also pauses when a long queue is sent before the answer to a query."""
-    link, session, _ = flooded
+    connection, session, _ = flooded
     session.count = 10_000
     woken = threading.Event()
-    waker = threading.Timer(0.3, lambda: (woken.set(), link.wake()))
+    waker = threading.Timer(0.3, lambda: (woken.set(), connection.wake()))
     waker.start()
-    link._heard_at = monotonic()
-    link.ask(b"SELECT 1")
+    connection.read_at = monotonic()
+    connection.ask(b"SELECT 1")
     assert woken.is_set()
-    assert link._router.received == 10_000
+    assert connection.router.received == 10_000
     waker.join()
 
 

@@ -1,8 +1,8 @@
-"""Standby: of several listeners that share a name, one leads and the others wait.
+"""The leader's lock: several listeners share a name; one of them leads, and the others wait.
 
-The leader holds an advisory lock in the very session that listens, so that losing the
-connection is losing the lock. Standbys ask for it once a second and listen to nothing: every
-session that listens slows all senders down.
+The leader holds an advisory lock in the session that listens, so it loses the lock together with
+the connection. Standbys ask for the lock once a second and don't listen: every session that listens
+slows all senders down.
 https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
 """
 
@@ -12,11 +12,9 @@ from collections.abc import Sequence
 
 from pgnotifier._runtime.clock import Moment
 
-POLL = 1.0
-"""Seconds between two tries to take the lead."""
 UNKNOWN_AGE = 45.0
-"""How far back a gap reaches, in seconds, if nothing is known of the leader: what it takes to
-notice a dead connection."""
+"""How far back a gap reaches, in seconds, if nothing is known about the leader: as long as it takes
+to notice a dead connection."""
 
 _QUERY = b"""
 SELECT pg_catalog.pg_try_advisory_lock(%d), EXTRACT(epoch FROM pg_catalog.min(query_start)),
@@ -36,28 +34,28 @@ _TERMINATE = b"SELECT pg_catalog.pg_terminate_backend(%d)"
 
 
 class Standby:
-    """One listener's view of who leads; owned by its reader.
+    """What one listener knows about the leader; owned by its reader.
 
     Attributes:
         name: What the listeners share.
-        query: What asks for the lead, in one round trip.
-        accompany: What the companion of a leader asks.
-        vanished: The pid of a leader's session whose client has vanished, by all signs.
+        query: Asks for the lead, in one round trip.
+        accompany: Takes the lock of a leader's companion.
+        vanished: The pid of a leader's session if its client seems to have vanished.
     """
 
     def __init__(self, name: str, heartbeat: float = 15.0, timeout: float = 5.0) -> None:
-        """Take the name, and the settings that these listeners share.
+        """Begin without knowing of a leader.
 
         Args:
             name: What the listeners share.
-            heartbeat: Seconds after which an idle leader asks something at the latest.
-            timeout: Seconds within which that is answered.
+            heartbeat: Seconds after which an idle leader sends a query at the latest.
+            timeout: Seconds within which the query is answered.
         """
         digest = hashlib.sha256(f"pgnotifier standby {name}".encode()).digest()
         lead, companion = digest[:8], digest[8:16]
         self.name = name
         # Advisory locks are by database, as channels are. pg_locks shows the key in two halves.
-        # Not pg_advisory_lock(): a session that waits in there holds vacuum back.
+        # Not pg_advisory_lock(): a session that waits in it holds vacuum back.
         self.query = _QUERY % (_key(lead), _held(companion), _held(lead))
         self.accompany = _ACCOMPANY % _key(companion)
         self.vanished: int | None = None
@@ -73,12 +71,12 @@ class Standby:
         self._accompanied_at = self._sign_at = 0.0
 
     def learn(self, row: Sequence[bytes | None], asked_at: Moment) -> bool:
-        """Take the query's answer; return whether this session leads now.
+        """Take the answer to `query`; return whether this session leads now.
 
         Args:
             row: The answer.
-            asked_at: When the query was sent, or earlier. That of the answer may be much later,
-                and says nothing of when the server looked.
+            asked_at: When the query was sent, or earlier. The answer may have been read much
+                later, which doesn't show when the server looked.
         """
         led, begun, age, pid, is_accompanied = row
         self.vanished = None
@@ -88,8 +86,8 @@ class Standby:
         if begun is None:  # sessions of another role show no queries
             self._signs.append(asked_at.earlier(UNKNOWN_AGE))
         elif begun != self._seen:
-            # What the last answer didn't show yet began after the server was asked for that one.
-            # (Its age isn't safe: the server's clock may have been set.)
+            # A query that the last answer didn't show began after that answer was asked for.
+            # (The age of a query isn't reliable: the server's clock may have been set.)
             self._signs.append(before or asked_at.earlier(max(0.0, float(age or 0))))
         now = asked_at.steady
         if begun != self._seen or pid != self._accompanied:
@@ -104,14 +102,15 @@ class Standby:
         return False
 
     def terminate(self, pid: int) -> bytes:
-        """Return what ends the session of a leader that has vanished."""
+        """Return a query that ends the session of a leader that has vanished."""
         return _TERMINATE % pid
 
     def take_over(self) -> Moment | None:
-        """Return since when nobody may have heard, as the lead is taken; None if nobody led.
+        """Take the lead; return since when notifications may be missed, None if nobody led.
 
-        A leader sends its next query once the last one is answered, and with the answer came
-        all that was pending. So what was committed before its last query but one had arrived.
+        A leader sends its next query once the last one is answered, and everything that was
+        pending arrived with the answer. So everything that was committed before its query before
+        last has arrived.
         """
         signs = [*self._signs]
         self._forget()

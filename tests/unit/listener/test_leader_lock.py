@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgnotifier._listener.leader import UNKNOWN_AGE, Standby
+from pgnotifier._listener.leader_lock import UNKNOWN_AGE, Standby
 from pgnotifier._runtime.clock import Moment
 
 NOW = Moment.now()

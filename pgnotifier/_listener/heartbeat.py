@@ -1,0 +1,74 @@
+"""The heartbeat: notifications that the listener sends to itself on an idle connection.
+
+A connection can be dead without either end noticing: a firewall has forgotten it, a pooler has
+swallowed LISTEN, or a middlebox answers keepalives. Only a notification that arrives proves that
+others will.
+"""
+
+import logging
+import secrets
+
+from pgnotifier._connection.session import notify_query
+from pgnotifier._listener.reader_connection import ReaderConnection
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier.errors import ListenRefusedError
+
+logger = logging.getLogger("pgnotifier.link")
+
+
+class Heartbeat:
+    """Sends heartbeats on the connection in use; owned by the reader."""
+
+    def __init__(self, connection: ReaderConnection) -> None:
+        """Take the reader's connection, which is to be tested."""
+        self._connection = connection
+        self._warn = LogThrottle(logger)
+
+    def beat_if_due(self) -> None:
+        """Make the next round trip if the last look at the socket was after it became due.
+
+        Raises:
+            ConnectionLostError: It got no answer in time, or the connection was lost.
+        """
+        trips = self._connection.round_trips
+        if self._connection.read_at < trips.due_at:
+            return
+        if trips.is_unproven:
+            # Notifications arrive, so LISTEN works. Only the moment up to which everything has
+            # been read is to be proven, and a query does that at no cost to other listeners.
+            self._connection.ask(b"SELECT 1")
+        else:
+            self._beat_or_ask()
+
+    def _beat_or_ask(self) -> None:
+        try:
+            self.beat()
+        except ListenRefusedError as exc:  # the queue is full, for example: LISTEN still works
+            extra = about("heartbeat_refused", error=type(exc).__name__)
+            self._warn("the server refused the heartbeat: %s", exc, extra=extra)
+            self._connection.ask(b"SELECT 1")
+
+    def beat(self) -> int:
+        """Send a notification to this listener, and read until it arrives; return the sender's pid.
+
+        Raises:
+            ConnectionLostError: It didn't arrive in time, or the connection was lost.
+            ListenRefusedError: The server refused NOTIFY.
+        """
+        token = secrets.token_hex(8)
+        query = notify_query(self._connection.router.private, token)
+        self._connection.round_trip(query, self._connection.timeout, token)
+        return self._connection.router.echoes.pop(token)
+
+    def show_progress(self) -> None:
+        """Send a query, so that standbys see when this listener last read everything.
+
+        The next heartbeat stays due when it was, unless notifications have arrived: an answer
+        doesn't prove that notifications would arrive.
+        """
+        trips = self._connection.round_trips
+        due_at, was_idle = trips.due_at, not trips.is_unproven
+        self._connection.round_trip(b"SELECT 1", self._connection.timeout)
+        if was_idle and not trips.is_unproven:
+            trips.due_at = due_at

@@ -1,0 +1,115 @@
+"""Leadership: ask for the lead, keep what shows that this listener leads, end a dead leader.
+
+See `leader_lock` for how the lead is held.
+"""
+
+import logging
+from collections.abc import Iterable
+from time import monotonic
+
+from pgnotifier._listener.companion import Companion
+from pgnotifier._listener.heartbeat import Heartbeat
+from pgnotifier._listener.leader_lock import Standby
+from pgnotifier._listener.reader_connection import ReaderConnection
+from pgnotifier._runtime.clock import Moment, stretch
+from pgnotifier._runtime.log_records import about
+from pgnotifier.errors import ListenRefusedError
+from pgnotifier.notification import Gap
+
+logger = logging.getLogger("pgnotifier.listener")
+
+POLL = 1.0
+"""Seconds between two attempts of a standby to take the lead."""
+
+
+class Leadership:
+    """A listener's part among those that share a standby name; owned by the reader.
+
+    Attributes:
+        view: What this listener knows of the leader.
+        poll: Seconds between two attempts to take the lead, and between two signs of a leader.
+    """
+
+    def __init__(self, connection: ReaderConnection, heartbeat: Heartbeat, name: str) -> None:
+        """Begin without the lead.
+
+        Args:
+            connection: The reader's connection, which holds the lead.
+            heartbeat: Sends the signs that standbys see.
+            name: The standby name.
+        """
+        self.view = Standby(name, connection.heartbeat, connection.timeout)
+        self.poll = POLL
+        self._connection = connection
+        self._heartbeat = heartbeat
+        self._companion = Companion(connection.parameters, connection.wake, self.view.accompany)
+        self._show_at = 0.0
+
+    def acquire(self) -> bool:
+        """Ask for the lead; return whether this listener has it.
+
+        Raises:
+            ConnectionLostError: The connection was lost, or there was no answer in time.
+            ListenRefusedError: The server answered with an error.
+        """
+        asked_at = Moment.now()
+        return self.view.learn(self._connection.ask(self.view.query), asked_at)
+
+    def show_progress(self) -> None:
+        """Let standbys see how much has been read, as often as they look.
+
+        From that they know how far back the gap has to reach if one of them takes over.
+        """
+        if monotonic() >= self._show_at:
+            self._show_at = monotonic() + self.poll
+            self._heartbeat.show_progress()
+
+    def accompany(self, *, leads: bool) -> None:
+        """Keep a companion session while this listener leads, and none otherwise."""
+        session = self._connection.session
+        # Behind a pooler, a companion would only show that the pooler's machine is there.
+        if leads and session is not None and not session.is_pooled:
+            self._companion.tend()
+        else:
+            self.dismiss()
+
+    def dismiss(self) -> None:
+        """End the companion session, if there is one."""
+        self._companion.close()
+
+    def end_vanished_leader(self) -> None:
+        """End the leader's session if its machine has vanished."""
+        pid, name = self.view.vanished, self.view.name
+        if pid is None:
+            return
+        logger.warning(
+            "the machine of the leader of %r seems to have vanished: ending its session, "
+            "process %d",
+            name,
+            pid,
+            extra=about("leader_vanished", standby=name, pid=pid),
+        )
+        try:
+            self._connection.ask(self.view.terminate(pid))
+        except ListenRefusedError as exc:  # it belongs to another role
+            logger.warning(
+                "this role may not end it; PostgreSQL will end it some time: %s",
+                exc,
+                extra=about("leader_stays", standby=name, error=type(exc).__name__),
+            )
+
+    def find_gap(self, channels: Iterable[str]) -> Gap | None:
+        """Return the gap between another listener's lead and this one's; None if there is none.
+
+        Args:
+            channels: What is listened to.
+        """
+        since = self.view.take_over()
+        missed = frozenset(channels)
+        if since is None or not missed:
+            return None
+        return Gap(*stretch(since, Moment.now()), missed, "another listener led before")
+
+    def forget_in_child(self) -> None:
+        """Let go of the parent's companion in a forked child."""
+        self._companion.forget_in_child()
