@@ -1,6 +1,5 @@
 """Parameters of a connection, and connecting with them."""
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from psycopg import pq
 
 from pgnotifier._connection.session_settings import options_without_timeouts, set_up
 from pgnotifier._runtime.redaction import redact
+from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -316,6 +316,6 @@ def _unknown_names(message: str) -> Iterable[str]:
 
 def _unknown(name: str) -> str:
     aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
-    near = aliases.get(name) or next(iter(difflib.get_close_matches(name, _OPTIONS, 1)), None)
+    near = aliases.get(name) or find_nearest(name, _OPTIONS)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{name!r} is not a connection parameter of libpq{hint}"

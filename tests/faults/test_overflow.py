@@ -133,7 +133,7 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
     caplog.set_level(logging.WARNING, "pgnotifier")
     gaps = []
     notifier = make_notifier(
-        sessions._dsn,
+        sessions.dsn,
         dispatcher=stuck.dispatcher,
         overflow=overflow,
         on_gap=gaps.append,
@@ -171,7 +171,7 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
 
 def test_blocking(make_notifier, sessions, stuck):
     """Nothing is lost: what has no room waits in the server's queue."""
-    notifier = make_notifier(sessions._dsn, dispatcher=stuck.dispatcher, buffer_size=SIZE)
+    notifier = make_notifier(sessions.dsn, dispatcher=stuck.dispatcher, buffer_size=SIZE)
     notifier.subscribe("book", "orders", stuck)
     notifier.start()
     sent = 0
@@ -212,7 +212,7 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
             batch.done(len(batch))
 
     slow = Slow()
-    notifier = make_notifier(sessions._dsn, dispatcher=slow, buffer_size=100, heartbeat_timeout=0.5)
+    notifier = make_notifier(sessions.dsn, dispatcher=slow, buffer_size=100, heartbeat_timeout=0.5)
     notifier.subscribe("book", "orders", print)
     notifier.start()
     sent = 0

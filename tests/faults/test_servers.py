@@ -171,7 +171,7 @@ def test_resets(listen, ledger, pgnotifier_dsn):
 def test_no_storm_in_the_log(listen, sessions, caplog):
     """Losing a connection again and again is one warning a minute, and so is getting it back."""
     caplog.set_level(logging.WARNING, "pgnotifier")
-    notifier = listen(sessions._dsn)
+    notifier = listen(sessions.dsn)
     for count in range(1, 21):
         sessions.terminate()
         eventually(lambda count=count: notifier.status().reconnects == count)
