@@ -925,11 +925,9 @@ class Notifier:
         return all(dispatcher.starts_listener for dispatcher in tuple(self._attached))
 
     def forget_in_child(self) -> None:
-        """Forget the parent's threads, locks and connections in a forked child."""
+        """Forget the parent's listener in a forked child."""
         self._lock = ChangeLock()
         self._stopped.open()
-        self._report_error.forget_in_child()
-        self._report_gap.forget_in_child()
         self._state.forget_in_child()
         if self._health is not None:
             self._health.forget_in_child()
@@ -940,7 +938,6 @@ class Notifier:
         # Those of a listener that has stopped as well: their threads may not have ended yet.
         for dispatcher in tuple(self._once_attached):
             dispatcher.forget_in_child()
-        self._publisher.forget_in_child()
 
 
 def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:

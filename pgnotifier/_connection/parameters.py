@@ -9,6 +9,7 @@ import psycopg
 from psycopg import conninfo as libpq
 from psycopg import pq
 
+from pgnotifier._connection.inheriting import keep_from_children
 from pgnotifier._connection.session_settings import options_without_timeouts, set_up
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.suggestions import find_nearest
@@ -156,11 +157,13 @@ class Parameters:
         # Prepared statements would fail behind a pooler that shares sessions.
         settings = {"autocommit": True, "prepare_threshold": None, **settings}
         try:
-            return psycopg.connect(self.conninfo, **settings)
+            return keep_from_children(psycopg.connect(self.conninfo, **settings))
         except psycopg.OperationalError as exc:
             if "MULE_INTERNAL" not in str(exc):  # which can't be converted to UTF-8
                 raise
-            return psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+            return keep_from_children(
+                psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+            )
 
 
 def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:

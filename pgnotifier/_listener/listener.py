@@ -247,12 +247,10 @@ class Listener:
         return undelivered
 
     def forget_in_child(self) -> None:
-        """Let go of the parent's descriptors in a forked child, where no thread of ours runs."""
+        """End the deliverers in a forked child, where no other thread of ours runs."""
         self.ended.open()
         for deliverer in self.deliverers.values():
             deliverer.forget_in_child()
-        if self._companion is not None:
-            self._companion.forget_in_child()
         self._link.forget_in_child()
 
     # --- the reader thread ---

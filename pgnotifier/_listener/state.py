@@ -98,4 +98,3 @@ class StateReport:
         """Be stopped, in a forked child; what is still to be told is told by the parent."""
         self.current = StateChange("stopped", datetime.now(UTC))
         self._begun_at = monotonic()
-        self._hook.forget_in_child()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.log_throttle import LogThrottle
 from pgnotifier._runtime.sync import Gate, is_held_here
@@ -58,6 +59,7 @@ class Hook:
         self._warn = LogThrottle(logger)
         self._last = Gate()
         self._last.open()
+        renew_in_children(self)
 
     def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
         """Have it called, some time after this returns.
@@ -147,8 +149,8 @@ class Hook:
         if self._thread is not threading.current_thread():
             self._last.wait(timeout)
 
-    def forget_in_child(self) -> None:
-        """Leave what is waiting to the parent, in a forked child."""
+    def renew(self) -> None:
+        """Have nothing waiting, in a forked child: that is left to the parent."""
         self._lock = threading.RLock()
         self._waiting.clear()
         self._thread = None

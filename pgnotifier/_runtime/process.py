@@ -9,6 +9,8 @@ import weakref
 from time import monotonic
 from typing import Protocol
 
+from pgnotifier._runtime import forking  # noqa: F401 - registered before us, it goes first
+
 # To have them registered before us: see the end of this file.
 with contextlib.suppress(ImportError):  # not every platform has processes, or threads
     import concurrent.futures.process

@@ -2,13 +2,12 @@
 
 import contextlib
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
 
 
@@ -107,9 +106,6 @@ class Bell:
 logger = logging.getLogger("pgnotifier.locks")
 
 
-_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
-
-
 class ForkSafeLock:
     """A lock for `with`, for a few steps that leave what it guards whole at each of them.
 
@@ -119,7 +115,7 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _locks.add(self)
+        renew_in_children(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -203,12 +199,3 @@ class ChangeLock:
 def is_held_here(lock: "threading.RLock") -> bool:
     """Return whether the calling thread holds a reentrant lock."""
     return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-
-
-def _in_child() -> None:
-    for lock in tuple(_locks):
-        lock.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier.dispatch import Batch, Delivery, Subscription
 
 if TYPE_CHECKING:
@@ -52,9 +53,10 @@ class Lanes:
         self._limit = limit
         self._ordered = ordered
         self._lanes: WeakValueDictionary[Hashable, Lane] = WeakValueDictionary()
-        self.forget_in_child()
+        self.renew()
+        renew_in_children(self)
 
-    def forget_in_child(self) -> None:
+    def renew(self) -> None:
         """Be empty, in a forked child: what is pending is the parent's."""
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)

@@ -114,10 +114,6 @@ class ThreadDispatcher(Dispatcher):
         """Have threads end that have nothing to do."""
         self._lanes.dismiss()
 
-    def forget_in_child(self) -> None:
-        """Have no threads, in a forked child."""
-        self._lanes.forget_in_child()
-
     def _start_workers(self, count: int) -> bool:
         """Start so many threads; should that fail, those that there are have to do.
 
