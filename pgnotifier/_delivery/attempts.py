@@ -66,7 +66,7 @@ class Attempts:
             return not self._ending.is_abandoned
 
     def cancel(self) -> None:
-        """Give up the batches, of which one may be in the middle of an attempt."""
+        """Give up the batches, even in the middle of an attempt."""
         for batch in self._batches:
             batch.cancel()
 

@@ -1,4 +1,4 @@
-"""Hooks: callables of the user's, called in order on a thread of their own."""
+"""Hooks: the user's callables, called in order on a thread of their own."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ MOST = 100
 
 
 def do_nothing() -> None:
-    """Come after a call that nothing comes after."""
+    """Do nothing after a call."""
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class Hook:
         """Take what to call.
 
         Args:
-            name: What users know it as.
+            name: Its name in the log.
             fn: The function; None for nothing.
-            merge: Makes one value of two, should too many wait. Default: the later one.
+            merge: Makes one value of two if too many wait. Default: the later one.
         """
         self._name = name
         self._fn = fn
@@ -62,10 +62,10 @@ class Hook:
         renew_in_children(self)
 
     def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
-        """Have it called, some time after this returns.
+        """Have it called, at some time after this returns.
 
         Args:
-            value: What with.
+            value: The argument.
             then: Called once it was, or at once if there is no function.
         """
         if self._fn is None:
@@ -93,7 +93,7 @@ class Hook:
             last.then = both
 
     def resume(self) -> None:
-        """Start the thread, if something waits for one; to be called again for as long as it does.
+        """Start the thread if something waits for one. Call it again for as long as something does.
 
         Not in the caller's thread: the reader must go on reading.
         """

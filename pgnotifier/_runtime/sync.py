@@ -12,14 +12,14 @@ from pgnotifier._runtime.log_records import about
 
 
 class Gate:
-    """Opens once, and from then on lets everyone through."""
+    """Opens once; from then on, nobody waits for it."""
 
     def __init__(self) -> None:
         self.is_open = False
         self._waiting: list[threading.Lock] = []
 
     def open(self) -> None:
-        """Let through all who wait; a no-op if it is open."""
+        """Let all threads that wait go on; a no-op if it is open."""
         self.is_open = True
         for waiter in self._waiting.copy():
             with contextlib.suppress(RuntimeError):  # another thread has opened at the same time
@@ -49,7 +49,7 @@ class Outcome(Gate):
         self._exc: BaseException | None = None
 
     def settle(self, exc: BaseException | None = None) -> None:
-        """Tell that it is done, or why it failed; to be called once."""
+        """Set that it is done, or why it failed. To be called once."""
         self._exc = exc
         self.open()
 
@@ -109,8 +109,8 @@ logger = logging.getLogger("pgnotifier.locks")
 class ForkSafeLock:
     """A lock for `with`, for a few steps that leave what it guards whole at each of them.
 
-    Not to be held while calling code of others: that may want another lock, whose holder wants
-    this one; or fork.
+    Don't hold it while calling code of others. That may fork, or wait for another lock that is
+    held by a thread that waits for this one.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class ForkSafeLock:
 
 
 class ChangeLock:
-    """A lock for changes of several steps, none of which another change may come between.
+    """A lock for changes of several steps, so that no other change comes between them.
 
     A change that a thread wants to make in the midst of another one of its own is put off until
     that one is done.

@@ -115,7 +115,7 @@ class ThreadDispatcher(Dispatcher):
         self._lanes.dismiss()
 
     def _start_workers(self, count: int) -> bool:
-        """Start so many threads; should that fail, those that there are have to do.
+        """Start threads. If that fails, go on with the existing ones.
 
         Returns:
             Whether all were started.
@@ -124,7 +124,7 @@ class ThreadDispatcher(Dispatcher):
             RuntimeError: There are none.
         """
         for started in range(count):
-            # In the deliverer's context, which tells that callbacks are called by its notifier.
+            # In the deliverer's context, by which `called_by_callback` finds the notifier.
             thread = threading.Thread(
                 target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
             )
