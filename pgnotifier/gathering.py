@@ -8,12 +8,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
+from pgnotifier._runtime.seconds import DAY, Seconds, is_number
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 PATIENCE = 10
-
-
-"""How many times its seconds a debounce waits for quiet, unless told otherwise."""
+"""A debounce waits at most this many times its seconds for quiet, by default."""
+_SECONDS = Seconds(DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,8 @@ def _check_debounce(what: str, given: Any, key: Callable[[Any], Hashable] | None
 
 
 def _check_seconds(what: str, name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ArgumentTypeError(f"{what}: the seconds of {name} are a number, not {value!r}")
-    if not 0 < value <= 86_400:
-        raise ConfigurationError(
-            f"{what}: the seconds of {name} must be above 0, and a day at most, not {value!r}"
+    if (expected := _SECONDS.find_problem(value)) is not None:
+        raise (ConfigurationError if is_number(value) else ArgumentTypeError)(
+            f"{what}: the time of a {name} must be {expected}, not {value!r:.80}"
         )
     return float(value)

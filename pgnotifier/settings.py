@@ -12,9 +12,9 @@ from typing import Any
 from pgnotifier._connection.publisher import MAX_PAYLOAD_BYTES
 from pgnotifier._delivery.buffer import BUFFER_BYTES
 from pgnotifier._runtime.redaction import show
+from pgnotifier._runtime.seconds import DAY, Seconds, is_number
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
-DAY = 86_400
 OVERFLOW = ("block", "drop_oldest", "drop_newest")
 OVERFLOW_SHOWN = "'block', 'drop_oldest' or 'drop_newest'"
 
@@ -100,11 +100,6 @@ class Setting:
         return type(value).__name__ if self.is_secret else show(value)
 
 
-def is_number(value: Any) -> bool:
-    """Return whether a value is an int or a float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def is_whole(value: Any) -> bool:
     """Return whether a value is an int, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -120,14 +115,16 @@ def is_filled(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _seconds(default: float) -> Setting:
+def _seconds(default: float, allowed: Seconds, *, metavar: str = "", help: str = "") -> Setting:
     return Setting(
-        "a number of seconds",
+        allowed.kind,
         is_number,
         default,
-        f"above 0 and at most {DAY} (a day)",
-        lambda value: 0 < value <= DAY,
+        allowed.limits,
+        allowed.includes,
         float,
+        metavar=metavar,
+        help=help,
     )
 
 
@@ -144,15 +141,11 @@ SETTINGS: Mapping[str, Setting] = {
     "overflow": Setting(
         OVERFLOW_SHOWN, is_text, OVERFLOW[0], OVERFLOW_SHOWN, lambda value: value in OVERFLOW
     ),
-    "heartbeat": _seconds(15.0),
-    "heartbeat_timeout": _seconds(5.0),
-    "drain_timeout": Setting(
-        "a number of seconds",
-        is_number,
+    "heartbeat": _seconds(15.0, Seconds(DAY)),
+    "heartbeat_timeout": _seconds(5.0, Seconds(DAY)),
+    "drain_timeout": _seconds(
         30.0,
-        "at least 0",
-        lambda value: value >= 0,  # which NaN is not
-        float,
+        Seconds(allows_zero=True),
         metavar="SECONDS",
         help="How long to go on delivering what was received, after SIGTERM or SIGINT.",
     ),

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._connection.session import Session, encoding_of, forget_in_child, is_quiet
+from pgnotifier._connection.session import Session, encoding_of, is_quiet
 from pgnotifier.errors import (
     ConnectionFailedError,
     in_one_line,
@@ -122,8 +122,3 @@ class Connecting:
             connection = self._connection
         if connection is not None:
             connection.close()
-
-    def forget_in_child(self) -> None:
-        """Let go of a parent's connection in a forked child."""
-        if self._connection is not None and not self._connection.closed:
-            forget_in_child(self._connection)

@@ -1,6 +1,5 @@
 """Parameters of a connection, and connecting with them."""
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,8 +9,10 @@ import psycopg
 from psycopg import conninfo as libpq
 from psycopg import pq
 
+from pgnotifier._connection.inheriting import keep_from_children
 from pgnotifier._connection.session_settings import options_without_timeouts, set_up
 from pgnotifier._runtime.redaction import redact
+from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -156,11 +157,13 @@ class Parameters:
         # Prepared statements would fail behind a pooler that shares sessions.
         settings = {"autocommit": True, "prepare_threshold": None, **settings}
         try:
-            return psycopg.connect(self.conninfo, **settings)
+            return keep_from_children(psycopg.connect(self.conninfo, **settings))
         except psycopg.OperationalError as exc:
             if "MULE_INTERNAL" not in str(exc):  # which can't be converted to UTF-8
                 raise
-            return psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+            return keep_from_children(
+                psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+            )
 
 
 def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
@@ -316,6 +319,6 @@ def _unknown_names(message: str) -> Iterable[str]:
 
 def _unknown(name: str) -> str:
     aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
-    near = aliases.get(name) or next(iter(difflib.get_close_matches(name, _OPTIONS, 1)), None)
+    near = aliases.get(name) or find_nearest(name, _OPTIONS)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{name!r} is not a connection parameter of libpq{hint}"

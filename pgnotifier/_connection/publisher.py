@@ -9,8 +9,9 @@ import psycopg
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._connection.session import encoding_of, forget_in_child, is_quiet
+from pgnotifier._connection.session import encoding_of, is_quiet
 from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier.errors import (
     ChannelNameError,
     ConnectionFailedError,
@@ -40,6 +41,7 @@ class Publisher:
         self._is_sending = False
         self._connection: psycopg.Connection[Any] | None = None
         self._closing = False
+        renew_in_children(self)
 
     def notify(self, channel: str, payload: Any, encoder: Encoder | None = None) -> None:
         """Send one notification, in a transaction of its own.
@@ -109,12 +111,10 @@ class Publisher:
             finally:
                 self._lock.release()
 
-    def forget_in_child(self) -> None:
-        """Start afresh in a forked child; the parent's connection is the parent's."""
+    def renew(self) -> None:
+        """Have no connection, in a forked child: the parent's is the parent's."""
         self._lock = threading.RLock()
         self._is_sending = False
-        if self._connection is not None:
-            forget_in_child(self._connection)
         self._connection = None
 
     def _connected(self) -> psycopg.Connection[Any]:

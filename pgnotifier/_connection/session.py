@@ -1,7 +1,6 @@
 """A session: LISTEN, NOTIFY and draining on one connection to PostgreSQL."""
 
 import contextlib
-import os
 import selectors
 from collections.abc import Iterable
 from typing import Any
@@ -134,27 +133,6 @@ class Session:
         """End the session, telling the server."""
         with contextlib.suppress(psycopg.Error):
             self._connection.close()
-
-    def forget_in_child(self) -> None:
-        """Let go of a parent's session in a forked child."""
-        forget_in_child(self._connection)
-
-
-_inherited: list[psycopg.Connection[Any]] = []
-
-
-def forget_in_child(connection: psycopg.Connection[Any]) -> None:
-    """Let go of a parent's connection after a fork, without a word to the server.
-
-    Closing it through libpq would end the parent's session, and keeping the descriptor open
-    would keep that session alive after the parent's death. So the descriptor's number is put
-    to other use, and the object kept, lest its finalizer touch either.
-    """
-    _inherited.append(connection)
-    if connection.pgconn.status == pq.ConnStatus.OK:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, connection.pgconn.socket, inheritable=False)
-        os.close(null)
 
 
 def is_quiet(connection: psycopg.Connection[Any]) -> bool:

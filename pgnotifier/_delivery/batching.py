@@ -1,4 +1,4 @@
-"""Batching and debouncing: what is held back until its batch is full or its time has come."""
+"""Batching and debouncing: deliveries are held back until their batch is full or they are due."""
 
 import heapq
 import itertools
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 from pgnotifier.gathering import Batch, Debounce
 
 SPARE = 64
-
-
-"""How many more times may be kept than twice as many as there are deliveries held."""
+"""How many times may be kept beyond twice the number of deliveries held."""
 
 
 @dataclass(slots=True)
@@ -33,12 +31,12 @@ class _Open:
     parts: list["Delivery"] = field(default_factory=list)  # of a debounce, the latest alone
 
     def replace(self, delivery: "Delivery") -> None:
-        """Hold this one alone."""
+        """Hold only this delivery."""
         self.parts, self.size = [], 0
         self.add(delivery)
 
     def add(self, delivery: "Delivery") -> None:
-        """Hold this one, too."""
+        """Hold this delivery too."""
         self.parts.append(delivery)
         self.size += len(delivery.notification.raw)
         self.count += 1

@@ -22,11 +22,11 @@ logger = logging.getLogger("pgnotifier.buffer")
 Overflow = Literal["block", "drop_oldest", "drop_newest"]
 
 BUFFER_BYTES = 64 * 1024 * 1024
-"""How many bytes of payloads may wait, unless told otherwise."""
+"""How many bytes of payloads may wait by default."""
 BATCH_BYTES = 1024 * 1024
-"""The most bytes of payloads in a batch: decoded, some take fifty times as many."""
+"""The most bytes of payloads in a batch. Some take fifty times as many once they are decoded."""
 MORE = 100_000
-"""How many more items than the bound may come while the server answers a query."""
+"""How many items beyond the bound may come in while the server answers a query."""
 REPORT_PAUSE = 1.0
 """Seconds between two reports of what was dropped."""
 
@@ -34,8 +34,8 @@ REPORT_PAUSE = 1.0
 class Item(msgspec.Struct, frozen=True, gc=False):
     """A notification that waits.
 
-    A struct that the garbage collector doesn't look at: with tuples it would go through the
-    whole of a full buffer again and again.
+    The garbage collector doesn't track these structs. With tuples it would go through the whole of
+    a full buffer again and again.
 
     Attributes:
         channel: The channel that it came on.
@@ -53,15 +53,19 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     received_at: datetime
     proven_at: Moment
 
+    def for_bindings(self, bindings: tuple["Binding", ...]) -> "Item":
+        """Return the same item for other bindings."""
+        return msgspec.structs.replace(self, bindings=bindings)
+
 
 _data = attrgetter("data")
 
 
 class Trouble(NamedTuple):
-    """Why a dispatcher doesn't get on.
+    """Why a dispatcher makes no progress.
 
     Attributes:
-        since: Since when; None if it does.
+        since: Since when; None if it makes progress.
         why: Why, in words.
     """
 
@@ -70,10 +74,10 @@ class Trouble(NamedTuple):
 
 
 class GapMarker:
-    """Stands in a buffer where something may have been missed; the deliverer waits at it.
+    """Marks where something may have been missed, and holds back what comes after it.
 
     Attributes:
-        is_open: Whether the users know of the gap, so that what is behind it may be delivered.
+        is_open: Whether what comes after it may be delivered.
         is_taken: Whether it has left the buffer.
         deliveries: What to deliver first.
     """
@@ -88,7 +92,7 @@ class Buffer:
     """Items and barriers in their order. Its deliverer guards it.
 
     Attributes:
-        full: Whether the reader is to pause: under `block`, until half of it is taken.
+        full: Whether the reader should pause: under `block`, until half of it is taken.
         dropped: How many items were dropped.
         trouble: Since when it is full.
     """
@@ -97,7 +101,7 @@ class Buffer:
         """Make an empty one.
 
         Args:
-            name: What users know its dispatcher as.
+            name: The dispatcher's name in logs and gaps.
             size: How many items may wait.
             max_bytes: How many bytes of payloads may wait.
             overflow: What to do with more.
@@ -117,7 +121,7 @@ class Buffer:
         self._warn = LogThrottle(logger)
 
     def __bool__(self) -> bool:
-        """Return whether something waits, be it a barrier."""
+        """Return whether it holds anything, barriers included."""
         return bool(self._content)
 
     @property
@@ -127,11 +131,11 @@ class Buffer:
 
     @property
     def overfull(self) -> bool:
-        """Whether so much more waits than should that nobody is to add to it."""
+        """Whether it is so far beyond its bounds that nothing more may be added."""
         return self.waiting > self._size + MORE or self._bytes > 2 * self._max_bytes
 
     def put(self, items: Sequence[Item]) -> None:
-        """Add items, and see to the bounds."""
+        """Add items, and apply the overflow policy."""
         self._content.extend(items)
         self._bytes += _size_of(items)
         if not self._is_within(1):
@@ -140,25 +144,25 @@ class Buffer:
             else:
                 self._drop()
 
-    def hold(self, marker: GapMarker) -> None:
-        """Add a gap marker. It counts for no bound, and is never dropped."""
-        self._content.append(marker)
+    def hold(self, barrier: GapMarker) -> None:
+        """Add a barrier. It doesn't count towards the bounds, and is never dropped."""
+        self._content.append(barrier)
         self._barriers += 1
 
-    def may_take(self, *, hurry: bool) -> bool:
-        """Return whether something can be taken: an item, or a barrier if it is open or in the way.
+    def may_take(self, *, draining: bool) -> bool:
+        """Return whether something can be taken: an item, or an open barrier.
 
         Args:
-            hurry: Whether barriers don't count.
+            draining: Whether a barrier that isn't open can be taken as well.
         """
         first = self._content[0] if self._content else None
-        return first is not None and (hurry or getattr(first, "is_open", True))
+        return first is not None and (draining or getattr(first, "is_open", True))
 
     def take(self, batch_size: int) -> list[Item | GapMarker]:
-        """Return the first barrier, or as many items as make a batch. It mustn't be empty.
+        """Return the first barrier, or enough items for a batch. The buffer mustn't be empty.
 
         Args:
-            batch_size: How many deliveries these may make, but for one item that makes more.
+            batch_size: How many deliveries they may make. The last item may make more.
         """
         first = self._content[0]
         if isinstance(first, GapMarker):
@@ -180,7 +184,7 @@ class Buffer:
         return items
 
     def extract(self, is_other: "Callable[[Binding], bool]") -> "list[Item | Delivery]":
-        """Take out and return what is for certain bindings: one for each of these, in order."""
+        """Take out and return what is for certain bindings, in order: an item for each of them."""
         found: list[Item | Delivery] = []
         left: deque[Item | GapMarker] = deque()
         for one in self._content:
@@ -189,21 +193,21 @@ class Buffer:
                 one.deliveries = tuple(d for d in one.deliveries if not is_other(d.binding))
                 left.append(one)
                 continue
-            others = [binding for binding in bindings_of(one) if is_other(binding)]
+            others = [binding for binding in one.bindings if is_other(binding)]
             if not others:
                 left.append(one)
                 continue
-            found += (with_bindings(one, (binding,)) for binding in others)
-            if len(others) < len(bindings_of(one)):
-                stay = tuple(binding for binding in bindings_of(one) if binding not in others)
-                left.append(with_bindings(one, stay))
+            found += (one.for_bindings((binding,)) for binding in others)
+            if len(others) < len(one.bindings):
+                stay = tuple(binding for binding in one.bindings if binding not in others)
+                left.append(one.for_bindings(stay))
             else:
                 self._bytes -= _size_of([one])
         self._content = left
         return found
 
     def has_room_again(self) -> bool:
-        """Return whether the reader may go on, which it was told not to; True once."""
+        """Return whether a reader that has paused may go on; True only once."""
         if not self.full or not self._is_within(0.5):
             return False
         self.full = False
@@ -214,15 +218,15 @@ class Buffer:
 
     @property
     def has_missed(self) -> bool:
-        """Whether something was dropped that `take_missed` is still to tell."""
+        """Whether something was dropped that `take_missed` hasn't returned yet."""
         return self._missed is not None
 
     def take_missed(self, now: Moment, *, at_once: bool) -> Gap | None:
-        """Return the gap that dropping made since the last call; at most one in a second.
+        """Return the gap that dropping has made since the last call; at most one in a second.
 
         Args:
             now: The present.
-            at_once: Whether there will be no later call.
+            at_once: Whether to return it within the same second too, as there is no later call.
         """
         if self._missed is None or not (at_once or now.steady >= self._reported_at + REPORT_PAUSE):
             return None
@@ -273,7 +277,7 @@ class Buffer:
         self._note(lost)
 
     def _note(self, lost: Sequence[Item]) -> None:
-        """Take down what was dropped, for the next gap."""
+        """Record what was dropped, for the next gap."""
         self._warn(
             "the buffer of %s is full (%s, %s): dropping the %s",
             self._name,
@@ -288,16 +292,6 @@ class Buffer:
         if self._missed is not None:
             since, channels = min(since, self._missed[0]), channels | self._missed[1]
         self._missed = since, channels
-
-
-def bindings_of(item: Item) -> "tuple[Binding, ...]":
-    """Return who gets an item."""
-    return item.bindings
-
-
-def with_bindings(item: Item, bindings: "tuple[Binding, ...]") -> Item:
-    """Return the same item for others."""
-    return msgspec.structs.replace(item, bindings=bindings)
 
 
 def _size_of(items: Sequence[Item]) -> int:

@@ -1,4 +1,4 @@
-"""Probing: whether dispatchers can reach their queues, asked with a deadline."""
+"""Readiness: whether dispatchers can reach their queues, checked with a deadline."""
 
 import logging
 import threading
@@ -52,7 +52,7 @@ class Probes:
         """Return what is wrong with their queues, in words; an empty list if all answer.
 
         Args:
-            dispatchers: Whom to ask, all at the same time.
+            dispatchers: Which to check, all at the same time.
         """
         asked = {one: self._ask(one) for one in dispatchers if _has_queue(one)}
         wait(asked.values(), PROBE_TIMEOUT)

@@ -1,13 +1,13 @@
-"""Telling the user: errors of callbacks and gaps, to the log and to the hooks."""
+"""Reports: errors of callbacks and gaps, to the log and to the user's hooks."""
 
 import logging
-import threading
 from collections.abc import Callable
 from time import monotonic
 
 from pgnotifier._runtime.hooks import Hook, do_nothing
 from pgnotifier._runtime.log_records import about, count
 from pgnotifier._runtime.log_throttle import QUIET, LogThrottle
+from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.dispatch import Subscription
 from pgnotifier.notification import Gap, Notification
 
@@ -16,21 +16,21 @@ logger = logging.getLogger("pgnotifier.reporting")
 OnError = Callable[[BaseException, Subscription, Notification], object]
 OnGap = Callable[[Gap], object]
 REMEMBERED = 10_000
-"""How many kinds of errors are: subscriptions may come and go for as long as the process lives."""
+"""How many kinds of errors are remembered, as subscriptions may come and go without end."""
 
 
 class ErrorReport:
     """Logs a failed delivery with its traceback, and calls `on_error`.
 
-    A callback that fails for each of a thousand notifications a second is one incident: it
-    is logged once a minute for each type of exception, with the number of those between.
-    `on_error` is called for each.
+    A callback that fails a thousand times a second is one incident: it is logged once a minute
+    for each type of exception, with the number of failures in between. `on_error` is called for
+    each of them.
     """
 
     def __init__(self, on_error: OnError | None) -> None:
         self.count = 0
         self._on_error = on_error
-        self._lock = threading.RLock()
+        self._lock = ForkSafeLock()
         self._quiet: dict[object, tuple[float, int]] = {}  # until when, and how many since
 
     def __call__(
@@ -44,7 +44,7 @@ class ErrorReport:
             until, unlogged = self._quiet.get(kind, (0.0, 0))
             log = now >= until
             if log:
-                self._quiet.pop(kind, None)  # it is the latest now
+                self._quiet.pop(kind, None)  # so that it becomes the latest
                 self._quiet[kind] = (now + QUIET, 0)
                 if len(self._quiet) > REMEMBERED:
                     del self._quiet[next(iter(self._quiet))]
@@ -74,10 +74,6 @@ class ErrorReport:
                     "on_error itself failed", extra=about("hook_failed", hook="on_error")
                 )
 
-    def forget_in_child(self) -> None:
-        """Renew the lock in a forked child: a thread that isn't there may hold it."""
-        self._lock = threading.RLock()
-
 
 class GapReport:
     """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other."""
@@ -91,12 +87,12 @@ class GapReport:
 
     @property
     def is_busy(self) -> bool:
-        """Whether `on_gap` hasn't been told of all yet."""
+        """Whether `on_gap` hasn't been called with all gaps yet."""
         return self._hook.is_busy
 
     @property
     def is_full(self) -> bool:
-        """Whether so many gaps wait for `on_gap` that the next becomes one with the latest."""
+        """Whether so many gaps wait for `on_gap` that the next one is merged with the latest."""
         return self._hook.is_full
 
     @property
@@ -141,7 +137,3 @@ class GapReport:
             ),
         )
         self._hook.call(gap, then)
-
-    def forget_in_child(self) -> None:
-        """Leave the parent's gaps to the parent."""
-        self._hook.forget_in_child()

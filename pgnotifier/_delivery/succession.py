@@ -1,26 +1,27 @@
 """Succession: what waits for a binding goes to its heir.
 
-An id that is subscribed anew keeps its binding, unless another dispatcher or another way of
-gathering is to deliver from now on. Then its deliverer takes back what is on its way, and hands it
-on in order: to itself, in the shape that the heir expects, or to the other dispatcher's deliverer.
+An id that is subscribed again keeps its binding, unless another dispatcher or another way of
+gathering is to deliver from now on. Then the binding gets an heir. Its deliverer takes back what
+is on its way, and hands it on in order: to itself, in the shape that the heir expects, or to the
+other dispatcher's deliverer.
 """
 
+from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from pgnotifier._delivery.batching import Gatherer, shape
-from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, bindings_of, with_bindings
-from pgnotifier._runtime.sync import Bell
+from pgnotifier._delivery.buffer import Buffer, GapMarker, Item
+from pgnotifier._delivery.ending import Ending
 from pgnotifier.dispatch import Delivery, Dispatcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from pgnotifier.dispatch import Binding
     from pgnotifier.notification import Notification
 
 
 class Successor(Protocol):
-    """The deliverer of another dispatcher, which is handed what waits."""
+    """The deliverer of another dispatcher, which takes over what waits."""
 
     def take_over(self, item: Item | GapMarker) -> bool: ...
 
@@ -28,53 +29,132 @@ class Successor(Protocol):
 class Succession:
     """The heirs of the bindings that a deliverer delivers to.
 
-    Any thread may call `note`; the rest is the deliverer's thread's.
+    Any thread may call `note`. The deliverer's thread calls the rest.
 
     Attributes:
         find: Returns the deliverer of a dispatcher, which is made if there is none.
-        helped: The dispatchers whose deliverer had ended when something was handed on to it.
+        helped: The dispatchers that this deliverer has delivered to because theirs had ended.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, bell: Bell, buffer: Buffer, gatherer: Gatherer
+        self,
+        dispatcher: Dispatcher,
+        ending: Ending,
+        buffer: Buffer,
+        gatherer: Gatherer,
+        decode: "Callable[[Binding, Item], Delivery | None]",
+        deliver: Callable[[Delivery], None],
     ) -> None:
         """Take what belongs to the deliverer.
 
         Args:
             dispatcher: Its dispatcher.
-            bell: Guards its buffer, and is rung when there is something to do.
+            ending: Guards its buffer; its bell is rung when there is something to do.
             buffer: What waits undecoded.
             gatherer: What is held back.
+            decode: Makes a delivery of an item, or reports that it can't.
+            deliver: Has another dispatcher deliver, in place of its own deliverer.
         """
         self.find: Callable[[Dispatcher], Successor | None] = lambda _: None
         self.helped: set[Dispatcher] = set()
         self._dispatcher = dispatcher
-        self._bell = bell
+        self._ending = ending
         self._buffer = buffer
         self._gatherer = gatherer
+        self._decode = decode
+        self._deliver = deliver
         self._news: list[Binding] = []
         self._have_been = False
 
     @property
     def has_news(self) -> bool:
-        """Whether there is an heir that `take_back` hasn't seen to."""
+        """Whether a binding has an heir, and `take_back` hasn't run since."""
         return bool(self._news)
 
     def note(self, binding: "Binding") -> None:
         """Learn that a binding has an heir."""
-        with self._bell.lock:
+        with self._ending.bell.lock:
             self._have_been = True
             if binding not in self._news:
                 self._news.append(binding)
-            self._bell.ring()
+            self._ending.bell.ring()
 
-    def take_back(self) -> dict[int, Delivery]:
-        """Return what was on its way to the dispatcher for bindings with an heir, by its identity.
+    def follow(self, binding: "Binding") -> "Binding":
+        """Return the binding to deliver to now, as far as this deliverer may know."""
+        while binding.heir is not None and self.serves(binding):
+            if not binding.is_left:  # not yet: what the dispatcher already has comes first
+                self.note(binding)
+                break
+            binding = binding.heir
+        return binding
 
-        Nothing more is handed to the dispatcher for these from now on. Until now it was, in the
-        midst of a batch as well: what comes later must not overtake what it passes on.
+    def serves(self, binding: "Binding") -> bool:
+        """Return whether a binding is one of the deliverer's own dispatcher."""
+        return binding.subscription.dispatcher is self._dispatcher
+
+    def take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> int:
+        """Give what is on its way for bindings with an heir to the heirs.
+
+        Args:
+            deliveries: What to add to.
+            left: What was about to be dispatched, for these and for other bindings.
+
+        Returns:
+            How many deliveries the dispatcher has given back.
         """
-        with self._bell.lock:
+        back = self._take_back_dispatched()
+        # Taken before anything is given to an heir: for lack of room, that may end what is held.
+        gathered = self._gatherer.take_left()
+        retried = [one for one in left if one.binding.is_left and id(one) not in back]
+        self.give((*back.values(), *retried, *gathered), deliveries)
+        return len(back)
+
+    def give(self, given: Iterable[Delivery], deliveries: list[Delivery]) -> None:
+        """Add deliveries as if they had just arrived, for the bindings that they are for by now."""
+        for one in given:
+            for binding, arrived in self._split(one):
+                delivery = one if binding is one.binding else Delivery(binding, arrived)
+                if not self.serves(binding):
+                    self.forward(binding, delivery)
+                elif binding.gathering is None:
+                    deliveries.append(delivery)
+                else:
+                    self.gather(delivery, deliveries)
+
+    def gather(self, delivery: Delivery, deliveries: list[Delivery]) -> None:
+        """Hold a delivery back; add those that are due because of it."""
+        if not (delivery.binding.live or delivery.binding.heir):
+            return
+        try:
+            deliveries.extend(self._gatherer.add(delivery, monotonic()))
+        except BaseException as exc:  # noqa: BLE001 - a user's key
+            delivery.report(exc)
+
+    def forward(self, binding: "Binding", item: Item | Delivery) -> None:
+        """Hand on to another deliverer. If that has ended, deliver in its place."""
+        if self._hand_on(binding, item):
+            return
+        delivery = item if isinstance(item, Delivery) else self._decode(binding, item)
+        if delivery is not None:
+            self._deliver(self._stand_in(binding, delivery.notification))
+
+    def forward_waiting(self) -> None:
+        """Hand on what is for other dispatchers, so that it doesn't wait for this one."""
+        if not self._have_been:
+            return
+        with self._ending.bell.lock:
+            items = self._buffer.extract(lambda one: not self.serves(self.follow(one)))
+        for item in items:
+            binding = item.binding if isinstance(item, Delivery) else item.bindings[0]
+            self.forward(self.follow(binding), item)
+
+    def _take_back_dispatched(self) -> dict[int, Delivery]:
+        """Return what the dispatcher has for bindings with an heir, by its identity.
+
+        From now on the dispatcher gets nothing more for these. Until now it did, in the middle of
+        a batch as well: what comes later must not overtake what it passes on.
+        """
+        with self._ending.bell.lock:
             news, self._news = self._news, []
         for binding in news:
             binding.is_left = True
@@ -86,61 +166,27 @@ class Succession:
             binding.passed_on.clear()
         return back
 
-    def take_gathered(self) -> list[Delivery]:
-        """Return what is held back for bindings with an heir."""
-        return self._gatherer.take_left()
-
-    def follow(self, binding: "Binding") -> "Binding":
-        """Return the binding that is to be delivered to now, so far as is known here."""
-        while binding.heir is not None and self.serves(binding):
-            if not binding.is_left:  # not yet: what was handed to the dispatcher comes first
-                self.note(binding)
-                break
-            binding = binding.heir
-        return binding
-
-    def serves(self, binding: "Binding") -> bool:
-        """Return whether a binding is one of the deliverer's own dispatcher."""
-        return binding.subscription.dispatcher is self._dispatcher
-
-    def split(self, delivery: Delivery) -> "Iterable[tuple[Binding, Notification]]":
+    def _split(self, delivery: Delivery) -> "Iterable[tuple[Binding, Notification]]":
         """Yield what a delivery was made of, each with the binding that it is for now."""
         binding, arrived = self.follow(delivery.binding), delivery.notification
         parts = (arrived,) if binding is delivery.binding else (arrived.parts or (arrived,))
         return ((binding, part) for part in parts)
 
-    def take_waiting(self) -> "list[tuple[Binding, Item | Delivery]]":
-        """Take out of the buffer what is for other dispatchers: this one may be slow, or stuck."""
-        if not self._have_been:  # so that there is nothing to look for
-            return []
-        with self._bell.lock:
-            items = self._buffer.extract(lambda one: not self.serves(self.follow(one)))
-        return [(self.follow(_binding_of(item)), item) for item in items]
-
-    def forward(self, binding: "Binding", item: Item | Delivery) -> bool:
+    def _hand_on(self, binding: "Binding", item: Item | Delivery) -> bool:
         """Hand on to another dispatcher's deliverer; return False if that has ended."""
         deliverer = self.find(binding.subscription.dispatcher)
         if deliverer is None:
             return False
         if not isinstance(item, Delivery):
-            return deliverer.take_over(with_bindings(item, (binding,)))
+            return deliverer.take_over(item.for_bindings((binding,)))
         barrier = GapMarker()
         barrier.is_open = True
         barrier.deliveries = (Delivery(binding, item.notification),)
         return deliverer.take_over(barrier)
 
-    def forget_in_child(self, bell: Bell) -> None:
-        """Leave all to the parent, in a forked child."""
-        self._bell = bell
-        self._news.clear()
-
-    def stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
+    def _stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
         while binding.heir is not None:
             binding = binding.heir
         self.helped.add(binding.subscription.dispatcher)
         return shape(Delivery(binding, arrived))
-
-
-def _binding_of(item: Item | Delivery) -> "Binding":
-    return item.binding if isinstance(item, Delivery) else bindings_of(item)[0]

@@ -47,9 +47,3 @@ class Companion:
         known, self._connecting = self._connecting, None
         if known is not None:
             known.abandon()
-
-    def forget_in_child(self) -> None:
-        """Close the parent's companion in a forked child."""
-        known, self._connecting = self._connecting, None
-        if known is not None:
-            known.forget_in_child()

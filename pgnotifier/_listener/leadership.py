@@ -109,7 +109,3 @@ class Leadership:
         if since is None or not missed:
             return None
         return Gap(*stretch(since, Moment.now()), missed, "another listener led before")
-
-    def forget_in_child(self) -> None:
-        """Let go of the parent's companion in a forked child."""
-        self._companion.forget_in_child()

@@ -247,12 +247,10 @@ class Listener:
         return undelivered
 
     def forget_in_child(self) -> None:
-        """Close the parent's descriptors in a forked child, where no thread of ours runs."""
+        """End the deliverers in a forked child, where no other thread of ours runs."""
         self.ended.open()
         for deliverer in self.deliverers.values():
             deliverer.forget_in_child()
-        if self._leadership is not None:
-            self._leadership.forget_in_child()
         self._connection.forget_in_child()
 
     # --- the reader thread ---

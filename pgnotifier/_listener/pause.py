@@ -96,11 +96,6 @@ class Pause:
             self._looking.abandon()
             self._looking = None
 
-    def forget_in_child(self) -> None:
-        """Close the parent's second connection in a forked child."""
-        if self._looking is not None:
-            self._looking.forget_in_child()
-
     def _look(self, session: Session) -> None:
         if self._looking is not None and self._looking.done:
             looked, self._looking = self._looking, None

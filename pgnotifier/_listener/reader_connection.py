@@ -378,8 +378,5 @@ class ReaderConnection:
         self._waiter.close()
 
     def forget_in_child(self) -> None:
-        """Close the parent's descriptors in a forked child."""
-        if self.session is not None:
-            self.session.forget_in_child()
-        self._pause.forget_in_child()
+        """Close what wakes the parent's reader, in a forked child."""
         self._waiter.close()

@@ -103,4 +103,3 @@ class StateReport:
         """Become `stopped` in a forked child; the parent still reports its own changes."""
         self.current = StateChange("stopped", datetime.now(UTC))
         self._begun_at = monotonic()
-        self._hook.forget_in_child()

@@ -37,8 +37,6 @@ class Reports:
 
     def forget_in_child(self) -> None:
         """Leave what the parent reports to the parent."""
-        self.errors.forget_in_child()
-        self.gaps.forget_in_child()
         self.states.forget_in_child()
 
 
@@ -90,12 +88,11 @@ class Parts:
         return problems + self.probes.readiness_problems(tuple(self.attachments))
 
     def forget_in_child(self) -> None:
-        """Forget the parent's threads, locks and connections in a forked child."""
+        """Forget the parent's listener and threads in a forked child."""
         self.lifecycle.forget_in_child()
         self.reports.forget_in_child()
         self.probes = Probes()
         self.attachments.forget_in_child()
-        self.publisher.forget_in_child()
 
 
 def assemble(

@@ -1,4 +1,4 @@
-"""Moments: points in time by two clocks, as either may mislead.
+"""Moments: points in time by two clocks, because either may be wrong.
 
 The wall clock may be set while a connection is lost; the steady one stops while the machine sleeps.
 """
@@ -25,7 +25,7 @@ class Moment(NamedTuple):
         return cls(monotonic(), datetime.now(UTC))
 
     def earlier(self, seconds: float) -> "Moment":
-        """Return what was so long before."""
+        """Return the moment that many seconds before."""
         return Moment(self.steady - seconds, self.wall - timedelta(seconds=seconds))
 
 
@@ -33,7 +33,7 @@ def stretch(since: Moment, until: Moment) -> tuple[datetime, datetime]:
     """Return the bounds of a stretch of time.
 
     If the wall clock was set meanwhile, they hold both by what it showed and by what it shows:
-    nobody can tell by which of them something between was dated.
+    it is unknown which of the two dated something in between.
     """
     passed = timedelta(seconds=until.steady - since.steady)
     return min(since.wall, until.wall - passed), max(until.wall, since.wall + passed)

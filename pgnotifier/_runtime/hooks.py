@@ -1,4 +1,4 @@
-"""Hooks: callables of the user's, called in order on a thread of their own."""
+"""Hooks: the user's callables, called in order on a thread of their own."""
 
 import logging
 import threading
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.log_throttle import LogThrottle
 from pgnotifier._runtime.sync import Gate, is_held_here
@@ -19,7 +20,7 @@ MOST = 100
 
 
 def do_nothing() -> None:
-    """Come after a call that nothing comes after."""
+    """Do nothing after a call."""
 
 
 @dataclass(slots=True)
@@ -45,9 +46,9 @@ class Hook:
         """Take what to call.
 
         Args:
-            name: What users know it as.
+            name: Its name in the log.
             fn: The function; None for nothing.
-            merge: Makes one value of two, should too many wait. Default: the later one.
+            merge: Makes one value of two if too many wait. Default: the later one.
         """
         self._name = name
         self._fn = fn
@@ -58,12 +59,13 @@ class Hook:
         self._warn = LogThrottle(logger)
         self._last = Gate()
         self._last.open()
+        renew_in_children(self)
 
     def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
-        """Have it called, some time after this returns.
+        """Have it called, at some time after this returns.
 
         Args:
-            value: What with.
+            value: The argument.
             then: Called once it was, or at once if there is no function.
         """
         if self._fn is None:
@@ -91,7 +93,7 @@ class Hook:
             last.then = both
 
     def resume(self) -> None:
-        """Start the thread, if something waits for one; to be called again for as long as it does.
+        """Start the thread if something waits for one. Call it again for as long as something does.
 
         Not in the caller's thread: the reader must go on reading.
         """
@@ -147,8 +149,8 @@ class Hook:
         if self._thread is not threading.current_thread():
             self._last.wait(timeout)
 
-    def forget_in_child(self) -> None:
-        """Leave what is waiting to the parent, in a forked child."""
+    def renew(self) -> None:
+        """Have nothing waiting, in a forked child: that is left to the parent."""
         self._lock = threading.RLock()
         self._waiting.clear()
         self._thread = None

@@ -1,4 +1,4 @@
-"""Log records: what they carry besides their text, for whoever reads logs by program.
+"""Log records: the fields that they carry besides their text, for programs that read logs.
 
 Each has `pgnotifier_event`, which names what happened, and the fields that docs/logging.md lists.
 """
@@ -9,7 +9,7 @@ def about(event: str, **fields: object) -> dict[str, object]:
 
     Args:
         event: What happened.
-        fields: What there is to say of it; None is left out.
+        fields: The details. None is left out.
     """
     known = {name: value for name, value in fields.items() if value is not None}
     return {"pgnotifier_event": event, **known}

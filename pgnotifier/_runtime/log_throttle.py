@@ -1,15 +1,15 @@
-"""LogThrottle incidents: what may come a thousand times a second is no reason to warn as often."""
+"""Log throttling: what may happen a thousand times a second is a WARNING once a minute."""
 
 import logging
 from collections.abc import Mapping
 from time import monotonic
 
 QUIET = 60.0
-"""Seconds for which the like of what was logged isn't."""
+"""Seconds after a WARNING in which further incidents are logged at a lower level."""
 
 
 class LogThrottle:
-    """One kind of incident in the log: a WARNING a minute, and the others at a lower level."""
+    """Logs one kind of incident: one WARNING a minute, and the others at a lower level."""
 
     def __init__(self, logger: logging.Logger, others: int = logging.DEBUG) -> None:
         """Begin without an incident.

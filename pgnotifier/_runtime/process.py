@@ -9,6 +9,8 @@ import weakref
 from time import monotonic
 from typing import Protocol
 
+from pgnotifier._runtime import forking  # noqa: F401 - registered before us, it goes first
+
 # So that they are registered before this module: see the end of this file.
 with contextlib.suppress(ImportError):  # some platforms have no processes, or no threads
     import concurrent.futures.process

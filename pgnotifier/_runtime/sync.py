@@ -2,25 +2,24 @@
 
 import contextlib
 import logging
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
 
 
 class Gate:
-    """Opens once, and from then on lets everyone through."""
+    """Opens once; from then on, nobody waits for it."""
 
     def __init__(self) -> None:
         self.is_open = False
         self._waiting: list[threading.Lock] = []
 
     def open(self) -> None:
-        """Let through all who wait; a no-op if it is open."""
+        """Let all threads that wait go on; a no-op if it is open."""
         self.is_open = True
         for waiter in self._waiting.copy():
             with contextlib.suppress(RuntimeError):  # another thread has opened at the same time
@@ -50,7 +49,7 @@ class Outcome(Gate):
         self._exc: BaseException | None = None
 
     def settle(self, exc: BaseException | None = None) -> None:
-        """Tell that it is done, or why it failed; to be called once."""
+        """Set that it is done, or why it failed. To be called once."""
         self._exc = exc
         self.open()
 
@@ -107,19 +106,16 @@ class Bell:
 logger = logging.getLogger("pgnotifier.locks")
 
 
-_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
-
-
 class ForkSafeLock:
     """A lock for `with`, for a few steps that leave what it guards whole at each of them.
 
-    Not to be held while calling code of others: that may want another lock, whose holder wants
-    this one; or fork.
+    Don't hold it while calling code of others. That may fork, or wait for another lock that is
+    held by a thread that waits for this one.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        _locks.add(self)
+        renew_in_children(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -138,7 +134,7 @@ class ForkSafeLock:
 
 
 class ChangeLock:
-    """A lock for changes of several steps, none of which another change may come between.
+    """A lock for changes of several steps, so that no other change comes between them.
 
     A change that a thread wants to make in the midst of another one of its own is put off until
     that one is done.
@@ -203,12 +199,3 @@ class ChangeLock:
 def is_held_here(lock: "threading.RLock") -> bool:
     """Return whether the calling thread holds a reentrant lock."""
     return bool(lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as Condition asks
-
-
-def _in_child() -> None:
-    for lock in tuple(_locks):
-        lock.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)

@@ -3,7 +3,6 @@
 What `celery pgnotifier` and `pgnotifier listen` have in common.
 """
 
-import difflib
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from types import FrameType
 
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
 from pgnotifier.notifier import Notifier
 
@@ -50,8 +50,8 @@ def choose_channels(notifiers: Sequence[Notifier], channels: Iterable[str]) -> l
     known = {name for notifier in notifiers for name in notifier.get_channels()}
     wanted = set(channels) or known
     for name in sorted(wanted - known):
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        near = find_nearest(name, known)
+        hint = f" (did you mean {near!r}?)" if near else ""
         listed = ", ".join(map(repr, sorted(known)))
         raise ConfigurationError(f"no subscription on channel {name!r}{hint}; there are {listed}")
     for notifier in notifiers:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from pgnotifier._runtime.names import name_callable, spell
+from pgnotifier.cli.tables import format_table
 from pgnotifier.notifier import Notifier
 
 _HEADINGS = {
@@ -20,11 +21,7 @@ def show_json(notifiers: Iterable[Notifier]) -> str:
 
 def show_table(notifiers: Iterable[Notifier]) -> str:
     """Return them as a table."""
-    rows = list(_rows(notifiers))
-    lines = [_HEADINGS, *({name: row[name] or "-" for name in _HEADINGS} for row in rows)]
-    widths = {name: max(len(line[name]) for line in lines) for name in _HEADINGS}
-    table = ("  ".join(line[n].ljust(widths[n]) for n in _HEADINGS).rstrip() for line in lines)
-    return "\n".join(table)
+    return format_table(_HEADINGS, _rows(notifiers))
 
 
 def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:

@@ -1,9 +1,9 @@
-"""The dispatchers that call callbacks in this process, and what one's own may need.
+"""The dispatchers that call callbacks in this process, and parts for your own dispatcher.
 
 inline         in the deliverer's own thread, one after the other (the default)
 threads        in some threads of this process
 asyncio        on an event loop
-carrying       payloads on their way to another process
+carrying       payloads that are sent to another process
 ordered_queue  what the last two dispatchers share
 in_process     what all three share
 """

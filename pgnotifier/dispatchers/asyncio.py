@@ -167,7 +167,6 @@ class AsyncioDispatcher(Dispatcher):
         """Have no loop of the parent's, in a forked child."""
         self._loop = self._given
         self._tasks.clear()
-        self._lanes.forget_in_child()
 
     # --- on the loop ---
 

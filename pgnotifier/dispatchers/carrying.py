@@ -1,7 +1,7 @@
-"""Payloads on their way to another process: as the texts that they were decoded from.
+"""Payloads that are sent to another process, as the texts that they were decoded from.
 
-A text passes through any queue unchanged, and means there what it meant here, whatever types its
-value has and however deep it nests.
+A text passes through any queue unchanged, and decodes to the same value on the other side, whatever
+types that has and however deeply it is nested.
 """
 
 import json

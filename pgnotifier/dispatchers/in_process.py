@@ -1,4 +1,4 @@
-"""What all dispatchers share that call callbacks in this process."""
+"""What the dispatchers share that call callbacks in this process."""
 
 import inspect
 from typing import TYPE_CHECKING, cast
@@ -20,13 +20,13 @@ _UNCALLED_KINDS = (
 
 
 def runs_when_called(fn: object) -> bool:
-    """Tell whether a call runs its body: not that of a coroutine or generator function."""
+    """Return whether a call runs its body, as that of a coroutine or generator function doesn't."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
     return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
 
 
 def is_generator(fn: object) -> bool:
-    """Tell whether a call makes a generator, asynchronous or not."""
+    """Return whether a call makes a generator, asynchronous or not."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
     return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
 
@@ -77,7 +77,7 @@ def bind_in_process(subscription: "Subscription") -> Callback:
 def call(fn: Callback, delivery: Delivery) -> None:
     """Call a callback unless its subscription was removed, and report what it raises."""
     binding, arrived = delivery.binding, delivery.notification
-    if not (binding.live or binding.heir):  # its turn came before that of the heir
+    if not (binding.live or binding.heir):  # the heir has its own turn
         return
     try:
         fn(binding.id, arrived.channel, arrived.payload, arrived.pid)

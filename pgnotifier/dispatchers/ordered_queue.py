@@ -1,4 +1,4 @@
-"""Lanes: what waits for a free worker, so that each subscription's deliveries stay in order."""
+"""Lanes: queues of deliveries for workers, which keep each subscription's deliveries in order."""
 
 import threading
 from collections import deque
@@ -6,6 +6,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier.dispatch import Batch, Delivery, Subscription
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from pgnotifier.dispatch import Binding
 
 CHECK = 0.1
-"""Seconds after which a full dispatcher looks whether `stop()` has cancelled its batch."""
+"""Seconds after which a full dispatcher checks whether `stop()` has cancelled its batch."""
 
 
 class Lane:
@@ -28,7 +29,7 @@ class Lane:
 
 
 Turn = tuple[Lane, Delivery]
-"""A delivery that may begin, and the lane that is to be told when it is done."""
+"""A delivery that may begin, and its lane, which `done` is called with afterwards."""
 
 
 class Lanes:
@@ -52,9 +53,10 @@ class Lanes:
         self._limit = limit
         self._ordered = ordered
         self._lanes: WeakValueDictionary[Hashable, Lane] = WeakValueDictionary()
-        self.forget_in_child()
+        self.renew()
+        renew_in_children(self)
 
-    def forget_in_child(self) -> None:
+    def renew(self) -> None:
         """Be empty, in a forked child: what is pending is the parent's."""
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
@@ -129,7 +131,7 @@ class Lanes:
             return len(self._ready) > self._idle
 
     def discount(self, count: int = 1) -> int:
-        """Count workers that couldn't be started no longer; return how many are left."""
+        """Stop counting workers that couldn't be started; return how many are left."""
         with self._lock:
             self.workers -= count
             return self.workers
@@ -137,8 +139,8 @@ class Lanes:
     def wait(self, timeout: float) -> Turn | None:
         """Return what may begin, waiting so many seconds for it; None if the worker is to end.
 
-        That is counted no longer from the same moment on: whoever puts something in afterwards
-        must not take it for one that will look again.
+        A worker that is to end isn't counted from that moment on, so that `put` doesn't rely on it
+        for what comes later.
         """
         with self._lock:
             deadline = monotonic() + timeout

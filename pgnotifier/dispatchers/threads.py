@@ -115,12 +115,8 @@ class ThreadDispatcher(Dispatcher):
         """Have threads end that have nothing to do."""
         self._lanes.dismiss()
 
-    def forget_in_child(self) -> None:
-        """Have no threads, in a forked child."""
-        self._lanes.forget_in_child()
-
     def _start_workers(self, count: int) -> bool:
-        """Start so many threads; should that fail, those that there are have to do.
+        """Start threads. If that fails, go on with the existing ones.
 
         Returns:
             Whether all were started.
@@ -129,7 +125,7 @@ class ThreadDispatcher(Dispatcher):
             RuntimeError: There are none.
         """
         for started in range(count):
-            # In the deliverer's context, which tells that callbacks are called by its notifier.
+            # In the deliverer's context, by which `called_by_callback` finds the notifier.
             thread = threading.Thread(
                 target=copy_context().run, args=(self._work,), name="pgnotifier-worker", daemon=True
             )

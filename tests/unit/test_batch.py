@@ -222,7 +222,8 @@ def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually)
     old.live, old.heir = False, new
     deliverer.succession.note(old)
     gate.opened.set()
-    eventually(lambda: len(deliverer._batches) == 1 and deliverer._batches[0][0].binding is new)
+    batches = deliverer._attempts._batches
+    eventually(lambda: len(batches) == 1 and batches[0][0].binding is new)
     deliverer.stop(monotonic() + 0.05)
     try:
         eventually(lambda: not deliverer.thread.is_alive())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.celery.arguments import show_id
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
 from pgnotifier.contrib.celery.inventory import Enqueued
@@ -32,13 +33,10 @@ def show_json(app: Celery, notifiers: "Iterable[Notifier]") -> str:
 def show_table(app: Celery, notifiers: "Iterable[Notifier]") -> str:
     """Return them as a table, under it why some go through `apply_async`."""
     rows = list(_rows(app, notifiers))
-    lines = [_HEADINGS, *({name: row[name] or "-" for name in _HEADINGS} for row in rows)]
-    widths = {name: max(len(line[name]) for line in lines) for name in _HEADINGS}
-    table = ["  ".join(line[n].ljust(widths[n]) for n in _HEADINGS).rstrip() for line in lines]
     reasons = dict.fromkeys(
         f"{row['task']} goes through apply_async: {row['reason']}" for row in rows if row["reason"]
     )
-    return "\n".join([*table, *([""] if reasons else []), *reasons])
+    return "\n".join([format_table(_HEADINGS, rows), *([""] if reasons else []), *reasons])
 
 
 def _rows(app: Celery, notifiers: "Iterable[Notifier]") -> Iterator[Mapping[str, Any]]:

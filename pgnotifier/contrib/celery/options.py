@@ -1,7 +1,5 @@
 """The publish options of a subscription, checked when it subscribes."""
 
-import difflib
-import math
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
 from typing import Any
@@ -11,13 +9,15 @@ from kombu import compression as kombu_compression
 from kombu import serialization as kombu_serialization
 from kombu.entity import Exchange, Queue
 
+from pgnotifier._runtime.seconds import CENTURY, Seconds, is_number
+from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, UnknownOptionError
 
 _compression: Any = kombu_compression
 _serialization: Any = kombu_serialization
 
-MAX_SECONDS = 100 * 365 * 86_400.0
-"""A century: beyond it dates overflow."""
+_DELAYS = Seconds(CENTURY, allows_zero=True)
+_LIMITS = Seconds(CENTURY)
 
 
 class InvalidError(Exception):
@@ -68,8 +68,7 @@ def _unknown(name: str) -> str:
     if name in _REFUSED:
         return f"{name}= can't be an option: {_REFUSED[name]}"
     known = sorted((*CHECKS, "task"))
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+    hint = f"; {suggest(name, known)}"
     if name in _OF_TASKS:
         hint = f" but an option of tasks: give it as task={{{name!r}: …}}"
     return f"{name}= is not a publish option of Celery{hint}"
@@ -110,10 +109,7 @@ def _instance(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], 
 
 def check_seconds(value: Any) -> None:
     """Take a duration."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidError("it must be a number of seconds", is_type=True)
-    if not (0 <= value <= MAX_SECONDS and math.isfinite(value)):
-        raise InvalidError("it must be from 0 to a century, in seconds")
+    _check_range(_DELAYS, value)
 
 
 def _check_time(value: Any) -> None:
@@ -134,10 +130,13 @@ def _check_expires(value: Any) -> None:
 
 
 def check_limit(value: Any) -> None:
-    """Take a duration that is no moment."""
-    check_seconds(value)
-    if not value:
-        raise InvalidError("it must be above 0")
+    """Take a duration above 0."""
+    _check_range(_LIMITS, value)
+
+
+def _check_range(allowed: Seconds, value: Any) -> None:
+    if (expected := allowed.find_problem(value)) is not None:
+        raise InvalidError(f"it must be {expected}", is_type=not is_number(value))
 
 
 def _check_priority(value: Any) -> None:

@@ -5,7 +5,6 @@ without. An environment variable of the same name in capitals wins, as with `CEL
 https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from celery.app import utils
 from kombu.utils.url import url_to_parts
 
+from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 from pgnotifier.settings import Setting, is_text
@@ -75,9 +75,7 @@ def check_settings(app: Any) -> None:
     for shown, name in _find_ours(app):
         ours = name.removeprefix(PREFIX)
         if ours not in SETTINGS or ours == name:
-            near = difflib.get_close_matches(ours.lower().removeprefix(PREFIX), SETTINGS, 1)
-            known = ", ".join(f"{PREFIX}{one}" for one in SETTINGS)
-            hint = f"did you mean {PREFIX + near[0]!r}?" if near else f"there are {known}"
+            hint = suggest(ours.lower().removeprefix(PREFIX), SETTINGS, prefix=PREFIX)
             raise ConfigurationError(f"{shown!r} is not a setting of pgnotifier; {hint}")
 
 

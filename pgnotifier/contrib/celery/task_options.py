@@ -3,7 +3,6 @@
 They are what `app.task()` takes: https://docs.celeryq.dev/en/stable/userguide/tasks.html#list-of-options
 """
 
-import difflib
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from celery.app.task import Task
 from celery.utils.time import rate
 
+from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.contrib.celery.options import (
     CHECKS,
     InvalidError,
@@ -75,9 +75,7 @@ def _has(base: Any, name: Any) -> bool:
 def _unknown(name: Any) -> str:
     if name in _REFUSED:
         return _REFUSED[name]
-    near = difflib.get_close_matches(str(name), _CHECKS, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(_CHECKS))}"
-    return f"Celery's tasks have no such option; {hint}"
+    return f"Celery's tasks have no such option; {suggest(name, sorted(_CHECKS))}"
 
 
 _REFUSED: Mapping[str, str] = {

@@ -1,6 +1,5 @@
 """System checks: what `manage.py check` says of the settings, the databases and the models."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from django.db import connections, router
 from pgnotifier._connection.parameters import make_parameters
 from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact, show
+from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
 from pgnotifier.contrib.django.notifiers import (
@@ -70,8 +70,8 @@ def _check_dispatcher() -> list[CheckMessage]:
     except NoCeleryAppError as exc:
         return [_warn_of_tasks(f"{exc}.", _MAKE_APP, "E013")]
     except (ImproperlyConfigured, PgNotifierError) as exc:
-        near = difflib.get_close_matches(str(kind).lower(), MAKERS, 1)
-        hint = f"Did you mean {near[0]!r}? " if near and kind not in MAKERS else ""
+        near = find_nearest(str(kind).lower(), MAKERS)
+        hint = f"Did you mean {near!r}? " if near and kind not in MAKERS else ""
         hint += f"It is one of {', '.join(MAKERS)}, or the path of what makes another."
         message = str(exc)
         if not message.startswith("PGNOTIFIER"):  # the dispatcher's own

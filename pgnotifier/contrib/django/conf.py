@@ -1,6 +1,5 @@
 """Settings: what `PGNOTIFIER = {...}` may say, checked."""
 
-import difflib
 import re
 import sys
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from pgnotifier._runtime.redaction import redact
+from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 from pgnotifier.settings import Setting, is_filled
 
@@ -103,8 +103,8 @@ def check_settings() -> list[tuple[str, Problem]]:
     for name, value in given.items():
         setting = SETTINGS.get(name)
         if setting is None:
-            near = difflib.get_close_matches(str(name).upper(), SETTINGS, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(SETTINGS)}."
+            near = find_nearest(str(name).upper(), SETTINGS)
+            hint = f"Did you mean {near!r}?" if near else f"There are {', '.join(SETTINGS)}."
             found.append(("E002", Problem(f"PGNOTIFIER has no setting {name!r}.", hint)))
         elif value is not None and (wrong := setting.find_problem(value)) is not None:
             problem = Problem(f"PGNOTIFIER[{name!r}] {wrong}.", setting.explain())

@@ -4,7 +4,6 @@ That is `django.tasks` from Django 6 on, and its backport `django-tasks` on 5.2:
 https://docs.djangoproject.com/en/6.0/topics/tasks/.
 """
 
-import difflib
 from collections.abc import Hashable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
+from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.contrib._queues.functions import find_path
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.django.stale import close_stale_connections
@@ -114,8 +114,7 @@ class TaskDispatcher(Dispatcher):
         """
         key, given = subscription.id, dict(subscription.options)
         for name in given.keys() - set(OPTIONS):
-            near = difflib.get_close_matches(name, OPTIONS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(OPTIONS)}"
+            hint = suggest(name, OPTIONS)
             raise UnknownOptionError(f"task {key!r}: {name}= is not an option of tasks; {hint}")
         run_after = given.pop("run_after", None)
         if run_after is not None and not isinstance(run_after, timedelta):

@@ -1,12 +1,12 @@
 """The options of a subscription: those of RQ's jobs, checked when it subscribes."""
 
-import difflib
 import inspect
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 from rq import Callback, Queue, Retry
 
+from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.contrib._queues.functions import find_path
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, UnknownOptionError
 
@@ -29,8 +29,7 @@ def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
         DispatcherMismatchError: No worker would find a callback.
     """
     for name in given.keys() - OPTIONS:
-        near = difflib.get_close_matches(name, OPTIONS, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(OPTIONS))}"
+        hint = suggest(name, sorted(OPTIONS))
         raise UnknownOptionError(f"subscription {id!r}: {name}= is not an option of jobs; {hint}")
     found = {name: value for name, value in given.items() if value is not None and name != "queue"}
     if "job_timeout" in found:

@@ -143,15 +143,15 @@ def test_barriers_bar():
     buffer, barrier = make(), GapMarker()
     buffer.hold(barrier)
     buffer.put([item(1)])
-    assert not buffer.may_take(hurry=False)
-    assert buffer.may_take(hurry=True)
+    assert not buffer.may_take(draining=False)
+    assert buffer.may_take(draining=True)
     barrier.is_open = True
-    assert buffer.may_take(hurry=False)
+    assert buffer.may_take(draining=False)
     assert not barrier.is_taken
     assert buffer.take(BATCH) == [barrier]
     assert barrier.is_taken
     assert numbers(buffer) == [1]
-    assert not buffer.may_take(hurry=True)
+    assert not buffer.may_take(draining=True)
 
 
 def test_the_garbage_collector_has_nothing_to_look_at():

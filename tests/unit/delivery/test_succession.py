@@ -124,7 +124,7 @@ class Route:
         return any(d.waiting or d.succession.has_news or not self._rests(d) for d in found)
 
     def _rests(self, deliverer):
-        return bool(deliverer._bell.is_waited_for)
+        return bool(deliverer._ending.bell.is_waited_for)
 
     def _next(self):
         return self._arriving.popleft() if self._arriving else None

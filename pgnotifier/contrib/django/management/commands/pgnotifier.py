@@ -14,6 +14,7 @@ from pgnotifier._health.health_server import HealthServer
 from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli import foreground
+from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
 from pgnotifier.contrib.django.notifiers import (
@@ -185,17 +186,9 @@ class Command(BaseCommand):
         if as_json:
             self.stdout.write(json.dumps(rows, indent=2))
             return
-        lines = [("CHANNEL", "DATABASE", "RECEIVERS", "TASKS")]
-        lines += [
-            (
-                row["channel"],
-                row["database"],
-                ", ".join(row["receivers"]) or "-",
-                ", ".join(row["tasks"]) or "-",
-            )
+        headings = {key: key.upper() for key in ("channel", "database", "receivers", "tasks")}
+        joined = (
+            {**row, "receivers": ", ".join(row["receivers"]), "tasks": ", ".join(row["tasks"])}
             for row in rows
-        ]
-        widths = [max(len(line[n]) for line in lines) for n in range(4)]
-        for line in lines:
-            padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            self.stdout.write("  ".join(padded).rstrip())
+        )
+        self.stdout.write(format_table(headings, joined))

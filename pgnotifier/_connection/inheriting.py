@@ -1,0 +1,54 @@
+"""Inheriting: a forked child lets go of its parent's connections."""
+
+import os
+import weakref
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+from pgnotifier._runtime.forking import renew_in_children
+
+_inherited: list[psycopg.Connection[Any]] = []
+
+
+class _Connections:
+    """The connections of this process, but none that it has inherited."""
+
+    def __init__(self) -> None:
+        self._own: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
+        renew_in_children(self)
+
+    def add(self, connection: psycopg.Connection[Any]) -> None:
+        self._own.add(connection)
+
+    def renew(self) -> None:
+        """Let go of all, in a forked child."""
+        for connection in tuple(self._own):
+            _let_go(connection)
+        self._own.clear()
+
+
+_connections = _Connections()
+# Made before anything that has a connection, so that in a child it is renewed before these drop
+# their connections, and none is finalized.
+
+
+def keep_from_children(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """Have each child that is forked from now on let go of a connection; return the connection."""
+    _connections.add(connection)
+    return connection
+
+
+def _let_go(connection: psycopg.Connection[Any]) -> None:
+    """Let go of a parent's connection without sending anything to the server.
+
+    Closing it through libpq would end the parent's session, and keeping the descriptor open
+    would keep that session alive after the parent's death. So the descriptor's number is put
+    to other use, and the object is kept so that its finalizer touches neither.
+    """
+    _inherited.append(connection)
+    if connection.pgconn.status == pq.ConnStatus.OK:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, connection.pgconn.socket, inheritable=False)
+        os.close(null)

@@ -1,0 +1,39 @@
+"""What is renewed in a forked child."""
+
+import os
+
+import pytest
+
+from pgnotifier._runtime.forking import renew_in_children
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+
+
+class Renewed:
+    """Takes down, in a child, that it was renewed."""
+
+    order: list[str] = []  # noqa: RUF012 - of each process its own
+
+    def __init__(self, name):
+        self.name = name
+        renew_in_children(self)
+
+    def renew(self):
+        """Take it down."""
+        self.order.append(self.name)
+
+
+def test_a_child_renews_in_order():
+    """First what was registered first; in the parent nothing, and nothing that is gone."""
+    first, second = Renewed("first"), Renewed("second")
+    Renewed("gone")
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(write, " ".join(Renewed.order).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as child:
+        assert child.read() == "first second"
+    assert os.waitpid(pid, 0)[1] == 0
+    assert Renewed.order == []
+    assert (first.name, second.name) == ("first", "second")

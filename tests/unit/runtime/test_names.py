@@ -1,0 +1,53 @@
+"""How ids and callables are named."""
+
+import functools
+from enum import Enum
+
+import pytest
+
+from pgnotifier._runtime.names import name_callable, spell
+
+
+class Colour(Enum):
+    """An id."""
+
+    RED = 1
+
+
+class Secret:
+    """A callable with a repr that mustn't be shown."""
+
+    def __call__(self):
+        """Do nothing."""
+
+    def __repr__(self):
+        return "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("invoice", "invoice"),
+        (("a", "b", 1), "a.b.1"),
+        (frozenset({"b", "a"}), "{a,b}"),
+        (Colour.RED, "Colour.RED"),
+        ((Colour.RED, ("x",)), "Colour.RED.x"),
+        (5, "5"),
+    ],
+)
+def test_spell(id, expected):
+    """The same id has the same name in every process."""
+    assert spell(id) == expected
+
+
+def test_spell_shows_the_rest_as_asked():
+    """Also inside of a tuple."""
+    assert spell(("a", 5), lambda value: f"<{value}>") == "a.<5>"
+
+
+def test_name_callable():
+    """A function has its own name, and any other callable that of its type: no repr is shown."""
+    assert name_callable(functools.wraps) == "functools.wraps"
+    assert name_callable(Secret()) == f"{__name__}.Secret"
+    partial = functools.partial(Secret(), "s3cret")
+    assert name_callable(partial) == f"partial of {__name__}.Secret"

@@ -1,0 +1,71 @@
+"""Each module of the core has its test file: the tree of tests mirrors that of the package."""
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+PACKAGE = TESTS.parent / "pgnotifier"
+ELSEWHERE = {
+    "_connection/encoding.py": "integration/test_encodings.py",
+    "_connection/inheriting.py": "faults/test_fork.py",
+    "_connection/parameters.py": "unit/connection/test_connecting.py",
+    "_connection/publisher.py": "integration/test_notify.py",
+    "_connection/session.py": "unit/listener/test_link.py",
+    "_connection/session_settings.py": "faults/test_settings.py",
+    "_connection/wakeup.py": "unit/listener/test_link.py",
+    "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
+    "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
+    "_health/health_server.py": "integration/test_health.py",
+    "_listener/commands.py": "integration/test_live_changes.py",
+    "_listener/companion.py": "faults/test_standby.py",
+    "_listener/gaps.py": "faults/test_gaps.py",
+    "_listener/handover.py": "integration/test_taking_over.py",
+    "_listener/listener.py": "integration/test_listening.py",
+    "_listener/pause.py": "faults/test_pause.py",
+    "_listener/queue_usage.py": "faults/test_backlog.py",
+    "_listener/state.py": "unit/test_status.py",
+    "_payload/literal.py": "unit/test_payload.py",
+    "_payload/nesting.py": "unit/test_payload.py",
+    "_payload/numbers.py": "unit/test_payload.py",
+    "_payload/plain.py": "unit/test_payload.py",
+    "_payload/substitutes.py": "unit/test_payload.py",
+    "_registry/checks.py": "unit/registry/test_writer.py",
+    "_runtime/autostart.py": "integration/test_autorun.py",
+    "_runtime/process.py": "integration/test_interrupted.py",
+    "dispatchers/asyncio.py": "integration/test_asyncio.py",
+    "dispatchers/in_process.py": "contract",
+    "dispatchers/inline.py": "integration/test_callbacks.py",
+    "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
+    "errors.py": "integration/test_errors.py",
+    "gathering.py": "unit/delivery/test_batching.py",
+}
+"""The modules that tests of another name cover."""
+
+
+def core_modules():
+    """Yield the modules of the core, relative to the package."""
+    for pattern in ("*.py", "_*/*.py", "dispatchers/*.py"):
+        for path in sorted(PACKAGE.glob(pattern)):
+            if not path.name.startswith("__"):
+                yield path.relative_to(PACKAGE)
+
+
+def mirror(module):
+    """Return where the test file of a module belongs: `_a/b.py` has `unit/a/test_b.py`."""
+    *folders, name = module.parts
+    return "/".join(["unit", *(folder.lstrip("_") for folder in folders), f"test_{name}"])
+
+
+@pytest.mark.parametrize("module", [*core_modules()], ids=str)
+def test_each_module_has_its_tests(module):
+    """Under the same name, or else in a file that is listed, and never both."""
+    mirrored = (TESTS / mirror(module)).exists()
+    listed = ELSEWHERE.get(module.as_posix())
+    assert mirrored is (listed is None), f"{mirror(module)} exists: {mirrored}; listed: {listed}"
+    assert listed is None or (TESTS / listed).exists()
+
+
+def test_what_is_listed_exists():
+    """No module is listed that is gone."""
+    assert set(ELSEWHERE) <= {module.as_posix() for module in core_modules()}
