@@ -194,7 +194,7 @@ def test_what_the_server_refuses_is_not_waited_for(pgnotifier_dsn, make_notifier
 @pytest.mark.parametrize("wait", ["yes", [], object()])
 def test_other_types(make_notifier, wait):
     """`wait` is a bool or a number."""
-    with pytest.raises(TypeError, match="wait is True, False"):
+    with pytest.raises(TypeError, match="wait must be True, False"):
         make_notifier(NOBODY, wait=wait)
 
 
@@ -258,4 +258,4 @@ def test_none_for_a_dsn(make_notifier):
         with pytest.raises(ConfigurationError, match="db_conf is None"):
             call()
     assert not notifier.is_running()
-    assert "nothing to connect to" in repr(notifier)
+    assert "no connection parameters" in repr(notifier)
