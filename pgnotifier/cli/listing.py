@@ -1,4 +1,4 @@
-"""What `pgnotifier listen --list` prints."""
+"""Format channels and subscriptions for `pgnotifier listen --list`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ def show_json(notifiers: Iterable[Notifier]) -> str:
 
 
 def show_table(notifiers: Iterable[Notifier]) -> str:
-    """Return them as a table."""
+    """Return all subscriptions as a table."""
     rows = list(_rows(notifiers))
     lines = [_HEADINGS, *({name: row[name] or "-" for name in _HEADINGS} for row in rows)]
     widths = {name: max(len(line[name]) for line in lines) for name in _HEADINGS}
@@ -28,7 +28,7 @@ def show_table(notifiers: Iterable[Notifier]) -> str:
 
 
 def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:
-    """Yield what there is, by channel: subscriptions, and channels without any."""
+    """Yield a row for each subscription, and for each channel without any, by channel."""
     for notifier in notifiers:
         subscriptions = notifier.get_subscriptions()
         for channel in sorted(notifier.get_channels()):
