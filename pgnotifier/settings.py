@@ -179,8 +179,8 @@ SETTINGS: Mapping[str, Setting] = {
         "True, False or a number of seconds",
         lambda value: isinstance(value, bool) or is_number(value),
         None,
-        "True, False or a number of seconds above 0",
-        lambda value: value is False or 0 < value < float("inf"),
+        "True, False or a number of seconds, at least 0",
+        lambda value: 0 <= value < float("inf"),
     ),
 }
 

@@ -34,7 +34,12 @@ from pgnotifier.settings import SETTINGS, Setting, check_settings
             "must be a port, an integer, not '80'",
         ),
         ("wait", "yes", ArgumentTypeError, "wait must be True, False or a number of seconds"),
-        ("wait", -1, ConfigurationError, "wait must be True, False or a number of seconds above 0"),
+        (
+            "wait",
+            -1,
+            ConfigurationError,
+            "wait must be True, False or a number of seconds, at least 0",
+        ),
     ],
 )
 def test_what_cannot_be(name, value, error, says):
