@@ -1,4 +1,4 @@
-"""A listener that reports how much memory its process uses. It contains nothing else."""
+"""A listener that reports how much memory its process uses, with nothing else loaded."""
 
 import os
 import subprocess

@@ -40,13 +40,13 @@ def _ibm() -> Mapping[bytes, str]:
 _THREE_BYTES = 0x8F
 """The first byte of a three-byte character in the Japanese EUC encodings."""
 
-_ADDED: Mapping[str, Mapping[bytes, str]] = {
+_MISSING: Mapping[str, Mapping[bytes, str]] = {
     "EUC_JP": {**_ibm(), **_row_13()},
     "EUC_KR": {b"\xa2\xe8": "㉾", b"\xa4\xd4": "\u3164"},
 }
 """Characters that PostgreSQL has and Python's codec lacks."""
 
-_OTHERWISE: Mapping[str, Mapping[int, int]] = {
+_MAPPED_DIFFERENTLY: Mapping[str, Mapping[int, int]] = {
     "EUC_JP": str.maketrans("〜‖−¢£¬¦", "～∥－￠￡￢￤"),  # noqa: RUF001
     "EUC_JIS_2004": str.maketrans("￣―￥⦅⦆", "‾—¥｟｠"),
 }
@@ -115,7 +115,7 @@ def find_encoding(name: str) -> Encoding:
         codec = codecs.lookup(name.replace("WIN", "cp").replace("KOI8", "koi8_")).name
     except LookupError:
         return Encoding(name, "SQL_ASCII", "ascii", "surrogateescape")
-    reading = _OTHERWISE.get(name, {})
+    reading = _MAPPED_DIFFERENTLY.get(name, {})
     writing = {known: own for own, known in reading.items()}
     return Encoding(name, name, codec, _register(name), reading, writing)
 
@@ -124,7 +124,7 @@ def _register(name: str) -> str:
     """Register an error handler for a codec, and return the handler's name."""
     if not name.startswith("EUC"):
         return "surrogateescape"
-    added = _ADDED.get(name, {})
+    added = _MISSING.get(name, {})
     written = {char: data for data, char in added.items()}
 
     def handle(exc: UnicodeError) -> tuple[str | bytes, int]:

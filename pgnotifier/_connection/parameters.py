@@ -244,8 +244,8 @@ class MissingParameters(Parameters):
 
 
 NOTHING = (
-    "db_conf is None, so there is nothing to connect to; give a connection string, "
-    "'postgresql://localhost/shop', say, or a dict of parameters"
+    "db_conf is None, so there is nothing to connect to; give a connection string such as "
+    "'postgresql://localhost/shop', or a dict of parameters"
 )
 
 

@@ -27,7 +27,7 @@ MAX_PAYLOAD_BYTES = 7999
 
 _NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
 _MOST_CANCELS = 10
-_LACKING = (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire)
+_ENCODING_ERRORS = (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire)
 _BYTES = re.compile("0x([0-9a-f]{2})")
 
 
@@ -42,7 +42,7 @@ class Publisher:
         self._closing = False
 
     def notify(self, channel: str, payload: Any, encoder: Encoder | None = None) -> None:
-        """Send one notification, in a transaction of its own.
+        """Send one notification in its own transaction.
 
         Raises:
             PayloadEncodingError: The value can't be sent as a payload, or the database's encoding
@@ -77,10 +77,10 @@ class Publisher:
                 _send(connection, channel, text)
             except psycopg.Error as exc:
                 reason = in_one_line(exc)
-                if isinstance(exc, _LACKING):
+                if isinstance(exc, _ENCODING_ERRORS):
                     # The message contains the bytes in hexadecimal, whatever its language is.
                     char = bytes.fromhex("".join(_BYTES.findall(reason))).decode("utf-8", "replace")
-                    raise _lacks(connection, channel, text, char) from exc
+                    raise _missing_character(connection, channel, text, char) from exc
                 if isinstance(exc, psycopg.errors.InvalidParameterValue) and channel.isascii():
                     # `check_size` lets an encoding pass that Python doesn't know. The channel's
                     # name is ASCII and was checked, so the payload is what is too long.
@@ -140,7 +140,7 @@ def _send(connection: psycopg.Connection[Any], channel: str, text: str) -> None:
     if odd:
         encoding = encoding_of(connection)
         if encoding.name == "MULE_INTERNAL":  # PostgreSQL can't convert UTF-8 to it
-            raise _lacks(connection, channel, text, odd)
+            raise _missing_character(connection, channel, text, odd)
         check_size(channel, text, encoding)
     for left in reversed(range(_MOST_CANCELS)):
         try:
@@ -152,7 +152,7 @@ def _send(connection: psycopg.Connection[Any], channel: str, text: str) -> None:
             return
 
 
-def _lacks(
+def _missing_character(
     connection: psycopg.Connection[Any], channel: str, text: str, char: str
 ) -> PgNotifierError:
     encoding = encoding_of(connection).name

@@ -188,7 +188,7 @@ class HttpServer:
                 for key, _ in self._selector.select(self._find_pause()):
                     key.data()
                 self._answer_waiting()
-                self._cut_late()
+                self._close_expired()
         finally:
             for connection in tuple(self._connections):
                 self._drop(connection)
@@ -274,7 +274,7 @@ class HttpServer:
         else:
             self._watch(connection)
 
-    def _cut_late(self) -> None:
+    def _close_expired(self) -> None:
         now = time.monotonic()
         for connection in [one for one in self._connections if one.deadline <= now]:
             if connection.is_waiting:

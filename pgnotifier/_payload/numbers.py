@@ -1,4 +1,4 @@
-"""Read JSON numbers as floats where these are exact, and as decimals otherwise.
+"""Read a JSON number as a float if that keeps its digits, and as a decimal otherwise.
 
 JSON has one kind of number, and PostgreSQL's `numeric` writes all of its digits. A float is sure
 to keep only 15 of them, so large amounts of money would lose their cents.
@@ -83,7 +83,7 @@ def read_json(data: bytes) -> Any:
         and _has_many_fractions(data)
     ):
         value = _read_floats(data)
-        if not _may_exceed_floats(data) or _is_written_so(value, data):
+        if not _may_exceed_floats(data) or _encodes_to(value, data):
             return value
     return _read_exact(data)
 
@@ -112,7 +112,7 @@ def _may_exceed_floats(data: bytes) -> bool:
     return zeros.find(b".00000000") >= 0 or zeros.find(b"00000000.") >= 0
 
 
-def _is_written_so(value: Any, data: bytes) -> bool:
+def _encodes_to(value: Any, data: bytes) -> bool:
     """Return whether a value, written as JSON with the shortest digits, is this text.
 
     Blanks are ignored.
