@@ -1,6 +1,6 @@
-"""The Celery app of the benchmarks: one task for loops, one subscription for pgnotifier.
+"""The Celery app of the benchmarks: a task for the loops, and a subscription for pgnotifier.
 
-Both do the same on a worker: write down how long ago the notification was sent.
+Both do the same on a worker: record how long ago the notification was sent.
 """
 
 import os
@@ -34,5 +34,5 @@ def callback(_id: object, _channel: str, payload: Any, _pid: int) -> None:
 
 def note(payload: Mapping[str, Any]) -> None:
     """Write one line: the number, and the latency in seconds."""
-    # The clock of time.monotonic() is the machine's, the same in every process.
+    # time.monotonic() is the machine's clock, which is the same in every process.
     os.write(output, f"{payload['n']} {time.monotonic() - payload['at']:.6f}\n".encode())

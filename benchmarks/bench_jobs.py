@@ -1,4 +1,4 @@
-"""What the benchmarks of RQ share: one function for loops, one subscription for pgnotifier."""
+"""The job of the RQ benchmarks: a function for the loops, and a subscription for pgnotifier."""
 
 import os
 from typing import Any
@@ -17,7 +17,7 @@ notifier = Notifier(DSN, dispatcher=RQDispatcher(queue))
 
 
 def work(payload: Any) -> None:
-    """Stand for what a job would do; no worker takes it."""
+    """Do nothing. No worker executes the jobs."""
 
 
 @notifier.on(CHANNEL, id="bench")

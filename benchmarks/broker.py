@@ -1,6 +1,6 @@
-"""How fast notifications become tasks in the broker: `python benchmarks/broker.py`.
+"""Measure how fast notifications become tasks in the broker: `python benchmarks/broker.py`.
 
-On Valkey, as Redis, and on RabbitMQ, with tasks that nobody takes:
+With Valkey as Redis, and with RabbitMQ. No worker executes the tasks.
 
     pgnotifier            a Notifier with a CeleryDispatcher, one callback
     task.delay loop       `for n in connection.notifies(): task.delay(json.loads(n.payload))`
@@ -9,13 +9,13 @@ On Valkey, as Redis, and on RabbitMQ, with tasks that nobody takes:
     ready-made messages   the raw limit: strings that are there already, 500 to a pipelined LPUSH,
                           or published to RabbitMQ with the confirms awaited once per 5,000
 
-pgnotifier has RabbitMQ confirm every task, and the other loops, with Celery's defaults, none.
-To RabbitMQ all send as many: the longer its queue is, the slower it takes more.
+With pgnotifier, RabbitMQ confirms every task. With the other loops and Celery's defaults, it
+confirms none. All send the same number to RabbitMQ, because it slows down as its queue grows.
 
-Payloads are dicts of three; "nested" ones have a list in them.
+Payloads are dicts with three keys; "nested" ones contain a list.
 
-Another process queues all notifications in one transaction. The clock runs from the end of that
-COMMIT until the last task has been sent, and confirmed where that is asked for.
+Another process sends all notifications in one transaction. The time is measured from the end of
+that COMMIT until the last task has been sent, and confirmed if confirms are enabled.
 """
 
 import time
@@ -34,7 +34,7 @@ from servers import Servers
 
 COUNT = 100_000
 FEWER = 20
-"""How many times less is sent to RabbitMQ, and by a loop to Redis: all would take minutes."""
+"""Loops and RabbitMQ get the count divided by this, because all would take minutes."""
 REDIS_LIMITS = {LOOP: Limit(20.0), RAW: Limit(1 / 3)}
 AMQP_LIMITS = {LOOP: Limit(4.0)}
 TIMEOUT = 30  # seconds
@@ -71,7 +71,7 @@ def measure(name: str, dsn: str, url: str, load: Load) -> float:
     """Return the rate of one publisher, in tasks per second.
 
     Args:
-        name: Which one.
+        name: Its name.
         dsn: The database.
         url: The broker.
         load: What to send.
@@ -82,17 +82,17 @@ def measure(name: str, dsn: str, url: str, load: Load) -> float:
         queue = app.amqp.queues["celery"].bind(connection.default_channel)
         queue.declare()
         with Child("publishers.py", name, load.count, env=env) as child:
-            assert child.hear() == "ready"
+            assert child.read_message() == "ready"
             began = send(dsn, load)
-            told = child.hear()
+            result = child.read_message()
             found = count_messages(queue, load.count)
         queue.purge()
     assert found == load.count, f"{name}: {found} tasks of {load.count} notifications"
-    return load.count / (float(told["finished_at"]) - began)
+    return load.count / (float(result["finished_at"]) - began)
 
 
 def count_messages(queue: Any, expected: int) -> int:
-    """Return how many messages are in a queue, waiting for those that are on the way."""
+    """Return how many messages are in a queue, after those that are still being sent arrive."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         found: int = queue.queue_declare(passive=True).message_count

@@ -1,4 +1,4 @@
-"""Processes of a benchmark, which tell what they have measured in lines of JSON."""
+"""Run the child processes of benchmarks, which report their results as lines of JSON."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ TIMEOUT = 120  # seconds
 
 
 class Child:
-    """A script of this directory as a process, for as long as the `with` block."""
+    """A script of this directory that runs in a child process during the `with` block."""
 
     def __init__(
         self, script: str, *arguments: object, env: Mapping[str, str] | None = None
@@ -27,22 +27,22 @@ class Child:
             [sys.executable, str(HERE / script), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=0,  # so that select() tells whether there is a line
+            bufsize=0,  # so that select() shows whether there is a line
             env=os.environ | (env or {}),
         )
 
-    def hear(self) -> Any:
-        """Wait for the next thing that it tells, and return it.
+    def read_message(self) -> Any:
+        """Wait for the child's next message, and return it.
 
         Raises:
-            RuntimeError: It has ended, or takes too long.
+            RuntimeError: The child has ended, or takes too long.
         """
         output = self._process.stdout
         assert output is not None
         readable, *_ = select.select([output], [], [], TIMEOUT)
         line = output.readline() if readable else b""
         if not line:
-            raise RuntimeError(f"{self._name}: no result, or not within {TIMEOUT} s")
+            raise RuntimeError(f"{self._name} has ended, or sent no message within {TIMEOUT} s")
         return json.loads(line)
 
     def __enter__(self) -> Self:
@@ -62,13 +62,13 @@ class Child:
 # --- in the child ---
 
 
-def tell(value: object) -> None:
-    """Tell the parent."""
+def write_message(value: object) -> None:
+    """Send a message to the parent."""
     print(json.dumps(value), flush=True)
 
 
 def end_with_parent() -> None:
-    """End this process when the parent does, whatever way that goes."""
+    """End this process when the parent ends, whatever the reason is."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -78,6 +78,6 @@ def end_with_parent() -> None:
 
 
 def finish() -> None:
-    """End this process with what threads it has: not all competitors can be asked to."""
+    """End this process with all its threads, because not all competitors can stop theirs."""
     sys.stdout.flush()
     os._exit(0)

@@ -13,17 +13,17 @@ from servers import Servers
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = 100
-"""How many times less a quick run does."""
+"""A quick run sends the usual count divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What was asked for.
+    """The command-line options.
 
     Attributes:
         rounds: How many times each competitor is measured.
-        quick: Whether to show in little time that everything works.
-        given: How much to send in each run, or None for the benchmark's own idea of it.
+        quick: Whether to only check in a short time that everything works.
+        given: How much to send in each run, or None for the benchmark's default.
     """
 
     rounds: int = 5
@@ -31,7 +31,7 @@ class Settings:
     given: int | None = None
 
     def count(self, usual: int) -> int:
-        """Return how much to send, where so much is usual."""
+        """Return how much to send, given the benchmark's default."""
         if self.given is not None:
             return self.given
         return max(1, usual // QUICK) if self.quick else usual
@@ -41,12 +41,12 @@ Benchmark = Callable[[Servers, Settings], list[Section]]
 
 
 def run(description: str | None, benchmarks: Sequence[Benchmark]) -> None:
-    """Run them as the command line says, report, and exit: with 1 if a limit isn't kept."""
+    """Run benchmarks with the command line's options, report, and exit; 1 if a limit is missed."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, help="measurements of each competitor (5)")
-    parser.add_argument("-n", "--count", type=int, help="what is sent in a run")
-    parser.add_argument("--quick", action="store_true", help="only show that it works")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the results")
+    parser.add_argument("-n", "--count", type=int, help="how much is sent in a run")
+    parser.add_argument("--quick", action="store_true", help="only check that everything works")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="directory for the results")
     given = parser.parse_args()
     settings = Settings(given.rounds or (1 if given.quick else 5), given.quick, given.count)
     sections: list[Section] = []

@@ -1,11 +1,11 @@
-"""The CPU time that a notification costs the listening process: `python benchmarks/cpu.py`.
+"""Measure the CPU time of the listening process for each notification: `python benchmarks/cpu.py`.
 
-pgnotifier with its InlineDispatcher beside the least that anybody needs: psycopg's
-`consume_input()` and `notifies()` in a loop, and `json.loads`. Each is a process of its own, whose
-user and system time are added up, from when it listens to the last callback.
+Compares pgnotifier's InlineDispatcher with the minimum: psycopg's `consume_input()` and
+`notifies()` in a loop, and `json.loads`. Each runs in its own process. Its user and system time are
+added up, from when it is listening to the last callback.
 
-Payloads are dicts with numbers, a list and a text. They come all in one transaction; or each in
-one of its own, which is how applications send, from connections that do nothing else.
+Payloads are dicts with numbers, a list and a text. They are all sent in one transaction, or each in
+its own transaction, as applications do, from connections that do nothing else.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from sending import Load
 from servers import Servers
 
 MOST_BYTES = 150_000_000
-"""Of payload in one transaction: PostgreSQL keeps them in memory."""
+"""Bytes of payload in one transaction. PostgreSQL keeps them in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something to listen to.
+    """One case: what is sent, and how.
 
     Attributes:
-        name: What it is called in the table.
+        name: Its name in the table.
         count: How many notifications to send.
-        size: Of each payload, in bytes.
-        limit: Of our CPU time, as a ratio of a bare drain's.
-        connections: How many send, each notification in a transaction of its own; 0 has one
-            send everything in one transaction.
-        clients: Whether clients send each by a query; else a loop in the server does.
+        size: The size of each payload, in bytes.
+        limit: The limit of pgnotifier's CPU time, as a ratio to that of a bare drain.
+        connections: How many connections send, each notification in its own transaction. 0: one
+            connection sends everything in one transaction.
+        clients: Whether clients send a query for each; otherwise a loop in the server sends them.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Enqueuers: each way to make RQ jobs of notifications, as a process of its own."""
+"""Turn notifications into RQ jobs in several ways, each in its own process."""
 
 import argparse
 import json
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 
 import psycopg
 from bench_jobs import CHANNEL, DSN, notifier, queue, work
-from children import end_with_parent, finish, tell
+from children import end_with_parent, finish, write_message
 from names import ENQUEUE, ENQUEUE_MANY, OURS
 
 BATCH = 500
 
 
 def enqueue(count: int) -> None:
-    connection = hear()
+    connection = listen()
     for number, arrived in enumerate(connection.notifies(), 1):
         queue.enqueue(work, json.loads(arrived.payload))
         if number == count:
@@ -22,8 +22,8 @@ def enqueue(count: int) -> None:
 
 
 def enqueue_many(count: int) -> None:
-    """Collect what has arrived, up to a number, and enqueue it together."""
-    connection = hear()
+    """Collect notifications that have arrived, up to a number, and enqueue them together."""
+    connection = listen()
     while count:
         some = [json.loads(one.payload) for one in connection.notifies(timeout=0, stop_after=BATCH)]
         some = some[:count]
@@ -34,16 +34,16 @@ def enqueue_many(count: int) -> None:
 
 def subscribe(count: int) -> None:
     notifier.start()
-    tell("ready")
+    write_message("ready")
     while sum(one.delivered for one in notifier.status().dispatchers) < count:
         time.sleep(0.001)
 
 
-def hear() -> psycopg.Connection:
-    """Listen, and say so."""
+def listen() -> psycopg.Connection:
+    """Listen, and report that to the parent."""
     connection = psycopg.connect(DSN, autocommit=True)
     connection.execute(f"LISTEN {CHANNEL}".encode())
-    tell("ready")
+    write_message("ready")
     return connection
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     end_with_parent()
     ENQUEUERS[given.name](given.count)
-    tell({"finished_at": time.monotonic()})
+    write_message({"finished_at": time.monotonic()})
     finish()
 
 

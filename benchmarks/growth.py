@@ -1,9 +1,9 @@
-"""What a notification costs as the work grows: `python benchmarks/growth.py`.
+"""Measure what a notification costs as the work grows: `python benchmarks/growth.py`.
 
-pgnotifier with callbacks in the process, and more and more channels, subscriptions on one
-channel, bytes of payload, or connections that notify. For each there are the rate of the whole,
-PostgreSQL included, and the CPU time of the listening process alone; and the latter for a bare
-drain of psycopg's, where that has something to compare.
+pgnotifier calls callbacks in the process, with a growing number of channels, subscriptions on one
+channel, bytes of payload, or connections that notify. For each, this measures the total rate,
+PostgreSQL included, and the CPU time of the listening process; and also the CPU time of a bare
+drain with psycopg where that is comparable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,20 +18,20 @@ from sending import Load
 from servers import Servers
 
 MOST_BYTES = 150_000_000
-"""Of payload in one transaction: PostgreSQL keeps them in memory."""
+"""Bytes of payload in one transaction. PostgreSQL keeps them in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Something that grows.
+    """A number that grows.
 
     Attributes:
         what: Its name.
-        points: How much of it there is.
-        deliveries: How many to make at each point.
-        load: What to send, given the point and the deliveries.
-        cpu_limits: By point, for the first point's CPU time as a ratio of this one's.
-        is_bare: Whether a bare drain has the same to do.
+        points: Its values.
+        deliveries: How many deliveries to make at each point.
+        load: Returns what to send, given the point and the deliveries.
+        cpu_limits: By point, the limit of the first point's CPU time as a ratio to this one's.
+        is_bare: Whether a bare drain can be compared.
     """
 
     what: str

@@ -1,8 +1,8 @@
-"""What signals of Django add to a notification: `python benchmarks/hooks.py`.
+"""Measure what Django's signals add to a notification: `python benchmarks/hooks.py`.
 
-A `Channel` with one receiver, beside a callback of pgnotifier's InlineDispatcher, in turns. Both
-are called in the process that listens, a hundred thousand times, for notifications that another
-process queues in one transaction.
+Compares a `Channel` with one receiver to a callback of pgnotifier's InlineDispatcher, in turns.
+Both are called in the listening process, 100,000 times, for notifications that another process
+sends in one transaction.
 """
 
 from commandline import Settings, run

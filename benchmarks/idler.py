@@ -1,4 +1,4 @@
-"""A listener that tells how much memory it has: as little else in the process as can be."""
+"""A listener that reports how much memory its process uses, with nothing else loaded."""
 
 import os
 import subprocess
@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from children import end_with_parent, tell
+from children import end_with_parent, write_message
 from names import OURS
 
 STATM = Path("/proc/self/statm")
 
 
 def receive(name: str, dsn: str, lot: int) -> None:
-    """Tell how much memory is in use: now, and after each lot."""
+    """Report how much memory is in use: at the start, and after each lot of notifications."""
     end_with_parent()
     if name != OURS:
         connection = psycopg.connect(dsn, autocommit=True)
         connection.execute("LISTEN bench0")
-        tell(resident())
+        write_message(resident())
         threading.Event().wait()
     from pgnotifier import Notifier
 
@@ -36,12 +36,12 @@ def receive(name: str, dsn: str, lot: int) -> None:
     with Notifier(dsn) as notifier:
         notifier.subscribe("bench", "bench0", callback)
         while True:
-            tell(resident())
+            write_message(resident())
             calls.acquire()
 
 
 def resident() -> float:
-    """Return the memory that is resident, in MB."""
+    """Return the resident memory, in MB."""
     if STATM.exists():
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     ps = ["ps", "-o", "rss=", "-p", str(os.getpid())]

@@ -1,11 +1,11 @@
-"""How fast notifications reach callbacks in the process: `python benchmarks/inline.py`.
+"""Measure how fast notifications reach callbacks in the process: `python benchmarks/inline.py`.
 
-pgnotifier with its InlineDispatcher beside what one writes without it: loops around psycopg,
-psycopg2 and asyncpg with `json.loads`, and pgnotifier 0.0.10. The bare drain is psycopg's
-`consume_input()` and `notifies()` and nothing else: the limit of its connection.
+Compares pgnotifier's InlineDispatcher to code without it: loops with psycopg, psycopg2 and asyncpg
+and `json.loads`, and pgnotifier 0.0.10. The bare drain is only psycopg's `consume_input()` and
+`notifies()`: the limit of its connection.
 
-Another process queues all notifications in one transaction. The clock runs from the first
-callback to the last, so that the receiver is what is timed. Payloads are dicts with a list.
+Another process sends all notifications in one transaction. The time is measured from the first
+callback to the last, so only the receiver counts. Payloads are dicts that contain a list.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ from servers import Servers
 
 COUNT = 100_000
 SLOW = 0.2
-"""Of the notifications, what 0.0.10 is given: all would take half a minute."""
+"""The share of the notifications that 0.0.10 gets, because all would take half a minute."""
 LIMITS = {BARE: Limit(0.9, target=1.0)}
 
 
@@ -48,7 +48,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
 
 @contextmanager
 def earlier_release(*, wanted: bool) -> Iterator[Path | None]:
-    """Fetch and unpack 0.0.10; yield its directory, or None without a package index."""
+    """Download and unpack 0.0.10; yield its directory, or None if it can't be downloaded."""
     if not wanted:
         yield None
         return

@@ -1,13 +1,13 @@
-"""How fast notifications become RQ jobs: `python benchmarks/jobs.py`.
+"""Measure how fast notifications become RQ jobs: `python benchmarks/jobs.py`.
 
-On Valkey, as Redis, with jobs that nobody takes:
+With Valkey as Redis. No worker executes the jobs.
 
     pgnotifier            a Notifier with an RQDispatcher, one callback
     queue.enqueue loop    `for n in connection.notifies(): queue.enqueue(f, json.loads(n.payload))`
     enqueue_many loop     up to 500 that have arrived go to `queue.enqueue_many` together
 
-Another process queues all notifications in one transaction. The clock runs from the end of that
-COMMIT until the last job has been enqueued.
+Another process sends all notifications in one transaction. The time is measured from the end of
+that COMMIT until the last job has been enqueued.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from servers import Servers
 
 COUNT = 50_000
 FEWER = 10
-"""How many times less is sent to the loops: all would take minutes."""
+"""The loops get the count divided by this, because all would take minutes."""
 LIMITS = {ENQUEUE: Limit(4.0)}
 
 
@@ -45,22 +45,22 @@ def measure(name: str, dsn: str, url: str, load: Load) -> float:
     """Return the rate of one enqueuer, in jobs per second.
 
     Args:
-        name: Which one.
+        name: Its name.
         dsn: The database.
-        url: The broker, which is emptied.
+        url: The broker. It is flushed.
         load: What to send.
     """
     (channel,) = name_channels(1)
     env = {"BENCH_DSN": dsn, "BENCH_BROKER": url, "BENCH_CHANNEL": channel}
     with Redis.from_url(url) as connection:
         with Child("enqueuers.py", name, load.count, env=env) as child:
-            assert child.hear() == "ready"
+            assert child.read_message() == "ready"
             began = send(dsn, load)
-            told = child.hear()
+            result = child.read_message()
             found = Queue("bench", connection=connection).count
         connection.flushdb()
     assert found == load.count, f"{name}: {found} jobs of {load.count} notifications"
-    return load.count / (float(told["finished_at"]) - began)
+    return load.count / (float(result["finished_at"]) - began)
 
 
 if __name__ == "__main__":

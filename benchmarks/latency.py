@@ -1,11 +1,11 @@
-"""How soon a task runs on a worker after its NOTIFY: `python benchmarks/latency.py`.
+"""Measure the time from a NOTIFY to its task on a worker: `python benchmarks/latency.py`.
 
-pgnotifier beside the loop `for n in connection.notifies(): task.delay(json.loads(n.payload))`,
-with one Celery worker for both (pool `solo`) on Valkey. The time is from before the NOTIFY is
-sent to the task's first statement. Both listeners are running; a second of notifications goes
-to one, then to the other, so that they share what the machine does.
+Compares pgnotifier to the loop `for n in connection.notifies(): task.delay(json.loads(n.payload))`,
+with one Celery worker for both (pool `solo`) on Valkey. The time is measured from before the NOTIFY
+is sent to the first statement of the task. Both listeners run all the time. Each gets one second of
+notifications in turn, so that the load of the machine affects both.
 
-Two loads: 50 a second, and half of what the slower of the two can have run at all.
+There are two loads: 50 a second, and half of the maximum that the slower of the two can handle.
 """
 
 import statistics
@@ -20,9 +20,9 @@ from servers import Servers
 CALM = 50
 """Notifications a second."""
 CALM_TURNS, BUSY_TURNS = 10, 3
-"""Seconds, in each round, of each competitor."""
+"""Seconds for each competitor in each round."""
 SATURATING = 2000
-"""Notifications in a burst that shows how many tasks a second can be run."""
+"""Notifications in the burst that measures how many tasks a second can be run."""
 LIMIT = Limit(1.2, at_most=True, target=1.0)
 
 
@@ -50,7 +50,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
 
 
 def saturate(pipeline: Pipeline, name: str, count: int) -> float:
-    """Return how many tasks a second are run, when there is always another one."""
+    """Return how many tasks a second are run while there is always another one waiting."""
     return count / max(pipeline.send_burst(name, count))
 
 

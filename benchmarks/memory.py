@@ -1,8 +1,8 @@
-"""How much memory a listener takes, idle and after a million: `python benchmarks/memory.py`.
+"""Measure a listener's memory, idle and after a million: `python benchmarks/memory.py`.
 
-An idle listener has one channel and one subscription; beside it, a process that has imported
-psycopg and listens. Then come the notifications, a hundred thousand at a time, each lot once the
-one before was delivered to a callback in the process.
+The idle listener has one channel and one subscription. It is compared to a process that has
+imported psycopg and listens. Then notifications are sent in lots of 100,000, each after the lot
+before was delivered to a callback in the process.
 """
 
 from children import Child
@@ -19,7 +19,7 @@ GROWTH_LIMIT = Limit(5.0, at_most=True)
 
 
 def benchmark(servers: Servers, settings: Settings) -> list[Section]:
-    """Measure both, idle, and ours at work."""
+    """Measure both when idle, and pgnotifier under load."""
     lot = max(1, settings.count(COUNT) // LOTS)
     found = take_turns([OURS, IDLE], settings.rounds, lambda name: measure(name, servers.dsn, lot))
     bare = [idle for (idle,) in found[IDLE]]
@@ -35,12 +35,12 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
 
 
 def measure(name: str, dsn: str, lot: int) -> list[float]:
-    """Return the sizes of a process: idle, and for ours after each lot."""
+    """Return the sizes of a process: idle, and for pgnotifier also after each lot."""
     with Child("idler.py", name, dsn, lot) as child:
-        sizes = [float(child.hear())]
+        sizes = [float(child.read_message())]
         for _ in range(LOTS if name == OURS else 0):
             send(dsn, Load(lot))
-            sizes.append(float(child.hear()))
+            sizes.append(float(child.read_message()))
     return sizes
 
 

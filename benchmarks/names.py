@@ -1,4 +1,4 @@
-"""The names of those that are compared."""
+"""The names of the competitors in the tables."""
 
 OURS = "pgnotifier"
 EARLIER = "pgnotifier 0.0.10"

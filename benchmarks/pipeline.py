@@ -1,4 +1,4 @@
-"""The whole way: a sender, a listener of each kind, a broker, and a Celery worker."""
+"""Run the whole route: a sender, a listener of each kind, a broker, and a Celery worker."""
 
 import contextlib
 import itertools
@@ -23,7 +23,7 @@ TIMEOUT = 60  # seconds
 
 
 class Pipeline:
-    """Both listeners and one worker for the tasks of both, running."""
+    """Both listeners, and one worker for the tasks of both, all running."""
 
     def __init__(self, connection: psycopg.Connection, worker: CeleryProcess, notes: Path) -> None:
         self._connection = connection
@@ -42,17 +42,17 @@ class Pipeline:
         return self._wait_for(name, numbers)
 
     def send_steadily(self, name: str, count: int, rate: float) -> list[float]:
-        """Send one by one, so many a second, and return how long each took to run, in seconds."""
+        """Send one by one at a rate a second, and return how long each took to run, in seconds."""
         numbers = list(itertools.islice(self._numbers, count))
         began = time.monotonic()
         for place, number in enumerate(numbers):
-            # Sent late, it counts from when it is sent: the sender isn't what is measured.
+            # If it is sent late, the time is measured from then, because the sender doesn't count.
             time.sleep(max(0.0, began + place / rate - time.monotonic()))
             self._connection.execute("SELECT pg_notify(%s, %s)", (CHANNELS[name], _write(number)))
         return self._wait_for(name, numbers)
 
     def close(self) -> None:
-        """Close the file of notes."""
+        """Close the file with the records."""
         self._notes.close()
 
     def _wait_for(self, name: str, numbers: list[int]) -> list[float]:
@@ -72,7 +72,7 @@ class Pipeline:
 
 @contextlib.contextmanager
 def running_pipeline(dsn: str, broker: str) -> Iterator[Pipeline]:
-    """Start everything, have every part do something, and yield it."""
+    """Start everything, wait until each part has done something, and yield it."""
     with tempfile.TemporaryDirectory(prefix="pgnotifier-bench-") as directory, ExitStack() as stack:
         notes = Path(directory, "notes")
         notes.touch()
@@ -84,7 +84,7 @@ def running_pipeline(dsn: str, broker: str) -> Iterator[Pipeline]:
             listener = Child(
                 "publishers.py", name, UNBOUNDED, env={**env, "BENCH_CHANNEL": channel}
             )
-            assert stack.enter_context(listener).hear() == "ready"
+            assert stack.enter_context(listener).read_message() == "ready"
         connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
         pipeline = Pipeline(connection, worker, notes)
         stack.callback(pipeline.close)

@@ -1,4 +1,4 @@
-"""The plot: bars for comparisons and lines for curves, as one SVG."""
+"""Draw the results as one SVG: columns for comparisons, and lines for curves."""
 
 import math
 import statistics
@@ -35,7 +35,7 @@ def draw(sections: Sequence[Section], path: Path) -> None:
 
 
 def _bars(section: Section) -> tuple[str, float]:
-    """Return a bar for each row, and the height of all."""
+    """Return a rectangle for each row, and the height of all."""
     values = [statistics.median(row.figures) for row in section.rows]
     longest = max(*values, 1e-9)
     parts = []
@@ -55,7 +55,7 @@ def _bars(section: Section) -> tuple[str, float]:
 
 
 def _curve(section: Section) -> tuple[str, float]:
-    """Return a line through the medians with the range of each, both axes logarithmic."""
+    """Return a line through the medians with their ranges, on logarithmic axes."""
     rows = [row for row in section.rows if row.at is not None]
     across = _Scale([row.at for row in rows if row.at is not None], 40, WIDTH - 60)
     upwards = _Scale([v for row in rows for v in row.figures], HEAD + LINE_HEIGHT - 30, HEAD + 16)
@@ -77,11 +77,11 @@ def _curve(section: Section) -> tuple[str, float]:
 
 
 class _Scale:
-    """Maps values to places, by their logarithms."""
+    """Maps values to positions, by their logarithms."""
 
     def __init__(self, values: Sequence[float], first: float, last: float) -> None:
         logs = [math.log(max(value, 1e-9)) for value in values]
-        # At least a factor of four, lest noise fills the picture.
+        # At least a factor of four, so that noise doesn't fill the picture.
         middle, spread = (min(logs) + max(logs)) / 2, max(max(logs) - min(logs), math.log(4))
         self._low, self._spread = middle - spread / 2, spread
         self._first, self._length = first, last - first

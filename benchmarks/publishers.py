@@ -1,4 +1,4 @@
-"""Publishers: each way to make tasks of notifications, as a process of its own."""
+"""Turn notifications into Celery tasks in several ways, each in its own process."""
 
 import argparse
 import itertools
@@ -11,7 +11,7 @@ import amqp
 import psycopg
 import redis
 from bench_app import BROKER, CHANNEL, DSN, app, notifier, task
-from children import end_with_parent, finish, tell
+from children import end_with_parent, finish, write_message
 from kombu.utils.url import parse_url
 from names import CONFIRMED, LOOP, OURS, RAW, SHARED
 
@@ -19,11 +19,11 @@ MESSAGE = "x" * 1000  # about the size of a task's
 REDIS_BATCH, AMQP_BATCH = 500, 5000
 
 
-def hear(count: int) -> Iterator[psycopg.Notify]:
-    """Listen, say so, and yield so many notifications."""
+def listen(count: int) -> Iterator[psycopg.Notify]:
+    """Listen, report that to the parent, and yield `count` notifications."""
     connection = psycopg.connect(DSN, autocommit=True)
     connection.execute(f"LISTEN {CHANNEL}".encode())
-    tell("ready")
+    write_message("ready")
     for number, arrived in enumerate(connection.notifies(), 1):
         yield arrived
         if number == count:
@@ -31,7 +31,7 @@ def hear(count: int) -> Iterator[psycopg.Notify]:
 
 
 def call_delay(count: int) -> None:
-    for arrived in hear(count):
+    for arrived in listen(count):
         task.delay(json.loads(arrived.payload))
 
 
@@ -42,23 +42,23 @@ def call_delay_and_confirm(count: int) -> None:
 
 def share_producer(count: int) -> None:
     with app.producer_or_acquire() as producer:
-        for arrived in hear(count):
+        for arrived in listen(count):
             task.apply_async((json.loads(arrived.payload),), producer=producer)
 
 
 def subscribe(count: int) -> None:
     notifier.start()
-    tell("ready")
+    write_message("ready")
     while sum(one.delivered for one in notifier.status().dispatchers) < count:
         time.sleep(0.001)
 
 
 def push_ready_made(count: int) -> None:
-    """Send what is there already: the limit of the broker, of psycopg and of this machine."""
+    """Send ready-made messages: the limit of the broker, of psycopg and of this machine."""
     redis_like = BROKER.startswith("redis")
     push, batch = (_push_redis(), REDIS_BATCH) if redis_like else (_push_amqp(), AMQP_BATCH)
     waiting = 0
-    for number, _ in enumerate(hear(count), 1):
+    for number, _ in enumerate(listen(count), 1):
         waiting += 1
         if waiting == batch or number == count:
             push(waiting)
@@ -121,7 +121,7 @@ def main() -> None:
     given = parser.parse_args()
     end_with_parent()
     PUBLISHERS[given.name](given.count)
-    tell({"finished_at": time.monotonic()})
+    write_message({"finished_at": time.monotonic()})
     finish()
 
 

@@ -1,4 +1,4 @@
-"""Listeners that enqueue, to several queues, traced or with kombu's producer, one a process."""
+"""Run a listener that enqueues to several queues, with tracing, or with kombu's producer."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from celery import Celery
-from children import end_with_parent, finish, tell
+from children import end_with_parent, finish, write_message
 from names import OPENTELEMETRY, SENTRY
 from redis import Redis
 from rq import Queue
@@ -62,7 +62,7 @@ def trace_with_opentelemetry() -> None:
 
 
 def publish_with_kombu() -> None:
-    """Have kombu's producer make the messages for RabbitMQ, with the same batched confirms."""
+    """Publish to RabbitMQ with kombu's producer, and with the same batched confirms."""
     from pgnotifier.contrib.celery import publisher
     from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
     from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
@@ -108,11 +108,11 @@ def main() -> None:
         for channel in name_channels(given.queues):
             notifier.subscribe(f"to-{channel}", channel, work, queue=channel)
         notifier.start()
-        tell("ready")
+        write_message("ready")
         began = time.process_time()
         while sum(one.delivered for one in notifier.status().dispatchers) < given.count:
             time.sleep(0.02)
-        tell({"cpu": time.process_time() - began})
+        write_message({"cpu": time.process_time() - began})
         finish()
 
 

@@ -1,8 +1,8 @@
-"""What tasks and jobs for several queues cost: `python benchmarks/queues.py`.
+"""Measure what tasks and jobs for several queues cost: `python benchmarks/queues.py`.
 
-Notifications of as many channels take turns, each channel with a queue of its own. What is
-compared is the CPU time of the process that listens and enqueues; another process queues all
-notifications in one transaction.
+There are as many channels as queues, and their notifications take turns. The CPU time of the
+process that listens and enqueues is compared. Another process sends all notifications in one
+transaction.
 """
 
 import functools
@@ -47,22 +47,22 @@ def measure(kind: str, dsn: str, url: str, load: Load, tracing: str | None = Non
     Args:
         kind: `celery` or `rq`.
         dsn: The database.
-        url: The broker, in Redis, which is emptied.
-        load: What to send; each channel has a queue.
-        tracing: The library that traces, if any does.
+        url: The broker, in Redis. It is flushed.
+        load: What to send. Each channel has a queue.
+        tracing: The tracing library, if any.
     """
     options = () if tracing is None else ("--tracing", tracing)
     env = {"BENCH_DSN": dsn, "BENCH_BROKER": url}
     with Redis.from_url(url) as connection:
         with Child("queuers.py", kind, load.channels, load.count, *options, env=env) as child:
-            assert child.hear() == "ready"
+            assert child.read_message() == "ready"
             send(dsn, load)
-            told = child.hear()
+            result = child.read_message()
             prefix = "rq:queue:" if kind == "rq" else ""
             found = sum(connection.llen(f"{prefix}bench{n}") for n in range(load.channels))
         connection.flushdb()
     assert found == load.count, f"{kind}: {found} in the queues, of {load.count} notifications"
-    return 1e6 * float(told["cpu"]) / load.count
+    return 1e6 * float(result["cpu"]) / load.count
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a task in RabbitMQ costs: `python benchmarks/rabbitmq.py`.
+"""Measure what a task in RabbitMQ costs: `python benchmarks/rabbitmq.py`.
 
-pgnotifier stamps the frames of AMQP itself. Beside it stands the same listener with the same
-batched confirms, which has kombu's producer publish each message, without what only the first one
-needs: declarations and retries. What is compared is the CPU time of the listening process.
+pgnotifier stamps the AMQP frames itself. It is compared to the same listener with the same batched
+confirms, which publishes each message with kombu's producer, but without declarations and retries,
+which only the first message needs. The CPU time of the listening process is compared.
 """
 
 import functools
@@ -42,15 +42,15 @@ def _measure(dsn: str, url: str, load: Load, name: str) -> float:
     options = ("--kombu",) if name == KOMBU else ()
     env = {"BENCH_DSN": dsn, "BENCH_BROKER": url}
     with Child("queuers.py", "celery", load.channels, load.count, *options, env=env) as child:
-        assert child.hear() == "ready"
+        assert child.read_message() == "ready"
         send(dsn, load)
-        told = child.hear()
+        result = child.read_message()
     (queue,) = name_channels(load.channels)
     with Celery(broker=url).connection_for_write() as connection:
         channel: Any = connection.default_channel
         found = channel.queue_delete(queue)
     assert found == load.count, f"{name}: {found} in the queue, of {load.count} notifications"
-    return 1e6 * float(told["cpu"]) / load.count
+    return 1e6 * float(result["cpu"]) / load.count
 
 
 if __name__ == "__main__":

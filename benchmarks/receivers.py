@@ -1,6 +1,6 @@
-"""Receivers: each way to get notifications to a callback in the process.
+"""Deliver notifications to a callback in the process in several ways.
 
-`measure` runs one of them as a process of its own: this script.
+`measure` runs one of them in its own process: this script.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from children import Child, end_with_parent, finish, tell
+from children import Child, end_with_parent, finish, write_message
 from names import ASYNCPG, BARE, EARLIER, GENERATOR, OURS, PSYCOPG2, SIGNAL
 from psycopg.conninfo import conninfo_to_dict
 from sending import Load, name_channels, send
@@ -24,11 +24,11 @@ from sending import Load, name_channels, send
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a receiver has measured.
+    """The result of one receiver.
 
     Attributes:
         rate: Deliveries a second, from the first to the last.
-        cpu: CPU time of its process for each delivery, in microseconds.
+        cpu: The CPU time of its process for each delivery, in microseconds.
     """
 
     rate: float
@@ -39,28 +39,28 @@ def measure(name: str, dsn: str, load: Load, earlier: Path | None = None) -> Rec
     """Send to one receiver, and check that it got everything.
 
     Args:
-        name: Which one.
+        name: Its name.
         dsn: The database.
         load: What to send.
-        earlier: Where release 0.0.10 was unpacked, for that receiver.
+        earlier: The directory of release 0.0.10, for that receiver.
     """
     env = {"PYTHONPATH": str(earlier)} if name == EARLIER else {}
     key = "order" if load.nested or load.size is None else 0
     given = ("--channels", load.channels, "--subscriptions", load.subscriptions)
     arguments = (name, dsn, load.deliveries, json.dumps(key), *given)
     with Child("receivers.py", *arguments, env=env) as child:
-        assert child.hear() == "ready"
+        assert child.read_message() == "ready"
         send(dsn, load)
-        told = child.hear()
-    assert told["total"] == load.total, f"{name} lost or doubled something"
-    return Receipt(load.deliveries / told["seconds"], told["cpu"] / load.deliveries * 1e6)
+        result = child.read_message()
+    assert result["total"] == load.total, f"{name} lost or doubled something"
+    return Receipt(load.deliveries / result["seconds"], result["cpu"] / load.deliveries * 1e6)
 
 
 # --- in the receiver's process ---
 
 
 class Callback:
-    """What every receiver calls: counts, adds up, and knows when the first and last ones were."""
+    """The callback of every receiver: counts, adds up, and records the first and last times."""
 
     def __init__(self, expected: int, key: Any) -> None:
         self._expected = expected
@@ -82,15 +82,15 @@ class Callback:
             self.finished.set()
 
     def ready(self) -> None:
-        """Tell the parent that it may send."""
+        """Report to the parent that it can send."""
         self._cpu_before = cpu_time()
-        tell("ready")
+        write_message("ready")
 
-    def tell(self) -> None:
-        """Tell the parent what was measured."""
+    def report(self) -> None:
+        """Report the result to the parent."""
         cpu = cpu_time() - self._cpu_before
         seconds = max(self._finished_at - self._began_at, 1e-6)
-        tell({"seconds": seconds, "total": self._total, "cpu": cpu})
+        write_message({"seconds": seconds, "total": self._total, "cpu": cpu})
 
 
 def cpu_time() -> float:
@@ -237,7 +237,7 @@ def main() -> None:
         drain_bare(given.dsn, callback, given.channels)
     else:
         COMPETITORS[given.name](given.dsn, callback)
-    callback.tell()
+    callback.report()
     finish()
 
 

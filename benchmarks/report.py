@@ -1,4 +1,4 @@
-"""The report: one table, and the same as JSON."""
+"""Print the results as a table, and write them as JSON."""
 
 import json
 import os
@@ -29,11 +29,11 @@ def print_table(sections: Sequence[Section], *, judged: bool) -> bool:
     """Print ratios and figures, each as the median of its rounds with their range.
 
     Args:
-        sections: What was found.
-        judged: Whether to say which limits are kept.
+        sections: The results.
+        judged: Whether to show which limits are kept.
 
     Returns:
-        Whether all are.
+        Whether all limits are kept.
     """
     print(f"{'':<27} {'ratio':>7} {'range':>16}   {'median':>9} {'range':>19}")
     for section in sections:
@@ -61,14 +61,14 @@ def _format_row(row: Row, *, judged: bool) -> str:
 
 
 def show(value: float) -> str:
-    """Return three digits or more, and eight characters at most."""
+    """Return a number with at least three digits, in at most eight characters."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:.2f} M"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}"
 
 
 def write_json(sections: Sequence[Section], path: Path) -> None:
-    """Write every figure of every round, and what they were measured on."""
+    """Write the figures of every round, with the machine and the versions."""
     found = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},

@@ -1,4 +1,4 @@
-"""Results: what was found, and what must be found."""
+"""The values of results, and the limits that they are checked against."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from rounds import divide
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What a median has to reach, or to stay below.
+    """The lowest or highest median that is allowed.
 
     Attributes:
         bound: The number.
-        at_most: Whether it is the highest one allowed, instead of the lowest.
-        target: What we are after, where the bound makes room for noise.
+        at_most: Whether it is the highest number allowed, instead of the lowest.
+        target: The target, if the bound is less strict to allow for noise.
     """
 
     bound: float
@@ -35,11 +35,11 @@ class Row:
     """One competitor, or one point of a curve.
 
     Attributes:
-        name: What it is called in the table.
+        name: Its name in the table.
         figures: What was measured in each round.
-        ratios: The same as a ratio, for each round. What a limit is for, if there are any.
-        limit: Of the ratio's median, or without ratios of the figure's.
-        at: Where on the curve it is.
+        ratios: The ratio in each round, if any.
+        limit: The limit for the median of the ratios, or of the figures if there are no ratios.
+        at: Its position on the curve.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Row:
 
     @property
     def is_met(self) -> bool:
-        """Whether it keeps its limit, if it has one."""
+        """Whether the limit is kept, or there is none."""
         return self.limit is None or self.limit.is_met(
             statistics.median(self.ratios or self.figures)
         )
@@ -58,12 +58,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What belongs together: one comparison, or one curve.
+    """One comparison, or one curve.
 
     Attributes:
-        title: What was done.
-        unit: What the figures are.
-        ratio: What the ratios are.
+        title: What was measured.
+        unit: The unit of the figures.
+        ratio: The meaning of the ratios.
         rows: The results.
     """
 
@@ -85,7 +85,7 @@ def compare(
     ours: str,
     limits: Mapping[str, Limit],
 ) -> Section:
-    """Return a section that divides our figures by each competitor's."""
+    """Return a section with the ratios of pgnotifier's figures to each competitor's."""
     rows = [Row(ours, figures[ours])]
     for name, values in figures.items():
         if name != ours:

@@ -1,4 +1,4 @@
-"""Rounds: competitors take turns in one run, and are told apart by ratios."""
+"""Measure competitors in turns in one run, and compare them by ratios."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -8,14 +8,14 @@ T = TypeVar("T")
 
 
 def take_turns(names: Sequence[K], rounds: int, measure: Callable[[K], T]) -> dict[K, list[T]]:
-    """Measure each competitor once a round, so that all of them share what the machine does.
+    """Measure each competitor once a round, so that the load of the machine affects all.
 
     Returns:
-        By competitor, what was measured in each round.
+        What was measured in each round, by competitor.
     """
     found: dict[K, list[T]] = {name: [] for name in names}
     for number in range(rounds):
-        first = number % len(names)  # so that nobody always follows the same one
+        first = number % len(names)  # so that the order differs between rounds
         for name in [*names[first:], *names[:first]]:
             found[name].append(measure(name))
     return found

@@ -1,4 +1,4 @@
-"""All benchmarks in one run, with one table: `python benchmarks/run.py`, or `make bench`."""
+"""Run all benchmarks, and print one table: `python benchmarks/run.py`, or `make bench`."""
 
 import broker
 import cpu

@@ -1,4 +1,4 @@
-"""The sender: notifications by the hundred thousand, which cost the receiver's machine little."""
+"""Send many notifications from another process, with little load for the machine."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,26 +13,27 @@ NESTED = (
     " 'tags', json_build_array('new', 'paid'))::text"
 )
 NOTE = "Please leave it at the door, and ring twice. "
-"""What texts in payloads are made of."""
+"""The characters of texts in payloads."""
 FIRST_PADDED = 10_000_000
-"""What numbers in padded payloads are counted from, so that all have as many digits."""
+"""The first number in padded payloads, so that all numbers have the same number of digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent, and to whom.
+    """What is sent, and to how many subscriptions.
 
     Attributes:
-        count: Notifications in all.
-        channels: Over how many channels they are spread.
-        subscriptions: How many subscriptions each channel has.
-        nested: Whether payloads, which are dicts, have a list in them.
-        size: Of payloads, in bytes. Nested ones, of 68 and more, have a text in them; others are
-            lists beginning with a number, of 10 bytes, or 13 and more. None sends short dicts.
-        connections: How many connections send at a time, each notification in a transaction
-            of its own; 0 has one send everything in one transaction.
-        clients: Whether each of these is sent by a query of the client's, as applications do,
-            and not by a loop in the server.
+        count: The number of notifications.
+        channels: The number of channels that they are spread over.
+        subscriptions: The number of subscriptions on each channel.
+        nested: Whether payloads are dicts that contain a list.
+        size: The size of payloads, in bytes. Nested ones of at least 68 bytes contain a text.
+            Others are lists that begin with a number, of 10 bytes, or at least 13. None: short
+            dicts.
+        connections: How many connections send at a time, each notification in its own transaction.
+            0: one connection sends everything in one transaction.
+        clients: Whether a client's query sends each of these, as applications do, rather than a
+            loop in the server.
     """
 
     count: int
@@ -45,7 +46,7 @@ class Load:
 
     @property
     def deliveries(self) -> int:
-        """How many calls it makes."""
+        """The number of deliveries."""
         return self.count * self.subscriptions
 
     @property
@@ -56,14 +57,14 @@ class Load:
 
 
 def name_channels(count: int) -> list[str]:
-    """Return the names of the channels that are sent to."""
+    """Return the names of the channels."""
     return [f"bench{number}" for number in range(count)]
 
 
 def send(dsn: str, load: Load) -> float:
-    """Send, and return when the last COMMIT had ended.
+    """Send everything, and return when the last COMMIT had ended, by `time.monotonic()`.
 
-    The clock of `time.monotonic()` is the machine's, the same in every process.
+    That is the machine's clock, which is the same in every process.
     """
     if load.connections:
         _send_side_by_side(dsn, load)
@@ -81,7 +82,7 @@ def _send_at_once(dsn: str, load: Load) -> None:
 
 def _send_side_by_side(dsn: str, load: Load) -> None:
     def send_some(connection: psycopg.Connection, first: int) -> None:
-        # The loop is the server's: many connections are to cost the sender no more than one.
+        # The loop runs in the server, so that many connections cost the sender no more than one.
         connection.execute(
             "DO $$ DECLARE n integer; BEGIN "
             f"FOR n IN {first}..{load.count} BY {load.connections} LOOP "
@@ -123,7 +124,7 @@ def _call(load: Load) -> str:
 
 
 def _fill(size: int) -> str:
-    """Return the dict of notification `n`, with a text that makes it so many bytes long."""
+    """Return the dict of notification `n`, with a text that pads it to a size in bytes."""
     before, after = '{"order": ', ', "amount": 3, "tags": ["new", "paid"], "note": "%s"}'
     room = size - len(f"{before}{FIRST_PADDED}{after}") + len("%s")
     note = (NOTE * (room // len(NOTE) + 1))[:room]

@@ -1,4 +1,4 @@
-"""The servers of a run: each started when first asked for, and shared by what follows."""
+"""The servers of a run. Each is started when it is first used, and shared by later benchmarks."""
 
 from contextlib import ExitStack
 from functools import cached_property
@@ -14,7 +14,7 @@ from pgnotifier.testing import (
 
 
 class Servers:
-    """Private servers, gone with the `with` block."""
+    """Private servers, which end with the `with` block."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -27,12 +27,12 @@ class Servers:
 
     @cached_property
     def redis_url(self) -> str:
-        """Valkey, which speaks as Redis does."""
+        """Valkey, which speaks the protocol of Redis."""
         return self._stack.enter_context(ValkeyServer()).url
 
     @cached_property
     def amqp_url(self) -> str | None:
-        """RabbitMQ, if the system has it."""
+        """RabbitMQ, if it is installed."""
         try:
             return self._stack.enter_context(RabbitServer()).url
         except ServerNotInstalledError as missing:

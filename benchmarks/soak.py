@@ -1,7 +1,7 @@
-"""A soak: breaks real things at random under load, and accounts for every notification.
+"""Run a soak: cause random faults under load, and account for every notification.
 
-`python benchmarks/soak.py --minutes 10` ends with 1 if one was lost outside of a reported gap,
-came twice or in the wrong order, or if the listener's process grows.
+`python benchmarks/soak.py --minutes 10` exits with 1 if a notification was lost outside of a
+reported gap, or delivered twice or in the wrong order, or if the listener's process has grown.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from soaking.stage import CHANNELS, Stage, set_up
 
 RATE = 1000
 OPEN_BOOKS = 180.0
-"""Seconds after which what is explained is forgotten, and what comes then is an offence."""
+"""Seconds after which explained notifications are forgotten. A later delivery is an offence."""
 MORE = Usage(resident=30.0, threads=1, files=2)
-"""What the listener may have more in the end, at rest, than it had after a first burst."""
+"""How much the idle listener may have grown since the first burst."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a soak went.
+    """The outcome of a soak.
 
     Attributes:
-        faults: How many there were.
-        reconnects: Of the listener, to PostgreSQL.
-        before: What the listener took at rest, before the first fault.
-        after: The same after the last.
+        faults: The number of faults.
+        reconnects: How often the listener reconnected to PostgreSQL.
+        before: The resources of the idle listener before the first fault.
+        after: The resources of the idle listener after the last fault.
     """
 
     faults: int
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def soak(stage: Stage, minutes: float, every: float) -> Outcome:
-    """Break something every few seconds, then wait until all has come.
+    """Cause a fault every few seconds, then wait until everything is delivered.
 
     Raises:
         ListenerFailedError: The listener doesn't answer, or doesn't recover.
@@ -77,13 +77,13 @@ def soak(stage: Stage, minutes: float, every: float) -> Outcome:
 
 
 def deal(rng: random.Random) -> Iterator[str]:
-    """Yield faults for ever: all of them, shuffled, then all of them again."""
+    """Yield the names of faults without end: all in random order, then all again."""
     while True:
         yield from rng.sample(sorted(FAULTS), len(FAULTS))
 
 
 def describe(stage: Stage, number: int, did: str) -> str:
-    """Return a line about one fault, and about how things are after it."""
+    """Return a line about one fault, and the counts after it."""
     totals, ledger = stage.ledger.totals, stage.ledger
     offences = ledger.offences.total()
     return (
@@ -94,7 +94,7 @@ def describe(stage: Stage, number: int, did: str) -> str:
 
 
 def judge(ledger: Ledger, outcome: Outcome) -> None:
-    """Enter it as an offence if the listener's process has grown."""
+    """Record an offence if the listener's process has grown."""
     for name in ("resident", "threads", "files"):
         before, after = getattr(outcome.before, name), getattr(outcome.after, name)
         if after - before > getattr(MORE, name):
@@ -102,7 +102,7 @@ def judge(ledger: Ledger, outcome: Outcome) -> None:
 
 
 def print_summary(ledger: Ledger, outcome: Outcome) -> None:
-    """Print what the books say."""
+    """Print the totals."""
     totals, before, after = ledger.totals, outcome.before, outcome.after
     rows = {
         "faults": f"{outcome.faults:,}",
@@ -128,7 +128,7 @@ def print_summary(ledger: Ledger, outcome: Outcome) -> None:
 
 
 def print_offences(ledger: Ledger, log: str) -> None:
-    """Print what mustn't be, and what the listener has logged last."""
+    """Print the offences, the latest gaps, and the end of the listener's log."""
     print("\nFAILED: " + ", ".join(f"{count:,} {kind}" for kind, count in ledger.offences.items()))
     print("\n".join(ledger.shown))
     print("\nGaps:")
@@ -139,7 +139,7 @@ def print_offences(ledger: Ledger, log: str) -> None:
 
 
 def main() -> int:
-    """Do as the command line says, and return the exit code."""
+    """Run a soak with the command line's options, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="how long faults go on (10)")
     parser.add_argument("--seed", type=int, help="the faults' order and measure (random)")
@@ -163,7 +163,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A `kill` is to leave as little behind as Ctrl-C does.
+    # Clean up after SIGTERM as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())

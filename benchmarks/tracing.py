@@ -1,8 +1,8 @@
-"""What tracing adds to a task: `python benchmarks/tracing.py`.
+"""Measure what tracing adds to a task: `python benchmarks/tracing.py`.
 
-Tasks in Redis, by a listener without tracing, with Sentry initialised (`traces_sample_rate=1.0`),
-and with Celery instrumented by OpenTelemetry (every span recorded, and handed on in batches to an
-exporter that drops them). What is compared is the CPU time of the listening process.
+A listener makes tasks in Redis without tracing, with Sentry (`traces_sample_rate=1.0`), and with
+Celery instrumented by OpenTelemetry (every span is recorded, and exported in batches to an exporter
+that drops them). The CPU time of the listening process is compared.
 """
 
 from commandline import Settings, run
@@ -18,7 +18,7 @@ MOST = Limit(3.0, at_most=True)
 
 
 def benchmark(servers: Servers, settings: Settings) -> list[Section]:
-    """Compare listeners with tracing to one without."""
+    """Compare listeners with tracing to one without it."""
     load = Load(settings.count(COUNT))
     cpu = take_turns(
         [None, SENTRY, OPENTELEMETRY],

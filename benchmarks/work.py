@@ -1,5 +1,5 @@
-"""What workers would call: a function that does nothing, where all can import it."""
+"""The function that workers would call. It does nothing, and all processes can import it."""
 
 
 def work(*_: object) -> None:
-    """Stand for what a task would do; no worker takes it."""
+    """Do nothing. No worker executes the tasks."""

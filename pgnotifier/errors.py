@@ -14,7 +14,7 @@
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
-    ├── PayloadEncodingError     (TypeError)        a value that no payload can carry
+    ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
 
 Integrations, the test servers and the demo add theirs:
@@ -29,8 +29,8 @@ Integrations, the test servers and the demo add theirs:
     ├── ServerNotInstalledError  (LookupError)      testing: no wheel contains the server
     └── DemoError                (RuntimeError)     demo: it can't go on
 
-Each also descends from the builtin that fits, so code that catches `ValueError` needs no
-import from here. No message holds a password.
+Each also descends from the builtin exception in brackets, so code that catches `ValueError`
+doesn't have to import anything from here. No message contains a password.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ from pgnotifier._runtime.redaction import redact
 
 
 def in_one_line(reason: object) -> str:
-    """Return what a driver says in several lines, as libpq does, in one, without passwords."""
+    """Return the message of a driver in one line, without passwords; libpq's have several lines."""
     lines = redact(reason).splitlines()
     return "; ".join(filter(None, (" ".join(line.split()) for line in lines)))
 
@@ -48,20 +48,20 @@ class PgNotifierError(Exception):
     """The base of every exception that pgnotifier raises."""
 
     def __init__(self, *args: object, **others: Any) -> None:
-        """Take the message, in which passwords are hidden, and what the builtin takes besides."""
+        """Hide passwords in the message, and pass other arguments on to the builtin exception."""
         super().__init__(*(redact(one) if isinstance(one, str) else one for one in args), **others)
 
 
 class ArgumentTypeError(PgNotifierError, TypeError):
-    """An argument is of a type that can't serve: a channel that isn't a str, say."""
+    """An argument has the wrong type: a channel that isn't a str, for example."""
 
 
 class ChannelNameError(PgNotifierError, ValueError):
-    """A channel name is empty, over 63 bytes of UTF-8, or holds what PostgreSQL refuses."""
+    """A channel name is empty, over 63 bytes of UTF-8, or contains what PostgreSQL refuses."""
 
 
 class ConfigurationError(PgNotifierError, ValueError):
-    """Connection parameters or settings that can't work, found before any connection."""
+    """Connection parameters or settings are invalid. This is found before connecting."""
 
 
 class UnknownOptionError(PgNotifierError, TypeError):
@@ -69,33 +69,33 @@ class UnknownOptionError(PgNotifierError, TypeError):
 
 
 class DispatcherMismatchError(PgNotifierError, TypeError):
-    """The dispatcher can't run this callback: a Celery task given to an inline one, say."""
+    """The dispatcher can't run the callback: a Celery task with an inline one, for example."""
 
 
 class TaskNameError(PgNotifierError, ValueError):
-    """Two subscriptions would share a task name, or an id makes no usable one."""
+    """Two subscriptions would share a task name, or no valid name can be made from an id."""
 
 
 class ConnectionFailedError(PgNotifierError, ConnectionError):
-    """No connection to PostgreSQL could be made; the message holds the server's reason."""
+    """Connecting to PostgreSQL failed. The message contains the server's reason."""
 
 
 class ListenRefusedError(PgNotifierError, RuntimeError):
-    """The server answered LISTEN with an error; the channels were not added."""
+    """The server answered LISTEN with an error. The channels were not added."""
 
 
 class NotListeningError(PgNotifierError, ConnectionError):
-    """The server took LISTEN, but notifications don't arrive: there is a pooler in between."""
+    """LISTEN succeeded, but notifications don't arrive because there is a pooler in between."""
 
 
 class NotifyRefusedError(PgNotifierError, RuntimeError):
-    """The server answered NOTIFY with an error: its queue is full, or a right is missing."""
+    """The server answered NOTIFY with an error: its queue is full, or a privilege is missing."""
 
 
 class NotLiveError(PgNotifierError, TimeoutError):
     """The change is registered, but the server has not confirmed it in time.
 
-    It becomes live by itself as soon as the connection is back.
+    The listener applies it by itself as soon as it is connected again.
     """
 
 
@@ -104,12 +104,12 @@ class NotifierStoppedError(PgNotifierError, RuntimeError):
 
 
 class BatchError(PgNotifierError, ValueError):
-    """A dispatcher acknowledged more of a batch than is left, or returned before it was done."""
+    """A dispatcher acknowledged more deliveries than are left in a batch, or left some over."""
 
 
 class PayloadEncodingError(PgNotifierError, TypeError):
-    """The value can't be written as a payload that decodes to the same value."""
+    """The value can't be written as a payload."""
 
 
 class PayloadTooLargeError(PgNotifierError, ValueError):
-    """The payload is over 7,999 bytes, the most that NOTIFY takes."""
+    """The payload is over 7,999 bytes, which is the maximum for NOTIFY."""

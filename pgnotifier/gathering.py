@@ -1,7 +1,7 @@
-"""How a subscription gathers: many notifications become one delivery.
+"""Check the options `batch=`, `debounce=` and `key=`: many notifications become one delivery.
 
-A *batch* holds back until it is full or old enough, and hands on a list. A *debounce* holds back
-until there is quiet, and hands on the latest.
+A *batch* waits until it is full or old enough, and delivers a list of payloads. A *debounce* waits
+until no more notifications come, and delivers the latest.
 """
 
 from collections.abc import Callable, Hashable
@@ -18,7 +18,7 @@ _SECONDS = Seconds(DAY)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Gather up to `size` notifications, or for `seconds` after the first of them."""
+    """Deliver `size` notifications at once, or fewer `seconds` after the first of them."""
 
     size: int
     seconds: float
@@ -26,10 +26,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Debounce:
-    """Wait until `quiet` seconds have passed without another one, but `patience` at most.
+    """Wait for `quiet` seconds without another notification, but at most `patience` seconds.
 
     Attributes:
-        key: Tells by the payload which notifications are one storm. Default: their text.
+        key: Returns the same value for payloads of notifications to debounce together. Default:
+            those with the same text.
     """
 
     quiet: float
@@ -41,25 +42,25 @@ Gathering = Batch | Debounce
 
 
 def check_gathering(id: Hashable, batch: Any, debounce: Any, key: Any) -> Gathering | None:
-    """Return how a subscription gathers; None if it doesn't.
+    """Return the batch or debounce of a subscription, or None if it has neither.
 
     Args:
-        id: The subscription's, for errors.
+        id: The subscription's id, for errors.
         batch: A pair of a size and seconds.
-        debounce: Seconds of quiet, or a pair of these and the most to wait.
-        key: Of a debounce.
+        debounce: Seconds without a notification, or a pair of these and the maximum to wait.
+        key: The key function of a debounce.
 
     Raises:
-        ArgumentTypeError: One of them is of another type.
-        ConfigurationError: A value can't be, or they don't go together.
+        ArgumentTypeError: An option has the wrong type.
+        ConfigurationError: A value is out of range, or the options don't go together.
     """
     what = f"subscription {id!r:.80}"
     if batch is not None and debounce is not None:
         raise ConfigurationError(f"{what}: give batch or debounce, not both")
     if key is not None and debounce is None:
-        raise ConfigurationError(f"{what}: key goes with debounce, which is missing")
+        raise ConfigurationError(f"{what}: key needs debounce; give both or neither")
     if key is not None and not callable(key):
-        raise ArgumentTypeError(f"{what}: key must be callable, which {key!r:.80} is not")
+        raise ArgumentTypeError(f"{what}: key must be callable, not {key!r:.80}")
     if batch is not None:
         return _check_batch(what, batch)
     if debounce is not None:
@@ -69,10 +70,12 @@ def check_gathering(id: Hashable, batch: Any, debounce: Any, key: Any) -> Gather
 
 def _check_batch(what: str, given: Any) -> Batch:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise ArgumentTypeError(f"{what}: batch is a pair (max_size, max_seconds), not {given!r}")
+        raise ArgumentTypeError(
+            f"{what}: batch must be a pair (max_size, max_seconds), not {given!r}"
+        )
     size, seconds = given
     if not isinstance(size, int) or isinstance(size, bool):
-        raise ArgumentTypeError(f"{what}: the size of a batch is an int, not {size!r}")
+        raise ArgumentTypeError(f"{what}: the size of a batch must be an integer, not {size!r}")
     if size < 1:
         raise ConfigurationError(f"{what}: the size of a batch must be at least 1, not {size!r}")
     return Batch(size, _check_seconds(what, "batch", seconds))
@@ -82,14 +85,17 @@ def _check_debounce(what: str, given: Any, key: Callable[[Any], Hashable] | None
     pair = given if isinstance(given, tuple | list) else (given, None)
     if len(pair) != 2:
         raise ArgumentTypeError(
-            f"{what}: debounce is seconds, or a pair (seconds, max_seconds), not {given!r}"
+            f"{what}: debounce must be a number of seconds, or a pair (seconds, max_seconds), "
+            f"not {given!r}"
         )
     quiet = _check_seconds(what, "debounce", pair[0])
     if pair[1] is None:
         return Debounce(quiet, quiet * PATIENCE, key)
     patience = _check_seconds(what, "debounce", pair[1])
     if patience < quiet:
-        raise ConfigurationError(f"{what}: debounce={given!r} would wait less than its seconds")
+        raise ConfigurationError(
+            f"{what}: the max_seconds of debounce must be at least its seconds, not {given!r}"
+        )
     return Debounce(quiet, patience, key)
 
 

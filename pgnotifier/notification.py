@@ -1,4 +1,4 @@
-"""What arrived, and what may have been missed."""
+"""The values that callbacks and hooks get: `Notification`, and `Gap` for what may be missed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ import msgspec
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """One notification as PostgreSQL delivered it.
 
-    A msgspec struct rather than a dataclass: it is built once per notification and
-    subscription, and costs a tenth of what a frozen dataclass does.
+    It is a msgspec struct rather than a dataclass because one is made for each notification and
+    subscription, and a struct costs a tenth of what a frozen dataclass does.
 
     Attributes:
-        channel: The channel that it came on.
+        channel: The channel on which it was received.
         payload: Its content, decoded.
-        raw: Its content as text; bytes that are not UTF-8 stand as lone surrogates.
+        raw: Its content as text. Bytes that aren't UTF-8 are lone surrogates.
         pid: The process id of the notifying session's server process.
-        received_at: When the listener read it, aware, in UTC.
-        count: How many notifications it stands for, of a subscription with `batch` or
-            `debounce`; the other attributes are those of the latest.
-        parts: These, of a batch, whose payload is the list of theirs.
+        received_at: When the listener read it; aware, in UTC.
+        count: How many notifications it stands for, if the subscription has `batch` or
+            `debounce`. The other attributes are those of the latest one.
+        parts: The notifications of a batch. The payload is the list of their payloads.
     """
 
     channel: str
@@ -38,10 +38,10 @@ _kept = Notification.__dict__["raw"].__get__
 
 
 class Arrival(Notification, frozen=True, gc=False):
-    """A notification made of the bytes that libpq hands over: `Arrival(channel, payload, data, …)`.
+    """A notification with the bytes from libpq as `raw`: `Arrival(channel, payload, data, …)`.
 
-    Its text is made whenever it is asked for, which is seldom, rather than for each one. It is
-    equal to the `Notification` with that text, shows as that, and pickles as that.
+    The text of `raw` is made each time that it is read, because it is rarely needed. An `Arrival`
+    is equal to the `Notification` with that text, and has the same repr and pickle.
     """
 
     @property  # type: ignore[misc]
@@ -51,7 +51,7 @@ class Arrival(Notification, frozen=True, gc=False):
         return data.decode("utf-8", "surrogateescape")
 
     def plain(self) -> Notification:
-        """Return it with its text."""
+        """Return a `Notification` with the text."""
         return Notification(*(getattr(self, name) for name in self.__struct_fields__))
 
     def __reduce__(self) -> Any:
@@ -74,16 +74,15 @@ class Arrival(Notification, frozen=True, gc=False):
 class Gap:
     """A stretch of time in which notifications may have been missed.
 
-    Everything missed was committed between `since` and `until` by this machine's clock.
-    `since` is when the last round trip to the server began that was answered: PostgreSQL
-    sends a session its pending notifications before it answers, so all that had been
-    committed by then was received.
+    All missed notifications were committed between `since` and `until` by this machine's clock.
+    `since` is when the last answered round trip to the server began. PostgreSQL sends a session
+    its pending notifications before it answers, so everything committed before was received.
 
     Attributes:
-        since: Aware, in UTC.
-        until: When every channel was heard again; aware, in UTC.
-        channels: The channels concerned.
-        reason: What happened, in words.
+        since: The beginning; aware, in UTC.
+        until: When the listener was listening to every channel again; aware, in UTC.
+        channels: The channels on which notifications may have been missed.
+        reason: What happened, as a text.
     """
 
     since: datetime
@@ -92,7 +91,7 @@ class Gap:
     reason: str
 
     def merge(self, later: "Gap") -> "Gap":
-        """Return one that covers this one and a later one, whose reason it has."""
+        """Return a gap that covers this one and a later one, with the later one's reason."""
         return Gap(
             min(self.since, later.since),
             max(self.until, later.until),
@@ -101,13 +100,13 @@ class Gap:
         )
 
     def to_notification(self, channel: str) -> Notification:
-        """Return the gap as what subscriptions are told, as if it had been sent to a channel."""
+        """Return the gap as the notification with which a subscription's `on_gap` is called."""
         payload = self.to_dict()
         raw = msgspec.json.encode(payload).decode()
         return Notification(channel, payload, raw, 0, self.until)
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Return the gap as JSON-able values, times in ISO 8601."""
+        """Return the gap as JSON-able values, with times in ISO 8601."""
         return {
             "since": self.since.isoformat(),
             "until": self.until.isoformat(),

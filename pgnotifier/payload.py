@@ -1,4 +1,4 @@
-"""Payloads: what a notification's text means, and the text that carries a value."""
+"""Decode the text of a notification into a Python value, and encode a value as text."""
 
 import json
 import math
@@ -16,26 +16,27 @@ from pgnotifier._payload.substitutes import Encoder, Substitute, make_substitute
 
 
 def decode(text: str) -> Any:
-    r"""Return the value that a notification's text looks like; never raise or warn.
+    r"""Return the value of a notification's text. Never raises or warns.
 
-    JSON first, then a Python literal as `ast.literal_eval` takes it, then the text itself,
-    untouched. Where that may surprise:
+    The text is read as JSON, or else as a Python literal as by `ast.literal_eval`, or else it is
+    returned unchanged. Cases that may surprise:
 
-    - A JSON number with a fraction or an exponent is a float if that has the same digits, else
-      a `decimal.Decimal`: 0.1 and 1.10 are floats, 12345678901234567.89 and 1e999 are not. In
-      a literal, it is a float, as in Python.
-    - `42 # retry` is the int 42 and `1_000` is 1000, as in Python; so is `2024_01_15` an int.
-      Send text that must stay text JSON-quoted; `encode` does so where it is needed.
-    - `NaN` and `inf` are text.
-    - What CPython would warn of is text: an invalid escape (`'\d'`, `'\400'`), `1if 2else 3`.
-    - So is an int of over 4,300 digits (Python can't print it), JSON with an exponent that
-      stands for over 8,000 digits, JSON nested over 200 levels deep, and a literal nested
-      over 50.
+    - A JSON number with a fraction or an exponent is a float if the float has the same digits,
+      and otherwise a `decimal.Decimal`: 0.1 and 1.10 are floats, 12345678901234567.89 and 1e999
+      are decimals. In a literal, such a number is a float, as in Python.
+    - `42 # retry` is the int 42 and `1_000` is 1000, as in Python. `2024_01_15` is an int as well.
+      To keep text as text, send it as a JSON string; `encode` does so where it is needed.
+    - `NaN` and `inf` stay text.
+    - So does a literal that CPython would warn about: an invalid escape (`'\d'`, `'\400'`), or
+      `1if 2else 3`.
+    - So does an int with over 4,300 digits (Python can't print it), JSON with an exponent that
+      stands for over 8,000 digits, JSON nested over 200 levels deep, and a literal nested over
+      50 levels deep.
     """
     try:
         data = text.encode()
     except UnicodeEncodeError:
-        data = text.encode("utf-8", "surrogatepass")  # which is no UTF-8 to the parser
+        data = text.encode("utf-8", "surrogatepass")  # the parser refuses this as UTF-8
     try:
         if len(data) <= JSON_DEPTH or is_shallow_json(data):
             return read_json(data)
@@ -45,10 +46,10 @@ def decode(text: str) -> Any:
 
 
 def decode_bytes(data: bytes) -> Any:
-    """Return what `decode` makes of the text that these bytes are; never raise or warn.
+    """Return what `decode` returns for the text of these bytes. Never raises or warns.
 
-    JSON is read without making that text, in which bytes that aren't UTF-8 stand as lone
-    surrogates, as in `Notification.raw`.
+    For JSON, the text isn't made. In the text, bytes that aren't UTF-8 are lone surrogates, as in
+    `Notification.raw`.
     """
     try:
         if len(data) <= JSON_DEPTH or is_shallow_json(data):
@@ -59,41 +60,42 @@ def decode_bytes(data: bytes) -> Any:
 
 
 def encode(value: Any, encoder: Encoder | None = None) -> str:
-    """Return the text that carries a value: one that `decode` turns into it where it can.
+    """Return a value as text. `decode` returns the same value for it, except as described here.
 
-    A str goes as it is if it decodes to itself. What JSON carries goes as JSON, so that
-    other programs can read it; tuples, sets, bytes, complex numbers, `...`, infinities and
-    dict keys other than str go as a Python literal. These decode to the same values, of the
-    same types. An instance of a subclass (an IntEnum, an OrderedDict, a named tuple) goes as
-    the builtin type that it extends. Of a complex number, the sign of a zero may be lost.
+    A str is sent as it is if it decodes to itself. Values of JSON's types are sent as JSON, so
+    that other programs can read them. Tuples, sets, bytes, complex numbers, `...`, infinities and
+    dict keys other than str are sent as a Python literal. All of these decode to the same values,
+    of the same types. An instance of a subclass (an IntEnum, an OrderedDict, a named tuple) is
+    sent as the builtin type that it extends. A complex number may lose the sign of a zero.
 
-    Of other types, `decode` gives back what was sent in their place: date, datetime, time,
-    timedelta, Decimal and UUID go as a str, written as Django's JSON encoder does; an Enum as
-    its value, a dataclass as a dict. So they do as dict keys and within a tuple or a set.
+    For other types, a substitute is sent, and `decode` returns that: date, datetime, time,
+    timedelta, Decimal and UUID are sent as a str, written as Django's JSON encoder does; an Enum
+    as its value, and a dataclass as a dict. The same applies to dict keys and to items of a tuple
+    or a set.
 
     Args:
         value: The value.
-        encoder: Returns what is to be sent in place of a value that neither JSON nor a literal
-            has a type for; or a subclass of `json.JSONEncoder`, whose `default` does. Where it
-            raises TypeError, the value is sent as without it.
+        encoder: A function that returns what to send in place of a value that neither JSON nor a
+            literal has a type for; or a subclass of `json.JSONEncoder`, to call the method
+            `default` of. If it raises TypeError, the value is sent as without it.
 
     Raises:
-        PayloadEncodingError: Nothing carries it: nan, a frozenset, an aware time, any other
-            object, an int of over 4,300 digits, a value within itself, or one nested over
-            200 levels deep (over 50 if not of JSON's types alone).
-        ArgumentTypeError: The encoder is neither.
+        PayloadEncodingError: The value can't be sent: nan, a frozenset, an aware time, any other
+            object, an int with over 4,300 digits, a value that contains itself, or one nested
+            over 200 levels deep (over 50 if it has other types than JSON's).
+        ArgumentTypeError: The encoder is neither of these.
     """
     return _encode(value, make_substitute(encoder), exact_json, _write_json)
 
 
 def encode_exactly(value: Any) -> str:
-    """Return the text that `decode` turns into `value`, of the same types all the way down.
+    """Return a text for which `decode` returns an equal value, of the same types at every level.
 
-    It is that of `encode`, but that no other value is sent in place of one. A Decimal goes if
-    `decode` makes it of its digits.
+    This is `encode` without substitutes. A Decimal is sent as a number if `decode` returns the
+    same Decimal for its digits.
 
     Raises:
-        PayloadEncodingError: There is none.
+        PayloadEncodingError: There is no such text.
     """
     return _encode(value, refuse, _is_json_with_decimals, _write_json_with_decimals)
 
@@ -108,7 +110,7 @@ def _encode(
         value = make_plain(value, "payload", JSON_DEPTH, substitute)
         if not is_json(value):
             return write_literal(make_plain(value, "payload", LITERAL_DEPTH, refuse))
-    # `decode` hands the very same object back when it finds nothing else in it.
+    # `decode` returns the same object if the text is neither JSON nor a literal.
     if type(value) is str and "\0" not in value and decode(value) is value:
         return value
     return write_json(value).decode()
@@ -119,10 +121,10 @@ _write_json_with_decimals = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def exact_json(value: Any) -> bool:
-    """Tell whether any JSON encoder and decoder hand back `value`, of the same types.
+    """Return whether any JSON encoder and decoder keep `value` and its types.
 
-    True for None, bool, int, finite float, Unicode text, and lists and str-keyed dicts of
-    them; not for their subclasses, lone surrogates, or what `decode` refuses for its size.
+    True for None, bool, int, finite float, Unicode text, and lists and str-keyed dicts of them.
+    False for their subclasses, lone surrogates, and values that exceed the limits of `decode`.
     """
     return _is_json(value, JSON_DEPTH, decimals=False)
 
@@ -140,10 +142,10 @@ _read_odd_json = json.JSONDecoder(parse_float=read_number, parse_constant=_refus
 
 
 def _decode_unread(text: str, exc: BaseException) -> Any:
-    """Return the value of a text that msgspec refused.
+    """Return the value of a text that msgspec has refused.
 
-    It refuses some JSON, too: lone surrogates (escaped, or bytes that aren't UTF-8), and an int
-    of 4,300 digits with a sign.
+    msgspec refuses some valid JSON as well: lone surrogates (escaped, or bytes that aren't UTF-8),
+    and an int of 4,300 digits with a sign.
     """
     if type(exc) is not msgspec.DecodeError or "\\u" in text:
         if isinstance(exc.__cause__, TooManyDigitsError):
@@ -176,8 +178,7 @@ def _is_json(value: Any, room: int, *, decimals: bool) -> bool:
         items = value.values()
     else:
         items = value if kind is list and room else (value,)
-    # In line, for the sake of speed. Not all(): a generator's frames would take C stack at
-    # every level.
+    # In line for speed. Not all(): the frames of a generator would take C stack at every level.
     for item in items:
         kind = type(item)
         if kind is str:

@@ -1,8 +1,8 @@
-"""Every setting of a listener, once: its default, what it may be, and how it is read from a text.
+"""Define every setting of a listener once: its default, unit, limits, and how to read it from text.
 
-`Notifier` takes them as arguments, Celery as `pgnotifier_heartbeat`, Django as
-`PGNOTIFIER["HEARTBEAT"]`, commands as `--drain-timeout`, and the environment as
-`PGNOTIFIER_HEARTBEAT`. All of these are made from, and checked against, the table in this file.
+A setting can be given as an argument of `Notifier`, in Celery as `pgnotifier_heartbeat`, in Django
+as `PGNOTIFIER["HEARTBEAT"]`, to commands as `--drain-timeout`, and in the environment as
+`PGNOTIFIER_HEARTBEAT`. All of these are checked with the table in this file.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,15 +28,15 @@ class Setting:
     """One setting.
 
     Attributes:
-        kind: What a value has to be, as the end of "must be".
-        is_kind: Whether a value is of that kind.
-        default: The value if none is given. None stands for "not set", and is always allowed then.
-        limits: What a value of that kind has to be besides, as the end of "must be".
-        is_within: Whether a value of that kind is within these limits.
-        parse: Reads a value from a text, such as an environment variable's. Raises a ValueError.
-        is_secret: Whether a value may hold a password, so that errors show its type alone.
-        metavar: What stands for a value in the help of commands.
-        help: What commands say of it; without the default.
+        kind: The type of its values, as a text that continues "must be".
+        is_kind: Returns whether a value has that type.
+        default: The value if none is given. If it is None ("not set"), None may also be given.
+        limits: The limits of its values, as a text that continues "must be".
+        is_within: Returns whether a value of the right type is within the limits.
+        parse: Reads a value from a text, such as an environment variable. May raise ValueError.
+        is_secret: Whether a value may contain a password. Errors then show only its type.
+        metavar: The placeholder for a value in the help of commands.
+        help: The help text of commands, without the default.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Setting:
     help: str = ""
 
     def find_problem(self, value: Any) -> str | None:
-        """Return what is wrong with a value, as "must be …, not …"; None if nothing is."""
+        """Return the problem with a value as "must be …, not …", or None if it is valid."""
         if value is None and self.default is None:
             return None
         if not self.is_kind(value):
@@ -63,12 +63,12 @@ class Setting:
         """Check a value.
 
         Args:
-            shown: The setting as the user knows it: `PGNOTIFIER['HEARTBEAT']`, say.
+            shown: The name that the user knows, such as `PGNOTIFIER['HEARTBEAT']`.
             value: The value.
 
         Raises:
-            ArgumentTypeError: It is of another kind.
-            ConfigurationError: It is of that kind, and outside of the limits.
+            ArgumentTypeError: The value has another type.
+            ConfigurationError: The value has the right type, but is outside of the limits.
         """
         problem = self.find_problem(value)
         if problem is not None:
@@ -77,11 +77,11 @@ class Setting:
             )
 
     def read(self, shown: str, text: str) -> Any:
-        """Return the value that a text stands for, which no error shows: it may be a secret.
+        """Return the value that a text stands for. If it can't be read, the error doesn't show it.
 
         Raises:
-            ArgumentTypeError: It is of another kind.
-            ConfigurationError: It can't be read, or is outside of the limits.
+            ArgumentTypeError: The value has another type.
+            ConfigurationError: The text can't be read, or the value is outside of the limits.
         """
         try:
             value = self.parse(text)
@@ -91,7 +91,7 @@ class Setting:
         return value
 
     def explain(self) -> str:
-        """Return what a value has to be, and the default, in one sentence each."""
+        """Return two sentences: what a value must be, and the default."""
         limits = f", {self.limits}" if self.limits and self.limits not in self.kind else ""
         default = "none" if self.default is None else repr(self.default)
         return f"It is {self.kind}{limits}. Default: {default}."
@@ -101,7 +101,7 @@ class Setting:
 
 
 def is_whole(value: Any) -> bool:
-    """Return whether a value is an int, and no bool."""
+    """Return whether a value is an int, and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -166,7 +166,7 @@ SETTINGS: Mapping[str, Setting] = {
         "an address: '127.0.0.1', or '0.0.0.0' for all",
         is_filled,
         metavar="ADDRESS",
-        help="The address of that port; 0.0.0.0 or :: for all addresses.",
+        help="The address to open that port on; 0.0.0.0 or :: for all addresses.",
     ),
     "wait": Setting(
         "True, False or a number of seconds",
@@ -179,11 +179,11 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def check_settings(**given: Any) -> None:
-    """Check values by their names as arguments of `Notifier`.
+    """Check settings, given by their names as arguments of `Notifier`.
 
     Raises:
-        ArgumentTypeError: One is of another type.
-        ConfigurationError: One is outside of its limits.
+        ArgumentTypeError: A value has another type.
+        ConfigurationError: A value is outside of its limits.
     """
     for name, value in given.items():
         SETTINGS[name].check(name, value)

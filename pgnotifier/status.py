@@ -1,4 +1,4 @@
-"""What `Notifier.status()` and `on_state` say."""
+"""The values that `Notifier.status()` returns and `on_state` is called with."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,13 +11,13 @@ from pgnotifier.notification import Gap
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long round trips to the server have taken since the start, in seconds.
+    """The duration of round trips to the server since the start, in seconds.
 
     Attributes:
-        last: The latest.
-        mean: Of all.
-        highest: The slowest.
-        count: How many there were.
+        last: The duration of the latest.
+        mean: The mean duration.
+        highest: The duration of the slowest.
+        count: The number of round trips.
     """
 
     last: float
@@ -26,7 +26,7 @@ class Latency:
     count: int
 
     def plus(self, seconds: float) -> "Latency":
-        """Return it with one more round trip."""
+        """Return a new value that includes one more round trip."""
         count = self.count + 1
         mean = self.mean + (seconds - self.mean) / count
         return Latency(seconds, mean, max(self.highest, seconds), count)
@@ -40,14 +40,14 @@ State = Literal["starting", "listening", "disconnected", "standby", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """What a listener does from now on.
+    """The new state of a listener.
 
     Attributes:
         state: `starting` until the first connection is made; `listening` to every channel;
             `disconnected` while there is no working connection; `standby` while another listener
-            leads; `stopped`.
-        since: Aware, in UTC.
-        why: Why it is disconnected, or hasn't connected yet, in words; else None.
+            is the leader; `stopped`.
+        since: When the state began; aware, in UTC.
+        why: The reason why it is disconnected, or hasn't connected yet. Otherwise None.
     """
 
     state: State
@@ -67,15 +67,15 @@ class DispatcherStatus:
     """One dispatcher of a running listener.
 
     Attributes:
-        name: The dispatcher's class.
+        name: The name of the dispatcher's class.
         waiting: How many notifications and deliveries are in its buffer.
         delivered: How many deliveries it has finished since the start.
         dropped: How many notifications the overflow policy has dropped since the start.
-        full: Whether the reader pauses for it.
-        retrying: Whether its queue is down, and the batch at hand being retried.
-        since: Since when it is full or retries; aware, in UTC. None if it does neither.
-        why: Why that is, in words; else None.
-        details: What else it tells of itself; that of Celery lists its tasks.
+        full: Whether its buffer is full, so that the reader pauses.
+        retrying: Whether its queue is down, and it retries the current batch.
+        since: Since when it is full or retrying; aware, in UTC. None if it is neither.
+        why: The reason for that, or None.
+        details: What the dispatcher reports about itself. Celery's lists its tasks.
     """
 
     name: str
@@ -91,27 +91,27 @@ class DispatcherStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A notifier at one moment.
+    """The status of a notifier at one moment.
 
     Attributes:
         state: `starting`, `listening`, `disconnected`, `standby` or `stopped`.
         since: Since when; aware, in UTC.
-        why: Why it is disconnected, or hasn't connected yet; or why nothing is read although it is
-            listening, and since when: a buffer is full. In words; else None.
+        why: The reason why it is disconnected, or hasn't connected yet. If it is listening but
+            has paused reading because a buffer is full: that, and since when. Otherwise None.
         connection: Where it connects to, without the password.
         channels: How many channels are registered.
         subscriptions: How many subscriptions there are.
         received: How many notifications were read since the start.
-        channel_counts: How many of these came on each channel, of those that are registered and
-            on which something came.
+        channel_counts: How many of these were read on each channel. Only channels that are
+            registered and have received something are included.
         errors: How many deliveries have failed in this notifier.
         reconnects: How many times the connection was replaced since the start.
-        latency: How long round trips to the server take; None before the first.
-        queue_usage: How full PostgreSQL's queue of notifications was at the last look, once a
-            minute, as a fraction; None before the first.
-        gaps: How many gaps were reported by this notifier.
-        last_gap: The latest of them.
-        dispatchers: Those that something was received for.
+        latency: The duration of round trips to the server; None before the first.
+        queue_usage: How full PostgreSQL's queue of notifications was when it was last checked,
+            as a fraction; it is checked once a minute. None before the first check.
+        gaps: How many gaps this notifier has reported.
+        last_gap: The latest gap.
+        dispatchers: The dispatchers for which something was received.
     """
 
     state: State

@@ -1,1 +1,1 @@
-"""The parts of the soak: a listener that is broken in every way, and the books on what it does."""
+"""The parts of the soak: a listener, the faults that are caused, and the accounting."""

@@ -1,8 +1,8 @@
-"""The books: every notification sent, by which routes it came, and the gaps that explain the rest.
+"""Account for every notification: the routes on which it was delivered, and the gaps.
 
-A notification's commit lies somewhere between two times of this machine's clock. So it may have
-been in a gap if the two overlap; and it came in the wrong order if its commit had ended before
-that of an earlier delivery had begun.
+The time of a commit is only known to be between two times of this machine's clock. So a
+notification may lie in a gap if that interval and the gap overlap. It was delivered in the wrong
+order if its commit had ended before the commit of an earlier delivery began.
 """
 
 import threading
@@ -17,11 +17,11 @@ from pgnotifier import Gap
 
 ROUTES = ("callback", "task")
 SHOWN = 20
-"""How many offences of a kind are kept in words."""
+"""How many offences of each kind are kept as text."""
 
 
 class Key(NamedTuple):
-    """What a notification is known by: its payload."""
+    """The payload of a notification, which identifies it."""
 
     sender: int
     number: int
@@ -29,11 +29,11 @@ class Key(NamedTuple):
 
 @dataclass(slots=True)
 class Commit:
-    """A transaction: when its COMMIT was under way, by `time.time()`.
+    """The times of a transaction's COMMIT, by `time.time()`.
 
     Attributes:
-        begun: Before it was sent.
-        ended: When it was confirmed; None while it runs, and if its outcome is unknown.
+        begun: Before the transaction was sent.
+        ended: When the COMMIT was confirmed; None while it runs, or if its outcome is unknown.
     """
 
     begun: float
@@ -45,10 +45,10 @@ class Sent:
     """A notification.
 
     Attributes:
-        channel: Where it was sent.
-        commit: The transaction that it is part of.
-        expected: Whether it has to be delivered: its channel has subscriptions.
-        came: By which routes it came, and as what: the id of its task.
+        channel: Its channel.
+        commit: Its transaction.
+        expected: Whether it has to be delivered, because its channel has subscriptions.
+        came: The routes on which it was delivered, each with the id of its task.
     """
 
     channel: str
@@ -59,14 +59,14 @@ class Sent:
 
 @dataclass(slots=True)
 class Totals:
-    """What the books say.
+    """The totals.
 
     Attributes:
-        sent: Notifications, those with an unknown outcome included.
-        perhaps: Those whose COMMIT got no answer, and that didn't come.
-        came: Deliveries by route, each notification once.
-        in_gaps: Those that didn't come and may have been committed in a gap.
-        again: Tasks that were put into the queue again with the same id, as is documented.
+        sent: Notifications sent, including those with an unknown outcome.
+        perhaps: Notifications that weren't delivered, and may not have been committed.
+        came: Notifications delivered, by route.
+        in_gaps: Notifications that weren't delivered, and may have been committed in a gap.
+        again: Tasks that were enqueued again with the same id, which is documented behaviour.
     """
 
     sent: int = 0
@@ -77,7 +77,7 @@ class Totals:
 
 
 class Ledger:
-    """Keeps the books. Every method may be called by any thread; `_lock` guards everything."""
+    """Keeps the accounts. Any thread may call every method; `_lock` guards everything."""
 
     def __init__(self) -> None:
         self.totals = Totals()
@@ -96,7 +96,7 @@ class Ledger:
     def begin(
         self, sender: int, channels: Iterable[str], *, expected: bool = True
     ) -> tuple[Commit, list[Key]]:
-        """Enter a transaction's notifications, one for each channel given."""
+        """Record a transaction's notifications, one for each channel given."""
         with self._lock:
             commit = Commit(time.time())
             keys = []
@@ -111,13 +111,14 @@ class Ledger:
     # --- what comes ---
 
     def deliver(self, route: str, key: Key, channel: str, id: str = "") -> None:
-        """Enter a delivery, and whatever is wrong with it.
+        """Record a delivery, and any offence.
 
         Args:
             route: One of `ROUTES`.
             key: The notification.
-            channel: Where it was said to have come from.
-            id: Of the task. With the same id it may come again, without one it mayn't.
+            channel: The channel that it was delivered with.
+            id: The id of the task. The same task may be enqueued again; without an id, a second
+                delivery is an offence.
         """
         with self._lock:
             sent = self._sent.get(key)
@@ -138,13 +139,13 @@ class Ledger:
                 self._offend("unwanted", f"{route} {key}: {channel!r} had been removed")
 
     def has_come(self, key: Key) -> bool:
-        """Return whether a notification has come by every route."""
+        """Return whether a notification was delivered on every route."""
         with self._lock:
             sent = self._sent.get(key)
             return sent is None or len(sent.came) == len(ROUTES)
 
     def add_gap(self, gap: Gap) -> None:
-        """Enter a gap that was reported."""
+        """Record a gap that was reported."""
         with self._lock:
             self.gaps.append(gap)
             if gap.since.utcoffset() is None or gap.until.utcoffset() is None:
@@ -153,24 +154,24 @@ class Ledger:
                 self._offend("bad gap", str(gap))
 
     def mark_removed(self, channel: str, *, removed: bool) -> None:
-        """Enter that a channel has no subscriptions any more, or is about to get them."""
+        """Record that a channel has no subscriptions any more, or is about to get them."""
         with self._lock:
             (self._removed.add if removed else self._removed.discard)(channel)
 
     def offend(self, kind: str, what: str) -> None:
-        """Enter something else that mustn't be."""
+        """Record another offence."""
         with self._lock:
             self._offend(kind, what)
 
     # --- what follows ---
 
     def settle(self, until: float = inf) -> None:
-        """Close the books on what was committed before a time, so that they don't grow.
+        """Forget explained notifications that were committed before a time, to save memory.
 
-        What is missing without an explanation stays open: its gap may be reported yet.
+        Unexplained ones are kept, because their gap may be reported later.
 
         Args:
-            until: By `time.time()`. Without it, what stays open is an offence.
+            until: The time, by `time.time()`. Without it, unexplained notifications are offences.
         """
         with self._lock:
             for key, sent in list(self._sent.items()):
@@ -184,13 +185,13 @@ class Ledger:
             self._sent.clear()
 
     def disconnected(self) -> float:
-        """Return the seconds that lie in gaps, overlapping ones counted once."""
+        """Return the total seconds of gaps; overlapping ones count once."""
         with self._lock:
             spans = sorted((gap.since.timestamp(), gap.until.timestamp()) for gap in self.gaps)
-        total, heard_until = 0.0, 0.0
+        total, covered_until = 0.0, 0.0
         for since, until in spans:
-            total += max(0.0, until - max(since, heard_until))
-            heard_until = max(heard_until, until)
+            total += max(0.0, until - max(since, covered_until))
+            covered_until = max(covered_until, until)
         return total
 
     def _check_order(self, route: str, key: Key, sent: Sent) -> None:
@@ -209,7 +210,7 @@ class Ledger:
     def _is_explained(self, sent: Sent) -> bool:
         if len(sent.came) == len(ROUTES) or not (sent.expected or sent.came):
             return True
-        if sent.came:  # it was heard, and so no gap excuses the other route
+        if sent.came:  # it was received, so no gap excuses the other route
             return False
         if sent.commit.ended is None:
             self.totals.perhaps += 1

@@ -1,6 +1,6 @@
-"""The faults: each does its worst to a stage, undoes it, and says what it did.
+"""The faults: each breaks something, repairs it, and returns a text that says what it did.
 
-None waits until the listener has recovered, so the next one may hit it in the middle of that.
+They don't wait until the listener has recovered, so the next one may hit it during its recovery.
 """
 
 import os
@@ -72,7 +72,7 @@ def terminate(stage: Stage) -> str:
 
 
 def kill_backend(stage: Stage) -> str:
-    # PostgreSQL then ends all sessions, and recovers as after a crash.
+    # PostgreSQL then ends all sessions, and recovers as it does after a crash.
     with stage.control.connect() as admin:
         query = stage.rng.choice((LISTENING, BACKENDS))
         own = admin.info.backend_pid
@@ -137,8 +137,8 @@ def change_channels(stage: Stage) -> str:
 
 
 def _remove(stage: Stage, channel: str) -> None:
-    # What a buffer holds of a removed channel is thrown away. So that the books know what is
-    # to come, the buffers are to hold none.
+    # Notifications of a removed channel that are still in a buffer are dropped. So empty the
+    # buffers first, so that it is known what has to be delivered.
     stage.extra.discard(channel)
     stage.senders.change([*CHANNELS, *sorted(stage.extra)])
     stage.flush([channel])
@@ -181,7 +181,7 @@ FAULTS: Mapping[str, Fault] = {
 
 
 def inflict(stage: Stage, name: str) -> str:
-    """Do one of them; a server that isn't up yet after the one before is waited for."""
+    """Cause one of the faults. Wait for a server that is still starting after the last fault."""
     deadline = time.monotonic() + 30
     while True:
         try:

@@ -1,6 +1,6 @@
-"""The process under test: a notifier that tells its parent all that it is told.
+"""The process under test: a notifier that reports every call, gap and error to its parent.
 
-It takes commands as lines of JSON, and writes lines of JSON. Run with a DSN and a broker's URL.
+It reads commands as lines of JSON, and writes lines of JSON. Run it with a DSN and a broker's URL.
 """
 
 import contextlib
@@ -15,34 +15,34 @@ from celery import Celery
 from pgnotifier import Gap, Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
 
-# Silence is to be noticed within seconds: a soak has no minutes for each.
+# A lost connection has to be noticed within seconds: a soak has no minutes for each.
 HEARTBEAT, HEARTBEAT_TIMEOUT = 2.0, 4.0
 BROKER_TIMEOUT = 4.0
 BUFFER = 5_000
-"""Little, so that bursts fill it, and a broker that is down for some seconds."""
+"""A small size, so that a burst fills it, or a broker that is down for a few seconds."""
 
 
-def tell(*what: object) -> None:
-    """Write a line, whole: shorter than PIPE_BUF, lines of several threads don't mix."""
+def write_message(*what: object) -> None:
+    """Write a line. It is shorter than PIPE_BUF, so lines of several threads don't mix."""
     os.write(1, json.dumps(what).encode() + b"\n")
 
 
-def heard(_id: object, channel: str, payload: Any, _pid: int) -> None:
-    """Tell of a delivery by a call."""
-    tell("heard", channel, *payload)
+def called(_id: object, channel: str, payload: Any, _pid: int) -> None:
+    """Report a call."""
+    write_message("called", channel, *payload)
 
 
 def queued(_id: object, _channel: str, _payload: Any, _pid: int) -> None:
-    """Do nothing: there is no worker, the task is looked for in the queue."""
+    """Do nothing: there is no worker, and the task is read from the queue."""
 
 
 def on_gap(gap: Gap) -> None:
-    """Tell of a gap."""
-    tell("gap", gap.to_dict())
+    """Report a gap."""
+    write_message("gap", gap.to_dict())
 
 
 class Listener:
-    """Does what the parent asks for."""
+    """Executes the parent's commands."""
 
     def __init__(self, dsn: str, broker: str) -> None:
         app = Celery("soak", broker=broker)
@@ -55,27 +55,27 @@ class Listener:
             heartbeat_timeout=HEARTBEAT_TIMEOUT,
             buffer_size=BUFFER,
             on_gap=on_gap,
-            on_error=lambda exc, *_: tell("error", repr(exc)),
+            on_error=lambda exc, *_: write_message("error", repr(exc)),
         )
 
     def add(self, *channels: str) -> None:
-        """Subscribe both ways to each of these channels."""
+        """Subscribe a callback and a task to each of these channels."""
         for channel in channels:
-            tell("adding", channel)
-            self._notifier.subscribe("heard", channel, heard)
+            write_message("adding", channel)
+            self._notifier.subscribe("called", channel, called)
             self._notifier.subscribe("queued", channel, queued, dispatcher=self._dispatcher)
 
     def remove(self, channel: str) -> None:
-        """Listen to a channel no more."""
+        """Stop listening to a channel."""
         self._notifier.remove_channel(channel)
-        tell("removed", channel)
+        write_message("removed", channel)
 
     def restart(self) -> None:
         """Replace the connection."""
         self._notifier.restart()
 
     def status(self) -> dict[str, Any]:
-        """Return how it is."""
+        """Return the parts of the status that the soak needs."""
         status = self._notifier.status()
         return {
             "state": status.state,
@@ -90,18 +90,18 @@ class Listener:
 
 
 def serve(dsn: str, broker: str) -> None:
-    """Do what is asked for, until the parent closes the pipe."""
+    """Execute commands until the parent closes the pipe."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level="INFO")
     one = Listener(dsn, broker)
     for line in sys.stdin:
         verb, *arguments = json.loads(line)
         try:
-            tell("done", getattr(one, verb)(*arguments))
+            write_message("done", getattr(one, verb)(*arguments))
         except Exception as exc:  # noqa: BLE001 - for the parent to judge
-            tell("failed", repr(exc))
+            write_message("failed", repr(exc))
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
-    os._exit(0)  # a parent that is gone waits for nothing
+    os._exit(0)  # the parent has ended, so nothing waits for a clean stop
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parent's end of the process under test."""
+"""Start the process under test, send it commands, and record what it reports."""
 
 import contextlib
 import json
@@ -22,21 +22,21 @@ from .accounting import Key, Ledger
 
 SCRIPT = Path(__file__).with_name("listener.py")
 TIMEOUT = 90.0
-"""Seconds that an answer may take: a change waits 30 s for a connection, each of two."""
+"""Seconds to wait for an answer: each of two changes may wait 30 s for a connection."""
 
 
 class ListenerFailedError(RuntimeError):
-    """The process has ended, gives no answer, or an answer that mustn't be."""
+    """The process has ended, doesn't answer, or answers with an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the process takes of the machine.
+    """The resources that the process uses.
 
     Attributes:
-        resident: Memory, in MB.
-        threads: How many.
-        files: Open descriptors.
+        resident: Resident memory, in MB.
+        threads: The number of threads.
+        files: The number of open file descriptors.
     """
 
     resident: float
@@ -45,7 +45,7 @@ class Usage:
 
 
 class ListenerProcess:
-    """Runs the listener for as long as the `with` block; a thread enters what it tells."""
+    """Runs the listener during the `with` block. A thread records what it reports."""
 
     def __init__(self, dsn: str, broker: str, ledger: Ledger) -> None:
         self._command = [sys.executable, str(SCRIPT), dsn, broker]
@@ -55,10 +55,10 @@ class ListenerProcess:
         self._thread = threading.Thread(target=self._read, name="listener", daemon=True)
 
     def ask(self, verb: str, *arguments: object) -> Any:
-        """Have it do something, and return the result.
+        """Send a command, and return its result.
 
         Raises:
-            ListenerFailedError: It raised, or it doesn't answer.
+            ListenerFailedError: The command raised, or the process doesn't answer.
         """
         assert self._process.stdin is not None
         try:
@@ -73,7 +73,7 @@ class ListenerProcess:
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Keep it from running, as a debugger or a machine without memory would."""
+        """Suspend the process, as a debugger or a machine without memory would."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -81,7 +81,7 @@ class ListenerProcess:
             self._process.send_signal(signal.SIGCONT)
 
     def usage(self) -> Usage:
-        """Return what it takes, as /proc has it."""
+        """Return the resources that the process uses, as shown in /proc."""
         proc = Path(f"/proc/{self._process.pid}")
         pages = int((proc / "statm").read_text().split()[1])
         return Usage(
@@ -91,8 +91,8 @@ class ListenerProcess:
         )
 
     def log(self, lines: int) -> str:
-        """Return the end of what it has logged."""
-        # Not seek(): the process writes where this file object's descriptor is.
+        """Return the end of the process's log."""
+        # No seek(): the process shares the position of this descriptor.
         log = self._log.fileno()
         text = os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
@@ -103,7 +103,7 @@ class ListenerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C is for the parent, which then ends it
+            start_new_session=True,  # Ctrl-C then reaches only the parent, which ends this process
         )
         self._thread.start()
         return self
@@ -133,7 +133,7 @@ class ListenerProcess:
 
     def _enter(self, what: str, *values: Any) -> None:
         match what:
-            case "heard":
+            case "called":
                 channel, sender, number = values
                 self._ledger.deliver("callback", Key(sender, number), channel)
             case "gap":
@@ -146,11 +146,11 @@ class ListenerProcess:
                 self._replies.put((what, *values))
 
 
-def parse_gap(told: dict[str, Any]) -> Gap:
+def parse_gap(written: dict[str, Any]) -> Gap:
     """Return a gap that was written by `Gap.to_dict()`."""
     return Gap(
-        datetime.fromisoformat(told["since"]),
-        datetime.fromisoformat(told["until"]),
-        frozenset(told["channels"]),
-        told["reason"],
+        datetime.fromisoformat(written["since"]),
+        datetime.fromisoformat(written["until"]),
+        frozenset(written["channels"]),
+        written["reason"],
     )

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, which does on command what networks do by themselves."""
+"""A TCP proxy in front of a server that can delay, throttle, drop and cut its connections."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 CHUNK = 65536
 NO_LINGER = struct.pack("ii", 1, 0)
-"""For SO_LINGER: closing the socket sends RST, and what wasn't sent yet is thrown away."""
+"""For SO_LINGER: closing the socket sends RST, and discards what wasn't sent yet."""
 
 Upstream = Path | tuple[str, int]
 """A unix socket, or host and port."""
@@ -26,13 +26,13 @@ ANSWERS: frozenset[Direction] = frozenset(("answers",))
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How bytes fare.
+    """The current state of the network.
 
     Attributes:
-        delay: Seconds that each chunk of up to 64 KB is held up.
-        rate: Bytes a second that come through in one direction of a connection, or None.
-        swallows: The directions in which everything vanishes that is sent. A connection that
-            has lost something this way stays dead when the weather clears, as TCP promises.
+        delay: Seconds by which each chunk of up to 64 KB is delayed.
+        rate: Bytes a second in each direction of a connection, or None for no limit.
+        swallows: The directions in which everything is dropped. A connection that has lost data
+            stays dead afterwards, because TCP doesn't deliver data with gaps.
     """
 
     delay: float = 0.0
@@ -44,7 +44,7 @@ FAIR = Weather()
 
 
 class _Link:
-    """One client's connection and the one to the server: owned by the proxy's thread."""
+    """A client's connection, and the one to the server. The proxy's thread owns both."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.dead: frozenset[Direction] = frozenset()
@@ -52,7 +52,7 @@ class _Link:
         self._ends = (client, server)
 
     def close(self, *, abruptly: bool = False) -> None:
-        """Close both ends, in order or with RST."""
+        """Close both ends, normally or with RST."""
         self.closed.set()
         for end in self._ends:
             if abruptly:
@@ -66,7 +66,7 @@ class _Link:
 
 
 class FaultyProxy:
-    """Listens on a port of 127.0.0.1 for as long as the `with` block, and passes bytes on.
+    """Listens on a port of 127.0.0.1 during the `with` block, and forwards all data.
 
     One thread runs the event loop, which owns the connections. Other threads set `weather`,
     a value that is replaced as a whole, and call the other methods.
@@ -83,7 +83,7 @@ class FaultyProxy:
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
 
     def cut(self) -> None:
-        """Close every connection, as a server or a middlebox would that is shut down."""
+        """Close every connection, as a server or a middlebox does when it shuts down."""
         self._call(lambda: self._close_all(abruptly=False))
 
     def reset(self) -> None:
@@ -150,7 +150,7 @@ class FaultyProxy:
             asyncio.create_task(self._pump(link, "answers", up_reader, writer)),
             asyncio.create_task(_wait_until(link.closed)),
         ]
-        # The first end of file is the end of both: neither protocol half-closes.
+        # The first end-of-file ends both directions: neither protocol uses half-closed connections.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
@@ -171,7 +171,7 @@ class FaultyProxy:
         target: asyncio.StreamWriter,
     ) -> None:
         with contextlib.suppress(OSError):
-            # A chunk of a slow link is small, lest a long sleep outlast the weather.
+            # Chunks are small on a slow link, so that no sleep is longer than the weather.
             while data := await source.read(int((self.weather.rate or CHUNK * 20) / 20)):
                 weather = self.weather
                 await asyncio.sleep(weather.delay)
@@ -182,7 +182,7 @@ class FaultyProxy:
                 if direction not in link.dead:
                     target.write(data)
                     await target.drain()
-        if direction in link.dead:  # then the other end isn't told of the end of this one either
+        if direction in link.dead:  # then the end of this connection is dropped, too
             await link.closed.wait()
 
 

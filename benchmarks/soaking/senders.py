@@ -1,4 +1,4 @@
-"""The load: connections that notify in small transactions, and outlive their server."""
+"""Generate the load: connections that notify in small transactions, and reconnect."""
 
 import random
 import threading
@@ -13,12 +13,12 @@ from .accounting import Key, Ledger
 
 CONNECTIONS = 4
 SIZES = (1, 1, 1, 2, 5)
-"""How many notifications a transaction has: one of these."""
+"""The possible numbers of notifications in a transaction."""
 QUERY = "SELECT count(pg_notify(c, p)) FROM unnest(%s::text[], %s::text[]) AS n (c, p)"
 
 
 class Sender:
-    """One connection, straight to the server, with a thread of its own or without."""
+    """One sender with a direct connection to the server. It may have its own thread."""
 
     def __init__(self, number: int, dsn: str, ledger: Ledger) -> None:
         self.number = number
@@ -27,7 +27,7 @@ class Sender:
         self._ledger = ledger
 
     def connect(self) -> psycopg.Connection:
-        """Connect, past the proxy."""
+        """Connect directly, and not through the proxy."""
         return psycopg.connect(
             self._dsn, autocommit=True, connect_timeout=2, application_name="sender"
         )
@@ -38,7 +38,7 @@ class Sender:
         """Notify each of the channels given, in one transaction.
 
         Raises:
-            psycopg.Error: The connection is gone, and perhaps the transaction committed.
+            psycopg.Error: The connection is lost. The transaction may have been committed.
         """
         commit, keys = self._ledger.begin(self.number, channels, expected=expected)
         payloads = [f"[{key.sender},{key.number}]" for key in keys]
@@ -48,7 +48,7 @@ class Sender:
 
 
 class Senders:
-    """All that send, at a rate in sum, to channels that may be replaced as a whole."""
+    """All senders, with a total rate. The list of channels can be replaced."""
 
     def __init__(
         self, dsn: str, ledger: Ledger, channels: Sequence[str], rate: float, seed: int
@@ -66,18 +66,18 @@ class Senders:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Where they send to."""
+        """The channels that they send to."""
         return self._channels
 
     def change(self, channels: Sequence[str]) -> None:
-        """Send to these from now on; return once no transaction for others is under way."""
+        """Send to these channels from now on; return when no transaction for others is running."""
         self._channels = tuple(channels)
         for sender in self._senders:
             with sender.turn:
                 pass
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._ending.set()
         for thread in self._threads:
             thread.join()
@@ -111,7 +111,7 @@ class Senders:
         due = time.monotonic()
         while not self._ending.is_set():
             size = rng.choice(SIZES)
-            with sender.turn:  # from looking at the channels to the end of the COMMIT
+            with sender.turn:  # from reading the channels to the end of the COMMIT
                 sender.send(connection, rng.choices(self._channels, k=size))
             due = max(due + size / self._rate, time.monotonic() - 0.1)
             self._ending.wait(max(0.0, due - time.monotonic()))

@@ -1,4 +1,4 @@
-"""All that takes part in a soak, and what is waited for."""
+"""Start all parts of a soak, and wait for their states."""
 
 import random
 import time
@@ -20,17 +20,17 @@ from .tasks import TaskReader
 
 CHANNELS = ("orders", "payments", 'my "odd" channel', "ümläut")
 SETTLE_TIMEOUT = 90.0
-"""Seconds: a half-open broker and a half-open PostgreSQL, one after the other, take some 30."""
+"""Seconds. A half-open broker and then a half-open PostgreSQL take about 30."""
 
 
 @dataclass(slots=True)
 class Stage:
-    """What runs.
+    """The running parts.
 
     Attributes:
-        rng: What chance decides is decided by this.
-        dsn: Straight to the database; the listener goes through `to_postgres`.
-        control: Sends what isn't part of the even load.
+        rng: The source of all random choices.
+        dsn: A direct connection to the database; the listener connects through `to_postgres`.
+        control: Sends what isn't part of the constant load.
         extra: Channels that were added at run time, and not removed since.
     """
 
@@ -48,46 +48,49 @@ class Stage:
     extra: set[str] = field(default_factory=set)
 
     def send(self, channels: Sequence[str], *, expected: bool = True) -> list[Key]:
-        """Notify in one transaction, on a connection of its own, as often as it takes."""
+        """Notify in one transaction, on a new connection. Retry until it succeeds."""
         deadline = time.monotonic() + SETTLE_TIMEOUT
         while True:
             try:
                 with self.control.connect() as connection:
                     return self.control.send(connection, channels, expected=expected)
-            except psycopg.Error:  # the server is recovering from the fault before
+            except psycopg.Error:  # the server is recovering from the last fault
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
     def flush(self, channels: Sequence[str]) -> None:
-        """Return once all that was sent to these channels before has come or is lost.
+        """Return when everything sent to these channels before was delivered or is lost.
 
-        Each of them gets notifications until one has come by both routes: what was committed
-        before that one can't come any more.
+        Notifications are sent to each of them until one is delivered on both routes. Whatever was
+        committed before that one can't be delivered any more.
 
         Raises:
-            ListenerFailedError: None came within 90 s.
+            ListenerFailedError: None was delivered within 90 s.
         """
         open_channels = set(channels)
         deadline = time.monotonic() + SETTLE_TIMEOUT
         while open_channels:
             if time.monotonic() > deadline:
                 status = self.listener.ask("status")
-                raise ListenerFailedError(f"nothing comes on {open_channels}: {status}")
+                raise ListenerFailedError(f"nothing is delivered on {open_channels}: {status}")
             tried = sorted(open_channels)
             keys = dict(zip(tried, self.send(tried), strict=True))
             wait_for(lambda: all(map(self.ledger.has_come, keys.values())), 2.0)  # noqa: B023
             open_channels = {name for name, key in keys.items() if not self.ledger.has_come(key)}
 
     def settle(self) -> None:
-        """Return once nothing is under way: no notification, no delivery, no gap.
+        """Return when no notification, delivery or gap is pending.
 
         Raises:
             ListenerFailedError: That took over 90 s.
         """
         self.flush([*CHANNELS, *sorted(self.extra)])
         if not wait_for(self._is_settled, SETTLE_TIMEOUT):
-            raise ListenerFailedError(f"doesn't settle: {self.listener.ask('status')}")
+            raise ListenerFailedError(
+                f"something is still pending after {SETTLE_TIMEOUT:g} s: "
+                f"{self.listener.ask('status')}"
+            )
 
     def _is_settled(self) -> bool:
         status = self.listener.ask("status")
@@ -96,7 +99,7 @@ class Stage:
 
 
 def wait_for(condition: Callable[[], bool], timeout: float) -> bool:
-    """Wait until something is so, and return whether it is, within a time in seconds."""
+    """Wait for a condition, with a timeout in seconds; return whether it is met."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -107,7 +110,7 @@ def wait_for(condition: Callable[[], bool], timeout: float) -> bool:
 
 @contextmanager
 def set_up(seed: int, rate: float) -> Iterator[Stage]:
-    """Yield a stage on which everything runs, and nothing is sent yet."""
+    """Start everything, and yield the stage. Nothing is sent yet."""
     ledger = Ledger()
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer())

@@ -1,4 +1,4 @@
-"""What is put into the broker's queue: taken out and entered, with no worker in between."""
+"""Read tasks from the broker's queue without a worker, and record them."""
 
 import base64
 import contextlib
@@ -17,14 +17,14 @@ LOT = 1000
 
 
 class TaskReader:
-    """Empties the queue, straight from the server, for as long as the `with` block.
+    """Empties the queue during the `with` block, on a direct connection to the server.
 
-    What is taken out when the server is killed would be lost to the books. So `paused` keeps
-    the reader from taking anything; what it hasn't taken is in the server's file.
+    A task that is taken out while the server is killed would be lost. So `paused` stops the reader
+    meanwhile; the tasks that it hasn't taken are in the server's file.
     """
 
     def __init__(self, url: str, ledger: Ledger) -> None:
-        # No second try by the client: it can't know what the first one has taken out.
+        # The client must not retry: it can't know what the first attempt has taken out.
         self._server: Any = redis.Redis.from_url(url, retry=None)
         self._ledger = ledger
         self._turn = threading.Lock()
@@ -33,7 +33,7 @@ class TaskReader:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Take nothing out meanwhile."""
+        """Take no tasks out of the queue meanwhile."""
         with self._turn:
             yield
             self._server.close()

@@ -1,4 +1,4 @@
-"""All of it by one command, on servers of its own: `python run.py`."""
+"""Run the whole example with one command, which starts its own servers: `python run.py`."""
 
 import os
 import subprocess

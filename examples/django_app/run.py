@@ -1,6 +1,6 @@
-"""All of it by one command, on servers of its own: `python run.py`.
+"""Run the whole example with one command, which starts its own servers: `python run.py`.
 
-With `--serve` the shop stays open, at http://127.0.0.1:8000, until Ctrl-C.
+With `--serve`, the shop stays open at http://127.0.0.1:8000 until Ctrl-C.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def find_port() -> int:
 
 
 def order(url: str, item: str) -> None:
-    """Fill in the form, as a browser does."""
+    """Place an order with the page's form, as a browser does."""
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
     form = browser.open(url, timeout=30).read().decode()
     (token,) = re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', form)
@@ -39,7 +39,7 @@ def order(url: str, item: str) -> None:
 
 
 def read(url: str) -> list[str]:
-    """Return what is in the page's lists."""
+    """Return the items of the page's lists."""
     with urllib.request.urlopen(url, timeout=30) as page:
         return re.findall(r"<li>(.*?)</li>", page.read().decode())
 

@@ -1,6 +1,6 @@
-"""All of it by one command, on a server of its own: `python run.py`.
+"""Run the whole example with one command, which starts its own server: `python run.py`.
 
-With `--serve` the board stays, to be looked at in a browser, until Ctrl-C.
+With `--serve`, the board stays open for a browser until Ctrl-C.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ with postgres_server() as dsn:
     )
     with server, urllib.request.urlopen(f"{url}/events", timeout=60) as events:
         print("the board is open")
-        seen: set[str] = set()  # as a page does, which may be sent an order twice
+        seen: set[str] = set()  # an order may be sent twice; a page ignores the second, too
         for count, item in enumerate(ITEMS, 1):
             order(url, item)
             while len(seen) < count:
@@ -57,7 +57,7 @@ with postgres_server() as dsn:
                     seen.add(data)
                     print(f"a browser was sent {data}", flush=True)
         if SERVES:
-            print(f"Look at {url}; Ctrl-C ends it", flush=True)
+            print(f"Look at {url}; press Ctrl-C to end it", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(1)

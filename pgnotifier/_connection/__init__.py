@@ -1,1 +1,1 @@
-"""Connections to PostgreSQL: where to connect, how, and what a session of ours needs."""
+"""Connections to PostgreSQL: parameters, connecting, and the sessions of listener and notify()."""

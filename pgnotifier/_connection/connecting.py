@@ -1,4 +1,4 @@
-"""Connecting: a connection under way on a thread of its own."""
+"""Connect to PostgreSQL on a separate thread, so that the reader thread never blocks."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pgnotifier.errors import (
 
 
 class _ConnectingThread(threading.Thread):
-    """A thread that makes a connection with these parameters, and on which `db_conf` is called."""
+    """A thread that makes a connection with some parameters. `db_conf` is called on it."""
 
     def __init__(self, target: Callable[[], None], parameters: Parameters) -> None:
         super().__init__(target=target, name="pgnotifier-connect", daemon=True)
@@ -23,16 +23,16 @@ class _ConnectingThread(threading.Thread):
 
 
 def is_connecting_here(parameters: Parameters) -> bool:
-    """Return whether the calling code is a `db_conf` that a listener's connection waits for."""
+    """Return whether the calling code runs in the `db_conf` callable of a connection attempt."""
     thread = threading.current_thread()
     return isinstance(thread, _ConnectingThread) and thread.parameters is parameters
 
 
 class Connecting:
-    """A connection under way on a thread of its own.
+    """A connection attempt that runs on its own thread.
 
-    Looking a host up, and reaching one that doesn't answer, block for as long as they
-    please; the reader goes on listening to `stop()` meanwhile, and walks away if need be.
+    Name resolution and a host that doesn't answer can block for a long time. Meanwhile the
+    reader still reacts to `stop()`, and can abandon the attempt.
     """
 
     def __init__(
@@ -43,12 +43,13 @@ class Connecting:
         *,
         shuffle: bool = False,
     ) -> None:
-        """Begin to connect.
+        """Start the attempt.
 
         Args:
-            parameters: Where to.
-            wake: Called when it is done.
-            statement: What to execute then, before it is done. Its first row is kept.
+            parameters: Where to connect to.
+            wake: Called when the attempt has succeeded or failed.
+            statement: SQL to execute on the new connection as the last part of the attempt. Its
+                first row is kept.
             shuffle: Whether to try hosts in a random order.
         """
         self._parameters = parameters
@@ -64,7 +65,8 @@ class Connecting:
         try:
             _ConnectingThread(self._run, parameters).start()
         except RuntimeError:
-            # None to be had: too many, or Python 3.12.0/1 once the main program has ended.
+            # No thread can be started: the system's limit is reached, or the main program has
+            # ended (Python 3.12.0 and 3.12.1).
             self._run()
 
     def _run(self) -> None:
@@ -86,37 +88,37 @@ class Connecting:
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         try:
             encoding = encoding_of(connection)
-            if encoding.client != "UTF8":  # of which nothing is converted
+            if encoding.client != "UTF8":  # then the server converts nothing
                 connection.execute(f"SET client_encoding TO {encoding.client}".encode())
             if self._statement:
                 cursor = connection.execute(self._statement)
                 self.row = (cursor.fetchone() if cursor.description else None) or ()
         except psycopg.Error as exc:
             self._error = ConnectionFailedError(
-                f"lost the connection to PostgreSQL ({self._parameters!r}) at once: "
+                f"lost the new connection to PostgreSQL ({self._parameters!r}) during its set-up: "
                 f"{in_one_line(exc)}"
             )
             connection.close()
 
     @property
     def has_failed(self) -> bool:
-        """Whether there is no connection, or its statement failed. To be asked once done."""
+        """Whether connecting or the statement failed. Valid once `done`."""
         return self._error is not None
 
     @property
     def is_quiet(self) -> bool:
-        """Whether there is a connection, and nothing to be read on it. To be asked once done."""
+        """Whether it has connected, and there is nothing to read. Valid once `done`."""
         return not self.has_failed and self._connection is not None and is_quiet(self._connection)
 
     def result(self) -> "Session":
-        """Return the session, or raise why there is none. To be called once done."""
+        """Return the session, or raise the reason why connecting failed. Valid once `done`."""
         if self._error is not None:
             raise self._error
         assert self._connection is not None
         return Session(self._connection)
 
     def abandon(self) -> None:
-        """Have the connection closed as soon as it is there."""
+        """Give the attempt up: the connection is closed as soon as it is made."""
         with self._lock:
             self._abandoned = True
             connection = self._connection

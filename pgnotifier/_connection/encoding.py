@@ -1,7 +1,7 @@
-"""Encodings: the bytes of a database that isn't in UTF-8, read and written here.
+"""Convert between UTF-8 and the encoding of a database that uses another one.
 
-Were the server to convert them to UTF-8, the first byte that has no equivalent would end the
-session: https://www.postgresql.org/docs/current/multibyte.html#MULTIBYTE-CONVERSIONS-SUPPORTED.
+The server could convert as well, but the first byte without an equivalent in UTF-8 would then end
+the session: https://www.postgresql.org/docs/current/multibyte.html#MULTIBYTE-CONVERSIONS-SUPPORTED.
 """
 
 import codecs
@@ -16,11 +16,11 @@ _IBM = (
     "\ufa23\ufa24\ufa25郞\ufa26鄕\ufa27\ufa28閒\uf9dc\ufa29霻靍靑\ufa2a\ufa2b\ufa2c馞髙魲"
     "\ufa2d黑"
 )
-"""IBM's additions to JIS X 0212, from row 83 on, which Python's codec doesn't know."""
+"""IBM's additions to JIS X 0212, from row 83 on. Python's codec lacks them."""
 
 
 def _row_13() -> Mapping[bytes, str]:
-    """Return NEC's row 13 of EUC_JP, which Python knows as a part of Shift JIS alone."""
+    """Return NEC's row 13 of EUC_JP. Python has it in its codec for Shift JIS only."""
     found = {}
     for cell in range(1, 95):
         shifted = bytes((0x87, cell + 0x3F + (cell > 63)))
@@ -38,19 +38,19 @@ def _ibm() -> Mapping[bytes, str]:
 
 
 _THREE_BYTES = 0x8F
-"""The first byte of a character of three, in those of Japan."""
+"""The first byte of a three-byte character in the Japanese EUC encodings."""
 
-_ADDED: Mapping[str, Mapping[bytes, str]] = {
+_MISSING: Mapping[str, Mapping[bytes, str]] = {
     "EUC_JP": {**_ibm(), **_row_13()},
     "EUC_KR": {b"\xa2\xe8": "㉾", b"\xa4\xd4": "\u3164"},
 }
-"""What PostgreSQL knows and Python doesn't."""
+"""Characters that PostgreSQL has and Python's codec lacks."""
 
-_OTHERWISE: Mapping[str, Mapping[int, int]] = {
+_MAPPED_DIFFERENTLY: Mapping[str, Mapping[int, int]] = {
     "EUC_JP": str.maketrans("〜‖−¢£¬¦", "～∥－￠￡￢￤"),  # noqa: RUF001
     "EUC_JIS_2004": str.maketrans("￣―￥⦅⦆", "‾—¥｟｠"),
 }
-"""What Python takes for another character than PostgreSQL does."""
+"""Characters that Python's codec maps differently: Python's, and PostgreSQL's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ class Encoding:
     """A database's encoding.
 
     Attributes:
-        name: What PostgreSQL calls it.
-        client: The `client_encoding` with which nothing is converted.
-        codec: What Python calls it.
-        errors: How what the codec doesn't know is read and written.
+        name: Its name in PostgreSQL.
+        client: The `client_encoding` with which the server converts nothing.
+        codec: The name of Python's codec.
+        errors: The error handler for what the codec can't decode or encode.
     """
 
     name: str
@@ -73,17 +73,17 @@ class Encoding:
 
     @property
     def is_utf8(self) -> bool:
-        """Whether its bytes are what the rest of the package takes for text."""
+        """Whether its bytes are UTF-8, which the rest of the package works with."""
         return self.codec == "utf-8"
 
     def decode(self, data: bytes) -> str:
-        """Return the text; bytes that aren't any become lone surrogates."""
+        """Return the text. Invalid bytes become lone surrogates."""
         return data.decode(self.codec, self.errors).translate(self._reading)
 
     def to_utf8(self, data: bytes) -> bytes:
-        """Return the text in UTF-8, with bytes that aren't any as they are.
+        """Return the text in UTF-8. Invalid bytes are kept as they are.
 
-        Where these would make a character together, by accident, they are U+FFFD.
+        If invalid bytes happen to form a valid UTF-8 character together, they become U+FFFD.
         """
         text = self.decode(data)
         recoded = text.encode("utf-8", "surrogateescape")
@@ -95,19 +95,19 @@ class Encoding:
         """Return the bytes.
 
         Raises:
-            UnicodeEncodeError: It has no such character.
+            UnicodeEncodeError: The encoding lacks a character of the text.
         """
-        # Bytes that were read as surrogates aren't written: names and queries are text.
+        # Surrogates are not turned back into bytes: names and queries are proper text.
         errors = "strict" if self.errors == "surrogateescape" else self.errors
         return text.translate(self._writing).encode(self.codec, errors)
 
 
 @lru_cache
 def find_encoding(name: str) -> Encoding:
-    """Return an encoding by the name that PostgreSQL has for it.
+    """Return the encoding with this name in PostgreSQL.
 
-    SQL_ASCII says nothing of the bytes: taken for UTF-8. Of EUC_TW and MULE_INTERNAL, which Python
-    doesn't know, only what is ASCII is read.
+    SQL_ASCII doesn't define what the bytes mean; they are read as UTF-8. Python has no codec for
+    EUC_TW and MULE_INTERNAL: only their ASCII characters are decoded.
     """
     if name in ("UTF8", "SQL_ASCII"):
         return Encoding(name, name, "utf-8", "surrogateescape")
@@ -115,16 +115,16 @@ def find_encoding(name: str) -> Encoding:
         codec = codecs.lookup(name.replace("WIN", "cp").replace("KOI8", "koi8_")).name
     except LookupError:
         return Encoding(name, "SQL_ASCII", "ascii", "surrogateescape")
-    reading = _OTHERWISE.get(name, {})
+    reading = _MAPPED_DIFFERENTLY.get(name, {})
     writing = {known: own for own, known in reading.items()}
     return Encoding(name, name, codec, _register(name), reading, writing)
 
 
 def _register(name: str) -> str:
-    """Register how the errors of a codec are handled, and return what that is called."""
+    """Register an error handler for a codec, and return the handler's name."""
     if not name.startswith("EUC"):
         return "surrogateescape"
-    added = _ADDED.get(name, {})
+    added = _MISSING.get(name, {})
     written = {char: data for data, char in added.items()}
 
     def handle(exc: UnicodeError) -> tuple[str | bytes, int]:
@@ -132,7 +132,7 @@ def _register(name: str) -> str:
             return data, exc.start + 1
         if not isinstance(exc, UnicodeDecodeError):
             raise exc
-        # As a whole: the second byte of what is unknown would else begin another character.
+        # Skip the whole character: its second byte could be mistaken for the start of another.
         size = 3 if exc.object[exc.start] == _THREE_BYTES else 2
         unknown = exc.object[exc.start : exc.start + size]
         return added.get(unknown) or unknown.decode("ascii", "surrogateescape"), exc.start + len(

@@ -1,4 +1,4 @@
-"""Parameters of a connection, and connecting with them."""
+"""Validate the connection parameters that users give, and connect with them."""
 
 import os
 import re
@@ -30,7 +30,7 @@ MAX_NAME_BYTES = 63
 CONNECT_TIMEOUT = 10
 
 
-"""Seconds that each host of a connection string gets, unless `connect_timeout` says else."""
+"""Seconds to wait for each host of a connection string, unless `connect_timeout` is set."""
 
 
 KEEPALIVE = {
@@ -41,7 +41,7 @@ KEEPALIVE = {
 }
 
 
-"""What has the kernel find a dead connection within 20 seconds, unless told otherwise.
+"""Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
 
 
@@ -60,20 +60,20 @@ _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defau
 Supply = Callable[[], Mapping[str, Any] | str]
 
 
-"""Returns what to connect with."""
+"""A callable that returns connection parameters."""
 
 
 class Parameters:
-    """Validated connection parameters, whose repr and errors never show a password."""
+    """Validated connection parameters. Their repr and errors never show a password."""
 
     __slots__ = ("_known", "conninfo")
 
     def __init__(self, db_conf: Mapping[str, Any] | str) -> None:
-        """Take a dict of libpq parameters, a conninfo string, or a URI.
+        """Validate a dict of libpq parameters, a conninfo string, or a URI.
 
         Raises:
-            ArgumentTypeError: It is none of these.
-            ConfigurationError: It names a parameter that libpq doesn't know, or can't be parsed.
+            ArgumentTypeError: `db_conf` is none of these.
+            ConfigurationError: libpq doesn't know a parameter, or the string can't be parsed.
         """
         if isinstance(db_conf, str):
             given = _parse(db_conf)
@@ -81,15 +81,15 @@ class Parameters:
             given = {str(name): value for name, value in db_conf.items() if value is not None}
         else:
             raise ArgumentTypeError(
-                "db_conf is a dict of libpq parameters, a conninfo string or a URI, or a callable "
-                f"that returns one, not {type(db_conf).__name__}"
+                "db_conf must be a dict of libpq parameters, a conninfo string or a URI, or a "
+                f"callable that returns one, not {type(db_conf).__name__}"
             )
         for name in given:
             if name not in _OPTIONS:
                 raise ConfigurationError(_unknown(name))
         self._known = {"fallback_application_name": "pgnotifier", **given}
-        # What is sent and read is UTF-8, whatever PGCLIENTENCODING says. A listener goes over to
-        # the database's encoding, if that is another one.
+        # Send and read UTF-8, whatever PGCLIENTENCODING says. A listener switches to the
+        # database's encoding if that is not UTF-8.
         self._known["client_encoding"] = "UTF8"
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             self._known["connect_timeout"] = CONNECT_TIMEOUT
@@ -102,41 +102,41 @@ class Parameters:
         return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
 
     def check(self) -> None:
-        """Check that there is something to connect to.
+        """Check that connection parameters were given.
 
         Raises:
-            ConfigurationError: There isn't.
+            ConfigurationError: They were not.
         """
 
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
-        """Make a connection, in autocommit mode, that has what a session of ours needs.
+        """Make a connection in autocommit mode, with the session settings that pgnotifier needs.
 
         Args:
-            shuffle: Whether to try hosts and addresses in a random order, unless told how:
-                the first one may hang.
+            shuffle: Whether to try hosts and addresses in a random order, because the first one
+                may hang. Ignored if the parameters set `load_balance_hosts`.
 
         Raises:
-            ConnectionFailedError: With the reason: unreachable server, wrong password, a database
-                that doesn't exist, a server that refuses what a session needs.
-            ConfigurationError: A parameter has a value that libpq refuses.
+            ConnectionFailedError: With the reason: the server can't be reached, the password is
+                wrong, the database doesn't exist, or the server refuses a session setting.
+            ConfigurationError: libpq refuses the value of a parameter.
         """
         shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
         settings = dict(_SHUFFLE) if shuffled else {}
         try:
             return self._open(settings)
-        except (psycopg.Error, OSError) as exc:  # OSError: no descriptor left
+        except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors
             shown = redact(exc, *self._find_secrets())
             reason = in_one_line(shown)
             if _is_refused_by_client(exc) or _REFUSED_VALUE.match(reason):
                 raise ConfigurationError(
-                    f"the connection parameters ({self!r}): {reason}"
+                    f"the connection parameters ({self!r}) are invalid: {reason}"
                 ) from None
             text = f"can't connect to PostgreSQL ({self!r}): {reason}"
-            # A traceback prints the cause as well, so it has to go, too, if it shows a secret.
+            # A traceback prints the cause too, so drop a cause that shows a secret.
             raise ConnectionFailedError(text) from (exc if shown == str(exc) else None)
 
     def _find_secrets(self) -> list[str]:
-        # One that is the user's name, say, is nothing that hiding it here would protect.
+        # A password that equals a parameter shown in the repr, such as the user, can't be hidden.
         shown = [str(value) for name, value in self._known.items() if name in _SHOWN]
         found = (str(self._known.get(name) or "") for name in _SECRET)
         return [one for one in found if one not in shown]
@@ -147,19 +147,19 @@ class Parameters:
         try:
             _set_up_or_close(connection)
         except psycopg.Error:
-            # Its role or database may have a timeout that leaves no time for that.
+            # The role or database may set a timeout that is too short for setting up the session.
             options = options_without_timeouts(self._known.get("options"), version)
             connection = self._connect({**settings, "options": options})
             _set_up_or_close(connection)
         return connection
 
     def _connect(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
-        # Prepared statements would fail behind a pooler that shares sessions.
+        # Prepared statements fail behind a pooler that shares server sessions.
         settings = {"autocommit": True, "prepare_threshold": None, **settings}
         try:
             return keep_from_children(psycopg.connect(self.conninfo, **settings))
         except psycopg.OperationalError as exc:
-            if "MULE_INTERNAL" not in str(exc):  # which can't be converted to UTF-8
+            if "MULE_INTERNAL" not in str(exc):  # PostgreSQL can't convert it to UTF-8
                 raise
             return keep_from_children(
                 psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
@@ -170,36 +170,37 @@ def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
     try:
         set_up(connection)
     except psycopg.errors.InsufficientPrivilege:
-        pass  # no right to look at settings: some work as they are
+        pass  # no right to read pg_settings: the session may work without the changes
     except psycopg.Error:
         connection.close()
         raise
 
 
 def _is_refused_by_client(exc: Exception) -> bool:
-    """Return whether psycopg or libpq refuses the parameters, and no server has said so."""
+    """Return whether psycopg or libpq refused the parameters, rather than a server."""
     return isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
 
 
 class SuppliedParameters(Parameters):
-    """Parameters that a callable returns, at each connect anew: credentials that rotate, say."""
+    """Parameters from a callable that is called for each connection: for rotating credentials."""
 
     __slots__ = ("_supply",)
 
     def __init__(self, supply: Supply) -> None:
-        """Take the callable; it isn't called yet."""
+        """Keep the callable. It isn't called yet."""
         self._supply = supply
         self._known = {}
 
     def __repr__(self) -> str:
-        return super().__repr__() or f"as {getattr(self._supply, '__qualname__', 'db_conf')}() says"
+        name = getattr(self._supply, "__qualname__", "db_conf")
+        return super().__repr__() or f"from {name}()"
 
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
-        """Call it, and make a connection.
+        """Call the callable, and connect with the parameters that it returns.
 
         Raises:
-            ConnectionFailedError: It raised, or as for `Parameters`.
-            PgNotifierError: It returned what `Parameters` don't take.
+            ConnectionFailedError: The callable raised, or connecting failed.
+            PgNotifierError: The callable returned invalid parameters.
         """
         try:
             supplied = self._supply()
@@ -207,7 +208,8 @@ class SuppliedParameters(Parameters):
             raise
         except Exception as exc:
             raise ConnectionFailedError(
-                f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
+                f"can't connect to PostgreSQL: db_conf() raised {type(exc).__name__} instead of "
+                "returning connection parameters"
             ) from exc
         parameters = Parameters(supplied)
         self._known = parameters._known  # noqa: SLF001 - of the same class, for the repr
@@ -215,20 +217,20 @@ class SuppliedParameters(Parameters):
 
 
 class MissingParameters(Parameters):
-    """No parameters: an error where a connection is needed, and no earlier."""
+    """Missing parameters: an error when a connection is needed, and not before."""
 
     __slots__ = ("_why",)
 
     def __init__(self, why: str) -> None:
-        """Take what the error says."""
+        """Keep the text of the error."""
         self._why = why
         self._known = {}
 
     def __repr__(self) -> str:
-        return "nothing to connect to"
+        return "no connection parameters"
 
     def check(self) -> None:
-        """Raise.
+        """Raise the error.
 
         Raises:
             ConfigurationError: Always.
@@ -236,7 +238,7 @@ class MissingParameters(Parameters):
         raise ConfigurationError(self._why)
 
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:  # noqa: ARG002
-        """Raise.
+        """Raise the error.
 
         Raises:
             ConfigurationError: Always.
@@ -245,16 +247,16 @@ class MissingParameters(Parameters):
 
 
 NOTHING = (
-    "db_conf is None, so there is nothing to connect to; give a connection string, "
-    "'postgresql://localhost/shop', say, or a dict of parameters"
+    "db_conf is None, so there is nothing to connect to; give a connection string such as "
+    "'postgresql://localhost/shop', or a dict of parameters"
 )
 
 
 def make_parameters(db_conf: "Mapping[str, Any] | str | Supply | Parameters | None") -> Parameters:
-    """Return the parameters that a user has given, or a callable for them.
+    """Return validated parameters for a value of `db_conf`.
 
-    None is an error where a connection is needed, as for a variable of the environment that only
-    the listening process has.
+    None is an error only when a connection is needed. So `db_conf` may come from an environment
+    variable that only the listening process has.
     """
     if isinstance(db_conf, Parameters):
         return db_conf
@@ -268,47 +270,51 @@ def _parse(conninfo: str) -> dict[str, Any]:
         if not _MISREAD_URI.match(conninfo):
             return libpq.conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
-        # libpq quotes the place where parsing failed, which may be in the password.
+        # libpq quotes the text where parsing failed, and that may be part of the password.
         for name in _unknown_names(str(exc)):
             raise ConfigurationError(_unknown(name)) from None
     except UnicodeEncodeError:
         pass
     raise ConfigurationError(
-        "the connection string can't be parsed: it is neither 'name=value …' with values "
-        "that hold spaces in single quotes, nor a postgresql:// URI with special "
-        "characters percent-encoded"
+        "the connection string can't be parsed: it must be 'name=value …', with values that "
+        "contain spaces in single quotes, or a postgresql:// URI with special characters "
+        "percent-encoded"
     ) from None
 
 
-# libpq itself says so before it goes anywhere: https://www.postgresql.org/docs/current/libpq-connect.html
+# libpq checks these values itself, before it connects:
+# https://www.postgresql.org/docs/current/libpq-connect.html
 _REFUSED_VALUE = re.compile(
     r'connection is bad: (?:.* failed: )?invalid ["\w ]*(?:value|port number)|could not match'
 )
 
 
-# libpq takes what follows an unencoded @ or / of a password for the host or the database, and
-# shows it in its messages: https://www.postgresql.org/docs/current/libpq-connect.html.
+# If a password contains an unencoded @ or /, libpq takes the text after it for the host or the
+# database, and shows it in its messages:
+# https://www.postgresql.org/docs/current/libpq-connect.html
 _MISREAD_URI = re.compile(r"postgres(?:ql)?://(?:[^/?]*@[^?]*@|[^/?@]*/[^?]*@)")
 
 
 def _check_values(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
-        # libpq would cut it at the NUL.
+        # libpq would truncate the value at a NUL.
         if "\0" in (text := str(value)) or any("\ud800" <= c <= "\udfff" for c in text):
-            raise ConfigurationError(f"the value of {name!r} holds NUL or a lone surrogate")
+            raise ConfigurationError(
+                f"the value of {name!r} must not contain NUL or a lone surrogate"
+            )
     if re.match(r"postgres(?:ql)?://|\w+\s*=", str(given.get("dbname", ""))):
         raise ConfigurationError(
-            "'dbname' holds a whole connection string; give that as db_conf itself"
+            "'dbname' is a whole connection string; pass that string as db_conf instead"
         )
     ports = str(given.get("port", "")).split(",")
     if not all(port.strip().isdecimal() or not port.strip() for port in ports):
-        # Not its value: in a URI without the @ and the host, it is the password.
-        raise ConfigurationError("'port' must be a number, or several with commas between them")
-    # A path may hold one, and an abstract socket's name begins with one.
+        # Don't show the value: in a URI that lacks the @ and the host, it is the password.
+        raise ConfigurationError("'port' must be a number, or several numbers with commas between")
+    # An @ is fine within a path, and at the beginning of an abstract socket's name.
     if re.search(r"(?:^|,)[^/@,][^,]*@", str(given.get("host", ""))):
         raise ConfigurationError(
-            "'host' must be a name or an address; the user and the password, which end at the "
-            "last @, are parameters of their own"
+            "'host' must be a name or an address without '@'; give the user and the password as "
+            "the parameters 'user' and 'password'"
         )
 
 

@@ -1,4 +1,4 @@
-"""Sending: `Notifier.notify()` and the connection that it keeps for that."""
+"""Send notifications for `Notifier.notify()`, on a connection that is kept for that."""
 
 import contextlib
 import re
@@ -24,16 +24,16 @@ from pgnotifier.errors import (
 from pgnotifier.payload import encode
 
 MAX_PAYLOAD_BYTES = 7999
-"""What NOTIFY takes: https://www.postgresql.org/docs/current/sql-notify.html."""
+"""The longest payload of NOTIFY: https://www.postgresql.org/docs/current/sql-notify.html."""
 
 _NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
 _MOST_CANCELS = 10
-_LACKING = (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire)
+_ENCODING_ERRORS = (psycopg.errors.UntranslatableCharacter, psycopg.errors.CharacterNotInRepertoire)
 _BYTES = re.compile("0x([0-9a-f]{2})")
 
 
 class Publisher:
-    """Notifies on a connection of its own, made at the first call. Any thread may call it."""
+    """Sends notifications on its own connection, made at the first call. Thread-safe."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
@@ -44,15 +44,15 @@ class Publisher:
         renew_in_children(self)
 
     def notify(self, channel: str, payload: Any, encoder: Encoder | None = None) -> None:
-        """Send one notification, in a transaction of its own.
+        """Send one notification in its own transaction.
 
         Raises:
-            PayloadEncodingError: No payload carries this value, or the database's encoding
+            PayloadEncodingError: The value can't be sent as a payload, or the database's encoding
                 lacks one of its characters.
             PayloadTooLargeError: It has over 7,999 bytes in the database's encoding.
             ChannelNameError: The database's encoding lacks a character of the name.
-            ConnectionFailedError: No connection could be made, or it was lost meanwhile.
-            NotifyRefusedError: The server refused: its queue is full, say.
+            ConnectionFailedError: Connecting failed, or the connection was lost meanwhile.
+            NotifyRefusedError: The server refused it, for example because its queue is full.
         """
         text = make_text(channel, payload, encoder)
         with self._lock:
@@ -63,7 +63,8 @@ class Publisher:
                 finally:
                     self._is_sending = False
                 return
-        # This thread is in the midst of that: a signal handler, a finalizer or `db_conf` notifies.
+        # This thread is already inside this method: a signal handler, a finalizer or `db_conf`
+        # has called it.
         another = Publisher(self._parameters)
         try:
             another._notify(channel, text)
@@ -78,12 +79,13 @@ class Publisher:
                 _send(connection, channel, text)
             except psycopg.Error as exc:
                 reason = in_one_line(exc)
-                if isinstance(exc, _LACKING):
-                    # It tells the bytes, in whatever language.
+                if isinstance(exc, _ENCODING_ERRORS):
+                    # The message contains the bytes in hexadecimal, whatever its language is.
                     char = bytes.fromhex("".join(_BYTES.findall(reason))).decode("utf-8", "replace")
-                    raise _lacks(connection, channel, text, char) from exc
+                    raise _missing_character(connection, channel, text, char) from exc
                 if isinstance(exc, psycopg.errors.InvalidParameterValue) and channel.isascii():
-                    # In an encoding that Python doesn't know; such a channel isn't too long.
+                    # `check_size` lets an encoding pass that Python doesn't know. The channel's
+                    # name is ASCII and was checked, so the payload is what is too long.
                     raise _too_large(channel, "too many bytes") from exc
                 if not connection.closed:
                     raise NotifyRefusedError(
@@ -100,8 +102,8 @@ class Publisher:
     def close(self) -> None:
         """Close the connection; a later `notify` makes a new one.
 
-        A `notify` under way in another thread closes it at its own end: waiting for that
-        could take as long as the server pleases.
+        If another thread is inside `notify`, it closes the connection when it is done. Waiting
+        for that here could take as long as the server takes to answer.
         """
         self._closing = True
         if self._lock.acquire(blocking=False):
@@ -118,7 +120,7 @@ class Publisher:
         self._connection = None
 
     def _connected(self) -> psycopg.Connection[Any]:
-        # Found dead before sending, it can be replaced without a doubt about what was sent.
+        # A connection that is found dead before sending can be replaced: nothing was sent on it.
         known = self._connection
         if known is not None and (known.closed or not is_quiet(known)):
             self._close()
@@ -137,66 +139,67 @@ def _send(connection: psycopg.Connection[Any], channel: str, text: str) -> None:
     odd = next((char for char in channel + text if not char.isascii()), None)
     if odd:
         encoding = encoding_of(connection)
-        if encoding.name == "MULE_INTERNAL":  # which nothing is converted to
-            raise _lacks(connection, channel, text, odd)
+        if encoding.name == "MULE_INTERNAL":  # PostgreSQL can't convert UTF-8 to it
+            raise _missing_character(connection, channel, text, odd)
         check_size(channel, text, encoding)
     for left in reversed(range(_MOST_CANCELS)):
         try:
             connection.execute(_NOTIFY, (channel, text))
-        except psycopg.errors.QueryCanceled:  # and so it wasn't sent
+        except psycopg.errors.QueryCanceled:  # so it wasn't sent
             if not left:
                 raise
         else:
             return
 
 
-def _lacks(
+def _missing_character(
     connection: psycopg.Connection[Any], channel: str, text: str, char: str
 ) -> PgNotifierError:
     encoding = encoding_of(connection).name
     if char in channel and char not in text:
         return ChannelNameError(
-            f"{channel!r}: the database's encoding, {encoding}, has no {char!r}"
+            f"can't notify channel {channel!r}: the database's encoding, {encoding}, has no "
+            f"character {char!r}"
         )
     return PayloadEncodingError(
         f"the payload for channel {channel!r} can't be sent: the database's encoding, {encoding}, "
-        f"has no {char!r}"
+        f"has no character {char!r}"
     )
 
 
 def make_text(channel: str, payload: Any, encoder: Encoder | None = None) -> str:
-    """Return a payload as the text that NOTIFY sends; `check_size` has the last word on its size.
+    """Return a payload as the text for NOTIFY. Check its size with `check_size` as well.
 
     Args:
-        channel: Where to, for errors.
+        channel: The channel, for errors.
         payload: Any value that `encode` takes.
-        encoder: As `encode` takes it.
+        encoder: As for `encode`.
 
     Raises:
-        PayloadEncodingError: No payload carries the value.
-        PayloadTooLargeError: It has over 7,999 bytes, whatever the encoding.
+        PayloadEncodingError: The value can't be sent as a payload.
+        PayloadTooLargeError: It has over 7,999 bytes in any encoding.
     """
     text = encode(payload, encoder)
-    # In each encoding of PostgreSQL, a character takes a byte at least.
+    # In every encoding of PostgreSQL, a character takes at least one byte.
     if len(text) > MAX_PAYLOAD_BYTES:
         raise _too_large(channel, f"{len(text.encode())} bytes")
     return text
 
 
 def check_size(channel: str, text: str, encoding: Encoding) -> None:
-    """Check that a payload fits in the encoding of the database: the server counts those bytes.
+    """Check that a payload fits in the database's encoding: the server counts those bytes.
 
     Args:
-        channel: Where to, for errors.
+        channel: The channel, for errors.
         text: What `make_text` returned.
-        encoding: That of the database.
+        encoding: The database's encoding.
 
     Raises:
         PayloadTooLargeError: It has over 7,999 bytes.
     """
     try:
         size = len(encoding.encode(text))
-    except UnicodeEncodeError:  # the server says which character it lacks
+    except UnicodeEncodeError:  # the server will report the character
         return
     if size > MAX_PAYLOAD_BYTES:
         where = "" if encoding.is_utf8 else f" in the database's encoding, {encoding.name}"
@@ -206,5 +209,5 @@ def check_size(channel: str, text: str, encoding: Encoding) -> None:
 def _too_large(channel: str, size: str) -> PayloadTooLargeError:
     return PayloadTooLargeError(
         f"the payload for channel {channel!r} has {size}; NOTIFY takes {MAX_PAYLOAD_BYTES} at "
-        "most. Store it, and send its key instead"
+        "most. Store it in a table, and send its key instead"
     )

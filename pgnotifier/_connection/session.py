@@ -1,4 +1,4 @@
-"""A session: LISTEN, NOTIFY and draining on one connection to PostgreSQL."""
+"""Drive one connection without blocking: send LISTEN, and read notifications and answers."""
 
 import contextlib
 import selectors
@@ -26,24 +26,24 @@ CANCELED = b"57014"
 
 
 STANDBY = (
-    "it is a standby, which can't. Connect to the primary; or give all hosts, separated by commas, "
-    "and target_session_attrs=read-write, which finds it after a failover, too"
+    "it is a hot standby, which can't LISTEN. Connect to the primary; or give all hosts, separated "
+    "by commas, and target_session_attrs=read-write, which also finds it after a failover"
 )
 
 
 class ConnectionLostError(Exception):
-    """The session is over; internal, since the listener's answer is to make a new one."""
+    """The session has ended. Internal: the listener reacts by making a new one."""
 
 
 class QueryCanceledError(ListenRefusedError):
-    """Somebody has canceled a query, which can be sent again."""
+    """A query was canceled. It can be sent again."""
 
 
 class Session:
-    """A connection driven without blocking; owned by the reader thread.
+    """A connection that is driven without blocking. The reader thread owns it.
 
-    It works on the libpq connection below psycopg's: `Connection.notifies()` would hold
-    the connection's lock, and lose the rest of a batch when it is interrupted.
+    It uses the libpq connection below psycopg's. `Connection.notifies()` would hold the
+    connection's lock, and lose the rest of a batch when it is interrupted.
     """
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -55,12 +55,12 @@ class Session:
         self.notifies = self._pgconn.notifies if self.encoding.is_utf8 else self._notifies_recoded
         self.backend_pid = self._pgconn.backend_pid
         self.is_pooled = False
-        self.identity: tuple[bytes | None, ...] = ()  # of the server process, once asked for
-        self.row: tuple[bytes | None, ...] = ()  # the first of the last query
+        self.identity: tuple[bytes | None, ...] = ()  # the server process's, once queried
+        self.row: tuple[bytes | None, ...] = ()  # the first row of the last query
         self._refused: ListenRefusedError | None = None
 
     def _notifies_recoded(self) -> PGnotify | None:
-        """Return the next notification in UTF-8, as everything behind expects it, or None."""
+        """Return the next notification, converted to UTF-8, or None."""
         arrived = self._pgconn.notifies()
         if arrived is None or (arrived.relname.isascii() and arrived.extra.isascii()):
             return arrived
@@ -68,16 +68,16 @@ class Session:
         return PGnotify(recode(arrived.relname), arrived.be_pid, recode(arrived.extra))
 
     def probe(self) -> None:
-        """Send what the server need not answer: if it is gone, the network will say so."""
+        """Send a message without an answer, so that the network reports a server that is gone."""
         with contextlib.suppress(psycopg.Error):  # a query may be under way
             self._pgconn.send_flush_request()
             self._pgconn.flush()
 
     def consume(self) -> None:
-        """Read what has arrived, without waiting; notifications then come from `notifies()`.
+        """Read what has arrived, without waiting; `notifies()` then returns notifications.
 
         Raises:
-            ConnectionLostError: The server is gone. What had arrived is kept.
+            ConnectionLostError: The server is gone. Notifications that had arrived are kept.
         """
         try:
             self._pgconn.consume_input()
@@ -89,7 +89,7 @@ class Session:
             )
 
     def send(self, query: bytes) -> None:
-        """Begin to send a query, which may hold several statements."""
+        """Begin to send a query. It may contain several statements."""
         self._refused = None
         self.row = ()
         try:
@@ -98,18 +98,18 @@ class Session:
             raise ConnectionLostError(in_one_line(exc)) from exc
 
     def flush(self) -> bool:
-        """Send more of the query; return whether some is still left."""
+        """Send more of the query; return whether some of it is left."""
         try:
             return bool(self._pgconn.flush())
         except psycopg.Error as exc:
             raise ConnectionLostError(in_one_line(exc)) from exc
 
     def answered(self) -> bool:
-        """Return whether the query is over; errors of its statements are raised here.
+        """Return whether the query has finished.
 
         Raises:
-            ListenRefusedError: A statement failed, and with it the whole query.
-            QueryCanceledError: It was canceled.
+            ListenRefusedError: A statement failed, so the whole query has failed.
+            QueryCanceledError: The query was canceled.
             ConnectionLostError: The server ended the session instead of answering.
         """
         while not self._pgconn.is_busy():
@@ -123,27 +123,28 @@ class Session:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 reason = in_one_line(result.get_error_message(self.encoding.codec))
                 severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-                if severity != b"ERROR":  # FATAL and PANIC end the session; libpq's own has none
+                # FATAL and PANIC end the session. An error of libpq's own has no severity.
+                if severity != b"ERROR":
                     raise ConnectionLostError(reason)
-                # Kept for the next call: the end of the query may not be here yet.
+                # Raised later: the end of the query may not have arrived yet.
                 self._refused = _refusal(result.error_field(pq.DiagnosticField.SQLSTATE), reason)
         return False
 
     def close(self) -> None:
-        """End the session, telling the server."""
+        """End the session properly."""
         with contextlib.suppress(psycopg.Error):
             self._connection.close()
 
 
 def is_quiet(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether an idle connection has nothing to read: a dead one has, its end-of-file."""
+    """Return whether an idle connection has nothing to read. A dead one has end-of-file to read."""
     with selectors.DefaultSelector() as selector:
         selector.register(connection.fileno(), selectors.EVENT_READ)
         return not selector.select(0)
 
 
 def encoding_of(connection: psycopg.Connection[Any]) -> Encoding:
-    """Return the encoding of the database that a connection leads to."""
+    """Return the encoding of a connection's database."""
     return find_encoding(
         (connection.pgconn.parameter_status(b"server_encoding") or b"UTF8").decode()
     )
@@ -152,17 +153,18 @@ def encoding_of(connection: psycopg.Connection[Any]) -> Encoding:
 def listen_query(
     channels: Iterable[str], verb: str = "LISTEN", encoding: Encoding | None = None
 ) -> bytes:
-    """Return one query that listens to all the channels, or that no longer does (UNLISTEN).
+    """Return one query with a LISTEN or UNLISTEN for each channel.
 
-    Ten thousand names take 0.2 s as one query, ten times that one by one.
+    10,000 channels take 0.2 s as one query, and ten times as long one by one.
 
     Args:
         channels: Their names.
-        verb: What to do.
-        encoding: That of the session, UTF-8 if it isn't given.
+        verb: LISTEN or UNLISTEN.
+        encoding: The session's encoding. Default: UTF-8.
 
     Raises:
-        ListenRefusedError: The encoding lacks a character of a name, or it takes over 63 bytes.
+        ListenRefusedError: The encoding lacks a character of a name, or a name has over 63 bytes
+            in it.
     """
     if encoding is None or encoding.is_utf8:
         return ";".join(f"{verb} {_quote(name)}" for name in channels).encode()
@@ -179,7 +181,7 @@ def _encode_command(verb: str, name: str, encoding: Encoding) -> bytes:
     except UnicodeEncodeError as exc:
         raise ListenRefusedError(
             f"can't {verb} to channel {name!r}: the database's encoding, {encoding.name}, has no "
-            f"{name[exc.start]!r}"
+            f"character {name[exc.start]!r}"
         ) from None
     if size > MAX_NAME_BYTES:
         raise ListenRefusedError(
@@ -198,5 +200,5 @@ def _refusal(sqlstate: bytes | None, reason: str) -> ListenRefusedError:
 
 
 def notify_query(channel: str, payload: str) -> bytes:
-    """Return a query that notifies. No right can be missing, as one to call pg_notify() can."""
+    """Return a query that notifies. Unlike pg_notify(), NOTIFY needs no privilege."""
     return sql.SQL("NOTIFY {}, {}").format(sql.Identifier(channel), payload).as_bytes(None)

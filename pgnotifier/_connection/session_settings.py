@@ -1,8 +1,8 @@
-"""Setup: what a session of ours needs, whatever its role, database or server sets.
+"""Set the server parameters that a session needs, whatever its role, database or server sets.
 
-A timeout would end it, or a query of it, again and again. And names are to be looked up in
-PostgreSQL's own catalog alone: else whoever may create functions or operators in a schema of the
-search_path has them executed as the listener's role.
+A timeout would end the session, or its queries, again and again. The search_path is restricted to
+PostgreSQL's own catalog. Otherwise, anybody who may create functions or operators in one of its
+schemas could have them executed with the listener's role.
 https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATTERNS
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-_TIMEOUTS = {  # by the version of the server that first knew it
+_TIMEOUTS = {  # with the first server version that has it
     "statement_timeout": 0,
     "lock_timeout": 0,
     "idle_in_transaction_session_timeout": 0,
@@ -24,13 +24,13 @@ _NEEDED = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    # Nothing that the session does needs to be on disk, or on a replica that may be down.
+    # Nothing that the session does has to reach the disk, or a replica that may be down.
     "synchronous_commit": "off",
     "standard_conforming_strings": "on",
     "extra_float_digits": "1",
     "client_min_messages": "warning",
     "jit": "off",
-    # Linux counts the time for which a client doesn't read as unanswered, too.
+    # Linux also counts the time during which a client doesn't read as unanswered.
     "tcp_user_timeout": "0",
 }
 _UNLESS_SET = {
@@ -38,8 +38,8 @@ _UNLESS_SET = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "2",
 }
-"""Has the server find a dead client within 20 seconds, unless its configuration says when. It then
-frees the lock of a leader, and no longer keeps notifications in its queue for it."""
+"""Defaults with which the server detects a dead client within 20 seconds. It then frees a leader's
+lock, and no longer keeps notifications in its queue for that client."""
 
 _QUERY = """
 SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
@@ -50,11 +50,11 @@ AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {pid}"""
 
 
 def setup_query(pid: int) -> str:
-    """Return the query that sets what a session needs, of what its server knows.
+    """Return a query that sets the parameters, except for those that the server doesn't have.
 
     Args:
-        pid: That of the session's process. In another one, given by a pooler that shares them
-            and would hand the settings to somebody else, nothing is set.
+        pid: The process id of the session. A pooler may run the query in another server process,
+            which it shares between clients. Nothing is set there.
     """
     values = [f"('{name}', '{value}', true)" for name, value in _NEEDED.items()]
     values += [f"('{name}', '{value}', false)" for name, value in _UNLESS_SET.items()]
@@ -62,22 +62,22 @@ def setup_query(pid: int) -> str:
 
 
 def set_up(connection: psycopg.Connection[Any]) -> None:
-    """Set what a session needs.
+    """Set the parameters of a session.
 
     Raises:
-        psycopg.Error: A timeout that it has was too short for that, or it was lost.
+        psycopg.Error: A timeout of the session was too short for that, or the session was lost.
     """
     connection.execute(setup_query(connection.info.backend_pid).encode())
 
 
 def options_without_timeouts(given: object, server_version: int) -> str:
-    """Return libpq's `options` that a session without timeouts begins with.
+    """Return libpq's `options` for a session that starts without timeouts.
 
-    Not for each: most poolers refuse them.
+    They aren't used for every session, because most poolers refuse them.
 
     Args:
-        given: The options that the user has given, None for those of the environment.
-        server_version: As in 170002.
+        given: The options that the user has given. None: those in PGOPTIONS.
+        server_version: The server's version as a number, such as 170002.
     """
     own = str(os.environ.get("PGOPTIONS", "") if given is None else given)
     timeouts = [f"-c {name}=0" for name, first in _TIMEOUTS.items() if server_version >= first]

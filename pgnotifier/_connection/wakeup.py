@@ -1,4 +1,4 @@
-"""Waiting for a connection's socket in a way that another thread can cut short."""
+"""Wait for a connection's socket, until it is ready or another thread ends the wait."""
 
 import contextlib
 import select
@@ -6,11 +6,11 @@ import selectors
 import socket
 from collections.abc import Callable
 
-_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux's; the others tell POLLHUP unasked
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; other systems always report POLLHUP
 
 
 class Waiter:
-    """Waits for one socket, or to be woken. `wake` is for any thread, the rest for the owner."""
+    """Waits for one socket or a wake-up. Any thread may call `wake`; the rest is the owner's."""
 
     def __init__(self, before: Callable[[], object] = lambda: None) -> None:
         """Open the descriptors.
@@ -24,26 +24,26 @@ class Waiter:
         self._waker.setblocking(False)  # noqa: FBT003
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._watched: dict[int, int] = {}  # what the selector knows, without asking it
+        self._watched: dict[int, int] = {}  # the events registered for each descriptor
         self._pause_selector = selectors.DefaultSelector()
         self._pause_selector.register(self._woken, selectors.EVENT_READ)
 
     def wake(self) -> None:
-        """End the wait under way, or else the next one. A no-op once closed."""
-        # A full pipe will wake the owner as well.
+        """End the current wait, or the next one. A no-op once closed."""
+        # If the pipe is full, the owner wakes up anyway.
         with contextlib.suppress(OSError):
             self._waker.send(b"\0")
 
     def wait(
         self, timeout: float, fd: int | None = None, *, read: bool = True, write: bool = False
     ) -> None:
-        """Wait until the descriptor is ready, `wake` is called, or the seconds are over."""
+        """Wait until the descriptor is ready, `wake` is called, or the seconds have passed."""
         if fd is not None:
             self._watch(fd, read * selectors.EVENT_READ | write * selectors.EVENT_WRITE)
         self._select(self._selector, timeout)
 
     def wait_for_end(self, timeout: float, fd: int) -> bool:
-        """Wait without reading; return whether the other end of the descriptor has hung up."""
+        """Wait without reading; return whether the other end has closed the connection."""
         if not hasattr(select, "poll"):  # Windows
             self.wait(timeout, fd, read=False)
             return False
@@ -57,11 +57,11 @@ class Waiter:
         return fd in ready
 
     def pause(self, seconds: float) -> None:
-        """Wait until `wake` is called or the seconds are over, whatever the socket does."""
+        """Wait until `wake` is called or the seconds have passed, and ignore the socket."""
         self._select(self._pause_selector, seconds)
 
     def forget(self, fd: int) -> None:
-        """Stop watching a descriptor; to be called before it is closed."""
+        """Stop watching a descriptor. Call this before it is closed."""
         self._watch(fd, 0)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Liveness and readiness, asked over HTTP."""
+"""Answer liveness and readiness probes over HTTP."""

@@ -1,8 +1,8 @@
-"""Health: whether a process lives, and whether it is ready, asked over HTTP.
+"""Answer `/healthz` and `/readyz` over HTTP, for the probes of containers and load balancers.
 
-For the probes of containers and load balancers: `/healthz` answers 200 while the listener runs,
-be it connected or not; `/readyz` while it hears, or stands by, and its queues can be reached.
-Otherwise both answer 503. The body is a JSON object; it tells states, and no addresses.
+`/healthz` answers 200 while the listener runs, whether it is connected or not. `/readyz` answers
+200 while it is listening or a standby, and its queues can be reached. Otherwise both answer 503.
+The body is a JSON object; it shows states, and no addresses.
 https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
 """
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from pgnotifier.status import Status
 
 HOST = "127.0.0.1"
-"""Where probes are answered, unless `health_host` says otherwise: on this machine alone."""
+"""The address, unless `health_host` is given: only this machine can reach it."""
 BACKLOG = 128
-"""How many connections the system keeps until they are accepted."""
+"""How many connections may wait to be accepted."""
 PATHS = ("/healthz", "/readyz")
 PROBE_TIMEOUT = 10.0
-"""Seconds that `probe` waits for an answer."""
+"""Seconds for which `probe` waits for an answer."""
 
 
 class Checked(Protocol):
-    """What the server has to know of a notifier."""
+    """The part of a notifier that the health server uses."""
 
     def is_running(self) -> bool: ...
     def status(self) -> "Status": ...
@@ -40,35 +40,35 @@ class Checked(Protocol):
 
 
 class HealthServer:
-    """Answers for some notifiers, on a thread of its own."""
+    """Answers probes for some notifiers, on its own thread."""
 
     def __init__(self, notifiers: "Sequence[Checked]", port: int, host: str | None = None) -> None:
-        """Take what to answer for; `start` opens the port.
+        """Check the arguments; `start` opens the port.
 
         Args:
-            notifiers: All have to be well.
+            notifiers: The notifiers. All of them have to be healthy.
             port: From 1 to 65535.
-            host: The address to listen on, or a name of it. `0.0.0.0` stands for all IPv4
-                addresses of the machine, `::` for those of IPv6, too. Default: 127.0.0.1.
+            host: The address to listen on, or its name. `0.0.0.0` stands for all IPv4 addresses
+                of the machine, `::` for all IPv4 and IPv6 addresses. Default: 127.0.0.1.
 
         Raises:
             ArgumentTypeError: The port isn't an int, or the host isn't a str.
-            ConfigurationError: There is no such port, or the host is empty.
+            ConfigurationError: The port is out of range, or the host is empty.
         """
         check_settings(health_port=port, health_host=host)
         self._notifiers = notifiers
         self._port = port
         self._host = HOST if host is None else host
         self._server: HttpServer | None = None
-        self._checks: dict[str, Future[Answer]] = {}  # by path; of the server's thread
+        self._checks: dict[str, Future[Answer]] = {}  # by path; used by the server's thread
 
     def start(self) -> None:
         """Open the port; a no-op if it is open.
 
         Raises:
-            ConfigurationError: It can't be: it is in use, say.
+            ConfigurationError: It can't be opened, for example because it is in use.
         """
-        # Here, as most listeners have no such port, and this takes memory.
+        # Imported here because it takes memory, and most listeners have no health port.
         from pgnotifier._health.http_server import HttpServer
 
         if self._server is not None:
@@ -78,20 +78,20 @@ class HealthServer:
         self._server = server
 
     def stop(self) -> None:
-        """Close the port, without waiting for the thread that answers."""
+        """Close the port, without waiting for the server's thread to end."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
 
     def forget_in_child(self) -> None:
-        """Close the parent's port in a forked child, where no thread answers."""
+        """Close the parent's port in a forked child, which has no server thread."""
         server, self._server = self._server, None
         self._checks.clear()
         if server is not None:
             server.close()
 
     def _find_answer(self, path: str) -> "Future[Answer]":
-        """Return the answer to a path: that of the check under way, if there is one."""
+        """Return the answer for a path, from the running check if there is one."""
         if path not in PATHS:
             unknown: Future[Answer] = Future()
             unknown.set_result(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
@@ -103,7 +103,7 @@ class HealthServer:
 
     def _check(self, path: str) -> "Answer":
         if path == "/readyz":
-            # At the same time, as each may have to wait for its queues.
+            # In parallel, because each may have to wait for its queues.
             found = [
                 call_aside("pgnotifier-check", one.readiness_problems) for one in self._notifiers
             ]
@@ -122,10 +122,10 @@ def _make_answer(status: HTTPStatus, content: object) -> "Answer":
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Raises:
-        ConfigurationError: None can be opened there.
+        ConfigurationError: The port can't be opened at that address.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -137,18 +137,18 @@ def _listen(host: str, port: int) -> socket.socket:
             backlog=BACKLOG,
             dualstack_ipv6=is_any and socket.has_dualstack_ipv6(),
         )
-    except (OSError, UnicodeError) as exc:  # a name that is no name is the latter
+    except (OSError, UnicodeError) as exc:  # UnicodeError: the host isn't a valid name
         why = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(f"health_port {port} can't be opened on {host!r}: {why}") from exc
 
 
 def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str]:
-    """Ask a health server; return whether all is well, and what it said.
+    """Ask a health server; return whether it answered 200, and the answer or the error.
 
     Args:
         port: Its port.
         path: `/healthz` or `/readyz`.
-        host: Where it runs.
+        host: Its address.
     """
     import http.client
 

@@ -1,8 +1,9 @@
-"""Answering: an HTTP server for short questions, which no number of clients can wear down.
+"""A small HTTP server for probes, which many or slow clients can't exhaust.
 
-One thread serves all connections, and there are few of them at a time: when one more comes, the
-oldest is closed. So clients that say nothing, or say it slowly, cost neither threads nor file
-descriptors, and who asks at once gets an answer. What takes time is left to a future.
+One thread serves all connections, and their number is limited: when a new one exceeds it, the
+oldest is closed. So clients that send nothing, or send slowly, use up neither threads nor file
+descriptors, and a client that sends its request at once gets an answer. An answer that takes time
+is a future.
 
     connection -> request line and headers -> answer (a future) -> response -> closed
                   within 5 s, 8 KiB           within 8 s                       within 1 s
@@ -25,31 +26,31 @@ logger = logging.getLogger("pgnotifier.health")
 
 MAX_CONNECTIONS = 32
 MAX_REQUEST = 8_192
-"""Bytes that a request line and headers may have."""
+"""Maximum bytes of the request line and headers."""
 REQUEST_TIMEOUT = 5.0
-"""Seconds from a connection to the end of its request, however many packets that takes."""
+"""Seconds from the connection to the end of its request, however many packets that takes."""
 ANSWER_TIMEOUT = 8.0
 """Seconds after which a request without an answer gets 503."""
 CLOSE_TIMEOUT = 1.0
-"""Seconds in which a client may read its response before the connection is cut."""
+"""Seconds for a client to read its response before the connection is closed."""
 ACCEPT_PAUSE = 0.1
-"""Seconds to wait when the process has no descriptor left for a connection."""
+"""Seconds to wait when the process has no file descriptor left for a connection."""
 
 
 class Answer(NamedTuple):
-    """A response's status, and its body, which is JSON."""
+    """The status of a response, and its body in JSON."""
 
     status: HTTPStatus
     body: bytes
 
 
 class _Connection:
-    """A client's connection, and how far it has come; only the server's thread uses it.
+    """A client's connection and its progress. Only the server's thread uses it.
 
     Attributes:
-        deadline: When it is to be over with what it is at.
-        answer: What is awaited, once the request is there.
-        is_closing: Whether it has got its response.
+        deadline: When its current step has to be finished, by `time.monotonic()`.
+        answer: The future of the answer, once the request has arrived.
+        is_closing: Whether the response was sent.
     """
 
     def __init__(self, client: socket.socket) -> None:
@@ -63,15 +64,18 @@ class _Connection:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the request is there, and the answer isn't sent."""
+        """Whether the request has arrived, and the response wasn't sent yet."""
         return self.answer is not None and not self.is_closing
 
     def read(self) -> str | Answer | None:
-        """Take what has come; return the path that is asked for, or what is wrong with it.
+        """Read what has arrived.
+
+        Returns:
+            The requested path, or an error response, or None while the request is incomplete.
 
         Raises:
             EOFError: The client has closed the connection.
-            OSError: It is lost.
+            OSError: The connection is lost.
         """
         try:
             received = self.client.recv(MAX_REQUEST)
@@ -80,7 +84,7 @@ class _Connection:
         if not received:
             raise EOFError
         if self.is_closing:
-            return None  # whatever else it wants: there is one answer to a connection
+            return None  # ignore further requests: a connection gets one response
         self._received += received
         head, end, _ = self._received.replace(b"\r\n", b"\n").partition(b"\n\n")
         if len(head) > MAX_REQUEST:
@@ -102,9 +106,9 @@ class _Connection:
         )
         if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
             head += "Allow: GET, HEAD\r\n"
-        # A new connection has room for all of it.
+        # The send buffer of a new connection has room for all of it.
         self.client.sendall(f"{head}\r\n".encode() + (answer.body if self._wants_body else b""))
-        # To close it now would take the response back, if there is something left to read.
+        # Closing it now would discard the response if there were unread data.
         self.client.shutdown(socket.SHUT_WR)
         self.is_closing = True
         self.deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -121,23 +125,23 @@ class _Connection:
 
 
 class HttpServer:
-    """Serves a listening socket, on a thread of its own."""
+    """Serves a listening socket on its own thread."""
 
     def __init__(
         self, listening: socket.socket, find_answer: Callable[[str], Future[Answer]]
     ) -> None:
-        """Take the socket, which is closed with the server.
+        """Take over the socket. The server closes it.
 
         Args:
-            listening: Bound, and listening.
-            find_answer: Returns the answer to a path, or its future. Called by the server's
-                thread, and so must not wait.
+            listening: A bound and listening socket.
+            find_answer: Returns the future of the answer for a path. The server's thread calls
+                it, so it must not wait.
         """
         listening.settimeout(0)
         self._listening = listening
         self._find_answer = find_answer
         self._connections: dict[_Connection, None] = {}  # the oldest first
-        self._awaited: set[Future[Answer]] = set()  # those that wake this thread
+        self._awaited: set[Future[Answer]] = set()  # futures that will wake this thread
         self._is_stopping = False
         self._wakeup, self._waker = socket.socketpair()
         self._wakeup.settimeout(0)
@@ -151,7 +155,7 @@ class HttpServer:
         """Start the thread.
 
         Raises:
-            RuntimeError: The system has no thread left.
+            RuntimeError: No thread can be started.
         """
         try:
             self._thread.start()
@@ -160,18 +164,18 @@ class HttpServer:
             raise
 
     def stop(self) -> None:
-        """Close the port, and have the thread close all connections, as it ends.
+        """Close the port; the thread then closes all connections and ends.
 
-        There is no waiting for that: the thread may be in a handler of the log, which waits for
-        whoever stops the server.
+        This doesn't wait for the thread: it may be inside a log handler that waits for a lock
+        of the caller.
         """
         self._is_stopping = True
-        self._listening.close()  # here, so that another server may listen on the port at once
+        self._listening.close()  # here, so that another server can use the port at once
         self._wake()
 
     def close(self) -> None:
-        """Close all sockets: also those of the parent, in a forked child."""
-        # Not `unregister`: a fork's epoll is its parent's, too.
+        """Close all sockets. In a forked child, this closes the child's copies."""
+        # No `unregister`: a forked child shares its epoll with the parent.
         for one in (self._listening, self._wakeup, self._waker, self._selector):
             one.close()
         for connection in tuple(self._connections):
@@ -184,25 +188,23 @@ class HttpServer:
                 for key, _ in self._selector.select(self._find_pause()):
                     key.data()
                 self._answer_waiting()
-                self._cut_late()
+                self._close_expired()
         finally:
             for connection in tuple(self._connections):
                 self._drop(connection)
             self.close()
 
     def _find_pause(self) -> float | None:
-        """Return the seconds until something is due; None if there is nothing to wait for."""
+        """Return the seconds until the next deadline, or None if there are no connections."""
         deadlines = [connection.deadline for connection in self._connections]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _accept(self) -> None:
         try:
             client, _ = self._listening.accept()
-        except (BlockingIOError, ConnectionError):  # it has gone again
+        except (BlockingIOError, ConnectionError):  # the client has disconnected
             return
-        except (
-            OSError
-        ):  # it was closed, or no descriptor is left, unless an older connection gives its own
+        except OSError:  # stopped, or out of descriptors: close a connection to free one
             if not (self._is_stopping or self._make_room()):
                 time.sleep(ACCEPT_PAUSE)
             return
@@ -211,7 +213,7 @@ class HttpServer:
         connection = _Connection(client)
         self._connections[connection] = None
         self._watch(connection)
-        self._read(connection)  # before others come, for which it would have to go
+        self._read(connection)  # now, because later connections could displace it
 
     def _watch(self, connection: _Connection) -> None:
         def read() -> None:
@@ -220,7 +222,7 @@ class HttpServer:
         self._selector.register(connection.client, selectors.EVENT_READ, read)
 
     def _make_room(self) -> bool:
-        """Close the oldest connection, of those that don't wait for an answer if there are any."""
+        """Close the oldest connection, preferably one that doesn't wait for an answer."""
         for is_waiting in (False, True):
             for connection in self._connections:
                 if connection.is_waiting is is_waiting:
@@ -230,7 +232,7 @@ class HttpServer:
 
     def _read(self, connection: _Connection) -> None:
         if connection not in self._connections:
-            return  # closed for another one since
+            return  # it was closed to make room
         try:
             asked = connection.read()
             if isinstance(asked, Answer):
@@ -241,7 +243,7 @@ class HttpServer:
             self._drop(connection)
 
     def _ask(self, connection: _Connection, path: str) -> None:
-        self._selector.unregister(connection.client)  # what it sends, or ends, can wait
+        self._selector.unregister(connection.client)  # further data can wait
         connection.deadline = time.monotonic() + ANSWER_TIMEOUT
         connection.answer = self._find_answer(path)
         # Many connections may wait for the same one.
@@ -259,7 +261,7 @@ class HttpServer:
     def _respond(self, connection: _Connection, future: Future[Answer]) -> None:
         error = future.exception()
         if error is not None:
-            logger.error("a probe can't be answered", exc_info=error, extra=about("probe_failed"))
+            logger.error("a health check failed", exc_info=error, extra=about("probe_failed"))
             self._finish(connection, _refuse(HTTPStatus.INTERNAL_SERVER_ERROR))
         else:
             self._finish(connection, future.result())
@@ -272,7 +274,7 @@ class HttpServer:
         else:
             self._watch(connection)
 
-    def _cut_late(self) -> None:
+    def _close_expired(self) -> None:
         now = time.monotonic()
         for connection in [one for one in self._connections if one.deadline <= now]:
             if connection.is_waiting:
@@ -282,14 +284,14 @@ class HttpServer:
 
     def _drop(self, connection: _Connection) -> None:
         del self._connections[connection]
-        with contextlib.suppress(KeyError):  # one that awaits its answer isn't watched
+        with contextlib.suppress(KeyError):  # not watched while it waits for its answer
             self._selector.unregister(connection.client)
-        with contextlib.suppress(OSError):  # a fork may have it, too, and would hold it open
+        with contextlib.suppress(OSError):  # a forked child may have a copy that keeps it open
             connection.client.shutdown(socket.SHUT_RDWR)
         connection.client.close()
 
     def _wake(self, _: object = None) -> None:
-        with contextlib.suppress(OSError):  # it is closed, or has not been looked at since
+        with contextlib.suppress(OSError):  # closed, or full: the thread will wake up anyway
             self._waker.send(b"x")
 
     def _clear_wakeup(self) -> None:

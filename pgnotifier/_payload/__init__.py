@@ -1,1 +1,1 @@
-"""What `pgnotifier.payload` is made of."""
+"""The parts of `pgnotifier.payload`: reading and writing JSON and Python literals."""

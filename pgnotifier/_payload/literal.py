@@ -1,4 +1,4 @@
-"""Python literals: reading text that is one without a warning or a crash, and writing one."""
+"""Read and write Python literals, without warnings and crashes whatever the text is."""
 
 import ast
 import math
@@ -9,13 +9,13 @@ from typing import Any
 from pgnotifier._payload.nesting import LITERAL_DEPTH, nests_within
 
 _TRIES = 100
-"""Threads that parse at the same time may give each other a SystemError, in Python 3.11:
-https://github.com/python/cpython/issues/106905."""
+"""How often to try: in Python 3.11, threads that parse at the same time may cause a SystemError
+in each other, see https://github.com/python/cpython/issues/106905."""
 
-# The compiler warns of invalid escapes and the like. Silencing it would change the filters of
-# the whole process (`catch_warnings` is not thread-safe), so only text made of tokens that it
-# has nothing to say about gets there. This also keeps plain words cheap. Every repetition is
-# of atomic groups, `(?>...)`: a text that fails, fails in linear time.
+# The compiler warns about invalid escapes and the like. Suppressing that would change the filters
+# of the whole process (`catch_warnings` is not thread-safe), so only text made of tokens that
+# cause no warning is passed to it. This also keeps plain words cheap. Every repetition uses
+# atomic groups, `(?>...)`, so that a text that doesn't match fails in linear time.
 
 _BLANK = r"(?>[ \t\f\r\n]|\\(?:\r?\n|\r)|\#[^\r\n]*)"
 _BYTES_ESCAPE = r"""\r?\n|[\r\\'"abfnrtv]|[0-3][0-7]{0,2}|[4-7][0-7]?(?![0-7])|x[0-9a-fA-F]{2}"""
@@ -37,12 +37,13 @@ _STRING = (
 )
 _DIGITS = r"[0-9](?>_?[0-9])*"
 _DECIMAL = rf"(?>(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?)"
-# CPython checks the 4,300 digits of decimals alone; the counts here keep to the same bound.
+# CPython limits only decimals to 4,300 digits. The counts here apply the same bound to the others.
 _NUMBER = rf"""(?>0[xX](?>_?[0-9a-fA-F]){{1,3571}}|0[oO](?>_?[0-7]){{1,4761}}
     |0[bB](?>_?[01]){{1,14284}}|(?!0+[1-9][0-9]*\b(?!\.)){_DECIMAL}[jJ]?)(?![\w.])"""
-# Signs only where a value begins or an imaginary part follows, and no bracket right after a
-# closing one: dates are rejected here, and nothing recurses without nesting (`1+1+1...`).
-# All that literal_eval takes and this doesn't is an imaginary part in brackets: `1+(2j)`.
+# A sign is allowed only where a value begins or an imaginary part follows, and no bracket right
+# after a closing one. So dates don't match, and nothing recurses without nesting (`1+1+1...`).
+# The one form that literal_eval accepts and this doesn't is an imaginary part in brackets:
+# `1+(2j)`.
 _TOKEN = rf"""
     [(\[{{,:](?:{_BLANK}*[+-])?
     |[)\]}}](?!{_BLANK}*[(\[{{])
@@ -59,7 +60,7 @@ _drop_strings = re.compile(rf"{_STRING}|\#[^\r\n]*", re.VERBOSE).sub
 
 
 def read_literal(text: str) -> Any:
-    """Return the value of a literal, as `ast.literal_eval` does, or else the text itself."""
+    """Return the value of a literal, as `ast.literal_eval` does, or the text if it isn't one."""
     if not _matches_literal(text):
         return text
     if text.count("(") + text.count("[") + text.count("{") > LITERAL_DEPTH and not nests_within(
@@ -77,14 +78,14 @@ def read_literal(text: str) -> Any:
 
 
 def write_literal(value: Any) -> str:
-    """Return a literal of a value that `make_plain` made, without NUL or lone surrogates."""
+    """Return a literal for a value that `make_plain` made, without NUL or lone surrogates."""
     match value:
         case str():
-            # Always in single quotes: in double ones it might be JSON, where the escapes of
-            # two adjacent surrogates mean one character.
+            # Always in single quotes. In double quotes it could be read as JSON, where the escapes
+            # of two adjacent surrogates mean one character.
             return "'" + repr('"' + value)[2:]
         case float():
-            # The point ends in no digit: in JSON, it would be a Decimal.
+            # No digit follows the point, so this isn't JSON, which would be read as a Decimal.
             return repr(value).replace("inf", "1.e999")
         case complex():
             sign = "-" if math.copysign(1, value.imag) < 0 else "+"

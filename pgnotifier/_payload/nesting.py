@@ -1,16 +1,16 @@
-"""How deep brackets nest, told before a parser looks: those of JSON and Python recurse in C."""
+"""Check how deep brackets nest, before a parser that recurses in C sees the text."""
 
 JSON_DEPTH = 200
-"""How deep JSON may nest: msgspec, too, recurses in C. See `LITERAL_DEPTH`."""
+"""How deep JSON may nest. msgspec also recurses in C; see `LITERAL_DEPTH`."""
 
 LITERAL_DEPTH = 50
-"""How deep a literal may. CPython's parser recurses in C, and a thread's stack may be small
-(512 KiB on macOS): in one of 256 KiB, it crashes the process at 150 levels."""
+"""How deep a literal may nest. CPython's parser recurses in C, and a thread's stack may be small
+(512 KiB on macOS). With a stack of 256 KiB, it crashes the process at 150 levels."""
 
 _OPENING = b"[{"
 _BRACKETS = b"([{)]}"
 _SPACED = 400
-"""How many bytes a bracket has on average where there are few of them."""
+"""A text has few brackets if it has at least this many bytes for each of them."""
 
 _NO_OPENING = bytes(set(range(256)) - set(_OPENING))
 _NO_BRACKET = bytes(set(range(256)) - set(_BRACKETS))
@@ -19,7 +19,7 @@ _ALIKE = bytes.maketrans(_BRACKETS, b"[[[]]]")
 
 
 def nests_within(depth: int, code: bytes) -> bool:
-    """Tell whether the brackets in `code` pair up and nest no deeper than `depth`."""
+    """Return whether the brackets in `code` pair up and nest no deeper than `depth`."""
     brackets = code.translate(_ALIKE, _NO_BRACKET)
     for _ in range(depth):
         before, brackets = len(brackets), brackets.replace(b"[]", b"")
@@ -29,13 +29,13 @@ def nests_within(depth: int, code: bytes) -> bool:
 
 
 def is_shallow_json(data: bytes) -> bool:
-    """Tell whether JSON is certain to nest no deeper than `JSON_DEPTH`.
+    """Return whether JSON is certain to nest no deeper than `JSON_DEPTH`.
 
-    What costs least comes first: most texts are short, or hold few brackets.
+    The cheapest checks come first: most texts are short, or contain few brackets.
     """
     return (
         len(data) <= JSON_DEPTH
-        # None that opens comes later than so many bytes, of which each opens one at most.
+        # All opening brackets are within the first bytes, and there are too few of these bytes.
         or (data.rfind(b"{") < JSON_DEPTH and data.rfind(b"[") < JSON_DEPTH)
         or _has_few_brackets(data)
         or len(data.translate(None, _NO_OPENING)) <= JSON_DEPTH
@@ -44,7 +44,7 @@ def is_shallow_json(data: bytes) -> bool:
 
 
 def _has_few_brackets(data: bytes) -> bool:
-    # Unlike `count`, `find` looks at many bytes at a time; but each call has its price.
+    # Unlike `count`, `find` compares many bytes at a time, but each call has a cost.
     left = len(data) // _SPACED
     for bracket in _OPENING:
         at = data.find(bracket)
@@ -57,12 +57,13 @@ def _has_few_brackets(data: bytes) -> bool:
 
 
 def _json_brackets(data: bytes) -> bytes:
-    """Return the brackets of JSON that stand outside its strings, and maybe quotes."""
+    """Return the brackets of JSON outside of its strings, perhaps with quotes among them."""
     if b"\\" in data:
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     marks = data.translate(None, _NO_MARK)
-    # Quotes in pairs alone: no string holds a bracket. (`nests_within` leaves out the quotes.)
+    # All quotes are in adjacent pairs, so no string contains a bracket. (`nests_within` ignores
+    # the quotes.)
     if 2 * marks.count(b'""') == marks.count(b'"'):
         return marks
-    # Two adjacent quotes cancel out, wherever they stand, which leaves few to split at.
+    # Two adjacent quotes cancel out wherever they are, which leaves few to split at.
     return b"".join(marks.replace(b'""', b"").split(b'"')[::2])

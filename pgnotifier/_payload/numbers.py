@@ -1,7 +1,7 @@
-"""Numbers in JSON: floats where a float says what the text says, else decimals.
+"""Read a JSON number as a float if that keeps its digits, and as a decimal otherwise.
 
-JSON has one kind of number, and PostgreSQL's `numeric` writes all of its digits. A float keeps
-15 of them for sure, so that large amounts of money would lose their cents.
+JSON has one kind of number, and PostgreSQL's `numeric` writes all of its digits. A float is sure
+to keep only 15 of them, so large amounts of money would lose their cents.
 """
 
 import re
@@ -11,27 +11,27 @@ from typing import Any
 import msgspec
 
 LONGEST = 8000
-"""How many digits a number may have before its point, or after it, when it is written out: what
-fits into a payload. An int of `1e999999999` would take a callback half a gigabyte."""
+"""How many digits a number may have before or after its point when it is written out: as many as
+fit into a payload. If a callback made an int of `1e999999999`, that would take half a gigabyte."""
 
 _SHORT = 16
-"""A number of so many characters, one of them the point, has 15 digits, which a float keeps:
-https://docs.python.org/3/library/sys.html#sys.float_info."""
+"""A number of at most this many characters, one of them the point, has at most 15 digits, and a
+float keeps these: https://docs.python.org/3/library/sys.html#sys.float_info."""
 _SHORTEST = 18
-"""The most characters that a float's shortest digits and a point among them take."""
+"""The most characters that the shortest digits of a float take, with a point among them."""
 
 
 class TooManyDigitsError(ValueError):
-    """A number can't be read as one."""
+    """A number is too large or too long to be read as a number."""
 
 
 def read_number(text: str) -> float | Decimal:
     """Return the value of a JSON number that has a fraction or an exponent.
 
-    It is a float if `repr` of that has the same digits, zeros at either end aside.
+    It is a float if the float's `repr` has the same digits, apart from zeros at either end.
 
     Raises:
-        TooManyDigitsError: It has over 8,000 when it is written out.
+        TooManyDigitsError: The number has over 8,000 digits when it is written out.
     """
     value = float(text)
     if len(text) <= _SHORT and "e" not in text and "E" not in text:
@@ -40,7 +40,7 @@ def read_number(text: str) -> float | Decimal:
     digits = mantissa.strip("-0.")
     if not digits:  # zero, whatever the exponent
         return value
-    if len(exponent.lstrip("+-0")) > len(str(LONGEST)):  # Decimal itself refuses 19 digits
+    if len(exponent.lstrip("+-0")) > len(str(LONGEST)):  # Decimal refuses an exponent of 19 digits
         raise TooManyDigitsError
     exact = Decimal(text)
     if len(digits) <= _SHORTEST and exact == Decimal(repr(value)):
@@ -51,7 +51,7 @@ def read_number(text: str) -> float | Decimal:
 
 
 def survives(number: Decimal) -> bool:
-    """Tell whether JSON that holds the digits of a Decimal is read as the same Decimal."""
+    """Return whether JSON with the digits of a Decimal is read as the same Decimal."""
     digits = str(number)
     if not number.is_finite() or digits.lstrip("-").isdigit():
         return False
@@ -67,34 +67,35 @@ _read_exact = msgspec.json.Decoder(float_hook=read_number).decode
 
 
 def read_json(data: bytes) -> Any:
-    """Return the value of JSON, which mustn't nest deeper than the parser can bear.
+    """Return the value of JSON. Check with `is_shallow_json` first that it doesn't nest too deep.
 
     Raises:
-        msgspec.DecodeError: It isn't JSON, or is JSON that msgspec doesn't read; or else
-            `TooManyDigitsError` is its cause.
+        msgspec.DecodeError: It isn't JSON, or msgspec doesn't read it; or a number has too many
+            digits, and the cause is `TooManyDigitsError`.
         UnicodeDecodeError: It isn't UTF-8.
-        RecursionError: It nests deeper than this thread may go now.
+        RecursionError: It nests deeper than this thread's stack allows now.
     """
-    # A call for each number costs nothing where there are none, and little where they are few.
-    # In prose, a letter precedes a point. (That is asked in line, as most texts end up there.)
+    # Calling `read_number` for each fraction costs little while there are few. In prose, a letter
+    # precedes a point. (The first checks are in line because they decide for most texts.)
     if (
         len(data) > _SAMPLE
         and _ZERO <= data[data.find(_POINT) - 1] <= _NINE
         and _has_many_fractions(data)
     ):
         value = _read_floats(data)
-        if not _may_exceed_floats(data) or _is_written_so(value, data):
+        if not _may_exceed_floats(data) or _encodes_to(value, data):
             return value
     return _read_exact(data)
 
 
 _E, _POINT, _ZERO, _NINE = b"E.09"
 _SAMPLE, _MANY = 500, 6
-"""Bytes at either end of a text, and how many points among them make it one of many fractions."""
+"""How many bytes at either end of a text to look at, and with how many points among them the text
+is taken to have many fractions."""
 
 
 def _has_many_fractions(data: bytes) -> bool:
-    """Tell by both ends of a text whether it is worthwhile to look at all of it at once."""
+    """Return whether a text seems to have many fractions, judged by its beginning and end."""
     return data.count(_POINT, 0, _SAMPLE) >= _MANY or data.count(_POINT, -_SAMPLE) >= _MANY
 
 
@@ -104,13 +105,16 @@ _ALL_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 
 
 def _may_exceed_floats(data: bytes) -> bool:
-    """Tell whether a number may have an exponent, or over 14 digits with a point among them."""
+    """Return whether a number may have an exponent, or over 14 digits with a point among them."""
     if _find_exponent(data) or (_E in data and _find_capital(data)):
         return True
     zeros = data.translate(_ALL_ZEROS)
     return zeros.find(b".00000000") >= 0 or zeros.find(b"00000000.") >= 0
 
 
-def _is_written_so(value: Any, data: bytes) -> bool:
-    """Tell whether a value is written as this JSON, of the shortest digits, blanks aside."""
+def _encodes_to(value: Any, data: bytes) -> bool:
+    """Return whether a value, written as JSON with the shortest digits, is this text.
+
+    Blanks are ignored.
+    """
     return msgspec.json.encode(value) == msgspec.json.format(data, indent=-1)

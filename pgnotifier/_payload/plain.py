@@ -1,4 +1,4 @@
-"""Plain values: those of the builtin types that a Python literal can hold."""
+"""Rebuild a value from the builtin types that JSON and Python literals have."""
 
 import reprlib
 from types import EllipsisType
@@ -8,7 +8,7 @@ from pgnotifier._payload.substitutes import Substitute
 from pgnotifier.errors import PayloadEncodingError
 
 INT_BOUND = 10**4300
-"""Python refuses to print a longer int:
+"""Python refuses to print an int with more digits:
 https://docs.python.org/3/library/stdtypes.html#integer-string-conversion-length-limitation."""
 
 _KNOWN = (
@@ -16,20 +16,20 @@ _KNOWN = (
     *(tuple, list, set, dict),
 )
 _CHAIN = 10
-"""How many substitutes may have substitutes of their own: the value of an Enum may be an Enum."""
+"""How many times in a row a value may be substituted: the value of an Enum may be an Enum."""
 
 
 def make_plain(value: Any, path: str, room: int, substitute: Substitute) -> Any:
-    """Return a value rebuilt of builtin types.
+    """Return a value rebuilt from builtin types.
 
     Args:
-        value: The value. An instance of a subclass becomes one of the builtin type.
-        path: Where it stands, for errors.
-        room: How many containers may still nest.
-        substitute: Returns what stands for a value of another type; see `substitutes`.
+        value: The value. An instance of a subclass becomes an instance of the builtin type.
+        path: Where the value is in the payload, for errors.
+        room: How many levels of containers are still allowed.
+        substitute: Returns the substitute for a value of another type; see `substitutes`.
 
     Raises:
-        PayloadEncodingError: There is no such value.
+        PayloadEncodingError: The value can't be rebuilt.
     """
     if not isinstance(value, _KNOWN):
         value = _substituted(value, path, substitute)
@@ -43,14 +43,14 @@ def make_plain(value: Any, path: str, room: int, substitute: Substitute) -> Any:
         case int():
             if -INT_BOUND < value < INT_BOUND:
                 return int.__int__(value)
-            raise _refusal("an int of over 4,300 digits", path)
+            raise _refusal("an int with over 4,300 digits", path)
         case float() | complex():
             if value != value:
                 raise _refusal("nan", path)
             return float.__float__(value) if isinstance(value, float) else complex(value)
     if not room:
-        raise _refusal("a value nested too deep, or within itself,", path)
-    # No comprehensions: of each level, there is to be one frame on the stack.
+        raise _refusal("a value that is nested too deep, or contains itself,", path)
+    # No comprehensions: each level may use only one frame of the stack.
     plain: Any
     if isinstance(value, dict):
         plain = {}
@@ -67,12 +67,12 @@ def make_plain(value: Any, path: str, room: int, substitute: Substitute) -> Any:
                 _check_hashable(plain[-1], path)
         plain = next(kind for kind in (tuple, list, set) if isinstance(value, kind))(plain)
     if len(plain) != len(value):
-        raise _refusal("a container of values that are equal as builtin types", path)
+        raise _refusal("a container with items that become equal as builtin types", path)
     return plain
 
 
 def _substituted(value: Any, path: str, substitute: Substitute) -> Any:
-    what = f"a value of type {type(value).__qualname__}, whose substitutes come to no end,"
+    what = f"a value of type {type(value).__qualname__}, which needs over {_CHAIN} substitutions,"
     for _ in range(_CHAIN):
         try:
             value = substitute(value)
@@ -87,12 +87,12 @@ def _check_hashable(plain: Any, path: str) -> None:
     try:
         hash(plain)
     except TypeError:
-        raise _refusal("what would be written as a dict or a list", path) from None
+        raise _refusal("a dict key or set item that becomes a dict or a list", path) from None
 
 
 def _refusal(what: str, path: str) -> PayloadEncodingError:
     where = path if len(path) <= 100 else f"{path[:100]}..."
     return PayloadEncodingError(
-        f"{what} at {where} can't be sent as a payload: encode it yourself, as a str or in "
-        "values that JSON or a Python literal can hold, or give an encoder="
+        f"{what} at {where} can't be sent as a payload: convert it to a str, or to values that "
+        "JSON or a Python literal can contain, or give an encoder="
     )

@@ -1,7 +1,7 @@
-"""What is sent in place of values for which neither JSON nor a Python literal has a type.
+"""Substitute values that neither JSON nor Python literals have a type for: dates, UUIDs, Enums.
 
-They are written as `DjangoJSONEncoder` writes them, so that code that reads what Django sends
-reads what pgnotifier sends: https://docs.djangoproject.com/en/stable/topics/serialization/.
+They are written as Django's `DjangoJSONEncoder` writes them, so that the same code can read both:
+https://docs.djangoproject.com/en/stable/topics/serialization/.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from pgnotifier.errors import ArgumentTypeError
 
 Substitute = Callable[[Any], Any]
 Encoder = type[json.JSONEncoder] | Substitute
-"""A class whose `default` is called, or what is called itself."""
+"""A class of JSON encoders, to call the method `default` of, or a function."""
 
 
 def substitute(value: Any) -> Any:
     """Return what is sent in place of a value.
 
     Raises:
-        TypeError: Nothing is; the message says of what, as the subject of a sentence.
+        TypeError: There is no substitute. The message describes the value, and fits as the subject
+            of a sentence.
     """
     match value:
         case datetime():
@@ -48,15 +49,19 @@ def substitute(value: Any) -> Any:
 
 
 def refuse(value: Any) -> Any:
-    """Raise what `substitute` raises for any value that it doesn't know."""
+    """Raise the error of `substitute` for an unknown type.
+
+    Raises:
+        TypeError: Always.
+    """
     raise TypeError(f"a value of type {type(value).__qualname__}")
 
 
 def make_substitute(encoder: Encoder | None) -> Substitute:
-    """Return what asks an encoder first, and `substitute` where that raises TypeError.
+    """Return a function that calls an encoder first, and `substitute` if that raises TypeError.
 
     Raises:
-        ArgumentTypeError: It is neither a class of JSON encoders nor callable.
+        ArgumentTypeError: The encoder is neither a class of JSON encoders nor callable.
     """
     if encoder is None:
         return substitute
@@ -66,8 +71,8 @@ def make_substitute(encoder: Encoder | None) -> Substitute:
         own = encoder
     else:
         raise ArgumentTypeError(
-            "encoder is a subclass of json.JSONEncoder, or a function that returns what to send "
-            f"in place of a value, not {encoder!r:.80}"
+            "encoder must be a subclass of json.JSONEncoder, or a function that returns what to "
+            f"send in place of a value, not {encoder!r:.80}"
         )
 
     def ask(value: Any) -> Any:
@@ -80,7 +85,7 @@ def make_substitute(encoder: Encoder | None) -> Substitute:
 
 
 def _cut_microseconds(written: str, microsecond: int) -> str:
-    """Return an ISO 8601 time with three of its six digits, if it has any."""
+    """Return an ISO 8601 time with milliseconds instead of microseconds, if it has any."""
     if not microsecond:
         return written
     end = written.index(".") + 4

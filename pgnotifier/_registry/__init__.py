@@ -1,1 +1,1 @@
-"""Which subscriptions each channel has, and the one writer that changes that."""
+"""The registry of channels and their subscriptions, and its one writer."""

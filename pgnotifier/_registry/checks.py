@@ -1,4 +1,4 @@
-"""Checks of what users give as channels and ids."""
+"""Check the channel names and subscription ids that users give."""
 
 from collections.abc import Hashable, Iterable
 
@@ -7,7 +7,7 @@ from pgnotifier.errors import ArgumentTypeError, ChannelNameError
 MAX_CHANNEL_BYTES = 63
 
 
-"""NAMEDATALEN - 1. LISTEN cuts a longer name with no more than a notice."""
+"""NAMEDATALEN - 1. LISTEN truncates a longer name, and only sends a notice."""
 
 
 def check_channel(name: object) -> str:
@@ -15,18 +15,20 @@ def check_channel(name: object) -> str:
 
     Raises:
         ArgumentTypeError: It isn't a str.
-        ChannelNameError: It is empty, over 63 bytes of UTF-8, holds NUL, or isn't Unicode.
+        ChannelNameError: It is empty, over 63 bytes of UTF-8, or contains NUL or a lone surrogate.
     """
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"a channel is a str, not {type(name).__name__}: {name!r:.80}")
+        raise ArgumentTypeError(f"a channel must be a str, not {type(name).__name__}: {name!r:.80}")
     if not name:
-        raise ChannelNameError("a channel name can't be empty")
+        raise ChannelNameError("a channel name must not be empty")
     if "\x00" in name:
-        raise ChannelNameError(f"channel {name!r:.80} holds NUL, which PostgreSQL refuses")
+        raise ChannelNameError(f"channel {name!r:.80} contains NUL, which PostgreSQL refuses")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        raise ChannelNameError(f"channel {name!r:.80} holds a lone surrogate") from None
+        raise ChannelNameError(
+            f"channel {name!r:.80} contains a lone surrogate; it must be valid Unicode"
+        ) from None
     if size > MAX_CHANNEL_BYTES:
         raise ChannelNameError(
             f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_CHANNEL_BYTES} at most"
@@ -35,18 +37,18 @@ def check_channel(name: object) -> str:
 
 
 def check_channels(channels: object) -> list[str]:
-    """Return the names in a str or an iterable of str, checked, in order, each once."""
+    """Check the names in a str or an iterable of str; return them in order, without duplicates."""
     if isinstance(channels, str):
         return [check_channel(channels)]
     if not isinstance(channels, Iterable) or isinstance(channels, bytes | bytearray):
         raise ArgumentTypeError(
-            f"channels are a str or an iterable of str, not {type(channels).__name__}"
+            f"channels must be a str or an iterable of str, not {type(channels).__name__}"
         )
     return list(dict.fromkeys(check_channel(name) for name in channels))
 
 
 def check_id(id: object) -> Hashable:
-    """Return the id if it can be one.
+    """Return the id of a subscription if it is valid.
 
     Raises:
         ArgumentTypeError: It isn't hashable.
@@ -55,7 +57,7 @@ def check_id(id: object) -> Hashable:
         hash(id)
     except TypeError as exc:
         raise ArgumentTypeError(
-            f"a subscription id must be hashable, which {id!r:.80} is not ({exc}); "
+            f"a subscription id must be hashable, and {id!r:.80} is not ({exc}); "
             "use a tuple or frozenset instead of a list or set"
         ) from None
     return id

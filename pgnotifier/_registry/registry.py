@@ -1,4 +1,4 @@
-"""The registry: which subscriptions each channel has, as an immutable value."""
+"""The registry as an immutable value: channels, their subscriptions, and who gets deliveries."""
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from pgnotifier.dispatch import Binding, Dispatcher
 Lane = tuple[Dispatcher, tuple[Binding, ...]]
 
 
-"""A dispatcher with the bindings on one channel that it serves, in subscribing order."""
+"""A dispatcher, and its bindings on one channel in subscribing order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What the registry knows of one channel.
+    """One channel in the registry.
 
     Attributes:
         muted: Whether the whole channel is muted.
-        bindings: By subscription id, in subscribing order; never changed in place.
-        lanes: The bindings that are to be delivered to, by dispatcher.
+        bindings: The bindings by subscription id, in subscribing order. Never changed in place.
+        lanes: The bindings that aren't muted, grouped by dispatcher.
     """
 
     muted: bool = False
@@ -29,7 +29,7 @@ class Channel:
     lanes: tuple[Lane, ...] = ()
 
     def having(self, *, muted: bool, bindings: Mapping[Hashable, Binding]) -> "Channel":
-        """Return a channel with these subscriptions, its lanes computed."""
+        """Return a channel with these bindings, and compute its lanes."""
         lanes: dict[Dispatcher, list[Binding]] = {}
         if not muted:
             for binding in bindings.values():
@@ -39,10 +39,10 @@ class Channel:
 
 
 class Registry:
-    """Channels and their subscriptions: a value, of which each change makes a new one.
+    """Channels and their subscriptions, as an immutable value: each change returns a new one.
 
-    Built on a persistent map, so that adding a channel to ten thousand copies none of them,
-    and readers need no lock.
+    Readers need no lock. It is built on a persistent map, so adding one channel to ten thousand
+    doesn't copy them.
     """
 
     __slots__ = ("_channels",)
@@ -60,7 +60,7 @@ class Registry:
         return len(self._channels)
 
     def lanes(self, channel: str) -> tuple[Lane, ...]:
-        """Return who is to be delivered to on a channel; nobody if it isn't there."""
+        """Return the bindings to deliver to on a channel, by dispatcher."""
         found = self._channels.get(channel)
         return () if found is None else found.lanes
 
@@ -87,7 +87,7 @@ class Registry:
         return found is not None and found.muted
 
     def add(self, channels: Iterable[str]) -> "Registry":
-        """Return a registry that has these channels too."""
+        """Return a registry with these channels added."""
         grown = self._channels
         for name in channels:
             if name not in grown:
@@ -102,13 +102,13 @@ class Registry:
         return Registry(left)
 
     def bind(self, binding: Binding) -> "Registry":
-        """Return a registry with this binding, in the place of one with its id and channel."""
+        """Return a registry with this binding, which replaces one with the same id and channel."""
         name = binding.subscription.channel
         before = self._channels.get(name) or Channel()
         return self._with(name, before, {**before.bindings, binding.id: binding})
 
     def unbind(self, id: Hashable, channel: str) -> "Registry":
-        """Return a registry without this subscription, nor its channel if that was its last."""
+        """Return a registry without this subscription, or without its channel if none is left."""
         before = self._channels.get(channel)
         if before is None or id not in before.bindings:
             return self
@@ -117,7 +117,7 @@ class Registry:
         return self._with(channel, before, left) if left else self.remove([channel])
 
     def mute(self, channel: str, muted: bool) -> "Registry":
-        """Return a registry in which the channel is muted, or isn't."""
+        """Return a registry in which the channel is muted, or not muted."""
         before = self._channels.get(channel)
         if before is None or before.muted == muted:
             return self

@@ -1,4 +1,4 @@
-"""Spelling: channels whose names hold capitals, which SQL without quotes never reaches.
+"""Warn about channel names with capitals, which NOTIFY without quotes never reaches.
 
 PostgreSQL folds an identifier without quotes to lower case: `NOTIFY Orders` goes to `orders`.
 https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS
@@ -17,34 +17,35 @@ from pgnotifier._runtime.log_records import about
 logger = logging.getLogger("pgnotifier.spelling")
 
 _IDENTIFIER = re.compile(r"[^\W\d][\w$]*")
-_FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)  # of other letters, PostgreSQL folds none
+_FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)  # PostgreSQL folds no other letters
 
 
 REMEMBERED = 10_000
-"""How many names are: channels may come and go for as long as the process lives."""
+"""How many names are remembered. Channels may be added and removed without end."""
 
 Warn = Callable[[], None]
 """Logs one warning."""
 
 
 class Spelling:
-    """Warns once of each channel whose name may be meant to be another one.
+    """Warns once about each channel name that may be spelt wrong.
 
-    It is written under the notifier's lock. A handler of the log may take a lock whose holder
-    subscribes, so the warnings wait for `warn`, which is called without the notifier's lock.
+    `check` is called with the notifier's lock held. Logging could deadlock there: a log handler
+    may take a lock that another thread holds while it subscribes. So `check` only collects the
+    warnings, and `warn`, which is called without the notifier's lock, logs them.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, None] = {}  # names that were looked at, the oldest first
-        self._alike: dict[str, set[str]] = {}  # those with capitals, by what they are folded to
+        self._known: dict[str, None] = {}  # names that were checked, the oldest first
+        self._alike: dict[str, set[str]] = {}  # names with capitals, by their folded form
         self._warnings: deque[Warn] = deque()
 
     def check(self, name: str, registered: Container[str]) -> None:
-        """Note a new channel, and have `warn` warn of it, if there is a reason.
+        """Check a new channel's name, and prepare a warning for `warn` if it needs one.
 
         Args:
-            name: The channel's.
-            registered: Those that are registered.
+            name: The channel's name.
+            registered: The registered channels.
         """
         folded = name.translate(_FOLD)
         if folded == name:
@@ -53,34 +54,34 @@ class Spelling:
             self._check_capitals(name, folded, registered)
 
     def warn(self) -> None:
-        """Log the warnings that wait."""
+        """Log the warnings that `check` has prepared."""
         while self._warnings:
-            with contextlib.suppress(IndexError):  # another thread has just taken it
+            with contextlib.suppress(IndexError):  # another thread has taken it
                 self._warnings.popleft()()
 
     def _check_capitals(self, name: str, folded: str, registered: Container[str]) -> None:
-        """Warn of a name with capitals."""
+        """Prepare a warning about a name with capitals."""
         others = self._find({folded, *self._alike.get(folded, ())}, registered)
         self._alike.setdefault(folded, set()).add(name)
         self._remember(name)
         if folded in others:
             self._remember(folded)
-        also = f"; {', '.join(map(repr, others))} differs by case alone" if others else ""
+        also = f"; it differs only by case from {', '.join(map(repr, others))}" if others else ""
         self._put(
-            'channel %r has capitals: NOTIFY %s without quotes goes to %r, NOTIFY "%s" to it%s',
+            "channel %r has capital letters: NOTIFY %s without quotes goes to %r; use "
+            'NOTIFY "%s" to reach it%s',
             *(name, name, folded, name, also),
             extra=about("channel_case", channel=name, others=others or None),
         )
 
     def _check_plain(self, name: str, registered: Container[str]) -> None:
-        """Warn of a name without capitals, if one with capitals was there before it."""
+        """Prepare a warning about a name without capitals, if one with capitals is registered."""
         others = self._find(self._alike.get(name, ()), registered)
         if not others or name in self._known:
             return
         self._remember(name)
         self._put(
-            "channel %r differs by case alone from %s: NOTIFY without quotes goes to %r, "
-            "however it is spelt",
+            "channel %r differs only by case from %s: NOTIFY without quotes always goes to %r",
             *(name, ", ".join(map(repr, others)), name),
             extra=about("channel_case", channel=name, others=others),
         )

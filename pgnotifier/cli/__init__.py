@@ -1,7 +1,7 @@
-"""The `pgnotifier` command.
+"""The command `pgnotifier`: its entry point.
 
-It needs what `pip install 'pgnotifier[cli]'` brings, and its `demo` the extra of that name; the
-library itself needs none of that.
+The command needs `pip install 'pgnotifier[cli]'`, and its subcommand `demo` needs
+`pip install 'pgnotifier[demo]'`. The library itself needs neither.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pgnotifier.cli.exits import INTERRUPTED, explain_missing
 
 
 def main() -> None:
-    """Run the command line, or say what to install for it."""
+    """Run the command line, or print what has to be installed for it."""
     try:
         from pgnotifier.cli.command import pgnotifier
     except ModuleNotFoundError as exc:

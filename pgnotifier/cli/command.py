@@ -1,4 +1,4 @@
-"""The command line itself, made with click."""
+"""The subcommands `listen`, `health` and `demo`, and their options, made with click."""
 
 import logging
 import sys
@@ -23,7 +23,7 @@ DRAIN_TIMEOUT: float = SETTINGS["drain_timeout"].default
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package.__version__, prog_name="pgnotifier")
 def pgnotifier() -> None:
-    """NOTIFY in, work out: PostgreSQL notifications become tasks, jobs and calls."""
+    """Turn PostgreSQL notifications into tasks, jobs and calls."""
 
 
 @pgnotifier.command()
@@ -33,14 +33,19 @@ def pgnotifier() -> None:
     required=True,
     envvar="PGNOTIFIER_HEALTH_PORT",
     show_envvar=True,
-    help="That of health_port, or of --health-port.",
+    help="The listener's health_port or --health-port.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where it is, as health_host.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="The listener's health_host or --health-host.",
+)
 @click.option("--live", is_flag=True, help="Ask whether it runs, not whether it is ready.")
 def health(port: int, host: str, live: bool) -> None:
-    """Ask a listener whether it is ready: for the probes of containers.
+    """Ask a listener whether it is ready, for the probes of containers.
 
-    Exit code: 0 if it is, 1 if it isn't, or doesn't answer.
+    Exit code: 0 if it is ready, 1 if it isn't, or doesn't answer.
     """
     well, said = probe(port, "/healthz" if live else "/readyz", host)
     click.echo(said, err=not well)
@@ -55,7 +60,7 @@ def health(port: int, host: str, live: bool) -> None:
     "channels",
     multiple=True,
     metavar="NAME",
-    help="Listen to this channel only; may be given several times.  Default: all.",
+    help="Listen to this channel only; may be given several times.  Default: all channels.",
 )
 @setting_option("drain_timeout", f"{DRAIN_TIMEOUT:g}", default=DRAIN_TIMEOUT)
 @setting_option("health_port")
@@ -63,16 +68,16 @@ def health(port: int, host: str, live: bool) -> None:
 @click.option(
     "--standby",
     is_flag=True,
-    help="Listen only if no other process does that was started like this; else stand by, and "
-    "take over when it ends.",
+    help="Listen only if no other process listens that was started like this. Otherwise stand by, "
+    "and take over when that process ends.",
 )
 @click.option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
-    help="Wait for PostgreSQL if it can't be reached at the start; or end with exit code 1.",
+    help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
 )
-@click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and leave.")
+@click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and exit.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
 @click.option(
     "-l",
@@ -94,30 +99,30 @@ def listen(
     as_json: bool,
     loglevel: str,
 ) -> None:
-    """Listen with the notifiers of modules, in the foreground.
+    """Run the listeners of modules in the foreground.
 
-    Imports each MODULE from the current directory or the Python path, and listens with its
-    NAME, a Notifier (default: notifier).  For RQ and for callbacks in this process; with
-    Celery, `celery -A app pgnotifier` does the same.
+    Imports each MODULE from the current directory or the Python path, and starts its Notifier
+    called NAME (default: notifier).  Use it for RQ, and for callbacks in this process.  With
+    Celery, use `celery -A app pgnotifier` instead.
 
-    SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
-    one exits at once.
+    On SIGTERM or SIGINT (Ctrl-C) it stops listening, delivers what was received, and exits.  On a
+    second signal it exits at once.
 
-    While PostgreSQL can't be reached at the start, for whatever reason, it tries on, and says why
-    once a minute; a signal ends that, too, with exit code 0.
+    If PostgreSQL can't be reached at the start, for whatever reason, it retries, and logs the
+    reason once a minute.  A signal ends that with exit code 0.
 
     \b
     Exit codes:
     0  stopped, and everything received was delivered
-    1  PostgreSQL refuses to listen, no connection (with --no-wait), or something received could
-       not be delivered in time
-    2  nothing to listen to or to connect to, a module that fails, or an unknown channel
+    1  PostgreSQL refused LISTEN, connecting failed (with --no-wait), or something that was
+       received could not be delivered in time
+    2  there is no channel or no connection string, a module fails, or a channel is unknown
 
     \b
     Examples:
     $ pgnotifier listen shop.notifications
     $ pgnotifier listen shop.notifications:notifier --standby --health-port 8080
-    """  # noqa: D301 - click's mark for a paragraph that isn't to be wrapped
+    """  # noqa: D301 - click's mark for a paragraph that it must not wrap
     logging.basicConfig(level=loglevel, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     try:
         found = find_notifiers(notifiers)
@@ -126,7 +131,7 @@ def listen(
             notifier.check_configured()
     except PgNotifierError as exc:
         raise click.UsageError(str(exc)) from None
-    except Exception as exc:  # noqa: BLE001 - whatever the modules of users raise
+    except Exception as exc:  # noqa: BLE001 - modules of users may raise anything
         show_traceback(exc)
         why = in_one_line(f"{type(exc).__name__}: {exc}")
         raise click.UsageError(f"{' '.join(notifiers)} can't be imported: {why}") from None
@@ -144,15 +149,15 @@ def listen(
 
 
 @pgnotifier.command()
-@click.option("--keep", is_flag=True, help="Leave everything running, until Ctrl-C.")
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 @click.option("--app", default="pgnotifier.demo.app", hidden=True)
 @click.option("--orders", type=click.IntRange(min=10), default=160, hidden=True)
 def demo(keep: bool, app: str, orders: int) -> None:
     """Watch rows inserted into a real PostgreSQL become tasks of real workers.
 
-    Starts a PostgreSQL, a Valkey, two Celery workers and the listener; inserts orders, cuts
-    the listener's database session half-way, and accounts for every notification. Takes
-    about 15 seconds and leaves nothing behind.
+    Starts PostgreSQL, Valkey, two Celery workers and the listener.  Inserts orders, terminates
+    the listener's database session half-way, and accounts for every notification.  Takes
+    about 15 seconds, and leaves nothing behind.
 
     Exit code: 0 if every notification was executed or lies inside a reported gap, 1 if one
     doesn't or something could not be started, 2 if something isn't installed, 130 on Ctrl-C.
@@ -163,7 +168,7 @@ def demo(keep: bool, app: str, orders: int) -> None:
         code = run(app=app, orders=orders, keep=keep)
     except ModuleNotFoundError as exc:
         explain_missing(exc, "demo")
-    except KeyboardInterrupt:  # while importing, which takes a moment
+    except KeyboardInterrupt:  # during the import, which takes a moment
         code = INTERRUPTED
     except ServerNotInstalledError as exc:
         click.echo(f"pgnotifier: {exc}", err=True)

@@ -1,10 +1,10 @@
-"""How commands end: their exit codes, and what they say when an extra isn't installed."""
+"""Exit codes of commands, and the hint that is printed when an extra isn't installed."""
 
 import sys
 from typing import NoReturn
 
 OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich"})
-"""What an installation without extras lacks."""
+"""Modules that an installation without extras lacks."""
 
 NOT_INSTALLED = 2
 """The exit code when something isn't installed."""
@@ -13,10 +13,10 @@ INTERRUPTED = 130
 
 
 def explain_missing(exc: ModuleNotFoundError, extra: str) -> NoReturn:
-    """End with a hint at an extra, if it is one of its modules that is missing.
+    """Exit with a hint which extra to install, if the missing module belongs to one.
 
     Raises:
-        ModuleNotFoundError: It isn't, so that this is a defect.
+        ModuleNotFoundError: It doesn't, so this is a defect.
     """
     missing = (exc.name or "").partition(".")[0]
     if missing not in OPTIONAL:

@@ -1,4 +1,4 @@
-"""Finding: the notifiers that a command line names."""
+"""Import the modules that a command line names, and find their notifiers."""
 
 import importlib
 import sys
@@ -13,24 +13,24 @@ from pgnotifier.notifier import Notifier
 
 
 def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
-    """Return the notifiers of modules, which are imported; none of them starts by itself.
+    """Import modules, and return their notifiers. None of them starts by itself.
 
     Args:
-        specs: `module:name`, or `module` for one that is called `notifier`.
+        specs: `module:name`, or `module` for a notifier called `notifier`.
 
     Raises:
-        ConfigurationError: There is no such module, or no notifier of that name, or nobody
-            has subscribed to anything.
+        ConfigurationError: A module or a notifier in it can't be found, or a notifier has no
+            channel.
     """
     directory = str(Path.cwd())
     if directory not in sys.path:
         sys.path.insert(0, directory)
-    with hold_starts():  # a plain callback's notifier starts as soon as it has a channel
+    with hold_starts():  # else a notifier for callbacks in process would start when it subscribes
         return [_find(spec) for spec in specs]
 
 
 def show_traceback(exc: Exception) -> None:
-    """Print where a user's module went wrong, without the way that led there from here."""
+    """Print the traceback of a user's module, without the frames of pgnotifier and importlib."""
     found = exc.__traceback__
     while found is not None and _is_on_the_way(found.tb_frame.f_code.co_filename):
         found = found.tb_next
@@ -47,14 +47,14 @@ def _is_on_the_way(filename: str) -> bool:
 def _find(spec: str) -> Notifier:
     module_name, _, name = spec.partition(":")
     if not all(part.isidentifier() for part in f"{module_name}.{name or 'notifier'}".split(".")):
-        raise ConfigurationError(f"{spec!r} is not of the form module:name")
+        raise ConfigurationError(f"a notifier must be given as module:name, not {spec!r}")
     try:
         notifier: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:
         if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
-            raise  # something that the module itself needs
+            raise  # a module that the user's module imports
         raise ConfigurationError(
-            f"there is no module {module_name!r}; call pgnotifier in the directory that it is in"
+            f"there is no module {module_name!r}; run pgnotifier in the directory that contains it"
         ) from None
     for part in (name or "notifier").split("."):
         notifier = getattr(notifier, part, None)
@@ -64,7 +64,7 @@ def _find(spec: str) -> Notifier:
         )
     if not notifier.get_channels():
         raise ConfigurationError(
-            f"{spec} has no channel. Subscribe to one in a module that it imports:\n\n"
+            f"{spec} has no channel. Subscribe to one in that module, or in one it imports:\n\n"
             '    notifier.subscribe("resize", "image_uploaded", resize)'
         )
     return notifier

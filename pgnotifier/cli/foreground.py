@@ -1,6 +1,6 @@
-"""Foreground: a process whose work it is to listen, until a signal comes.
+"""Run notifiers in the foreground until a signal comes, then drain and stop them.
 
-What `celery pgnotifier` and `pgnotifier listen` have in common.
+`celery pgnotifier` and `pgnotifier listen` share this.
 """
 
 import logging
@@ -21,31 +21,33 @@ from pgnotifier.notifier import Notifier
 logger = logging.getLogger("pgnotifier.foreground")
 
 SAME = 0.5
-"""Seconds within which a further signal is the same one.
+"""Seconds during which another signal counts as the same one.
 
-A supervisor may send it to the process and to its group, as `timeout` of the coreutils does.
+A supervisor may send a signal to the process and to its group, as `timeout` of coreutils does.
 """
 
 
 class _SignalledError(BaseException):
-    """SIGTERM or SIGINT came; a BaseException, as Ctrl-C is, so that nobody swallows it.
+    """SIGTERM or SIGINT was received.
+
+    A BaseException, like KeyboardInterrupt, so that no `except Exception` swallows it.
 
     Attributes:
-        at: When the first one came, by `time.monotonic()`.
+        at: When the first signal was received, by `time.monotonic()`.
     """
 
     at = -math.inf
 
 
 def choose_channels(notifiers: Sequence[Notifier], channels: Iterable[str]) -> list[Notifier]:
-    """Return the notifiers to start, left with the chosen channels only.
+    """Remove all channels but the chosen ones, and return the notifiers that have some left.
 
     Args:
-        notifiers: Not running yet.
-        channels: The names; all, if there are none.
+        notifiers: Notifiers that aren't running yet.
+        channels: The names of the channels. Empty: all channels.
 
     Raises:
-        ConfigurationError: There is no subscription on one of them.
+        ConfigurationError: A channel isn't registered in any notifier.
     """
     known = {name for notifier in notifiers for name in notifier.get_channels()}
     wanted = set(channels) or known
@@ -53,7 +55,9 @@ def choose_channels(notifiers: Sequence[Notifier], channels: Iterable[str]) -> l
         near = find_nearest(name, known)
         hint = f" (did you mean {near!r}?)" if near else ""
         listed = ", ".join(map(repr, sorted(known)))
-        raise ConfigurationError(f"no subscription on channel {name!r}{hint}; there are {listed}")
+        raise ConfigurationError(
+            f"no subscription on channel {name!r}{hint}; the channels are {listed}"
+        )
     for notifier in notifiers:
         notifier.remove_channels(notifier.get_channels() - wanted, autorun=False)
     return [notifier for notifier in notifiers if notifier.get_channels()]
@@ -70,13 +74,13 @@ def listen(
     A second signal, half a second later or more, ends the process at once.
 
     Args:
-        notifiers: Those to start, at least one.
-        drain_timeout: Seconds that the deliveries may take.
-        health: What answers probes meanwhile.
-        on_error: Called with the reason, in one line, if one can't be started.
+        notifiers: The notifiers to start, at least one.
+        drain_timeout: Seconds for delivering what was received.
+        health: A server to start, which answers probes.
+        on_error: Called with the reason, in one line, if something can't be started.
 
     Returns:
-        The exit code: 0 if all was delivered.
+        The exit code: 0 if everything was delivered, else 1.
     """
     failed = False
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,7 +91,7 @@ def listen(
         _start(notifiers)
         while all(notifier.is_running() for notifier in notifiers):
             notifiers[0].wait(1.0)
-        logger.error("a notifier stopped by itself; leaving", extra=about("ended_by_itself"))
+        logger.error("a notifier stopped by itself; exiting", extra=about("ended_by_itself"))
         failed = True
     except _SignalledError as signalled:
         extra = about("draining", why=str(signalled))
@@ -106,11 +110,11 @@ def listen(
 
 
 def set_waiting(notifiers: Iterable[Notifier], *, wait: bool) -> None:
-    """Have notifiers wait for their servers at the start, unless the code or the user says else.
+    """Have notifiers wait for their servers at the start, unless their code or the user forbids it.
 
     Args:
-        notifiers: Not running yet.
-        wait: Whether the user lets them.
+        notifiers: Notifiers that aren't running yet.
+        wait: Whether the user allows it. If not, `wait=` in the code is overridden.
     """
     for notifier in notifiers:
         if not wait:
@@ -120,10 +124,10 @@ def set_waiting(notifiers: Iterable[Notifier], *, wait: bool) -> None:
 
 
 def _start(notifiers: Sequence[Notifier]) -> None:
-    """Start them all, so that none waits for a server that another one waits for.
+    """Start all notifiers, so that waiting for one's server doesn't delay the others.
 
     Raises:
-        PgNotifierError: Of the first that can't be.
+        PgNotifierError: The error of the first that can't be started.
     """
     for notifier in notifiers:
         if notifier.startup_wait:
@@ -139,7 +143,7 @@ def _start(notifiers: Sequence[Notifier]) -> None:
 
 
 def _stop(notifiers: Sequence[Notifier], timeout: float) -> int:
-    """Stop them all at the same time; return how many deliveries were given up."""
+    """Stop all notifiers in parallel; return how many deliveries were given up."""
     with ThreadPoolExecutor(len(notifiers)) as pool:
         return sum(pool.map(lambda notifier: notifier.stop(timeout), notifiers))
 
@@ -154,5 +158,5 @@ def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG
 def _on_second_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     if monotonic() - _SignalledError.at < SAME:
         return
-    os.write(2, b"second signal: leaving at once; what was not delivered is given up\n")
+    os.write(2, b"second signal: exiting at once; undelivered notifications are given up\n")
     os._exit(1)

@@ -1,4 +1,4 @@
-"""What `pgnotifier listen --list` prints."""
+"""Format channels and subscriptions for `pgnotifier listen --list`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,12 +20,12 @@ def show_json(notifiers: Iterable[Notifier]) -> str:
 
 
 def show_table(notifiers: Iterable[Notifier]) -> str:
-    """Return them as a table."""
+    """Return all subscriptions as a table."""
     return format_table(_HEADINGS, _rows(notifiers))
 
 
 def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:
-    """Yield what there is, by channel: subscriptions, and channels without any."""
+    """Yield a row for each subscription, and for each channel without any, by channel."""
     for notifier in notifiers:
         subscriptions = notifier.get_subscriptions()
         for channel in sorted(notifier.get_channels()):

@@ -1,4 +1,4 @@
-"""Options of commands that are made from the table of settings."""
+"""Make command-line options from the table of settings."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ from pgnotifier.errors import PgNotifierError
 from pgnotifier.settings import SETTINGS
 
 
-# Generic in newer versions only.
+# click.ParamType is generic only in newer versions.
 class SettingType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """The values that a setting may have."""
+    """The click type of a setting's values."""
 
     name = "setting"
 
@@ -19,7 +19,7 @@ class SettingType(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         self._setting = SETTINGS[setting]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the value, or end the command with what it has to be."""
+        """Return the value, or exit with the reason why it is invalid."""
         try:
             return self._setting.read("it", value) if isinstance(value, str) else value
         except PgNotifierError as exc:
@@ -33,9 +33,9 @@ def setting_option(
 
     Args:
         name: The setting's name.
-        shown_default: What the help says the default is, if anything.
-        make: Makes the option.
-        settings: What else to make it with.
+        shown_default: The default that the help shows, if any.
+        make: Returns the decorator for an option.
+        settings: Further arguments for `make`.
     """
     setting = SETTINGS[name]
     made: Callable[[Any], Any] = make(

@@ -1,8 +1,8 @@
-"""`pgnotifier demo`: the whole route on real servers, in a quarter of a minute.
+"""Run `pgnotifier demo`: the whole route on real servers, in about 15 seconds.
 
-stage       servers, workers and the listener    (app, schema.sql: what a user would write)
-scenario    what is sent and when                (recording: what tasks write down)
-accounting  what became of it                    (view, live: how it is shown)
+stage       servers, workers and the listener         (app, schema.sql: what a user would write)
+scenario    what is sent and when                     (recording: what tasks record)
+accounting  which notifications were executed, or not (view, live: how it is shown)
 """
 
 import os
@@ -35,12 +35,12 @@ def run(*, app: str, orders: int, keep: bool) -> int:
     """Run the demo and return its exit code.
 
     Args:
-        app: Module of the Celery app and notifier; tests have some that lose notifications.
-        orders: How many to insert, at 20 a second.
-        keep: Leave everything running until Ctrl-C.
+        app: The module of the Celery app and the notifier. Tests have apps that lose notifications.
+        orders: How many orders to insert, at 20 a second.
+        keep: Whether to leave everything running until Ctrl-C.
 
     Raises:
-        ServerNotInstalledError: The wheel of a server isn't there.
+        ServerNotInstalledError: The wheel of a server isn't installed.
     """
     try:
         with _interruptible(), choose_view() as view, set_stage(app, view) as stage:
@@ -54,11 +54,11 @@ def run(*, app: str, orders: int, keep: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (DemoError, ServerError) as exc:
-        # Else it may quote a log.
+        # Other errors may quote a log of several lines.
         said = in_one_line(exc) if isinstance(exc.__cause__, psycopg.Error) else exc
         print(f"pgnotifier demo: {said}", file=sys.stderr)
         return 1
-    except (psycopg.OperationalError, redis.RedisError) as exc:  # of a server that isn't the demo's
+    except (psycopg.OperationalError, redis.RedisError) as exc:  # from an external server
         print(f"pgnotifier demo: can't reach a server: {in_one_line(exc)}", file=sys.stderr)
         return 1
     return 0 if summary.is_good else 1
@@ -78,7 +78,7 @@ def _instructions(stage: Stage) -> str:
     command = f"{shlex.quote(psql)} {shlex.quote(stage.dsn)} -c"
     statements = "SELECT pg_notify('ch1', '[6, 7]')", "INSERT INTO orders (item) VALUES ('jam')"
     lines = [
-        "Everything is still running; Ctrl-C ends it. Try:\n",
+        "Everything is still running; press Ctrl-C to end it. Try:\n",
         *(f'    {command} "{statement}"' for statement in statements),
         f"\nDSN: {stage.dsn}",
         f"broker: {stage.broker_url}",
@@ -88,7 +88,7 @@ def _instructions(stage: Stage) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP do what Ctrl-C does: end everything, and restore the terminal."""
+    """Make SIGTERM and SIGHUP act like Ctrl-C: end everything, and restore the terminal."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -103,11 +103,11 @@ def _interruptible() -> Iterator[None]:
 
 
 def choose_view() -> View:
-    """Return the view that fits where standard output goes."""
+    """Return the view for a terminal, or the plain one if standard output isn't a terminal."""
     from rich.console import Console
 
     console = Console()
-    # rich takes FORCE_COLOR for a terminal; frames of an animation in a file help nobody.
+    # With FORCE_COLOR, rich assumes a terminal; but an animation in a file is useless.
     if not sys.stdout.isatty() or console.is_dumb_terminal:
         return PlainView()
     from pgnotifier.demo.live import LiveView

@@ -1,4 +1,4 @@
-"""Accounting: what became of every notification that the demo sent."""
+"""Account for every notification that the demo sent: executed, in a gap, lost, or doubled."""
 
 import json
 import statistics
@@ -13,10 +13,10 @@ class Sent:
     """A notification that the demo sent.
 
     Attributes:
-        channel: Where to.
-        text: Its payload as it went to PostgreSQL.
+        channel: Its channel.
+        text: Its payload, as it was sent to PostgreSQL.
         begun_at: When its transaction began, in seconds since the epoch.
-        committed_at: When its COMMIT had returned.
+        committed_at: When its COMMIT had returned, in seconds since the epoch.
     """
 
     channel: str
@@ -26,7 +26,7 @@ class Sent:
 
     @property
     def key(self) -> str:
-        """What tells it from the others, here and in the task that gets it."""
+        """The text that identifies it, here and in the task that gets it."""
         return make_key(self.channel, json.loads(self.text))
 
 
@@ -35,10 +35,10 @@ class Execution:
     """A task that ran.
 
     Attributes:
-        channel: The second argument that it got.
-        payload: The third one.
+        channel: The channel that it was called with.
+        payload: The payload that it was called with.
         worker: The name of its worker.
-        pid: The process of that worker which ran it.
+        pid: The process id of the worker process that ran it.
         at: When it began to run, in seconds since the epoch.
     """
 
@@ -50,35 +50,35 @@ class Execution:
 
     @property
     def key(self) -> str:
-        """That of the notification which it got."""
+        """The key of the notification that it got."""
         return make_key(self.channel, self.payload)
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedGap:
-    """A gap as the listener reported it, times in seconds since the epoch."""
+    """A gap that the listener reported, with times in seconds since the epoch."""
 
     since: float
     until: float
     reason: str
 
     def may_hold(self, sent: Sent) -> bool:
-        """Return whether it was committed in the gap, as far as the sender can know."""
+        """Return whether a notification may have been committed in the gap."""
         return sent.begun_at <= self.until and sent.committed_at >= self.since
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of all; latencies in milliseconds, None if nothing was executed.
+    """The result of a run. Latencies are in milliseconds, or None if nothing was executed.
 
     Attributes:
-        sent: How many notifications were.
-        executed: How many of these a task got.
-        in_gap: Those that none got, and that a reported gap accounts for.
-        unexplained: Those that none got, and nothing accounts for.
-        doubled: Those that more than one task got.
-        median: Latency from the beginning of the transaction to the running task.
-        p99: The same for the slowest hundredth.
+        sent: How many notifications were sent.
+        executed: How many of these were executed by a task.
+        in_gap: Notifications that were not executed, but lie inside a reported gap.
+        unexplained: Notifications that were not executed, and don't lie inside a gap.
+        doubled: Notifications that were executed more than once.
+        median: Median latency, from the beginning of the transaction to the running task.
+        p99: The 99th percentile of the latency.
     """
 
     sent: int
@@ -96,7 +96,7 @@ class Summary:
 
 
 class Account:
-    """Everything that was sent, executed and reported. Belongs to the main thread."""
+    """Everything that was sent, executed and reported. Only the main thread uses it."""
 
     def __init__(self) -> None:
         self.sent: dict[str, Sent] = {}
@@ -104,19 +104,19 @@ class Account:
         self.gaps: list[ReportedGap] = []
 
     def find_missing(self) -> list[Sent]:
-        """Return what was sent and has not been executed."""
+        """Return the notifications that were sent and have not been executed."""
         return [sent for key, sent in self.sent.items() if not self.executions.get(key)]
 
     def find_unexplained(self) -> list[Sent]:
-        """Return what has neither been executed nor lies inside a reported gap."""
+        """Return the notifications that were not executed, and don't lie inside a reported gap."""
         return [sent for sent in self.find_missing() if not self.is_in_gap(sent)]
 
     def is_in_gap(self, sent: Sent) -> bool:
-        """Return whether a reported gap may hold it."""
+        """Return whether a notification may lie inside a reported gap."""
         return any(gap.may_hold(sent) for gap in self.gaps)
 
     def settle(self) -> Summary:
-        """Return what became of everything so far."""
+        """Return the result so far."""
         missing = self.find_missing()
         latencies = sorted(self._latencies())
         return Summary(
@@ -130,7 +130,7 @@ class Account:
         )
 
     def tally(self) -> Mapping[str, Mapping[int, int]]:
-        """Return how many tasks each process ran, by worker and pid."""
+        """Return how many tasks each worker process has run, by worker and pid."""
         counts: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         for execution in self._all_executions():
             counts[execution.worker][execution.pid] += 1
@@ -152,6 +152,6 @@ def make_key(channel: str, payload: Any) -> str:
 
 
 def percentile(values: list[float], percent: int) -> float:
-    """Return the smallest of sorted values that `percent` in a hundred don't exceed."""
+    """Return the smallest of some sorted values that `percent` per cent of them don't exceed."""
     rank = -(-len(values) * percent // 100)
     return values[max(0, rank - 1)]

@@ -1,4 +1,4 @@
-"""The Celery app and the notifier of the demo: what a user would write.
+"""The Celery app and the notifier of the demo, as a user would write them.
 
 celery -A pgnotifier.demo.app worker        executes
 celery -A pgnotifier.demo.app pgnotifier    listens
@@ -16,7 +16,7 @@ from pgnotifier.demo.recording import QUEUE, record_execution, record_gap
 
 app = Celery("demo", broker=os.environ["PGNOTIFIER_DEMO_BROKER_URL"])
 app.conf.task_default_queue = QUEUE
-app.conf.worker_enable_remote_control = False  # nobody asks, and it keeps the broker tidy
+app.conf.worker_enable_remote_control = False  # not needed, and it leaves keys in the broker
 
 notifier = Notifier(
     os.environ["PGNOTIFIER_DEMO_DSN"], dispatcher=CeleryDispatcher(app), on_gap=record_gap
@@ -31,5 +31,5 @@ def invoice(id: Hashable, channel: str, payload: Any, pid: int) -> None:  # noqa
 
 @notifier.on("ch1", id=42)
 def show(id: Hashable, channel: str, payload: Any, pid: int) -> None:  # noqa: ARG001
-    """Show whatever comes: the task `pgnotifier.42`."""
+    """Show any payload: the task `pgnotifier.42`."""
     record_execution(channel, payload)

@@ -1,4 +1,4 @@
-"""The view for a terminal, made with rich."""
+"""Show the demo in a terminal as a frame that is updated, made with rich."""
 
 import json
 import time
@@ -28,9 +28,9 @@ from pgnotifier.demo.view import (
 
 FRAMES_A_SECOND = 12
 WIDTH = 100
-"""Columns at most; wider lines are hard to follow."""
+"""Maximum columns; wider lines are hard to read."""
 OTHER_LINES = 16
-"""Lines of a frame that aren't rows of the table."""
+"""How many lines of a frame are not rows of the table."""
 MAX_ROWS = 12
 SUBJECT = "inserted rows become Celery tasks"
 SHORT = {
@@ -44,7 +44,7 @@ STYLES = {"alpha": "cyan", "beta": "magenta"}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: what was sent, or what somebody else's task ran on."""
+    """One row of the table: a notification, sent by the demo or by somebody else."""
 
     key: str
     channel: str
@@ -53,7 +53,7 @@ class Row:
 
 
 class LiveView(View):
-    """Draws one frame again and again: the route, the latest notifications, the progress."""
+    """Redraws one frame: the route, the latest notifications, and the progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -78,26 +78,26 @@ class LiveView(View):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the last frame, and the cursor, where they belong."""
+        """Draw the last frame, and restore the cursor."""
         if self._live.is_started:
             self._draw()
             self._live.stop()
 
     def part(self, name: str, state: str) -> None:
-        """Show it in the route."""
+        """Show the part in the route."""
         self._parts[name] = state
         self._draw()
 
     def begin(self, account: Account, total: int) -> None:
-        """Draw from this account from now on."""
+        """Show this account from now on."""
         self._account, self._total = account, total
 
     def sent(self, sent: Sent) -> None:
-        """Add a row."""
+        """Add a row to the table."""
         self._rows.append(Row(sent.key, sent.channel, sent.text, sent.begun_at))
 
     def executed(self, execution: Execution, sent: Sent | None) -> None:
-        """Add a row for what somebody else sent, and a line once there are no rows any more."""
+        """Add a row for a notification of somebody else; print a line once the frame is final."""
         if not self._live.is_started:
             self._print(f"{show_time(execution.at)}  {describe(execution, sent)}")
         elif sent is None:
@@ -105,34 +105,34 @@ class LiveView(View):
             self._rows.append(Row(execution.key, execution.channel, text, execution.at))
 
     def cut(self) -> None:
-        """Show the listener disconnected."""
+        """Show the listener as disconnected."""
         self._disconnected = True
-        self._tell("✂", "red", CUT)
+        self._add_event("✂", "red", CUT)
 
-    def heard_again(self, gap: ReportedGap) -> None:
-        """Show the listener back."""
+    def reconnected(self, gap: ReportedGap) -> None:
+        """Show the listener as listening."""
         self._disconnected = False
-        self._tell("✔", "green", describe_gap(gap))
+        self._add_event("✔", "green", describe_gap(gap))
 
     def update(self) -> None:
-        """Draw, some times a second."""
+        """Draw, at most 12 times a second."""
         if self._live.is_started and time.monotonic() >= self._drawn_at + 1 / FRAMES_A_SECOND:
             self._draw()
 
     def end(self, summary: Summary) -> None:
-        """Put the figures in place of the progress."""
+        """Show the figures instead of the progress."""
         self._summary = summary
         self._draw()
 
     def keep(self, text: str) -> None:
-        """Print it below the last frame: text that is drawn again and again can't be copied."""
+        """Print the text below the last frame: text that is redrawn can't be copied."""
         self._live.stop()
         self._print(f"\n{text}\n")
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _tell(self, mark: str, style: str, text: str) -> None:
+    def _add_event(self, mark: str, style: str, text: str) -> None:
         line = Text.assemble((f" {mark} ", style), (f"{show_time(time.time())}  ", "dim"), text)
         self._events.append(line)
         self._draw()
@@ -169,7 +169,9 @@ class LiveView(View):
         for head in heads:
             cells += [Text(head, "bold"), arrow]
         grid.add_row(*cells[:-1])
-        hears = Text("disconnected", "bold red") if self._disconnected else Text("hears", "green")
+        state = (
+            Text("disconnected", "bold red") if self._disconnected else Text("listening", "green")
+        )
         grid.add_row(
             self._state("PostgreSQL"),
             "",
@@ -182,7 +184,7 @@ class LiveView(View):
         grid.add_row(
             Text(f"{len(self._account.sent)} sent"),
             "",
-            hears if self._is_up("listener") else "",
+            state if self._is_up("listener") else "",
             "",
             "",
             "",

@@ -1,4 +1,4 @@
-"""The Celery processes of the demo: two workers and the listener."""
+"""Run the Celery processes of the demo: two workers and the listener."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from pgnotifier.errors import PgNotifierError
 from pgnotifier.testing.process import Steps, SupervisedProcess
 
 STOP_STEPS: Steps = ((SIGTERM, 5.0), (SIGKILL, 5.0))
-HURRIED_STEPS: Steps = ((SIGTERM, 1.0), (SIGKILL, 5.0))
+QUICK_STEPS: Steps = ((SIGTERM, 1.0), (SIGKILL, 5.0))
 LOG_LINES = 20
 
 
 class DemoError(PgNotifierError, RuntimeError):
-    """The demo can't go on; the message ends with the log of the culprit."""
+    """The demo can't go on. The message ends with the log of the process that failed."""
 
 
 class CeleryProcess:
-    """A celery command as a process of its own.
+    """A celery command that runs in a child process.
 
-    A supervisor keeps it, as it keeps the servers: so it ends with this process whatever
-    way that goes, and its prefork children with it.
+    A supervisor runs it, as it runs the servers. So the command and its prefork children end when
+    this process ends, whatever the reason is.
     """
 
     def __init__(
@@ -30,19 +30,19 @@ class CeleryProcess:
         """Start it.
 
         Args:
-            name: What the demo calls it.
-            app: Module of the Celery app.
-            arguments: The celery command with its options.
-            env: Environment variables, in addition to ours.
+            name: Its name in the demo.
+            app: The module of the Celery app.
+            arguments: The subcommand of celery with its options.
+            env: Environment variables, in addition to this process's.
 
         Raises:
             ServerError: It could not be started.
         """
         self.name = name
-        # The first step is also what the kernel sends should the supervisor be killed.
-        self._process = SupervisedProcess(steps=HURRIED_STEPS, unprivileged=False)
+        # The kernel sends the signal of the first step if the supervisor is killed.
+        self._process = SupervisedProcess(steps=QUICK_STEPS, unprivileged=False)
         command = [sys.executable, "-m", "celery", "-A", app, *arguments]
-        # A pool leaves temporary directories behind when it is killed: there, they go, too.
+        # A pool that is killed leaves temporary directories. They are deleted with this directory.
         self._process.spawn(command, {**env, "TMPDIR": str(self._process.directory)})
 
     @property
@@ -54,7 +54,7 @@ class CeleryProcess:
         """Raise if it has ended.
 
         Raises:
-            DemoError: With the end of its log.
+            DemoError: It has ended. The message ends with the end of its log.
         """
         if self.pid is None:
             raise DemoError(f"{self.name} has ended. {self.log_tail()}")
@@ -63,12 +63,12 @@ class CeleryProcess:
         """Return the last lines of its log, with a heading."""
         return quote_log(self._process.log())
 
-    def stop(self, *, hurry: bool) -> None:
-        """Have it finish what it is doing and end; with `hurry`, within a second."""
-        self._process.stop(HURRIED_STEPS if hurry else STOP_STEPS)
+    def stop(self, *, quick: bool) -> None:
+        """Let it finish its current tasks within 5 seconds, or 1 second if `quick`, and end it."""
+        self._process.stop(QUICK_STEPS if quick else STOP_STEPS)
 
     def close(self) -> None:
-        """End it if it runs, and delete its log."""
+        """End the process if it runs, and delete its log."""
         self._process.close()
 
 
@@ -78,12 +78,12 @@ def quote_log(log: str) -> str:
     return "Its log ends with:\n" + "\n".join(f"    {line}" for line in lines or ["(nothing)"])
 
 
-def stop_all(processes: Sequence[CeleryProcess], *, hurry: bool) -> None:
-    """Stop and close all of them, side by side."""
+def stop_all(processes: Sequence[CeleryProcess], *, quick: bool) -> None:
+    """Stop and close all processes in parallel."""
 
     def end(process: CeleryProcess) -> None:
         try:
-            process.stop(hurry=hurry)
+            process.stop(quick=quick)
         finally:
             process.close()
 

@@ -1,4 +1,4 @@
-"""What workers and the listener write down for the demo: a stream in its Valkey."""
+"""Record what workers and the listener do, in a stream of the demo's Valkey."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ BROKER_VARIABLE = "PGNOTIFIER_DEMO_BROKER_URL"
 
 
 def record_execution(channel: str, payload: Any) -> None:
-    """Write down, in a task, which process runs it, and when it began to."""
+    """Record, in a task, which process runs it, and when it began."""
     began_at = time.time()
     request: Any = current_task.request
     worker = request.hostname.partition("@")[0]
@@ -28,13 +28,13 @@ def record_execution(channel: str, payload: Any) -> None:
 
 
 def record_gap(gap: Gap) -> None:
-    """Write down, in the listener, what it says that it may have missed."""
+    """Record, in the listener, a gap that it reports."""
     _record("gap", since=gap.since.timestamp(), until=gap.until.timestamp(), reason=gap.reason)
 
 
 @worker_ready.connect
 def record_worker(sender: Any, **_: Any) -> None:
-    """Write down that a worker takes tasks from now on."""
+    """Record that a worker is ready for tasks."""
     _record("ready", worker=sender.hostname.partition("@")[0])
 
 
@@ -49,7 +49,7 @@ def _client() -> "redis.Redis":
 
 
 class Records:
-    """The demo's end of the stream."""
+    """The stream, as the demo's main process reads it."""
 
     def __init__(self, url: str) -> None:
         self._client = redis.Redis.from_url(url)
@@ -57,8 +57,8 @@ class Records:
         self._clear()
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the records that are new."""
-        # Without `block`: the server looks at timeouts ten times a second only.
+        """Yield the new records."""
+        # Without `block`: the server checks timeouts only ten times a second.
         found: Any = self._client.xread({STREAM: self._last}, count=500)
         for _, entries in found or ():
             for number, fields in entries:
@@ -66,11 +66,11 @@ class Records:
                 yield json.loads(fields[b"record"])
 
     def close(self) -> None:
-        """Delete what was written, in case that the server is the user's own."""
-        with contextlib.suppress(redis.RedisError):  # it may be the reason for closing
+        """Delete the stream, because the server may be an external one."""
+        with contextlib.suppress(redis.RedisError):  # the server may be down
             self._clear()
         self._client.close()
 
     def _clear(self) -> None:
-        # Also of an earlier demo, whose tasks would be taken for this one's.
+        # Also what an earlier demo has left, because its tasks would be counted in this one.
         self._client.delete(STREAM, QUEUE, *self._client.scan_iter(f"_kombu.binding*.{QUEUE}"))

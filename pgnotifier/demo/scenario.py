@@ -1,4 +1,4 @@
-"""The scenario: what the demo sends, when, and what it waits for."""
+"""Play the demo: send notifications, cut the listener's session, and wait for the tasks."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ FIRST_TRY_PAUSE = 0.4  # seconds
 ITEMS = ("tea", "cake", "milk", "honey", "bread", "plums")
 ORDERS_A_SECOND = 20
 ORDERS_IN_THE_CUT = 4
-"""Inserted at once right after the cut, so that something is missed."""
+"""How many orders to insert right after the cut, so that something is missed."""
 PATIENCE = 6.0
-"""Seconds without any task running after which what is missing counts as lost."""
+"""If no task runs for so many seconds, missing notifications count as lost."""
 LIMIT = 25.0
-"""Seconds to wait for tasks, however many still run."""
+"""Maximum seconds to wait for tasks, even if some still run."""
 QUIET = 0.5
-"""Seconds to look for tasks that run twice, after each has run once."""
+"""Seconds to wait for tasks that run twice, after each has run once."""
 LOOK_EVERY = 0.01
 CHECK_EVERY = 0.25
 
@@ -33,7 +33,7 @@ Act = Callable[[], None]
 
 
 class Scenario:
-    """Plays on a stage, shows it in a view, and keeps the account."""
+    """Sends notifications on a stage, shows everything in a view, and keeps the account."""
 
     def __init__(self, stage: Stage, view: View, planned: int) -> None:
         self.account = Account()
@@ -45,7 +45,7 @@ class Scenario:
         self._ran_at = 0.0
 
     def play(self) -> Summary:
-        """Send everything, wait for the tasks, and return what became of it.
+        """Send everything, wait for the tasks, and return the result.
 
         Raises:
             DemoError: A process or a server has ended.
@@ -63,11 +63,11 @@ class Scenario:
         return summary
 
     def watch(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
-        """Take in and show what happens.
+        """Account for what happens, and show it.
 
         Args:
-            until: Until when, by `time.monotonic()`.
-            done: Ends it earlier.
+            until: When to return, by `time.monotonic()`.
+            done: Returns whether to return earlier.
         """
         while True:
             for record in self._stage.records.read():
@@ -82,7 +82,7 @@ class Scenario:
             time.sleep(min(left, LOOK_EVERY))
 
     def _plan(self) -> Iterator[tuple[float, Act]]:
-        """Yield what to do, each with its seconds since the beginning."""
+        """Yield what to do, and after how many seconds since the beginning."""
         at = 0.0
         for text in FIRST_TRY:
             at += FIRST_TRY_PAUSE
@@ -99,7 +99,7 @@ class Scenario:
     def _order(self) -> None:
         self._orders += 1
         item, amount = ITEMS[self._orders % len(ITEMS)], 1 + self._orders % 3
-        # The trigger notifies with this very text.
+        # The trigger notifies with the same text.
         insert = "INSERT INTO orders (item, amount) VALUES (%s, %s) "
         self._send("orders", insert + "RETURNING row_to_json(orders)::text", (item, amount))
 
@@ -127,7 +127,7 @@ class Scenario:
         elif kind == "gap":
             gap = ReportedGap(record["since"], record["until"], record["reason"])
             self.account.gaps.append(gap)
-            self._view.heard_again(gap)
+            self._view.reconnected(gap)
 
     def _is_settled(self) -> bool:
         if time.monotonic() > self._ran_at + PATIENCE:

@@ -1,4 +1,4 @@
-"""The stage: servers, two workers and the listener, started in order and ended for sure."""
+"""Start the demo's servers, two workers and the listener, and always end them."""
 
 import signal
 import time
@@ -24,7 +24,7 @@ CHILDREN = 2
 """Prefork processes of each worker."""
 APPLICATION_NAME = "pgnotifier-demo"
 LOOK_EVERY = 0.05  # seconds
-READY_TIMEOUT = 60.0  # seconds; three are usual, but machines that test are busy
+READY_TIMEOUT = 60.0  # seconds; three are usual, but machines that run tests are busy
 QUIET_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 SCHEMA = Path(__file__).with_name("schema.sql")
@@ -38,7 +38,7 @@ AND state OPERATOR(pg_catalog.=) 'idle' AND query OPERATOR(pg_catalog.<>) ''
 
 
 class Stage:
-    """What runs, and how to reach it. Used by the main thread alone."""
+    """The running servers and processes. Only the main thread uses it."""
 
     def __init__(self, postgres: PostgresServer, valkey: ValkeyServer, dsn: str) -> None:
         self.postgres = postgres
@@ -50,7 +50,7 @@ class Stage:
         self._servers: tuple[Server, ...] = (postgres, valkey)
 
     def start_processes(self, app: str) -> None:
-        """Start the workers and the listener, side by side."""
+        """Start the workers and the listener in parallel."""
         env = {
             "PGNOTIFIER_DEMO_DSN": make_conninfo(self.dsn, application_name=APPLICATION_NAME),
             "PGNOTIFIER_DEMO_BROKER_URL": self.broker_url,
@@ -62,10 +62,10 @@ class Stage:
         self.processes.append(CeleryProcess("listener", app, ["pgnotifier"], env))
 
     def wait_ready(self, view: View) -> None:
-        """Wait until both workers take tasks and the listener hears.
+        """Wait until both workers are ready for tasks, and the listener is listening.
 
         Raises:
-            DemoError: One of them ended, or took over a minute.
+            DemoError: One of them has ended, or took over a minute.
         """
         deadline = time.monotonic() + READY_TIMEOUT
         waiting = {*WORKERS, "listener"}
@@ -87,7 +87,7 @@ class Stage:
         """Raise if a process or a server has ended.
 
         Raises:
-            DemoError: With the end of its log.
+            DemoError: The message ends with the end of its log.
         """
         for process in self.processes:
             process.check()
@@ -96,7 +96,7 @@ class Stage:
                 raise DemoError(f"{type(server).__name__} has ended. {quote_log(server.log())}")
 
     def find_session(self) -> int | None:
-        """Return the pid of the listener's database session once it listens."""
+        """Return the pid of the listener's database session, or None until it is listening."""
         found = self.connection.execute(FIND_SESSION, [APPLICATION_NAME]).fetchone()
         return None if found is None else int(found[0])
 
@@ -106,10 +106,10 @@ class Stage:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Have errors of the servers' clients say which server has ended, if one has.
+        """Translate errors of the servers' clients, and report a server that has ended.
 
         Raises:
-            DemoError: In place of theirs.
+            DemoError: Instead of the client's error.
         """
         try:
             yield
@@ -118,32 +118,33 @@ class Stage:
             raise DemoError(f"a server failed: {exc}") from exc
 
     def close(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End the processes: at leisure, or in a hurry after Ctrl-C or an error."""
-        # This is bounded; a second, impatient Ctrl-C would only leave it half done.
+        """End the processes; give them less time after Ctrl-C or an error."""
+        # Ignore further signals: this takes a bounded time, and must not be left half done.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        stop_all(self.processes, hurry=kind is not None)
+        stop_all(self.processes, quick=kind is not None)
         self.connection.close()
         self.records.close()
 
 
 @contextmanager
 def set_stage(app: str, view: View) -> Iterator[Stage]:
-    """Start everything and yield it; end everything.
+    """Start everything, yield it, and end everything.
 
     Args:
-        app: Module of the Celery app.
-        view: Where to show how that goes.
+        app: The module of the Celery app.
+        view: The view that shows the progress.
 
     Raises:
-        ServerNotInstalledError: The wheel of a server isn't there.
+        ServerNotInstalledError: The wheel of a server isn't installed.
         ServerError: A server could not be started.
-        DemoError: Something else could not be started, or ended by itself.
+        DemoError: Something else could not be started, or has ended by itself.
     """
     with ExitStack() as stack:
         view.part("PostgreSQL", "starting")
         postgres = stack.enter_context(PostgresServer())
-        # An embedded server takes its databases along, and may be gone before its end.
+        # On an embedded server, the database doesn't have to be dropped; the server may even
+        # have ended by then.
         external = postgres.is_external
         dsn = stack.enter_context(postgres.database()) if external else postgres.create_database()
         view.part("Valkey", "starting")

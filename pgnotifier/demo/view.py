@@ -1,4 +1,4 @@
-"""Views: what the demo shows, and the one for where no terminal is."""
+"""Show the demo's events and result: the interface of views, and the one for pipes and files."""
 
 import json
 import time
@@ -9,7 +9,7 @@ from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, Su
 
 
 class View:
-    """Is told what happens, in the order in which it does; by the main thread alone."""
+    """Called for each event, in order. Only the main thread calls it."""
 
     def __enter__(self) -> Self:
         return self
@@ -20,61 +20,61 @@ class View:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
 
     def part(self, name: str, state: str) -> None:
-        """Show that a server or process is starting, or that it runs (version or pid)."""
+        """Show that a server or process is starting, or its version or pid once it runs."""
 
     def begin(self, account: Account, total: int) -> None:
-        """Show that all parts run, and that `total` notifications will be sent."""
+        """Show that everything runs, and that `total` notifications will be sent."""
 
     def sent(self, sent: Sent) -> None:
         """Show that a notification was sent."""
 
     def executed(self, execution: Execution, sent: Sent | None) -> None:
-        """Show that a task ran; `sent` is None if somebody else notified."""
+        """Show that a task ran. `sent` is None if somebody else sent the notification."""
 
     def cut(self) -> None:
         """Show that the listener's database session was terminated."""
 
-    def heard_again(self, gap: ReportedGap) -> None:
-        """Show that the listener is back, and what it says to have missed."""
+    def reconnected(self, gap: ReportedGap) -> None:
+        """Show that the listener is listening again, and the gap that it reported."""
 
     def update(self) -> None:
-        """Show time going by; called often."""
+        """Refresh what is shown. Called often."""
 
     def end(self, summary: Summary) -> None:
-        """Show what became of everything."""
+        """Show the result."""
 
     def keep(self, text: str) -> None:
-        """Show how to go on by hand; tasks that run are shown from here on, too."""
+        """Show how to send notifications by hand. Tasks that run later are shown as well."""
 
 
 class PlainView(View):
-    """Prints a line for each thing that happens: for pipes and files."""
+    """Prints one line for each event, for pipes and files."""
 
     def part(self, name: str, state: str) -> None:
-        """Print it."""
+        """Print the state of the part."""
         self._print(f"{name}: {state}")
 
     def begin(self, account: Account, total: int) -> None:  # noqa: ARG002
-        """Print it."""
+        """Print how many notifications will be sent."""
         self._print(f"sending {total} notifications")
 
     def executed(self, execution: Execution, sent: Sent | None) -> None:
-        """Print the notification, who ran its task, and how long after."""
+        """Print the notification, the process that ran its task, and the latency."""
         self._print(describe(execution, sent))
 
     def cut(self) -> None:
-        """Print it."""
+        """Print that the session was terminated."""
         self._print(CUT)
 
-    def heard_again(self, gap: ReportedGap) -> None:
-        """Print it."""
+    def reconnected(self, gap: ReportedGap) -> None:
+        """Print the gap."""
         self._print(describe_gap(gap))
 
     def end(self, summary: Summary) -> None:
-        """Print what was missed, the figures, and the verdict."""
+        """Print the missed notifications, the figures, and the verdict."""
         for why, missed in (
             ("not executed, inside the reported gap", summary.in_gap),
             ("not executed, UNEXPLAINED", summary.unexplained),
@@ -88,7 +88,7 @@ class PlainView(View):
         print(f"\n{describe_verdict(summary)}", flush=True)
 
     def keep(self, text: str) -> None:
-        """Print it."""
+        """Print the text."""
         print(f"\n{text}\n", flush=True)
 
     def _print(self, line: str) -> None:
@@ -99,7 +99,7 @@ CUT = "the demo has terminated the listener's database session"
 
 
 def describe(execution: Execution, sent: Sent | None) -> str:
-    """Return a line on a task that ran."""
+    """Return a line about a task that ran."""
     payload = json.dumps(execution.payload)
     after = f" after {show_latency(execution, sent)}" if sent else ""
     where = f"{execution.worker} pid {execution.pid}"
@@ -107,18 +107,18 @@ def describe(execution: Execution, sent: Sent | None) -> str:
 
 
 def describe_gap(gap: ReportedGap) -> str:
-    """Return a line on a gap."""
+    """Return a line about a gap."""
     since, until = show_time(gap.since), show_time(gap.until)
-    return f"the listener is back; gap: {since} to {until}"
+    return f"the listener is listening again; gap: {since} to {until}"
 
 
 def describe_verdict(summary: Summary) -> str:
-    """Return what the figures mean."""
+    """Return a sentence that says whether the demo has succeeded."""
     if summary.is_good:
         return "Every notification was executed once, or lies inside the reported gap."
     return (
-        f"{len(summary.unexplained)} notifications were lost without a gap being reported, and "
-        f"{len(summary.doubled)} executed more than once: this is a defect."
+        f"{len(summary.unexplained)} notifications were lost outside of reported gaps, and "
+        f"{len(summary.doubled)} were executed more than once: this is a defect."
     )
 
 
@@ -136,7 +136,7 @@ def list_figures(summary: Summary) -> list[tuple[str, str]]:
 
 
 def show_latency(execution: Execution, sent: Sent) -> str:
-    """Return how long after the NOTIFY the task ran."""
+    """Return the time from the NOTIFY to the running task."""
     return show_milliseconds((execution.at - sent.begun_at) * 1000)
 
 

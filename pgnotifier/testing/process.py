@@ -1,4 +1,4 @@
-"""The parent's end of a supervisor: what a server object asks its supervisor to do."""
+"""Start a supervisor process, and send it requests to start, stop and clean up a server."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ Steps = tuple[tuple[int, float], ...]  # a signal, and the seconds to wait after
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 
-# A unix socket's path has to fit in 104 bytes, on macOS; "/.s.PGSQL.65535" comes after ours.
+# On macOS, the path of a unix socket has to fit in 104 bytes, with "/.s.PGSQL.65535" at its end.
 MAX_DIRECTORY = 80
 
 
 class SupervisedProcess:
-    """One server's process and directory, both gone when this process is.
+    """The process and the directory of one server. Both are removed when this process ends.
 
-    `_lock` makes a request and its reply one step, so that threads may share the object.
+    `_lock` is held from a request to its reply, so that threads can share the object.
     """
 
     def __init__(self, *, steps: Steps, unprivileged: bool, lock_file: str | None = None) -> None:
-        """Start the supervisor and have it make the directory.
+        """Start the supervisor, which creates the directory.
 
         Args:
-            steps: How to stop the server in the end.
-            unprivileged: Run commands as `nobody` if this process is root.
-            lock_file: Name of a `postmaster.pid` in the directory.
+            steps: How to stop the server at the end.
+            unprivileged: Run commands as `nobody` if this process runs as root.
+            lock_file: The name of a `postmaster.pid` in the directory.
         """
         self.user = _find_nobody() if unprivileged and os.geteuid() == 0 else None
         self.directory = choose_base(for_others=self.user is not None) / (
@@ -56,7 +56,7 @@ class SupervisedProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd="/",
-            # Out of reach of Ctrl-C, and of a SIGKILL of our process group.
+            # So that neither Ctrl-C nor a SIGKILL to the process group reaches it.
             start_new_session=True,
         )
         try:
@@ -78,11 +78,11 @@ class SupervisedProcess:
         return pid
 
     def copy(self, pairs: Iterable[tuple[Path, str]]) -> None:
-        """Copy files or trees to names in the directory."""
+        """Copy files or trees into the directory, under the names given."""
         self._ask("copy", pairs=[[str(source), target] for source, target in pairs])
 
     def reserve_port(self) -> int:
-        """Return a free port of 127.0.0.1, on Linux kept free for the server while it is down."""
+        """Return a free port of 127.0.0.1. On Linux it stays reserved while the server is down."""
         port: int = self._ask("reserve")["port"]
         return port
 
@@ -90,7 +90,7 @@ class SupervisedProcess:
         """Run a command to its end.
 
         Raises:
-            ServerError: It failed, or took longer than `seconds`; with its output.
+            ServerError: It failed, or took longer than `seconds`. The message has its output.
         """
         done = self._ask("run", argv=list(argv), env=_make_env(), seconds=seconds)
         if done["code"] != 0:
@@ -102,12 +102,12 @@ class SupervisedProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Start the server; what it writes is appended to its log.
+        """Start the server. Its output is appended to its log.
 
         Args:
             argv: The command.
-            env: Environment variables, in addition to ours without those of libpq.
-            cwd: Where to run it. Default: its own directory.
+            env: Environment variables, in addition to this process's without those of libpq.
+            cwd: The working directory. Default: the server's directory.
         """
         env = _make_env() | dict(env or {})
         where = None if cwd is None else str(cwd)
@@ -125,11 +125,11 @@ class SupervisedProcess:
             return ""
 
     def is_ours(self) -> bool:
-        """Return whether this process started the supervisor, and isn't a fork of that one."""
+        """Return whether this process started the supervisor, and isn't a fork of that process."""
         return os.getpid() == self._owner
 
     def close(self) -> None:
-        """Stop the server and delete the directory; return when both are gone."""
+        """Stop the server and delete the directory; return when both are done."""
         if not self.is_ours() or self._supervisor.returncode is not None:
             return
         with (
@@ -137,9 +137,9 @@ class SupervisedProcess:
             contextlib.suppress(BrokenPipeError),
             self._supervisor,  # closes the pipes, and waits
         ):
-            # Closing alone won't do: children that we forked keep the pipe open.
+            # Closing the pipe isn't enough: forked children may keep it open.
             self._send("quit")
-        # Nothing is left to do here, unless somebody killed the supervisor.
+        # The supervisor has deleted it, unless it was killed.
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
@@ -170,16 +170,16 @@ class SupervisedProcess:
             if not line.startswith(b"{"):
                 raise ValueError((line + self._supervisor.stdout.read()).decode(errors="replace"))
             reply: dict[str, Any] = json.loads(line)
-            # Ctrl-C in an earlier call may have left its reply unread.
+            # The reply to an earlier request may be unread, if Ctrl-C interrupted that call.
             if reply.pop("id") == number:
                 return reply
 
 
 def choose_base(*, for_others: bool) -> Path:
-    """Return where temporary directories go: `TMPDIR`, or /tmp if that one can't be used.
+    """Return the directory for temporary directories: `TMPDIR`, or /tmp if that can't be used.
 
     Args:
-        for_others: Whether other users must be able to come through.
+        for_others: Whether other users need access to what is in it.
     """
     base = Path(tempfile.gettempdir()).absolute()
     too_long = len(os.fsencode(base)) + len("/pgn-00000000") > MAX_DIRECTORY
@@ -190,7 +190,7 @@ def choose_base(*, for_others: bool) -> Path:
 
 
 def _find_nobody() -> tuple[int, int]:
-    import pwd  # here, as Windows has none, and is to be told of the missing wheel instead
+    import pwd  # here, because on Windows the error about the missing wheel should come first
 
     try:
         nobody = pwd.getpwnam("nobody")
@@ -202,7 +202,7 @@ def _find_nobody() -> tuple[int, int]:
 
 
 def _make_env() -> dict[str, str]:
-    # PGDATA, PGPORT and their like would change what the server's programs do; with TZ given,
-    # initdb need not compare the system's clock with every time zone.
+    # PGDATA, PGPORT and the like would affect the server's programs. With TZ set, initdb doesn't
+    # have to compare the system's clock with every time zone.
     env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return env | {"TZ": "UTC", "LC_ALL": "C"}

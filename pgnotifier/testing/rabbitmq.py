@@ -1,4 +1,4 @@
-"""A private RabbitMQ server, of the package that the system has installed."""
+"""Run a private RabbitMQ server, from the package that is installed on the system."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ STARTED = "Server startup complete"
 
 
 class RabbitServer(Server):
-    """RabbitMQ on ports of 127.0.0.1 of its own, beside any that the system runs.
+    """A RabbitMQ on its own ports of 127.0.0.1, independent of any that the system runs.
 
-    No wheel carries it: Debian's package `rabbitmq-server` does. What clients published as
-    persistent is still there after `stop` or `kill` and `start`.
+    There is no wheel for it; on Debian, install the package `rabbitmq-server`. Messages published
+    as persistent are still there after `stop` or `kill` and `start`.
     """
 
     variable: ClassVar[str] = "PGNOTIFIER_TEST_AMQP_URL"
@@ -42,7 +42,7 @@ class RabbitServer(Server):
         return f"amqp://guest:guest@127.0.0.1:{self._port}//"
 
     def stop(self) -> None:
-        """Stop the server, keeping its address for the next `start`.
+        """Stop the server; keep its address for the next `start`.
 
         Raises:
             ExternalServerError: The environment variable names the server.
@@ -52,8 +52,8 @@ class RabbitServer(Server):
     def _create(self) -> SupervisedProcess:
         self._program = find_rabbitmq()
         process = SupervisedProcess(steps=((signal.SIGKILL, 10.0),), unprivileged=False)
-        # For the nodes of a cluster, and the daemon by which these find each other: both start
-        # with the server, and must not be in the way of those of other servers.
+        # For Erlang's distribution and its port mapper daemon (epmd). Both start with the
+        # server, and must not collide with those of other servers.
         self._inner_ports = (process.reserve_port(), process.reserve_port())
         return process
 
@@ -69,13 +69,13 @@ class RabbitServer(Server):
         node_port, epmd_port = map(str, self._inner_ports)
         (directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.local = 127.0.0.1:{self._port}\n"
-            # The machine's disk and memory are no business of a test server.
+            # A test server must not block when the machine is short of disk or memory.
             "disk_free_limit.absolute = 1MB\n"
             "vm_memory_high_watermark.relative = 0.9\n"
         )
         return {
             "HOME": str(directory),  # where Erlang keeps its cookie
-            "RUNNING_UNDER_SYSTEMD": "true",  # no shell between us and the server
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script then execs the server
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": epmd_port,
             "RABBITMQ_NODENAME": f"{directory.name}@localhost",
@@ -91,13 +91,13 @@ class RabbitServer(Server):
             "RABBITMQ_GENERATED_CONFIG_DIR": str(directory / "generated"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
                 "-kernel inet_dist_use_interface {127,0,0,1} "
-                # Otherwise it keeps a core busy with waiting for work.
+                # Otherwise its schedulers keep a core busy while they wait for work.
                 "+sbwt none +sbwtdcpu none +sbwtdio none"
             ),
         }
 
     def _is_ready(self, pid: int) -> bool:  # noqa: ARG002
-        # The log is this server's alone, whoever may have got the port.
+        # Check the log, because another server may have taken the port.
         assert self._port is not None
         if self.log().count(STARTED) <= self._starts:
             return False
@@ -105,21 +105,21 @@ class RabbitServer(Server):
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def _prepare(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: a new server is ready as it is."""
 
 
 @contextmanager
 def rabbit_server() -> Iterator[str]:
-    """Run a RabbitMQ server and yield its amqp:// URL.
+    """Run a RabbitMQ server, and yield its amqp:// URL.
 
-    The server that `PGNOTIFIER_TEST_AMQP_URL` names is used instead, if that is set.
+    If `PGNOTIFIER_TEST_AMQP_URL` is set, the server that it names is used instead.
     """
     with RabbitServer() as server:
         yield server.url
 
 
 def find_rabbitmq() -> Path:
-    """Return the program that starts the server.
+    """Return the path of the program that starts the server.
 
     Raises:
         ServerNotInstalledError: The package isn't installed.
@@ -127,7 +127,7 @@ def find_rabbitmq() -> Path:
     for program in sorted(Path("/").glob(INSTALLATIONS.removeprefix("/")), reverse=True):
         return program
     raise ServerNotInstalledError(
-        "no RabbitMQ server here. Run: apt install rabbitmq-server (and stop the service that it "
-        f"starts, if you like), or set {RabbitServer.variable} to use a server that is running "
-        "already"
+        "RabbitMQ isn't installed. Run: apt install rabbitmq-server (and stop the service that it "
+        f"starts, if you like), or set {RabbitServer.variable} to use a server that is already "
+        "running"
     )

@@ -1,4 +1,4 @@
-"""What the embedded servers have in common: one life cycle, and a way to use others instead."""
+"""The base class of the embedded servers: starting, stopping, and using an external one instead."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LOG_TAIL = 4000  # characters of the log in an error
 
 
 class Server(ABC):
-    """A server that this process starts, stops and starts again under one address.
+    """A server that this process can start, stop and start again with the same address.
 
-    It is stopped and its data deleted by `close`, by the end of a `with` block, or by the end of
-    this process, SIGKILL included. Methods may be called from any thread, but the ones that
-    start, stop and close from one at a time.
+    It is stopped and its data is deleted by `close`, at the end of a `with` block, or when this
+    process ends, even by SIGKILL. Any thread may call the methods, but only one thread at a time
+    may start, stop or close the server.
 
-    With its environment variable set, the object stands for the server that the variable names:
-    it has an address, and refuses to be started or stopped.
+    If its environment variable is set, the object stands for the server that the variable names.
+    That one has an address, but can't be started or stopped.
     """
 
     variable: ClassVar[str]
@@ -58,18 +58,18 @@ class Server(ABC):
         return pid
 
     def is_running(self) -> bool:
-        """Return whether the server runs (an external one is taken to)."""
+        """Return whether the server runs. An external one is assumed to run."""
         return self.is_external or (self._process is not None and self._process.pid is not None)
 
     def start(self) -> None:
-        """Start the server, with the address and data it had before; return when it answers.
+        """Start the server with the address and data it had before; return when it is ready.
 
-        Nothing happens if it runs.
+        A no-op if it is running.
 
         Raises:
             ExternalServerError: The environment variable names the server.
-            ServerNotInstalledError: The wheel isn't there.
-            ServerError: The server ended instead of starting; with the end of its log.
+            ServerNotInstalledError: The server's binaries aren't installed.
+            ServerError: The server did not start. The message ends with the end of its log.
         """
         self._refuse_external("start")
         if self._process is None:
@@ -78,15 +78,15 @@ class Server(ABC):
             self._launch()
 
     def kill(self) -> None:
-        """Send SIGKILL to the server, as the out-of-memory killer would; return when it is gone."""
+        """Send SIGKILL to the server, as the out-of-memory killer would; wait for its end."""
         self._stop(self.kill_steps)
 
     def log(self) -> str:
-        """Return all that the server has written to its log, empty before `start`."""
+        """Return the server's whole log; empty before `start`."""
         return "" if self._process is None else self._process.log()
 
     def close(self) -> None:
-        """Stop the server if it runs and delete its data; an external one is left alone."""
+        """Stop the server if it runs, and delete its data. An external one is left alone."""
         if self._process is not None and self._process.is_ours():
             process, self._process, self._port = self._process, None, None
             process.close()
@@ -105,7 +105,7 @@ class Server(ABC):
         self.close()
 
     def __repr__(self) -> str:
-        # Never the address: it may carry a password.
+        # Don't show the address: it may contain a password.
         if self.is_external:
             return f"<{type(self).__name__} named by {self.variable}>"
         where = "not started" if self._process is None else f"in {self._process.directory}"
@@ -113,7 +113,7 @@ class Server(ABC):
 
     @abstractmethod
     def _create(self) -> SupervisedProcess:
-        """Return the process with all it needs but a port."""
+        """Return the process with everything it needs, except for a port."""
 
     @abstractmethod
     def _needs_port(self) -> bool: ...
@@ -122,16 +122,16 @@ class Server(ABC):
     def _argv(self) -> Sequence[str]: ...
 
     def _env(self) -> Mapping[str, str]:
-        """Return environment variables for the server, besides ours."""
+        """Return further environment variables for the server."""
         return {}
 
     @abstractmethod
     def _is_ready(self, pid: int) -> bool:
-        """Return whether it is process `pid`, and no other server, that answers."""
+        """Return whether the server with this process id is ready, and not another server."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Do what is left to do after the very first start."""
+        """Do what is needed once, after the first start."""
 
     def _owned(self) -> SupervisedProcess:
         if self._process is None:
@@ -142,8 +142,8 @@ class Server(ABC):
     def _refuse_external(self, verb: str) -> None:
         if self.is_external:
             raise ExternalServerError(
-                f"cannot {verb} the server that {self.variable} names; "
-                f"unset {self.variable} to use a server of our own"
+                f"can't {verb} the server that {self.variable} names; "
+                f"unset {self.variable} to start a server instead"
             )
 
     def _stop(self, steps: Steps) -> None:
@@ -164,7 +164,7 @@ class Server(ABC):
             raise
 
     def _launch_on_free_port(self) -> None:
-        # Nobody can be kept from listening on a port between our finding and using it.
+        # Another process may take the port after it was found to be free, so try several times.
         for attempts_left in reversed(range(PORT_ATTEMPTS)):
             self._port = self._owned().reserve_port()
             logged = len(self.log())

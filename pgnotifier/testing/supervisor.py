@@ -1,17 +1,17 @@
-"""Keep one server and its directory for a parent process, and clear both away when it goes.
+"""Run one server for a parent process, and clean up when the parent ends, even by SIGKILL.
 
-Run as a program of its own (`python -I -S supervisor.py PARENT_PID`), with the standard library
-alone. Why a process between the tests and the server:
+This is a separate program (`python -I -S supervisor.py PARENT_PID`), which uses only the standard
+library. Reasons for a process between the tests and the server:
 
-- It outlives a SIGKILL of its parent, or of the parent's whole process group, and so can stop
-  the server and delete the directory. Nothing inside the parent could.
-- It has one thread. Linux delivers a parent-death signal when the *thread* that forked ends,
-  and running Python between fork and exec is unsafe beside other threads; here both are sound.
+- It survives a SIGKILL to its parent, or to the parent's whole process group. So it can stop the
+  server and delete the directory, which nothing inside the parent could do.
+- It has one thread. Linux sends a parent-death signal when the *thread* that forked ends, and
+  running Python between fork and exec is unsafe if there are other threads. Here both are safe.
 
-It learns of the parent's end from the end of its own standard input, at once and on every
-platform, and besides from `getppid`, as children that the parent forked hold the pipe open.
+It notices the parent's end by the end of its standard input, immediately and on every platform.
+It also checks `getppid`, because children forked by the parent may keep the pipe open.
 
-Protocol: a JSON object a line; a request `{"id", "do", ...}`, a reply `{"id", ...}` or
+Protocol: one JSON object per line. A request is `{"id", "do", ...}`, a reply is `{"id", ...}` or
 `{"id", "error"}`. Every request ends within a bounded time.
 """
 
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 LINUX = sys.platform.startswith("linux")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 IPC_RMID = 0
-ORPHANS_WAIT = 2.0  # seconds that a dead server's children get before SIGKILL
+ORPHANS_WAIT = 2.0  # seconds that the children of a server that has ended get before SIGKILL
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Supervisor:
-    """Own a directory and at most one running server."""
+    """Owns a directory, and at most one running server."""
 
     def __init__(self) -> None:
         self.directory: Path | None = None
@@ -60,13 +60,15 @@ class Supervisor:
         steps: list[list[float]],
         lock_file: str | None,
     ) -> None:
-        """Make the directory, for `user` alone; `steps` will stop the server in the end.
+        """Create the directory, which only `user` can access.
 
         Args:
-            directory: Where; must not exist yet.
-            user: Uid and gid that commands run as; None leaves them as they are.
-            steps: Pairs of a signal and the seconds to wait after it, as for `stop`.
-            lock_file: Name of a `postmaster.pid` in the directory, for its memory segment.
+            directory: Its path; must not exist yet.
+            user: Uid and gid for running commands. None: this process's.
+            steps: How to stop the server at the end: pairs of a signal and the seconds to wait
+                after it, as for `stop`.
+            lock_file: The name of a `postmaster.pid` in the directory, which contains the id of
+                the server's memory segment.
         """
         path = Path(directory)
         path.mkdir(mode=0o700)
@@ -76,18 +78,18 @@ class Supervisor:
             os.chown(path, *user)
 
     def copy(self, pairs: list[list[str]]) -> None:
-        """Link or copy files and trees into the directory, readable by every user."""
+        """Link or copy files and trees into the directory. Every user can read them."""
         assert self.directory is not None
         for source, target in pairs:
             _copy(Path(source), self.directory / target)
 
     def reserve(self) -> dict[str, int]:
-        """Return a free port of 127.0.0.1 that stays ours while the server is down.
+        """Return a free port of 127.0.0.1 that stays reserved while the server is down.
 
-        On Linux, a socket that is bound, doesn't listen and has SO_REUSEADDR lets a server with
-        SO_REUSEADDR listen on its port, but is passed over when the kernel hands out a port.
-        So no client can be given the port of a stopped server; not even, by connecting to
-        itself, the one that is waiting for the server to come back.
+        A socket that is bound but not listening, with SO_REUSEADDR, reserves it on Linux: a server
+        with SO_REUSEADDR can listen on that port, but the kernel doesn't assign it to a client.
+        Otherwise, a client that tries to reach the stopped server could be assigned that port
+        itself, and connect to itself.
         """
         reservation = socket.socket()
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +102,7 @@ class Supervisor:
         return {"port": port}
 
     def run(self, argv: list[str], env: dict[str, str], seconds: float) -> dict[str, Any]:
-        """Run a command to its end and return its exit code and output."""
+        """Run a command to its end, and return its exit code and output."""
         done = subprocess.run(
             argv,
             env=env,
@@ -116,11 +118,11 @@ class Supervisor:
     def spawn(
         self, argv: list[str], env: dict[str, str], log: str, cwd: str | None
     ) -> dict[str, int]:
-        """Start the server in `cwd`, with its output appended to `log` in the directory."""
+        """Start the server in `cwd`, and append its output to `log` in the directory."""
         assert self.directory is not None
         if self.server is not None:
-            assert self.server.poll() is not None, "the server runs already"
-            _reap_orphans()  # it may have died by itself
+            assert self.server.poll() is not None, "the server is already running"
+            _reap_orphans()  # the last server may have ended by itself
         with (self.directory / log).open("ab") as output:
             self.server = subprocess.Popen[bytes](
                 argv,
@@ -133,7 +135,7 @@ class Supervisor:
             return {"pid": self.server.pid}
 
     def state(self) -> dict[str, int | None]:
-        """Return the pid of the server, None unless it runs."""
+        """Return the pid of the server, or None if it isn't running."""
         running = self.server is not None and self.server.poll() is None
         return {"pid": self.server.pid if self.server and running else None}
 
@@ -149,11 +151,11 @@ class Supervisor:
         _reap_orphans()
 
     def quit(self) -> None:
-        """End this process; it clears up on its way out."""
+        """End this process. It cleans up before it exits."""
         sys.exit(0)
 
     def close(self) -> None:
-        """Stop the server, remove its memory segment and delete the directory."""
+        """Stop the server, remove its memory segment, and delete the directory."""
         self.stop(self.steps)
         if self.directory is None:
             return
@@ -165,9 +167,9 @@ class Supervisor:
         supervisor = os.getpid()
 
         def tie() -> None:
-            # Runs after the change of user, which would clear the setting again.
+            # Runs after the change of user, which would reset the setting.
             libc.prctl(PR_SET_PDEATHSIG, death_signal)
-            if os.getppid() != supervisor:  # it died before the line above
+            if os.getppid() != supervisor:  # the supervisor ended before the line above
                 os._exit(1)
 
         child: dict[str, Any] = {"cwd": cwd or self.directory, "preexec_fn": tie if LINUX else None}
@@ -188,7 +190,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _copy_file(source: Path, target: Path) -> None:
     try:
-        # A second name takes no time and no room, where one is possible: on one file system.
+        # A hard link takes no time and no space, but works only within one file system.
         if source.stat().st_mode & stat.S_IROTH:
             target.hardlink_to(source)
             return
@@ -199,8 +201,9 @@ def _copy_file(source: Path, target: Path) -> None:
 
 
 def _reap_orphans() -> None:
-    # As the subreaper we inherit the children of a server that died before them. PostgreSQL's
-    # sessions end by themselves unless they compute, but a restart fails while one is left.
+    # This process is the subreaper: it inherits the children of a server that ended before them.
+    # PostgreSQL's sessions end by themselves unless they are busy, but a restart fails while
+    # one of them is left.
     started = time.monotonic()
     with contextlib.suppress(ChildProcessError):
         while (waited := time.monotonic() - started) < 2 * ORPHANS_WAIT:
@@ -217,14 +220,14 @@ def _kill_children() -> None:
 
 
 def _remove_segment(lock_file: Path, user: list[int] | None) -> None:
-    # Only a postmaster that was killed leaves this file, and with it a System V segment that
-    # would last until the next boot. Its id stands on line 7.
+    # Only a postmaster that was killed leaves this file, and with it a System V memory segment,
+    # which would remain until the next boot. Line 7 has the segment's id.
     # https://www.postgresql.org/docs/18/kernel-resources.html#SYSVIPC
     try:
         segment = int(lock_file.read_text().splitlines()[6].split()[1])
     except (OSError, LookupError, ValueError):
         return
-    # The file belongs to `user`: with root's rights it could name anybody's segment.
+    # Drop root's rights: the file belongs to `user`, and could name somebody else's segment.
     if user:
         os.seteuid(user[0])
     libc.shmctl(segment, IPC_RMID, None)
@@ -233,7 +236,7 @@ def _remove_segment(lock_file: Path, user: list[int] | None) -> None:
 
 
 def read_requests(parent: int) -> Iterator[dict[str, Any]]:
-    """Yield the requests of process `parent` until it goes away."""
+    """Yield the requests of process `parent` until it ends."""
     pending = b""
     while os.getppid() == parent:
         if not select.select([0], [], [], 0.5)[0]:
@@ -245,7 +248,7 @@ def read_requests(parent: int) -> Iterator[dict[str, Any]]:
 
 
 def answer(supervisor: Supervisor, request: dict[str, Any]) -> None:
-    """Do what a request asks for and write the reply."""
+    """Execute a request, and write the reply."""
     number = request.pop("id")
     try:
         reply = getattr(supervisor, request.pop("do"))(**request) or {}
@@ -256,7 +259,7 @@ def answer(supervisor: Supervisor, request: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve the parent, then clear up; a signal to end counts as its end."""
+    """Serve the parent until it ends or a signal comes, then clean up."""
     os.umask(0o022)
     if LINUX:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -1,4 +1,4 @@
-"""An embedded Valkey server: the broker of our tests."""
+"""Run an embedded Valkey server, which speaks the protocol of Redis, as a broker for tests."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ValkeyServer(Server):
     variable: ClassVar[str] = "PGNOTIFIER_TEST_REDIS_URL"
 
     def __init__(self, *, persistent: bool = False) -> None:
-        """Describe a server; `start` makes it.
+        """Describe a server; `start` creates it.
 
         Args:
-            persistent: Write everything to disk at once, so that it is still there after
-                `stop` or `kill` and `start`. By default a stopped server forgets.
+            persistent: Write everything to disk at once, so that it is still there after `stop`
+                or `kill` and `start`. By default the data is lost when the server stops.
         """
         super().__init__()
         self._persistent = persistent
@@ -45,7 +45,7 @@ class ValkeyServer(Server):
         return f"redis://127.0.0.1:{self._port}/0"
 
     def stop(self) -> None:
-        """Stop the server, keeping its address for the next `start`.
+        """Stop the server; keep its address for the next `start`.
 
         Raises:
             ExternalServerError: The environment variable names the server.
@@ -71,21 +71,21 @@ class ValkeyServer(Server):
         ]
 
     def _is_ready(self, pid: int) -> bool:
-        # Somebody else may have got the port, so ask who it is that answers.
+        # Another server may have taken the port, so check the pid of the one that answers.
         assert self._port is not None
         info = _ask_info(self._port).split(b"\r\n")
         return f"process_id:{pid}".encode() in info and b"loading:0" in info
 
     def _prepare(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: a new server is ready as it is."""
 
 
 @contextmanager
 def valkey_server(*, persistent: bool = False) -> Iterator[str]:
-    """Run a Valkey server and yield its redis:// URL.
+    """Run a Valkey server, and yield its redis:// URL.
 
-    The server that `PGNOTIFIER_TEST_REDIS_URL` names is used instead, if that is set; the
-    argument then has no effect.
+    If `PGNOTIFIER_TEST_REDIS_URL` is set, the server that it names is used instead, and the
+    argument has no effect.
 
     Args:
         persistent: Write everything to disk at once. By default nothing is written.

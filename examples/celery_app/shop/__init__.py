@@ -1,4 +1,4 @@
-"""A small shop: images are resized and orders invoiced by Celery, told by PostgreSQL."""
+"""A small shop: when PostgreSQL notifies, Celery tasks resize images and invoice orders."""
 
 from shop.celery import app
 

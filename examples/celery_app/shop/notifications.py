@@ -1,4 +1,4 @@
-"""Who is told of what. Workers import this for the tasks; only the listener connects."""
+"""The subscriptions. Workers import this module for the tasks; only the listener connects."""
 
 import logging
 from collections import Counter
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def catch_up(gap: Gap) -> None:
-    """Notifications may have been missed: have everything done that is still open."""
+    """Notify again about all open work, because notifications may have been missed."""
     logger.warning("looking for what was missed between %s and %s", gap.since, gap.until)
     execute(
         "SELECT pg_notify('order_placed', to_json(o)::text) FROM orders o WHERE invoiced_at IS NULL"
@@ -26,8 +26,8 @@ def catch_up(gap: Gap) -> None:
 
 
 def complain(error: BaseException, subscription: Subscription, notification: Notification) -> None:
-    """A delivery failed here in the listener; what fails in a worker is Celery's to tell."""
-    logger.error("%r could not take %r: %s", subscription.id, notification.raw, error)
+    """Log a delivery that failed in the listener. Celery reports what fails in a worker."""
+    logger.error("delivering %r to %r failed: %s", notification.raw, subscription.id, error)
 
 
 notifier = CeleryNotifier(app, on_gap=catch_up, on_error=complain)
@@ -42,14 +42,14 @@ def resize(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> Non
 
 @notifier.on("order_placed", id=("orders", "invoice"), expires=3600)  # "pgnotifier.orders.invoice"
 def invoice(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> None:
-    """Write an order's invoice. Done twice, it changes nothing more."""
+    """Invoice an order. Running it twice has no further effect."""
     execute(
         "UPDATE orders SET invoiced_at = now() WHERE id = %s AND invoiced_at IS NULL",
         (payload["id"],),
     )
 
 
-# A task that was there before, as it is, on another queue and with an argument of its own.
+# An existing task, unchanged, on another queue and with an extra argument.
 notifier.subscribe("audit", "order_placed", audit.s("orders").set(queue="low"))
 
 seen: Counter[str] = Counter()
@@ -57,6 +57,6 @@ seen: Counter[str] = Counter()
 
 @notifier.on(["image_uploaded", "order_placed"], id="count", dispatcher=InlineDispatcher())
 def count(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> None:
-    """Count, in the listener itself: too little work to send anywhere."""
+    """Count in the listener itself, because this isn't worth a task."""
     seen[channel] += 1
     logger.info("counted %d on %s", seen[channel], channel)

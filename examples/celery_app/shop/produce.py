@@ -1,4 +1,4 @@
-"""Be the shop's customers: `python -m shop.produce` places orders and uploads images."""
+"""Place orders and upload images, as customers would: `python -m shop.produce`."""
 
 from shop.database import execute
 

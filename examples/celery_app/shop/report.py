@@ -1,4 +1,4 @@
-"""Tell how far the workers are: `python -m shop.report`."""
+"""Print how much the workers have done: `python -m shop.report`."""
 
 from shop.database import execute
 

@@ -1,4 +1,4 @@
-"""Where the database and the broker are."""
+"""The addresses of the database and the broker."""
 
 import os
 

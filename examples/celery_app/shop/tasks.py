@@ -1,4 +1,4 @@
-"""Tasks as any Celery project has them. They know nothing of pgnotifier."""
+"""Ordinary Celery tasks, which don't use pgnotifier."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ logger = get_task_logger(__name__)
 
 @app.task
 def audit(id: str, channel: str, payload: dict[str, Any], pid: int, ledger: str) -> None:
-    """Write down which session of the database changed what."""
+    """Record which database session changed what."""
     execute(
         "INSERT INTO audits (ledger, channel, row_id, pid) VALUES (%s, %s, %s, %s)",
         (ledger, channel, payload["id"], pid),

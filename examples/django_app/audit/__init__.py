@@ -1,1 +1,1 @@
-"""The audit: what happened, in a database of its own."""
+"""The audit app: records what happened to orders, in its own database."""

@@ -1,4 +1,4 @@
-"""What happened."""
+"""The model of audit entries."""
 
 from django.db import models
 

@@ -1,4 +1,4 @@
-"""The audit is told of orders, and others of the audit."""
+"""Receive notifications about orders to record them, and about new audit entries to log them."""
 
 import logging
 from typing import Any
@@ -11,14 +11,14 @@ from orders.models import Order, orders
 logger = logging.getLogger(__name__)
 
 
-@receiver(orders, sender=Order)  # called in the listener: little work, in the orders' order
+@receiver(orders, sender=Order)  # called in the listener, in order: it does little work
 def write_down(payload: dict[str, Any], **kwargs: Any) -> None:
-    """Take down what happened to an order."""
+    """Record what happened to an order."""
     status = payload.get("new", {}).get("status", "gone")
     Entry.objects.create(text=f"order {payload['pk']}: {payload['operation']}, {status}")
 
 
 @entries.connect
-def tell(payload: dict[str, Any], **kwargs: Any) -> None:
-    """Log each entry, which the other database has told of."""
+def log_entry(payload: dict[str, Any], **kwargs: Any) -> None:
+    """Log each entry, which comes from a notification of the other database."""
     logger.warning("audited: %s", payload["new"]["text"])

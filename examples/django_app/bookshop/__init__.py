@@ -1,4 +1,4 @@
-"""A bookshop that Django serves, and whose work is done when rows change."""
+"""A bookshop as a Django project, in which changed rows start work."""
 
 from bookshop.celery import app
 

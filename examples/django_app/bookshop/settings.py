@@ -1,4 +1,4 @@
-"""Settings: for pgnotifier there are an app and one dict."""
+"""Django's settings. Those for pgnotifier are an installed app, and the dict PGNOTIFIER."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ BASE_DIR = Path(__file__).parents[1]
 
 
 def _database(variable: str) -> dict[str, Any]:
-    """Return what Django wants to know, of a libpq connection string in the environment."""
+    """Return Django's settings for a database, from a connection string in the environment."""
     given = conninfo_to_dict(os.environ.get(variable, "dbname=bookshop"))
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -61,7 +61,7 @@ TEMPLATES = [
     }
 ]
 
-# The audit has a database of its own.
+# The app `audit` has its own database.
 DATABASES = {"default": _database("BOOKSHOP_DSN"), "audit": _database("BOOKSHOP_AUDIT_DSN")}
 DATABASE_ROUTERS = ["bookshop.routers.AuditRouter"]
 

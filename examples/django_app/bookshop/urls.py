@@ -1,4 +1,4 @@
-"""The pages: the shop's, and the admin's."""
+"""The URLs of the shop's page and of the admin."""
 
 from django.contrib import admin
 from django.urls import path

@@ -1,1 +1,1 @@
-"""Orders, which tell of themselves."""
+"""The orders app: its rows notify when they change."""

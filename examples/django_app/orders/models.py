@@ -1,4 +1,4 @@
-"""Orders. Whatever program changes them, PostgreSQL tells of it."""
+"""The model of orders. PostgreSQL notifies when any program changes one."""
 
 from django.db import models
 
@@ -8,7 +8,7 @@ orders = Channel("orders")
 
 
 class Order(models.Model):
-    """What somebody wants."""
+    """An order of one item."""
 
     item = models.CharField(max_length=100)
     status = models.CharField(max_length=20, default="new")

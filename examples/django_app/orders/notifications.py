@@ -1,4 +1,4 @@
-"""Who is told of orders. Found by pgnotifier, as this app is installed."""
+"""The receivers for orders. pgnotifier imports this module, because the app is installed."""
 
 from typing import Any
 
@@ -7,6 +7,6 @@ from orders.models import Order, orders
 
 @orders.task(id="invoice")  # the Celery task "pgnotifier.invoice"
 def invoice(sender: type[Order], payload: dict[str, Any], **kwargs: Any) -> None:
-    """Write a new order's invoice. Done twice, it changes nothing more."""
+    """Invoice a new order. Running it twice has no further effect."""
     if payload["operation"] == "insert":
         Order.objects.filter(pk=payload["pk"], status="new").update(status="invoiced")

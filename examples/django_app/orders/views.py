@@ -8,7 +8,7 @@ from orders.models import Order
 
 
 def orders(request: HttpRequest) -> HttpResponse:
-    """Show the orders and their history, and take new ones."""
+    """Show the orders and their history, and accept new ones."""
     if request.method == "POST":
         Order.objects.create(item=request.POST["item"])
         return redirect("/")

@@ -1,1 +1,1 @@
-"""A board in the browser, on which orders appear the moment they are committed."""
+"""A board in the browser that shows orders as soon as they are committed."""

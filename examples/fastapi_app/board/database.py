@@ -1,4 +1,4 @@
-"""One statement at a time, each on a connection of its own: enough for an example."""
+"""Execute single statements, each on a new connection: simple enough for an example."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from board.settings import DSN
 
 
 async def execute(query: LiteralString, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """Run a statement in a transaction of its own and return its rows, if it has any."""
+    """Execute a statement in its own transaction, and return its rows, if it has any."""
     async with await AsyncConnection.connect(DSN) as connection:
         cursor = await connection.execute(query, values)
         return await cursor.fetchall() if cursor.description else []

@@ -1,4 +1,4 @@
-"""The application: a page, a stream of events, and a way to order."""
+"""The FastAPI application: a page, a stream of events, and a URL for placing orders."""
 
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
@@ -19,19 +19,19 @@ notifier = Notifier(DSN, dispatcher=AsyncioDispatcher())
 
 
 async def catch_up(id: Hashable, channel: str, gap: dict[str, Any], pid: int) -> None:
-    """Orders may have been missed: have browsers sent what there is."""
+    """Send the latest orders to all browsers, because notifications may have been missed."""
     refresh()
 
 
 @notifier.on("order_placed", on_gap=catch_up)
 async def push(id: Hashable, channel: str, order: dict[str, Any], pid: int) -> None:
-    """Tell every browser of an order."""
+    """Send an order to every browser."""
     publish(order)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Listen for as long as the server runs."""
+    """Listen while the server runs."""
     await create()
     async with notifier:
         yield
@@ -42,18 +42,18 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/")
 async def page() -> HTMLResponse:
-    """Show the board, which the stream fills."""
+    """Show the board. The stream of events fills it."""
     return HTMLResponse(PAGE)
 
 
 @app.get("/events")
 async def events() -> StreamingResponse:
-    """Stream the latest orders, and those that come."""
+    """Stream the latest orders, and new ones."""
     return StreamingResponse(subscribe(), media_type="text/event-stream")
 
 
 @app.post("/orders", status_code=201)
 async def place(item: str = Body(embed=True)) -> int:
-    """Place an order, as any other program might."""
+    """Place an order, as any other program might do."""
     ((number,),) = await execute("INSERT INTO orders (item) VALUES (%s) RETURNING id", (item,))
     return int(number)

@@ -1,4 +1,4 @@
-"""Where the database is."""
+"""The address of the database."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Streams: what each browser that looks at the board is still to be sent.
+"""A stream of server-sent events for each browser that shows the board.
 
 Server-sent events: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -11,13 +11,13 @@ from typing import Any
 from board.database import execute
 
 MOST = 100
-"""Orders that may wait for a browser; one that is slower is sent the latest ones instead."""
+"""How many orders may wait for a browser. A slower one is sent the latest orders instead."""
 
 _streams: set["asyncio.Queue[dict[str, Any] | None]"] = set()
 
 
 def publish(order: dict[str, Any]) -> None:
-    """Send an order to every browser that looks."""
+    """Send an order to every browser."""
     for stream in _streams:
         if stream.qsize() < MOST:
             stream.put_nowait(order)
@@ -26,15 +26,15 @@ def publish(order: dict[str, Any]) -> None:
 
 
 def refresh() -> None:
-    """Send the latest orders to every browser; it knows which of them it has."""
+    """Send the latest orders to every browser, which ignores those that it already has."""
     for stream in _streams:
         _refresh(stream)
 
 
 async def subscribe() -> AsyncIterator[str]:
-    """Yield the latest orders, and those that come, until the browser has gone."""
+    """Yield the latest orders, and new ones, until the browser disconnects."""
     stream: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-    _streams.add(stream)  # before the table is read: so nothing falls in between
+    _streams.add(stream)  # before the table is read, so that no order is missed in between
     try:
         _refresh(stream)
         while True:

@@ -1,1 +1,1 @@
-"""A small store: images are resized and orders invoiced by RQ, told by PostgreSQL."""
+"""A small store: when PostgreSQL notifies, RQ jobs resize images and invoice orders."""

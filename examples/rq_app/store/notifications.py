@@ -1,4 +1,4 @@
-"""Who is told of what. Workers import this for the functions; only the listener connects."""
+"""The subscriptions. Workers import this module for the functions; only the listener connects."""
 
 import logging
 from collections import Counter
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def catch_up(gap: Gap) -> None:
-    """Notifications may have been missed: have everything done that is still open."""
+    """Notify again about all open work, because notifications may have been missed."""
     logger.warning("looking for what was missed between %s and %s", gap.since, gap.until)
     execute(
         "SELECT pg_notify('order_placed', to_json(o)::text) FROM orders o WHERE invoiced_at IS NULL"
@@ -38,7 +38,7 @@ def resize(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> Non
 
 @notifier.on("order_placed", id=("orders", "invoice"), retry=3)
 def invoice(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> None:
-    """Write an order's invoice. Done twice, it changes nothing more."""
+    """Invoice an order. Running it twice has no further effect."""
     execute(
         "UPDATE orders SET invoiced_at = now() WHERE id = %s AND invoiced_at IS NULL",
         (payload["id"],),
@@ -50,6 +50,6 @@ seen: Counter[str] = Counter()
 
 @notifier.on(["image_uploaded", "order_placed"], id="count", dispatcher=InlineDispatcher())
 def count(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> None:
-    """Count, in the listener itself: too little work to send anywhere."""
+    """Count in the listener itself, because this isn't worth a job."""
     seen[channel] += 1
     logger.info("counted %d on %s", seen[channel], channel)

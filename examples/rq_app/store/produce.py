@@ -1,4 +1,4 @@
-"""Be the store's customers: `python -m store.produce` places orders and uploads images."""
+"""Place orders and upload images, as customers would: `python -m store.produce`."""
 
 from store.database import execute
 

@@ -1,4 +1,4 @@
-"""Tell how far the workers are: `python -m store.report`."""
+"""Print how much the workers have done: `python -m store.report`."""
 
 from store.database import execute
 

@@ -1,4 +1,4 @@
-"""Where the database and Redis are."""
+"""The addresses of the database and Redis."""
 
 import os
 

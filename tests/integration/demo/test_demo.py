@@ -119,7 +119,7 @@ def test_everything_is_accounted_for(start):
         "ran on alpha",
         "ran on beta",
         "terminated the listener's database session",
-        "the listener is back",
+        "the listener is listening again",
     ):
         assert expected in demo.output
     assert "\x1b" not in demo.output

@@ -52,7 +52,7 @@ def play(console):
         view.cut()
         gap = ReportedGap(1027.5, 1028.5, "cut")
         account.gaps.append(gap)
-        view.heard_again(gap)
+        view.reconnected(gap)
         view.update()
         view.end(account.settle())
     return view

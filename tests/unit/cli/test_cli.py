@@ -113,7 +113,7 @@ notifier.subscribe("a", "orders", print)
         (DOWN, 1, "can't connect to PostgreSQL (host=127.0.0.1 port=1)"),
         (DOWN + "notifier.start()", 2, "can't connect to PostgreSQL (host=127.0.0.1 port=1)"),
         (DOWN + "Notifier('host=h prot=1')", 2, "did you mean 'port'"),
-        (DOWN + "Notifier(7)", 2, "db_conf is a dict"),
+        (DOWN + "Notifier(7)", 2, "db_conf must be a dict"),
         (DOWN.replace('"host=127.0.0.1 port=1 password=sesame"', "None"), 2, "db_conf is None"),
         (DOWN.replace("port=1 ", "port=1 sslmode=off "), 1, "invalid sslmode value"),
     ],

@@ -49,12 +49,12 @@ def test_found(write):
 @pytest.mark.parametrize(
     ("source", "spec", "reason"),
     [
-        ("", "nowhere", "there is no module 'nowhere'; call pgnotifier in the directory"),
+        ("", "nowhere", "there is no module 'nowhere'; run pgnotifier in the directory"),
         ("", "nowhere.at.all:x", "there is no module 'nowhere.at.all'"),
-        ("", "{}:x:y", "is not of the form module:name"),
-        ("", "./{}.py", "is not of the form module:name"),
-        ("", "", "'' is not of the form module:name"),
-        ("", ".{}", "is not of the form module:name"),
+        ("", "{}:x:y", "must be given as module:name"),
+        ("", "./{}.py", "must be given as module:name"),
+        ("", "", "module:name, not ''"),
+        ("", ".{}", "must be given as module:name"),
         ("", "{}", "has no Notifier called 'notifier'"),
         ("notifier = 5", "{}", "has no Notifier called 'notifier'"),
         ("", "{}:a.b", "has no Notifier called 'a.b'"),

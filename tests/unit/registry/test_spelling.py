@@ -44,7 +44,7 @@ def test_the_one_without_capitals_comes_later(caplog):
     spelling.warn()
     record = caplog.records[-1]
     assert [one.channel for one in caplog.records] == ["Orders", "orders"]
-    assert "'orders' differs by case alone from 'Orders'" in record.getMessage()
+    assert "'orders' differs only by case from 'Orders'" in record.getMessage()
     assert (record.pgnotifier_event, record.others) == ("channel_case", ["Orders"])
 
 
