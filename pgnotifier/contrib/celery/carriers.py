@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.stamping import Stamp
+from pgnotifier.contrib.celery.stamping import CeleryStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuMessage, KombuStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 
 class Carrier(ABC):
@@ -33,7 +33,7 @@ class Carrier(ABC):
         yield []
 
     @abstractmethod
-    def make_stamp(self, like: Published, target: Target) -> Stamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> CeleryStamp:
         """Make the stamp of a message.
 
         Raises:
@@ -66,7 +66,7 @@ class Carrier(ABC):
 class KombuCarrier(Carrier):
     """Publishes messages one by one, with the transport that kombu has for the broker."""
 
-    def make_stamp(self, like: Published, target: Target) -> KombuStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> KombuStamp:
         """Make the stamp of a message."""
         return KombuStamp(like, target)
 

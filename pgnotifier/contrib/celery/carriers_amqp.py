@@ -15,7 +15,7 @@ from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 _TCPTransport: Any = amqp_transport.TCPTransport
 _ACK = Struct(">BHIHHQBB")
@@ -62,7 +62,7 @@ class AmqpCarrier(Carrier):
         yield seen
         seen += self._seen
 
-    def make_stamp(self, like: Published, target: Target) -> AmqpStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> AmqpStamp:
         """Make the stamp of a message."""
         return AmqpStamp(like, target, self._channel)
 

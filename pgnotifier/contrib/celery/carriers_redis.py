@@ -8,7 +8,7 @@ from pgnotifier.contrib.celery.broker import is_wrong_type
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 
 class RedisCarrier(Carrier):
@@ -41,7 +41,7 @@ class RedisCarrier(Carrier):
         finally:
             del channel._put, channel._put_fanout  # noqa: SLF001
 
-    def make_stamp(self, like: Published, target: Target) -> RedisStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> RedisStamp:
         """Make the stamp of a message."""
         return RedisStamp(like, target, self.producer.channel)
 

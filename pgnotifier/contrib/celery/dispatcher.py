@@ -15,8 +15,8 @@ from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.inventory import Enqueued, take_inventory
 from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
-from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
-from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
+from pgnotifier.contrib.celery.publisher import TaskIds, TaskPublisher
+from pgnotifier.contrib.celery.targets import CallbackTarget, CeleryTarget, SignatureTarget
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
 from pgnotifier.dispatch import Batch, Callback, Dispatcher, claim
@@ -80,9 +80,9 @@ class CeleryDispatcher(Dispatcher):
         self._broker = Broker(self._app)
         self._tasks = AppTasks.of(self._app)
         self._ids = TaskIds()
-        self._obstacles: WeakKeyDictionary[Target, str] = WeakKeyDictionary()
+        self._obstacles: WeakKeyDictionary[CeleryTarget, str] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
-        self._targets: dict[tuple[Hashable, str], Target] = {}
+        self._targets: dict[tuple[Hashable, str], CeleryTarget] = {}
 
     def __repr__(self) -> str:
         return (
@@ -106,7 +106,7 @@ class CeleryDispatcher(Dispatcher):
         if is_new:
             self._tasks.add(self)
 
-    def bind(self, subscription: "Subscription") -> Target:
+    def bind(self, subscription: "Subscription") -> CeleryTarget:
         """Check a subscription, and make its callback the app's task.
 
         Raises:
@@ -130,7 +130,7 @@ class CeleryDispatcher(Dispatcher):
                 )
             _check_links(key, fn, options)
             self._forget(key, channel)
-            target: Target = SignatureTarget(self._app, options, fn)
+            target: CeleryTarget = SignatureTarget(self._app, options, fn)
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
@@ -144,7 +144,7 @@ class CeleryDispatcher(Dispatcher):
         fn: Any,
         options: Mapping[str, Any],
         made_with: Mapping[str, Any],
-    ) -> Target:
+    ) -> CeleryTarget:
         name = task_name(self._prefix, key)
         like = CallbackTask(self._app, name, key, self, self._decode, made_with)
         task = self._tasks.claim(name, like, channel, cast("Callback", fn))
@@ -174,7 +174,7 @@ class CeleryDispatcher(Dispatcher):
             return
         with self._broker.lease() as lease:
             if lease.publisher is None:
-                lease.publisher = Publisher(
+                lease.publisher = TaskPublisher(
                     self._app,
                     lease.producer,
                     self._ids,
@@ -183,7 +183,7 @@ class CeleryDispatcher(Dispatcher):
                 )
             lease.publisher.publish(batch)
 
-    def targets(self) -> list[Target]:
+    def targets(self) -> list[CeleryTarget]:
         """Return what its subscriptions were bound to."""
         return list(self._targets.copy().values())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pgnotifier.contrib.celery.arguments import show_id
 from pgnotifier.contrib.celery.obstacles import find_hooks, find_obstacle, find_receivers
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 STAMPED, CELERY = "stamped", "apply_async"
 
@@ -38,8 +38,8 @@ class Enqueued:
 
 def take_inventory(
     app: Any,
-    targets: Mapping[tuple[Hashable, str], Target],
-    found: Mapping[Target, str],
+    targets: Mapping[tuple[Hashable, str], CeleryTarget],
+    found: Mapping[CeleryTarget, str],
 ) -> dict[tuple[Hashable, str], Enqueued]:
     """Return what each subscription's notifications become, by id and channel.
 
@@ -63,7 +63,7 @@ def take_inventory(
     return inventory
 
 
-def _find_queue(app: Any, target: Target) -> str:
+def _find_queue(app: Any, target: CeleryTarget) -> str:
     """Return where the router sends the first task that is published."""
     try:
         options = {**target.own_options, **target.options}

@@ -1,4 +1,4 @@
-"""Publisher: a batch of tasks into the broker, over one connection."""
+"""TaskPublisher: a batch of tasks into the broker, over one connection."""
 
 import logging
 import threading
@@ -18,8 +18,8 @@ from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 from pgnotifier.contrib.celery.obstacles import Hooks, find_hooks, find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
-from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.stamping import CeleryStamp, UnstampableError, new_ids
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import Library, Trace
 from pgnotifier.dispatch import Batch, Delivery
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("pgnotifier.celery")
 TRACED = 100
 """How many messages to make what tracing adds for at a time."""
 Libraries = tuple[Library, ...]
-Obstacles = MutableMapping[Target, str]
+Obstacles = MutableMapping[CeleryTarget, str]
 """Why Celery has to make each message of a target, as that turned out."""
 
 
@@ -81,7 +81,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Route:
+class PublishPath:
     """How the messages of one target are made.
 
     Attributes:
@@ -94,7 +94,7 @@ class Route:
     obstacle: str | None = None
     like: Published | None = None
     is_checked: bool = False
-    stamp: Stamp | None = None
+    stamp: CeleryStamp | None = None
 
 
 class _Handled(msgspec.Struct, frozen=True, gc=False):
@@ -106,7 +106,7 @@ class _Handled(msgspec.Struct, frozen=True, gc=False):
     last: int
 
 
-class Publisher:
+class TaskPublisher:
     """Publishes with one producer, for one deliverer.
 
     The first messages of each target, and all of some, go through `apply_async`; others are
@@ -137,8 +137,8 @@ class Publisher:
         self._obstacles = obstacles
         self._has_failed = has_failed
         self._carrier = carrier_for(producer)
-        self._routes: WeakKeyDictionary[Target, Route] = WeakKeyDictionary()
-        self._dated: WeakSet[Route] = WeakSet()
+        self._paths: WeakKeyDictionary[CeleryTarget, PublishPath] = WeakKeyDictionary()
+        self._dated: WeakSet[PublishPath] = WeakSet()
         self._router: Any = None
         self._receivers: str | None = None
         self._hooks = Hooks((), None, ())
@@ -182,10 +182,10 @@ class Publisher:
         router = self._app.amqp.router
         if router is not self._router or hooks != self._hooks:  # after a change of `task_routes`
             self._router, self._hooks = router, hooks
-            self._routes.clear()
+            self._paths.clear()
             self._dated.clear()
-        for route in self._dated:
-            route.stamp = route.like = None
+        for path in self._dated:
+            path.stamp = path.like = None
 
     def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:
         """Yield the attempts of a chunk.
@@ -205,11 +205,11 @@ class Publisher:
     def _trace(self, attempt: Attempt) -> None:
         """Make what tracing adds to a message that is going to be stamped."""
         binding, trace = attempt.delivery.binding, attempt.trace
-        route = self._routes.get(binding.target)
-        if trace is None or route is None or route.stamp is None:
+        path = self._paths.get(binding.target)
+        if trace is None or path is None or path.stamp is None:
             return
         if binding.live:
-            described = route.stamp.described
+            described = path.stamp.described
             self._added[attempt.task_id] = trace.make_headers(described, attempt.task_id)
 
     def _publish_one(self, attempt: Attempt) -> None:
@@ -234,7 +234,7 @@ class Publisher:
             self._publish_live(attempt)
         except BaseException as exc:
             delivery = attempt.delivery
-            target: Target = delivery.binding.target
+            target: CeleryTarget = delivery.binding.target
             rest = None if self._has_failed(exc) else salvage(delivery, target.check)
             if rest is None:
                 raise
@@ -246,58 +246,60 @@ class Publisher:
 
     def _publish_live(self, attempt: Attempt) -> None:
         delivery, task_id, trace = attempt.delivery, attempt.task_id, attempt.trace
-        target: Target = delivery.binding.target
-        route = self._routes.get(target)
-        if route is None:
-            route = self._routes[target] = Route()
-            self._bar(route, delivery, find_obstacle(target))
-        if route.stamp is None or self._receivers:
+        target: CeleryTarget = delivery.binding.target
+        path = self._paths.get(target)
+        if path is None:
+            path = self._paths[target] = PublishPath()
+            self._set_obstacle(path, delivery, find_obstacle(target))
+        if path.stamp is None or self._receivers:
             self._carrier.send()  # in order
             with nullcontext() if trace is None else trace.activate():
-                self._publish_by_celery(delivery, target.given(delivery, trace), route, task_id)
+                self._publish_by_celery(delivery, target.given(delivery, trace), path, task_id)
         else:
             added = self._added.get(task_id)
             if added is None and trace is not None:  # its stamp was made after it had begun
-                added = trace.make_headers(route.stamp.described, task_id)
-            self._carrier.add(route.stamp.press(target.given(delivery, None, added), task_id))
+                added = trace.make_headers(path.stamp.described, task_id)
+            self._carrier.add(path.stamp.press(target.given(delivery, None, added), task_id))
 
     def _publish_by_celery(
-        self, delivery: Delivery, given: Given, route: Route, task_id: str
+        self, delivery: Delivery, given: Given, path: PublishPath, task_id: str
     ) -> None:
-        target: Target = delivery.binding.target
-        if route.obstacle or self._receivers:
+        target: CeleryTarget = delivery.binding.target
+        if path.obstacle or self._receivers:
             target.apply(given, self._producer, task_id)
             return
         published = publish_recorded(target, given, self._producer, task_id, self._carrier.watch)
         # It is published, whatever comes now.
         try:
-            self._learn(route, target, published)
+            self._learn(path, target, published)
         except UnstampableError as exc:
-            self._bar(route, delivery, str(exc))
+            self._set_obstacle(path, delivery, str(exc))
         except Exception as exc:  # noqa: BLE001
-            self._bar(route, delivery, f"no stamp could be made of it: {type(exc).__name__}")
+            self._set_obstacle(
+                path, delivery, f"no stamp could be made of it: {type(exc).__name__}"
+            )
 
-    def _learn(self, route: Route, target: Target, published: Published | None) -> None:
+    def _learn(self, path: PublishPath, target: CeleryTarget, published: Published | None) -> None:
         """Make a stamp of the first message, and compare it with the second one."""
         if published is None:
             raise UnstampableError("it isn't one message")
         make_stamp = self._carrier.make_stamp
-        if route.is_checked:
-            route.stamp = make_stamp(published, target)
-        elif route.like is None:
-            route.like = published
+        if path.is_checked:
+            path.stamp = make_stamp(published, target)
+        elif path.like is None:
+            path.like = published
         else:
-            stamp = make_stamp(route.like, target)
+            stamp = make_stamp(path.like, target)
             stamp.check(published)
             # Of the latter, whose times are those of now.
-            route.stamp = make_stamp(published, target)
-            route.is_checked = True
-            route.like = None
+            path.stamp = make_stamp(published, target)
+            path.is_checked = True
+            path.like = None
             if stamp.is_dated:
-                self._dated.add(route)
+                self._dated.add(path)
 
-    def _bar(self, route: Route, delivery: Delivery, obstacle: str | None) -> None:
-        route.obstacle = obstacle
+    def _set_obstacle(self, path: PublishPath, delivery: Delivery, obstacle: str | None) -> None:
+        path.obstacle = obstacle
         if obstacle:
             subscription = delivery.binding.subscription
             self._obstacles[delivery.binding.target] = obstacle

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 Watch = Callable[[], AbstractContextManager[list[tuple[Any, Any]]]]
 """How a carrier looks on while a message is published."""
@@ -61,7 +61,7 @@ class Recorder:
 
 
 def publish_recorded(
-    target: Target, given: Given, producer: Any, task_id: str, watch: Watch
+    target: CeleryTarget, given: Given, producer: Any, task_id: str, watch: Watch
 ) -> Published | None:
     """Have Celery publish a task; return its message, or None if there isn't just one.
 

@@ -20,7 +20,7 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.argsrepr import show_arguments
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, Given, Target
+from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import INNER, split_headers
 
 dump: Any = kombu_json.dumps
@@ -37,7 +37,7 @@ class UnstampableError(Exception):
     """Why the messages of a subscription can't be made without Celery."""
 
 
-class Stamp(ABC):
+class CeleryStamp(ABC):
     """A message, with places for what differs in others of its subscription.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stamp(ABC):
     is_dated: bool
     described: list[Any]
 
-    def __init__(self, like: Published, target: Target) -> None:
+    def __init__(self, like: Published, target: CeleryTarget) -> None:
         """Take a message that Celery made."""
         self.positional = _find_positional(like)
         trace = like.given.trace

@@ -16,7 +16,7 @@ from kombu import compression
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import UnstampableError
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _Message: Any = basic_message.Message
 _frame_writer: Any = method_framing.frame_writer
@@ -35,7 +35,7 @@ _METHOD, _HEADER, _BODY = 1, 2, 3  # types of frames
 class AmqpStamp(KombuStamp):
     """The frames of a message, with places in its properties."""
 
-    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+    def __init__(self, like: Published, target: CeleryTarget, channel: Any) -> None:
         """Make the stamp of a message.
 
         Raises:

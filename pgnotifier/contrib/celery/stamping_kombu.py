@@ -6,8 +6,8 @@ from typing import Any
 from kombu import serialization
 
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.stamping import Stamp, make_serializer, undated
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.stamping import CeleryStamp, make_serializer, undated
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _serialize: Any = serialization.dumps
 
@@ -20,13 +20,13 @@ class KombuMessage:
     settings: dict[str, Any]
 
 
-class KombuStamp(Stamp):
+class KombuStamp(CeleryStamp):
     """What Celery has given to `Producer.publish`.
 
     https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.html#kombu.Producer.publish
     """
 
-    def __init__(self, like: Published, target: Target) -> None:
+    def __init__(self, like: Published, target: CeleryTarget) -> None:
         """Make the stamp of a message."""
         super().__init__(like, target)
         self._like = like

@@ -14,7 +14,7 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import (
-    Stamp,
+    CeleryStamp,
     UnstampableError,
     dump,
     encode_json,
@@ -22,7 +22,7 @@ from pgnotifier.contrib.celery.stamping import (
     new_ids,
     undated,
 )
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _compress: Any = compression.compress
 _MARK = secrets.token_hex(8)
@@ -37,14 +37,14 @@ class RedisMessage(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
-class RedisStamp(Stamp):
+class RedisStamp(CeleryStamp):
     """A message as Redis holds it, cut into pieces around what differs.
 
     Attributes:
         key: The list that these messages are put into.
     """
 
-    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+    def __init__(self, like: Published, target: CeleryTarget, channel: Any) -> None:
         """Make the stamp of a message.
 
         Raises:

@@ -28,7 +28,7 @@ _Chord: Any = vars(canvas)["_chord"]  # as with `chain`, and unknown to its type
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Target(ABC):
+class CeleryTarget(ABC):
     """What a subscription was bound to.
 
     Attributes:
@@ -140,7 +140,7 @@ def _iso(at: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CallbackTarget(Target):
+class CallbackTarget(CeleryTarget):
     """The task that was made of a callback."""
 
     callback: CallbackTask
@@ -179,7 +179,7 @@ class CallbackTarget(Target):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SignatureTarget(Target):
+class SignatureTarget(CeleryTarget):
     """A task, signature or canvas of the user's own, enqueued as it is.
 
     It is looked at when it is published, as a task may not exist before its app is finalized.

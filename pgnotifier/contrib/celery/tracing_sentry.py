@@ -34,7 +34,7 @@ def unwrap(function: Any) -> Any:
     while module is not None and isinstance(function, FunctionType):
         code = function.__code__
         variable = _WRAPPERS.get(code.co_qualname)
-        if code.co_filename != module.__file__ or variable not in code.co_freevars:
+        if function.__globals__ is not vars(module) or variable not in code.co_freevars:
             break
         cells = function.__closure__ or ()
         function = cells[code.co_freevars.index(variable)].cell_contents

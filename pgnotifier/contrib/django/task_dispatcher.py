@@ -66,7 +66,7 @@ def notification(path: str, id: str, channel: str, payload: str, pid: int) -> No
     import_string(path)(decode(id), channel, unpack(payload), pid)
 
 
-class Target(NamedTuple):
+class TaskTarget(NamedTuple):
     """What a subscription's deliveries carry.
 
     Attributes:
@@ -102,7 +102,7 @@ class TaskDispatcher(Dispatcher):
         """Learn whose notifications come: a worker knows no decoder but pgnotifier's own."""
         self._notifiers.add(notifier)
 
-    def bind(self, subscription: Subscription) -> Target:
+    def bind(self, subscription: Subscription) -> TaskTarget:
         """Check a subscription.
 
         Raises:
@@ -130,7 +130,7 @@ class TaskDispatcher(Dispatcher):
             made = notification.using(**used)
         except (TaskException, TypeError, ValueError) as exc:
             raise ConfigurationError(f"task {key!r}: the backend takes no {used!r}: {exc}") from exc
-        return Target(find_path(key, subscription.fn), _write(key), made, run_after)
+        return TaskTarget(find_path(key, subscription.fn), _write(key), made, run_after)
 
     def dispatch(self, batch: Batch) -> None:
         """Enqueue each delivery.
@@ -164,7 +164,7 @@ class TaskDispatcher(Dispatcher):
             return rest, self._pack(rest)
 
     def _enqueue(self, delivery: Delivery, payload: str) -> None:
-        target: Target = delivery.binding.target
+        target: TaskTarget = delivery.binding.target
         arrived = delivery.notification
         made = target.task
         if target.run_after is not None:

@@ -15,7 +15,7 @@ from pgnotifier._runtime.redaction import show
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
 from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
-from pgnotifier.contrib.rq.targets import Target
+from pgnotifier.contrib.rq.targets import RQTarget
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
@@ -73,7 +73,7 @@ class RQDispatcher(Dispatcher):
         self._queue, self._owns_connection = _make_queue(queue_or_connection)
         self._notifier: Notifier | None = None
         self._senders = Senders()
-        self._targets: dict[tuple[Hashable, str], Target] = {}
+        self._targets: dict[tuple[Hashable, str], RQTarget] = {}
 
     def __repr__(self) -> str:
         return f"<RQDispatcher of queue {self._queue.name!r}, {len(self._targets)} subscriptions>"
@@ -86,7 +86,7 @@ class RQDispatcher(Dispatcher):
         """
         self._notifier = claim(self, self._notifier, notifier)
 
-    def bind(self, subscription: "Subscription") -> Target:
+    def bind(self, subscription: "Subscription") -> RQTarget:
         """Check a subscription.
 
         Raises:
@@ -100,7 +100,7 @@ class RQDispatcher(Dispatcher):
         options = check_options(key, given)
         queue = self._find_queue(key, given.get("queue"))
         check_values(key, queue, options)
-        target = Target(key, queue, subscription.fn, options)
+        target = RQTarget(key, queue, subscription.fn, options)
         self._targets[key, subscription.channel] = target
         return target
 
@@ -203,7 +203,7 @@ class RQDispatcher(Dispatcher):
         if not delivery.binding.live:
             delivery.pass_on()
             return None
-        target: Target = delivery.binding.target
+        target: RQTarget = delivery.binding.target
         try:
             return self._job(delivery, time)
         except (RedisError, OSError):  # the first job asks for the version of the server
@@ -217,7 +217,7 @@ class RQDispatcher(Dispatcher):
             return self._job(rest, time)
 
     def _job(self, delivery: Delivery, time: str) -> Job:
-        target: Target = delivery.binding.target
+        target: RQTarget = delivery.binding.target
         return Job(delivery, target.commands(delivery, time, decodes_alike=self._decodes_alike))
 
     def _send(

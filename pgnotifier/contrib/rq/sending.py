@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 from rq.utils import as_text
 
 from pgnotifier._runtime.log_records import about
-from pgnotifier.contrib.rq.stamping import Command
+from pgnotifier.contrib.rq.stamping import RedisCommand
 from pgnotifier.dispatch import Delivery
 
 logger = logging.getLogger("pgnotifier.rq")
@@ -35,10 +35,10 @@ class Job(NamedTuple):
     """A delivery, and the commands that enqueue its job."""
 
     delivery: Delivery
-    commands: Sequence[Command]
+    commands: Sequence[RedisCommand]
 
 
-class Sent(NamedTuple):
+class SendResult(NamedTuple):
     """What became of some jobs.
 
     Attributes:
@@ -61,10 +61,10 @@ class Transaction:
     def __init__(self, jobs: Sequence[Job]) -> None:
         """Merge the jobs' commands: one push per end of a queue; what is for all of them once."""
         self.jobs = jobs
-        self.commands: list[Command] = []
+        self.commands: list[RedisCommand] = []
         self._owners: list[Sequence[int]] = []  # by command: the places of the jobs that need it
         pushes: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
-        shared: set[Command] = set()
+        shared: set[RedisCommand] = set()
         for place, job in enumerate(jobs):
             for command in job.commands:
                 if command[0] in PUSHES:
@@ -79,7 +79,7 @@ class Transaction:
         for push, (ids, owners) in pushes.items():
             self._add((*push, *ids), owners)
 
-    def _add(self, command: Command, owners: Sequence[int]) -> None:
+    def _add(self, command: RedisCommand, owners: Sequence[int]) -> None:
         self.commands.append(command)
         self._owners.append(owners)
 
@@ -93,7 +93,9 @@ class Transaction:
         """Return which jobs aren't enqueued, as commands at these places failed."""
         return {job: error for place, error in failed.items() for job in self._owners[place]}
 
-    def take_back(self, failed: Collection[int], refused: Collection[int]) -> Iterator[Command]:
+    def take_back(
+        self, failed: Collection[int], refused: Collection[int]
+    ) -> Iterator[RedisCommand]:
         """Yield what removes the other halves of jobs of which some commands failed."""
         for place, (name, key, *rest) in enumerate(self.commands):
             if place in failed:  # what is there isn't theirs
@@ -114,10 +116,10 @@ class Sender:
         self._mark = f"pgnotifier:rq:{secrets.token_hex(8)}"
         self._number = 0
         self._unsure: dict[int, Transaction] = {}  # by number: those without an answer
-        self._leftovers: list[Command] = []  # what is still to be removed
+        self._leftovers: list[RedisCommand] = []  # what is still to be removed
         self._warned_of: set[str] = set()
 
-    def send(self, connection: Redis, jobs: Sequence[Job]) -> Sent:
+    def send(self, connection: Redis, jobs: Sequence[Job]) -> SendResult:
         """Enqueue some jobs in one transaction.
 
         Args:
@@ -145,7 +147,7 @@ class Sender:
         refused = made.find_refused(failed)
         self._leftovers += made.take_back(failed, refused)
         self._remove_leftovers(connection)
-        return Sent([job.delivery for job in made.jobs], refused)
+        return SendResult([job.delivery for job in made.jobs], refused)
 
     def _find_made(self, pipeline: Any) -> Transaction | None:
         """Return the earlier transaction that Redis has made after all, if there is one."""
@@ -179,7 +181,7 @@ class Sender:
                 pipeline.execute(raise_on_error=False)
                 self._leftovers.clear()
 
-    def _say_refused(self, command: Command, error: RedisError) -> None:
+    def _say_refused(self, command: RedisCommand, error: RedisError) -> None:
         """Warn once of what no job needs: that a queue is in RQ's list of queues, say."""
         shown = f"{command[0]} {command[1]}"
         if shown not in self._warned_of:

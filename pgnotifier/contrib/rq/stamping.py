@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rq import Queue
 from rq.utils import as_text
 
-Command = tuple[Any, ...]
+RedisCommand = tuple[Any, ...]
 """What goes to Redis: a name and its arguments."""
 
 TIMES = ("created_at", "enqueued_at")
@@ -25,7 +25,7 @@ _ID = "pgnotifier-0"
 
 def record(
     queue: Queue, function: str, arguments: Any, job_id: str, settings: Mapping[str, Any]
-) -> list[Command]:
+) -> list[RedisCommand]:
     """Return the commands by which RQ enqueues a job.
 
     The queue's connection is asked for the server's version, once.
@@ -33,7 +33,7 @@ def record(
     pipeline = queue.connection.pipeline()  # which is never executed
     data = queue.prepare_data(function, args=arguments, job_id=job_id, **settings)
     queue.enqueue_many([data], pipeline=pipeline)
-    commands: list[Command] = [
+    commands: list[RedisCommand] = [
         (name, as_text(key), *map(_plain, rest))  # RQ 2.0 has bytes for some keys
         for (name, key, *rest), _ in pipeline.command_stack
     ]
@@ -41,7 +41,7 @@ def record(
     return commands if registers in commands else [registers, *commands]
 
 
-class Stamp:
+class RQStamp:
     """Makes the commands that enqueue the jobs of a subscription."""
 
     def __init__(self, queue: Queue, function: str, settings: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class Stamp:
         if self._normalize(ours, other) != self._normalize(theirs, other):
             raise ValueError("RQ's own commands differ")
 
-    def press(self, arguments: Any, job_id: str, time: str) -> list[Command]:
+    def press(self, arguments: Any, job_id: str, time: str) -> list[RedisCommand]:
         """Return the commands that enqueue one job.
 
         Args:
@@ -96,7 +96,7 @@ class Stamp:
     def _key(self, job_id: str) -> str:
         return f"{self._namespace}{job_id}"
 
-    def _normalize(self, commands: Iterable[Command], job_id: str) -> "_Parts":
+    def _normalize(self, commands: Iterable[RedisCommand], job_id: str) -> "_Parts":
         """Return commands so that those to the same effect are equal."""
         parts = _take_apart(commands, self._key(job_id), job_id)
         fields = {**parts.fields, "data": zlib.decompress(parts.fields["data"])}
@@ -106,12 +106,12 @@ class Stamp:
 class _Parts(NamedTuple):
     """What registers the queue, the fields of the job, and what follows, its id in it."""
 
-    before: list[Command]
+    before: list[RedisCommand]
     fields: dict[Any, Any]
-    after: list[Command]
+    after: list[RedisCommand]
 
 
-def _take_apart(commands: Iterable[Command], key: str, job_id: str) -> _Parts:
+def _take_apart(commands: Iterable[RedisCommand], key: str, job_id: str) -> _Parts:
     parts = _Parts([], {}, [])
     for command in commands:
         if command[:2] == ("HSET", key):

@@ -14,7 +14,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.names import spell
 from pgnotifier.contrib._queues.functions import check_found, find_path
 from pgnotifier.contrib.rq import jobs
-from pgnotifier.contrib.rq.stamping import Command, Stamp, record
+from pgnotifier.contrib.rq.stamping import RedisCommand, RQStamp, record
 from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
 
@@ -24,7 +24,7 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
 
 
-class Target:
+class RQTarget:
     """The jobs of a subscription.
 
     Attributes:
@@ -53,7 +53,7 @@ class Target:
         self.name = spell(id)
         self.path: str | None = None
         self.reason: str | None = None
-        self._stamp: Stamp | None = None
+        self._stamp: RQStamp | None = None
         self._stem = make_stem(self.name)
         self._settings = {"description": self.name, **settings}
         self._pickles = queue.serializer is DefaultSerializer
@@ -72,7 +72,7 @@ class Target:
         """Whether the queue runs jobs itself, as those with `is_async=False` do."""
         return not self.queue.is_async
 
-    def commands(self, delivery: Delivery, time: str, *, decodes_alike: bool) -> list[Command]:
+    def commands(self, delivery: Delivery, time: str, *, decodes_alike: bool) -> list[RedisCommand]:
         """Return what enqueues a delivery.
 
         Args:
@@ -113,7 +113,7 @@ class Target:
     def _learn(self) -> None:
         check_found(self.name, self._fn)
         try:
-            self._stamp = Stamp(self.queue, self._called, self._settings)
+            self._stamp = RQStamp(self.queue, self._called, self._settings)
         except ValueError as exc:
             self.path, self.reason = "enqueue_many", str(exc)
         else:
