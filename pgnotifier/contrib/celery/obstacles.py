@@ -1,4 +1,4 @@
-"""Obstacles: why the messages of some subscriptions are left to Celery, one by one."""
+"""Find out why the messages of a subscription can't be stamped, so that Celery makes each one."""
 
 import sys
 from types import FunctionType
@@ -20,20 +20,20 @@ from pgnotifier.contrib.celery.tracing_sentry import find_sentry, unwrap
 
 _signals: Any = signals
 _evaluate: Any = maybe_evaluate
-# Of Redis' we make no use: it would wait for results that nobody asks for.
+# The Redis backend's method subscribes to the result, which nobody reads in the listener.
 _HARMLESS: tuple[Any, ...] = (Backend.on_task_call, RedisBackend.on_task_call)
 
 
 def find_obstacle(target: CeleryTarget) -> str | None:
-    """Return why the messages of a target can't be stamped, as far as that shows beforehand.
+    """Return why the messages of a target can't be stamped, as far as it is known beforehand.
 
-    An obstacle is whatever could make each message another one: code of the user's own, or a
-    patch of Celery, that is called for each of them.
+    An obstacle is anything that could make each message different: the user's own code, or a patch
+    of Celery, that is called for each message.
     """
     try:
         return _find_in_target(target)
-    except Exception as exc:  # noqa: BLE001 - settings that Celery may never come to look at
-        return f"something is wrong with the app: {type(exc).__name__}"
+    except Exception as exc:  # noqa: BLE001 - a setting may be invalid that Celery never reads
+        return f"the app's configuration raises {type(exc).__name__}"
 
 
 def _find_in_target(target: CeleryTarget) -> str | None:
@@ -54,9 +54,9 @@ def _find_in_target(target: CeleryTarget) -> str | None:
 
 
 def find_receivers() -> str | None:
-    """Return which signal of publishing has receivers just now: they may change the message.
+    """Return which signal of publishing has receivers now, because they may change a message.
 
-    Those of OpenTelemetry are known.
+    The receivers of OpenTelemetry are known, and don't count.
     """
     for name in ("before_task_publish", "after_task_publish", "task_sent"):
         if not all(is_known(receiver) for _, receiver in getattr(_signals, name).receivers or ()):
@@ -65,12 +65,12 @@ def find_receivers() -> str | None:
 
 
 class Hooks(NamedTuple):
-    """What hooks into publishing just now, for all tasks.
+    """What hooks into publishing now, for all tasks.
 
     Attributes:
-        libraries: Those of tracing.
-        unexpected: What one of these isn't as it should be.
-        functions: What messages are published with, which others may have patched.
+        libraries: The tracing libraries.
+        unexpected: Why one of them can't be supported, if so.
+        functions: The functions that publish messages. They change when somebody patches them.
     """
 
     libraries: tuple[Library, ...]
@@ -79,7 +79,7 @@ class Hooks(NamedTuple):
 
 
 def find_hooks() -> Hooks:
-    """Return what hooks into publishing just now."""
+    """Return what hooks into publishing now."""
     found = [one for one in (find_sentry(), find_opentelemetry()) if one is not None]
     libraries = tuple(one for one in found if isinstance(one, Library))
     unexpected = next((one for one in found if isinstance(one, str)), None)
@@ -87,7 +87,7 @@ def find_hooks() -> Hooks:
 
 
 def _find_in_task(task: Any, app: Any) -> str | None:
-    if task is None:  # another program's, known by its name
+    if task is None:  # a task of another program; only its name is known
         return None
     if task.app is not app:
         return "its task is another app's"

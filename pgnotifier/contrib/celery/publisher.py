@@ -1,4 +1,4 @@
-"""TaskPublisher: a batch of tasks into the broker, over one connection."""
+"""Publish a batch of tasks to the broker, over one connection."""
 
 import logging
 import threading
@@ -26,29 +26,30 @@ from pgnotifier.dispatch import Batch, Delivery
 logger = logging.getLogger("pgnotifier.celery")
 
 TRACED = 100
-"""How many messages to make what tracing adds for at a time."""
+"""For how many messages to make tracing headers at a time."""
 Libraries = tuple[Library, ...]
 Obstacles = MutableMapping[CeleryTarget, str]
-"""Why Celery has to make each message of a target, as that turned out."""
+"""Why Celery has to make each message of a target, where publishing has found that out."""
 
 
 class TaskIds(threading.local):
-    """The ids of tasks that may be in the broker already, since it gave no answer.
+    """The ids of tasks that may already be in the broker, because it didn't answer.
 
-    Published again with the same id, a double can be told. Each deliverer's thread has its own.
+    They are published again with the same ids, so that duplicates can be recognised. Each
+    deliverer's thread has its own.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
+        self._known: dict[int, Attempt] = {}  # by the delivery's identity; keeps it alive as well
         self._trace: Trace | None = None  # of the latest notification
 
     def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
-        """Return what was kept of a delivery, or what begins with it.
+        """Return the attempt to publish a delivery, with the id of the previous attempt if any.
 
         Args:
             delivery: The delivery.
-            fresh: New ids.
-            libraries: Those that trace.
+            fresh: Yields new ids.
+            libraries: The tracing libraries.
         """
         kept = self._known.get(id(delivery))
         if not libraries:
@@ -64,16 +65,16 @@ class TaskIds(threading.local):
         return Attempt(delivery, next(fresh) if kept is None else kept.task_id, trace)
 
     def keep(self, attempt: "Attempt") -> None:
-        """Remember an id for the next try."""
+        """Keep an id for the next attempt."""
         self._known[id(attempt.delivery)] = attempt
 
     def forget(self) -> None:
-        """Forget them: the batch is done."""
+        """Discard the ids, because the batch is done."""
         self._known.clear()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that is published, its task's id, and the trace that it belongs to."""
+    """An attempt to publish a delivery, with the task's id and the notification's trace."""
 
     delivery: Delivery
     task_id: str
@@ -82,13 +83,13 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class PublishPath:
-    """How the messages of one target are made.
+    """How the messages of one target are made: by a stamp, or by Celery.
 
     Attributes:
         obstacle: Why Celery has to make each of them, if so.
-        like: A message of Celery's, for the stamp.
-        is_checked: Whether a stamp was compared with another message.
-        stamp: What makes messages.
+        like: The first message, made by Celery, for the stamp.
+        is_checked: Whether a stamp was compared with a second message.
+        stamp: Makes the messages, once there is one.
     """
 
     obstacle: str | None = None
@@ -98,7 +99,7 @@ class PublishPath:
 
 
 class _Handled(msgspec.Struct, frozen=True, gc=False):
-    """An attempt, and the carrier's positions before and after its messages."""
+    """An attempt, with the carrier's positions before and after its messages."""
 
     attempt: Attempt
     is_done: bool
@@ -109,8 +110,8 @@ class _Handled(msgspec.Struct, frozen=True, gc=False):
 class TaskPublisher:
     """Publishes with one producer, for one deliverer.
 
-    The first messages of each target, and all of some, go through `apply_async`; others are
-    stamped. The broker's acknowledgement is awaited for many at a time.
+    The first messages of each target go through `apply_async`; the others are stamped, unless there
+    is an obstacle. The publisher waits for the broker's acknowledgement of many messages at a time.
     """
 
     def __init__(
@@ -121,14 +122,14 @@ class TaskPublisher:
         obstacles: Obstacles,
         has_failed: Callable[[BaseException], bool],
     ) -> None:
-        """Take what to publish with.
+        """Prepare a publisher; nothing is sent yet.
 
         Args:
             app: The app.
-            producer: In nobody else's use.
-            ids: Of tasks that are published again.
-            obstacles: Where to write down what keeps a target from being stamped.
-            has_failed: Tells whether an exception means that the broker is down.
+            producer: A connected producer that nobody else uses.
+            ids: The ids of tasks that are published again.
+            obstacles: Where to record why a target can't be stamped.
+            has_failed: Returns whether an exception means that the broker is down.
         """
         self._app = app
         self._producer = producer
@@ -143,14 +144,14 @@ class TaskPublisher:
         self._receivers: str | None = None
         self._hooks = Hooks((), None, ())
         self._begun: list[Attempt] = []  # of this chunk
-        self._added: dict[str, Mapping[str, Any]] = {}  # what tracing adds, by the task's id
+        self._added: dict[str, Mapping[str, Any]] = {}  # the tracing headers, by the task's id
         self._handled: list[_Handled] = []
 
     def publish(self, batch: Batch) -> None:
-        """Publish each delivery, and acknowledge it once the broker has.
+        """Publish each delivery, and acknowledge it once the broker has acknowledged its task.
 
         Raises:
-            Exception: The broker is down; of whatever type its client raises.
+            Exception: The broker is down. The type depends on its client.
         """
         while chunk := batch.rest(self._carrier.chunk):
             self._look_around()
@@ -176,7 +177,7 @@ class TaskPublisher:
         self._handled.clear()
 
     def _look_around(self) -> None:
-        """See what has changed since the last chunk."""
+        """Discard stamps if routes, hooks or times have changed since the last chunk."""
         hooks = find_hooks()
         self._receivers = find_receivers() or hooks.unexpected
         router = self._app.amqp.router
@@ -190,8 +191,8 @@ class TaskPublisher:
     def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:
         """Yield the attempts of a chunk.
 
-        What tracing adds is made for some of them at a time: the code that makes spans is large
-        and would have left the processor's caches before the next message.
+        The tracing headers are made for a hundred of them at a time: the code that makes spans is
+        large, and would have left the processor's caches before the next message.
         """
         libraries = self._hooks.libraries
         for at in range(0, len(chunk), TRACED):
@@ -203,7 +204,7 @@ class TaskPublisher:
             yield from some
 
     def _trace(self, attempt: Attempt) -> None:
-        """Make what tracing adds to a message that is going to be stamped."""
+        """Make the tracing headers of a message that is going to be stamped."""
         binding, trace = attempt.delivery.binding, attempt.trace
         path = self._paths.get(binding.target)
         if trace is None or path is None or path.stamp is None:
@@ -229,7 +230,7 @@ class TaskPublisher:
         self._handled.append(_Handled(attempt, is_done, first, self._carrier.position))
 
     def _publish_fit(self, attempt: Attempt) -> Attempt:
-        """Publish a delivery, a batch without the payloads that can't be serialized; return it."""
+        """Publish a delivery without payloads that can't be serialized; return what was published."""
         try:
             self._publish_live(attempt)
         except BaseException as exc:
@@ -239,7 +240,7 @@ class TaskPublisher:
             if rest is None:
                 raise
             attempt = msgspec.structs.replace(attempt, delivery=rest)
-            # For the next try, too: what can't be carried is reported once.
+            # Keep it for the next attempt as well, so that such payloads are reported only once.
             self._begun[len(self._handled)] = attempt
             self._publish_live(attempt)
         return attempt
@@ -252,12 +253,12 @@ class TaskPublisher:
             path = self._paths[target] = PublishPath()
             self._set_obstacle(path, delivery, find_obstacle(target))
         if path.stamp is None or self._receivers:
-            self._carrier.send()  # in order
+            self._carrier.send()  # to keep the order
             with nullcontext() if trace is None else trace.activate():
                 self._publish_by_celery(delivery, target.given(delivery, trace), path, task_id)
         else:
             added = self._added.get(task_id)
-            if added is None and trace is not None:  # its stamp was made after it had begun
+            if added is None and trace is not None:  # the stamp was made after `_begin`
                 added = trace.make_headers(path.stamp.described, task_id)
             self._carrier.add(path.stamp.press(target.given(delivery, None, added), task_id))
 
@@ -269,7 +270,7 @@ class TaskPublisher:
             target.apply(given, self._producer, task_id)
             return
         published = publish_recorded(target, given, self._producer, task_id, self._carrier.watch)
-        # It is published, whatever comes now.
+        # The message is published, so nothing may raise from here on.
         try:
             self._learn(path, target, published)
         except UnstampableError as exc:
@@ -282,7 +283,7 @@ class TaskPublisher:
     def _learn(self, path: PublishPath, target: CeleryTarget, published: Published | None) -> None:
         """Make a stamp of the first message, and compare it with the second one."""
         if published is None:
-            raise UnstampableError("it isn't one message")
+            raise UnstampableError("a delivery isn't published as exactly one message")
         make_stamp = self._carrier.make_stamp
         if path.is_checked:
             path.stamp = make_stamp(published, target)
@@ -291,7 +292,7 @@ class TaskPublisher:
         else:
             stamp = make_stamp(path.like, target)
             stamp.check(published)
-            # Of the latter, whose times are those of now.
+            # Make the stamp of the second message, because its times are current.
             path.stamp = make_stamp(published, target)
             path.is_checked = True
             path.like = None
@@ -319,7 +320,7 @@ class TaskPublisher:
             self._obstacles.pop(delivery.binding.target, None)
 
     def _leave_unsettled(self, batch: Batch) -> None:
-        """Leave what the broker may not have for the next try, with the same ids."""
+        """Leave what the broker may not have for the next attempt, with the same ids."""
         self._report_refused()
         unsettled = [one.attempt for one in self._handled if not self._has_settled(one)]
         unsettled += self._begun[len(self._handled) :]
@@ -330,7 +331,7 @@ class TaskPublisher:
         self._end_chunk()
 
     def _report_refused(self) -> None:
-        """Report the deliveries that the broker will never take: they are done with."""
+        """Report the deliveries that the broker will never accept."""
         refused = self._carrier.refused
         if refused:
             for one in self._handled:

@@ -1,4 +1,4 @@
-"""Messages for any transport, stamped as what a kombu producer is called with."""
+"""Stamp messages for any transport, as the arguments of a kombu producer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +14,14 @@ _serialize: Any = serialization.dumps
 
 @dataclass(frozen=True, slots=True)
 class KombuMessage:
-    """A body that is serialized, and the settings of `Producer.publish`."""
+    """A serialized body, and the other arguments of `Producer.publish`."""
 
     body: str | bytes
     settings: dict[str, Any]
 
 
 class KombuStamp(CeleryStamp):
-    """What Celery has given to `Producer.publish`.
+    """The arguments that Celery passed to `Producer.publish`.
 
     https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.html#kombu.Producer.publish
     """
@@ -52,7 +52,7 @@ class KombuStamp(CeleryStamp):
         return KombuMessage(self._serialize(positional), settings)
 
     def find_difference(self, other: Published) -> str | None:
-        """Return which of the settings of another message isn't as the stamp makes it."""
+        """Return which argument for another message the stamp makes differently."""
         task_id = other.settings["correlation_id"]
         mine = self._press_settings(other.given, self.positional(other.given.arguments), task_id)
         headers, _ = self.split(other.settings["headers"])
