@@ -52,8 +52,8 @@ def wrap_payload(arrived: Notification, serializer: str) -> Any:
     """Return what the message of a callback's task carries as the payload.
 
     This is the payload itself if the serializer keeps all of its types. Otherwise it is the text
-    of the payload, or of each payload of a batch, which the worker decodes again. The text is ASCII,
-    which no serializer changes.
+    of the payload, or of each payload of a batch, and the worker decodes it again. The text is
+    ASCII, which no serializer changes.
 
     Args:
         arrived: The notification, or several that were gathered.

@@ -15,7 +15,8 @@ def task_name(prefix: str, id: Hashable) -> str:
     """Return the name of the task for a subscription id.
 
     A str is used as it is. The parts of a tuple are joined with dots; those of a frozenset are
-    sorted and put in braces. A member of an enum becomes `Class.MEMBER`, and anything else its repr.
+    sorted and put in braces. A member of an enum becomes `Class.MEMBER`, and anything else is
+    written as its repr.
 
     Raises:
         TaskNameError: A worker would make another name, because the repr holds an address or the

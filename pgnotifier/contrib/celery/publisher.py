@@ -230,7 +230,11 @@ class TaskPublisher:
         self._handled.append(_Handled(attempt, is_done, first, self._carrier.position))
 
     def _publish_fit(self, attempt: Attempt) -> Attempt:
-        """Publish a delivery without payloads that can't be serialized; return what was published."""
+        """Publish a delivery, except for payloads that can't be serialized.
+
+        Returns:
+            The attempt with the delivery that was published.
+        """
         try:
             self._publish_live(attempt)
         except BaseException as exc:
@@ -276,9 +280,7 @@ class TaskPublisher:
         except UnstampableError as exc:
             self._set_obstacle(path, delivery, str(exc))
         except Exception as exc:  # noqa: BLE001
-            self._set_obstacle(
-                path, delivery, f"no stamp could be made of it: {type(exc).__name__}"
-            )
+            self._set_obstacle(path, delivery, f"making a stamp raised {type(exc).__name__}")
 
     def _learn(self, path: PublishPath, target: CeleryTarget, published: Published | None) -> None:
         """Make a stamp of the first message, and compare it with the second one."""
