@@ -60,7 +60,7 @@ def check_found(id: Hashable, fn: Any) -> None:
     if found != fn and (not callable(found) or inspect.unwrap(found) is not fn):
         raise DispatcherMismatchError(
             f"subscription {id!r:.80}: a worker that imports {fn.__module__}.{fn.__qualname__} "
-            f"gets something other than {fn!r:.80}; subscribe a function under the name by which "
+            f"gets something else than {fn!r:.80}; subscribe a function under the name by which "
             "it was defined"
         )
 

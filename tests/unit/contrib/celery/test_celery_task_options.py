@@ -83,7 +83,7 @@ def test_they_are_the_tasks(app, notifier):
         ({"bind": 1}, ArgumentTypeError, "True or False"),
         ({"rate_limit": "often"}, ConfigurationError, "'10/m'"),
         ({"rate_limit": "10/year"}, ConfigurationError, "'10/m'"),
-        ({"rate_limit": []}, ArgumentTypeError, "number a second"),
+        ({"rate_limit": []}, ArgumentTypeError, "number per second"),
         ({"retry_backoff": "x"}, ArgumentTypeError, "number of seconds"),
         ({"retry_kwargs": 5}, ArgumentTypeError, "arguments of Task.retry"),
         ({"base": object}, ArgumentTypeError, "subclass of celery.Task"),

@@ -40,8 +40,16 @@ def in_main():
         (callbacks.yielding, "generator", "subscribe a plain function that does so"),
         (callbacks.partial, "has no name", "subscribe a function of a module"),
         (callbacks.Shop(), "has no name", "subscribe a function of a module"),
-        (callbacks.Shop().method, "imports callbacks.Shop.method gets something other than", "under the name"),
-        (callbacks.wearing_its_name, "imports callbacks.callback gets something other than", "under the name"),
+        (
+            callbacks.Shop().method,
+            "imports callbacks.Shop.method gets something else",
+            "under the name",
+        ),
+        (
+            callbacks.wearing_its_name,
+            "imports callbacks.callback gets something else",
+            "under the name",
+        ),
     ],
 )
 def test_refused(desk, fn, reason, way_out):
@@ -108,6 +116,6 @@ def test_decorated_while_its_module_is_imported(desk, jobs, tmp_path, monkeypatc
     for binding in bindings:
         desk.deliver(binding, "1", "2")
     assert [job.func for job in jobs()] == [module.right] * 2 + [module.within] * 2
-    assert [str(exc).partition(" gets something other than ")[0] for exc in desk.reported] == [
+    assert [str(exc).partition(" gets something else than ")[0] for exc in desk.reported] == [
         "subscription 'replaced': a worker that imports shop_rq.replaced"
     ] * 2 + ["subscription 'gone': a worker that imports shop_rq.gone"] * 2
