@@ -276,7 +276,7 @@ def test_a_server_that_is_down(start):
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
-    assert "WARNING can't tell the admin" not in process.log()
+    assert "WARNING can't report this listener to the admin" not in process.log()
 
 
 def test_list():

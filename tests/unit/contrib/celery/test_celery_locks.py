@@ -184,7 +184,7 @@ def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
     notifier.subscribe("a", "ch", print)
     others = repr if same else len
 
-    def refuse(done, autorun, undo):
+    def refuse(done, autorun, undo, **_):
         monkeypatch.undo()
         dispatcher.pause = pause
         if same:
