@@ -8,6 +8,7 @@ from typing import Any
 
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
 
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib.celery.settings import check_urls
 
 CONNECT_TIMEOUT = 4.0
@@ -135,11 +136,6 @@ class Broker:
             _drop(producer)
             raise
         return producer
-
-
-def is_wrong_type(exc: BaseException) -> bool:
-    """Return whether Redis refused because a queue's key isn't a list: retrying can't help."""
-    return type(exc).__name__ == "ResponseError" and "WRONGTYPE" in str(exc)
 
 
 def _is_open(producer: Any) -> bool:

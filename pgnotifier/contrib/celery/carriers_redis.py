@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from pgnotifier.contrib.celery.broker import is_wrong_type
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp

@@ -12,9 +12,10 @@ from rq import Queue
 from rq.utils import now, utcformat
 
 from pgnotifier._runtime.redaction import show
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
-from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
+from pgnotifier.contrib.rq.sending import Job, Senders
 from pgnotifier.contrib.rq.targets import RQTarget
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError

@@ -214,8 +214,3 @@ class Senders(threading.local):
             self._owner = os.getpid()
             self._senders = WeakKeyDictionary()
         return self._senders.setdefault(connection, Sender())
-
-
-def is_wrong_type(error: BaseException) -> bool:
-    """Return whether a command failed because its key isn't a list, so that retrying can't help."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
