@@ -1,4 +1,4 @@
-"""Frameworks that pgnotifier delivers to: each in its own package, with an extra of its name."""
+"""Integrations with frameworks: each in a package of its own, with an extra of the same name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +7,15 @@ from pgnotifier.errors import PgNotifierError
 
 
 class ExtraNotInstalledError(PgNotifierError, ModuleNotFoundError):
-    """A package of `pgnotifier.contrib` was imported without what its extra brings."""
+    """A package of `pgnotifier.contrib` was imported, but its extra isn't installed."""
 
 
 @contextmanager
 def naming_extra(extra: str) -> Iterator[None]:
-    """Name the extra to install if one of its modules can't be imported in the `with` block.
+    """Turn a failed import of a framework into an error that names the extra to install.
+
+    Args:
+        extra: The name of the extra, which is that of the package.
 
     Raises:
         ExtraNotInstalledError: A module of another project is missing.

@@ -21,7 +21,7 @@ RESUME = 1.0
 """Seconds after which the loop goes on when a task of ours was cancelled."""
 
 
-class Target(NamedTuple):
+class AsyncioTarget(NamedTuple):
     """What a subscription's deliveries carry."""
 
     fn: Any
@@ -94,7 +94,7 @@ class AsyncioDispatcher(Dispatcher):
         """
         self._notifier = claim(self, self._notifier, notifier)
 
-    def bind(self, subscription: "Subscription") -> Target:
+    def bind(self, subscription: "Subscription") -> AsyncioTarget:
         """Check that the callback can be called here, and return it with its lane.
 
         Raises:
@@ -107,7 +107,7 @@ class AsyncioDispatcher(Dispatcher):
                 f"subscription {subscription.id!r}: {subscription.fn!r} is a generator function, "
                 "which nothing would iterate over; subscribe a function or a coroutine function"
             )
-        return Target(subscription.fn, self._lanes.lane(subscription))
+        return AsyncioTarget(subscription.fn, self._lanes.lane(subscription))
 
     def open(self) -> None:
         """Find the loop.

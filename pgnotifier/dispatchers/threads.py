@@ -22,7 +22,7 @@ IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
 
 
-class Target(NamedTuple):
+class ThreadTarget(NamedTuple):
     """What a subscription's deliveries carry."""
 
     fn: Callback
@@ -73,7 +73,7 @@ class ThreadDispatcher(Dispatcher):
         """
         self._notifier = claim(self, self._notifier, notifier)
 
-    def bind(self, subscription: "Subscription") -> Target:
+    def bind(self, subscription: "Subscription") -> ThreadTarget:
         """Check that the callback can be called here, and return it with its lane.
 
         Raises:
@@ -81,7 +81,7 @@ class ThreadDispatcher(Dispatcher):
                 or signature.
             UnknownOptionError: Options were given; there are none.
         """
-        return Target(bind_in_process(subscription), self._lanes.lane(subscription))
+        return ThreadTarget(bind_in_process(subscription), self._lanes.lane(subscription))
 
     def dispatch(self, batch: Batch) -> None:
         """Hand each delivery to a thread, waiting for one to be free.

@@ -48,7 +48,7 @@ def test_one_for_each_name():
     assert isinstance(orders, Signal)
     assert repr(orders) == "<Channel 'orders'>"
     assert Channel("notes", using="second").database == "second"
-    with pytest.raises(ImproperlyConfigured, match="'notes' is one of database 'second' already"):
+    with pytest.raises(ImproperlyConfigured, match="'notes' belongs to database 'second' already"):
         Channel("notes", using="default")
     with pytest.raises(ChannelNameError):
         Channel("x" * 64)

@@ -42,16 +42,41 @@ def test_nothing_to_say():
         ({"OVERFLOW": ["block"]}, "E003", "not ['block']", "'block', 'drop_oldest'"),
         ({"DISPATCHER": 5}, "E003", "not 5", "'celery', 'rq'"),
         ({"DISPATCHER": "celrey"}, "E006", "celrey", "celery, rq, tasks, inline"),
-        ({"DISPATCHER": "celrey"}, "E006", "neither a name nor a path", "Did you mean 'celery'?"),
-        ({"DISPATCHER": "shop.models.Order"}, "E006", "no pgnotifier.Dispatcher", "path of what"),
-        ({"DISPATCHER": "shop.nowhere.at"}, "E006", "No module named", "path of what"),
-        ({"DISPATCHER": "test_checks.fail"}, "E006", "KeyError('no such thing')", "path of what"),
-        ({"DISPATCHER": "tasks", "TASKS_BACKEND": "x"}, "E006", "'TASKS_BACKEND'] is 'x'", "path"),
+        (
+            {"DISPATCHER": "celrey"},
+            "E006",
+            "must be a known name or a path, not 'celrey'",
+            "Did you mean 'celery'?",
+        ),
+        (
+            {"DISPATCHER": "shop.models.Order"},
+            "E006",
+            "must make a pgnotifier.Dispatcher",
+            "path of a",
+        ),
+        ({"DISPATCHER": "shop.nowhere.at"}, "E006", "No module named", "path of a callable"),
+        (
+            {"DISPATCHER": "test_checks.fail"},
+            "E006",
+            "KeyError('no such thing')",
+            "path of a callable",
+        ),
+        (
+            {"DISPATCHER": "tasks", "TASKS_BACKEND": "x"},
+            "E006",
+            "must be an alias of TASKS, and 'x' can't",
+            "path",
+        ),
         ({"DISPATCHER": "celery", "CELERY_APP": "shop.models.Order"}, "E006", "Order", "path of"),
         ({"DISPATCHER": "celery", "CELERY_APP": "shop.x"}, "E006", "'CELERY_APP']: Mod", "path"),
         ({"ON_GAP": "shop.nowhere.at"}, "E011", "'ON_GAP']: No module", "doesn't start"),
-        ({"ON_ERROR": "shop.models"}, "E011", "'ON_ERROR'] is the path of", "doesn't start"),
-        ({}, "E012", "There are tasks, and tasks need PGNOTIFIER", "doesn't start"),
+        (
+            {"ON_ERROR": "shop.models"},
+            "E011",
+            "'ON_ERROR'] must be the path of a callable",
+            "doesn't start",
+        ),
+        ({}, "E012", "There are tasks, but tasks need PGNOTIFIER", "doesn't start"),
         ({"DISPATCHER": "rq", "RQ_QUEUE": "http://x"}, "E006", "redis://", "one of"),
     ],
 )
@@ -153,7 +178,7 @@ def test_databases_are_tried(db, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "HOST", "127.0.0.1")
     monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
     found = said(databases=["default"])
-    assert "Nobody can listen to database 'default'" in found["pgnotifier.E009"].msg
+    assert "It is not possible to listen to database 'default'" in found["pgnotifier.E009"].msg
 
 
 @isolate_apps("shop")

@@ -271,12 +271,12 @@ def test_a_server_that_is_down(start):
     """That the admin can't be told is no news, while the listener can't connect either."""
     process = start(
         *(*DEFAULT_ONLY, "--verbosity", "2"),
-        ready="DEBUG   can't tell the admin",
+        ready="DEBUG   can't report this listener to the admin",
         TEST_DJANGO_DSN="dbname=x host=127.0.0.1 port=1",
     )
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
-    assert "WARNING can't tell the admin" not in process.log()
+    assert "WARNING can't report this listener to the admin" not in process.log()
 
 
 def test_list():
@@ -349,5 +349,7 @@ def test_values_that_can_not_be(option, value):
 def test_a_hook_that_can_not_be_called(settings):
     """It doesn't start, as the check says."""
     settings.PGNOTIFIER = {**settings.PGNOTIFIER, "ON_GAP": "shop.models.models"}
-    with pytest.raises(CommandError, match=r"PGNOTIFIER\['ON_GAP'\] is the path of no callable"):
+    with pytest.raises(
+        CommandError, match=r"PGNOTIFIER\['ON_GAP'\] must be a callable or the path of one"
+    ):
         call_command("pgnotifier", "--noreload", skip_checks=True)

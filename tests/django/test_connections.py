@@ -61,9 +61,9 @@ def test_what_is_not_for_listening(database):
 
 def test_what_can_not_be_listened_to():
     """It is told by its alias."""
-    with pytest.raises(ImproperlyConfigured, match="DATABASES has no 'nowhere'"):
+    with pytest.raises(ImproperlyConfigured, match="DATABASES has no alias 'nowhere'"):
         find_parameters("nowhere")
-    with pytest.raises(ImproperlyConfigured, match="'lite' is SQLite, which has no NOTIFY"):
+    with pytest.raises(ImproperlyConfigured, match="'lite' is SQLite, which doesn't have NOTIFY"):
         find_parameters("lite")
 
 

@@ -101,7 +101,7 @@ runpy.run_module("django", run_name="__main__", alter_sys=True)
 @pytest.mark.parametrize(
     ("pgnotifier", "text"),
     [
-        ({"BUFFER_SIZE": 0}, "PGNOTIFIER['BUFFER_SIZE'] can't be"),
+        ({"BUFFER_SIZE": 0}, "PGNOTIFIER['BUFFER_SIZE'] must be"),
         ({}, "tasks need PGNOTIFIER['DISPATCHER']"),
     ],
 )

@@ -168,9 +168,9 @@ def test_gaps_of_tasks(db):
     ("id", "options", "error", "text"),
     [
         ("b", {"anything": 1}, UnknownOptionError, "anything= is not an option of tasks"),
-        ("b", {"run_after": 5}, ArgumentTypeError, "run_after is a timedelta"),
-        ("b", {"priority": 1000}, ConfigurationError, "task 'b': the backend takes no"),
-        ("b", {"run_after": timedelta(seconds=5)}, ConfigurationError, "the backend takes no"),
+        ("b", {"run_after": 5}, ArgumentTypeError, "run_after must be a timedelta"),
+        ("b", {"priority": 1000}, ConfigurationError, "task 'b': the backend refuses"),
+        ("b", {"run_after": timedelta(seconds=5)}, ConfigurationError, "the backend refuses"),
         (frozenset(), {}, DispatcherMismatchError, "can't be written as text"),
         ("b", {"batch": 5}, PgNotifierError, "batch"),
     ],
@@ -218,7 +218,7 @@ def test_dispatchers():
     assert isinstance(make_dispatcher(InlineDispatcher), InlineDispatcher)
     with pytest.raises(ImproperlyConfigured, match="tasks need PGNOTIFIER"):
         make_dispatcher(None)
-    with pytest.raises(ImproperlyConfigured, match=r"which is no pgnotifier\.Dispatcher"):
+    with pytest.raises(ImproperlyConfigured, match=r"must make a pgnotifier\.Dispatcher"):
         make_dispatcher(dict)
 
 

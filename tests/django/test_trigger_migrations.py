@@ -216,7 +216,7 @@ def test_sessions_that_read_backslashes_otherwise(migrate, channel):
 def test_no_right_to_call_pg_notify(pgnotifier_postgres):
     """Where that was taken away, rows can be changed, and are told of with NOTIFY."""
     channel = "it's 100%s of $1 \\"
-    source = make_source(Customer, NotifyOn(channel, new=["name"]).telling)
+    source = make_source(Customer, NotifyOn(channel, new=["name"]).definition)
     with (
         pgnotifier_postgres.database() as dsn,
         psycopg.connect(dsn, autocommit=True) as session,
@@ -260,7 +260,7 @@ def test_a_database_of_another_encoding(pgnotifier_postgres):
                     'CREATE TABLE shop_order (id bigint, "order status" text, note text,'
                     " customer_id bigint, item text, amount numeric)"
                 )
-                source = make_source(Order, NotifyOn("orders", new=["note"]).telling)
+                source = make_source(Order, NotifyOn("orders", new=["note"]).definition)
                 latin.execute(make_create('"shop_order"', "t", ["insert"], source))
                 latin.execute("LISTEN orders")
                 for count in (7500, 8000):  # of two bytes each in UTF-8
@@ -286,4 +286,4 @@ def test_names_and_fields_that_are_not_there():
     notify_on(Odd, channel="b", name="%")
     names = [one.name for one in Odd._meta.constraints]
     assert names == ["100% $$ \"'", "odd_%s", "%"]
-    assert "nothing" not in make_source(Odd, Odd._meta.constraints[1].telling)
+    assert "nothing" not in make_source(Odd, Odd._meta.constraints[1].definition)

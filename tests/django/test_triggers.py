@@ -294,13 +294,13 @@ def test_a_composite_key():
         class Meta:
             app_label = "shop"
 
-    body = make_body(Pair, NotifyOn("pairs", name="x").telling)
+    body = make_body(Pair, NotifyOn("pairs", name="x").definition)
     assert 'jsonb_build_array(NEW."a", NEW."b")' in body
 
 
 def test_what_can_not_be():
     """It is told where it is declared."""
-    with pytest.raises(ValueError, match="'x': tell of insert, update or delete"):
+    with pytest.raises(ValueError, match="'x': at least one of insert, update and delete"):
         NotifyOn("x", insert=False, update=False, delete=False)
     with pytest.raises(TypeError, match="a list of names, not 'status'"):
         NotifyOn("x", update="status")

@@ -20,6 +20,11 @@ def _program(marker):
     return found
 
 
+def test_length():
+    """The README can be read in one go; the rest is in docs/."""
+    assert len(README.read_text().splitlines()) < 150
+
+
 @pytest.fixture
 def start(tmp_path):
     """Yield a function that starts a command in a directory, and returns it with its log."""
@@ -53,18 +58,18 @@ def test_the_plain_callback(start, tmp_path, db, eventually):
     process, log = start("script", sys.executable, "script.py")
     eventually(lambda: db.listening() or process.poll() is not None)
 
-    def heard():
+    def is_printed():
         db.notify("orders", '{"total": 9.5}')
         return "orders: {'total': 9.5} from session" in log.read_text()
 
-    eventually(heard)
+    eventually(is_printed)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     assert "Traceback" not in log.read_text()
 
 
 def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
-    """The first program's callback runs in a worker once the listener hears."""
+    """The first program's callback runs in a worker once the listener listens."""
     program = _program("CeleryNotifier")
     for place, ours in (
         ("postgresql://localhost/shop", db.dsn),
@@ -84,7 +89,7 @@ def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
 
 
 def test_the_rq_module(start, tmp_path, db, pgnotifier_redis_url, eventually):
-    """The RQ program's callback runs in a worker once the listener hears."""
+    """The RQ program's callback runs in a worker once the listener listens."""
     program = _program("RQDispatcher")
     for place, ours in (
         ("postgresql://localhost/shop", db.dsn),

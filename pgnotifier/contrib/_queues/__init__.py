@@ -1,1 +1,1 @@
-"""What the dispatchers to queues share."""
+"""Code that the dispatchers for Celery, RQ and Django's tasks share."""

@@ -1,4 +1,4 @@
-"""Salvaging: a batch without the payloads that a queue can't carry."""
+"""Remove the payloads that a queue can't serialize from a gathered delivery."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 
 
 def salvage(delivery: Delivery, check: Callable[[Delivery], Any]) -> Delivery | None:
-    """Return what is left of a batch without the parts that can't be carried.
+    """Return a gathered delivery without the payloads that can't be serialized.
 
-    Those are reported, each by itself.
+    Each of these is reported by itself.
 
     Args:
-        delivery: One that turned out not to be carried.
-        check: Raises if that is so of the delivery that it gets, a batch of one; it sends nothing.
+        delivery: A delivery that couldn't be serialized.
+        check: Gets a delivery of one payload, and raises if it can't be serialized. It sends
+            nothing.
 
     Returns:
-        The delivery of the others; None if there are none, or if each could be carried. Then
-        nothing was reported.
+        A delivery of the remaining payloads; or None, with nothing reported, if either all of the
+        payloads or none of them can be serialized by themselves.
     """
     fit: list[Notification] = []
     unfit: list[tuple[Notification, Exception]] = []
@@ -30,7 +31,7 @@ def salvage(delivery: Delivery, check: Callable[[Delivery], Any]) -> Delivery | 
         alone = msgspec.structs.replace(part, payload=[part.payload], parts=(part,))
         try:
             check(Delivery(delivery.binding, alone))
-        except Exception as exc:  # noqa: BLE001 - whatever a serializer raises
+        except Exception as exc:  # noqa: BLE001 - a serializer may raise anything
             unfit.append((part, exc))
         else:
             fit.append(part)

@@ -1,4 +1,4 @@
-"""Celery: a notification becomes a task, run by a worker.
+"""Deliver notifications as Celery tasks, which workers run.
 
     app = Celery("shop", broker="redis://localhost/0")
     app.conf.pgnotifier_dsn = "postgresql://localhost/shop"
@@ -9,8 +9,8 @@
 
     notifier.subscribe("audit", "image_uploaded", audit.s().set(queue="low"))
 
-`celery -A shop worker` runs the tasks, and `celery -A shop pgnotifier` listens and enqueues
-them. Importing the module does neither.
+`celery -A shop worker` runs the tasks; `celery -A shop pgnotifier` listens and enqueues them.
+Importing the module starts neither.
 
     delivery -> options, arguments -> publisher   -> carriers -> broker ..> worker -> callback
                 naming: the task      stamping, or   many at    one        tasks: finds the

@@ -1,4 +1,4 @@
-"""What a message shows of its arguments: what Celery would, but sooner where they are simple."""
+"""Make the `argsrepr` header as Celery does, with a shortcut for simple arguments."""
 
 from typing import Any
 
@@ -8,23 +8,23 @@ _SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 def show_arguments(arguments: list[Any] | tuple[Any, ...], size: int, levels: int) -> str:
-    """Return what `celery.utils.saferepr.saferepr` does.
+    """Return the same as `celery.utils.saferepr.saferepr`.
 
     Args:
         arguments: The positional arguments of a task.
-        size: The most characters to show of them.
-        levels: How many containers deep to show them.
+        size: The maximum length in characters.
+        levels: How many levels of nested containers to show.
     """
     if _is_plain(arguments, levels):
         shown = repr(arguments)
-        # Where there is something to escape, or to cut, the two differ.
+        # repr() and saferepr() differ only where something is escaped or cut off.
         if len(shown) < size and "\\" not in shown and '"' not in shown:
             return shown
     return saferepr(arguments, size, maxlevels=levels)
 
 
 def _is_plain(container: Any, levels: int) -> bool:
-    """Tell whether there are scalars, lists and dicts alone in it, and no more levels of them."""
+    """Return whether a container holds only scalars, lists and dicts, within so many levels."""
     if not levels:
         return False
     if type(container) is dict:

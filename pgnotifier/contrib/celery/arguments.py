@@ -1,4 +1,4 @@
-"""The four arguments on their way through a message: the same values, of the same types."""
+"""Carry the four arguments through a message, so that they keep their values and types."""
 
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -11,16 +11,16 @@ from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
 
 RAW = "__pgnotifier_raw__"
-"""The one key of the dict that stands for a payload which travels as its text."""
+"""The only key of the dict that carries a payload as its text."""
 
 _ENVELOPE = {"__type__", "__value__"}
 
 
 def is_native(value: Any) -> bool:
-    """Tell whether kombu's JSON brings a value back unchanged.
+    """Return whether a value passes through kombu's JSON unchanged.
 
-    It turns a dict with the keys `__type__` and `__value__` into something else, or fails in
-    the worker if it can't: any session of the database could send one.
+    Kombu decodes a dict with the keys `__type__` and `__value__` to a value of that type, and fails
+    in the worker if it doesn't know the type. Any session of the database could send such a dict.
     """
     return exact_json(value) and not _is_reserved(value)
 
@@ -40,22 +40,23 @@ def _is_reserved(value: Any) -> bool:
     return False
 
 
-# --- tasks made of callbacks: both ends are ours ------------------------------------------------
+# --- tasks made of callbacks: this package also runs in the worker ------------------------------
 
 
 def show_id(id: Hashable) -> str:
-    """Return what stands for an id in a message, for those who read it; no worker does."""
+    """Return an id for people who read messages. Workers don't use it."""
     return id if type(id) is str else ascii(id)
 
 
 def wrap_payload(arrived: Notification, serializer: str) -> Any:
-    """Return what a message to one of our own tasks carries as the payload.
+    """Return what the message of a callback's task carries as the payload.
 
-    The payload itself if every type survives; else its text, or those of a batch, which the
-    worker decodes anew. That is in ASCII, which no serializer changes.
+    This is the payload itself if the serializer keeps all of its types. Otherwise it is the text
+    of the payload, or of each payload of a batch, and the worker decodes it again. The text is
+    ASCII, which no serializer changes.
 
     Args:
-        arrived: The notification, or what was gathered.
+        arrived: The notification, or several that were gathered.
         serializer: The name of the message's serializer.
     """
     if serializer in ("json", "pickle") and is_native(arrived.payload):
@@ -64,19 +65,19 @@ def wrap_payload(arrived: Notification, serializer: str) -> Any:
 
 
 def restore_payload(carried: Any, decode: Callable[[str], Any]) -> Any:
-    """Return the payload that a message carries: what `wrap_payload` was given."""
+    """Return the payload that was passed to `wrap_payload`."""
     if type(carried) is dict and RAW in carried:
         return unpack(carried[RAW], decode)
     return carried
 
 
-# --- tasks of the user's own: the worker calls them without us ----------------------------------
+# --- the user's own tasks: the worker calls them directly ---------------------------------------
 
 
 class Exact:
-    """A value that kombu's JSON decodes to that value itself, whatever its type.
+    """Wraps a value, so that kombu's JSON decodes it to the same value, whatever its type.
 
-    For workers that import `pgnotifier.contrib.celery`; see
+    This works in workers that import `pgnotifier.contrib.celery`; see
     https://docs.celeryq.dev/projects/kombu/en/stable/userguide/serialization.html.
     """
 
@@ -86,12 +87,12 @@ class Exact:
         self.value = value
 
     def __repr__(self) -> str:
-        return repr(self.value)  # this is what monitors show as the task's argument
+        return repr(self.value)  # monitors show this as the task's argument
 
 
 kombu_json.register_type(Exact, "pgnotifier", lambda exact: trees.pack(exact.value), trees.unpack)
 
 
 def wrap_exact(value: Any) -> Any:
-    """Return the value if kombu's JSON leaves it as it is, else one that it turns into it."""
+    """Return the value itself if kombu's JSON keeps it; otherwise, wrapped in `Exact`."""
     return value if is_native(value) else Exact(value)

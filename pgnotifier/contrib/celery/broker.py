@@ -1,4 +1,4 @@
-"""The connection to the broker: made when it is needed, dropped when it fails."""
+"""Keep the connection to the broker: open it when it is needed, close it when it fails."""
 
 import contextlib
 import os
@@ -8,21 +8,22 @@ from typing import Any
 
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
 
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib.celery.settings import check_urls
 
 CONNECT_TIMEOUT = 4.0
-"""Seconds for making a connection, if the app's `broker_connection_timeout` is off."""
+"""Seconds to wait for a connection if the app's `broker_connection_timeout` is off."""
 ANSWER_TIMEOUT = 30.0
-"""Seconds after which a broker that doesn't answer a publish is taken for dead."""
+"""Seconds to wait for the answer to a publish before the connection counts as dead."""
 
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """A producer that is connected, in nobody else's use, and what goes with it.
+    """A connected producer that has one user at a time.
 
     Attributes:
         producer: The producer.
-        publisher: What its user has made for it, which goes when the connection does.
+        publisher: The publisher that its user made for it. It is dropped with the connection.
     """
 
     producer: Any
@@ -30,34 +31,35 @@ class Lease:
 
 
 class Broker:
-    """Keeps one connection, with its producer, from batch to batch.
+    """Keeps one connection, with its producer, between batches.
 
-    Not the app's pool: connections of that may wait for ever, as those of workers must. Here
-    `stop()` waits, and a notification counts as delivered only once the broker has said so.
+    It doesn't use the app's pool, because connections from there have no timeouts. Here `stop()`
+    waits for a publish to end, and a notification counts as delivered only once the broker has
+    acknowledged its task.
 
-    Who uses the connection takes it out of `_idle`. So `close` touches no connection that a
-    deliverer is stuck in, and the deliverer of a listener started meanwhile makes its own.
+    The user of the connection takes it out of `_idle`. So `close` doesn't touch a connection in
+    which a deliverer is blocked, and a listener that is started meanwhile opens its own.
     """
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self._idle: Lease | None = None
-        self._owner = 0  # the process that made it
-        self._closed = 0  # how many times
+        self._owner = 0  # the pid of the process that opened the connection
+        self._closed = 0  # how often `close` was called
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:
-        """Lend a producer that is connected; an exception costs it its connection.
+        """Yield a connected producer. The connection is dropped if the block raises.
 
         Raises:
-            ConfigurationError: A URL of the app's can't be parsed.
-            Exception: None of the broker's hosts could be reached; of whatever type the
-                transport raises.
+            ConfigurationError: A URL in the app's configuration can't be parsed.
+            Exception: None of the broker's hosts could be reached. The type depends on the
+                transport.
         """
         closed = self._closed
         lease, self._idle = self._idle, None
         if lease is not None and self._owner != os.getpid():
-            lease = None  # a parent's is not to be touched
+            lease = None  # it belongs to the parent process
         if lease is not None and not _is_open(lease.producer):
             _drop(lease.producer)
             lease = None
@@ -74,24 +76,24 @@ class Broker:
             _drop(lease.producer)
 
     def is_reachable(self) -> bool:
-        """Tell whether a connection can be made, by making one."""
+        """Return whether a connection can be opened, by opening one."""
         try:
             _drop(self._connect())
-        except Exception:  # noqa: BLE001 - of whatever type the transport raises
+        except Exception:  # noqa: BLE001 - a transport may raise anything
             return False
         return True
 
     def close(self) -> None:
-        """Let go of the connection; of one that is lent out, when it comes back."""
+        """Close the connection. If it is in use, it is closed once its user is done."""
         self._closed += 1
         lease, self._idle = self._idle, None
         if lease is not None and self._owner == os.getpid():
             _drop(lease.producer)
 
     def has_failed(self, exc: BaseException, producer: Any) -> bool:
-        """Tell whether an exception means that the broker, or the result backend, is down.
+        """Return whether an exception means that the broker, or the result backend, is down.
 
-        Anything else would come again with every try.
+        Any other exception would be raised again by each further try.
         """
         failures: tuple[type[BaseException], ...] = (
             OperationalError,
@@ -104,29 +106,29 @@ class Broker:
                 return False
             if isinstance(seen, failures):
                 return True
-            # Celery's Redis backend gives up with a RuntimeError from the connection's error.
+            # Celery's Redis backend raises a RuntimeError from the connection's error.
             seen = seen.__cause__
         return False
 
     def _connection_errors(self, producer: Any) -> set[type[BaseException]]:
         clients = [producer.connection]
-        with contextlib.suppress(Exception):  # a backend that can't be made has none
+        with contextlib.suppress(Exception):  # the backend may be misconfigured
             clients.append(self._app.backend)
         kinds = ("connection_errors", "channel_errors")
         found = {error for one in clients for kind in kinds for error in getattr(one, kind, ())}
-        # The Redis transport counts any KeyError as one, for the sake of its event loop.
+        # The Redis transport lists KeyError, which only its event loop needs.
         return found - {KeyError}
 
     def _connect(self) -> Any:
         check_urls(self._app)
         connection = self._app.connection_for_write()
         connection.connect_timeout = connection.connect_timeout or CONNECT_TIMEOUT
-        connection.heartbeat = 0  # nobody would send them while there is nothing to publish
+        connection.heartbeat = 0  # nothing would send heartbeats between two batches
         defaults, required = _transport_options(connection)
         connection.transport_options = {**defaults, **connection.transport_options, **required}
         producer = self._app.amqp.Producer(connection, auto_declare=False)
         try:
-            # Each host once: the deliverer does the retrying, and stops when it is told to.
+            # Try each host once: the deliverer retries, and stops doing so when it is stopped.
             connection.ensure_connection(
                 max_retries=max(0, len(connection.alt) - 1), interval_start=0
             )
@@ -136,15 +138,10 @@ class Broker:
         return producer
 
 
-def is_wrong_type(exc: BaseException) -> bool:
-    """Tell whether Redis refuses a queue for what its key holds: no further try can help."""
-    return type(exc).__name__ == "ResponseError" and "WRONGTYPE" in str(exc)
-
-
 def _is_open(producer: Any) -> bool:
-    """Tell whether the broker has left a connection open that had nothing to do.
+    """Return whether the broker has left an idle connection open.
 
-    Redis' client sees to that itself. Of other transports nothing is known in advance.
+    The Redis client reconnects by itself. For other transports than AMQP this isn't known.
     """
     if producer.connection.get_transport_cls().driver_type != "amqp":
         return True
@@ -153,18 +150,18 @@ def _is_open(producer: Any) -> bool:
             producer.connection.drain_events(timeout=0)
     except TimeoutError:
         return True
-    except Exception:  # noqa: BLE001 - of whatever type the transport raises
+    except Exception:  # noqa: BLE001 - a transport may raise anything
         return False
 
 
 def _drop(producer: Any) -> None:
-    # Without a word to the broker, for whose answer `stop()` would have to wait.
+    # Close the socket without closing the channel first: `stop()` would wait for the answer.
     with contextlib.suppress(Exception):
         producer.connection.collect()
 
 
 def _transport_options(connection: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what holds unless the app says otherwise, and what holds whatever it says."""
+    """Return the transport options that the app can override, and those that it can't."""
     match connection.get_transport_cls().driver_type:
         case "redis":
             return {
@@ -173,7 +170,7 @@ def _transport_options(connection: Any) -> tuple[dict[str, Any], dict[str, Any]]
             }, {}
         case "amqp":
             timeouts = {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
-            # The carrier awaits confirms for many messages at once, this would for each.
+            # The carrier waits for the confirms of many messages; this would wait for each one.
             return timeouts, {"confirm_publish": False}
         case _:
             return {}, {}

@@ -1,4 +1,4 @@
-"""Carriers: how stamped messages get into the broker, and when it has acknowledged them."""
+"""Send stamped messages to the broker, and know which of them it has acknowledged."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -6,18 +6,19 @@ from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.stamping import Stamp
+from pgnotifier.contrib.celery.stamping import CeleryStamp
 from pgnotifier.contrib.celery.stamping_kombu import KombuMessage, KombuStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 
 class Carrier(ABC):
-    """Takes messages to the broker over one producer, in order.
+    """Sends messages to the broker over one producer, in order.
 
     Attributes:
-        chunk: The most messages after which to wait for the broker.
-        position: How many messages it was given so far.
-        refused: By position, why the broker will never take a message; the publisher empties it.
+        chunk: The maximum number of messages to send before waiting for the broker.
+        position: How many messages have been added so far.
+        refused: The errors of messages that the broker will never accept, by position. The
+            publisher reports them and empties it.
     """
 
     chunk: ClassVar[int] = 500
@@ -29,44 +30,44 @@ class Carrier(ABC):
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Look on while Celery publishes a message, and take down what a stamp needs."""
+        """Record, while Celery publishes a message, what a stamp needs to know of it."""
         yield []
 
     @abstractmethod
-    def make_stamp(self, like: Published, target: Target) -> Stamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> CeleryStamp:
         """Make the stamp of a message.
 
         Raises:
-            UnstampableError: It can't be one.
+            UnstampableError: Messages like this one can't be stamped.
         """
 
     @abstractmethod
     def add(self, message: Any) -> None:
-        """Take a stamped message, and send it now or later."""
+        """Add a stamped message, and send it now or later."""
 
-    def send(self) -> None:  # noqa: B027 - nothing was taken where `add` sends
-        """Send what was taken, so that what others publish now comes after it."""
+    def send(self) -> None:  # noqa: B027 - there is nothing to do where `add` sends
+        """Send the added messages, so that messages that Celery publishes come after them."""
 
     def settle(self) -> None:
-        """Send what was taken, and wait until the broker has acknowledged it all.
+        """Send the added messages, and wait until the broker has acknowledged all of them.
 
         Raises:
-            Exception: It doesn't; of whatever type its client raises.
+            Exception: The broker didn't acknowledge. The type depends on its client.
         """
         self.send()
 
     @abstractmethod
     def has_settled(self, first: int, last: int) -> bool:
-        """Tell whether the broker has the messages after one position, up to another."""
+        """Return whether the broker has acknowledged the messages first + 1 to last."""
 
     def drop(self) -> None:  # noqa: B027
-        """Forget what was taken and isn't sent yet."""
+        """Discard the added messages that aren't sent yet."""
 
 
 class KombuCarrier(Carrier):
-    """Publishes messages one by one, with the transport that kombu has for the broker."""
+    """Publishes messages one by one, with kombu's transport for the broker."""
 
-    def make_stamp(self, like: Published, target: Target) -> KombuStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> KombuStamp:
         """Make the stamp of a message."""
         return KombuStamp(like, target)
 
@@ -75,5 +76,5 @@ class KombuCarrier(Carrier):
         self.producer.publish(message.body, **message.settings)
 
     def has_settled(self, first: int, last: int) -> bool:  # noqa: ARG002
-        """Tell that the broker has them: they have been published."""
+        """Return True: publishing them was synchronous."""
         return True

@@ -1,4 +1,4 @@
-"""RabbitMQ: messages go out many at a time, and so are their confirms awaited."""
+"""Send messages to RabbitMQ in portions, and wait for the confirms of many at once."""
 
 import socket
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 _TCPTransport: Any = amqp_transport.TCPTransport
 _ACK = Struct(">BHIHHQBB")
-"""The frame of an ack: type, channel, size, class, method, number, whether multiple, end."""
-_METHOD = 1  # a type of frame
-_ROOM = 65_536
+"""The frame of an ack: type, channel, size, class, method, delivery tag, multiple, end mark."""
+_METHOD = 1  # the frame type
+_ROOM = 65_536  # bytes to read at a time
 
 
 class AmqpCarrier(Carrier):
-    """Sends messages to RabbitMQ, and awaits the confirms for many at once.
+    """Sends messages to RabbitMQ, and waits for the confirms of many at once.
 
-    Every message of the producer counts, whoever publishes it.
+    RabbitMQ numbers all messages of the channel, so those that Celery publishes are counted too.
     https://www.rabbitmq.com/docs/confirms#publisher-confirms
     """
 
-    chunk = 1000  # it confirms once it has written to disk, which takes no longer for many
+    chunk = 1000  # RabbitMQ confirms after writing to disk, which takes no longer for many
     portion: ClassVar[int] = 100
 
     def __init__(self, producer: Any) -> None:
@@ -56,32 +56,36 @@ class AmqpCarrier(Carrier):
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Take down what the channel publishes."""
+        """Record what the channel publishes."""
         self._seen.clear()
         seen: list[tuple[Any, Any]] = []
         yield seen
         seen += self._seen
 
-    def make_stamp(self, like: Published, target: Target) -> AmqpStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> AmqpStamp:
         """Make the stamp of a message."""
         return AmqpStamp(like, target, self._channel)
 
     def add(self, message: bytes) -> None:
-        """Take a message."""
+        """Add a message, and send a portion if it is complete."""
         self._count()
         self._waiting.append(message)
         if len(self._waiting) >= self.portion:
             self.send()
 
     def send(self) -> None:
-        """Send what was taken."""
+        """Send the added messages."""
         if self._waiting:
             data = b"".join(self._waiting)
             self._waiting.clear()
             self._channel.connection.transport.write(data)
 
     def settle(self) -> None:
-        """Send what was taken, and wait until the broker has confirmed all messages."""
+        """Send the added messages, and wait until the broker has confirmed all of them.
+
+        Raises:
+            OperationalError: The broker refused some, or didn't confirm all of them in time.
+        """
         self.send()
         deadline = monotonic() + ANSWER_TIMEOUT
         while self._unconfirmed:
@@ -93,18 +97,20 @@ class AmqpCarrier(Carrier):
             except TimeoutError:
                 raise OperationalError(
                     f"the broker has not confirmed {len(self._unconfirmed)} messages within "
-                    f"{ANSWER_TIMEOUT:g} s; RabbitMQ stops to read while its disk or memory is full"
+                    f"{ANSWER_TIMEOUT:g} s; RabbitMQ stops reading while its disk or memory is "
+                    "nearly full, so look for alarms in `rabbitmqctl status`"
                 ) from None
         if self._refused:
             raise OperationalError(
-                f"the broker refused {len(self._refused)} messages: a queue is full, say"
+                f"the broker refused {len(self._refused)} messages; a queue may have reached its "
+                "maximum length"
             )
 
     def _take_acks(self) -> None:
-        """Read what acks have come, many at once.
+        """Read the acks that have arrived, many at once.
 
-        RabbitMQ sends one for each message where several queues take turns; py-amqp reads them with
-        three system calls each. What is no ack is left for it.
+        If messages for several queues alternate, RabbitMQ sends an ack for each message, and
+        py-amqp needs three system calls to read one. Frames that aren't acks are left for py-amqp.
         """
         transport = self._channel.connection.transport
         if not isinstance(transport, _TCPTransport) or transport.sock.gettimeout() is not None:
@@ -113,7 +119,7 @@ class AmqpCarrier(Carrier):
             came = transport.sock.recv(_ROOM, socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return
-        data: bytes = transport._read_buffer + came  # noqa: SLF001 - nothing public has it
+        data: bytes = transport._read_buffer + came  # noqa: SLF001 - there is no public access
         at, ack = 0, (_METHOD, self._channel.channel_id, 13, *spec.Basic.Ack, 0xCE)
         while len(data) - at >= _ACK.size:
             *head, number, multiple, end = _ACK.unpack_from(data, at)
@@ -124,19 +130,20 @@ class AmqpCarrier(Carrier):
         transport._read_buffer = data[at:]  # noqa: SLF001
 
     def has_settled(self, first: int, last: int) -> bool:
-        """Tell whether the broker has confirmed them."""
+        """Return whether the broker has confirmed these messages."""
         numbers = range(first + 1, last + 1)
         return not any(n in self._unconfirmed or n in self._refused for n in numbers)
 
     def drop(self) -> None:
-        """Forget what was taken and isn't sent yet."""
+        """Discard the added messages that aren't sent yet."""
         for _ in self._waiting:
             self._unconfirmed.pop(self.position)
             self.position -= 1
         self._waiting.clear()
 
     def _count(self) -> None:
-        # As the broker does. Before it is sent: the confirm may be read amid that.
+        # Number the message as the broker does. Do it before sending: the confirm may be read
+        # while the message is being sent.
         self.position += 1
         self._unconfirmed[self.position] = None
 

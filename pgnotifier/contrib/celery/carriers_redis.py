@@ -1,18 +1,18 @@
-"""Redis and Valkey: messages for any number of lists go out in one round trip."""
+"""Send messages to Redis and Valkey: to any number of lists in one round trip."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from pgnotifier.contrib.celery.broker import is_wrong_type
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 
 class RedisCarrier(Carrier):
-    """Puts messages into Redis' lists: one command for each list, all of them in one round trip."""
+    """Pushes messages to Redis lists: one command per list, all of them in one round trip."""
 
     def __init__(self, producer: Any) -> None:
         super().__init__(producer)
@@ -21,10 +21,10 @@ class RedisCarrier(Carrier):
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Take down which queues a message is put into; None is a fanout exchange."""
+        """Record the queues that a message is put into; None stands for a fanout exchange."""
         seen: list[tuple[Any, Any]] = []
         channel = self.producer.channel
-        put, put_fanout = channel._put, channel._put_fanout  # noqa: SLF001 - nothing public does
+        put, put_fanout = channel._put, channel._put_fanout  # noqa: SLF001 - there is no public hook
 
         def record_put(queue: str, message: Any, **more: Any) -> None:
             seen.append((queue, message))
@@ -34,19 +34,19 @@ class RedisCarrier(Carrier):
             seen.append((None, message))
             put_fanout(exchange, message, routing_key, **more)
 
-        # They hide the methods of the class. Nobody else uses the channel meanwhile.
+        # Attributes of the instance hide the methods. Only this thread uses the channel.
         vars(channel).update(_put=record_put, _put_fanout=record_fanout)
         try:
             yield seen
         finally:
             del channel._put, channel._put_fanout  # noqa: SLF001
 
-    def make_stamp(self, like: Published, target: Target) -> RedisStamp:
+    def make_stamp(self, like: Published, target: CeleryTarget) -> RedisStamp:
         """Make the stamp of a message."""
         return RedisStamp(like, target, self.producer.channel)
 
     def add(self, message: RedisMessage) -> None:
-        """Take a message."""
+        """Add a message."""
         push = self._waiting.get(message.key)
         if push is None:
             push = self._waiting[message.key] = Push([], [])
@@ -56,11 +56,12 @@ class RedisCarrier(Carrier):
         push.positions.append(self.position)
 
     def send(self) -> None:
-        """Put what was taken into its lists, and wait for Redis' answers."""
+        """Push the added messages, and wait for the answers."""
         if not self._waiting:
             return
-        # Without MULTI: lists have no need to change at one moment, and may be on several servers.
-        # When the connection breaks, all are in doubt, and are sent again with the same ids.
+        # Without MULTI: the lists don't have to change together, and may be on several servers.
+        # If the connection breaks, it is unknown which messages were pushed. All of them are sent
+        # again with the same ids.
         pushes, self._waiting = self._waiting, {}
         with self.producer.channel.conn_or_acquire() as client:
             answers = _push_all(client, pushes)
@@ -77,11 +78,11 @@ class RedisCarrier(Carrier):
             raise failures[0]
 
     def has_settled(self, first: int, last: int) -> bool:
-        """Tell whether Redis has them, or will never take them."""
+        """Return whether Redis has stored these messages, or will never accept them."""
         return self._unsettled.isdisjoint(range(first + 1, last + 1))
 
     def drop(self) -> None:
-        """Forget what was taken and isn't sent yet."""
+        """Discard the added messages that aren't sent yet."""
         self._waiting.clear()
         self._unsettled.clear()
 
@@ -94,7 +95,7 @@ class Push(NamedTuple):
 
 
 def _push_all(client: Any, pushes: Mapping[str, Push]) -> Sequence[Any]:
-    """Return Redis' answers, of which some may be errors."""
+    """Return the answers of Redis. Some of them may be exceptions."""
     if len(pushes) > 1:
         pipeline = client.pipeline(transaction=False)
         for key, push in pushes.items():

@@ -1,4 +1,4 @@
-"""`celery -A shop pgnotifier`: listens in the foreground and enqueues tasks."""
+"""Define the command `celery -A shop pgnotifier`, which listens and enqueues tasks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
 
 NO_CHANNEL = """\
-the app's notifiers have no channel. Subscribe to one in a module that the app imports:
+the app's notifiers have no channels. Subscribe to one in a module that the app imports:
 
     notifier.subscribe("resize", "image_uploaded", resize)"""
 
@@ -49,20 +49,20 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 @_option(
     "--standby",
     is_flag=True,
-    help="Listen only if no other listener of the app does that was started like this, or in "
-    "a worker by --pgnotifier; else stand by, and take over when it ends.",
+    help="Stand by while another listener of the app that has this option, or a worker with "
+    "--pgnotifier, listens.  Take over when it ends.",
 )
 @_option(
     "--wait/--no-wait",
     default=True,
     show_default=True,
-    help="Wait for PostgreSQL if it can't be reached at the start; or end with exit code 1.",
+    help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
 )
 @_option(
     "--list",
     "lists",
     is_flag=True,
-    help="Print channels, subscriptions, tasks and queues, and leave.",
+    help="Print channels, subscriptions, tasks and queues, and exit.",
 )
 @_option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
 @_option(
@@ -93,36 +93,35 @@ def pgnotifier(
     """Listen to PostgreSQL and enqueue a task for each notification.
 
     Imports the app's modules as a worker does, and listens with every notifier that has
-    a CeleryDispatcher for the app.  It runs no task: that is what workers are for.
-    One such process is enough; two enqueue each task twice, unless both have --standby.
+    a CeleryDispatcher for the app.  It doesn't run tasks; workers do.
+    Run one such process.  Two enqueue each task twice, unless both have --standby.
 
     SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
     one exits at once.
 
-    While PostgreSQL can't be reached at the start, for whatever reason, it tries on, and says why
-    once a minute; a signal ends that, too, with exit code 0.
+    If PostgreSQL can't be reached at the start, it retries, and logs the reason once a minute.
+    A signal ends that as well, with exit code 0.
 
     \b
     Exit codes:
-    0  stopped, and everything received was delivered
-    1  PostgreSQL refuses to listen, no connection (with --no-wait), or something received could
-       not be delivered in time
-    2  nothing to listen to or to connect to, an unknown channel or setting, or a task name that
-       is taken
+    0  stopped, and everything that was received has been delivered
+    1  PostgreSQL refused to listen, there was no connection (with --no-wait), or something that
+       was received could not be delivered in time
+    2  no channel or no DSN is configured, a channel or setting is unknown, or a task name is taken
 
     \b
     Examples:
     $ celery -A shop pgnotifier
     $ celery -A shop pgnotifier -l DEBUG -c image_uploaded -c order_paid
     $ celery -A shop pgnotifier --list
-    """  # noqa: D301 - click's mark for a paragraph that isn't to be wrapped
+    """  # noqa: D301 - click doesn't wrap a paragraph with this mark
     app = ctx.obj.app
     app.set_current()
-    app.set_default()  # other threads' current app, such as that of inline callbacks
+    app.set_default()  # the current app of other threads, such as those of inline callbacks
     try:
         app.loader.import_default_modules()
         app.finalize(auto=True)
-    except PgNotifierError as exc:  # a module starts its notifier, say
+    except PgNotifierError as exc:  # a module may start its notifier, for example
         raise click.UsageError(in_one_line(exc), ctx) from None
     app.log.setup(loglevel, logfile, colorize=False if ctx.obj.no_color else None)
     try:
@@ -156,7 +155,7 @@ def _check_configured(ctx: click.Context, notifiers: "Iterable[Notifier]") -> No
 def _choose(
     ctx: click.Context, notifiers: "Sequence[Notifier]", channels: Iterable[str]
 ) -> "list[Notifier]":
-    """Return the notifiers to start, left with the chosen channels only."""
+    """Return the notifiers to start, with only the chosen channels."""
     if not notifiers:
         raise click.UsageError(NO_NOTIFIER, ctx)
     if not any(notifier.get_channels() for notifier in notifiers):
@@ -173,15 +172,15 @@ def _embed(ctx: click.Context, option: click.Parameter, value: bool) -> bool:  #
     return value
 
 
-# `celery` loads this module for its entry point before it reads its arguments, whatever app it
-# is for; `app.user_options` would have to be set before the app's modules are imported.
+# `celery` loads this module by its entry point, for every app, before it parses its arguments.
+# `app.user_options` doesn't work here: it has to be set before the app's modules are imported.
 worker.params.append(
     CeleryOption(
         ["--pgnotifier"],
         is_flag=True,
         callback=_embed,
-        help="Listen to PostgreSQL and enqueue tasks, too.  Of several such workers one listens, "
-        "and the others stand by.",
+        help="Also listen to PostgreSQL and enqueue tasks.  If several workers have this option, "
+        "one listens and the others stand by.",
         help_group="Embedded Listener Options",
     )
 )

@@ -1,4 +1,4 @@
-"""CeleryNotifier: a Notifier that its app configures."""
+"""Provide `CeleryNotifier`, a Notifier that reads its configuration from the Celery app."""
 
 import logging
 import weakref
@@ -21,7 +21,7 @@ Packages = list[str] | Callable[[], list[str]] | None
 
 logger = logging.getLogger("pgnotifier.celery")
 
-_lock = ForkSafeLock()  # guards both
+_lock = ForkSafeLock()  # guards the next two
 _notifiers: "weakref.WeakSet[CeleryNotifier]" = weakref.WeakSet()
 _shared: "list[Callable[[CeleryNotifier], object]]" = []
 
@@ -36,48 +36,49 @@ PASSED_ON = (
 
 
 NO_DSN = (
-    "the setting pgnotifier_dsn is missing: set app.conf.pgnotifier_dsn (with a namespace, "
-    "CELERY_PGNOTIFIER_DSN) before the notifier is made, or the environment variable "
-    "PGNOTIFIER_DSN, to 'postgresql://localhost/shop', say"
+    "the setting pgnotifier_dsn is missing: before the notifier is made, set app.conf."
+    "pgnotifier_dsn (with a namespace, CELERY_PGNOTIFIER_DSN) or the environment variable "
+    "PGNOTIFIER_DSN, for example to 'postgresql://localhost/shop'"
 )
 
 
 class CeleryNotifier(Notifier):
-    """A Notifier with a `CeleryDispatcher` of an app, configured as the app is.
+    """A Notifier with a `CeleryDispatcher`, configured by the settings of the app.
 
         app = Celery("shop")
         app.config_from_object("django.conf:settings", namespace="CELERY")
         notifier = CeleryNotifier(app)
 
-    | setting | default | is |
+    | setting | default | meaning |
     |---|---|---|
-    | `pgnotifier_dsn` | must be set | libpq parameters: a dict, a string, a URI, or a callable |
-    | `pgnotifier_task_prefix` | `pgnotifier.` | what the names of tasks begin with |
+    | `pgnotifier_dsn` | required | libpq parameters: a dict, a string, a URI, or a callable |
+    | `pgnotifier_task_prefix` | `pgnotifier.` | the prefix of task names |
     | `pgnotifier_standby` | none | see `Notifier(standby=…)` |
-    | `pgnotifier_buffer_size` | 100,000 | notifications |
-    | `pgnotifier_buffer_bytes` | 64 MiB | of their payloads |
+    | `pgnotifier_buffer_size` | 100,000 | notifications in the buffer |
+    | `pgnotifier_buffer_bytes` | 64 MiB | size of their payloads |
     | `pgnotifier_overflow` | `block` | see `Notifier(overflow=…)` |
-    | `pgnotifier_heartbeat` | 15 | seconds: see `Notifier` |
+    | `pgnotifier_heartbeat` | 15 | seconds, see `Notifier` |
     | `pgnotifier_heartbeat_timeout` | 5 | seconds |
-    | `pgnotifier_drain_timeout` | 30 | seconds to go on delivering at the end |
+    | `pgnotifier_drain_timeout` | 30 | seconds to deliver the rest when stopping |
 
-    Each may be given as an environment variable, too: `PGNOTIFIER_DSN` and so on.
+    Each can also be set by an environment variable, such as `PGNOTIFIER_DSN`.
     """
 
     def __init__(self, app: Celery, **arguments: Any) -> None:
         """Read the app's configuration; nothing is connected yet.
 
-        What is missing there or wrong is an error once the notifier is to start, as other processes
-        import the same module: `celery pgnotifier` and `worker --pgnotifier` end with it.
+        A missing or invalid setting is logged here, and raised only when the notifier starts,
+        because processes that don't listen import the same module. `celery pgnotifier` and
+        `worker --pgnotifier` exit with the error.
 
         Args:
-            app: Configured already: what is set later isn't seen.
-            arguments: Those of `Notifier`, in the place of what is configured; `db_conf` and
-                `task_prefix` among them.
+            app: The app, already configured. Settings that change later are not seen.
+            arguments: Arguments of `Notifier`, as well as `db_conf` and `task_prefix`. They take
+                precedence over the settings.
 
         Raises:
-            ConfigurationError: An argument can't be.
-            ArgumentTypeError: The app or an argument is of another type.
+            ConfigurationError: The value of an argument is invalid.
+            ArgumentTypeError: The app or an argument is of the wrong type.
         """
         self.app = app = check_app(app)
         self._problem: PgNotifierError | None = None
@@ -95,18 +96,18 @@ class CeleryNotifier(Notifier):
             subscribe_to(self)
 
     def check_configured(self) -> None:
-        """Check what its app configures.
+        """Check the settings of the app.
 
         Raises:
-            ConfigurationError: `pgnotifier_dsn` isn't set, a setting that begins with
-                `pgnotifier_` doesn't exist, or its value can't be.
+            ConfigurationError: `pgnotifier_dsn` isn't set, or a setting that begins with
+                `pgnotifier_` doesn't exist or has an invalid value.
         """
         if self._problem is not None:
             raise ConfigurationError(str(self._problem)) from self._problem
         super().check_configured()
 
     def _read(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is configured and not given; the defaults, if something of it can't be."""
+        """Return the settings that aren't given as arguments; defaults if a setting is invalid."""
         names = ["task_prefix", *(name for name in PASSED_ON if name not in given)]
         try:
             check_settings(self.app)
@@ -117,7 +118,7 @@ class CeleryNotifier(Notifier):
         return found
 
     def _find_db_conf(self) -> Parameters:
-        """Return what to connect with."""
+        """Return the parameters of the connection."""
         try:
             dsn = read_setting(self.app, "dsn")
             return make_parameters(dsn) if dsn else MissingParameters(NO_DSN)
@@ -126,17 +127,15 @@ class CeleryNotifier(Notifier):
             return MissingParameters(str(exc))
 
     def _postpone(self, problem: PgNotifierError) -> None:
-        logger.warning(
-            "this notifier could not be started: %s", problem, extra=about("not_configured")
-        )
+        logger.warning("this notifier can't be started: %s", problem, extra=about("not_configured"))
         self._problem = self._problem or problem
 
     def autodiscover(self, packages: Packages = None, related_name: str = "notifications") -> None:
-        """Have the modules `notifications` of packages imported, when the app imports its tasks.
+        """Import the module `notifications` of each package when the app imports its tasks.
 
         Args:
-            packages: Their names, or a callable that returns them. Default: those of the
-                framework, such as Django's installed apps.
+            packages: The names of the packages, or a callable that returns them. Default: the
+                packages that the app's fixups know, such as Django's installed apps.
             related_name: The name of the modules.
 
         https://docs.celeryq.dev/en/stable/reference/celery.html#celery.Celery.autodiscover_tasks
@@ -149,7 +148,7 @@ def shared_subscription(
 ) -> Callable[[Fn], Fn]:
     """Subscribe the decorated function with every `CeleryNotifier`, as `@shared_task` does.
 
-    For packages that know no app: those that are made later are subscribed with, too.
+    This is for packages that don't know the app. It includes notifiers that are made later.
 
         @shared_subscription("orders", queue="low")
         def invoice(id, channel, payload, pid): ...

@@ -1,4 +1,4 @@
-"""CeleryDispatcher: notifications become tasks in the broker."""
+"""Provide `CeleryDispatcher`, which enqueues notifications as Celery tasks."""
 
 import functools
 from collections.abc import Hashable, Mapping
@@ -15,8 +15,8 @@ from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.inventory import Enqueued, take_inventory
 from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
-from pgnotifier.contrib.celery.publisher import Publisher, TaskIds
-from pgnotifier.contrib.celery.targets import CallbackTarget, SignatureTarget, Target
+from pgnotifier.contrib.celery.publisher import TaskIds, TaskPublisher
+from pgnotifier.contrib.celery.targets import CallbackTarget, CeleryTarget, SignatureTarget
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
 from pgnotifier.dispatch import Batch, Callback, Dispatcher
@@ -40,50 +40,51 @@ class CeleryDispatcher(Dispatcher):
         notifier = Notifier(conf, dispatcher=CeleryDispatcher(app))
         notifier.subscribe("resize", "image_uploaded", resize, queue="images", expires=3600)
 
-    **A callable** becomes a task named `<task_prefix><id>`, which stores no result unless
-    `ignore_result=False`. In the worker it is called with the very arguments that it would
-    have got in this process: the id as it is, and payloads of every type. Workers need to
-    import the module that subscribes. `task={...}` holds what `app.task()` would be given:
+    **A callable** becomes a task named `<task_prefix><id>`. Its result isn't stored unless
+    `ignore_result=False`. In the worker it is called with exactly the arguments that it would
+    have got in this process: the original id, and payloads of every type. Workers need to
+    import the module that subscribes. `task={...}` holds options of `app.task()`:
     `autoretry_for`, `max_retries`, `acks_late`, `rate_limit`, `bind`, `base` and so on.
 
-    **A Task or Signature**, canvases included, is enqueued as it is, with id, channel, payload
-    and pid before its own arguments, as a chain's link gets its parent's result; `.si()`
-    keeps them out. With the serializer `json`, what JSON has no type for arrives
-    unchanged in workers that import this package; other serializers do what they do. When
-    the broker fails amid a group, all of it is enqueued again.
+    **A Task or Signature**, including a canvas, is enqueued as it is, with id, channel, payload
+    and pid before its own arguments, just as a link of a chain gets its parent's result. `.si()`
+    keeps them out. With the serializer `json`, types that JSON doesn't have arrive unchanged in
+    workers that import this package; other serializers write what they can. If the broker fails
+    while a group is being enqueued, the whole group is enqueued again.
 
-    **Options** of `subscribe()`, as in `apply_async`: `queue`, `exchange`, `routing_key`,
+    **Options** of `subscribe()` are those of `apply_async`: `queue`, `exchange`, `routing_key`,
     `priority`, `countdown`, `eta`, `expires`, `serializer`, `compression`, `headers`,
     `delivery_mode`, `time_limit`, `soft_time_limit`, `ignore_result`, `shadow`, `link`,
     `link_error`. See https://docs.celeryq.dev/en/stable/userguide/calling.html.
 
-    A notification is delivered once the broker has acknowledged its task. While the broker
-    is down it waits, in order; one whose answer was lost is enqueued twice, with one task id.
+    A notification is delivered once the broker has acknowledged its task. While the broker is
+    down, notifications wait in order. If the broker's answer was lost, the task is enqueued twice,
+    with the same task id.
     """
 
     starts_listener: ClassVar[bool] = False
 
     def __init__(self, app: Celery, task_prefix: str = "pgnotifier.") -> None:
-        """Take the app; its configuration isn't read yet, and nothing is connected.
+        """Make a dispatcher; the configuration isn't read yet, and nothing is connected.
 
         Args:
-            app: Whose broker, routes, settings and signals are used.
-            task_prefix: What the names of tasks made of callbacks begin with.
+            app: The app with the broker, routes, settings and signals to use.
+            task_prefix: The prefix of the names of callbacks' tasks.
 
         Raises:
-            ArgumentTypeError: One of them is of another type.
+            ArgumentTypeError: An argument is of the wrong type.
         """
         self._app = check_app(app)
         if not isinstance(task_prefix, str):
-            raise ArgumentTypeError(f"task_prefix is a str, not {task_prefix!r:.80}")
+            raise ArgumentTypeError(f"task_prefix must be a str, not {task_prefix!r:.80}")
         self._prefix = task_prefix
         self._notifier: Notifier | None = None
         self._broker = Broker(self._app)
         self._tasks = AppTasks.of(self._app)
         self._ids = TaskIds()
-        self._obstacles: WeakKeyDictionary[Target, str] = WeakKeyDictionary()
+        self._obstacles: WeakKeyDictionary[CeleryTarget, str] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
-        self._targets: dict[tuple[Hashable, str], Target] = {}
+        self._targets: dict[tuple[Hashable, str], CeleryTarget] = {}
 
     def __repr__(self) -> str:
         return (
@@ -93,27 +94,27 @@ class CeleryDispatcher(Dispatcher):
 
     @property
     def notifier(self) -> "Notifier | None":
-        """The notifier that uses this dispatcher, once one does."""
+        """The notifier that uses this dispatcher; None before one does."""
         return self._notifier
 
     def attach(self, notifier: "Notifier") -> None:
-        """Learn which notifier uses this dispatcher: its decoder is the workers', too.
+        """Remember which notifier uses this dispatcher: workers use its decoder as well.
 
         Raises:
-            ConfigurationError: Another one does.
+            ConfigurationError: Another notifier uses it already.
         """
         is_new = self._notifier is None
         self._notifier = claim(self, self._notifier, notifier)
         if is_new:
             self._tasks.add(self)
 
-    def bind(self, subscription: "Subscription") -> Target:
-        """Check a subscription, and make its callback the app's task.
+    def bind(self, subscription: "Subscription") -> CeleryTarget:
+        """Check a subscription, and register its callback as a task of the app.
 
         Raises:
-            TaskNameError: The id makes no task name, or one that is taken.
+            TaskNameError: The id can't be a task name, or another task has that name.
             DispatcherMismatchError: The callback is a coroutine function or a Task class.
-            UnknownOptionError: Celery has no such option, or it can't be one here.
+            UnknownOptionError: Celery has no such option, or it can't be used here.
             ArgumentTypeError: An option's value is of the wrong type.
             ConfigurationError: An option's value can't work, or the id has other task options
                 on another channel.
@@ -126,12 +127,12 @@ class CeleryDispatcher(Dispatcher):
         if _is_published_as_it_is(fn):
             if made_with and not subscription.tells_gaps:
                 raise UnknownOptionError(
-                    f"subscription {key!r}: task= is for callables, of which tasks are made; "
-                    f"{fn!r:.80} has options of its own: set them where it is defined"
+                    f"subscription {key!r}: task= is only for plain callables; {fn!r:.80} is a "
+                    "task already: set its options where it is defined"
                 )
             _check_links(key, fn, options)
             self._forget(key, channel)
-            target: Target = SignatureTarget(self._app, options, fn)
+            target: CeleryTarget = SignatureTarget(self._app, options, fn)
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
@@ -145,7 +146,7 @@ class CeleryDispatcher(Dispatcher):
         fn: Any,
         options: Mapping[str, Any],
         made_with: Mapping[str, Any],
-    ) -> Target:
+    ) -> CeleryTarget:
         name = task_name(self._prefix, key)
         like = CallbackTask(self._app, name, key, self, self._decode, made_with)
         task = self._tasks.claim(name, like, channel, cast("Callback", fn))
@@ -155,19 +156,19 @@ class CeleryDispatcher(Dispatcher):
         return CallbackTarget(self._app, options, task)
 
     def unbind(self, subscription: "Subscription") -> None:
-        """Forget the callback, and its task with its last channel."""
+        """Remove the callback; with its last channel, remove its task."""
         self._forget(subscription.id, subscription.channel)
         self._targets.pop((subscription.id, subscription.channel), None)
         if not self._targets:
             self._tasks.let_go(self)
 
     def dispatch(self, batch: Batch) -> None:
-        """Publish each delivery, and acknowledge it once the broker has.
+        """Publish each delivery, and acknowledge it once the broker has acknowledged its task.
 
         Raises:
-            Exception: The broker is down; of whatever type its client raises.
+            Exception: The broker is down. The type depends on its client.
         """
-        # In this thread no app is current, and so tasks of @shared_task belong to none.
+        # Without a current app in this thread, tasks of @shared_task would have no app.
         self._app.set_current()
         self._app.finalize(auto=True)
         if self._app.conf.task_always_eager:
@@ -175,7 +176,7 @@ class CeleryDispatcher(Dispatcher):
             return
         with self._broker.lease() as lease:
             if lease.publisher is None:
-                lease.publisher = Publisher(
+                lease.publisher = TaskPublisher(
                     self._app,
                     lease.producer,
                     self._ids,
@@ -184,12 +185,12 @@ class CeleryDispatcher(Dispatcher):
                 )
             lease.publisher.publish(batch)
 
-    def targets(self) -> list[Target]:
-        """Return what its subscriptions were bound to."""
+    def targets(self) -> list[CeleryTarget]:
+        """Return the targets of all subscriptions."""
         return list(self._targets.copy().values())
 
     def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
-        """Return what each subscription's notifications become, by id and channel.
+        """Return what the notifications of each subscription become, by id and channel.
 
         This finalizes the app.
         """
@@ -206,7 +207,7 @@ class CeleryDispatcher(Dispatcher):
         return bool(self._app.conf.task_always_eager) or self._broker.is_reachable()
 
     def close(self) -> None:
-        """Let go of the connection to the broker."""
+        """Close the connection to the broker."""
         self._broker.close()
 
     def _forget(self, id: Hashable, channel: str) -> None:
@@ -219,34 +220,34 @@ class CeleryDispatcher(Dispatcher):
 
 
 def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
-    """Return the dispatchers of an app that notifiers use, in the order they began to."""
+    """Return the dispatchers of an app, in the order in which notifiers began to use them."""
     return AppTasks.of(app).dispatchers
 
 
 def notifiers_of(app: Celery) -> "list[Notifier]":
-    """Return the notifiers that enqueue tasks of an app, in the order they were made."""
+    """Return the notifiers that enqueue tasks of an app, in the order in which they were made."""
     found = (dispatcher.notifier for dispatcher in dispatchers_of(app))
     return [notifier for notifier in dict.fromkeys(found) if notifier is not None]
 
 
 def check_tasks(app: Celery) -> None:
-    """Check that every callback of an app's notifiers got its task.
+    """Check that every callback of an app's notifiers has its task.
 
     Raises:
-        TaskNameError: Another task had the name already.
+        TaskNameError: Another task has the name of one of them.
     """
     AppTasks.of(app).check()
 
 
 def check_app(app: Any) -> Any:
-    """Return an app; for `celery.current_app` that which it stands for now.
+    """Return an app; for `celery.current_app`, the app that is current now.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: It isn't an app.
     """
     if not isinstance(app, Celery):
         raise ArgumentTypeError(
-            f"app is the Celery app, as in app = Celery('shop'), not {show(app)}"
+            f"app must be a Celery app, as in app = Celery('shop'), not {show(app)}"
         )
     proxy: Any = app
     return proxy._get_current_object() if isinstance(app, Proxy) else app  # noqa: SLF001
@@ -261,13 +262,13 @@ def _run_all(batch: Batch) -> None:
 
 
 def _is_published_as_it_is(fn: Any) -> bool:
-    # A proxy, which @app.task and @shared_task return, is not to be looked into: that makes
-    # the task, before the app's configuration may be complete.
+    # @app.task and @shared_task return a proxy. Reading an attribute of it would make the task,
+    # and the app's configuration may not be complete yet.
     return isinstance(fn, Proxy) or hasattr(type(fn), "apply_async")
 
 
 def _check_callback(id: Hashable, fn: Any) -> None:
-    """Raise unless it can be called by a worker, or published."""
+    """Check that a worker can call the callback, or that it can be published."""
     if isinstance(fn, Proxy):
         return
     if isinstance(fn, type) and issubclass(fn, Task):
@@ -278,13 +279,14 @@ def _check_callback(id: Hashable, fn: Any) -> None:
     if not runs_when_called(fn):
         raise DispatcherMismatchError(
             f"subscription {id!r}: {fn!r} is a coroutine or generator function, which no worker "
-            "awaits or iterates over; subscribe a function that does, with asyncio.run(), say"
+            "awaits or iterates over; subscribe a plain function that does so, with asyncio.run() "
+            "for example"
         )
 
 
 def _check_links(id: Hashable, fn: Any, options: Mapping[str, Any]) -> None:
     if type(fn) is group and not {"link", "link_error"}.isdisjoint(options):
         raise UnknownOptionError(
-            f"subscription {id!r}: a group takes no link or link_error; use a chord, or link "
-            "its tasks"
+            f"subscription {id!r}: a group can't have link or link_error; use a chord, or set them "
+            "on its tasks"
         )

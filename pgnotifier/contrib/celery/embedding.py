@@ -1,4 +1,4 @@
-"""`celery worker --pgnotifier`: the listener in a worker, as `-B` has beat in one."""
+"""Run the listener in a worker (`celery worker --pgnotifier`), just as `-B` runs beat in one."""
 
 import logging
 import threading
@@ -33,7 +33,7 @@ _Step: Any = bootsteps.StartStopStep
 _inspect_command: Callable[[Callable[..., Any]], Any] = inspect_command()
 
 TERMINATE_TIMEOUT = 0.7
-"""Seconds for delivering what is left when the worker ends at once."""
+"""Seconds to deliver the rest when the worker is terminated."""
 
 NO_NOTIFIER = """\
 no notifier enqueues tasks of this app. In a module that the app imports (its own, or one in
@@ -47,24 +47,24 @@ no notifier enqueues tasks of this app. In a module that the app imports (its ow
 
 
 class EmbeddingError(PgNotifierError, ImproperlyConfigured, click.UsageError):
-    """The worker can't listen; Celery's command line shows it without a traceback."""
+    """The worker can't listen. Celery's command line shows the message without a traceback."""
 
 
 class Embedded:
-    """The notifiers of a worker's app, of which each listens or stands by.
+    """The notifiers of a worker's app. Each of them listens or stands by.
 
-    Another worker, or none, may be the one that listens: see `Notifier(standby=…)`.
+    Another worker may be the one that listens: see `Notifier(standby=…)`.
     """
 
     def __init__(
         self, notifiers: "Sequence[Notifier]", drain_timeout: float, question: Question
     ) -> None:
-        """Take notifiers with channels.
+        """Prepare the notifiers; nothing is started yet.
 
         Args:
-            notifiers: None of them running.
-            drain_timeout: Seconds to go on delivering when the worker stops.
-            question: What asks the other workers whether they know what this one doesn't.
+            notifiers: Notifiers with channels that aren't running.
+            drain_timeout: Seconds to deliver the rest when the worker stops.
+            question: Asks the other workers for tasks that this worker doesn't know.
         """
         self.notifiers = notifiers
         self._question = question
@@ -72,7 +72,7 @@ class Embedded:
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Start them, each on a thread of its own: workers work without PostgreSQL, too."""
+        """Start each notifier in a thread of its own: tasks run even if PostgreSQL is down."""
         self._question.begin()
         for notifier in self.notifiers:
             notifier.daemon = True  # the worker decides when its process ends
@@ -87,11 +87,11 @@ class Embedded:
         self._stop(self._drain_timeout)
 
     def terminate(self) -> None:
-        """Stop at once."""
+        """Stop, with hardly any time to deliver the rest."""
         self._stop(TERMINATE_TIMEOUT)
 
     def status(self) -> Mapping[str, Any]:
-        """Return the notifiers' status, JSON-able."""
+        """Return the status of the notifiers, as JSON-able values."""
         return {"notifiers": [notifier.status().to_dict() for notifier in self.notifiers]}
 
     def _start(self, notifier: "Notifier") -> None:
@@ -102,7 +102,7 @@ class Embedded:
             except (ConnectionFailedError, ListenRefusedError, NotListeningError) as exc:
                 logger.log(
                     logging.INFO if warned else logging.ERROR,
-                    "%s; trying on",
+                    "%s; retrying",
                     exc,
                     extra=about("not_back", error=type(exc).__name__),
                 )
@@ -126,14 +126,14 @@ class Embedded:
 
 
 class ListenerStep(_Step):  # type: ignore[misc]
-    """The step of a worker's blueprint that listens, if the worker was told to.
+    """The step of a worker's blueprint that listens, if the worker has --pgnotifier.
 
     https://docs.celeryq.dev/en/stable/userguide/extending.html#worker
     """
 
     label = "pgnotifier"
     conditional = True
-    # Its first processes are forked before there are threads.
+    # The pool forks its first processes before there are threads.
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, pgnotifier: bool = False, **settings: Any) -> None:
@@ -142,19 +142,19 @@ class ListenerStep(_Step):  # type: ignore[misc]
         super().__init__(worker, **settings)
 
     def create(self, worker: Any) -> Embedded:
-        """Return what listens.
+        """Return the notifiers to start with the worker.
 
         Raises:
-            EmbeddingError: The worker's pool doesn't allow it, there is nothing to listen to or
-                to connect to, a task name is taken, or a setting doesn't exist or can't be.
+            EmbeddingError: The worker's pool isn't supported, no channel or no DSN is configured,
+                a task name is taken, or a setting doesn't exist or is invalid.
         """
         pool = worker.pool_cls if isinstance(worker.pool_cls, str) else worker.pool_cls.__module__
         name = pool.rpartition(".")[2]
         if name in ("gevent", "eventlet"):
             raise EmbeddingError(
-                f"--pgnotifier does not work under the pool {name}: it makes threads green, and "
-                "the listener's would wait in libpq and Redis without letting tasks run. Listen "
-                "in a process of its own (celery -A … pgnotifier), or use another pool"
+                f"--pgnotifier does not work with the pool {name}: it replaces threads with green "
+                "threads, and the listener would block all tasks while it waits for PostgreSQL. "
+                "Listen in a separate process (celery -A … pgnotifier), or use another pool"
             )
         notifiers = [one for one in notifiers_of(worker.app) if one.get_channels()]
         try:
@@ -175,20 +175,20 @@ class ListenerStep(_Step):  # type: ignore[misc]
 
 
 def stand_by(app: Any, notifiers: "Sequence[Notifier]") -> None:
-    """Give a standby name to each notifier without one: the same in every process of the app."""
+    """Give each notifier without a standby name one that is the same in every process."""
     for number, notifier in enumerate(notifiers):
         if notifier.standby is None:
             notifier.standby = f"celery {app.main} {number}"
 
 
 def add_step(app: Any) -> None:
-    """Have workers of the app know the step."""
+    """Add the step to the blueprint of the app's workers."""
     app.steps["worker"].add(ListenerStep)
 
 
 @_inspect_command
 def pgnotifier(state: Any, **_: Any) -> Mapping[str, Any]:
-    """Status of the listener in a worker that was started with --pgnotifier."""
+    """Show the status of the listener in a worker that was started with --pgnotifier."""
     embedded = getattr(state.consumer.controller, "pgnotifier", None)
     if embedded is None:
         return {"notifiers": [], "note": "this worker was started without --pgnotifier"}

@@ -1,7 +1,7 @@
-"""What can go wrong in a worker."""
+"""Define the errors of tasks that run in a worker."""
 
 from pgnotifier.errors import PgNotifierError
 
 
 class CallbackNotFoundError(PgNotifierError, LookupError):
-    """A worker got a notification of a channel on which it has no callback for the id."""
+    """A worker has no callback for the subscription id on the notification's channel."""

@@ -1,7 +1,8 @@
-"""Forking: locks of Celery's that a child needs to subscribe, and that a parent's thread may hold.
+"""Replace Celery's locks in a forked child, because a thread of the parent may hold them.
 
-Celery takes them for a moment whenever an app's `Task` or `annotations` are looked at, and while it
-is finalized: https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.objects.html
+Subscribing needs these locks. Celery takes them briefly whenever an app's `Task` or `annotations`
+are read, and while the app is finalized:
+https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.objects.html
 """
 
 import os
@@ -15,13 +16,13 @@ _apps: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
 def renew_in_children(app: Any) -> None:
-    """Have a forked child find the locks of an app free."""
+    """Give forked children new locks for an app."""
     _apps.add(app)
 
 
 def _in_child() -> None:
     for app in tuple(_apps):
-        app._finalize_mutex = threading.RLock()  # noqa: SLF001 - nothing public does
+        app._finalize_mutex = threading.RLock()  # noqa: SLF001 - there is no public way
         for kind in type(app).__mro__:
             for found in vars(kind).values():
                 if isinstance(found, cached_property) and hasattr(found, "lock"):

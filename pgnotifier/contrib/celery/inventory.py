@@ -1,4 +1,4 @@
-"""What a dispatcher enqueues: for each subscription its task, its queue, and how it gets there."""
+"""List what a dispatcher enqueues: each subscription with its task, its queue and its path."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass
@@ -6,22 +6,22 @@ from typing import Any
 
 from pgnotifier.contrib.celery.arguments import show_id
 from pgnotifier.contrib.celery.obstacles import find_hooks, find_obstacle, find_receivers
-from pgnotifier.contrib.celery.targets import Target
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 STAMPED, CELERY = "stamped", "apply_async"
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """One subscription.
+    """What the notifications of one subscription become.
 
     Attributes:
-        id: Its id, as it is shown.
-        channel: Its channel.
-        task: The name of the task, or how Celery shows the canvas.
-        queue: The queue's name; or the exchange and routing key, where there are some.
+        id: The subscription's id, as text.
+        channel: The subscription's channel.
+        task: The name of the task, or Celery's representation of a canvas.
+        queue: The name of the queue; or `exchange/routing key` if there is an exchange.
         path: `stamped`, or `apply_async` if Celery makes each message.
-        reason: Why Celery has to, if so.
+        reason: Why messages can't be stamped, if the path is `apply_async`.
     """
 
     id: str
@@ -38,15 +38,15 @@ class Enqueued:
 
 def take_inventory(
     app: Any,
-    targets: Mapping[tuple[Hashable, str], Target],
-    found: Mapping[Target, str],
+    targets: Mapping[tuple[Hashable, str], CeleryTarget],
+    found: Mapping[CeleryTarget, str],
 ) -> dict[tuple[Hashable, str], Enqueued]:
-    """Return what each subscription's notifications become, by id and channel.
+    """Return what the notifications of each subscription become, by id and channel.
 
     Args:
         app: The app, finalized.
-        targets: By id and channel.
-        found: What kept targets from being stamped so far.
+        targets: The targets of the subscriptions, by id and channel.
+        found: The obstacles that publishing has found, by target.
     """
     receivers = find_receivers() or find_hooks().unexpected
     inventory = {}
@@ -63,13 +63,13 @@ def take_inventory(
     return inventory
 
 
-def _find_queue(app: Any, target: Target) -> str:
-    """Return where the router sends the first task that is published."""
+def _find_queue(app: Any, target: CeleryTarget) -> str:
+    """Return the queue that the app's router chooses for the first task of a target."""
     try:
         options = {**target.own_options, **target.options}
         name = target.shown if target.task is None else target.task.name
         route = app.amqp.router.route(options, name, (), {}, target.task)
-    except Exception as exc:  # noqa: BLE001 - a router may look at arguments, and fail without
+    except Exception as exc:  # noqa: BLE001 - a router may need arguments
         return f"? ({type(exc).__name__})"
     exchange = getattr(route.get("exchange"), "name", route.get("exchange"))
     if exchange:

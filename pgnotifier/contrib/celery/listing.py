@@ -1,4 +1,4 @@
-"""What `celery pgnotifier --list` prints."""
+"""Make the output of `celery pgnotifier --list`."""
 
 import json
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ def show_json(app: Celery, notifiers: "Iterable[Notifier]") -> str:
 
 
 def show_table(app: Celery, notifiers: "Iterable[Notifier]") -> str:
-    """Return them as a table, under it why some go through `apply_async`."""
+    """Return all subscriptions as a table, followed by why some go through `apply_async`."""
     rows = list(_rows(app, notifiers))
     reasons = dict.fromkeys(
         f"{row['task']} goes through apply_async: {row['reason']}" for row in rows if row["reason"]
@@ -40,7 +40,7 @@ def show_table(app: Celery, notifiers: "Iterable[Notifier]") -> str:
 
 
 def _rows(app: Celery, notifiers: "Iterable[Notifier]") -> Iterator[Mapping[str, Any]]:
-    """Yield what there is, by channel: subscriptions, and channels without any."""
+    """Yield the subscriptions, ordered by channel, and the channels that have none."""
     for notifier in notifiers:
         tasks: dict[tuple[Hashable, str], Enqueued] = {}
         for dispatcher in dispatchers_of(app):

@@ -1,4 +1,4 @@
-"""Task names: what an id is called, in every process alike."""
+"""Make the name of a task from a subscription id, the same in every process."""
 
 import re
 from collections.abc import Hashable
@@ -6,27 +6,28 @@ from collections.abc import Hashable
 from pgnotifier._runtime.names import spell
 from pgnotifier.errors import TaskNameError
 
-# What differs from process to process: addresses, and the order of a set's members, which
-# hangs on PYTHONHASHSEED.
+# These differ between processes: addresses, and the order of a set's members, which depends on
+# PYTHONHASHSEED.
 _UNSTABLE = re.compile(r"\bat 0x[0-9a-fA-F]+|\bset\(|\bfrozenset\(\{")
 
 
 def task_name(prefix: str, id: Hashable) -> str:
-    """Return the name of the task of a subscription id.
+    """Return the name of the task for a subscription id.
 
-    A str stands for itself, a tuple joins its parts with dots, a frozenset its sorted parts
-    in braces; an enum's member is `Class.MEMBER`, and anything else its repr.
+    A str is used as it is. The parts of a tuple are joined with dots; those of a frozenset are
+    sorted and put in braces. A member of an enum becomes `Class.MEMBER`, and anything else is
+    written as its repr.
 
     Raises:
-        TaskNameError: No worker would find the same name for it: its repr holds an address,
-            or it isn't Unicode.
+        TaskNameError: A worker would make another name, because the repr holds an address or the
+            members of a set; or the name can't be encoded.
     """
     name = f"{prefix}{spell(id, _show)}"
     try:
         name.encode()
     except UnicodeEncodeError:
         raise TaskNameError(
-            f"id {id!a:.80} makes no task name: it holds a lone surrogate; use another id"
+            f"id {id!a:.80} can't be a task name: it holds a lone surrogate; use another id"
         ) from None
     return name
 
@@ -35,8 +36,8 @@ def _show(id: Hashable) -> str:
     shown = repr(id)
     if _UNSTABLE.search(shown):
         raise TaskNameError(
-            f"id {shown:.80} makes no task name: its repr is not the same in every process, so "
-            "a worker would look for another name; use a str or a tuple as the id, or give "
-            f"{type(id).__qualname__} a __repr__ that tells its values"
+            f"id {shown:.80} can't be a task name: its repr is not the same in every process, so "
+            "a worker would use another name; use a str or a tuple as the id, or give "
+            f"{type(id).__qualname__} a __repr__ that depends on its value alone"
         )
     return shown

@@ -1,4 +1,4 @@
-"""Obstacles: why the messages of some subscriptions are left to Celery, one by one."""
+"""Find out why the messages of a subscription can't be stamped, so that Celery makes each one."""
 
 import sys
 from types import FunctionType
@@ -13,30 +13,30 @@ from celery.backends.redis import RedisBackend
 from celery.utils.functional import maybe_evaluate
 from kombu import Producer
 
-from pgnotifier.contrib.celery.targets import SignatureTarget, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, SignatureTarget
 from pgnotifier.contrib.celery.tracing import Library
 from pgnotifier.contrib.celery.tracing_opentelemetry import find_opentelemetry, is_known
 from pgnotifier.contrib.celery.tracing_sentry import find_sentry, unwrap
 
 _signals: Any = signals
 _evaluate: Any = maybe_evaluate
-# Of Redis' we make no use: it would wait for results that nobody asks for.
+# The Redis backend's method subscribes to the result, which nobody reads in the listener.
 _HARMLESS: tuple[Any, ...] = (Backend.on_task_call, RedisBackend.on_task_call)
 
 
-def find_obstacle(target: Target) -> str | None:
-    """Return why the messages of a target can't be stamped, as far as that shows beforehand.
+def find_obstacle(target: CeleryTarget) -> str | None:
+    """Return why the messages of a target can't be stamped, as far as it is known beforehand.
 
-    An obstacle is whatever could make each message another one: code of the user's own, or a
-    patch of Celery, that is called for each of them.
+    An obstacle is anything that could make each message different: the user's own code, or a patch
+    of Celery, that is called for each message.
     """
     try:
         return _find_in_target(target)
-    except Exception as exc:  # noqa: BLE001 - settings that Celery may never come to look at
-        return f"something is wrong with the app: {type(exc).__name__}"
+    except Exception as exc:  # noqa: BLE001 - a setting may be invalid that Celery never reads
+        return f"the app's configuration raises {type(exc).__name__}"
 
 
-def _find_in_target(target: Target) -> str | None:
+def _find_in_target(target: CeleryTarget) -> str | None:
     if isinstance(target, SignatureTarget):
         if target.is_canvas:
             return "it is a canvas"
@@ -54,9 +54,9 @@ def _find_in_target(target: Target) -> str | None:
 
 
 def find_receivers() -> str | None:
-    """Return which signal of publishing has receivers just now: they may change the message.
+    """Return which signal of publishing has receivers now, because they may change a message.
 
-    Those of OpenTelemetry are known.
+    The receivers of OpenTelemetry are known, and don't count.
     """
     for name in ("before_task_publish", "after_task_publish", "task_sent"):
         if not all(is_known(receiver) for _, receiver in getattr(_signals, name).receivers or ()):
@@ -65,12 +65,12 @@ def find_receivers() -> str | None:
 
 
 class Hooks(NamedTuple):
-    """What hooks into publishing just now, for all tasks.
+    """What hooks into publishing now, for all tasks.
 
     Attributes:
-        libraries: Those of tracing.
-        unexpected: What one of these isn't as it should be.
-        functions: What messages are published with, which others may have patched.
+        libraries: The tracing libraries.
+        unexpected: Why one of them can't be supported, if so.
+        functions: The functions that publish messages. They change when somebody patches them.
     """
 
     libraries: tuple[Library, ...]
@@ -79,7 +79,7 @@ class Hooks(NamedTuple):
 
 
 def find_hooks() -> Hooks:
-    """Return what hooks into publishing just now."""
+    """Return what hooks into publishing now."""
     found = [one for one in (find_sentry(), find_opentelemetry()) if one is not None]
     libraries = tuple(one for one in found if isinstance(one, Library))
     unexpected = next((one for one in found if isinstance(one, str)), None)
@@ -87,13 +87,13 @@ def find_hooks() -> Hooks:
 
 
 def _find_in_task(task: Any, app: Any) -> str | None:
-    if task is None:  # another program's, known by its name
+    if task is None:  # a task of another program; only its name is known
         return None
     if task.app is not app:
         return "its task is another app's"
     kind = task.__class__  # not type(): it may be a proxy
     for name in ("apply_async", "shadow_name", "_get_exec_options"):
-        if name in vars(task) or not _is_its_own(getattr(kind, name), Task):
+        if name in vars(task) or not _is_unpatched(kind, name, Task):
             return f"{kind.__qualname__}.{name} isn't Celery's own"
     if getattr(task, "_dump_pydantic_arguments", None) is not None:
         return "its arguments are pydantic models"
@@ -111,19 +111,25 @@ def _find_in_app(app: Any) -> str | None:
         (type(app.amqp), AMQP, "as_task_v2"),
         (app.amqp.Producer, Producer, "publish"),
     ):
-        if not _is_its_own(getattr(kind, name), base):
+        if not _is_unpatched(kind, name, base):
             return f"{kind.__qualname__}.{name} isn't {base.__module__.partition('.')[0]}'s own"
     if not all(isinstance(_evaluate(route), MapRoute) for route in app.amqp.router.routes):
         return "task_routes has a function, which may look at the arguments"
     return None
 
 
-def _is_its_own(function: Any, base: type) -> bool:
-    """Tell whether a method is what stands in the module of a class, and no wrapper around it.
+def _is_unpatched(kind: type, name: str, base: type) -> bool:
+    """Return whether a class still has the method that its base was defined with.
 
-    But for those of Sentry, which are known.
+    A wrapper can copy a function's name and module, but not its globals: they are those of the
+    module that the function was compiled in. Unlike the name of the source file, they are the same
+    for a `.pyc` elsewhere and in a frozen application. The qualified name in the code object was
+    set by the compiler as well; it excludes another function of the same module. Sentry's wrapper
+    is known, and doesn't count. A method that isn't a Python function counts as patched.
     """
-    function = unwrap(function)
-    if not isinstance(function, FunctionType):
-        return False
-    return function.__code__.co_filename == sys.modules[base.__module__].__file__
+    function = unwrap(getattr(kind, name))
+    return (
+        isinstance(function, FunctionType)
+        and function.__globals__ is vars(sys.modules[base.__module__])
+        and function.__code__.co_qualname == f"{base.__qualname__}.{name}"
+    )

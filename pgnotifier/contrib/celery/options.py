@@ -1,4 +1,4 @@
-"""The publish options of a subscription, checked when it subscribes."""
+"""Check the publish options of a subscription when it is made."""
 
 from collections.abc import Callable, Hashable, Mapping
 from datetime import datetime
@@ -21,7 +21,7 @@ _LIMITS = Seconds(CENTURY)
 
 
 class InvalidError(Exception):
-    """What is wrong with a value, in words: its type, or else the value itself."""
+    """A value is of the wrong type, or out of range. The message says what is expected."""
 
     def __init__(self, expected: str, *, is_type: bool = False) -> None:
         super().__init__(expected)
@@ -29,13 +29,13 @@ class InvalidError(Exception):
 
 
 def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, those that are None left out, as they are for Celery.
+    """Return the options as Celery takes them, without those that are None.
 
     Raises:
-        UnknownOptionError: There is no such option, or it can't be the same for all
+        UnknownOptionError: Celery has no such option, or it can't be the same for all
             notifications of a subscription.
         ArgumentTypeError: A value is of the wrong type.
-        ConfigurationError: A value can't work: a serializer that isn't registered, say.
+        ConfigurationError: A value can't work, such as a serializer that isn't registered.
     """
     checked = {}
     for name, value in given.items():
@@ -59,8 +59,8 @@ def _check_together(id: Hashable, options: Mapping[str, Any]) -> None:
     soft, hard = options.get("soft_time_limit"), options.get("time_limit")
     if soft is not None and hard is not None and soft > hard:
         raise ConfigurationError(
-            f"subscription {id!r}: soft_time_limit={soft!r} is over time_limit={hard!r}, "
-            "so it would never come into play"
+            f"subscription {id!r}: soft_time_limit={soft!r} is over time_limit={hard!r}, so it "
+            "would have no effect; make it lower"
         )
 
 
@@ -83,17 +83,17 @@ _OF_TASKS = frozenset(
     }
 )
 _REFUSED = {
-    "task_id": "each task needs an id of its own, which Celery makes",
-    "args": "the arguments are those of the notification; use a signature for more of them",
-    "kwargs": "the arguments are those of the notification; use a signature for more of them",
-    "retry": "the listener itself tries again until the broker takes the message",
-    "retry_policy": "the listener itself tries again until the broker takes the message",
+    "task_id": "each task needs a new id, which Celery makes",
+    "args": "the arguments come from the notification; use a signature to add more",
+    "kwargs": "the arguments come from the notification; use a signature to add more",
+    "retry": "the listener retries by itself until the broker accepts the message",
+    "retry_policy": "the listener retries by itself until the broker accepts the message",
     "producer": "the listener publishes on a connection of its own",
     "publisher": "the listener publishes on a connection of its own",
     "connection": "the listener publishes on a connection of its own",
     "router": "set task_routes in the app's configuration",
-    "reply_to": "nobody waits for a result in the listener",
-    "add_to_parent": "the listener runs no task that could be a parent",
+    "reply_to": "the listener doesn't wait for results",
+    "add_to_parent": "the listener doesn't run tasks, so there is never a parent",
 }
 
 
@@ -102,13 +102,13 @@ def _instance(kinds: type | tuple[type, ...], expected: str) -> Callable[[Any], 
         if not isinstance(value, kinds):
             raise InvalidError(expected, is_type=True)
         if value == "":
-            raise InvalidError("it is empty")
+            raise InvalidError("it must not be empty")
 
     return check
 
 
 def check_seconds(value: Any) -> None:
-    """Take a duration."""
+    """Check a duration in seconds."""
     _check_range(_DELAYS, value)
 
 
@@ -117,7 +117,7 @@ def _check_time(value: Any) -> None:
         try:
             datetime.fromisoformat(value)
         except ValueError:
-            raise InvalidError("it is not a date and time in ISO 8601") from None
+            raise InvalidError("it must be a date and time in ISO 8601") from None
     elif not isinstance(value, datetime):
         raise InvalidError("it must be a datetime, or a str in ISO 8601", is_type=True)
 
@@ -130,7 +130,7 @@ def _check_expires(value: Any) -> None:
 
 
 def check_limit(value: Any) -> None:
-    """Take a duration above 0."""
+    """Check a duration in seconds that isn't zero."""
     _check_range(_LIMITS, value)
 
 
@@ -150,10 +150,10 @@ def _check_serializer(value: Any) -> None:
     _check_str(value)
     try:
         *_, body = _serialization.dumps([[], {}, {}], value)
-        assert isinstance(body, str | bytes), "as `raw`, which changes nothing"
-    except Exception:  # noqa: BLE001 - whatever a serializer raises
+        assert isinstance(body, str | bytes), "the serializer `raw` returns its argument"
+    except Exception:  # noqa: BLE001 - a serializer may raise anything
         raise InvalidError(
-            "no serializer of that name carries a task; Celery knows json, pickle, yaml and "
+            "no serializer of that name can write a task; Celery knows json, pickle, yaml and "
             "msgpack (if they are installed), and those registered with kombu"
         ) from None
 
@@ -168,12 +168,12 @@ def _check_compression(value: Any) -> None:
 
 def _check_delivery_mode(value: Any) -> None:
     if value not in (1, 2, "transient", "persistent"):
-        raise InvalidError("it is 'transient' (1) or 'persistent' (2)")
+        raise InvalidError("it must be 'transient' (1) or 'persistent' (2)")
 
 
 def _check_headers(value: Any) -> None:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise InvalidError("it must be a dict with keys of str", is_type=True)
+        raise InvalidError("it must be a dict with keys of type str", is_type=True)
 
 
 def _check_link(value: Any) -> None:

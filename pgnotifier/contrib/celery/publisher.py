@@ -1,4 +1,4 @@
-"""Publisher: a batch of tasks into the broker, over one connection."""
+"""Publish a batch of tasks to the broker, over one connection."""
 
 import logging
 import threading
@@ -18,37 +18,38 @@ from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 from pgnotifier.contrib.celery.obstacles import Hooks, find_hooks, find_obstacle, find_receivers
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
-from pgnotifier.contrib.celery.stamping import Stamp, UnstampableError, new_ids
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.stamping import CeleryStamp, UnstampableError, new_ids
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import Library, Trace
 from pgnotifier.dispatch import Batch, Delivery
 
 logger = logging.getLogger("pgnotifier.celery")
 
 TRACED = 100
-"""How many messages to make what tracing adds for at a time."""
+"""For how many messages to make tracing headers at a time."""
 Libraries = tuple[Library, ...]
-Obstacles = MutableMapping[Target, str]
-"""Why Celery has to make each message of a target, as that turned out."""
+Obstacles = MutableMapping[CeleryTarget, str]
+"""Why Celery has to make each message of a target, where publishing has found that out."""
 
 
 class TaskIds(threading.local):
-    """The ids of tasks that may be in the broker already, since it gave no answer.
+    """The ids of tasks that may already be in the broker, because it didn't answer.
 
-    Published again with the same id, a double can be told. Each deliverer's thread has its own.
+    They are published again with the same ids, so that duplicates can be recognised. Each
+    deliverer's thread has its own.
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, Attempt] = {}  # keeps the deliveries, too
+        self._known: dict[int, Attempt] = {}  # by the delivery's identity; keeps it alive as well
         self._trace: Trace | None = None  # of the latest notification
 
     def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
-        """Return what was kept of a delivery, or what begins with it.
+        """Return the attempt to publish a delivery, with the id of the previous attempt if any.
 
         Args:
             delivery: The delivery.
-            fresh: New ids.
-            libraries: Those that trace.
+            fresh: Yields new ids.
+            libraries: The tracing libraries.
         """
         kept = self._known.get(id(delivery))
         if not libraries:
@@ -64,16 +65,16 @@ class TaskIds(threading.local):
         return Attempt(delivery, next(fresh) if kept is None else kept.task_id, trace)
 
     def keep(self, attempt: "Attempt") -> None:
-        """Remember an id for the next try."""
+        """Keep an id for the next attempt."""
         self._known[id(attempt.delivery)] = attempt
 
     def forget(self) -> None:
-        """Forget them: the batch is done."""
+        """Discard the ids, because the batch is done."""
         self._known.clear()
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that is published, its task's id, and the trace that it belongs to."""
+    """An attempt to publish a delivery, with the task's id and the notification's trace."""
 
     delivery: Delivery
     task_id: str
@@ -81,24 +82,24 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Route:
-    """How the messages of one target are made.
+class PublishPath:
+    """How the messages of one target are made: by a stamp, or by Celery.
 
     Attributes:
         obstacle: Why Celery has to make each of them, if so.
-        like: A message of Celery's, for the stamp.
-        is_checked: Whether a stamp was compared with another message.
-        stamp: What makes messages.
+        like: The first message, made by Celery, for the stamp.
+        is_checked: Whether a stamp was compared with a second message.
+        stamp: Makes the messages, once there is one.
     """
 
     obstacle: str | None = None
     like: Published | None = None
     is_checked: bool = False
-    stamp: Stamp | None = None
+    stamp: CeleryStamp | None = None
 
 
 class _Handled(msgspec.Struct, frozen=True, gc=False):
-    """An attempt, and the carrier's positions before and after its messages."""
+    """An attempt, with the carrier's positions before and after its messages."""
 
     attempt: Attempt
     is_done: bool
@@ -106,11 +107,11 @@ class _Handled(msgspec.Struct, frozen=True, gc=False):
     last: int
 
 
-class Publisher:
+class TaskPublisher:
     """Publishes with one producer, for one deliverer.
 
-    The first messages of each target, and all of some, go through `apply_async`; others are
-    stamped. The broker's acknowledgement is awaited for many at a time.
+    The first messages of each target go through `apply_async`; the others are stamped, unless there
+    is an obstacle. The publisher waits for the broker's acknowledgement of many messages at a time.
     """
 
     def __init__(
@@ -121,14 +122,14 @@ class Publisher:
         obstacles: Obstacles,
         has_failed: Callable[[BaseException], bool],
     ) -> None:
-        """Take what to publish with.
+        """Prepare a publisher; nothing is sent yet.
 
         Args:
             app: The app.
-            producer: In nobody else's use.
-            ids: Of tasks that are published again.
-            obstacles: Where to write down what keeps a target from being stamped.
-            has_failed: Tells whether an exception means that the broker is down.
+            producer: A connected producer that nobody else uses.
+            ids: The ids of tasks that are published again.
+            obstacles: Where to record why a target can't be stamped.
+            has_failed: Returns whether an exception means that the broker is down.
         """
         self._app = app
         self._producer = producer
@@ -137,20 +138,20 @@ class Publisher:
         self._obstacles = obstacles
         self._has_failed = has_failed
         self._carrier = carrier_for(producer)
-        self._routes: WeakKeyDictionary[Target, Route] = WeakKeyDictionary()
-        self._dated: WeakSet[Route] = WeakSet()
+        self._paths: WeakKeyDictionary[CeleryTarget, PublishPath] = WeakKeyDictionary()
+        self._dated: WeakSet[PublishPath] = WeakSet()
         self._router: Any = None
         self._receivers: str | None = None
         self._hooks = Hooks((), None, ())
         self._begun: list[Attempt] = []  # of this chunk
-        self._added: dict[str, Mapping[str, Any]] = {}  # what tracing adds, by the task's id
+        self._added: dict[str, Mapping[str, Any]] = {}  # the tracing headers, by the task's id
         self._handled: list[_Handled] = []
 
     def publish(self, batch: Batch) -> None:
-        """Publish each delivery, and acknowledge it once the broker has.
+        """Publish each delivery, and acknowledge it once the broker has acknowledged its task.
 
         Raises:
-            Exception: The broker is down; of whatever type its client raises.
+            Exception: The broker is down. The type depends on its client.
         """
         while chunk := batch.rest(self._carrier.chunk):
             self._look_around()
@@ -176,22 +177,22 @@ class Publisher:
         self._handled.clear()
 
     def _look_around(self) -> None:
-        """See what has changed since the last chunk."""
+        """Discard stamps if routes, hooks or times have changed since the last chunk."""
         hooks = find_hooks()
         self._receivers = find_receivers() or hooks.unexpected
         router = self._app.amqp.router
         if router is not self._router or hooks != self._hooks:  # after a change of `task_routes`
             self._router, self._hooks = router, hooks
-            self._routes.clear()
+            self._paths.clear()
             self._dated.clear()
-        for route in self._dated:
-            route.stamp = route.like = None
+        for path in self._dated:
+            path.stamp = path.like = None
 
     def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:
         """Yield the attempts of a chunk.
 
-        What tracing adds is made for some of them at a time: the code that makes spans is large
-        and would have left the processor's caches before the next message.
+        The tracing headers are made for a hundred of them at a time: the code that makes spans is
+        large, and would have left the processor's caches before the next message.
         """
         libraries = self._hooks.libraries
         for at in range(0, len(chunk), TRACED):
@@ -203,13 +204,13 @@ class Publisher:
             yield from some
 
     def _trace(self, attempt: Attempt) -> None:
-        """Make what tracing adds to a message that is going to be stamped."""
+        """Make the tracing headers of a message that is going to be stamped."""
         binding, trace = attempt.delivery.binding, attempt.trace
-        route = self._routes.get(binding.target)
-        if trace is None or route is None or route.stamp is None:
+        path = self._paths.get(binding.target)
+        if trace is None or path is None or path.stamp is None:
             return
         if binding.live:
-            described = route.stamp.described
+            described = path.stamp.described
             self._added[attempt.task_id] = trace.make_headers(described, attempt.task_id)
 
     def _publish_one(self, attempt: Attempt) -> None:
@@ -229,75 +230,79 @@ class Publisher:
         self._handled.append(_Handled(attempt, is_done, first, self._carrier.position))
 
     def _publish_fit(self, attempt: Attempt) -> Attempt:
-        """Publish a delivery, a batch without the payloads that can't be serialized; return it."""
+        """Publish a delivery, except for payloads that can't be serialized.
+
+        Returns:
+            The attempt with the delivery that was published.
+        """
         try:
             self._publish_live(attempt)
         except BaseException as exc:
             delivery = attempt.delivery
-            target: Target = delivery.binding.target
+            target: CeleryTarget = delivery.binding.target
             rest = None if self._has_failed(exc) else salvage(delivery, target.check)
             if rest is None:
                 raise
             attempt = msgspec.structs.replace(attempt, delivery=rest)
-            # For the next try, too: what can't be carried is reported once.
+            # Keep it for the next attempt as well, so that such payloads are reported only once.
             self._begun[len(self._handled)] = attempt
             self._publish_live(attempt)
         return attempt
 
     def _publish_live(self, attempt: Attempt) -> None:
         delivery, task_id, trace = attempt.delivery, attempt.task_id, attempt.trace
-        target: Target = delivery.binding.target
-        route = self._routes.get(target)
-        if route is None:
-            route = self._routes[target] = Route()
-            self._bar(route, delivery, find_obstacle(target))
-        if route.stamp is None or self._receivers:
-            self._carrier.send()  # in order
+        target: CeleryTarget = delivery.binding.target
+        path = self._paths.get(target)
+        if path is None:
+            path = self._paths[target] = PublishPath()
+            self._set_obstacle(path, delivery, find_obstacle(target))
+        if path.stamp is None or self._receivers:
+            self._carrier.send()  # to keep the order
             with nullcontext() if trace is None else trace.activate():
-                self._publish_by_celery(delivery, target.given(delivery, trace), route, task_id)
+                self._publish_by_celery(delivery, target.given(delivery, trace), path, task_id)
         else:
             added = self._added.get(task_id)
-            if added is None and trace is not None:  # its stamp was made after it had begun
-                added = trace.make_headers(route.stamp.described, task_id)
-            self._carrier.add(route.stamp.press(target.given(delivery, None, added), task_id))
+            if added is None and trace is not None:  # the stamp was made after `_begin`
+                added = trace.make_headers(path.stamp.described, task_id)
+            self._carrier.add(path.stamp.press(target.given(delivery, None, added), task_id))
 
     def _publish_by_celery(
-        self, delivery: Delivery, given: Given, route: Route, task_id: str
+        self, delivery: Delivery, given: Given, path: PublishPath, task_id: str
     ) -> None:
-        target: Target = delivery.binding.target
-        if route.obstacle or self._receivers:
+        target: CeleryTarget = delivery.binding.target
+        if path.obstacle or self._receivers:
             target.apply(given, self._producer, task_id)
             return
         published = publish_recorded(target, given, self._producer, task_id, self._carrier.watch)
-        # It is published, whatever comes now.
+        # The message is published, so nothing may raise from here on.
         try:
-            self._learn(route, target, published)
+            self._learn(path, target, published)
         except UnstampableError as exc:
-            self._bar(route, delivery, str(exc))
+            self._set_obstacle(path, delivery, str(exc))
         except Exception as exc:  # noqa: BLE001
-            self._bar(route, delivery, f"no stamp could be made of it: {type(exc).__name__}")
+            self._set_obstacle(path, delivery, f"making a stamp raised {type(exc).__name__}")
 
-    def _learn(self, route: Route, target: Target, published: Published | None) -> None:
+    def _learn(self, path: PublishPath, target: CeleryTarget, published: Published | None) -> None:
         """Make a stamp of the first message, and compare it with the second one."""
         if published is None:
-            raise UnstampableError("it isn't one message")
+            raise UnstampableError("a delivery isn't published as exactly one message")
         make_stamp = self._carrier.make_stamp
-        if route.is_checked:
-            route.stamp = make_stamp(published, target)
-        elif route.like is None:
-            route.like = published
+        if path.is_checked:
+            path.stamp = make_stamp(published, target)
+        elif path.like is None:
+            path.like = published
         else:
-            stamp = make_stamp(route.like, target)
+            stamp = make_stamp(path.like, target)
             stamp.check(published)
-            # Of the latter, whose times are those of now.
-            route.stamp = make_stamp(published, target)
-            route.is_checked = True
-            route.like = None
+            # Make the stamp of the second message, because its times are current.
+            path.stamp = make_stamp(published, target)
+            path.is_checked = True
+            path.like = None
             if stamp.is_dated:
-                self._dated.add(route)
+                self._dated.add(path)
 
-    def _bar(self, route: Route, delivery: Delivery, obstacle: str | None) -> None:
-        route.obstacle = obstacle
+    def _set_obstacle(self, path: PublishPath, delivery: Delivery, obstacle: str | None) -> None:
+        path.obstacle = obstacle
         if obstacle:
             subscription = delivery.binding.subscription
             self._obstacles[delivery.binding.target] = obstacle
@@ -317,7 +322,7 @@ class Publisher:
             self._obstacles.pop(delivery.binding.target, None)
 
     def _leave_unsettled(self, batch: Batch) -> None:
-        """Leave what the broker may not have for the next try, with the same ids."""
+        """Leave what the broker may not have for the next attempt, with the same ids."""
         self._report_refused()
         unsettled = [one.attempt for one in self._handled if not self._has_settled(one)]
         unsettled += self._begun[len(self._handled) :]
@@ -328,7 +333,7 @@ class Publisher:
         self._end_chunk()
 
     def _report_refused(self) -> None:
-        """Report the deliveries that the broker will never take: they are done with."""
+        """Report the deliveries that the broker will never accept."""
         refused = self._carrier.refused
         if refused:
             for one in self._handled:

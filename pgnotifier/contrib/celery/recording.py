@@ -1,14 +1,14 @@
-"""Recording: what Celery and kombu made of a task's message, by the time that it was sent."""
+"""Record the message that Celery and kombu make for a task."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 Watch = Callable[[], AbstractContextManager[list[tuple[Any, Any]]]]
-"""How a carrier looks on while a message is published."""
+"""The carrier's context manager that records how a message is published."""
 
 
 @dataclass(slots=True)
@@ -16,10 +16,10 @@ class Published:
     """One message that Celery has published.
 
     Attributes:
-        given: What came from the notification.
-        body: The task's positional and keyword arguments, and the rest of the body.
-        settings: What else the producer was given.
-        seen: What the carrier saw the transport do with it.
+        given: What the task got from the notification.
+        body: The task's positional arguments, its keyword arguments, and the rest of the body.
+        settings: The other arguments of `Producer.publish`.
+        seen: What the carrier recorded in the transport.
     """
 
     given: Given
@@ -39,7 +39,7 @@ class Published:
 
 
 class Recorder:
-    """Passes for a producer, and takes down what is published with it."""
+    """Stands in for a producer, and records what is published with it."""
 
     def __init__(self, producer: Any, given: Given, watch: Watch) -> None:
         self._producer = producer
@@ -52,7 +52,7 @@ class Recorder:
 
     def publish(self, body: Any, **settings: Any) -> Any:
         """Publish, as the producer does."""
-        # A copy, as the producer adds to them.
+        # Copy the headers, because the producer adds to them.
         one = Published(self._given, body, {**settings, "headers": dict(settings["headers"])})
         with self._watch() as one.seen:
             result = self._producer.publish(body, **settings)
@@ -61,16 +61,16 @@ class Recorder:
 
 
 def publish_recorded(
-    target: Target, given: Given, producer: Any, task_id: str, watch: Watch
+    target: CeleryTarget, given: Given, producer: Any, task_id: str, watch: Watch
 ) -> Published | None:
-    """Have Celery publish a task; return its message, or None if there isn't just one.
+    """Have Celery publish a task; return its message, or None if there isn't exactly one.
 
     Args:
-        target: The subscription's.
-        given: What comes from the notification.
-        producer: Where to.
-        task_id: Of the task.
-        watch: The carrier's.
+        target: The subscription's target.
+        given: What the task gets from the notification.
+        producer: The producer to publish with.
+        task_id: The task's id.
+        watch: The carrier's context manager that records.
     """
     recorder = Recorder(producer, given, watch)
     target.apply(given, recorder, task_id)

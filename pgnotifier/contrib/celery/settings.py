@@ -1,7 +1,7 @@
-"""The settings that an app's configuration may hold, each beginning with `pgnotifier_`.
+"""Read and check the app's settings that begin with `pgnotifier_`.
 
-They come from wherever Celery's own do: `app.conf`, a module, an object, with a namespace or
-without. An environment variable of the same name in capitals wins, as with `CELERY_BROKER_URL`.
+They are read from the same places as Celery's own: `app.conf`, a module or an object, with or
+without a namespace. An environment variable of the same name in capitals takes precedence.
 https://docs.celeryq.dev/en/stable/userguide/configuration.html
 """
 
@@ -20,7 +20,7 @@ from pgnotifier.settings import Setting, is_text
 
 PREFIX = "pgnotifier_"
 
-# `celery report` and `celery inspect conf` show all settings but those of such names.
+# `celery report` and `celery inspect conf` show all settings except those with such names.
 # https://docs.celeryq.dev/en/stable/reference/cli.html#celery-report
 _celery: Any = utils
 _celery.HIDDEN_SETTINGS = re.compile(
@@ -28,7 +28,7 @@ _celery.HIDDEN_SETTINGS = re.compile(
 )
 
 _PARSED = re.compile("(amqps?|pyamqp|rediss?|sentinel)://")
-"""The URLs that kombu and Celery parse; some other transports do so themselves."""
+"""The URLs that kombu and Celery parse. Some other transports parse their own."""
 
 
 _NAMES = (
@@ -47,12 +47,15 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def read_setting(app: Any, name: str) -> Any:
-    """Return the value of one setting, without its prefix.
+    """Return the value of a setting.
+
+    Args:
+        app: The app.
+        name: The name of the setting, without the prefix.
 
     Raises:
-        ConfigurationError: An environment variable can't be read, or a value is outside of its
-            limits.
-        ArgumentTypeError: The app's configuration has another type of value.
+        ConfigurationError: An environment variable can't be parsed, or a value is out of range.
+        ArgumentTypeError: A value in the app's configuration is of the wrong type.
     """
     setting = SETTINGS[name]
     shown = f"{PREFIX}{name}"
@@ -66,10 +69,11 @@ def read_setting(app: Any, name: str) -> Any:
 
 
 def check_settings(app: Any) -> None:
-    """Check the app's URLs, and that it has no setting that begins with ours and isn't ours.
+    """Check the app's URLs, and that each setting with the prefix exists.
 
     Raises:
-        ConfigurationError: It has, and the nearest name is in the message; or as `check_urls`.
+        ConfigurationError: A setting doesn't exist (the message suggests the nearest name), or a
+            URL can't be parsed.
     """
     check_urls(app)
     for shown, name in _find_ours(app):
@@ -82,10 +86,10 @@ def check_settings(app: Any) -> None:
 def check_urls(app: Any) -> None:
     """Check that the URLs of the broker and the result backend can be parsed.
 
-    Whoever uses them raises an error that shows a part of the password.
+    Celery and kombu would raise an error that shows a part of the password.
 
     Raises:
-        ConfigurationError: One of them can't be.
+        ConfigurationError: One of them can't be parsed.
     """
     for name in ("broker_write_url", "result_backend"):
         given = getattr(app.conf, name)
@@ -97,15 +101,15 @@ def check_urls(app: Any) -> None:
                 url_to_parts(url)
             except ValueError:
                 raise ConfigurationError(
-                    f"the setting {name} is no URL: in a user's name or a password, characters "
-                    "such as / ? # [ ] ; have to be percent-encoded, as urllib.parse.quote(…, "
-                    "safe='') does"
+                    f"the setting {name} can't be parsed as a URL: in a user name or a password, "
+                    "percent-encode characters such as / ? # [ ] ; with urllib.parse.quote(…, "
+                    "safe='')"
                 ) from None
 
 
 def _find_ours(app: Any) -> Iterator[tuple[str, str]]:
-    """Yield the settings that begin with ours: as they stand there, and without a namespace."""
-    app.conf.get(PREFIX)  # what is still to be loaded
+    """Yield the settings with the prefix: their full names, and without the namespace."""
+    app.conf.get(PREFIX)  # load the configuration if that isn't done yet
     namespace = f"{app.namespace}_".lower() if app.namespace else ""
     for source in app.conf.maps:
         for key in source:

@@ -1,10 +1,10 @@
-"""Stamping: Celery builds the first messages of a subscription; all others are made like them.
+"""Make messages from a template: Celery builds the first ones of a subscription, a stamp the rest.
 
-Routing, headers, priority, limits, stamps and the like are Celery's own result. What differs
-from message to message is filled in: ids, arguments and their repr, the origin. Times (`eta`,
-`expires`) are taken over within a batch only.
+Routing, headers, priority and limits are therefore exactly what Celery makes them. The stamp fills
+in what differs between messages: ids, arguments and their repr, and the origin. Times (`eta`,
+`expires`) are only reused within a batch.
 
-https://docs.celeryq.dev/en/stable/internals/protocol.html has what messages consist of.
+https://docs.celeryq.dev/en/stable/internals/protocol.html describes messages.
 """
 
 import operator
@@ -20,70 +20,70 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.argsrepr import show_arguments
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, Given, Target
+from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import INNER, split_headers
 
 dump: Any = kombu_json.dumps
-# Of what JSON has no type for, only `Exact` comes along.
+# `Exact` is the only type here that JSON doesn't have.
 encode_json = msgspec.json.Encoder(enc_hook=lambda exact: msgspec.Raw(dump(exact).encode())).encode
 _serialize: Any = serialization.dumps
 REPR_LEVELS = 3
-"""What `task_repr_maxlevels` is in Celery before 5.7, where it can't be set."""
+"""The value of `task_repr_maxlevels` before Celery 5.7, which made it a setting."""
 _IDS = 64
 """How many ids to make at once."""
 
 
 class UnstampableError(Exception):
-    """Why the messages of a subscription can't be made without Celery."""
+    """The messages of a subscription can't be stamped. The message says why."""
 
 
-class Stamp(ABC):
-    """A message, with places for what differs in others of its subscription.
+class CeleryStamp(ABC):
+    """A message with placeholders for what differs in other messages of its subscription.
 
     Attributes:
-        is_dated: Whether they hold times.
-        described: What tracing says of all of them.
+        is_dated: Whether the messages hold times (`eta`, `expires`).
+        described: What the tracing libraries say of all of the messages.
     """
 
     is_dated: bool
     described: list[Any]
 
-    def __init__(self, like: Published, target: Target) -> None:
-        """Take a message that Celery made."""
+    def __init__(self, like: Published, target: CeleryTarget) -> None:
+        """Learn from a message that Celery made."""
         self.positional = _find_positional(like)
         trace = like.given.trace
         self._tracing = frozenset() if trace is None else trace.names
         self.described = [] if trace is None else trace.describe(like.settings)
         self.headers, self._inner = self.split(like.settings["headers"])
         self._size = target.app.amqp.argsrepr_maxsize
-        # An older Celery ignores the setting, though an app may have it.
+        # An older Celery ignores the setting, although an app may have it.
         knows_levels = "task_repr_maxlevels" in DEFAULTS
         self._levels = target.app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
 
     @abstractmethod
     def press(self, given: Given, task_id: str) -> Any:
-        """Return a message, as the carrier takes it.
+        """Return a message in the form that the carrier takes.
 
         Args:
-            given: What comes from the notification.
-            task_id: A UUID.
+            given: What the task gets from the notification.
+            task_id: The task's id, a UUID.
         """
 
     @abstractmethod
     def find_difference(self, other: Published) -> str | None:
-        """Return what of another message, made by Celery, isn't as the stamp makes it.
+        """Return which part of another message, made by Celery, the stamp makes differently.
 
-        What tracing adds is left out.
+        Tracing headers are left out.
         """
 
     def check(self, other: Published) -> None:
-        """Compare what Celery made of another notification with what the stamp does.
+        """Compare the message that Celery made for another notification with the stamp's.
 
         Raises:
             UnstampableError: They differ in more than ids and times.
         """
         if self.positional(other.given.arguments) != other.body[0]:
-            raise UnstampableError("its arguments are changed on their way")
+            raise UnstampableError("something changes its arguments before they are sent")
         _, inner = self.split(other.settings["headers"])
         part = "inner headers" if inner != self._inner else self.find_difference(other)
         if part:
@@ -92,11 +92,11 @@ class Stamp(ABC):
     def split(
         self, headers: Mapping[str, Any]
     ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-        """Return what of a message's headers isn't tracing's; and the same of inner headers."""
+        """Return the headers of a message, and its inner headers, without those of tracing."""
         return split_headers(headers, self._tracing, ORIGIN)
 
     def added(self, given: Given) -> Mapping[str, Any]:
-        """Return what tracing adds to the headers, inner ones included."""
+        """Return the tracing headers, with the inner headers if the message has some."""
         added = given.added
         if added is None:
             return {}
@@ -110,10 +110,10 @@ class Stamp(ABC):
 
 
 def new_ids() -> Iterator[str]:
-    """Yield random UUIDs. A forked child doesn't go on with those of its parent."""
+    """Yield random UUIDs. A forked child makes its own instead of using those of its parent."""
     while True:
         owner = os.getpid()
-        digits = os.urandom(16 * _IDS).hex()  # a call for each would cost as much as the rest
+        digits = os.urandom(16 * _IDS).hex()  # a call per id would double the cost
         for at in range(0, 32 * _IDS, 32):
             if owner != os.getpid():
                 break
@@ -123,14 +123,14 @@ def new_ids() -> Iterator[str]:
 
 
 def undated(part: Any) -> Any:
-    """Return headers or properties without what is a time."""
+    """Return headers or properties without times."""
     if isinstance(part, dict):
         return {k: v for k, v in part.items() if k not in ("eta", "expires", "expiration")}
     return part
 
 
 def make_serializer(like: Published) -> Callable[[Any], str | bytes]:
-    """Return what makes the message's body of the positional arguments, not compressed."""
+    """Return a function that makes a body, uncompressed, from the positional arguments."""
     _, kwargs, embedded = like.body
     if like.serializer != "json":
 
@@ -156,9 +156,9 @@ def _begins_with(positional: Any, given: Arguments) -> bool:
 
 
 def _find_positional(like: Published) -> Callable[[Arguments], Any]:
-    """Return what makes a task's positional arguments of the four, as was done for this one."""
+    """Return a function that makes a task's positional arguments from the four arguments."""
     positional, given = like.body[0], like.given.arguments
     if not _begins_with(positional, given):
-        return lambda _: positional  # an immutable signature's
+        return lambda _: positional  # the signature is immutable
     kind, own = type(positional), positional[len(given) :]
     return lambda four: kind([*four, *own])

@@ -1,7 +1,7 @@
-"""Messages for RabbitMQ, stamped as the bytes that go over the wire.
+"""Stamp messages for RabbitMQ as the bytes that go over the wire.
 
-py-amqp encodes one message of Celery's, all others are cut out of that. What frames consist of:
-https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 4.2.
+py-amqp encodes one message of Celery's; the stamp fills in the parts that differ. Frames are
+described in https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2.
 """
 
 import functools
@@ -16,7 +16,7 @@ from kombu import compression
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import UnstampableError
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _Message: Any = basic_message.Message
 _frame_writer: Any = method_framing.frame_writer
@@ -24,26 +24,26 @@ _encode: Any = serialization.dumps
 _compress: Any = compression.compress
 _PUBLISH: Any = spec.Basic.Publish
 
-# What no message holds, of the length of an id, so that the lengths around it are right. The same
-# for all messages, as Python keeps every regular expression.
+# Placeholders that no message contains, as long as an id, so that the encoded lengths are right.
+# They are the same for all stamps, because Python caches each regular expression.
 _MARKS = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"origin")}
 _PLACE = re.compile(b"(" + b"|".join(_MARKS.values()) + b")")
 
-_METHOD, _HEADER, _BODY = 1, 2, 3  # types of frames
+_METHOD, _HEADER, _BODY = 1, 2, 3  # frame types
 
 
 class AmqpStamp(KombuStamp):
-    """The frames of a message, with places in its properties."""
+    """The frames of a message, with placeholders in its properties."""
 
-    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+    def __init__(self, like: Published, target: CeleryTarget, channel: Any) -> None:
         """Make the stamp of a message.
 
         Raises:
-            UnstampableError: It can't be one.
+            UnstampableError: Messages like this one can't be stamped.
         """
         super().__init__(like, target)
         if len(like.seen) != 1:
-            raise UnstampableError("it isn't published once")
+            raise UnstampableError("it isn't published exactly once")
         ((message, where),) = like.seen
         self._channel = channel
         self._room = channel.connection.frame_max - 8
@@ -69,11 +69,11 @@ class AmqpStamp(KombuStamp):
         return b"".join((self._method, self._frame(_HEADER, header), *frames))
 
     def find_difference(self, other: Published) -> str | None:
-        """Return which part of another message isn't as the stamp makes it."""
+        """Return which part of another message the stamp makes differently."""
         found = super().find_difference(other)
         if found is None and not self.is_dated:
             ((message, where),) = other.seen
-            # JSON can be written in more than one way.
+            # Encode the body again, because JSON can be written in more than one way.
             body = self._make_body(self.positional(other.given.arguments))
             properties = self._own(message.properties)
             theirs = _encode_frames(self._channel, where, _Message(body, **properties))
@@ -83,7 +83,7 @@ class AmqpStamp(KombuStamp):
         return found
 
     def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
-        """Return a message's properties without what tracing adds."""
+        """Return the properties of a message without tracing headers."""
         headers, _ = self.split(properties["application_headers"])
         return {**properties, "application_headers": headers}
 
@@ -98,14 +98,14 @@ class AmqpStamp(KombuStamp):
 
 
 def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> bytes:
-    """Return what py-amqp sends for a message, or just the frame before it, which says where to."""
+    """Return what py-amqp sends for a message; without one, only the `basic.publish` frame."""
     sent: list[bytes] = []
 
     class Wire:
-        """Passes for a transport."""
+        """Stands in for a transport."""
 
         def write(self, data: Any) -> None:
-            """Take down what would be sent."""
+            """Record what would be sent."""
             sent.append(bytes(data))
 
     names = ("exchange", "routing_key", "mandatory", "immediate")
@@ -120,18 +120,18 @@ def _encode_text(text: str) -> bytes:
     return pack(">I", len(encoded)) + encoded
 
 
-@functools.lru_cache(maxsize=16)  # many are received at one moment, from one session
+@functools.lru_cache(maxsize=16)  # notifications received together often have the same origin
 def _encode_table(items: tuple[tuple[str, Any], ...]) -> bytes:
     encoded: bytes = _encode("F", [dict(items)])
     return encoded
 
 
 Pieces = list[bytes]
-"""Bytes, and in every second place the name of what belongs there."""
+"""Bytes, alternating with the names of the placeholders between them."""
 
 
 def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
-    """Return a message's properties: what is before the headers, these, what comes after them."""
+    """Return the encoded properties of a message: before the headers, the headers, after them."""
     headers, task_id = properties["application_headers"], properties["correlation_id"]
     text = {name: mark.decode() for name, mark in _MARKS.items()}
     marked = {
@@ -140,9 +140,10 @@ def _take_apart(properties: dict[str, Any]) -> tuple[bytes, Pieces, Pieces]:
     table: bytes = _encode("F", [marked])
     opened = {**properties, "correlation_id": text[b"id"], "application_headers": marked}
     message = _Message(**opened)
-    whole: bytes = message._serialize_properties()  # noqa: SLF001 - nothing public does
+    whole: bytes = message._serialize_properties()  # noqa: SLF001 - there is no public method
     before, _, after = whole.partition(table)
-    # A str is an S, its length, and itself; the origin becomes a table, an F and so on.
+    # A string is encoded as S, its length and its bytes. The origin will be a table, which begins
+    # with F.
     for name, kind, becomes in ((b"repr", b"S", b"S"), (b"origin", b"S", b"F")):
         encoded = kind + _encode("S", [_MARKS[name]])
         table = table.replace(encoded, becomes + _MARKS[name])

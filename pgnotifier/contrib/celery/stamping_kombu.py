@@ -1,4 +1,4 @@
-"""Messages for any transport, stamped as what a kombu producer is called with."""
+"""Stamp messages for any transport, as the arguments of a kombu producer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 from kombu import serialization
 
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.stamping import Stamp, make_serializer, undated
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.stamping import CeleryStamp, make_serializer, undated
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _serialize: Any = serialization.dumps
 
 
 @dataclass(frozen=True, slots=True)
 class KombuMessage:
-    """A body that is serialized, and the settings of `Producer.publish`."""
+    """A serialized body, and the other arguments of `Producer.publish`."""
 
     body: str | bytes
     settings: dict[str, Any]
 
 
-class KombuStamp(Stamp):
-    """What Celery has given to `Producer.publish`.
+class KombuStamp(CeleryStamp):
+    """The arguments that Celery passed to `Producer.publish`.
 
     https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.html#kombu.Producer.publish
     """
 
-    def __init__(self, like: Published, target: Target) -> None:
+    def __init__(self, like: Published, target: CeleryTarget) -> None:
         """Make the stamp of a message."""
         super().__init__(like, target)
         self._like = like
@@ -52,7 +52,7 @@ class KombuStamp(Stamp):
         return KombuMessage(self._serialize(positional), settings)
 
     def find_difference(self, other: Published) -> str | None:
-        """Return which of the settings of another message isn't as the stamp makes it."""
+        """Return which argument for another message the stamp makes differently."""
         task_id = other.settings["correlation_id"]
         mine = self._press_settings(other.given, self.positional(other.given.arguments), task_id)
         headers, _ = self.split(other.settings["headers"])

@@ -1,4 +1,4 @@
-"""Messages for Redis and Valkey, stamped as the text that is put into a list there."""
+"""Stamp messages for Redis and Valkey, as the text that is pushed to a list there."""
 
 import base64
 import operator
@@ -14,7 +14,7 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import (
-    Stamp,
+    CeleryStamp,
     UnstampableError,
     dump,
     encode_json,
@@ -22,40 +22,42 @@ from pgnotifier.contrib.celery.stamping import (
     new_ids,
     undated,
 )
-from pgnotifier.contrib.celery.targets import Given, Target
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given
 
 _compress: Any = compression.compress
 _MARK = secrets.token_hex(8)
-"""What no message holds: the same one for all, as Python keeps every regular expression."""
+"""A mark that no message contains. It is the same for all stamps, because Python caches each
+regular expression.
+"""
 _PLACE = re.compile(f"{_MARK}(id|tag|body|repr|origin|trace){_MARK}")
 
 
 class RedisMessage(msgspec.Struct, frozen=True, gc=False):
-    """A message, and the list that it is for."""
+    """A message, and the key of the list that it is pushed to."""
 
     key: str
     text: str
 
 
-class RedisStamp(Stamp):
-    """A message as Redis holds it, cut into pieces around what differs.
+class RedisStamp(CeleryStamp):
+    """A message as Redis holds it, split at the placeholders.
 
     Attributes:
-        key: The list that these messages are put into.
+        key: The key of the list that these messages are pushed to.
     """
 
-    def __init__(self, like: Published, target: Target, channel: Any) -> None:
+    def __init__(self, like: Published, target: CeleryTarget, channel: Any) -> None:
         """Make the stamp of a message.
 
         Raises:
-            UnstampableError: It can't be one.
+            UnstampableError: Messages like this one can't be stamped.
         """
         super().__init__(like, target)
         queue, message = like.seen[0] if len(like.seen) == 1 else (None, {})
         if queue is None:
-            raise UnstampableError("its messages don't go to one queue each")
+            raise UnstampableError("its messages don't go to exactly one queue")
         if message["properties"]["delivery_info"]["exchange"]:
-            raise UnstampableError("what is bound to its exchange may change")
+            raise UnstampableError("the queues that are bound to its exchange may change")
         if queue in (getattr(channel, "_expires", None) or ()):
             raise UnstampableError("its queue expires")
         priority = channel._get_message_priority(message, reverse=False)  # noqa: SLF001
@@ -71,7 +73,7 @@ class RedisStamp(Stamp):
         self._is_base64 = message["properties"]["body_encoding"] == "base64"
 
     def press(self, given: Given, task_id: str) -> RedisMessage:
-        """Return a message in the form that Redis holds."""
+        """Return a message with the key of its list."""
         return RedisMessage(
             self.key, self.press_text(given, task_id, next(self._tags), self.added(given))
         )
@@ -79,7 +81,14 @@ class RedisStamp(Stamp):
     def press_text(
         self, given: Given, task_id: str, tag: str, added: Mapping[str, Any] = MappingProxyType({})
     ) -> str:
-        """Return its text, with a delivery tag for the transport, and with more headers."""
+        """Return the text of a message.
+
+        Args:
+            given: What the task gets from the notification.
+            task_id: The task's id.
+            tag: The delivery tag, which kombu's transport needs.
+            added: The tracing headers.
+        """
         positional = self.positional(given.arguments)
         values = {
             "id": task_id,
@@ -94,7 +103,7 @@ class RedisStamp(Stamp):
         return "".join(parts)
 
     def find_difference(self, other: Published) -> str | None:
-        """Return which part of another message isn't as the stamp makes it."""
+        """Return which part of another message the stamp makes differently."""
         if len(other.seen) != 1:
             return "queues"
         _, theirs = other.seen[0]
@@ -106,7 +115,7 @@ class RedisStamp(Stamp):
         headers, _ = self.split(theirs["headers"])
         theirs = {**theirs, "headers": headers}
         for part in ("headers", "properties", "content-type", "content-encoding"):
-            # Through JSON, as there are tuples in it.
+            # Compare after a round trip through JSON, which turns tuples into lists.
             if kombu_json.loads(dump(undated(theirs[part]))) != undated(mine[part]):
                 return part
         return None
@@ -123,7 +132,7 @@ class RedisStamp(Stamp):
 
 
 def _take_apart(message: Any) -> tuple[list[str], list[str]]:
-    """Return the message's JSON in pieces, every second one a place, and what the places hold."""
+    """Return the message's JSON, split at the placeholders, and the names of these."""
     mark = _MARK
     task_id = message["properties"]["correlation_id"]
     headers = {
@@ -146,9 +155,9 @@ def _take_apart(message: Any) -> tuple[list[str], list[str]]:
         "headers": headers,
         "properties": properties,
     }
-    # The origin is an object, and all others are strings, whose quotes stay.
+    # The origin is an object. All others are strings, and keep their quotes.
     text = dump(opened).replace(f'"{mark}origin{mark}"', f"{mark}origin{mark}")
-    # What comes after the last header, if anything does.
+    # The tracing headers come after the last header, if there are any.
     text = text.replace(f', "{mark}trace{mark}": 0', f"{mark}trace{mark}")
     pieces = _PLACE.split(text)
     return pieces, pieces[1::2]

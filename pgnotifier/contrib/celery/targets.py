@@ -1,4 +1,4 @@
-"""Targets: how one subscription's notifications get into the broker."""
+"""Enqueue the notifications of one subscription: as a callback's task, or as a signature."""
 
 import contextlib
 import functools
@@ -20,27 +20,27 @@ from pgnotifier.contrib.celery.tracing import Trace
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Notification
 
-# Any, as celery.canvas declares no types, and what can be inferred of them is wrong.
+# Any, because celery.canvas declares no types, and type checkers infer wrong ones.
 _Signature: Any = canvas.Signature
-_Chain: Any = canvas._chain  # noqa: SLF001 - `chain` itself is no class of its instances
+_Chain: Any = canvas._chain  # noqa: SLF001 - instances of `chain` have this class
 _Group: Any = canvas.group
-_Chord: Any = vars(canvas)["_chord"]  # as with `chain`, and unknown to its type stubs
+_Chord: Any = vars(canvas)["_chord"]  # the same, but missing in the type stubs
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Target(ABC):
-    """What a subscription was bound to.
+class CeleryTarget(ABC):
+    """What a subscription is bound to: the task that its notifications become.
 
     Attributes:
         app: The dispatcher's app.
-        options: Publish options, checked.
+        options: The publish options, checked.
     """
 
     app: Any
     options: Mapping[str, Any]
 
     def run(self, delivery: Delivery) -> None:
-        """Have Celery run one delivery here, as an eager app does."""
+        """Have Celery run the task of one delivery in this process, as an eager app does."""
         self.apply(Given(self.arguments(delivery, eager=True), origin(delivery.notification)), None)
 
     def given(
@@ -60,21 +60,21 @@ class Target(ABC):
     @property
     @abstractmethod
     def own_options(self) -> Mapping[str, Any]:
-        """What the subscription's options come on top of."""
+        """The options of the task and its signature, which the subscription's options override."""
 
     @property
     @abstractmethod
     def shown(self) -> str:
-        """The task's name, or how Celery shows a canvas."""
+        """The task's name, or Celery's representation of a canvas."""
 
     @property
     def ignores_result(self) -> bool:
-        """Whether no result of the task is stored."""
+        """Whether the task's result isn't stored."""
         return bool({**self.own_options, **self.options}.get("ignore_result"))
 
     @abstractmethod
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> "Arguments":
-        """Return the four arguments, in a form that the worker's side restores."""
+        """Return the four arguments, in a form from which the worker restores them."""
 
     @abstractmethod
     def serializers(self) -> set[str]:
@@ -87,23 +87,29 @@ class Target(ABC):
 
     @abstractmethod
     def apply(self, given: "Given", producer: Any, task_id: str | None = None) -> None:
-        """Have Celery publish a task given this, and with this id if it is one task."""
+        """Have Celery publish the task.
+
+        Args:
+            given: What the task gets from the notification.
+            producer: The producer to publish with; None for Celery's own.
+            task_id: The id of the task. A canvas ignores it.
+        """
 
 
 Arguments = list[Any] | tuple[Any, ...]
 
 ORIGIN = "pgnotifier"
-"""The header that tells a task which notification it was made of."""
+"""The header that says which notification a task was made from."""
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
     """What a task gets from a notification.
 
     Attributes:
-        arguments: The four, in a form that the worker's side restores.
-        origin: What the header `pgnotifier` holds.
-        trace: What messages that Celery makes belong to, where there is tracing.
-        added: The headers that tracing adds to a message that Celery doesn't make.
+        arguments: The four arguments, in a form from which the worker restores them.
+        origin: The content of the header `pgnotifier`.
+        trace: The notification's trace, if there is tracing.
+        added: The tracing headers of a stamped message.
     """
 
     arguments: Arguments
@@ -112,7 +118,7 @@ class Given(msgspec.Struct, frozen=True, gc=False):
     added: Mapping[str, Any] | None = None
 
     def complete(self, headers: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the headers of a message that Celery makes, with what comes from here."""
+        """Return the headers of a message that Celery makes, with the origin and the trace."""
         completed = {**headers, ORIGIN: self.origin}
         if self.trace is not None:
             self.trace.join(completed)
@@ -120,9 +126,9 @@ class Given(msgspec.Struct, frozen=True, gc=False):
 
 
 def origin(arrived: Notification) -> dict[str, Any]:
-    """Return where a task comes from: channel, pid, and when that was received.
+    """Return where a task comes from: the channel, the pid, and the time of receipt.
 
-    And of how many notifications, the latest of which these are, if it was gathered of some.
+    For gathered notifications, these are those of the latest one, and their count is added.
     """
     found: dict[str, Any] = {
         "channel": arrived.channel,
@@ -134,14 +140,14 @@ def origin(arrived: Notification) -> dict[str, Any]:
     return found
 
 
-@functools.lru_cache(maxsize=16)  # many are received at one moment
+@functools.lru_cache(maxsize=16)  # many notifications have the same time of receipt
 def _iso(at: datetime) -> str:
     return at.isoformat()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CallbackTarget(Target):
-    """The task that was made of a callback."""
+class CallbackTarget(CeleryTarget):
+    """The task that was made from a callback."""
 
     callback: CallbackTask
 
@@ -152,7 +158,7 @@ class CallbackTarget(Target):
 
     @property
     def own_options(self) -> Mapping[str, Any]:
-        """The task's."""
+        """The options of the task."""
         return _exec_options(self.task)
 
     @property
@@ -165,7 +171,7 @@ class CallbackTarget(Target):
         return {_serializer(self.options, self.task)}
 
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:  # noqa: ARG002
-        """Return what the worker's half of the task is called with."""
+        """Return the four arguments, as `CallbackTask` takes them in the worker."""
         arrived = delivery.notification
         serializer = _serializer(self.options, self.task)
         payload = wrap_payload(arrived, serializer)
@@ -179,29 +185,29 @@ class CallbackTarget(Target):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SignatureTarget(Target):
+class SignatureTarget(CeleryTarget):
     """A task, signature or canvas of the user's own, enqueued as it is.
 
-    It is looked at when it is published, as a task may not exist before its app is finalized.
+    It is examined when it is published, because a task may not exist before its app is finalized.
     """
 
     fn: Any
 
     @property
     def task(self) -> Any:
-        """The first task that is published, or None if it isn't known in this process."""
+        """The first task that is published; None if it isn't registered in this process."""
         (_, task), *_ = _first_tasks(self.fn)
         return None if isinstance(task, _Unregistered) else task
 
     @property
     def own_options(self) -> Mapping[str, Any]:
-        """The first task's and its signature's."""
+        """The options of the first task and its signature."""
         (own, task), *_ = _first_tasks(self.fn)
         return {**_exec_options(task), **own}
 
     @property
     def shown(self) -> str:
-        """The task's name, or how Celery shows a canvas."""
+        """The task's name, or Celery's representation of a canvas."""
         name: str = (
             redact(repr(self.fn)) if self.is_canvas else getattr(self.fn, "task", self.fn.name)
         )
@@ -217,27 +223,27 @@ class SignatureTarget(Target):
         return {_serializer({**own, **self.options}, task) for own, task in _first_tasks(self.fn)}
 
     def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:
-        """Return what comes before its own arguments."""
+        """Return the four arguments, which come before the signature's own."""
         arrived = delivery.notification
         key, payload = delivery.binding.id, arrived.payload
-        # An eager canvas hands its arguments over as they are, with no serializer between.
+        # An eager canvas passes its arguments on without serializing them.
         if not (eager and self.is_canvas) and self._uses_json():
             key, payload = wrap_exact(key), wrap_exact(payload)
         return (key, arrived.channel, payload, arrived.pid)
 
     def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:
-        """Enqueue it with these arguments before its own."""
+        """Enqueue the signature, with the four arguments before its own."""
         more = {**self._publishing(producer, given), **self.options}
         if not self.is_canvas:
             ((own, _),) = _first_tasks(self.fn)
             _add_origin(more, given, own.get("headers") or {})
             if task_id is not None:
                 more["task_id"] = task_id
-        elif not _has_headers(self.fn):  # which ours would replace
+        elif not _has_headers(self.fn):  # headers given here would replace its own
             _add_origin(more, given)
         result = self.fn.apply_async(given.arguments, **more)
         if producer is not None and self.is_canvas:
-            with contextlib.suppress(Exception):  # it is published, whatever the backend says
+            with contextlib.suppress(Exception):  # it is published, even if the backend fails
                 _stop_waiting(result)
 
     def _uses_json(self) -> bool:
@@ -246,8 +252,8 @@ class SignatureTarget(Target):
         return {_serializer(options, task) for options, task in _first_tasks(self.fn)} == {"json"}
 
     def _publishing(self, producer: Any, given: Given) -> dict[str, Any]:
-        # What a canvas is given spreads to all that it consists of, and some of that is
-        # published by workers. Chains and chords publish with the app's pool.
+        # Options of a canvas apply to all of its parts, and workers publish some of these. Chains
+        # and chords publish with the app's pool.
         if self.is_canvas:
             if producer is None or not isinstance(self.fn, _Group):
                 return {}
@@ -257,9 +263,9 @@ class SignatureTarget(Target):
 
 
 class Originating:
-    """Passes for a producer, and completes the headers of what it publishes.
+    """Stands in for a producer, and completes the headers of what it publishes.
 
-    Given to `apply_async`, headers would replace those that a signature or a Task class has.
+    Headers that are passed to `apply_async` would replace those of a signature or a Task class.
     """
 
     def __init__(self, producer: Any, given: Given) -> None:
@@ -278,24 +284,24 @@ class Originating:
 def _publishing(producer: Any, given: Given) -> dict[str, Any]:
     if producer is None:
         return {}
-    # The deliverer retries, with longer pauses, and stops when it is told to.
+    # The deliverer retries, with growing pauses, and stops doing so when it is stopped.
     return {"producer": Originating(producer, given), "retry": False}
 
 
 def _add_origin(
     options: dict[str, Any], given: Given, headers: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Add the origin to the headers, where no producer does."""
+    """Add the origin to the headers, unless the producer does so."""
     if "producer" not in options:
         options["headers"] = given.complete({**headers, **options.get("headers", {})})
 
 
 def _stop_waiting(result: Any) -> None:
-    """Have the result backend no longer wait for results: here nobody would ever ask for them.
+    """Have the result backend stop waiting for results, because the listener never reads them.
 
-    It does so by itself once a result is out of use; but Celery makes second objects of those of
-    a chord's header, which nothing but the backend holds. So each of them, and its Redis
-    subscription, would stay for as long as this process lives.
+    The backend does this when a result is garbage collected. But Celery makes further objects for
+    the results of a chord's header, and the backend itself refers to these. So each of them, and
+    its subscription in Redis, would stay until the process ends.
     """
     waiting = [result]
     while waiting:
@@ -316,12 +322,12 @@ def _serializer(options: Mapping[str, Any], task: Any) -> str:
 def _exec_options(task: Any) -> dict[str, Any]:
     if isinstance(task, _Unregistered):
         return {}
-    options: dict[str, Any] = task._get_exec_options()  # noqa: SLF001 - what apply_async starts with
+    options: dict[str, Any] = task._get_exec_options()  # noqa: SLF001 - apply_async begins with it
     return {"ignore_result": task.ignore_result, **options}
 
 
 def _first_tasks(fn: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Yield those that will get the arguments, each with the options of its signature."""
+    """Yield the tasks that get the arguments, each with the options of its signature."""
     if isinstance(fn, _Chain):
         yield from _first_tasks(fn.tasks[0])
     elif isinstance(fn, (_Group, _Chord)):
@@ -330,14 +336,14 @@ def _first_tasks(fn: Any) -> Iterator[tuple[Mapping[str, Any], Any]]:
     elif isinstance(fn, _Signature):
         try:
             yield fn.options, fn.type
-        except KeyError:  # a task of another program's, known here by its name alone
+        except KeyError:  # a task of another program; only its name is known here
             yield fn.options, _Unregistered(fn.app)
     else:
         yield {}, fn
 
 
 def _has_headers(part: Any) -> bool:
-    """Tell whether a signature somewhere in a canvas sets headers."""
+    """Return whether a signature anywhere in a canvas sets headers."""
     if isinstance(part, dict):
         return bool(part.get("headers")) or any(map(_has_headers, part.values()))
     return isinstance(part, list | tuple) and any(map(_has_headers, part))

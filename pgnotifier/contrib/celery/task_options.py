@@ -1,6 +1,6 @@
-"""The options of tasks that are made of callbacks, checked when they are subscribed.
+"""Check the options of tasks that are made from callbacks, when they are subscribed.
 
-They are what `app.task()` takes: https://docs.celeryq.dev/en/stable/userguide/tasks.html#list-of-options
+They are those of `app.task()`: https://docs.celeryq.dev/en/stable/userguide/tasks.html#list-of-options
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -24,23 +24,23 @@ _rate: Callable[[Any], float] = rate
 
 
 def check_task_options(app: Any, id: Hashable, given: Any) -> Mapping[str, Any]:
-    """Return the options that a task is to be made with.
+    """Return the options to make a task with.
 
     Args:
         app: The app.
-        id: The subscription's, for errors.
-        given: What `subscribe(task=…)` was given.
+        id: The subscription's id, for error messages.
+        given: The argument of `subscribe(task=…)`.
 
     Raises:
-        UnknownOptionError: Celery has no such option, or it can't be one here.
-        ArgumentTypeError: They are no dict, or a value is of the wrong type.
+        UnknownOptionError: Celery has no such option, or it can't be used here.
+        ArgumentTypeError: The options aren't a dict, or a value is of the wrong type.
         ConfigurationError: A value can't work.
     """
     if given is None:
         return MappingProxyType({})
     if not isinstance(given, Mapping):
         raise ArgumentTypeError(
-            f"subscription {id!r}: task= is a dict of options of app.task(), as in "
+            f"subscription {id!r}: task= must be a dict of options of app.task(), as in "
             f"task={{'max_retries': 5}}, not {given!r:.80}"
         )
     bases = [given.get("base"), getattr(app, "task_cls", None)]
@@ -63,7 +63,7 @@ def _check(shown: str, check: Callable[[Any], None], value: Any) -> None:
 
 
 def _has(base: Any, name: Any) -> bool:
-    """Tell whether a Task class of the user's own has an attribute that Celery's hasn't."""
+    """Return whether the user's own Task class has an attribute that Celery's doesn't have."""
     return (
         isinstance(base, type)
         and isinstance(name, str)
@@ -80,13 +80,13 @@ def _unknown(name: Any) -> str:
 
 _REFUSED: Mapping[str, str] = {
     "app": "the task belongs to the dispatcher's app",
-    "filter": "the task calls the callback, and nothing else could take its place",
+    "filter": "the task has to call the callback",
     "lazy": "the task is made when the app is finalized",
-    "name": "the name is made of the id: subscribe another id, or set task_prefix",
-    "pydantic": "the arguments are those of the notification",
+    "name": "the name is made from the id: subscribe with another id, or set task_prefix",
+    "pydantic": "the arguments come from the notification",
     "run": "the task runs the callback",
     "shared": "the task belongs to the dispatcher's app",
-    "typing": "the arguments are those of the notification",
+    "typing": "the arguments come from the notification",
 }
 
 
@@ -94,11 +94,11 @@ def _check_exceptions(value: Any) -> None:
     if not isinstance(value, tuple | list) or not all(
         isinstance(one, type) and issubclass(one, BaseException) for one in value
     ):
-        raise InvalidError("it must be a tuple of classes of exceptions", is_type=True)
+        raise InvalidError("it must be a tuple of exception classes", is_type=True)
 
 
 def _check_count(value: Any) -> None:
-    if value is None:  # without end
+    if value is None:  # no limit
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidError("it must be an int, or None for no limit", is_type=True)
@@ -113,11 +113,11 @@ def _check_backoff(value: Any) -> None:
 
 def _check_rate(value: Any) -> None:
     if not isinstance(value, str | int | float | None) or isinstance(value, bool):
-        raise InvalidError("it must be a number a second, or a str as '10/m'", is_type=True)
+        raise InvalidError("it must be a number per second, or a str like '10/m'", is_type=True)
     try:
         _rate(value)
     except (ValueError, KeyError):
-        raise InvalidError("it must be as '10/s', '10/m' or '10/h'") from None
+        raise InvalidError("it must be like '10/s', '10/m' or '10/h'") from None
 
 
 def _check_retry_kwargs(value: Any) -> None:
@@ -136,7 +136,7 @@ def _check_callable(value: Any) -> None:
 
 
 def _check_nothing(value: Any) -> None:
-    """Take what only Celery can judge."""
+    """Accept any value, because only Celery can check it."""
 
 
 _ALL: Mapping[str, Callable[[Any], None]] = {
@@ -177,7 +177,7 @@ _BESIDES_ATTRIBUTES = frozenset(
         *("retry_kwargs", "routing_key"),
     }
 )
-"""What Celery takes without having an attribute of the name."""
+"""The options of which Celery's Task class has no attribute."""
 
 _CHECKS = {
     name: check

@@ -1,4 +1,4 @@
-"""Tasks made of callbacks: one for each id, registered with the app, found by the worker."""
+"""Make Celery tasks from callbacks: one for each id, registered with the app."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger("pgnotifier.celery")
 
 _ATTRIBUTE = "_pgnotifier_tasks"
 _MADE_OF = "_pgnotifier_callback"
-"""The attribute of a Celery task that tells that it is ours."""
+"""The attribute of a Celery task that refers to its `CallbackTask`."""
 
 
 class CallbackTask:
@@ -26,11 +26,12 @@ class CallbackTask:
 
     Attributes:
         name: The task's name.
-        id: What the callbacks get as their id; messages carry it for the reader only.
-        owner: The dispatcher it belongs to.
-        decode: Makes a payload of a notification's text, as the listener does.
-        options: What Celery makes the task with.
-        callbacks: By channel.
+        id: The id that callbacks get. The id in a message is only for people who read it.
+        owner: The dispatcher that the task belongs to.
+        decode: Decodes a notification's text, as the listener does.
+        options: The options that Celery makes the task with.
+        callbacks: The callbacks, by channel.
+        problem: Why the task couldn't be registered, if so.
     """
 
     __slots__ = (
@@ -75,48 +76,53 @@ class CallbackTask:
         Raises:
             TaskNameError: Another task had the name when the app was finalized.
         """
-        if self._task is None:  # should the app's finalizing have failed half-way
+        if self._task is None:  # finalizing the app may have failed half-way
             self.register()
-        if self._task is None:  # forgotten meanwhile, though something waits for it still
+        if self._task is None:  # it was unsubscribed, but a delivery still waits for it
             self._task = self.make()
             AppTasks.of(self._app).register(self)
         return self._task
 
     def prepare(self, channel: str, payload: Any) -> tuple[Callback, Any]:
-        """Return the callback of a channel, and the payload as it would have got it inline."""
+        """Return the callback of a channel, and the payload that it would have got inline.
+
+        Raises:
+            CallbackNotFoundError: There is no callback for the channel.
+        """
         callback = self.callbacks.get(channel)
         if callback is None:
             known = ", ".join(map(repr, self.callbacks)) or "none"
             raise CallbackNotFoundError(
                 f"subscription {self.id!r} has no callback on channel {channel!r} here (channels: "
-                f"{known}): the listener runs other code than this worker; deploy the same to both"
+                f"{known}): the listener runs other code than this worker; deploy the same code to "
+                "both"
             )
         return callback, restore_payload(payload, self.decode)
 
     def register(self) -> None:
-        """Have the app know the task, which finalizes it.
+        """Register the task with the app, which finalizes the app.
 
         Raises:
-            TaskNameError: It has another one of that name.
+            TaskNameError: The app has another task of that name.
         """
         tasks = AppTasks.of(self._app)
         if self._task is None:
             tasks.finalize()
-        if self._task is None:  # else by whoever finalized it
+        if self._task is None:  # finalizing may have registered it
             tasks.register(self)
 
     def use(self, task: Any) -> None:
-        """Be the task that the app knows."""
+        """Keep the task that Celery has made."""
         self._task, self.problem = task, None
 
     def make(self) -> Any:
-        """Have Celery make the task; return it, or another one that has its name already."""
+        """Have Celery make the task; return it, or an existing task of the same name."""
         options = {"ignore_result": True, **self.options, _MADE_OF: self}
         return self._app.task(self._run, name=self.name, shared=False, lazy=False, **options)
 
     def _find_run(self) -> Callable[..., object]:
-        # What runs in the worker. Plain functions, so that a Task class of the app's own,
-        # whose __call__ enters a context, say, works as with any other task.
+        # These functions run in the worker. They are plain functions, so that a Task class of the
+        # app with a __call__ of its own works as with any other task.
         def run(id: str, channel: str, payload: Any, pid: int) -> object:  # noqa: ARG001
             callback, restored = self.prepare(channel, payload)
             return callback(self.id, channel, restored, pid)
@@ -130,13 +136,13 @@ class CallbackTask:
 
 
 class AppTasks:
-    """What pgnotifier has to do with one app: its dispatchers, and their tasks by name.
+    """The dispatchers of one app, and the tasks of their callbacks by name.
 
-    Kept on the app itself, and so for as long as that lives. Tasks are not made before the app
-    is finalized: that would read its configuration, which may not be complete yet.
+    It is an attribute of the app, and lives as long as the app does. Tasks are not made before the
+    app is finalized, because making one reads the configuration, which may not be complete yet.
 
-    `_lock` guards which tasks there are, with their callbacks. It is not held while calling Celery:
-    a thread that finalizes the app holds Celery's lock, and may have come to us.
+    `_lock` guards the tasks and their callbacks. It is not held while calling Celery: a thread that
+    finalizes the app holds Celery's lock, and may call `register_all`.
     """
 
     def __init__(self, app: Any) -> None:
@@ -149,7 +155,7 @@ class AppTasks:
 
     @classmethod
     def of(cls, app: Any) -> "AppTasks":
-        """Return those of an app."""
+        """Return the instance of an app."""
         made = cls(app)
         found: AppTasks = vars(app).setdefault(_ATTRIBUTE, made)
         if found is made:
@@ -159,30 +165,30 @@ class AppTasks:
 
     @property
     def dispatchers(self) -> list[Any]:
-        """The dispatchers that notifiers use, in the order they began to."""
-        # A list of references is made at once, whatever other threads do meanwhile.
+        """The dispatchers that notifiers use, in the order in which they were attached."""
+        # `keyrefs` makes a list in one step, so that other threads may add some meanwhile.
         return [one for ref in self._dispatchers.keyrefs() if (one := ref()) is not None]
 
     def add(self, dispatcher: Any) -> None:
-        """Know a dispatcher for as long as something else refers to it."""
+        """Add a dispatcher, with a weak reference."""
         self._dispatchers[dispatcher] = None
 
     def hold(self, dispatcher: Any) -> None:
-        """Keep a dispatcher, with its notifier, though nothing else may refer to it.
+        """Keep a dispatcher that has subscriptions, with its notifier.
 
-        It has subscriptions: a module may make a notifier within a function, and forget it.
+        A module may make a notifier in a function, and keep no reference to it.
         """
         self._held.add(dispatcher)
 
     def let_go(self, dispatcher: Any) -> None:
-        """Keep a dispatcher no longer."""
+        """Stop keeping a dispatcher."""
         self._held.discard(dispatcher)
 
     def finalize(self) -> None:
         """Finalize the app, or wait for another thread that does.
 
-        Once that is done, Celery's lock is left alone: a forked child would find it taken if the
-        parent's threads took it for a moment, again and again.
+        After that, Celery's lock isn't taken again: otherwise a child that is forked while a thread
+        of the parent holds it would wait for ever.
         """
         if not self._is_finalized:
             self._app.finalize(auto=True)
@@ -195,16 +201,16 @@ class AppTasks:
         channel: str,
         callback: Callback,
     ) -> CallbackTask:
-        """Return the task of that name, with a callback for a channel.
+        """Return the task of a name, with a callback for a channel.
 
         Args:
-            name: The name.
-            like: The task as it should be; it is taken, unless the id has such a one already.
+            name: The task's name.
+            like: The task to use unless the id already has one with the same options.
             channel: The channel.
-            callback: What is called for it.
+            callback: The callback to call for the channel.
 
         Raises:
-            TaskNameError: The name is taken.
+            TaskNameError: Another task has the name.
             ConfigurationError: The id has other task options on another channel.
         """
         if name not in self._tasks and _is_foreign(self._app, name):
@@ -225,7 +231,7 @@ class AppTasks:
         return task
 
     def release(self, name: str, channel: str) -> None:
-        """Forget the callback of a channel, and the task with its last one."""
+        """Remove the callback of a channel; with the last one, remove the task."""
         with self._lock:
             task = self._tasks.get(name)
             if task is None:
@@ -237,10 +243,10 @@ class AppTasks:
         self._remove_unwanted(name)
 
     def register(self, task: CallbackTask) -> None:
-        """Have the app, which is finalized, know a task, or that which is in its place by now.
+        """Register the task that has a name now with the app, which is finalized.
 
-        No lock is held, so that other threads may do the same, or the reverse, at any moment. So
-        it is done only once it is seen to be.
+        No lock is held, so other threads may register or remove tasks at the same time. The loop
+        therefore ends only once the app has the wanted task.
 
         Raises:
             TaskNameError: The app has another task of that name.
@@ -261,13 +267,13 @@ class AppTasks:
                 wanted.make()
 
     def _remove_unwanted(self, name: str) -> None:
-        """Have the app forget a task of ours unless it is wanted, so that its name is free."""
+        """Remove a callback's task from the app if it isn't wanted, so that its name is free."""
         known = _known(self._app)
         found = known.get(name)
         if not _is_ours(found) or getattr(found, _MADE_OF) is self._tasks.get(name):
             return
         removed = known.pop(name, None)
-        if removed is not None and removed is not found:  # what another thread has made meanwhile
+        if removed is not None and removed is not found:  # another thread has made it meanwhile
             known.setdefault(name, removed)
 
     def _restore(
@@ -277,7 +283,7 @@ class AppTasks:
         before: CallbackTask | None,
         former: Callback | None,
     ) -> None:
-        """Undo a claim, unless the same has been claimed, or released, since."""
+        """Undo a claim, unless the name was claimed or released again since."""
         with self._lock:
             if self._tasks.get(task.name) is not task:
                 return
@@ -289,25 +295,26 @@ class AppTasks:
                 self._tasks[task.name] = before
             elif not task.callbacks:
                 del self._tasks[task.name]
-        with contextlib.suppress(Exception):  # what is raised already says more
+        with contextlib.suppress(Exception):  # the exception that is being raised says more
             self.register(task)
 
     def register_all(self, **_: Any) -> None:
-        """Register what was claimed before the app was finalized: receives that signal.
+        """Register the tasks that were claimed before the app was finalized.
 
-        Celery would only log what a receiver raises; `check` raises it where it can be seen.
+        This is a receiver of Celery's signal. Celery only logs what a receiver raises; `check`
+        raises it where it can be seen.
         """
         for task in tuple(self._tasks.values()):
             try:
                 self.register(task)
             except TaskNameError as exc:
-                logger.error("%s", exc, extra=about("not_subscribed", error=type(exc).__name__))  # noqa: TRY400 - that says it all
+                logger.error("%s", exc, extra=about("not_subscribed", error=type(exc).__name__))  # noqa: TRY400 - no traceback needed
 
     def check(self) -> None:
-        """Raise what kept a task from being registered, if anything did.
+        """Check that all tasks could be registered.
 
         Raises:
-            TaskNameError: Its name was taken.
+            TaskNameError: Another task has the name of one of them.
         """
         for task in tuple(self._tasks.values()):
             if task.problem is not None:
@@ -315,7 +322,7 @@ class AppTasks:
 
 
 def _choose(known: CallbackTask, like: CallbackTask, channel: str) -> CallbackTask:
-    """Return the task to use, of that which has the name and that which wants it for a channel."""
+    """Return the known task of a name, or the new one if it can replace that."""
     if known.owner is not like.owner:
         raise TaskNameError(
             f"ids {known.id!r} and {like.id!r} of two notifiers of the app would share the task "
@@ -331,9 +338,9 @@ def _choose(known: CallbackTask, like: CallbackTask, channel: str) -> CallbackTa
     others = sorted(known.callbacks.keys() - {channel})
     if others:
         raise ConfigurationError(
-            f"id {like.id!r} has other task options on channel {others[0]!r} than on "
-            f"{channel!r}, and one task serves it on all its channels; give it the same task= on "
-            "each, or use another id"
+            f"id {like.id!r} has other task options on channel {others[0]!r} than on {channel!r}, "
+            "but an id has one task for all of its channels; give the same task= on each channel, "
+            "or use another id"
         )
     return like
 
@@ -348,10 +355,11 @@ def _taken(name: str, id: Hashable) -> TaskNameError:
 def _known(app: Any) -> MutableMapping[str, Any]:
     """Return the tasks of an app that is finalized, or about to be.
 
-    Not by `app.tasks`: a thread that looks there first holds the lock of that property and wants
-    that of `finalize()`, while one that finalizes holds the latter when it calls us.
+    Reading `app.tasks` could deadlock: a thread that reads it first holds the lock of that property
+    and waits for that of `finalize()`, while a thread that finalizes holds the latter when it calls
+    `register_all`.
     """
-    tasks: MutableMapping[str, Any] = app._tasks  # noqa: SLF001 - as Celery's own hooks do
+    tasks: MutableMapping[str, Any] = app._tasks  # noqa: SLF001 - Celery's own hooks use it
     return tasks
 
 
@@ -360,14 +368,14 @@ def _is_ours(task: Any) -> bool:
 
 
 def _is_foreign(app: Any, name: str) -> bool:
-    """Tell whether the app has a task of that name, as far as can be seen already.
+    """Return whether the app has another task of that name, as far as it is known by now.
 
-    Looking into `app.tasks` would finalize the app. The tasks that wait for that show
-    their names in no other way; those of `@shared_task` not even so, and are found out later.
+    Reading `app.tasks` would finalize the app, so the names of pending tasks are read from their
+    proxies. Those of `@shared_task` can't be found like this; `register` finds them later.
     """
     if app.finalized:
         found = _known(app).get(name)
-        return found is not None and not _is_ours(found)  # else it is about to be removed
+        return found is not None and not _is_ours(found)
     for proxy in tuple(getattr(app, "_pending", ())):
         try:
             (fn,) = object.__getattribute__(proxy, "_Proxy__args")

@@ -1,9 +1,9 @@
-"""Tracing: what Sentry and OpenTelemetry add to messages, added to stamped ones as well.
+"""Add the headers of Sentry and OpenTelemetry to stamped messages.
 
-Both hook into Celery's publishing, which stamped messages don't go through. What they add there is
-known: headers that hold the ids of a trace. So each notification begins a trace, and all messages
-that are made of it carry its headers. Hooks of these two are recognised by the very functions;
-whatever else hooks in is an obstacle.
+Both libraries hook into Celery's publishing, which stamped messages bypass. They add headers with
+the ids of a trace. So each notification begins a trace, and all messages that are made from it get
+its headers. The hooks of these two libraries are recognised by their functions. Any other hook is
+an obstacle to stamping.
 """
 
 import logging
@@ -21,13 +21,13 @@ from pgnotifier.dispatch import Delivery
 logger = logging.getLogger("pgnotifier.celery")
 
 CELERYS_OWN = frozenset(vars(Context)) | {"lang", "task", "argsrepr", "kwargsrepr", "compression"}
-"""The headers that aren't in `task.request.headers` on the worker."""
+"""The headers that aren't in `task.request.headers` in the worker."""
 INNER = "headers"
-"""The header that is `task.request.headers` on the worker, if a message has it."""
+"""The header that becomes `task.request.headers` in the worker, if a message has it."""
 
 
 class Library(ABC):
-    """A tracing library, as it is set up now. Those that are equal do the same."""
+    """A tracing library with its present configuration. Equal ones add the same headers."""
 
     @property
     @abstractmethod
@@ -36,7 +36,11 @@ class Library(ABC):
 
     @abstractmethod
     def describe(self, settings: Mapping[str, Any]) -> Any:
-        """Return what it says of all messages like one, of which `Producer.publish` got this."""
+        """Return what is the same for all messages like one.
+
+        Args:
+            settings: The arguments with which `Producer.publish` was called for that message.
+        """
 
     @abstractmethod
     def make_headers(self, trace: "Trace", described: Any, task_id: str) -> Mapping[str, Any]:
@@ -44,27 +48,27 @@ class Library(ABC):
 
     @abstractmethod
     def join(self, trace: "Trace", headers: MutableMapping[str, Any]) -> None:
-        """Have a message that Celery makes, and the trace, belong together.
+        """Make a message that Celery makes part of the trace.
 
         Args:
-            trace: The notification's.
-            headers: The message's, to which the library has added its own.
+            trace: The notification's trace.
+            headers: The headers of the message, with those that the library has added.
         """
 
     @contextmanager
     def activate(self, trace: "Trace") -> Iterator[None]:  # noqa: ARG002
-        """Have what Celery publishes meanwhile belong to a trace."""
+        """Make the messages that Celery publishes in the `with` block part of a trace."""
         yield
 
 
 class Trace(msgspec.Struct, eq=False, gc=False):
-    """The trace of one notification, by all libraries.
+    """The trace of one notification, in all libraries.
 
     Attributes:
-        libraries: Those that are set up.
-        delivery: The first that it was made for.
-        known: What each library knows of it, by the library's type.
-        others: The further ones.
+        libraries: The libraries that are set up.
+        delivery: The delivery that the trace was made for.
+        known: What each library remembers of the trace, by the library's type.
+        others: Further deliveries of the same notification.
     """
 
     libraries: tuple[Library, ...]
@@ -73,9 +77,10 @@ class Trace(msgspec.Struct, eq=False, gc=False):
     others: tuple[Delivery, ...] = ()
 
     def includes(self, delivery: Delivery) -> bool:
-        """Tell whether a delivery is of the same notification, and take note of it, if so.
+        """Return whether a delivery is of the same notification, and remember it if so.
 
-        Each subscription gets a notification once: a second one is that of another, equal one.
+        A subscription gets each notification once. A second delivery to it is therefore of another
+        notification, with the same content.
         """
         mine, other = self.delivery.notification, delivery.notification
         if mine.raw != other.raw or mine.channel != other.channel or mine.pid != other.pid:
@@ -94,21 +99,21 @@ class Trace(msgspec.Struct, eq=False, gc=False):
         return frozenset().union(*(library.names for library in self.libraries))
 
     def describe(self, settings: Mapping[str, Any]) -> list[Any]:
-        """Return what the libraries say of all messages like one."""
+        """Return what is the same for all messages like one, for each library."""
         return [library.describe(settings) for library in self.libraries]
 
     def make_headers(self, described: list[Any], task_id: str) -> dict[str, Any]:
-        """Return what the libraries add to a message that Celery doesn't make."""
+        """Return the headers that the libraries add to a stamped message."""
         headers: dict[str, Any] = {}
         for library, description in zip(self.libraries, described, strict=True):
             try:
                 headers.update(library.make_headers(self, description, task_id))
-            except Exception:  # noqa: BLE001 - of whatever type
+            except Exception:  # noqa: BLE001 - a library may raise anything
                 _log_failure(library)
         return headers
 
     def join(self, headers: MutableMapping[str, Any]) -> None:
-        """Have a message that Celery makes belong to this trace."""
+        """Make a message that Celery makes part of this trace."""
         for library in self.libraries:
             try:
                 library.join(self, headers)
@@ -117,7 +122,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Have what Celery publishes meanwhile belong to this trace."""
+        """Make the messages that Celery publishes in the `with` block part of this trace."""
         with ExitStack() as stack:
             for library in self.libraries:
                 try:
@@ -128,7 +133,7 @@ class Trace(msgspec.Struct, eq=False, gc=False):
 
 
 def _log_failure(library: Library) -> None:
-    """Say why a message has no trace: better so than that there is no message."""
+    """Log why a message has no trace. The message is sent without it."""
     logger.debug(
         "%s failed to trace a message",
         type(library).__name__,
@@ -140,12 +145,12 @@ def _log_failure(library: Library) -> None:
 def split_headers(
     headers: Mapping[str, Any], names: frozenset[str], origin: str
 ) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """Return a message's headers without those of tracing: outer ones, and inner ones, if any.
+    """Return the outer and the inner headers of a message, without those of tracing.
 
     Args:
-        headers: All of them.
-        names: Those of tracing.
-        origin: The name of the one that the inner ones repeat.
+        headers: All headers.
+        names: The names of the tracing headers.
+        origin: The name of the origin header, which inner headers repeat.
     """
     if not names:
         return headers, None

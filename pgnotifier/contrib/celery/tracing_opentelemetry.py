@@ -1,6 +1,7 @@
-"""OpenTelemetry's CeleryInstrumentor, which receives the signals of publishing.
+"""Make the spans and headers of OpenTelemetry's CeleryInstrumentor for stamped messages.
 
-For each message it makes a span, and adds the ids of that.
+The instrumentor receives Celery's signals of publishing. For each message it makes a span, and adds
+a header with the span's ids.
 https://opentelemetry-python-contrib.readthedocs.io/en/latest/instrumentation/celery/celery.html
 """
 
@@ -19,7 +20,7 @@ _before: Any = signals.before_task_publish
 
 
 def is_known(receiver: Any) -> bool:
-    """Tell whether a receiver of a signal is one of the instrumentation's own."""
+    """Return whether a receiver of a signal is one of the instrumentation's own."""
     module = sys.modules.get(_INSTRUMENTATION)
     instrumentor = getattr(module, "CeleryInstrumentor", None)
     names = ("_trace_before_publish", "_trace_after_publish")
@@ -32,12 +33,12 @@ class Described:
     """What is the same for the spans of all messages like one.
 
     Attributes:
-        name: The spans'.
-        kind: The spans'.
-        attributes: All but the one that differs.
-        id_attribute: The name of that, which holds the task's id.
-        nothing: The context with nothing in it, for the first span of a trace.
-        is_plain: Whether the propagators add what `_show` makes, and nothing else.
+        name: The name of the spans.
+        kind: The kind of the spans.
+        attributes: All attributes except for the task's id.
+        id_attribute: The name of the attribute that holds the task's id.
+        nothing: An empty context, for the first span of a trace.
+        is_plain: Whether the propagators add exactly what `_show` returns.
     """
 
     name: str
@@ -50,10 +51,10 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class OpenTelemetry(Library):
-    """The instrumentation, with the tracer that it was set up with.
+    """The instrumentation, with its tracer.
 
     Attributes:
-        tracer: Makes spans, or none, as its provider's sampler decides.
+        tracer: Makes spans. Its provider's sampler decides whether they are recorded.
     """
 
     tracer: Any
@@ -84,9 +85,9 @@ class OpenTelemetry(Library):
         )
 
     def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:
-        """Make a span, and return its ids.
+        """Make a span, and return its headers.
 
-        The first one of a notification is the root of the trace, and the parent of the others.
+        The first span of a notification is the root of the trace, and the parent of the others.
         """
         root = trace.known.get(OpenTelemetry)
         parent = described.nothing if root is None else _find_parent(trace)
@@ -99,13 +100,13 @@ class OpenTelemetry(Library):
         ids = span.get_span_context()
         headers = _show(ids) if described.is_plain else _inject(span, parent)
         span.end()
-        # Its ids alone: that all spans of a batch lived on would cost as much as to make them.
+        # Keep only its ids: keeping all spans of a batch alive would cost as much as making them.
         if root is None:
             trace.known[OpenTelemetry] = ids
         return headers
 
     def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
-        """Have the span that the instrumentation made be the root, if there is none yet."""
+        """Make the span of the instrumentation the root, if the trace has none yet."""
         if OpenTelemetry not in trace.known:
             context = _api("propagate").extract(headers, _api("context").Context())
             ids = _api("trace").get_current_span(context).get_span_context()
@@ -114,8 +115,9 @@ class OpenTelemetry(Library):
 
     @contextmanager
     def activate(self, trace: Trace) -> Iterator[None]:
-        """Have the instrumentation's spans belong to the trace, and to no other."""
-        # Whatever it leaves attached, as it does after tasks that it doesn't know, ends here.
+        """Make the instrumentation's spans in the `with` block part of this trace alone."""
+        # The instrumentation leaves a context attached for tasks that it doesn't know. Detaching
+        # this one restores the previous context.
         token = _api("context").attach(_find_parent(trace))
         try:
             yield
@@ -124,36 +126,36 @@ class OpenTelemetry(Library):
 
 
 def find_opentelemetry() -> OpenTelemetry | str | None:
-    """Return the instrumentation if it is on; or in words why its spans can't be made here."""
+    """Return the instrumentation if it is on, or a text that says why it isn't supported."""
     found = [receiver for _, receiver in _before.receivers or () if is_known(receiver)]
     if not found:
         return None
     try:
         (receiver,) = found
-        return OpenTelemetry(receiver.__self__._tracer)  # noqa: SLF001 - nothing public has it
-    except Exception as exc:  # noqa: BLE001 - another version, which may raise anything
-        return f"OpenTelemetry isn't as expected: {type(exc).__name__}"
+        return OpenTelemetry(receiver.__self__._tracer)  # noqa: SLF001 - there is no public access
+    except Exception as exc:  # noqa: BLE001 - another version may raise anything
+        return f"this version of OpenTelemetry isn't supported: {type(exc).__name__}"
 
 
 class _Attributes:
-    """Passes for a span, and takes down what is said of it."""
+    """Stands in for a span, and records its attributes."""
 
     def __init__(self) -> None:
         self.attributes: dict[str, Any] = {}
 
     def is_recording(self) -> bool:
-        """Tell that it is worthwhile."""
+        """Return True, so that attributes are set."""
         return True
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Take an attribute down."""
+        """Record an attribute."""
         self.attributes[name] = value
 
 
 def _is_plain(propagator: Any) -> bool:
-    """Tell whether a propagator is the usual one: W3C's trace context, and baggage.
+    """Return whether a propagator is the default one: W3C's trace context, and baggage.
 
-    The contexts here hold no baggage.
+    The contexts here have no baggage.
     """
     known = (
         _api("trace.propagation.tracecontext").TraceContextTextMapPropagator,
@@ -166,7 +168,7 @@ def _is_plain(propagator: Any) -> bool:
 
 
 def _show(ids: Any) -> dict[str, Any]:
-    """Return the headers of W3C's trace context for a span's ids.
+    """Return the headers of W3C's trace context for the ids of a span.
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """
@@ -179,14 +181,14 @@ def _show(ids: Any) -> dict[str, Any]:
 
 
 def _inject(span: Any, parent: Any) -> dict[str, Any]:
-    """Return what the propagators add for a span."""
+    """Return the headers that the propagators add for a span."""
     headers: dict[str, Any] = {}
     _api("propagate").inject(headers, _api("trace").set_span_in_context(span, parent))
     return headers
 
 
 def _find_parent(trace: Trace) -> Any:
-    """Return the context of a trace's root, or one with nothing in it."""
+    """Return the context of a trace's root; an empty one if there isn't a root yet."""
     nothing = _api("context").Context()
     ids = trace.known.get(OpenTelemetry)
     if ids is None:
@@ -196,5 +198,5 @@ def _find_parent(trace: Trace) -> Any:
 
 
 def _api(name: str) -> Any:
-    """Return a module of OpenTelemetry's, which is there if the instrumentation is."""
+    """Return a module of OpenTelemetry. It is loaded if the instrumentation is."""
     return sys.modules[f"opentelemetry.{name}"]

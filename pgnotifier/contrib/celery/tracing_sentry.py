@@ -1,7 +1,8 @@
-"""Sentry's CeleryIntegration, which wraps three functions of Celery and kombu.
+"""Make the headers of Sentry's CeleryIntegration for stamped messages.
 
-It adds the ids of the trace that is going on, and when the task was published. In a listener no
-transaction is going on, so that there is nothing that it would send to Sentry.
+The integration wraps three functions of Celery and kombu. It adds the ids of the current trace, and
+the time of publishing. A listener has no current transaction, so the integration sends nothing to
+Sentry there.
 https://docs.sentry.io/platforms/python/integrations/celery/
 """
 
@@ -22,19 +23,19 @@ _WRAPPERS = {
     "_wrap_task_run.<locals>.apply_async": "f",
     "_patch_producer_publish.<locals>.sentry_publish": "original_publish",
 }
-"""The names of what it puts in the place of functions, and of the variable with the original."""
+"""The integration's wrappers, and the variable of each that holds the original function."""
 
 TRACE, BAGGAGE, ENQUEUED = "sentry-trace", "baggage", "sentry-task-enqueued-time"
 MONITOR = "sentry-monitor-start-timestamp-s"
 
 
 def unwrap(function: Any) -> Any:
-    """Return what a wrapper of Sentry's stands for; anything else as it is."""
+    """Return the function that a wrapper of Sentry's wraps; any other function as it is."""
     module = sys.modules.get(_INTEGRATION)
     while module is not None and isinstance(function, FunctionType):
         code = function.__code__
         variable = _WRAPPERS.get(code.co_qualname)
-        if code.co_filename != module.__file__ or variable not in code.co_freevars:
+        if function.__globals__ is not vars(module) or variable not in code.co_freevars:
             break
         cells = function.__closure__ or ()
         function = cells[code.co_freevars.index(variable)].cell_contents
@@ -43,11 +44,13 @@ def unwrap(function: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """The headers of one trace, of which those of others are made: it takes Sentry 13 us for each.
+    """The headers of one trace, from which those of other traces are made.
+
+    Having Sentry make them takes 13 µs for each trace.
 
     Attributes:
-        trace_id: The trace's.
-        baggage: What it is in, besides what is the same for all traces.
+        trace_id: The id of the trace.
+        baggage: The baggage header, which contains that id.
     """
 
     trace_id: str
@@ -69,9 +72,9 @@ class Sentry(Library):
 
     Attributes:
         sdk: The package.
-        ids: What its own propagation context gives for a trace.
+        ids: The headers that its own propagation context makes for a trace.
         is_external: Whether another library sends the ids.
-        watches_beat: Whether its integration adds what tells periodic tasks.
+        watches_beat: Whether its integration adds the header that monitors periodic tasks.
     """
 
     sdk: Any
@@ -85,14 +88,14 @@ class Sentry(Library):
         return frozenset({TRACE, BAGGAGE, ENQUEUED, MONITOR})
 
     def describe(self, settings: Mapping[str, Any]) -> Any:
-        """Return nothing: it says the same of all messages."""
+        """Return None: the headers don't depend on the message."""
 
     def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:  # noqa: ARG002
         """Return the ids of the trace, and the time."""
         return {**self._find_ids(trace), **self._take_times()}
 
     def join(self, trace: Trace, headers: MutableMapping[str, Any]) -> None:
-        """Put the ids of the trace in the place of those that it has found."""
+        """Replace the ids that the integration has set with those of the trace."""
         ids = dict(self._find_ids(trace))
         if theirs := _find_foreign(headers.get(BAGGAGE)):
             ids[BAGGAGE] = ",".join((*filter(None, [ids.get(BAGGAGE)]), theirs))
@@ -102,16 +105,16 @@ class Sentry(Library):
 
     @contextmanager
     def activate(self, trace: Trace) -> Iterator[None]:
-        """Have the trace go on in this thread."""
+        """Make this the current trace of the thread."""
         with self.sdk.isolation_scope() as scope:
             scope.generate_propagation_context(dict(self._find_ids(trace)))
             yield
 
     def _find_ids(self, trace: Trace) -> Mapping[str, str]:
-        """Return what Sentry's own propagation context gives for a new trace.
+        """Return the headers that Sentry's own propagation context makes for a new trace.
 
-        No decision is among it whether the trace is sampled: each worker makes it by its own
-        `traces_sample_rate`, all of them by the same random number, which the ids determine.
+        They don't say whether the trace is sampled. Each worker decides that by its own
+        `traces_sample_rate`; all workers use the same random number, which follows from the ids.
         """
         ids = trace.known.get(Sentry)
         if ids is None:
@@ -124,7 +127,7 @@ class Sentry(Library):
 
 
 def find_sentry() -> Sentry | str | None:
-    """Return Sentry if it adds anything; or in words why what it adds can't be stamped."""
+    """Return Sentry if it adds headers, or a text that says why it isn't supported."""
     module = sys.modules.get(_INTEGRATION)
     if module is None:
         return None
@@ -136,12 +139,12 @@ def find_sentry() -> Sentry | str | None:
             return None
         find_external = getattr(sdk.scope, "has_external_propagation_context", bool)
         return Sentry(sdk, _find_ids(client), find_external(), integration.monitor_beat_tasks)
-    except Exception as exc:  # noqa: BLE001 - another version, which may raise anything
-        return f"Sentry isn't as expected: {type(exc).__name__}"
+    except Exception as exc:  # noqa: BLE001 - another version may raise anything
+        return f"this version of Sentry isn't supported: {type(exc).__name__}"
 
 
 @functools.lru_cache(maxsize=4)
-def _find_ids(client: Any) -> Ids:  # noqa: ARG001 - whose release, environment and key are in them
+def _find_ids(client: Any) -> Ids:  # noqa: ARG001 - the ids contain its release and environment
     context = sys.modules["sentry_sdk.tracing_utils"].PropagationContext()
     headers = dict(context.iter_headers())
     if headers[TRACE] != f"{context.trace_id}-{context.span_id}" or headers.keys() > {
@@ -153,6 +156,6 @@ def _find_ids(client: Any) -> Ids:  # noqa: ARG001 - whose release, environment 
 
 
 def _find_foreign(baggage: Any) -> str:
-    """Return what of a baggage header isn't Sentry's."""
+    """Return the items of a baggage header that aren't Sentry's."""
     items = baggage.split(",") if isinstance(baggage, str) else ()
     return ",".join(item for item in items if not item.strip().startswith("sentry-"))

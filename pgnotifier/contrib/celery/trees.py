@@ -1,8 +1,8 @@
-"""Python values as JSON trees: what JSON has no types for is a list that begins with a tag.
+"""Write Python values as JSON trees: a type that JSON doesn't have becomes a list with a tag.
 
     {1: (2, b"x")}  ->  ["dict", [[1, ["tuple", [2, ["bytes", "x"]]]]]]
 
-No tree holds a JSON object, which kombu might take for one of its own envelopes.
+A tree never contains a JSON object, because kombu might take it for one of its own envelopes.
 """
 
 from decimal import Decimal
@@ -15,14 +15,14 @@ from pgnotifier.payload import exact_json
 def pack(value: Any) -> Any:
     """Return the tree of a value.
 
-    An instance of a subclass goes as the builtin type that it extends, as in JSON. What is
-    neither is left for kombu's own encoders, which know dates and UUIDs.
+    An instance of a subclass is written as the builtin type that it extends, as in JSON. Other
+    types are left to kombu's encoders, which write dates and UUIDs.
     """
     match value:
         case str() if exact_json(str.__str__(value)):
             return value
         case str():
-            # JSON would join two lone surrogates to one character.
+            # JSON would join two lone surrogates into one character.
             return ["str", value.encode("utf-8", "surrogatepass").decode("latin-1")]
         case None | bool() | int():
             return value

@@ -1,7 +1,7 @@
-"""Asking the workers: whether they know the tasks that will be enqueued.
+"""Ask the workers whether they know the tasks that will be enqueued, and warn if they don't.
 
-A worker that doesn't import the module which subscribes throws such a task away as unregistered,
-and nobody but its own log says so.
+A worker that doesn't import the module that subscribes discards such a task as unregistered, and
+reports it only in its own log.
 https://docs.celeryq.dev/en/stable/userguide/workers.html#inspecting-workers
 """
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgnotifier.celery")
 
 ANSWER_TIMEOUTS = (2.0, 5.0)
-"""Seconds to collect answers for; the second time, if workers that answered know too little."""
+"""Seconds to collect answers for; the second time if the workers that answered miss some tasks."""
 PAUSES = (15.0, 30.0, 60.0, 120.0, 240.0)
-"""Seconds after questions while no worker answers: on a cold start they come up later."""
+"""Seconds between questions while no worker answers: workers may start after the listener."""
 SHOWN = 10
-"""How many names of tasks a warning holds."""
+"""The maximum number of task names in a warning."""
 
 
 class Question:
-    """Asks the workers of an app, on a thread of its own, and warns once of what none knows.
+    """Asks the workers of an app in a thread of its own, and warns once of tasks that none knows.
 
-    For the `with` block of a listener, which it neither holds up nor makes fail.
+    A listener uses it as a `with` block. It never delays the listener, and never makes it fail.
     """
 
     def __init__(
         self, app: Celery, notifiers: "Iterable[Notifier]", known: Iterable[str] = ()
     ) -> None:
-        """Take what to ask about.
+        """Prepare the question; nothing is sent yet.
 
         Args:
             app: The app, finalized.
-            notifiers: Those that listen.
-            known: The tasks that a worker is known to know.
+            notifiers: The notifiers that listen.
+            known: Names of tasks that at least one worker has.
         """
         self._app: Any = app
         self._notifiers = tuple(notifiers)
@@ -59,13 +59,13 @@ class Question:
         self.end()
 
     def begin(self) -> None:
-        """Begin to ask."""
+        """Start to ask."""
         conf = self._app.conf
         if conf.worker_enable_remote_control and not conf.task_always_eager:
             threading.Thread(target=self._run, name="pgnotifier-workers", daemon=True).start()
 
     def end(self) -> None:
-        """Ask no more. What is being waited for at the moment comes to nothing."""
+        """Stop asking. Answers that arrive later are ignored."""
         self._ended.set()
 
     def _run(self) -> None:
@@ -76,14 +76,15 @@ class Question:
                     return
                 logger.log(
                     logging.INFO if pause == PAUSES[0] else logging.DEBUG,
-                    "no worker has answered yet, so whether one knows %s isn't known",
+                    "no worker has answered yet, so it is unknown whether one has %s",
                     _show(unknown),
                     extra=about("workers_silent", count=len(unknown)),
                 )
-            except Exception as exc:  # noqa: BLE001 - of whatever type a transport raises
-                # The broker is down, which the dispatcher says if it matters; or it has no fanout.
+            except Exception as exc:  # noqa: BLE001 - a transport may raise anything
+                # Either the broker is down, which the dispatcher logs when it has to publish; or
+                # the transport has no fanout.
                 logger.debug(
-                    "the workers can't be asked for their tasks: %s",
+                    "can't ask the workers for their tasks: %s",
                     redact(exc),
                     extra=about("workers_silent", error=type(exc).__name__),
                 )
@@ -91,7 +92,7 @@ class Question:
                 return
 
     def _ask(self, unknown: set[str]) -> bool:
-        """Ask, and warn if that is due; return whether a worker has answered."""
+        """Ask, and warn if tasks are missing; return whether a worker has answered."""
         answers: dict[str, set[str]] = {}
         missing = unknown
         for timeout in ANSWER_TIMEOUTS:
@@ -101,9 +102,9 @@ class Question:
                 break
         if answers and missing and not self._ended.is_set():
             logger.warning(
-                "no running worker knows %s, and one that gets such a task throws it away; "
-                "have the workers import the modules that subscribe, and start them before the "
-                "listener (asked: %s)",
+                "no running worker knows %s; a worker that gets an unknown task discards it. "
+                "Make the workers import the modules that subscribe, and start them before the "
+                "listener (workers that answered: %s)",
                 _show(missing),
                 ", ".join(sorted(answers)),
                 extra=about("tasks_unknown", tasks=sorted(missing), count=len(missing)),
@@ -112,20 +113,22 @@ class Question:
 
 
 def ask(app: Any, timeout: float) -> Mapping[str, set[str]]:
-    """Return the names of the tasks that the workers know, by worker; of those that answer.
+    """Return the names of the tasks that workers know, by the name of the worker.
+
+    Workers that don't answer in time are missing.
 
     Args:
         app: The app.
         timeout: Seconds to collect answers for.
 
     Raises:
-        Exception: The broker can't be reached; of whatever type the transport raises.
+        Exception: The broker can't be reached. The type depends on the transport.
     """
     broker = Broker(app)
     try:
         with broker.lease() as lease:
             inspect = app.control.inspect(timeout=timeout, connection=lease.producer.connection)
-            # An attribute that no task has, as the names are followed by those that are asked for.
+            # Ask for an attribute that no task has: attributes would be appended to the names.
             answers = inspect.registered("_pgnotifier_nothing") or {}
     finally:
         broker.close()
@@ -133,7 +136,7 @@ def ask(app: Any, timeout: float) -> Mapping[str, set[str]]:
 
 
 def find_names(app: Celery, notifiers: "Iterable[Notifier]") -> set[str]:
-    """Return the names of the tasks that notifiers enqueue, but for those of Celery itself."""
+    """Return the names of the tasks that notifiers enqueue, except for Celery's own."""
     owners = set(notifiers)
     found: set[str] = set()
     for dispatcher in dispatchers_of(app):
@@ -158,7 +161,7 @@ def _names(part: Any) -> Iterator[str]:
             yield from _names(signature.kwargs.get(name))
         for name in ("link", "link_error"):
             yield from _names(signature.options.get(name))
-    elif isinstance(part, Mapping):  # a signature that was a message's
+    elif isinstance(part, Mapping):  # a signature that was read from a message
         yield from _names(canvas.Signature.from_dict(dict(part)))
     elif part is not None and hasattr(part, "apply_async"):
         yield str(part.name)

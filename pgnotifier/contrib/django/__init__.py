@@ -1,8 +1,8 @@
-"""Django: notifications are received as signals, or become tasks.
+"""Receive notifications as Django signals, or have workers run tasks for them.
 
     INSTALLED_APPS += ["pgnotifier.contrib.django"]
 
-    # shop/notifications.py, found in every app
+    # shop/notifications.py; a module of this name is imported from each app
     orders = Channel("orders")
 
     @orders.connect
@@ -11,7 +11,7 @@
     @orders.task(id="invoice", queue="low")
     def invoice(sender, payload, **kwargs): ...
 
-`manage.py pgnotifier` listens; `orders.notify(payload)` sends, when the transaction commits.
+`manage.py pgnotifier` listens; `orders.notify(payload)` sends when the transaction commits.
 
     model -> trigger  -> NOTIFY -> listener      -> Channel         -> receivers
              triggers              notifiers, one   channels, which    or running, in a

@@ -1,4 +1,4 @@
-"""The admin's page of listeners, to be looked at."""
+"""Show the listeners in Django's admin, read-only."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ from pgnotifier.contrib.django.models import Listener
 
 @admin.register(Listener)
 class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Shows what each listener does, and has done."""
+    """Shows the state and the statistics of each listener."""
 
     list_display = ("name", "condition", "channel_count", "received", "rate_shown", "errors",
                     "gap_count", "seen_at")  # fmt: skip
@@ -25,7 +25,7 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Refuse: listeners write themselves."""
+        """Refuse: only listeners write rows."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -38,32 +38,32 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="state")
     def condition(self, listener: Listener) -> str:
-        """Return its state, with the reason if there is one, or that it is no longer heard of."""
+        """Return the listener's state with its reason, or that it has stopped reporting."""
         if listener.is_silent:
             return f"silent (was {listener.state})"
         why = listener.status.get("why")
-        # A listener that has ended keeps the status that it had.
+        # When a listener ends, `state` becomes "stopped", but its status stays as it was.
         is_current = listener.status.get("state") == listener.state
         return f"{listener.state}: {why}" if why and is_current else listener.state
 
     @admin.display(description="per second", ordering="rate")
     def rate_shown(self, listener: Listener) -> str:
-        """Return how many notifications came in a second, lately."""
+        """Return how many notifications per second it has received lately."""
         return f"{listener.rate:,.1f}"
 
     @admin.display(description="channels")
     def channel_count(self, listener: Listener) -> int:
-        """Return how many channels it hears."""
+        """Return how many channels it listens to."""
         return len(listener.channels)
 
     @admin.display(description="gaps")
     def gap_count(self, listener: Listener) -> int:
-        """Return how many gaps there were."""
+        """Return how many gaps it has reported."""
         return int(listener.status.get("gaps", 0))
 
     @admin.display(description="channels and subscriptions")
     def channel_table(self, listener: Listener) -> SafeString:
-        """Return who is told of what."""
+        """Return the receivers and tasks of each channel."""
         return _table(
             ("channel", "receivers", "tasks"),
             (
@@ -74,7 +74,7 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="deliveries")
     def delivery_table(self, listener: Listener) -> SafeString:
-        """Return what each dispatcher has done."""
+        """Return the statistics of each dispatcher."""
         return _table(
             ("through", "delivered", "waiting", "dropped", "retrying"),
             (
@@ -89,7 +89,7 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description="last gaps")
     def gap_table(self, listener: Listener) -> SafeString:
-        """Return the stretches of time in which notifications may have been missed."""
+        """Return the latest gaps."""
         return _table(
             ("since", "until", "channels", "reason"),
             (
@@ -106,24 +106,24 @@ DISPATCHERS = {
     "RQDispatcher": "rq",
     "TaskDispatcher": "tasks",
 }
-"""What `PGNOTIFIER["DISPATCHER"]` calls them."""
+"""The names of dispatchers in `PGNOTIFIER["DISPATCHER"]`, by class."""
 
 
 def _names(names: Iterable[str]) -> SafeString:
-    """Return names in lines of their own, with the spaces and commas that they have."""
+    """Return names, one per line, with their white space preserved."""
     lines = ((name,) for name in names)
     return format_html_join("", '<div style="white-space: pre-wrap">{}</div>', lines)
 
 
 def _time(text: str) -> SafeString | str:
-    """Return a time in the language and the zone of who looks at it, to the second."""
+    """Return a time in the current language and time zone, to the second."""
     try:
         given = parse_datetime(text)
     except ValueError:
         given = None
     if given is None:
         return text
-    zone = timezone.get_current_timezone()  # without USE_TZ, that of TIME_ZONE
+    zone = timezone.get_current_timezone()  # without USE_TZ, this is TIME_ZONE
     there = given.astimezone(zone)
     shown = f"{formats.date_format(there, 'DATE_FORMAT')}, {there:%H:%M:%S}"
     return format_html('<time datetime="{}">{}</time>', text, shown)

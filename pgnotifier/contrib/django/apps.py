@@ -1,4 +1,4 @@
-"""The app: finds the project's receivers, and registers the checks."""
+"""Define the Django app, which imports the project's receivers and registers checks."""
 
 import logging
 from importlib.util import find_spec
@@ -35,10 +35,10 @@ class PgNotifierConfig(AppConfig):
         post_migrate.connect(refresh_triggers, dispatch_uid="pgnotifier.refresh_triggers")
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")
         problems = check_settings()
-        for _, problem in problems:  # for those who run no checks, as workers do
+        for _, problem in problems:  # for processes that don't run checks, such as workers
             logger.log(
                 logging.DEBUG if runs_checks() else logging.ERROR,
-                "nothing is received: %s %s",
+                "no notification will be received: %s %s",
                 problem.message,
                 problem.hint,
                 extra=about("not_configured"),
@@ -50,11 +50,11 @@ class PgNotifierConfig(AppConfig):
 
 
 def _subscribe_in_workers() -> None:
-    """Have Celery's workers subscribe once more, as a project may make its app after Django's."""
+    """Subscribe again in Celery's workers, because a project may make its Celery app later."""
     from pgnotifier.contrib.django import conf
     from pgnotifier.contrib.django.channels import find_task_problems
 
-    # Without Celery installed, that is the problem.
+    # If Celery isn't installed, subscribing again can't help.
     if conf.get("DISPATCHER") == "celery" and find_task_problems() and find_spec("celery"):
         from celery.signals import import_modules
 

@@ -1,4 +1,4 @@
-"""Changes: what `notify_on` tells, with values as the model's fields have them."""
+"""Restore the values in payloads of `notify_on` to the types of the model's fields."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal, localcontext
@@ -12,14 +12,17 @@ from django.db.models import DecimalField, Model
 Restore = Callable[[Any], Any]
 
 _MOST_DIGITS = 1000
-"""Of a `numeric` with precision: https://www.postgresql.org/docs/current/datatype-numeric.html."""
+"""The maximum precision of a `numeric` column.
+
+https://www.postgresql.org/docs/current/datatype-numeric.html
+"""
 
 _restorers: WeakKeyDictionary[type[Model], dict[str, Restore]] = WeakKeyDictionary()
-"""What restores the values of a model's columns, for those that JSON has another type for."""
+"""The functions that restore values, by model and column, for types that JSON doesn't have."""
 
 
 def find_model(payload: Any) -> type[Model] | None:
-    """Return the model that a payload of `notify_on` tells of."""
+    """Return the model that a payload of `notify_on` names."""
     if type(payload) is not dict or type(label := payload.get("model")) is not str:
         return None
     try:
@@ -29,9 +32,9 @@ def find_model(payload: Any) -> type[Model] | None:
 
 
 def restore_values(model: type[Model] | None, payload: Any) -> None:
-    """Make the values of `DecimalField` columns Decimals, in a payload of `notify_on`; in place.
+    """Convert values of `DecimalField` columns in a payload of `notify_on` to Decimal, in place.
 
-    Also in a list of such payloads, as `batch=` makes it, whose models differ.
+    A list of such payloads, as `batch=` makes it, is converted as well. Their models may differ.
     """
     if type(payload) is list:
         for one in payload:
@@ -69,7 +72,7 @@ def _find_restorers(model: type[Model]) -> dict[str, Restore]:
 
 
 def _find_restorer(field: Any) -> Restore | None:
-    while field.remote_field is not None:  # a key has the type of what it refers to
+    while field.remote_field is not None:  # a foreign key has the type of the field it refers to
         try:
             field = field.target_field
         except (FieldDoesNotExist, AttributeError):
@@ -91,10 +94,10 @@ def _restore_each(restore: Restore, value: Any) -> Any:
 
 
 def _make_decimal(value: Any, places: int | None) -> Any:
-    """Return a number as a Decimal with the places of its column, as a query would.
+    """Return a number as a Decimal with the decimal places of its column, as a query would.
 
-    JSON has no NaN and no infinities: PostgreSQL writes them as strings. A float is what it says:
-    the payload's decoder makes none of a number that it can't hold.
+    PostgreSQL writes NaN and infinities as strings, because JSON doesn't have them. A float is
+    exact: the payload's decoder returns a Decimal for a number that a float can't hold.
     """
     if type(value) is float:
         made = Decimal(repr(value))
@@ -102,7 +105,7 @@ def _make_decimal(value: Any, places: int | None) -> Any:
         made = Decimal(value)
     else:
         return value
-    # No column has so many digits, and whoever sends one is to fill no memory.
+    # No column has so many digits. Padding such a number could fill the memory.
     if places is None or not made.is_finite() or abs(made.adjusted()) > _MOST_DIGITS:
         return made
     with localcontext(prec=2 * _MOST_DIGITS + 2):

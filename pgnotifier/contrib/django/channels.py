@@ -1,4 +1,4 @@
-"""Channels: signals that PostgreSQL sends."""
+"""Provide `Channel`, a Django signal that is sent by PostgreSQL notifications."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -30,7 +30,7 @@ from pgnotifier.notification import Notification
 logger = logging.getLogger("pgnotifier.django")
 
 RECEIVERS = "receivers"
-"""The id of the subscription that stands for all receivers of a channel."""
+"""The id of the subscription that calls all receivers of a channel."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +38,7 @@ _is_listener: ContextVar[bool] = ContextVar("pgnotifier_is_listener", default=Fa
 
 
 class Channel(Signal):
-    """A channel of PostgreSQL as a signal of Django.
+    """A PostgreSQL channel as a Django signal.
 
         orders = Channel("orders")
 
@@ -47,25 +47,26 @@ class Channel(Signal):
 
         orders.notify({"id": 1})
 
-    Receivers are connected, and called, as those of any signal are: with `sender`, weakly unless
-    told otherwise, each once for a `dispatch_uid`, plain or async. What one raises stops no other.
-    They get `payload`, the `pid` of the session that sent, the `channel`'s name, the
-    `notification` with its text and time, `signal` and `sender`: the model, if `notify_on` has sent
-    it, or else this channel. They are called in the process that listens, `manage.py pgnotifier`;
-    those of `task()` are called by workers.
+    Receivers are connected and called like those of any signal: with `sender`, with weak references
+    by default, once for each `dispatch_uid`, plain or async. An exception in one receiver doesn't
+    stop the others. Receivers get `payload`, the `pid` of the session that sent it, the name of the
+    `channel`, the `notification` with its text and time, `signal`, and `sender`: the model if
+    `notify_on` has sent it, otherwise this channel. They are called in the process that listens,
+    `manage.py pgnotifier`; workers call those of `task()`.
 
-    There is one object for each name, for as long as something refers to it; one that has had a
-    receiver, a task or a trigger stays.
+    There is one object for each name, for as long as something refers to it. A channel that has had
+    a receiver, a task or a trigger is kept.
 
     Attributes:
-        name: The channel's.
+        name: The name of the channel.
         gap: A signal that is sent when notifications of this channel may have been missed, before
-            any that come later, with `gap`: a dict of `since`, `until`, `channels`, `reason`.
+            later notifications are delivered. Its argument `gap` is a dict of `since`, `until`,
+            `channels` and `reason`.
         tasks: The receivers that workers call, by id.
-        gap_tasks: Those that workers call for gaps, by id.
+        gap_tasks: The receivers that workers call for gaps, by id.
     """
 
-    # Weak, as programs may make names of what users send, to notify of it.
+    # Weak, because programs may make channel names from what their users send.
     known: ClassVar[WeakValueDictionary[str, "Channel"]] = CHANNELS
     _kept: ClassVar[set["Channel"]] = set()
     _is_subscribing: ClassVar[bool] = False
@@ -79,20 +80,20 @@ class Channel(Signal):
         """Return the channel of that name.
 
         Args:
-            name: The channel's: case-sensitive, up to 63 bytes.
-            using: An alias of DATABASES, of the database that it is a channel of. Default:
+            name: The name of the channel: case-sensitive, up to 63 bytes.
+            using: The alias of the channel's database in DATABASES. Default:
                 `PGNOTIFIER["DATABASE"]`.
 
         Raises:
-            ChannelNameError: PostgreSQL has no such channel.
-            ImproperlyConfigured: It is known as one of another database.
+            ChannelNameError: PostgreSQL doesn't allow the name.
+            ImproperlyConfigured: The channel already belongs to another database.
         """
         found = cls.known.get(check_channel(name))
         if found is not None:
             if using is not None and using != found.database:
                 raise ImproperlyConfigured(
-                    f"channel {name!r} is one of database {found.database!r} already, and can't "
-                    f"be one of {using!r}, too"
+                    f"channel {name!r} belongs to database {found.database!r} already, and can't "
+                    f"belong to {using!r} as well; use another name"
                 )
             return found  # type: ignore[return-value]
         channel = super().__new__(cls)
@@ -117,17 +118,17 @@ class Channel(Signal):
 
     @classmethod
     def all_known(cls) -> "list[Channel]":
-        """Return the channels that there are now."""
-        # A list of references is made at once, whatever other threads do meanwhile.
+        """Return all existing channels."""
+        # `valuerefs` makes a list in one step, so that other threads may add some meanwhile.
         return [one for ref in cls.known.valuerefs() if (one := ref()) is not None]
 
     def keep(self) -> None:
-        """Stay, even if nothing refers to this channel any more."""
+        """Keep this channel, even if nothing else refers to it any more."""
         self._kept.add(self)
 
     @property
     def database(self) -> str:
-        """The alias of the database that it is a channel of."""
+        """The alias of the channel's database."""
         return self._using or str(conf.get("DATABASE"))
 
     # --- receiving ---
@@ -157,10 +158,10 @@ class Channel(Signal):
         weak: bool = True,
         dispatch_uid: Hashable = None,
     ) -> Any:
-        """Connect a receiver, as `django.dispatch.Signal.connect` does; or decorate one.
+        """Connect a receiver, as `django.dispatch.Signal.connect` does. Also works as a decorator.
 
         Returns:
-            The receiver; a decorator, if none was given.
+            The receiver; a decorator if no receiver was given.
         """
         if receiver is None:
             return lambda fn: self.connect(fn, sender, weak, dispatch_uid)
@@ -206,22 +207,24 @@ class Channel(Signal):
         on_gap: Callable[..., object] | None = None,
         **options: Any,
     ) -> Any:
-        """Have a receiver called by a worker: by Celery's, RQ's, or one of Django's tasks.
+        """Have a worker call a receiver: a worker of Celery, of RQ, or of Django's tasks.
 
             @orders.task(id="invoice", queue="low")
             def invoice(sender, payload, **kwargs): ...
 
-        Which of them, `PGNOTIFIER["DISPATCHER"]` says. It gets what other receivers get; its
-        `notification` is made anew in the worker, with the time at which it runs.
+        `PGNOTIFIER["DISPATCHER"]` chooses the kind of worker. The receiver gets the same arguments
+        as others do. Its `notification` is made in the worker, with the time at which it runs.
+
+        This method doesn't raise if the dispatcher refuses the task, because every process of the
+        project calls it. Instead, `manage.py check` reports it, and `manage.py pgnotifier` doesn't
+        start.
 
         Args:
-            fn: A receiver, sync or async; a decorator is returned if none is given.
-            id: Names the task. Default: `"module.qualname"` of the function.
-            on_gap: Called by a worker, too, with `gap`, when notifications may have been missed.
-            options: Those of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
-
-        What the dispatcher refuses, `manage.py check` says, and `manage.py pgnotifier` doesn't
-        start: nothing is raised here, where every process of the project comes by.
+            fn: A receiver, sync or async. If none is given, a decorator is returned.
+            id: The name of the task. Default: `"module.qualname"` of the function.
+            on_gap: A receiver that a worker calls with `gap` when notifications may have been
+                missed.
+            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
 
         Returns:
             The receiver.
@@ -239,7 +242,10 @@ class Channel(Signal):
 
     @classmethod
     def start_subscribing(cls) -> None:
-        """Subscribe what there is, and from now on whatever comes: the apps are ready."""
+        """Subscribe the existing receivers and tasks, and later ones when they are connected.
+
+        This is called when the apps are ready.
+        """
         Channel._is_subscribing = True
         for channel in cls.all_known():
             if channel.receivers or channel.gap.receivers:
@@ -248,13 +254,13 @@ class Channel(Signal):
                 channel._try_to_subscribe(key)
 
     def find_problems(self) -> dict[Hashable, Exception]:
-        """Return why tasks couldn't be subscribed, by id, having tried these once more."""
+        """Try again to subscribe the tasks that failed; return why they fail, by id."""
         for key in [*self._problems]:
             self._try_to_subscribe(key)
         return dict(self._problems)
 
     def _listen(self) -> None:
-        """Subscribe to notifications and gaps, unless that is done, or too early."""
+        """Subscribe to notifications and gaps, unless that is done already, or it is too early."""
         self.keep()
         if not self._is_subscribing:
             return
@@ -270,22 +276,22 @@ class Channel(Signal):
             )
 
     def subscribe_tasks(self) -> None:
-        """Subscribe the tasks once more, now that they go through another dispatcher.
+        """Subscribe the tasks again, after the dispatcher was replaced.
 
         Raises:
-            ImproperlyConfigured: There is no such dispatcher.
-            PgNotifierError: Whatever `Notifier.subscribe` raises.
+            ImproperlyConfigured: The dispatcher doesn't exist, or can't be made.
+            PgNotifierError: `Notifier.subscribe` refuses a task.
         """
         for key in self._options:
             self._subscribe(key)
 
     def _try_to_subscribe(self, key: Hashable) -> None:
-        """Subscribe a task, unless it is too early; note why, if that can't be."""
+        """Subscribe a task, unless it is too early; if that fails, record the reason."""
         if not self._is_subscribing:
             return
         try:
             self._subscribe(key)
-        except Exception as exc:  # noqa: BLE001 - a dispatcher may be anybody's
+        except Exception as exc:  # noqa: BLE001 - a user's dispatcher may raise anything
             self._problems[key] = exc
             what = (
                 "tasks aren't" if isinstance(exc, ImproperlyConfigured) else f"task {key!r} isn't"
@@ -300,7 +306,7 @@ class Channel(Signal):
         self._problems.pop(key, None)
 
     def deliver(self, arrived: Notification) -> list[Exception]:
-        """Call the receivers with a notification; return what they have raised."""
+        """Call the receivers with a notification; return the exceptions that they raised."""
         model = find_model(arrived.payload)
         restore_values(model, arrived.payload)
         if not self.receivers:
@@ -319,16 +325,16 @@ class Channel(Signal):
         return [response for _, response in responses if isinstance(response, Exception)]
 
     def deliver_gap(self, arrived: Notification) -> list[Exception]:
-        """Call the receivers of `gap`; return what they have raised."""
+        """Call the receivers of `gap`; return the exceptions that they raised."""
         responses = self.gap.send_robust(self, gap=arrived.payload, channel=self.name)
         return [response for _, response in responses if isinstance(response, Exception)]
 
     def _log_robust_failure(self, receiver: Any, err: Exception) -> None:
-        if not _is_listener.get():  # which reports it itself
+        if not _is_listener.get():  # the listener reports it itself
             super()._log_robust_failure(receiver, err)  # type: ignore[misc]
 
     def live_receivers(self) -> list[Callable[..., Any]]:
-        """Return the receivers that haven't been garbage collected, whatever their sender."""
+        """Return the receivers that haven't been garbage collected, for all senders."""
         held = [entry[1] for entry in self.receivers]
         found = [one() if isinstance(one, ReferenceType) else one for one in held]
         return [one for one in found if one is not None]
@@ -338,27 +344,28 @@ class Channel(Signal):
     def notify(
         self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
     ) -> None:
-        """Send a notification when the transaction commits; now, if there is none.
+        """Send a notification when the transaction commits; at once if there is none.
 
-        Within `atomic()` it belongs to the transaction: PostgreSQL sends it with the COMMIT, and
-        forgets it with a ROLLBACK, a savepoint's included.
+        Within `atomic()` the notification belongs to the transaction: PostgreSQL sends it with the
+        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint.
 
         Args:
-            payload: The value. What JSON or a Python literal has a type for arrives as it is. A
-                date, datetime, time, timedelta, Decimal, UUID or lazy text arrives as the str
-                that `DjangoJSONEncoder` makes of it, an Enum as its value, a dataclass as a dict.
-            using: An alias of DATABASES. Default: the channel's own.
-            encoder: Returns what is to be sent in place of a value of another type; or a
-                subclass of `json.JSONEncoder`, whose `default` does.
+            payload: The value to send. Types that JSON or a Python literal can hold arrive
+                unchanged. A date, datetime, time, timedelta, Decimal, UUID or lazy text arrives as
+                the str that `DjangoJSONEncoder` makes of it, an Enum as its value, and a dataclass
+                as a dict.
+            using: An alias of DATABASES. Default: the channel's database.
+            encoder: A callable that returns a replacement for a value of any other type; or a
+                subclass of `json.JSONEncoder` with a method `default` that does so.
 
         Raises:
-            PayloadEncodingError: Nothing carries the value.
-            PayloadTooLargeError: Written, it has over 7,999 bytes.
-            django.db.Error: PostgreSQL refused.
+            PayloadEncodingError: The value can't be encoded.
+            PayloadTooLargeError: The encoded payload has over 7,999 bytes.
+            django.db.Error: PostgreSQL refused the notification.
         """
         text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
-            # Before the server does: its error would end the caller's transaction.
+            # Check it here, because an error of the server would abort the caller's transaction.
             check_size(self.name, text, encoding_of(cursor.connection))
             cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
@@ -377,7 +384,7 @@ def _write_lazily(value: Any) -> str:
 
 
 class _GapSignal(Signal):
-    """The signal of a channel's gaps; to connect to it is enough to have the channel heard."""
+    """The signal of a channel's gaps. Connecting a receiver also subscribes to the channel."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -389,19 +396,19 @@ class _GapSignal(Signal):
 
 
 def gap_id(id: Hashable) -> Hashable:
-    """Return the id under which a subscription is told of gaps."""
+    """Return the id of the task that is run for the gaps of a task."""
     return (*id, "gap") if isinstance(id, tuple) else (id, "gap")
 
 
 @lru_cache(256)
 def _warn_once(text: str) -> None:
-    """Warn of what is wrong, for workers, which run no checks."""
+    """Warn of a problem, for workers, because they don't run checks."""
     level = logging.DEBUG if conf.runs_checks() else logging.WARNING
     logger.log(level, "%s", text, extra=about("not_subscribed"))
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:
-    """Return the tasks that can't be subscribed, and why, having tried these once more."""
+    """Try again to subscribe tasks that failed; return those that still fail, and why."""
     return [
         (channel, key, problem)
         for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)

@@ -1,4 +1,4 @@
-"""System checks: what `manage.py check` says of the settings, the databases and the models."""
+"""Check the settings, the databases and the models, for `manage.py check`."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -29,11 +29,11 @@ from pgnotifier.errors import NotListeningError, PgNotifierError
 from pgnotifier.notifier import Notifier
 
 POOLER_PORTS = {"6432"}
-"""PgBouncer's own: https://www.pgbouncer.org/config.html#listen_port."""
+"""The default port of PgBouncer: https://www.pgbouncer.org/config.html#listen_port."""
 
 
 def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
-    """Check `PGNOTIFIER`, and what it names; connects to nothing."""
+    """Check `PGNOTIFIER` and what it refers to, without connecting to anything."""
     found: list[CheckMessage] = [
         Error(problem.message, hint=problem.hint, id=f"pgnotifier.{number}")
         for number, problem in conf.check_settings()
@@ -43,8 +43,8 @@ def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
     for alias in sorted(_aliases()):
         found += _check_alias(alias)
     found += [problem for name in ("ON_GAP", "ON_ERROR") for problem in _check_hook(name)]
-    # Warnings, as they concern the listener alone: an error would stop `migrate` and `runserver`.
-    # Without a dispatcher, each task would repeat why.
+    # These are warnings, because they only concern the listener: an error would stop `migrate` and
+    # `runserver`. If the dispatcher can't be made, each task would repeat the reason.
     return [*found, *(_check_dispatcher() or _check_tasks())]
 
 
@@ -55,7 +55,7 @@ def _check_hook(name: str) -> list[CheckMessage]:
         return [checks.Warning(f"{exc}", hint=_NO_LISTENER, id="pgnotifier.E011")]
     if hook is None or callable(hook):
         return []
-    problem = f"PGNOTIFIER[{name!r}] is the path of {show(hook)}, which can't be called."
+    problem = f"PGNOTIFIER[{name!r}] must be the path of a callable, not of {show(hook)}."
     return [checks.Warning(problem, hint=_NO_LISTENER, id="pgnotifier.E011")]
 
 
@@ -66,13 +66,16 @@ def _check_dispatcher() -> list[CheckMessage]:
     try:
         make_dispatcher(kind)
     except NoDispatcherError as exc:
-        return [_warn_of_tasks(f"There are tasks, and {exc}.", "Set one of them.", "E012")]
+        return [_warn_of_tasks(f"There are tasks, but {exc}.", "Set one of them.", "E012")]
     except NoCeleryAppError as exc:
         return [_warn_of_tasks(f"{exc}.", _MAKE_APP, "E013")]
     except (ImproperlyConfigured, PgNotifierError) as exc:
         near = find_nearest(str(kind).lower(), MAKERS)
         hint = f"Did you mean {near!r}? " if near and kind not in MAKERS else ""
-        hint += f"It is one of {', '.join(MAKERS)}, or the path of what makes another."
+        hint += (
+            f"Set it to one of {', '.join(MAKERS)}, or to the path of a callable that returns "
+            "another dispatcher."
+        )
         message = str(exc)
         if not message.startswith("PGNOTIFIER"):  # the dispatcher's own
             message = f"PGNOTIFIER['DISPATCHER'] can't be used: {exc}"
@@ -85,11 +88,11 @@ def _check_tasks() -> list[CheckMessage]:
         _warn_of_tasks(
             f"Task {spell(key)!r} of channel {channel.name!r} can't be subscribed: "
             f"{redact(problem)}",
-            "Correct what Channel.task() is given, or PGNOTIFIER['DISPATCHER'].",
+            "Correct the arguments of Channel.task(), or PGNOTIFIER['DISPATCHER'].",
             "E014",
         )
         for channel, key, problem in find_task_problems()
-        if not isinstance(problem, ImproperlyConfigured)  # which is the dispatcher's
+        if not isinstance(problem, ImproperlyConfigured)  # that is a problem of the dispatcher
     ]
 
 
@@ -100,7 +103,7 @@ def _warn_of_tasks(message: str, hint: str, number: str) -> CheckMessage:
 def check_databases(
     app_configs: Any, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
-    """Listen to something, for `check --database ALIAS`."""
+    """Check that the databases deliver notifications, for `check --database ALIAS`."""
     found: list[CheckMessage] = []
     for alias in sorted(_aliases() & set(databases or ())):
         if connections[alias].vendor != "postgresql":
@@ -112,7 +115,7 @@ def check_databases(
         except NotListeningError as exc:
             found.append(
                 Error(
-                    f"Database {alias!r} swallows notifications: {exc}",
+                    f"Database {alias!r} doesn't deliver notifications: {exc}",
                     hint=_DIRECTLY,
                     id="pgnotifier.E008",
                 )
@@ -120,8 +123,8 @@ def check_databases(
         except (ImproperlyConfigured, PgNotifierError) as exc:
             found.append(
                 Error(
-                    f"Nobody can listen to database {alias!r}: {exc}",
-                    hint="See to it that the server is there, and that it is no standby.",
+                    f"It is not possible to listen to database {alias!r}: {exc}",
+                    hint="Check that the server is running, and that it isn't a standby.",
                     id="pgnotifier.E009",
                 )
             )
@@ -131,7 +134,7 @@ def check_databases(
 
 
 def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessage]:
-    """Check that models notify in the database in which their channel is heard."""
+    """Check that models are written to the database of the channel that they notify."""
     found: list[CheckMessage] = []
     configs = apps.get_app_configs() if app_configs is None else app_configs
     for model in (model for config in configs for model in config.get_models()):
@@ -139,14 +142,14 @@ def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessa
             if not isinstance(made, NotifyOn):
                 continue
             known = Channel.known.get(made.channel)
-            heard = conf.get("DATABASE") if known is None else known.database
+            listened = conf.get("DATABASE") if known is None else known.database
             written = router.db_for_write(model)
-            if written != heard:
+            if written != listened:
                 found.append(
                     Error(
-                        f"{model._meta.label} is written to database {written!r}, and its "
-                        f"channel {made.channel!r} is heard in {heard!r}.",
-                        hint=f"Make it Channel({made.channel!r}, using={written!r}).",
+                        f"{model._meta.label} is written to database {written!r}, but its "
+                        f"channel {made.channel!r} belongs to database {listened!r}.",
+                        hint=f"Define it as Channel({made.channel!r}, using={written!r}).",
                         obj=model,
                         id="pgnotifier.E010",
                     )
@@ -154,14 +157,14 @@ def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessa
     return found
 
 
-_NO_LISTENER = "Until then `manage.py pgnotifier` doesn't start."
+_NO_LISTENER = "Until then, `manage.py pgnotifier` doesn't start."
 _MAKE_APP = (
     "See https://docs.celeryq.dev/en/stable/django/first-steps-with-django.html: the project's "
     "__init__.py has to import the app."
 )
 _DIRECTLY = (
-    "Add an alias to DATABASES that connects to PostgreSQL directly, or through a pool of "
-    "sessions, and name it in PGNOTIFIER['DATABASE'], or in Channel(using=...)."
+    "Add an alias to DATABASES that connects to PostgreSQL directly, or through a pooler in "
+    "session mode, and set PGNOTIFIER['DATABASE'] or Channel(using=...) to it."
 )
 
 
@@ -171,11 +174,11 @@ def _aliases() -> set[str]:
 
 def _check_alias(alias: str) -> list[CheckMessage]:
     if alias not in settings.DATABASES:
-        there = ", ".join(map(repr, settings.DATABASES))
+        existing = ", ".join(map(repr, settings.DATABASES))
         return [
             Error(
-                f"Channels are heard in database {alias!r}, which isn't in DATABASES.",
-                hint=f"There are {there}.",
+                f"Channels belong to database {alias!r}, which isn't in DATABASES.",
+                hint=f"Use one of {existing}.",
                 id="pgnotifier.E004",
             )
         ]
@@ -183,8 +186,9 @@ def _check_alias(alias: str) -> list[CheckMessage]:
     if connection.vendor != "postgresql":
         return [
             Error(
-                f"Channels are heard in database {alias!r}, which is {connection.display_name}.",
-                hint="Only PostgreSQL notifies. Name an alias of one in PGNOTIFIER['DATABASE'].",
+                f"Channels belong to database {alias!r}, which is {connection.display_name}.",
+                hint="Only PostgreSQL has NOTIFY. Set PGNOTIFIER['DATABASE'] to the alias of a "
+                "PostgreSQL database.",
                 id="pgnotifier.E005",
             )
         ]
@@ -202,8 +206,8 @@ def _check_alias(alias: str) -> list[CheckMessage]:
     if port in POOLER_PORTS or connection.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
         return [
             checks.Warning(
-                f"Database {alias!r} seems to be behind a pooler; one that pools transactions "
-                "swallows notifications.",
+                f"Database {alias!r} seems to be behind a pooler. A pooler in transaction mode "
+                "doesn't deliver notifications.",
                 hint=f"Try `manage.py check --database {alias}`. {_DIRECTLY}",
                 id="pgnotifier.W001",
             )

@@ -1,4 +1,4 @@
-"""Settings: what `PGNOTIFIER = {...}` may say, checked."""
+"""Read and check the Django setting `PGNOTIFIER = {...}`."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ KINDS = ("celery", "rq", "tasks", "inline")
 
 
 class Problem(NamedTuple):
-    """What is wrong, and what to do."""
+    """The message of a problem, and a hint what to do."""
 
     message: str
     hint: str
@@ -31,7 +31,7 @@ def _is_hook(value: Any) -> bool:
 
 
 _ALIAS = "an alias of DATABASES"
-_CALLABLE = "a callable, or its path"
+_CALLABLE = "a callable or the path of one"
 _NAMES = (
     *("standby", "health_port", "health_host", "heartbeat", "heartbeat_timeout", "buffer_size"),
     *("buffer_bytes", "overflow", "drain_timeout"),
@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "CELERY_APP": Setting("the path of a Celery app: 'shop.celery.app'", is_filled),
     "RQ_QUEUE": Setting(
-        "the URL of a Redis, or a Queue or connection, or the path of one, or of a callable "
+        "the URL of a Redis server, a Queue or connection, or the path of one or of a callable "
         "that returns one",
         lambda value: value is not None,
         "redis://localhost:6379/0",
@@ -58,44 +58,45 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def get(name: str) -> Any:
-    """Return a setting's value, or its default."""
+    """Return the value of a setting, or its default."""
     given = getattr(django_settings, "PGNOTIFIER", {})
     value = given.get(name) if isinstance(given, Mapping) else None
     return SETTINGS[name].default if value is None else value
 
 
 def get_imported(name: str) -> Any:
-    """Return a setting's value, imported if it is a path.
+    """Return the value of a setting; if it is a path, import it.
 
     Raises:
-        ImproperlyConfigured: There is nothing to import by it.
+        ImproperlyConfigured: The path can't be imported.
     """
     value = get(name)
     if not isinstance(value, str):
         return value
-    if not _PATH.fullmatch(value):  # a URL, say, with a password
+    if not _PATH.fullmatch(value):  # don't show it: it may be a URL with a password
         raise ImproperlyConfigured(
-            f"PGNOTIFIER[{name!r}] is no path of something in a module, as 'shop.queues.make' is"
+            f"PGNOTIFIER[{name!r}] must be the path of something in a module, like "
+            "'shop.queues.make'"
         )
     try:
         return import_string(value.replace(":", "."))
-    except Exception as exc:  # noqa: BLE001 - whatever the module raises
-        # What looks like a path may be a server with a password.
-        reason = "there is no such thing" if name == "RQ_QUEUE" else redact(exc)
+    except Exception as exc:  # noqa: BLE001 - the module may raise anything
+        # What looks like a path may be the address of a server with a password.
+        reason = "the path can't be imported" if name == "RQ_QUEUE" else redact(exc)
         raise ImproperlyConfigured(f"PGNOTIFIER[{name!r}]: {reason}") from (
             exc if reason == str(exc) else None
         )
 
 
 def runs_checks() -> bool:
-    """Return whether this process is a command of Django's, whose checks say what is wrong."""
+    """Return whether this process is a management command, which runs Django's checks."""
     program = Path(sys.argv[0] if sys.argv else "")
     names = ("manage.py", "django-admin")
     return program.name in names or program.parts[-2:] == ("django", "__main__.py")
 
 
 def check_settings() -> list[tuple[str, Problem]]:
-    """Return what is wrong with the settings' names and values, each with an id."""
+    """Return the problems of the settings' names and values, each with the id of its check."""
     given = getattr(django_settings, "PGNOTIFIER", {})
     if not isinstance(given, Mapping):
         return [("E001", Problem("PGNOTIFIER must be a dict.", f"It is {type(given).__name__}."))]

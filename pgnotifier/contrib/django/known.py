@@ -1,4 +1,4 @@
-"""The channels that this process knows, for workers that are given a name."""
+"""Keep the channels of this process, so that workers find them by name."""
 
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -7,4 +7,4 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHANNELS: "WeakValueDictionary[str, Any]" = WeakValueDictionary()
-"""By name. A channel is a signal, which its module keeps."""
+"""The channels, by name. The modules that define them keep them alive."""

@@ -1,4 +1,4 @@
-"""Models: what listeners tell of themselves, for the admin."""
+"""Define the table in which listeners report their status, for the admin."""
 
 from datetime import datetime, timedelta
 
@@ -6,17 +6,19 @@ from django.db import models
 from django.utils import timezone
 
 SILENT = timedelta(seconds=30)
-"""After so long without a word a listener counts as gone."""
+"""A listener that hasn't reported for so long counts as silent."""
 
 
 class Listener(models.Model):
-    """A process of `manage.py pgnotifier`, for one database; written by itself every few seconds.
+    """The status of a `manage.py pgnotifier` process for one database.
+
+    The process writes it every few seconds.
 
     Attributes:
-        name: The machine, the process and the database's alias.
-        status: `Notifier.status()`.
-        channels: What it hears: dicts of `channel`, `receivers`, `tasks`.
-        gaps: The latest, each as `Gap.to_dict()`.
+        name: The host name, the pid, and the alias of the database.
+        status: The result of `Notifier.status()`.
+        channels: The channels that it listens to: dicts of `channel`, `receivers` and `tasks`.
+        gaps: The latest gaps, each as `Gap.to_dict()`.
     """
 
     name: "models.CharField[str, str]" = models.CharField(max_length=255, primary_key=True)
@@ -39,5 +41,5 @@ class Listener(models.Model):
 
     @property
     def is_silent(self) -> bool:
-        """Whether it hasn't been heard of lately, and didn't say that it would stop."""
+        """Whether it hasn't reported lately, and didn't report that it stopped."""
         return self.state != "stopped" and timezone.now() - self.seen_at > SILENT

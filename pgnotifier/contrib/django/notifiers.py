@@ -1,4 +1,4 @@
-"""Notifiers: one for each database that has channels."""
+"""Make the notifiers, one per database, and the dispatchers of their tasks."""
 
 import importlib.util
 import os
@@ -20,33 +20,35 @@ from pgnotifier.notification import Gap
 from pgnotifier.notifier import Notifier
 
 PSYCOPG = ("autocommit", "context", "cursor_factory", "prepare_threshold", "row_factory")
-"""What psycopg takes besides libpq's parameters."""
+"""The connection parameters that belong to psycopg, not to libpq."""
 
 GAPS = 20
-"""How many gaps are kept."""
+"""How many gaps to keep per database."""
 
 latest_gaps: dict[str, deque[Gap]] = {}
 """The latest gaps, by the alias of their database."""
 
 _lock = ForkSafeLock()
-"""Guards both. Not held while something is imported: whoever imports that may be waiting for us."""
+"""Guards the next two. It isn't held during an import, because another thread may hold the import
+lock and wait for this one.
+"""
 _notifiers: dict[str, Notifier] = {}
 _dispatchers: dict[str, Dispatcher] = {}
 
 
 def find_parameters(alias: str) -> Mapping[str, Any]:
-    """Return the libpq parameters of a database, as Django has them now.
+    """Return the libpq parameters of a database, as they are configured now.
 
     Raises:
-        ImproperlyConfigured: There is no such database, or it isn't PostgreSQL.
+        ImproperlyConfigured: DATABASES doesn't have the alias, or it isn't PostgreSQL.
     """
     try:
         connection = connections[alias]
     except ConnectionDoesNotExist:
-        raise ImproperlyConfigured(f"DATABASES has no {alias!r}") from None
+        raise ImproperlyConfigured(f"DATABASES has no alias {alias!r}") from None
     if connection.vendor != "postgresql":
         raise ImproperlyConfigured(
-            f"database {alias!r} is {connection.display_name}, which has no NOTIFY"
+            f"database {alias!r} is {connection.display_name}, which doesn't have NOTIFY"
         )
     parameters = connection.get_connection_params()
     return {name: value for name, value in parameters.items() if name not in PSYCOPG}
@@ -55,19 +57,19 @@ def find_parameters(alias: str) -> Mapping[str, Any]:
 def _supply(alias: str) -> Mapping[str, Any]:
     try:
         return find_parameters(alias)
-    except ImproperlyConfigured as exc:  # no later try would find another
+    except ImproperlyConfigured as exc:  # retrying can't help
         raise ConfigurationError(str(exc)) from exc
 
 
 def get_notifier(alias: str) -> Notifier:
-    """Return the notifier of a database; made when first asked for, and connected by nobody."""
+    """Return the notifier of a database. The first call makes it; it isn't connected yet."""
     found = _notifiers.get(alias)
     if found is None:
         standby = conf.get("STANDBY")
         made = Notifier(
             lambda: _supply(alias),
             autorun=False,
-            daemon=True,  # the command stays as long as it is to
+            daemon=True,  # the command decides how long the process runs
             on_error=_report_error,
             on_gap=_GapHook(alias),
             heartbeat=conf.get("HEARTBEAT"),
@@ -83,20 +85,23 @@ def get_notifier(alias: str) -> Notifier:
 
 
 def all_notifiers() -> dict[str, Notifier]:
-    """Return those that have channels, by the alias of their database."""
+    """Return the notifiers that have channels, by the alias of their database."""
     with _lock:
         return {alias: one for alias, one in _notifiers.items() if one.get_channels()}
 
 
 def _report_error(exc: BaseException, subscription: Any, notification: Any) -> None:
-    """Tell `PGNOTIFIER["ON_ERROR"]`, which is imported when it is needed."""
+    """Call `PGNOTIFIER["ON_ERROR"]`, which is imported when it is needed."""
     hook = conf.get_imported("ON_ERROR")
     if hook is not None:
         hook(exc, subscription, notification)
 
 
 class _GapHook:
-    """Keeps the latest gaps, and tells `PGNOTIFIER["ON_GAP"]`, which may need apps to be ready."""
+    """Keeps the latest gaps, and calls `PGNOTIFIER["ON_GAP"]`.
+
+    The hook is imported when it is needed, because it may need the apps to be ready.
+    """
 
     def __init__(self, alias: str) -> None:
         self._latest = latest_gaps.setdefault(alias, deque(maxlen=GAPS))
@@ -112,10 +117,10 @@ class _GapHook:
 
 
 def task_dispatcher(alias: str) -> Dispatcher:
-    """Return what the tasks of a database's channels go through.
+    """Return the dispatcher for the tasks of a database's channels.
 
     Raises:
-        ImproperlyConfigured: None is configured, or it isn't installed.
+        ImproperlyConfigured: No dispatcher is configured, or it can't be made.
     """
     found = _dispatchers.get(alias)
     if found is None:
@@ -126,10 +131,10 @@ def task_dispatcher(alias: str) -> Dispatcher:
 
 
 def replace_dispatchers(kind: str) -> None:
-    """Have what is subscribed from now on go through another dispatcher.
+    """Use another dispatcher for subscriptions that are made from now on.
 
     Raises:
-        ImproperlyConfigured: It isn't installed.
+        ImproperlyConfigured: The dispatcher isn't installed, or can't be made.
     """
     made = {alias: make_dispatcher(kind) for alias in tuple(_notifiers)}
     with _lock:
@@ -137,11 +142,14 @@ def replace_dispatchers(kind: str) -> None:
 
 
 def make_dispatcher(kind: Any) -> Dispatcher:
-    """Return a dispatcher by its name, or by what makes one.
+    """Return a dispatcher.
+
+    Args:
+        kind: The value of `PGNOTIFIER["DISPATCHER"]`: a name, a callable, or its path.
 
     Raises:
-        ImproperlyConfigured: There is none, or it isn't installed, or can't be made.
-        PgNotifierError: It refuses a setting.
+        ImproperlyConfigured: The dispatcher doesn't exist, isn't installed, or can't be made.
+        PgNotifierError: The dispatcher refuses a setting.
     """
     if kind is None:
         raise NoDispatcherError(
@@ -154,42 +162,42 @@ def make_dispatcher(kind: Any) -> Dispatcher:
         raise
     except ModuleNotFoundError as exc:
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, and {exc.name} isn't installed"
+            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, but {exc.name} isn't installed"
             + (f": pip install {INSTALLS[str(kind)]}" if maker is not None else "")
         ) from exc
-    except Exception as exc:  # noqa: BLE001 - whatever it raises
+    except Exception as exc:  # noqa: BLE001 - a user's callable may raise anything
         shown = redact(exc)
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, which fails with {show(exc, 200)}"
+            f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, which raises {show(exc, 200)}"
         ) from (exc if shown == str(exc) else None)
     if not isinstance(made, Dispatcher):
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['DISPATCHER'] makes {show(made)}, which is no pgnotifier.Dispatcher"
+            f"PGNOTIFIER['DISPATCHER'] must make a pgnotifier.Dispatcher, not {show(made)}"
         )
     return made
 
 
 def _make_given(kind: Any) -> Any:
-    """Return what a path, or a callable, makes."""
+    """Return what a callable, or the callable at a path, returns."""
     if isinstance(kind, str):
         if "." not in kind and ":" not in kind:
             raise ImproperlyConfigured(
-                f"PGNOTIFIER['DISPATCHER'] is {show(kind)}, which is neither a name nor a path"
+                f"PGNOTIFIER['DISPATCHER'] must be a known name or a path, not {show(kind)}"
             )
         kind = conf.get_imported("DISPATCHER")
     return kind() if callable(kind) else kind
 
 
 class NoDispatcherError(ImproperlyConfigured):
-    """There are tasks, and no setting says what they go through."""
+    """There are tasks, but no dispatcher is configured for them."""
 
 
 class NoCeleryAppError(ImproperlyConfigured):
-    """Tasks are to go through Celery, and the project has made no app of Celery's."""
+    """Celery is configured as the dispatcher, but the project has no Celery app."""
 
 
 class HereDispatcher(InlineDispatcher):
-    """Calls tasks in the process that listens: for development and tests. Ignores options."""
+    """Calls tasks in the process that listens, for development and tests. Ignores options."""
 
     starts_listener = False
 
@@ -204,17 +212,18 @@ def _make_celery() -> Dispatcher:
     app = conf.get_imported("CELERY_APP") or _find_celery_app()
     if app is None:
         raise NoCeleryAppError(
-            "PGNOTIFIER['DISPATCHER'] is 'celery', and there is no Celery app: import it in the "
-            "project's __init__.py, or name it in PGNOTIFIER['CELERY_APP']"
+            "PGNOTIFIER['DISPATCHER'] is 'celery', but there is no Celery app: import it in the "
+            "project's __init__.py, or set PGNOTIFIER['CELERY_APP'] to its path"
         )
     return CeleryDispatcher(app)
 
 
 def _find_celery_app() -> Any:
-    """Return Celery's current app; None if there is none but the one that Celery makes up.
+    """Return Celery's current app; None if the project hasn't made one.
 
-    `celery.current_app` makes one that nobody has configured, and leaves it the default of all
-    threads: https://docs.celeryq.dev/en/stable/userguide/application.html#breaking-the-chain.
+    This doesn't read `celery.current_app`, which would make an app without configuration and keep
+    it as the default of all threads:
+    https://docs.celeryq.dev/en/stable/userguide/application.html#breaking-the-chain.
     """
     from celery import _state
 
@@ -223,7 +232,7 @@ def _find_celery_app() -> Any:
     if current is not None and (current.main != "default" or current.set_as_current):
         return current
     made = [app for app in state._get_active_apps() if app is not current]
-    if len(made) == 1:  # by another thread, whose current app is its own
+    if len(made) == 1:  # it was made in another thread, and is current only there
         return made[0]
     module = os.environ.get("CELERY_CONFIG_MODULE", "celeryconfig")
     if "CELERY_BROKER_URL" in os.environ or importlib.util.find_spec(module) is not None:

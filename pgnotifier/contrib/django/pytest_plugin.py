@@ -1,11 +1,11 @@
-"""pytest fixtures for projects with pytest-django.
+"""Provide pytest fixtures for projects with pytest-django.
 
 Enable them with `pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]` in conftest.py.
 
-| fixture | gives |
+| fixture | provides |
 |---|---|
 | `capture_notifications` | `captureNotifications`, in the test's transaction |
-| `live_notifications` | a running listener; transactions commit, and tables are flushed later |
+| `live_notifications` | a running listener; transactions commit, and the tables are flushed later |
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ def capture_notifications(
 
 @pytest.fixture
 def live_notifications(transactional_db: None) -> Iterator[Any]:
-    """Yield what `liveNotifications` does, with a listener that runs for the whole test."""
+    """Yield the result of `liveNotifications`, with a listener that runs for the whole test."""
     from pgnotifier.contrib.django.test import liveNotifications
 
     with liveNotifications() as live:

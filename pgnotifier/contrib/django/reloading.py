@@ -1,8 +1,8 @@
-"""Reloading: a listener that starts again when code changes, and still ends as any other does.
+"""Restart the listener when code changes, and still deliver what was received before.
 
-Django's own `run_with_reloader` kills its child when it is to end, and ends the process amid the
-work when code changes. Here a parent passes on that it is to end, and the child, which listens in
-its main thread, delivers what was received in either case.
+Django's own `run_with_reloader` kills its child when it is stopped, and exits in the middle of the
+work when code changes. Here the child listens in its main thread. When the parent is stopped, or
+when code changes, the child delivers what was received before it exits.
 """
 
 import os
@@ -19,18 +19,18 @@ from django.utils import autoreload
 from pgnotifier.cli import foreground
 
 CHANGED = 3
-"""The exit code of a child whose code has changed, as Django has it."""
+"""The exit code that says that code has changed, as in Django."""
 
 _PIPE = "PGNOTIFIER_RELOADER_PIPE"
-"""The descriptor in the child's environment that is at its end when the parent is."""
+"""The environment variable with the descriptor of the pipe that closes when the parent ends."""
 
 
 def run_with_reloader(listen: Callable[[Any], int], options: Any) -> int:
     """Listen in a process that is replaced when code changes; return the exit code.
 
     Args:
-        listen: Listens until SIGTERM or SIGINT comes, delivers the rest, and returns the exit code.
-        options: What it is given.
+        listen: Listens until SIGTERM or SIGINT, delivers the rest, and returns the exit code.
+        options: The argument of `listen`.
     """
     if os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV) != "true":
         return _Parent().run()
@@ -38,9 +38,9 @@ def run_with_reloader(listen: Callable[[Any], int], options: Any) -> int:
 
 
 class _Parent:
-    """Starts the child, and tells it to end by closing a pipe.
+    """Starts the child, and ends it by closing a pipe.
 
-    The pipe is closed even if this process is killed, so that no child outlives it.
+    The pipe is closed even if this process is killed, so that the child never outlives it.
     """
 
     def __init__(self) -> None:
@@ -61,14 +61,14 @@ class _Parent:
         reader, self._pipe = os.pipe()
         try:
             environment = {autoreload.DJANGO_AUTORELOAD_ENV: "true", _PIPE: str(reader)}
-            self._child = subprocess.Popen(  # noqa: S603 - this program once more
+            self._child = subprocess.Popen(  # noqa: S603 - the same program again
                 autoreload.get_child_arguments(),
                 env={**os.environ, **environment},
                 pass_fds=[reader],
             )
         finally:
             os.close(reader)
-        if self._signals:  # while it was started
+        if self._signals:  # they arrived while the child was being started
             self._end()
         code = self._child.wait()
         self._end()
@@ -81,7 +81,7 @@ class _Parent:
         self._signalled_at = monotonic()
         self._end()
         if self._signals > 1 and self._child is not None and self._child.poll() is None:
-            self._child.send_signal(signal.SIGTERM)  # the second: at once
+            self._child.send_signal(signal.SIGTERM)  # a second signal means to end at once
 
     def _end(self) -> None:
         pipe, self._pipe = self._pipe, -1
@@ -90,11 +90,12 @@ class _Parent:
 
 
 class _Child:
-    """Listens in the main thread, and watches files and the parent on others.
+    """Listens in the main thread, and watches the files and the parent in other threads.
 
-    Of several reasons to end, only the first may reach `foreground.listen`, for which a second
-    signal means to end at once: Ctrl-C, say, is sent to both processes, and the parent passes it
-    on. So these threads send SIGURG, whose handler runs after that of any signal that is pending.
+    If there are several reasons to end, only the first one may reach `foreground.listen`, because a
+    second signal makes it end at once. Ctrl-C, for example, is sent to both processes, and the
+    parent passes it on as well. So the threads send SIGURG: its handler runs after those of
+    pending signals.
     """
 
     def __init__(self, listen: Callable[[Any], int], options: Any) -> None:
@@ -111,18 +112,18 @@ class _Child:
             threading.Thread(target=run, name=f"pgnotifier{run.__name__}", daemon=True).start()
         code = self._listen(self._options)
         if code:
-            # It failed: the next change of the code may mend it.
+            # It failed. Wait for a change of the code, which may fix that.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._ending.set())
             self._ending.wait()
         return CHANGED if self._has_changed else code
 
     def _leave(self, number: int, frame: Any) -> None:
-        """Leave before anything was received."""
+        """Exit before `listen` has installed its own handler: nothing was received yet."""
         sys.exit(CHANGED if self._has_changed else 0)
 
     def _pass_on(self, number: int, frame: Any) -> None:
-        """Do what SIGTERM does, unless a signal has come."""
+        """Call the handler of SIGTERM, unless a signal has arrived already."""
         handler = signal.getsignal(signal.SIGTERM)
         if callable(handler) and handler is not foreground._on_second_signal:
             handler(signal.SIGTERM, frame)
@@ -140,7 +141,7 @@ class _Child:
                 reloader.run(threading.main_thread())
             except autoreload.WatchmanUnavailable:
                 reloader = autoreload.StatReloader()
-            except SystemExit:  # how it says that something has changed
+            except SystemExit:  # Django's reloader raises it when a file has changed
                 break
         self._has_changed = True
         self._end()

@@ -1,7 +1,7 @@
-"""Rows: the table that listeners write for the admin, in SQL that no stranger can get into.
+"""Write the table of listeners for the admin, with SQL that can't run another user's code.
 
-Django's own queries name no schema, so that somebody who may create operators in `public` could
-have a listener run theirs. What a listener writes by itself names it: see `trigger_sql`.
+Django's own queries don't name schemas. Somebody who may create operators in `public` could
+therefore make a listener run their code. The queries here name every schema: see `trigger_sql`.
 """
 
 import json
@@ -22,7 +22,7 @@ WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)
 
 
 def write_row(values: Mapping[str, Any]) -> None:
-    """Write the row of a listener, by its `name`, in place of what it wrote before."""
+    """Insert the row of a listener, or replace the existing row of the same `name`."""
     table = _find_table()
     if table is None:
         given = dict(values)
@@ -39,7 +39,7 @@ def write_row(values: Mapping[str, Any]) -> None:
 
 
 def forget_before(seen_at: datetime) -> None:
-    """Delete the rows of listeners that weren't seen since then."""
+    """Delete the rows of listeners that haven't reported since a time."""
     table = _find_table()
     if table is None:
         Listener.objects.filter(seen_at__lt=seen_at).delete()
@@ -52,7 +52,7 @@ def forget_before(seen_at: datetime) -> None:
 
 
 def find_names(prefix: str) -> list[str]:
-    """Return the names of the listeners that begin so."""
+    """Return the names of the listeners that begin with a prefix."""
     table = _find_table()
     if table is None:
         found = Listener.objects.filter(name__startswith=prefix)
@@ -79,7 +79,7 @@ def _connection() -> Any:
 
 
 def _find_table() -> str | None:
-    """Return the table's name with its schema; None if it isn't in PostgreSQL, or isn't there."""
+    """Return the table's name with its schema; None if it doesn't exist or isn't in PostgreSQL."""
     connection = _connection()
     if connection.vendor != "postgresql":
         return None
@@ -96,7 +96,7 @@ def _execute(sql: str, values: list[str]) -> None:
 
 
 def _write_text(value: Any) -> str:
-    """Return a value as PostgreSQL reads it: a text has no cast whose type could be shadowed."""
+    """Return a value as text, because a text parameter needs no cast to a type without a schema."""
     if isinstance(value, datetime):
         return value.isoformat()
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""Running: what a worker calls for a notification."""
+"""Call the receiver of a task in a worker."""
 
 import inspect
 from collections.abc import Hashable
@@ -16,22 +16,22 @@ from pgnotifier.payload import encode_exactly
 
 
 class ReceiverNotFoundError(PgNotifierError, LookupError):
-    """A worker has no receiver of that id: it runs other code than the listener."""
+    """A worker has no receiver with the id of a task: it runs other code than the listener."""
 
 
 def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
-    """Call the receiver that `Channel.task` has connected, and return what it returns.
+    """Call the receiver that was connected by `Channel.task`, and return its result.
 
     Raises:
-        ReceiverNotFoundError: There is none.
+        ReceiverNotFoundError: There is no such receiver in this process.
     """
     found = CHANNELS.get(channel)
     gap = found is not None and id in found.gap_tasks
     fn = None if found is None else (found.gap_tasks if gap else found.tasks).get(id)
     if found is None or fn is None:
         raise ReceiverNotFoundError(
-            f"there is no task {id!r} on channel {channel!r}; define it in the module "
-            "`notifications` of an app that the worker has installed, too"
+            f"there is no task {id!r} on channel {channel!r} in this worker; define it in the "
+            "module `notifications` of an app that is installed in the worker as well"
         )
     named: dict[str, Any] = {"signal": found, "channel": channel}
     if gap:
@@ -54,7 +54,7 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
 
 
 def _write(payload: Any) -> str:
-    """Return a text for a payload: for that of a batch there may be none that decodes to it."""
+    """Return a payload as text. The text of a batch may not decode to the same value."""
     try:
         return encode_exactly(payload)
     except PayloadEncodingError:

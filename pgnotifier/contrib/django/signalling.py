@@ -1,4 +1,4 @@
-"""SignalDispatcher: calls the receivers of channels in the process that listens."""
+"""Provide `SignalDispatcher`, which calls the receivers of channels in the listening process."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class SignalDispatcher(Dispatcher):
-    """Calls what `Channel.connect` has subscribed, one notification after the other.
+    """Calls the receivers of `Channel.connect`, one notification after the other.
 
-    Database connections are treated as around a request: those past their `CONN_MAX_AGE`, or
-    broken, are closed before and after.
+    Database connections are treated as in a request: those that are broken or older than
+    `CONN_MAX_AGE` are closed before and after each notification.
     """
 
     starts_listener = False
@@ -26,7 +26,7 @@ class SignalDispatcher(Dispatcher):
 
     @classmethod
     def shared(cls, notifier: Notifier) -> "SignalDispatcher":
-        """Return a notifier's own."""
+        """Return the dispatcher of a notifier; the first call makes it."""
         found = cls._shared.get(notifier)
         if found is None:
             found = cls._shared[notifier] = cls()
@@ -40,7 +40,7 @@ class SignalDispatcher(Dispatcher):
         return subscription.fn
 
     def dispatch(self, batch: Batch) -> None:
-        """Call the receivers for each delivery; report what they raise."""
+        """Call the receivers for each delivery; report the exceptions that they raise."""
         for delivery in batch.one_by_one():
             self._deliver(delivery)
         self._opened = connections.all(initialized_only=True)

@@ -1,6 +1,6 @@
-"""TaskDispatcher: notifications become tasks of Django's own framework.
+"""Provide `TaskDispatcher`, which enqueues notifications as tasks of Django's own framework.
 
-That is `django.tasks` from Django 6 on, and its backport `django-tasks` on 5.2:
+That is `django.tasks` from Django 6 on, and its backport `django-tasks` for Django 5.2:
 https://docs.djangoproject.com/en/6.0/topics/tasks/.
 """
 
@@ -47,33 +47,34 @@ OPTIONS = ("queue", "priority", "run_after", "backend")
 
 
 def check_backend(alias: str) -> None:
-    """See to it that there is a backend of that alias.
+    """Check that a backend exists and can be made.
 
     Raises:
-        ImproperlyConfigured: There isn't, or it can't be made.
+        ImproperlyConfigured: The backend doesn't exist, or can't be made.
     """
     try:
         task_backends[alias]
     except Exception as exc:
         raise ImproperlyConfigured(
-            f"PGNOTIFIER['TASKS_BACKEND'] is {alias!r}, which can't be used: {exc}"
+            f"PGNOTIFIER['TASKS_BACKEND'] must be an alias of TASKS, and {alias!r} can't be used: "
+            f"{exc}"
         ) from exc
 
 
 @task()
 def notification(path: str, id: str, channel: str, payload: str, pid: int) -> None:
-    """Call a callback; id and payload travel as text, so that they arrive as what they were."""
+    """Call a callback. The id and the payload are text, so that they keep their types."""
     import_string(path)(decode(id), channel, unpack(payload), pid)
 
 
-class Target(NamedTuple):
-    """What a subscription's deliveries carry.
+class TaskTarget(NamedTuple):
+    """What a subscription is bound to: the task that its notifications become.
 
     Attributes:
-        path: Where the callback is imported from.
-        id: The subscription's, as text.
+        path: The path to import the callback from.
+        id: The subscription's id, as text.
         task: The task, with its options.
-        run_after: How much later than now it may run.
+        run_after: The delay after which the task may run, if there is one.
     """
 
     path: str
@@ -85,32 +86,36 @@ class Target(NamedTuple):
 class TaskDispatcher(Dispatcher):
     """Enqueues each notification as a task of `django.tasks`.
 
-    Workers import the callback by its name, so that it has to be a function of a module.
+    Workers import the callback by its name, so it has to be a function of a module.
 
-    Options of `subscribe()` and `Channel.task`: `queue`, `priority`, `backend`, as in `Task.using`,
-    and `run_after`, a timedelta.
+    The options of `subscribe()` and `Channel.task` are `queue`, `priority` and `backend`, as in
+    `Task.using`, and `run_after`, a timedelta.
     """
 
     starts_listener = False
 
     def __init__(self, backend: str = "default") -> None:
-        """Take the alias of a backend in `TASKS`."""
+        """Make a dispatcher.
+
+        Args:
+            backend: An alias of `TASKS`.
+        """
         self._backend = backend
         self._notifiers: WeakSet[Notifier] = WeakSet()
 
     def attach(self, notifier: "Notifier") -> None:
-        """Learn whose notifications come: a worker knows no decoder but pgnotifier's own."""
+        """Remember a notifier: workers only have pgnotifier's default decoder, not its own."""
         self._notifiers.add(notifier)
 
-    def bind(self, subscription: Subscription) -> Target:
+    def bind(self, subscription: Subscription) -> TaskTarget:
         """Check a subscription.
 
         Raises:
             UnknownOptionError: Tasks have no such option.
-            ArgumentTypeError: `run_after` is no timedelta.
+            ArgumentTypeError: `run_after` isn't a timedelta.
             ConfigurationError: The backend refuses an option's value.
-            DispatcherMismatchError: The id can't be written as text; or no worker could find the
-                callback, or call it.
+            DispatcherMismatchError: The id can't be written as text; or a worker couldn't import
+                the callback, or couldn't call it.
         """
         key, given = subscription.id, dict(subscription.options)
         for name in given.keys() - set(OPTIONS):
@@ -119,7 +124,7 @@ class TaskDispatcher(Dispatcher):
         run_after = given.pop("run_after", None)
         if run_after is not None and not isinstance(run_after, timedelta):
             raise ArgumentTypeError(
-                f"task {key!r}: run_after is a timedelta, not {run_after!r:.80}"
+                f"task {key!r}: run_after must be a timedelta, not {run_after!r:.80}"
             )
         used = {"backend": given.get("backend", self._backend)}
         used |= {"queue_name": given.get("queue"), "priority": given.get("priority")}
@@ -128,14 +133,16 @@ class TaskDispatcher(Dispatcher):
         try:
             made = notification.using(**used)
         except (TaskException, TypeError, ValueError) as exc:
-            raise ConfigurationError(f"task {key!r}: the backend takes no {used!r}: {exc}") from exc
-        return Target(find_path(key, subscription.fn), _write(key), made, run_after)
+            raise ConfigurationError(
+                f"task {key!r}: the backend refuses {used!r:.200}: {exc}"
+            ) from exc
+        return TaskTarget(find_path(key, subscription.fn), _write(key), made, run_after)
 
     def dispatch(self, batch: Batch) -> None:
         """Enqueue each delivery.
 
         Raises:
-            Exception: Whatever a backend raises that can't be reached.
+            Exception: The backend can't be reached. The type depends on the backend.
         """
         close_stale_connections()
         try:
@@ -146,13 +153,13 @@ class TaskDispatcher(Dispatcher):
                 try:
                     self._enqueue(fit, payload)
                 except BaseException:
-                    batch.leave([fit, *batch.rest()[1:]])  # what isn't fit is reported once
+                    batch.leave([fit, *batch.rest()[1:]])  # so that payloads are reported once
                     raise
         finally:
             close_stale_connections()
 
     def _find_fit(self, delivery: Delivery) -> tuple[Delivery | None, str]:
-        """Return what of a delivery can be carried, and its text; report what can't."""
+        """Return a delivery of the payloads that can be encoded, and its text; report others."""
         try:
             return delivery, self._pack(delivery)
         except PayloadEncodingError as exc:
@@ -163,7 +170,7 @@ class TaskDispatcher(Dispatcher):
             return rest, self._pack(rest)
 
     def _enqueue(self, delivery: Delivery, payload: str) -> None:
-        target: Target = delivery.binding.target
+        target: TaskTarget = delivery.binding.target
         arrived = delivery.notification
         made = target.task
         if target.run_after is not None:

@@ -1,14 +1,14 @@
-"""Helpers for a project's tests: what was sent, though no transaction commits; or all of it, live.
+"""Capture notifications in a project's tests, or receive them with a real listener.
 
     class OrderTests(TestCase):
-        def test_paying_tells(self):
+        def test_paying_notifies(self):
             with captureNotifications(execute=True) as sent:
                 order.pay()
             self.assertEqual([one.payload["operation"] for one in sent], ["update"])
 
-In `TestCase`, whose transactions never commit, PostgreSQL sends nothing. `captureNotifications` has
-it written down instead, that of triggers included. `liveNotifications` is for
-`TransactionTestCase`: a real listener, for as long as the `with` block.
+In `TestCase`, PostgreSQL sends nothing, because transactions never commit. `captureNotifications`
+records what would be sent, including what triggers send. `liveNotifications` is for
+`TransactionTestCase`: it runs a real listener during the `with` block.
 """
 
 import time
@@ -39,24 +39,25 @@ SCHEMA = "pgnotifier_capture"
 NAME = "pg_catalog.pg_notify("
 CAPTURING = f"{SCHEMA}.pg_notify("
 
-# PostgreSQL's own is called, too, for its errors. The condition is NOTIFY's: what is equal is sent
-# once in a transaction.
+# PostgreSQL's own function is called as well, for its errors. The condition does what NOTIFY does:
+# equal notifications of a transaction are sent once.
 _CAPTURE = f"""
 CREATE SCHEMA {SCHEMA};
 CREATE TABLE {SCHEMA}.sent (n serial, channel text, payload text);
-CREATE FUNCTION {SCHEMA}.pg_notify(told_to text, told text) RETURNS void LANGUAGE plpgsql
+CREATE FUNCTION {SCHEMA}.pg_notify(its_channel text, its_payload text) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM pg_catalog.pg_notify(told_to, told);
-    INSERT INTO {SCHEMA}.sent (channel, payload) SELECT told_to, coalesce(told, '')
+    PERFORM pg_catalog.pg_notify(its_channel, its_payload);
+    INSERT INTO {SCHEMA}.sent (channel, payload) SELECT its_channel, coalesce(its_payload, '')
     WHERE NOT EXISTS (
-        SELECT FROM {SCHEMA}.sent s WHERE s.channel = told_to AND s.payload = coalesce(told, '')
+        SELECT FROM {SCHEMA}.sent s WHERE s.channel = its_channel
+        AND s.payload = coalesce(its_payload, '')
     );
 END
 $$;
 """  # noqa: S608 - the name is ours
 
-# Functions that call it by its full name, as those of `notify_on` do.
+# Finds the functions that call pg_notify by its full name, as those of `notify_on` do.
 _FUNCTIONS = """
 SELECT pg_catalog.pg_get_functiondef(p.oid) FROM pg_catalog.pg_proc p
 JOIN pg_catalog.pg_language l ON l.oid OPERATOR(pg_catalog.=) p.prolang
@@ -73,15 +74,15 @@ AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
 def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
     *, channels: Collection[Channel | str] = (), execute: bool = False, using: str | None = None
 ) -> Iterator[list[Notification]]:
-    """Yield a list that has, at the end of the block, what was sent within it, in order.
+    """Yield a list that contains the notifications of the block, in order, when the block ends.
 
-    It knows what calls `pg_notify()` in the test's transaction: `Channel.notify`, the triggers of
-    `notify_on`, other triggers and SQL. It doesn't know the command `NOTIFY`.
+    It captures calls of `pg_notify()` in the test's transaction: by `Channel.notify`, by the
+    triggers of `notify_on`, and by other triggers and SQL. It doesn't capture the command `NOTIFY`.
 
     Args:
-        channels: Those to capture. Default: all.
-        execute: Whether to call receivers and tasks at the end of the block, in this process; what
-            one raises fails the test.
+        channels: The channels to capture. Default: all.
+        execute: Whether to call receivers and tasks at the end of the block, in this process. An
+            exception in one of them fails the test.
         using: An alias of DATABASES. Default: `PGNOTIFIER["DATABASE"]`.
 
     Raises:
@@ -108,13 +109,13 @@ def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
 
 
 def _capture_statement(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
-    """Have a statement of this process call what writes down."""
+    """Replace `pg_notify` in a statement of this process by the function that records."""
     captured = sql.replace(NAME, CAPTURING) if isinstance(sql, str) else sql
     return execute(captured, params, many, context)
 
 
 class _Capture:
-    """What is changed in the test's transaction so that notifications are written down."""
+    """The changes to the test's transaction that record notifications."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -126,14 +127,15 @@ class _Capture:
             cursor.execute(_CAPTURE)
             for definition in self._functions:
                 cursor.execute(definition.replace(NAME, CAPTURING))
-            # By its short name the function is found before PostgreSQL's; all else isn't.
+            # Put the schema first in the path, so that `pg_notify` without a schema is found there.
+            # Everything else is still found where it was.
             cursor.execute("SELECT pg_catalog.current_schemas(false)")
             (named,) = cursor.fetchone()
             first = SCHEMA if "pg_catalog" in named else f"{SCHEMA}, pg_catalog"
             cursor.execute(f"SET search_path = {first}, {self._path}")
 
     def end(self) -> list[Notification]:
-        """Take the changes back; return what was written down."""
+        """Undo the changes; return what was recorded."""
         with self._connection.cursor() as cursor:
             cursor.execute(f"SELECT channel, payload FROM {SCHEMA}.sent ORDER BY n")  # noqa: S608
             rows = cursor.fetchall()
@@ -164,18 +166,25 @@ def _deliver(arrived: Notification) -> None:
 
 
 class LiveNotifications:
-    """What arrives while a real listener runs."""
+    """The notifications that arrive while a real listener runs."""
 
     def __init__(self) -> None:
         self._received: list[Notification] = []
         self._errors: list[BaseException] = []
 
     def wait_for(self, count: int, timeout: float = TIMEOUT) -> list[Notification]:
-        """Wait until so many have been delivered, to receivers and tasks as well; return them.
+        """Wait until a number of notifications have been delivered to receivers and tasks.
+
+        Args:
+            count: How many to wait for.
+            timeout: Seconds to wait at most.
+
+        Returns:
+            All notifications so far.
 
         Raises:
-            AssertionError: There weren't so many in time.
-            Exception: What a receiver or a task has raised.
+            AssertionError: Fewer were delivered in time.
+            Exception: A receiver or a task raised it.
         """
         deadline = time.monotonic() + timeout
         while len(self._received) < count:
@@ -194,10 +203,10 @@ class LiveNotifications:
 def liveNotifications(  # noqa: N802 - as captureNotifications
     *, using: str | None = None
 ) -> Iterator[LiveNotifications]:
-    """Have a real listener run for as long as the block, on the test's database.
+    """Run a real listener on the test's database during the `with` block.
 
-    It calls the receivers of the database's channels, and their tasks, whatever the dispatcher: all
-    of them on a thread of its own. Transactions have to commit, as in `TransactionTestCase`.
+    In a thread of its own it calls the receivers of the database's channels and also their tasks,
+    with any dispatcher. Transactions have to commit, as in `TransactionTestCase`.
 
     Args:
         using: An alias of DATABASES. Default: `PGNOTIFIER["DATABASE"]`.
@@ -237,6 +246,6 @@ def _deliver_live(arrived: Notification) -> list[Exception]:
     for key in [*channel.tasks]:
         try:
             run(key, arrived.channel, decode(arrived.raw), arrived.pid)
-        except Exception as exc:  # noqa: BLE001 - told to the test
+        except Exception as exc:  # noqa: BLE001 - `wait_for` raises it in the test
             errors.append(exc)
     return errors

@@ -1,8 +1,8 @@
-"""The SQL of `notify_on`: what a trigger's function does, what creates it, and what removes it.
+"""Write the SQL that creates, calls and removes the triggers of `notify_on`.
 
-All of it names its types, functions and operators with their schema, and the functions run with a
-search_path of their own. Otherwise whoever may create objects in a schema of the path could have
-code of theirs run by everybody who changes a row:
+All of it names types, functions and operators with their schema, and the functions set their own
+search_path. Otherwise, anybody who may create objects in a schema of the path could make everybody
+who changes a row run their code:
 https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058.
 """
 
@@ -16,21 +16,21 @@ from pgnotifier._connection.publisher import MAX_PAYLOAD_BYTES
 Fields = bool | Sequence[str]
 
 ORIGIN = "-- Made by pgnotifier.contrib.django; `manage.py migrate` replaces and drops it.\n"
-"""What the source of our functions begins with."""
+"""The beginning of the source of our functions."""
 
 VARIABLES = (
     ("changed", "pg_catalog.text[] := '{}'"),
-    ("told", "pg_catalog.jsonb"),
+    ("head", "pg_catalog.jsonb"),
     ("whole", "pg_catalog.jsonb"),
     ("payload", "pg_catalog.text"),
 )
 
 _PAIRS = 40
-"""How many pairs `jsonb_build_object` is given: no function takes over 100 arguments."""
+"""How many pairs to pass to `jsonb_build_object`: functions have at most 100 arguments."""
 
 
-class Telling(NamedTuple):
-    """What a trigger tells: the arguments of `NotifyOn`."""
+class TriggerDefinition(NamedTuple):
+    """The definition of a trigger: the arguments of `NotifyOn`."""
 
     channel: str
     insert: bool
@@ -41,55 +41,56 @@ class Telling(NamedTuple):
 
     @property
     def events(self) -> list[str]:
-        """The operations that it tells of: `insert`, `update`, `delete`."""
+        """The operations that it notifies of: `insert`, `update`, `delete`."""
         return [event for event in ("insert", "update", "delete") if getattr(self, event)]
 
 
-def make_body(model: Any, telling: Telling) -> str:
+def make_body(model: Any, definition: TriggerDefinition) -> str:
     """Return the statements of the trigger's function, for PL/pgSQL.
 
-    No change of a row is to fail because it can't be told: whatever goes wrong while the payload
-    is made (a cast of somebody's raises, a value is too large for jsonb) leaves a payload without
-    values. The block that catches it costs a subtransaction without an id of its own.
+    A change of a row never fails because of its notification. If making the payload fails (a user's
+    cast raises an error, a value is too large for jsonb), the payload is sent without values. The
+    block that catches the error costs a subtransaction, but that doesn't get an id.
     """
     minimal = (
         f"'model', {literal(model._meta.label_lower)}, 'operation', pg_catalog.lower(TG_OP), "
         "'pk', NULL, 'truncated', true"
     )
     truncated = "OPERATOR(pg_catalog.||) '{\"truncated\": true}'::pg_catalog.jsonb"
-    unchanged = "(told OPERATOR(pg_catalog.-) 'changed'::pg_catalog.text)"
+    unchanged = "(head OPERATOR(pg_catalog.-) 'changed'::pg_catalog.text)"
     too_long = f"pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) {MAX_PAYLOAD_BYTES}"
-    failed = "'pgnotifier: ', TG_NAME, ' tells of a change without its values: ', SQLERRM"
+    failed = "'pgnotifier: ', TG_NAME, ' notifies of a change without its values: ', SQLERRM"
     return "\n".join(
         [
             "BEGIN",
-            *_tell_head(model),
-            *(_find_changes(model, telling.update) if telling.update else ()),
-            "    whole := told;",
-            *_tell_values(model, telling),
+            *_begin_payload(model),
+            *(_find_changes(model, definition.update) if definition.update else ()),
+            "    whole := head;",
+            *_add_values(model, definition),
             "    payload := whole::pg_catalog.text;",
             f"    IF {too_long} THEN",
-            f"        payload := (told {truncated})::pg_catalog.text;",
+            f"        payload := (head {truncated})::pg_catalog.text;",
             "    END IF;",
             f"    IF {too_long} THEN  -- so many columns",
             f"        payload := ({unchanged} {truncated})::pg_catalog.text;",
             "    END IF;",
             "EXCEPTION WHEN OTHERS THEN",
             f"    RAISE WARNING USING MESSAGE = pg_catalog.concat({failed});",
-            f"    payload := (told {truncated})::pg_catalog.text;",
+            f"    payload := (head {truncated})::pg_catalog.text;",
             "END;",
             f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
             f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
             "END IF;",
-            *_send(telling.channel),
+            *_send(definition.channel),
             "RETURN NULL;",
         ]
     )
 
 
 def _send(channel: str) -> Iterable[str]:
-    # The right to call pg_notify() can be taken away, that to NOTIFY can't. Not in a block that
-    # catches errors: each of those with a notification takes memory until the transaction ends.
+    # The right to call pg_notify() can be revoked, but NOTIFY is always allowed. This isn't in the
+    # block that catches errors: each such block with a notification takes memory until the
+    # transaction ends.
     function = "pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)"
     yield (
         "IF pg_catalog.has_function_privilege("
@@ -102,15 +103,15 @@ def _send(channel: str) -> Iterable[str]:
     yield "END IF;"
 
 
-def make_source(model: Any, telling: Telling) -> str:
+def make_source(model: Any, definition: TriggerDefinition) -> str:
     """Return the source of the trigger's function, as `pg_proc.prosrc` has it."""
     declared = "".join(f"    {name} {kind};\n" for name, kind in VARIABLES)
-    return f"{ORIGIN}DECLARE\n{declared}BEGIN\n{make_body(model, telling)}\nEND\n"
+    return f"{ORIGIN}DECLARE\n{declared}BEGIN\n{make_body(model, definition)}\nEND\n"
 
 
-def _tell_head(model: Any) -> list[str]:
+def _begin_payload(model: Any) -> list[str]:
     return [
-        "    told := pg_catalog.jsonb_build_object(",
+        "    head := pg_catalog.jsonb_build_object(",
         f"        'model', {literal(model._meta.label_lower)},",
         "        'operation', pg_catalog.lower(TG_OP),",
         f"        'pk', CASE WHEN {_is('DELETE')} THEN {_key(model, 'OLD')}",
@@ -120,10 +121,10 @@ def _tell_head(model: Any) -> list[str]:
 
 
 def _find_changes(model: Any, update: Fields) -> Iterable[str]:
-    # Rows are compared by their bytes (`*<>`), as types may have no `=`, or one of a stranger's:
+    # Compare rows by their bytes (`*<>`): a type may have no `=`, or one that another user made.
     # https://www.postgresql.org/docs/current/functions-comparisons.html#COMPOSITE-TYPE-COMPARISON
     yield f"    IF {_is('UPDATE')} THEN"
-    if update is True:  # found anew each time, so that columns added later count, too
+    if update is True:  # find the columns each time, to include those that are added later
         columns = [field.column for field in model._meta.local_concrete_fields]
         yield "        IF NEW OPERATOR(pg_catalog.*=) OLD THEN"
         yield "            RETURN NULL;"
@@ -134,7 +135,7 @@ def _find_changes(model: Any, update: Fields) -> Iterable[str]:
         yield "            ON o.key OPERATOR(pg_catalog.=) n.key"
         yield "            WHERE n.value OPERATOR(pg_catalog.<>) o.value ORDER BY n.key);"
         yield "        IF pg_catalog.cardinality(changed) OPERATOR(pg_catalog.=) 0 THEN"
-        # As JSON they are equal: NULL and JSON's null, say.
+        # They may be equal as JSON, although they differ: NULL and JSON's null, for example.
         yield from _compare(columns, "            ")
         yield "        END IF;"
     else:
@@ -143,7 +144,7 @@ def _find_changes(model: Any, update: Fields) -> Iterable[str]:
     yield "            RETURN NULL;"
     yield "        END IF;"
     yield (
-        "        told := told OPERATOR(pg_catalog.||) "
+        "        head := head OPERATOR(pg_catalog.||) "
         "pg_catalog.jsonb_build_object('changed', changed);"
     )
     yield "    END IF;"
@@ -158,9 +159,9 @@ def _compare(columns: Iterable[str], indent: str) -> Iterable[str]:
         yield f"{indent}END IF;"
 
 
-def _tell_values(model: Any, telling: Telling) -> Iterable[str]:
+def _add_values(model: Any, definition: TriggerDefinition) -> Iterable[str]:
     for side, without in (("old", "INSERT"), ("new", "DELETE")):
-        fields = getattr(telling, side)
+        fields = getattr(definition, side)
         if fields:
             values = _values(model, fields, side.upper())
             yield f"    IF NOT {_is(without)} THEN"
@@ -195,7 +196,7 @@ def _key(model: Any, row: str) -> str:
 
 
 def find_columns(model: Any, fields: Iterable[str]) -> list[str]:
-    """Return the columns of fields, without those that aren't there: a check names them."""
+    """Return the columns of fields. Fields that don't exist are left out; a check reports them."""
     found = []
     for name in fields:
         try:
@@ -211,16 +212,17 @@ def find_columns(model: Any, fields: Iterable[str]) -> list[str]:
 
 
 def make_create(table: str, name: str, events: Sequence[str], source: str) -> str:
-    """Return the statement that creates a trigger and its function, in place of the former ones.
+    """Return the statement that creates a trigger and its function, or replaces existing ones.
 
-    The function has the trigger's name, in the table's schema; another if that is taken. It
-    replaces no other function, as the owner of that one could change it later.
+    The function has the trigger's name, in the table's schema; if that name is taken, it gets
+    another one. It never replaces another function, because the owner of that function could change
+    it later.
 
     Args:
-        table: The table's name, quoted, as Django has it.
-        name: The trigger's.
+        table: The name of the table, quoted by Django.
+        name: The name of the trigger.
         events: `insert`, `update`, `delete`.
-        source: The function's.
+        source: The source of the function.
     """
     return f"""DO $pgnotifier$
 DECLARE
@@ -281,7 +283,7 @@ AND NOT EXISTS (
     SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid OPERATOR(pg_catalog.=) p.oid
 )
 """  # noqa: S608 - a constant
-"""Finds our functions that no trigger calls, and that this role may drop."""
+"""Finds our functions that aren't called by a trigger, and that this role may drop."""
 
 FIND_SOURCE = """
 SELECT p.prosrc FROM pg_catalog.pg_trigger t
@@ -332,8 +334,8 @@ def quote(name: str) -> str:
 def literal(text: str) -> str:
     """Return a text as a literal, without `$` and `%`: see `_escape`.
 
-    It means the same whatever `standard_conforming_strings` is where a trigger runs: only `E''`
-    may hold a backslash, and `U&''` is an error where that is off.
+    The literal doesn't depend on `standard_conforming_strings` of the session in which a trigger
+    runs: backslashes are only used in `E''`, because `U&''` is an error if the setting is off.
     https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-STRINGS-ESCAPE
     """
     if "\\" not in text and not _ESCAPED.intersection(text):
@@ -345,9 +347,10 @@ _ESCAPED = frozenset("$%")
 
 
 def _escape(text: str, mark: str, escape: str) -> str:
-    """Escape a text: `$` would end a quotation by dollars.
+    """Escape a text, including `$` and `%`.
 
-    And Django and psycopg take `%` for a placeholder, in some statements and not in others.
+    `$` could end a dollar-quoted string. Django and psycopg treat `%` as a placeholder in some
+    statements, but not in others.
     """
     escaped = text.replace("\\", "\\\\").replace(mark, mark * 2)
     for one in sorted(_ESCAPED):

@@ -1,4 +1,4 @@
-"""Triggers: rows that change notify, and migrations install what makes them."""
+"""Notify of changed rows by triggers, which migrations install."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.trigger_sql import (
     VARIABLES,
     Fields,
-    Telling,
+    TriggerDefinition,
     make_body,
     make_create,
     make_remove,
@@ -23,9 +23,9 @@ from pgnotifier.contrib.django.trigger_sql import (
 )
 
 MAX_NAME_BYTES = 63
-"""What PostgreSQL takes as a name; it cuts off the rest of longer ones."""
+"""The maximum length of a name in PostgreSQL, which truncates longer ones."""
 PGTRIGGER_NAME = 43
-"""The most characters that django-pgtrigger takes as a trigger's name."""
+"""The maximum length of a trigger's name in django-pgtrigger, in characters."""
 
 
 class NotifyOn(BaseConstraint):
@@ -35,14 +35,14 @@ class NotifyOn(BaseConstraint):
             class Meta:
                 constraints = [NotifyOn("orders", update=["status"], new=["status"])]
 
-    `makemigrations` and `migrate` treat it as any constraint. The payload is a dict:
+    `makemigrations` and `migrate` treat it like any constraint. The payload is a dict:
 
         {"model": "shop.order", "operation": "update", "pk": 5, "changed": ["status"],
          "new": {"status": "paid"}}
 
-    `changed` is there for updates, `old` and `new` if asked for. Names are those of columns
-    (`customer_id`). A payload that would be over NOTIFY's 7,999 bytes goes without `old` and `new`,
-    and with `"truncated": true`: no change of a row fails for that.
+    `changed` is only there for updates; `old` and `new` have to be requested. Names are those of
+    columns (`customer_id`). A payload over NOTIFY's limit of 7,999 bytes is sent without `old` and
+    `new`, and with `"truncated": true`, so that the change of the row never fails for its size.
     """
 
     def __init__(
@@ -56,31 +56,34 @@ class NotifyOn(BaseConstraint):
         new: Fields = False,
         name: str | None = None,
     ) -> None:
-        """Take what to tell.
+        """Define a trigger.
 
         Args:
-            channel: Where to.
-            insert: Whether to tell of new rows.
-            update: Whether to tell of updates that change something; or of which fields.
-            delete: Whether to tell of deleted rows. (Of TRUNCATE nobody is told.)
-            old: Whether to send the values that were there; or of which fields.
-            new: Whether to send the values that are there now; or of which fields.
-            name: That of the trigger; if it has over 63 bytes, its end is replaced by a hash.
-                Default: one made of the model's and a hash of the other arguments.
+            channel: The channel to notify.
+            insert: Whether to notify of inserted rows.
+            update: Whether to notify of updates that change something; or the names of the fields
+                to watch.
+            delete: Whether to notify of deleted rows. TRUNCATE doesn't notify.
+            old: Whether to send the old values; or the names of the fields to send.
+            new: Whether to send the new values; or the names of the fields to send.
+            name: The name of the trigger. If it has over 63 bytes, its end is replaced by a hash.
+                Default: made from the model's name and a hash of the other arguments.
 
         Raises:
-            ChannelNameError: PostgreSQL has no such channel.
-            ValueError: There would be nothing to tell of.
+            ChannelNameError: PostgreSQL doesn't allow the name of the channel.
+            ValueError: insert, update and delete are all off.
         """
         if isinstance(channel, Channel):
-            channel.keep()  # it knows the database
+            channel.keep()  # because it knows the database
             channel = channel.name
         self.channel = check_channel(channel)
         self.insert, self.delete = bool(insert), bool(delete)
         self.update, self.old, self.new = _fields(update), _fields(old), _fields(new)
         if not (self.insert or self.update or self.delete):
-            raise ValueError(f"channel {self.channel!r}: tell of insert, update or delete")
-        digest = _digest(repr(tuple(self.telling)))[:8]
+            raise ValueError(
+                f"channel {self.channel!r}: at least one of insert, update and delete must be on"
+            )
+        digest = _digest(repr(tuple(self.definition)))[:8]
         super().__init__(name=_Name.of(name or f"pgnotifier_{digest}_%(app_label)s_%(class)s"))
 
     def __repr__(self) -> str:
@@ -94,7 +97,7 @@ class NotifyOn(BaseConstraint):
     __hash__ = None  # type: ignore[assignment]
 
     def deconstruct(self) -> Any:
-        """Return how to make it again, for migrations."""
+        """Return the arguments to make it again, for migrations."""
         options = {
             "insert": self.insert,
             "update": self.update,
@@ -110,51 +113,54 @@ class NotifyOn(BaseConstraint):
     def constraint_sql(  # type: ignore[override]
         self, model: Any, schema_editor: Any
     ) -> None:
-        """Have the trigger created once the table is there."""
+        """Create the trigger once the table exists."""
         if schema_editor.connection.vendor == "postgresql":
             schema_editor.deferred_sql.append(_Deferred(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> str | None:  # type: ignore[override]
-        """Return what creates function and trigger; None for other databases than PostgreSQL."""
+        """Return SQL that creates the function and the trigger; None if it isn't PostgreSQL."""
         if schema_editor.connection.vendor != "postgresql":
             return None
         return self.create_in(model, schema_editor.quote_name(model._meta.db_table))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> str | None:  # type: ignore[override]
-        """Return what removes both."""
+        """Return SQL that removes the function and the trigger."""
         if schema_editor.connection.vendor != "postgresql":
             return None
         return make_remove(schema_editor.quote_name(model._meta.db_table), str(self.name))
 
     def create_in(self, model: Any, table: str) -> str:
-        """Return what creates function and trigger, for a table whose name is quoted."""
-        source = make_source(model, self.telling)
-        return make_create(table, str(self.name), self.telling.events, source)
+        """Return SQL that creates the function and the trigger, for a quoted table name."""
+        source = make_source(model, self.definition)
+        return make_create(table, str(self.name), self.definition.events, source)
 
     def validate(
         self, model: Any, instance: Any, exclude: Any = None, using: str = DEFAULT_DB_ALIAS
     ) -> None:
-        """Refuse no row."""
+        """Accept every row."""
 
     def check(self, model: Any, connection: Any) -> list[checks.CheckMessage]:
-        """Return what `manage.py check` is to say of a model."""
+        """Return the problems that `manage.py check` reports."""
         return self.find_problems(model)
 
-    _check = check  # as Django 5.2 calls it
+    _check = check  # the name in Django 5.2
 
     # --- what it does ---
 
     @property
-    def telling(self) -> Telling:
-        """What it tells."""
-        return Telling(self.channel, self.insert, self.update, self.delete, self.old, self.new)
+    def definition(self) -> TriggerDefinition:
+        """The definition of the trigger, as `trigger_sql` takes it."""
+        return TriggerDefinition(
+            self.channel, self.insert, self.update, self.delete, self.old, self.new
+        )
 
     def find_problems(self, model: Any) -> list[checks.CheckMessage]:
-        """Return what `manage.py check` is to say."""
+        """Return the problems of this trigger on a model."""
         if model._meta.proxy or not model._meta.managed:
             return [
                 checks.Warning(
-                    f"{self!r} makes no trigger: migrations make no table of {model._meta.label}.",
+                    f"{self!r} has no effect: migrations don't create a table for "
+                    f"{model._meta.label}.",
                     hint="Declare it on the model that the table belongs to, if that is managed.",
                     obj=model,
                     id="pgnotifier.W002",
@@ -164,11 +170,11 @@ class NotifyOn(BaseConstraint):
             name for fields in (self.update, self.old, self.new) if not isinstance(fields, bool)
             for name in fields
         ]  # fmt: skip
-        # Those of parent models are in other tables.
+        # The fields of parent models are in other tables.
         fields = {field.name for field in model._meta.local_concrete_fields}
         return [
             checks.Error(
-                f"{self!r} names {name!r}, which is no field of {model._meta.label}'s table.",
+                f"{self!r} names {name!r}, which isn't a field of {model._meta.label}'s table.",
                 hint="Correct the name in update=, old= or new=.",
                 obj=model,
                 id="pgnotifier.E007",
@@ -179,13 +185,13 @@ class NotifyOn(BaseConstraint):
 
 
 class _Name(str):
-    """A name that Django puts the model's into, by `%`; it may have other `%` in it."""
+    """A name that Django completes with the model's, by `%`. It may contain other `%` as well."""
 
     __slots__ = ()
 
     @classmethod
     def of(cls, text: str) -> "_Name":
-        """Return a name; no longer than PostgreSQL takes, once the model's is in it."""
+        """Return a name; once it is complete, shorten it to PostgreSQL's limit."""
         is_open = "%(app_label)s" in text or "%(class)s" in text
         return cls(text if is_open else shorten(text, MAX_NAME_BYTES))
 
@@ -195,7 +201,7 @@ class _Name(str):
 
 
 class _Deferred(Statement):
-    """Creates a trigger once its table is there, by whatever name that has by then."""
+    """Creates a trigger once its table exists, under the name that the table has by then."""
 
     def __init__(self, made: NotifyOn, model: Any, schema_editor: Any) -> None:
         table = Table(model._meta.db_table, schema_editor.quote_name)
@@ -207,7 +213,7 @@ class _Deferred(Statement):
 
 
 def shorten(name: str, size: int) -> str:
-    """Return a name of up to so many bytes: with a hash of the whole, if it has more."""
+    """Return a name; if it has more bytes than allowed, replace its end by a hash of the name."""
     if len(name.encode()) <= size:
         return name
     digest = _digest(name)[:16]
@@ -230,7 +236,7 @@ def notify_on(
     new: Fields = False,
     name: str | None = None,
 ) -> None:
-    """Have a model's changes notify: see `NotifyOn`, whose arguments these are.
+    """Notify of a model's changes. For the arguments, see `NotifyOn`.
 
         orders = Channel("orders")
         notify_on(Order, insert=True, update=["status"], delete=True, channel=orders)
@@ -238,11 +244,11 @@ def notify_on(
     Call it in a module that is imported with the models, or in `notifications`; then
     `makemigrations` sees it. Receivers get the model as `sender`.
 
-    Where django-pgtrigger is installed it becomes one of its triggers.
+    If django-pgtrigger is installed, this registers one of its triggers instead.
 
     Raises:
-        ChannelNameError: PostgreSQL has no such channel.
-        ValueError: There would be nothing to tell of.
+        ChannelNameError: PostgreSQL doesn't allow the name of the channel.
+        ValueError: insert, update and delete are all off.
     """
     made = NotifyOn(
         channel, insert=insert, update=update, delete=delete, old=old, new=new, name=name
@@ -252,9 +258,9 @@ def notify_on(
         return
     options: Any = model._meta
     made.name = made.name % {"app_label": options.app_label.lower(), "class": options.model_name}
-    if made in options.constraints:  # its module has been imported once more
+    if made in options.constraints:  # the module was imported again
         return
-    # What migrations are made of is both; Options has made it a list of its own.
+    # Migrations read both. Make a new list, because `constraints` may be shared.
     options.constraints = [*options.constraints, made]
     options.original_attrs["constraints"] = options.constraints
 
@@ -267,7 +273,7 @@ def _register_trigger(model: type[Model], made: NotifyOn) -> None:
         "update": pgtrigger.Update,
         "delete": pgtrigger.Delete,
     }
-    events = [operations[event] for event in made.telling.events]
+    events = [operations[event] for event in made.definition.events]
     operation = events[0]
     for event in events[1:]:
         operation |= event
@@ -276,15 +282,15 @@ def _register_trigger(model: type[Model], made: NotifyOn) -> None:
         when=pgtrigger.After,
         operation=operation,
         declare=list(VARIABLES),
-        func=make_body(model, made.telling),
+        func=make_body(model, made.definition),
     )
     pgtrigger.register(trigger)(model)
 
 
 def _name_for_pgtrigger(made: NotifyOn) -> str:
-    """Return a name as django-pgtrigger takes it: short, of ASCII letters, digits, `-` and `_`.
+    """Return a name that django-pgtrigger allows: short, of ASCII letters, digits, `-` and `_`.
 
-    The model's is added by django-pgtrigger itself.
+    django-pgtrigger adds the name of the model itself.
     """
     name = str(made.name)
     plain = name.replace("_%(app_label)s_%(class)s", "")
@@ -295,5 +301,5 @@ def _name_for_pgtrigger(made: NotifyOn) -> str:
 
 def _fields(given: Fields) -> bool | list[str]:
     if isinstance(given, str):
-        raise TypeError(f"fields are True, False or a list of names, not {given!r}")
+        raise TypeError(f"fields must be True, False or a list of names, not {given!r}")
     return given if isinstance(given, bool) else [*given]

@@ -1,4 +1,4 @@
-"""Upkeep: what `migrate` does for the triggers when it is done with the rest."""
+"""Update triggers and drop unused functions after `migrate`."""
 
 import logging
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ logger = logging.getLogger("pgnotifier.django")
 
 
 def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: Any) -> None:
-    """Create the triggers of an app anew that tell what was so before `migrate`.
+    """Replace the triggers of an app that `migrate` has made out of date.
 
-    Columns that are renamed, and models, change what a trigger has to say, though the declaration
-    stays the same.
+    If a column or a model is renamed, a trigger has to send another payload, although its
+    declaration stays the same.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
@@ -30,7 +30,7 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
         with connection.cursor() as cursor:
             cursor.execute(FIND_SOURCE, [table, str(made.name)])
             row = cursor.fetchone()
-        if row is None or row[0] == make_source(model, made.telling):
+        if row is None or row[0] == make_source(model, made.definition):
             continue
         if not _execute(using, made.create_in(model, table)):
             logger.warning(
@@ -41,7 +41,7 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
 def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:
     try:
         config = apps.get_app_config(sender.label)
-    except LookupError:  # an app without models, as migrations see it
+    except LookupError:  # migrations don't know an app without models
         return
     for model in config.get_models():
         for made in model._meta.constraints:
@@ -50,7 +50,7 @@ def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:
 
 
 def drop_orphans(sender: Any, using: str, **_: Any) -> None:
-    """Drop functions whose table has been dropped, and their trigger with it, after `migrate`."""
+    """Drop the functions of triggers that were dropped with their table, after `migrate`."""
     connection = connections[using]
     if connection.vendor != "postgresql":
         return
@@ -62,7 +62,7 @@ def drop_orphans(sender: Any, using: str, **_: Any) -> None:
 
 
 def _execute(using: str, sql: str) -> bool:
-    """Execute a statement that may fail, as `migrate` may not; return whether it worked."""
+    """Execute a statement; return whether it worked. `migrate` goes on if it fails."""
     try:
         with transaction.atomic(using=using), connections[using].cursor() as cursor:
             cursor.execute(sql)

@@ -1,4 +1,4 @@
-"""Watching: a listener tells the admin, through the database, how it is."""
+"""Write the status of a listener to the database every few seconds, for the admin."""
 
 import logging
 import os
@@ -26,17 +26,21 @@ from pgnotifier.notifier import Notifier
 logger = logging.getLogger("pgnotifier.django")
 
 PERIOD = 5.0
-"""Seconds between two words."""
+"""Seconds between two reports."""
 HOST = socket.gethostname()
 FORGET = timedelta(days=1)
-"""After so long, those that are gone are forgotten."""
+"""The rows of listeners that haven't reported for so long are deleted."""
 
 
 class Watch:
-    """Writes a row for each notifier, every few seconds, for as long as the `with` block."""
+    """Writes a row for each notifier every few seconds, during the `with` block."""
 
     def __init__(self, notifiers: Mapping[str, Notifier]) -> None:
-        """Take the notifiers, by alias."""
+        """Prepare to write; nothing is written yet.
+
+        Args:
+            notifiers: The notifiers, by the alias of their database.
+        """
         self._notifiers = notifiers
         self._started_at = timezone.now()
         self._before: dict[str, tuple[float, int]] = {}
@@ -70,24 +74,24 @@ class Watch:
         except ProgrammingError as exc:
             extra = about("admin_unwritten", error=type(exc).__name__)
             self._warn(
-                "can't tell the admin of this listener (run migrate?): %s",
+                "can't report this listener to the admin (run `manage.py migrate`?): %s",
                 _first_line(exc),
                 extra=extra,
             )
-        except Error as exc:  # the database is away
+        except Error as exc:  # the database is down
             extra = about("admin_unwritten", error=type(exc).__name__)
             log = self._warn if self._is_connected() else logger.debug
-            log("can't tell the admin of this listener: %s", _first_line(exc), extra=extra)
+            log("can't report this listener to the admin: %s", _first_line(exc), extra=extra)
         finally:
             close_stale_connections()
 
     def _is_connected(self) -> bool:
-        """Return whether the listeners are: else they say themselves that the database is away."""
+        """Return whether all listeners are connected. If not, they log that themselves."""
         states = {notifier.status().state for notifier in self._notifiers.values()}
         return states <= {"listening", "standby"}
 
     def _write_one(self, alias: str, notifier: Notifier, *, ended: bool) -> None:
-        status, heard = notifier.status(), notifier.get_channels()
+        status, chosen = notifier.status(), notifier.get_channels()
         now = monotonic()
         then, received = self._before.get(alias, (now, status.received))
         self._before[alias] = now, status.received
@@ -103,14 +107,14 @@ class Watch:
                 "rate": max(0, status.received - received) / passed if passed else 0.0,
                 "errors": status.errors,
                 "status": _plain(status.to_dict()),
-                "channels": [row for row in describe(alias, _show_id) if row["channel"] in heard],
+                "channels": [row for row in describe(alias, _show_id) if row["channel"] in chosen],
                 "gaps": [gap.to_dict() for gap in latest_gaps.get(alias, ())],
             }
         )
 
 
 def _forget_the_gone() -> None:
-    """Delete the rows of this machine's processes that have died, and of others after a day."""
+    """Delete the rows of dead processes of this host, and of other hosts' listeners after a day."""
     forget_before(timezone.now() - FORGET)
     pids = {name: name[len(HOST) + 1 :].partition(":")[0] for name in find_names(f"{HOST}:")}
     forget([name for name, pid in pids.items() if pid.isdecimal() and not _is_alive(int(pid))])
@@ -121,7 +125,7 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it belongs to another user
         pass
     return True
 
@@ -130,8 +134,8 @@ def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[s
     """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`.
 
     Args:
-        alias: The database's.
-        show: Makes a text of a task's id. Default: as Celery has it in the names of tasks.
+        alias: The alias of the database.
+        show: Makes text from the id of a task. Default: as in the names of Celery tasks.
     """
     return [
         {
@@ -145,7 +149,7 @@ def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[s
 
 
 def _show_id(id: Hashable) -> str:
-    """Return an id as it was given: a str as it is, and anything else as Python writes it."""
+    """Return a str as it is, and any other id as its repr."""
     return id if isinstance(id, str) else repr(id)
 
 
@@ -154,7 +158,7 @@ def _first_line(exc: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return JSON-able values without NUL, which PostgreSQL's jsonb refuses."""
+    """Return JSON-able values without NUL characters, because PostgreSQL's jsonb refuses them."""
     if isinstance(value, str):
         return value.replace("\0", "")
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""RQDispatcher: notifications become jobs in Redis."""
+"""Provide `RQDispatcher`, which enqueues notifications as RQ jobs."""
 
 import re
 from collections import deque
@@ -12,10 +12,11 @@ from rq import Queue
 from rq.utils import now, utcformat
 
 from pgnotifier._runtime.redaction import show
+from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
-from pgnotifier.contrib.rq.sending import Job, Senders, is_wrong_type
-from pgnotifier.contrib.rq.targets import Target
+from pgnotifier.contrib.rq.sending import Job, Senders
+from pgnotifier.contrib.rq.targets import RQTarget
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.dispatchers.claiming import claim
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
 
 PORTION = 500
-"""The most jobs of one transaction."""
+"""The maximum number of jobs in one transaction."""
 TIMEOUT = 10.0
-"""Seconds for which to wait for a server given by its URL, to connect and to answer."""
+"""Seconds to wait for the connection, and for an answer, if the dispatcher is given a URL."""
 _NO_URL = (
-    "a URL of Redis is redis://, rediss:// or unix://; in a password, characters such as / ? # [ ] "
-    "have to be percent-encoded, as urllib.parse.quote(…, safe='') does"
+    "the URL of a Redis server must begin with redis://, rediss:// or unix://; in a password, "
+    "percent-encode characters such as / ? # [ ] with urllib.parse.quote(…, safe='')"
 )
-# The path would be the rest of a password: redis-py says in its errors where it can't connect.
+# Here the path would contain the rest of a password, and redis-py shows the path in its errors.
 _MISREAD = re.compile(r"unix://[^/@]+[/?#][^@]*@")
 
 
@@ -43,57 +44,58 @@ class RQDispatcher(Dispatcher):
         notifier = Notifier(conf, dispatcher=RQDispatcher(Redis()))
         notifier.subscribe("resize", "image_uploaded", resize, queue="images", retry=3)
 
-    The job calls the callback with the very arguments that it would have got in this process. Its
-    description is the subscription's id, and its own id begins with that. Workers import the
-    callback by its name, so that it has to be a function of a module.
+    The job calls the callback with exactly the arguments that it would have got in this process.
+    The job's description is the subscription's id, and the job's id begins with it. Workers import
+    the callback by its name, so it has to be a function of a module.
 
-    **Options** of `subscribe()`, as in `Queue.enqueue`: `queue` (a name or a Queue), `at_front`,
-    `job_timeout`, `result_ttl`, `ttl`, `failure_ttl`, `description`, `meta`, `retry` (a Retry, or
-    how many times), `repeat`, `on_success`, `on_failure`, `on_stopped`; and `webhooks`, from RQ 3
-    on. See https://python-rq.org/docs/.
+    **Options** of `subscribe()` are those of `Queue.enqueue`: `queue` (a name or a Queue),
+    `at_front`, `job_timeout`, `result_ttl`, `ttl`, `failure_ttl`, `description`, `meta`, `retry`
+    (a Retry, or how many times), `repeat`, `on_success`, `on_failure`, `on_stopped`; and, from RQ 3
+    on, `webhooks`. See https://python-rq.org/docs/.
 
-    A notification is delivered once Redis has made the transaction that enqueues its job. While
-    Redis is down it waits, in order. Up to 500 jobs are enqueued in a transaction; one whose answer
-    was lost is neither repeated nor forgotten. One whose queue's key holds something other than a
-    list is reported, and the others go on.
+    A notification is delivered once Redis has executed the transaction that enqueues its job. While
+    Redis is down, notifications wait in order. A transaction enqueues up to 500 jobs. If its answer
+    was lost, it is neither lost nor executed twice. If the key of a queue isn't a list, the jobs
+    for that queue are reported, and the others are enqueued.
     """
 
     starts_listener: ClassVar[bool] = False
 
     def __init__(self, queue_or_connection: "Queue | Redis | str") -> None:
-        """Take where jobs go; nothing is connected yet.
+        """Make a dispatcher; nothing is connected yet.
 
         Args:
-            queue_or_connection: A Queue, whose class, serializer and defaults those that are
-                named in `queue=` have, too; or a connection or its URL, for the queue `default`.
+            queue_or_connection: A Queue, or a connection or its URL for the queue `default`. A
+                queue that is named by the option `queue=` gets the same class, serializer and
+                defaults.
 
         Raises:
-            ArgumentTypeError: It is of another type.
-            ConfigurationError: The URL can't be one.
+            ArgumentTypeError: The argument is of the wrong type.
+            ConfigurationError: The URL can't be parsed.
         """
         self._queue, self._owns_connection = _make_queue(queue_or_connection)
         self._notifier: Notifier | None = None
         self._senders = Senders()
-        self._targets: dict[tuple[Hashable, str], Target] = {}
+        self._targets: dict[tuple[Hashable, str], RQTarget] = {}
 
     def __repr__(self) -> str:
         return f"<RQDispatcher of queue {self._queue.name!r}, {len(self._targets)} subscriptions>"
 
     def attach(self, notifier: "Notifier") -> None:
-        """Learn which notifier uses this dispatcher.
+        """Remember which notifier uses this dispatcher.
 
         Raises:
-            ConfigurationError: Another one does.
+            ConfigurationError: Another notifier uses it already.
         """
         self._notifier = claim(self, self._notifier, notifier)
 
-    def bind(self, subscription: "Subscription") -> Target:
+    def bind(self, subscription: "Subscription") -> RQTarget:
         """Check a subscription.
 
         Raises:
-            DispatcherMismatchError: No worker could find the callback, or call it; or the
-                queue's serializer can't take the id.
-            UnknownOptionError: RQ has no such option, or it can't be one here.
+            DispatcherMismatchError: A worker couldn't import the callback, or couldn't call it; or
+                the queue's serializer can't write the id.
+            UnknownOptionError: RQ has no such option, or it can't be used here.
             ArgumentTypeError: An option's value is of the wrong type.
             ConfigurationError: RQ refuses an option's value.
         """
@@ -101,19 +103,19 @@ class RQDispatcher(Dispatcher):
         options = check_options(key, given)
         queue = self._find_queue(key, given.get("queue"))
         check_values(key, queue, options)
-        target = Target(key, queue, subscription.fn, options)
+        target = RQTarget(key, queue, subscription.fn, options)
         self._targets[key, subscription.channel] = target
         return target
 
     def unbind(self, subscription: "Subscription") -> None:
-        """Forget a subscription."""
+        """Remove a subscription."""
         self._targets.pop((subscription.id, subscription.channel), None)
 
     def dispatch(self, batch: Batch) -> None:
-        """Enqueue each delivery, and acknowledge it once Redis has made its transaction.
+        """Enqueue each delivery, and acknowledge it once Redis has executed its transaction.
 
         Raises:
-            redis.RedisError: Redis is down, or refuses.
+            redis.RedisError: Redis is down, or refuses the transaction.
         """
         while portion := batch.rest(PORTION):
             enqueued = deque(takewhile(_is_enqueued, portion))
@@ -124,7 +126,7 @@ class RQDispatcher(Dispatcher):
                 batch.done(1)
 
     def details(self) -> Mapping[str, Any]:
-        """Return what each subscription's notifications become."""
+        """Return what the notifications of each subscription become."""
         return {
             "subscriptions": [
                 {
@@ -143,23 +145,23 @@ class RQDispatcher(Dispatcher):
         """Return whether Redis answers."""
         try:
             return bool(self._queue.connection.ping())
-        except Exception:  # noqa: BLE001 - whatever the client raises
+        except Exception:  # noqa: BLE001 - the client may raise anything
             return False
 
     def close(self) -> None:
-        """Let go of the connections, if they were made for this dispatcher."""
+        """Close the connections, if this dispatcher has made them from a URL."""
         if self._owns_connection:
             self._queue.connection.close()
 
     def _find_queue(self, id: Hashable, given: Any) -> Queue:
-        """Return a queue by its name, or as it is."""
+        """Return the queue that an option names, or the queue that it is."""
         if given is None:
             return self._queue
         if isinstance(given, Queue):
             return given
         if not isinstance(given, str) or not given:
             raise ArgumentTypeError(
-                f"subscription {id!r}: queue is a name or an rq.Queue, not {show(given)}"
+                f"subscription {id!r}: queue must be a name or an rq.Queue, not {show(given)}"
             )
         base = self._queue
         return type(base)(
@@ -168,18 +170,18 @@ class RQDispatcher(Dispatcher):
             is_async=base.is_async,
             job_class=base.job_class,
             serializer=base.serializer,
-            default_timeout=base._default_timeout,  # noqa: SLF001 - nothing public tells
+            default_timeout=base._default_timeout,  # noqa: SLF001 - there is no public access
         )
 
     def _enqueue(self, waiting: deque[Delivery], batch: Batch) -> None:
-        """Enqueue the first of a batch: a transaction per server, of as many jobs as may be.
+        """Enqueue the first deliveries of a batch, in one transaction per server.
 
         Args:
-            waiting: What to enqueue.
-            batch: What begins with that.
+            waiting: The deliveries to enqueue.
+            batch: The batch, which begins with these deliveries.
         """
         count = len(waiting)
-        made: dict[int, Delivery] = {}  # by identity: what there is a job of that isn't enqueued
+        made: dict[int, Delivery] = {}  # by identity: those with a job that isn't enqueued yet
         jobs: dict[int, tuple[Redis, list[Job]]] = {}  # by connection
         time = utcformat(now())
         try:
@@ -196,20 +198,20 @@ class RQDispatcher(Dispatcher):
             batch.leave([*made.values(), *waiting, *batch.rest()[count:]])
 
     def _make_job(self, waiting: deque[Delivery], time: str) -> Job | None:
-        """Return the job of the first delivery, if it is to be enqueued.
+        """Return the job of the first delivery, or None if it isn't to be enqueued.
 
-        Of a batch, what can't be carried is reported, and the rest takes its place.
+        Payloads of a gathered delivery that can't be serialized are reported and removed from it.
         """
         delivery = waiting[0]
         if not delivery.binding.live:
             delivery.pass_on()
             return None
-        target: Target = delivery.binding.target
+        target: RQTarget = delivery.binding.target
         try:
             return self._job(delivery, time)
-        except (RedisError, OSError):  # the first job asks for the version of the server
+        except (RedisError, OSError):  # the first job asks the server for its version
             raise
-        except BaseException as exc:  # noqa: BLE001 - a value's own __reduce__, say
+        except BaseException as exc:  # noqa: BLE001 - pickling calls the value's own methods
             rest = salvage(delivery, partial(target.check, decodes_alike=self._decodes_alike))
             if rest is None:
                 delivery.report(exc)
@@ -218,7 +220,7 @@ class RQDispatcher(Dispatcher):
             return self._job(rest, time)
 
     def _job(self, delivery: Delivery, time: str) -> Job:
-        target: Target = delivery.binding.target
+        target: RQTarget = delivery.binding.target
         return Job(delivery, target.commands(delivery, time, decodes_alike=self._decodes_alike))
 
     def _send(
@@ -259,14 +261,14 @@ def _make_queue(given: Any) -> tuple[Queue, bool]:
         return Queue(connection=given), False
     if not isinstance(given, str):
         raise ArgumentTypeError(
-            f"RQDispatcher takes an rq.Queue, a redis.Redis or its URL, not {type(given).__name__}"
+            f"RQDispatcher needs an rq.Queue, a redis.Redis or its URL, not {type(given).__name__}"
         )
     if _MISREAD.match(given):
         raise ConfigurationError(_NO_URL)
     try:
         connection = Redis.from_url(given, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
     except ValueError:
-        raise ConfigurationError(_NO_URL) from None  # its message may hold a part of the password
+        raise ConfigurationError(_NO_URL) from None  # its message may contain part of the password
     return Queue(connection=connection), True
 
 

@@ -1,7 +1,7 @@
-"""Jobs on the worker's side: the callback gets the very arguments that it would have got inline.
+"""Call callbacks in an RQ worker with exactly the arguments that they would have got inline.
 
-With RQ's own serializer, which is pickle, a job is a call of the callback itself. Others have no
-such types, so that `call` brings them back.
+With RQ's default serializer, pickle, a job calls the callback itself. Other serializers have fewer
+types, so the job calls `call`, which restores the arguments first.
 """
 
 from collections.abc import Hashable
@@ -15,18 +15,18 @@ from pgnotifier.notification import Notification
 from pgnotifier.payload import decode, encode_exactly, exact_json
 
 TEXT = "__pgnotifier_raw__"
-"""The one key of the dict that stands for a payload which travels as its text, or a batch."""
+"""The only key of the dict that carries a payload, or those of a batch, as text."""
 
 
 def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
-    """Call a callback, as the job of a queue whose serializer isn't pickle.
+    """Call a callback. This is the job of queues with another serializer than pickle.
 
     Args:
-        path: Where to import it from.
-        id: The subscription's, as `write_id` wrote it.
+        path: The path to import the callback from.
+        id: The subscription's id, as `write_id` returned it.
         channel: The channel.
         carried: The payload, as `carry` returned it.
-        pid: The notifying session's.
+        pid: The pid of the session that notified.
     """
     if isinstance(carried, dict) and carried.keys() == {TEXT}:
         carried = unpack(carried[TEXT])
@@ -34,39 +34,39 @@ def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
 
 
 def write_id(id: Hashable) -> str:
-    """Return the text of an id.
+    """Return an id as text.
 
     Raises:
-        DispatcherMismatchError: It is neither JSON nor a Python literal.
+        DispatcherMismatchError: Neither JSON nor a Python literal can hold the id.
     """
     try:
         return encode_exactly(id)
     except PayloadEncodingError:
         raise DispatcherMismatchError(
-            f"id {id!r:.80} can't be written for the queue's serializer; use a str or a tuple, or "
-            "a queue with RQ's own serializer"
+            f"id {id!r:.80} can't be written by the queue's serializer; use a str or a tuple, or "
+            "a queue with RQ's default serializer"
         ) from None
 
 
 def carry(arrived: Notification, *, decodes_alike: bool) -> Any:
-    """Return what travels in a payload's place.
+    """Return what a job carries as the payload: the payload itself, or its text.
 
     Args:
-        arrived: The notification, or what was gathered.
-        decodes_alike: Whether its text means to a worker what it meant here.
+        arrived: The notification, or several that were gathered.
+        decodes_alike: Whether a worker decodes the text to the same payload.
 
     Raises:
-        PayloadEncodingError: Neither the payload nor its text could bring it back.
+        PayloadEncodingError: The payload can't be restored from either.
     """
     payload = arrived.payload
-    # Each payload of a batch may nest as deep as one by itself.
+    # Check the payloads of a batch one by one, because each may be nested to the maximum depth.
     values = payload if arrived.parts else (payload,)
     if all(map(exact_json, values)) and not (isinstance(payload, dict) and TEXT in payload):
         return payload
     if not decodes_alike:
         odd = next((type(one).__name__ for one in values if not exact_json(one)), "dict")
         raise PayloadEncodingError(
-            f"the decoder of the notifier made a {odd} of a payload, which the "
-            "queue's serializer can't carry; use a queue with RQ's own serializer"
+            f"the notifier's decoder returned a {odd}, which the queue's serializer can't write; "
+            "use a queue with RQ's default serializer"
         )
     return {TEXT: pack(arrived)}

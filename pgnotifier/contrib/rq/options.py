@@ -1,4 +1,4 @@
-"""The options of a subscription: those of RQ's jobs, checked when it subscribes."""
+"""Check the options of RQ jobs when a subscription is made."""
 
 import inspect
 from collections.abc import Hashable, Mapping
@@ -17,16 +17,16 @@ _CANDIDATES = (
 )  # fmt: skip
 _TAKEN = inspect.signature(Queue.prepare_data).parameters
 OPTIONS = frozenset({"queue", "job_timeout", *(name for name in _CANDIDATES if name in _TAKEN)})
-"""What `subscribe()` takes; newer versions of RQ have more."""
+"""The options of `subscribe()`. Newer versions of RQ have more of them."""
 
 
 def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options as `Queue.prepare_data` takes them, but for the queue.
+    """Return the options as `Queue.prepare_data` takes them, without the queue.
 
     Raises:
         UnknownOptionError: RQ has no such option, or it can't be the same for all jobs.
         ArgumentTypeError: A value is of the wrong type.
-        DispatcherMismatchError: No worker would find a callback.
+        DispatcherMismatchError: A worker couldn't import a callback of the job.
     """
     for name in given.keys() - OPTIONS:
         hint = suggest(name, sorted(OPTIONS))
@@ -40,12 +40,14 @@ def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
     if "retry" in found:
         found["retry"] = _check_retry(id, found["retry"])
     if not isinstance(found.get("at_front", False), bool):
-        raise ArgumentTypeError(f"subscription {id!r}: at_front is True or False")
+        raise ArgumentTypeError(
+            f"subscription {id!r}: at_front must be True or False, not {found['at_front']!r:.80}"
+        )
     return found
 
 
 def check_values(id: Hashable, queue: Queue, options: Mapping[str, Any]) -> None:
-    """Have RQ make a job with the options, which isn't enqueued.
+    """Check that RQ can make a job with the options. The job isn't enqueued.
 
     Raises:
         ConfigurationError: RQ refuses a value.
@@ -56,7 +58,7 @@ def check_values(id: Hashable, queue: Queue, options: Mapping[str, Any]) -> None
     except Exception as exc:
         shown = ", ".join(f"{name}={value!r:.40}" for name, value in options.items())
         raise ConfigurationError(
-            f"subscription {id!r}: RQ makes no job with {shown}: {exc}"
+            f"subscription {id!r}: RQ can't make a job with {shown}: {exc}"
         ) from exc
 
 
@@ -67,7 +69,7 @@ def _check_callback(id: Hashable, name: str, given: Any) -> Callback:
         return Callback(given)
     if not callable(given):
         raise ArgumentTypeError(
-            f"subscription {id!r}: {name} is a function or an rq.Callback, not {given!r:.80}"
+            f"subscription {id!r}: {name} must be a function or an rq.Callback, not {given!r:.80}"
         )
     return Callback(find_path(id, given))
 
@@ -78,5 +80,5 @@ def _check_retry(id: Hashable, given: Any) -> Retry:
     if isinstance(given, int) and not isinstance(given, bool) and given > 0:
         return Retry(max=given)
     raise ArgumentTypeError(
-        f"subscription {id!r}: retry is an rq.Retry, or how many times, not {given!r:.80}"
+        f"subscription {id!r}: retry must be an rq.Retry or a number of retries, not {given!r:.80}"
     )

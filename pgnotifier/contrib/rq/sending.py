@@ -1,10 +1,11 @@
-"""Sending: many jobs in one transaction, of which it is known whether it was made.
+"""Enqueue many jobs in one transaction, exactly once even if its answer is lost.
 
-Redis may have made a transaction though its answer was lost. So each leaves a mark, its number, and
-whoever sends again looks at that first. The mark is watched, too: what is still on its way then can
-no longer be made. https://redis.io/docs/latest/develop/interact/transactions/
+Redis may have executed a transaction although the answer was lost. So each transaction writes its
+number to a key, the mark, and the sender reads the mark before it sends again. It also watches the
+mark, so that a transaction that is still on its way can no longer be executed.
+https://redis.io/docs/latest/develop/interact/transactions/
 
-Within a transaction that was made, single commands may have failed: EXEC goes on after them.
+Single commands of an executed transaction may have failed, because EXEC continues after an error.
 """
 
 import contextlib
@@ -21,13 +22,13 @@ from redis.exceptions import ResponseError
 from rq.utils import as_text
 
 from pgnotifier._runtime.log_records import about
-from pgnotifier.contrib.rq.stamping import Command
+from pgnotifier.contrib.rq.stamping import RedisCommand
 from pgnotifier.dispatch import Delivery
 
 logger = logging.getLogger("pgnotifier.rq")
 
 MARK_LIFE = 24 * 3600
-"""Seconds for which a mark is kept after the latest transaction."""
+"""Seconds to keep the mark after the latest transaction."""
 PUSHES = ("RPUSH", "LPUSH")
 
 
@@ -35,15 +36,15 @@ class Job(NamedTuple):
     """A delivery, and the commands that enqueue its job."""
 
     delivery: Delivery
-    commands: Sequence[Command]
+    commands: Sequence[RedisCommand]
 
 
-class Sent(NamedTuple):
-    """What became of some jobs.
+class SendResult(NamedTuple):
+    """The result of an executed transaction.
 
     Attributes:
-        deliveries: What they were made of.
-        refused: Why a job is not enqueued, by its place.
+        deliveries: The deliveries that the jobs were made from.
+        refused: The errors of jobs that aren't enqueued, by the position of the job.
     """
 
     deliveries: Sequence[Delivery]
@@ -51,20 +52,20 @@ class Sent(NamedTuple):
 
 
 class Transaction:
-    """The commands of some jobs, with as few pushes as can be.
+    """The commands of some jobs, with as few pushes as possible.
 
     Attributes:
         jobs: The jobs.
-        commands: What is sent.
+        commands: The commands to send.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        """Merge the jobs' commands: one push per end of a queue; what is for all of them once."""
+        """Merge the jobs' commands: one push per end of a queue, and equal SADDs once."""
         self.jobs = jobs
-        self.commands: list[Command] = []
-        self._owners: list[Sequence[int]] = []  # by command: the places of the jobs that need it
+        self.commands: list[RedisCommand] = []
+        self._owners: list[Sequence[int]] = []  # by command: the positions of the jobs that need it
         pushes: dict[tuple[Any, ...], tuple[list[Any], list[int]]] = {}
-        shared: set[Command] = set()
+        shared: set[RedisCommand] = set()
         for place, job in enumerate(jobs):
             for command in job.commands:
                 if command[0] in PUSHES:
@@ -79,24 +80,26 @@ class Transaction:
         for push, (ids, owners) in pushes.items():
             self._add((*push, *ids), owners)
 
-    def _add(self, command: Command, owners: Sequence[int]) -> None:
+    def _add(self, command: RedisCommand, owners: Sequence[int]) -> None:
         self.commands.append(command)
         self._owners.append(owners)
 
     def find_queues(self) -> Iterator[tuple[int, str]]:
-        """Yield the place of each push among the commands, and the key of its queue."""
+        """Yield the position of each push among the commands, and the key of its queue."""
         for place, command in enumerate(self.commands):
             if command[0] in PUSHES:
                 yield place, command[1]
 
     def find_refused(self, failed: Mapping[int, RedisError]) -> dict[int, RedisError]:
-        """Return which jobs aren't enqueued, as commands at these places failed."""
+        """Return the errors of the jobs that aren't enqueued, given those of their commands."""
         return {job: error for place, error in failed.items() for job in self._owners[place]}
 
-    def take_back(self, failed: Collection[int], refused: Collection[int]) -> Iterator[Command]:
-        """Yield what removes the other halves of jobs of which some commands failed."""
+    def take_back(
+        self, failed: Collection[int], refused: Collection[int]
+    ) -> Iterator[RedisCommand]:
+        """Yield the commands that undo what succeeded for jobs that aren't enqueued."""
         for place, (name, key, *rest) in enumerate(self.commands):
-            if place in failed:  # what is there isn't theirs
+            if place in failed:  # the key belongs to somebody else
                 continue
             owners = self._owners[place]
             if name == "HSET" and owners[0] in refused:
@@ -113,27 +116,27 @@ class Sender:
     def __init__(self) -> None:
         self._mark = f"pgnotifier:rq:{secrets.token_hex(8)}"
         self._number = 0
-        self._unsure: dict[int, Transaction] = {}  # by number: those without an answer
-        self._leftovers: list[Command] = []  # what is still to be removed
+        self._unsure: dict[int, Transaction] = {}  # by number: transactions without an answer
+        self._leftovers: list[RedisCommand] = []  # commands that still have to undo something
         self._warned_of: set[str] = set()
 
-    def send(self, connection: Redis, jobs: Sequence[Job]) -> Sent:
+    def send(self, connection: Redis, jobs: Sequence[Job]) -> SendResult:
         """Enqueue some jobs in one transaction.
 
         Args:
-            connection: One to the server.
+            connection: A connection to the server.
             jobs: The jobs.
 
         Returns:
-            What became of these; or else of those of an earlier call, which had failed though Redis
-            had made its transaction. Then nothing was sent.
+            The result for these jobs. If an earlier call failed although Redis had executed its
+            transaction, it is the result of that one, and nothing is sent now.
 
         Raises:
             redis.RedisError: There was no answer, or Redis refused the whole transaction.
         """
-        opened: Any = connection.pipeline()  # whose methods have no types
+        opened: Any = connection.pipeline()  # its methods have no types
         with opened as pipeline:
-            # A pipeline that watches isn't sent again by redis-py itself when its answer is lost.
+            # redis-py doesn't resend a pipeline that watches a key when the answer is lost.
             pipeline.watch(self._mark)
             made = self._find_made(pipeline) if self._unsure else None
             if made is not None:
@@ -145,14 +148,14 @@ class Sender:
         refused = made.find_refused(failed)
         self._leftovers += made.take_back(failed, refused)
         self._remove_leftovers(connection)
-        return Sent([job.delivery for job in made.jobs], refused)
+        return SendResult([job.delivery for job in made.jobs], refused)
 
     def _find_made(self, pipeline: Any) -> Transaction | None:
-        """Return the earlier transaction that Redis has made after all, if there is one."""
+        """Return the earlier transaction that Redis has executed after all, if there is one."""
         return self._unsure.get(int(pipeline.get(self._mark) or 0))
 
     def _execute(self, pipeline: Any, transaction: Transaction) -> dict[int, RedisError]:
-        """Return which of the commands failed, by their places."""
+        """Execute a transaction; return the errors of its commands, by their positions."""
         pipeline.multi()
         for command in transaction.commands:
             pipeline.execute_command(*command)
@@ -173,47 +176,41 @@ class Sender:
     def _remove_leftovers(self, connection: Redis) -> None:
         if self._leftovers:
             opened: Any = connection.pipeline(transaction=False)
-            with contextlib.suppress(RedisError), opened as pipeline:  # with the next ones, then
+            with contextlib.suppress(RedisError), opened as pipeline:  # else after the next jobs
                 for command in self._leftovers:
                     pipeline.execute_command(*command)
                 pipeline.execute(raise_on_error=False)
                 self._leftovers.clear()
 
-    def _say_refused(self, command: Command, error: RedisError) -> None:
-        """Warn once of what no job needs: that a queue is in RQ's list of queues, say."""
+    def _say_refused(self, command: RedisCommand, error: RedisError) -> None:
+        """Warn once of a failed command that no job depends on, such as registering a queue."""
         shown = f"{command[0]} {command[1]}"
         if shown not in self._warned_of:
             self._warned_of.add(shown)
             extra = about("bookkeeping_refused", error=type(error).__name__)
-            logger.warning("jobs are enqueued, but Redis refuses %s: %s", shown, error, extra=extra)
+            logger.warning("jobs are enqueued, but Redis refused %s: %s", shown, error, extra=extra)
 
 
 def _find_wrong_types(pipeline: Any, made: Transaction) -> dict[int, RedisError]:
-    """Return which pushes failed in a transaction whose answers were lost: by what is there."""
+    """Return the pushes that failed in a transaction without an answer, by the keys' types."""
     return {
-        place: ResponseError(f"WRONGTYPE the key {key} of a queue holds a {kind}")
+        place: ResponseError(f"WRONGTYPE the queue's key {key} must hold a list, not a {kind}")
         for place, key in made.find_queues()
         if (kind := as_text(pipeline.type(key))) not in ("list", "none")
     }
 
 
 class Senders(threading.local):
-    """The senders of a thread, by connection. A forked child has others than its parent."""
+    """The senders of a thread, by connection. A forked child makes its own."""
 
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._senders: WeakKeyDictionary[Redis, Sender] = WeakKeyDictionary()
 
     def of(self, connection: Redis) -> Sender:
-        """Return the sender of a connection's server."""
+        """Return the sender for a connection."""
         if self._owner != os.getpid():
-            # With a mark of the parent's, each of the two would take the other's transactions
-            # for its own.
+            # With the parent's mark, each process would take the other's transactions for its own.
             self._owner = os.getpid()
             self._senders = WeakKeyDictionary()
         return self._senders.setdefault(connection, Sender())
-
-
-def is_wrong_type(error: BaseException) -> bool:
-    """Tell whether a command failed for what its key holds, so that no further try can help."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)

@@ -1,7 +1,7 @@
-"""Stamping: the commands that enqueue a job, learnt from RQ once for each subscription.
+"""Make the commands that enqueue a job, from a template that RQ makes once per subscription.
 
-RQ makes a Job object of each call and serializes it field by field; from one job to the next
-differ the id, the arguments and two times.
+For each job, RQ makes a Job object and serializes it field by field. Only the id, the arguments and
+two times differ between the jobs of a subscription.
 """
 
 import zlib
@@ -13,47 +13,47 @@ from typing import Any, NamedTuple
 from rq import Queue
 from rq.utils import as_text
 
-Command = tuple[Any, ...]
-"""What goes to Redis: a name and its arguments."""
+RedisCommand = tuple[Any, ...]
+"""A command to Redis: its name and its arguments."""
 
 TIMES = ("created_at", "enqueued_at")
 SHORT = 1024
-"""Bytes up to which compressing costs more than it saves."""
+"""The size in bytes up to which compressing costs more than it saves."""
 
 _ID = "pgnotifier-0"
 
 
 def record(
     queue: Queue, function: str, arguments: Any, job_id: str, settings: Mapping[str, Any]
-) -> list[Command]:
-    """Return the commands by which RQ enqueues a job.
+) -> list[RedisCommand]:
+    """Return the commands with which RQ enqueues a job.
 
-    The queue's connection is asked for the server's version, once.
+    RQ asks the server for its version the first time. Nothing else is sent.
     """
-    pipeline = queue.connection.pipeline()  # which is never executed
+    pipeline = queue.connection.pipeline()  # it is never executed
     data = queue.prepare_data(function, args=arguments, job_id=job_id, **settings)
     queue.enqueue_many([data], pipeline=pipeline)
-    commands: list[Command] = [
+    commands: list[RedisCommand] = [
         (name, as_text(key), *map(_plain, rest))  # RQ 2.0 has bytes for some keys
         for (name, key, *rest), _ in pipeline.command_stack
     ]
-    registers = ("SADD", queue.redis_queues_keys, queue.key)  # which RQ 2.0 forgets to
+    registers = ("SADD", queue.redis_queues_keys, queue.key)  # RQ 2.0 doesn't send it
     return commands if registers in commands else [registers, *commands]
 
 
-class Stamp:
+class RQStamp:
     """Makes the commands that enqueue the jobs of a subscription."""
 
     def __init__(self, queue: Queue, function: str, settings: Mapping[str, Any]) -> None:
-        """Learn them.
+        """Learn the commands from RQ.
 
         Args:
-            queue: Which one.
-            function: The path of what is to be called.
-            settings: As `Queue.prepare_data` takes them.
+            queue: The queue.
+            function: The path of the function to call.
+            settings: Arguments of `Queue.prepare_data`.
 
         Raises:
-            ValueError: RQ doesn't make them as expected: a class was replaced, say.
+            ValueError: RQ's commands aren't as expected; a class may have been replaced.
         """
         self._function = function
         self._dumps = queue.serializer.dumps
@@ -69,18 +69,18 @@ class Stamp:
         theirs = record(queue, function, arguments, other, settings)
         ours = self.press(arguments, other, "")
         if self._normalize(ours, other) != self._normalize(theirs, other):
-            raise ValueError("RQ's own commands differ")
+            raise ValueError("the commands that RQ makes differ from the stamp's")
 
-    def press(self, arguments: Any, job_id: str, time: str) -> list[Command]:
+    def press(self, arguments: Any, job_id: str, time: str) -> list[RedisCommand]:
         """Return the commands that enqueue one job.
 
         Args:
-            arguments: What it is called with.
-            job_id: Its id.
-            time: When, as RQ writes it.
+            arguments: The arguments of the function.
+            job_id: The id of the job.
+            time: The time of enqueueing, as RQ writes it.
 
         Raises:
-            Exception: The serializer can't take the arguments.
+            Exception: The arguments can't be serialized.
         """
         data = deflate(self._dumps((self._function, None, arguments, {})))
         times = [part for name in TIMES for part in (name, time)]
@@ -96,22 +96,22 @@ class Stamp:
     def _key(self, job_id: str) -> str:
         return f"{self._namespace}{job_id}"
 
-    def _normalize(self, commands: Iterable[Command], job_id: str) -> "_Parts":
-        """Return commands so that those to the same effect are equal."""
+    def _normalize(self, commands: Iterable[RedisCommand], job_id: str) -> "_Parts":
+        """Return commands in a form in which those with the same effect are equal."""
         parts = _take_apart(commands, self._key(job_id), job_id)
         fields = {**parts.fields, "data": zlib.decompress(parts.fields["data"])}
         return parts._replace(fields={**fields, **dict.fromkeys(TIMES)})
 
 
 class _Parts(NamedTuple):
-    """What registers the queue, the fields of the job, and what follows, its id in it."""
+    """The commands before the job's fields, the fields, and the commands with the job's id."""
 
-    before: list[Command]
+    before: list[RedisCommand]
     fields: dict[Any, Any]
-    after: list[Command]
+    after: list[RedisCommand]
 
 
-def _take_apart(commands: Iterable[Command], key: str, job_id: str) -> _Parts:
+def _take_apart(commands: Iterable[RedisCommand], key: str, job_id: str) -> _Parts:
     parts = _Parts([], {}, [])
     for command in commands:
         if command[:2] == ("HSET", key):
@@ -123,7 +123,7 @@ def _take_apart(commands: Iterable[Command], key: str, job_id: str) -> _Parts:
         else:
             raise ValueError(f"RQ sends {command[0]} after a job's fields")
     if not {"data", *TIMES} <= parts.fields.keys():
-        raise ValueError("RQ sends no such fields as it did")
+        raise ValueError("RQ doesn't send the job's data and times")
     return parts
 
 
@@ -132,9 +132,9 @@ def _plain(part: Any) -> Any:
 
 
 def deflate(data: bytes) -> bytes:
-    """Return what `zlib.decompress` makes the data of.
+    """Return data in the format of `zlib.compress`.
 
-    Short data is stored as it is: https://www.rfc-editor.org/rfc/rfc1951#section-3.2.4.
+    Short data is stored uncompressed: https://www.rfc-editor.org/rfc/rfc1951#section-3.2.4.
     """
     size = len(data)
     if size > SHORT:

@@ -1,4 +1,4 @@
-"""Targets: what a subscription's notifications become, and by which commands."""
+"""Make the jobs of one subscription, and the commands that enqueue them."""
 
 import hashlib
 import logging
@@ -14,7 +14,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.names import spell
 from pgnotifier.contrib._queues.functions import check_found, find_path
 from pgnotifier.contrib.rq import jobs
-from pgnotifier.contrib.rq.stamping import Command, Stamp, record
+from pgnotifier.contrib.rq.stamping import RedisCommand, RQStamp, record
 from pgnotifier.dispatch import Delivery
 from pgnotifier.errors import DispatcherMismatchError
 
@@ -24,36 +24,36 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
 
 
-class Target:
-    """The jobs of a subscription.
+class RQTarget:
+    """What a subscription is bound to: the jobs that its notifications become.
 
     Attributes:
-        queue: Where they go.
+        queue: The queue of the jobs.
         function: The path of the callback.
-        name: The subscription's id as it is shown: the jobs' description.
-        path: `stamped`, or `enqueue_many` if RQ makes each job; None before the first.
-        reason: Why it has to, if so.
+        name: The subscription's id as text, which is the description of the jobs.
+        path: `stamped`, or `enqueue_many` if RQ makes each job; None before the first job.
+        reason: Why jobs can't be stamped, if the path is `enqueue_many`.
     """
 
     def __init__(self, id: Hashable, queue: Queue, fn: Any, settings: Mapping[str, Any]) -> None:
-        """Take a subscription.
+        """Check a subscription.
 
         Args:
-            id: The subscription's.
-            queue: Where the jobs go.
+            id: The subscription's id.
+            queue: The queue of the jobs.
             fn: The callback.
-            settings: As `Queue.prepare_data` takes them.
+            settings: Arguments of `Queue.prepare_data`.
 
         Raises:
-            DispatcherMismatchError: No worker could find the callback, or call it; or the
-                queue's serializer can't take the id.
+            DispatcherMismatchError: A worker couldn't import the callback, or couldn't call it; or
+                the queue's serializer can't write the id.
         """
         self.queue = queue
         self.function = find_path(id, fn)
         self.name = spell(id)
         self.path: str | None = None
         self.reason: str | None = None
-        self._stamp: Stamp | None = None
+        self._stamp: RQStamp | None = None
         self._stem = make_stem(self.name)
         self._settings = {"description": self.name, **settings}
         self._pickles = queue.serializer is DefaultSerializer
@@ -64,25 +64,25 @@ class Target:
             queue.serializer.dumps((self._called, None, (self._id,), {}))
         except Exception as exc:
             raise DispatcherMismatchError(
-                f"id {id!r:.80} can't be written for a job: {exc}; use a str or a tuple"
+                f"id {id!r:.80} can't be serialized for a job: {exc}; use a str or a tuple"
             ) from exc
 
     @property
     def runs_at_once(self) -> bool:
-        """Whether the queue runs jobs itself, as those with `is_async=False` do."""
+        """Whether the queue runs jobs itself, because it has `is_async=False`."""
         return not self.queue.is_async
 
-    def commands(self, delivery: Delivery, time: str, *, decodes_alike: bool) -> list[Command]:
-        """Return what enqueues a delivery.
+    def commands(self, delivery: Delivery, time: str, *, decodes_alike: bool) -> list[RedisCommand]:
+        """Return the commands that enqueue a delivery.
 
         Args:
             delivery: The delivery.
-            time: When, as RQ writes it.
+            time: The time of enqueueing, as RQ writes it.
             decodes_alike: Whether a worker decodes texts as the notifier does.
 
         Raises:
-            DispatcherMismatchError: The callback's name turned out to be something else's.
-            Exception: It can't be serialized.
+            DispatcherMismatchError: The callback's name turned out to belong to something else.
+            Exception: The delivery can't be serialized.
         """
         if self.path is None:
             self._learn()
@@ -93,7 +93,7 @@ class Target:
         return record(self.queue, self._called, arguments, job_id, self._settings)
 
     def run(self, delivery: Delivery, *, decodes_alike: bool) -> None:
-        """Have the queue run the job itself."""
+        """Have the queue run the job in this process."""
         arguments = self._arguments(delivery, decodes_alike=decodes_alike)
         settings = {name: one for name, one in self._settings.items() if name != "at_front"}
         self.queue.enqueue_call(self._called, args=arguments, **settings)
@@ -113,7 +113,7 @@ class Target:
     def _learn(self) -> None:
         check_found(self.name, self._fn)
         try:
-            self._stamp = Stamp(self.queue, self._called, self._settings)
+            self._stamp = RQStamp(self.queue, self._called, self._settings)
         except ValueError as exc:
             self.path, self.reason = "enqueue_many", str(exc)
         else:
@@ -129,9 +129,9 @@ class Target:
 
 
 def make_stem(name: str) -> str:
-    """Return what the ids of jobs begin with: the name, or some of it, if RQ doesn't take it.
+    """Return the beginning of the ids of jobs: the name, or part of it with a hash.
 
-    RQ takes letters, digits, `_` and `-`; what doesn't fit is told apart by a hash.
+    RQ allows letters, digits, `_` and `-`. The hash distinguishes names that contain anything else.
     """
     fit = _UNFIT.sub("-", name).strip("-")[:LONGEST_STEM]
     if fit == name:

@@ -146,7 +146,7 @@ def test_works_without_postgresql(open_shop):
     ("source", "args", "says"),
     [
         ("", (), "no notifier enqueues tasks"),
-        (SHOP, ("-P", "gevent"), "does not work under the pool gevent"),
+        (SHOP, ("-P", "gevent"), "does not work with the pool gevent"),
         (SHOP + "app.conf.pgnotifier_dns = 'x'\n", (), "did you mean 'pgnotifier_dsn'"),
     ],
 )

@@ -35,7 +35,7 @@ def test_tasks_that_no_worker_knows(open_shop, listening):
     else:
         listener = shop.listener(LISTENS="1")
         listener.wait_for(UNKNOWN)
-        assert "have the workers import the modules that subscribe" in listener.log
+        assert "Make the workers import the modules that subscribe" in listener.log
     assert "listening 1 channel" in listener.log
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
@@ -50,7 +50,7 @@ def test_without_workers_and_without_a_broker(open_shop):
     listener.wait_for("no worker has answered yet")
     assert "WARNING" not in listener.log
     away = shop.listener("-l", "DEBUG", LISTENS="1", BROKER="redis://127.0.0.1:1/0")
-    away.wait_for("the workers can't be asked")
+    away.wait_for("can't ask the workers")
     for running in (listener, away):
         running.signal(signal.SIGTERM)
         assert running.wait(10) == 0

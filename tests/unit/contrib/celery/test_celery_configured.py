@@ -110,7 +110,7 @@ def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
     app.conf[f"pgnotifier_{setting}"] = value
     notifier = CeleryNotifier(app)
     (warned,) = caplog.messages
-    assert warned.startswith("this notifier could not be started: ")
+    assert warned.startswith("this notifier can't be started: ")
     assert "s3cret" not in warned
     check_that_it_cannot_start(notifier, says)
 
@@ -136,7 +136,7 @@ def test_an_argument_that_cannot_be(app, arguments):
 
 def test_no_app():
     """It takes apps only."""
-    with pytest.raises(ArgumentTypeError, match="app is the Celery app"):
+    with pytest.raises(ArgumentTypeError, match="app must be a Celery app"):
         CeleryNotifier("shop")
 
 

@@ -14,7 +14,7 @@ from redis import ConnectionPool
 from pgnotifier import Batch, Notifier
 from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
-from pgnotifier.contrib.celery.publisher import Publisher, Route
+from pgnotifier.contrib.celery.publisher import PublishPath, TaskPublisher
 from pgnotifier.contrib.celery.tasks import AppTasks
 
 CYCLES = 100
@@ -82,14 +82,14 @@ def test_starts_and_stops(request, app, make_desk, pgnotifier_redis_url):
     for _ in range(20):  # for what is made once
         assert bool(start_and_stop(desk, binding)) is down
     take_messages(pgnotifier_redis_url)
-    (held, descriptors, threads), publishers = measure(), count(Publisher)
+    (held, descriptors, threads), publishers = measure(), count(TaskPublisher)
     for _ in range(CYCLES):
         assert bool(start_and_stop(desk, binding)) is down
     now, more_descriptors, more_threads = measure()
     assert now - held < 5
     assert more_descriptors <= descriptors
     assert more_threads <= threads
-    assert count(Publisher) <= publishers
+    assert count(TaskPublisher) <= publishers
     if app.conf.broker_url.startswith("amqp") and not down:
         with app.connection_for_read() as connection, connection.channel() as channel:
             channel.queue_delete(app.conf.task_default_queue)
@@ -100,7 +100,7 @@ def test_refusals(app, make_desk, monkeypatch):
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
-    before, publishers = count(ConnectionPool), count(Publisher)
+    before, publishers = count(ConnectionPool), count(TaskPublisher)
 
     def refuse(*_):
         raise ConnectionResetError("no")
@@ -109,7 +109,7 @@ def test_refusals(app, make_desk, monkeypatch):
     for _ in range(50):
         with pytest.raises(Exception, match="no"):
             desk.dispatcher.dispatch(Batch(desk.deliveries((binding, "3"))))
-    assert count(Publisher) <= publishers
+    assert count(TaskPublisher) <= publishers
     assert count(ConnectionPool) <= before + 1
 
 
@@ -119,13 +119,13 @@ def test_subscriptions_that_come_and_go(app, make_desk, kind, options):
     """What was learnt of each goes with it, though the connection stays."""
     desk = make_desk(app)
     fn = callback if kind == "callback" else own(app)
-    before = count(Route)
+    before = count(PublishPath)
     for number in range(50):
         binding = desk.subscribe(fn, id=str(number), **options)
         desk.deliver(binding, "1", "2", "3")
         desk.dispatcher.unbind(binding.subscription)
         del binding
-    assert count(Route) <= before + 1
+    assert count(PublishPath) <= before + 1
     assert not desk.dispatcher._targets
     assert not desk.dispatcher._obstacles
 

@@ -2,11 +2,16 @@
 
 import functools
 import re
+import sys
+from types import FunctionType
 
 import pytest
 from brokered import TEXTS, callback, own, twice
 from celery import Celery, Task
-from kombu import Exchange, Queue
+from celery.app.amqp import AMQP
+from kombu import Exchange, Producer, Queue
+
+from pgnotifier.contrib.celery.obstacles import find_obstacle
 
 
 class Overriding(Task):
@@ -69,3 +74,48 @@ def test_obstacles(make_app, make_desk, pressed, caplog, pgnotifier_redis_url, c
     assert desk.reported == []
     (record,) = [r for r in caplog.records if "apply_async" in r.getMessage()]
     assert re.search(reason, record.getMessage())
+
+
+METHODS = [
+    (Task, "apply_async"),
+    (Celery, "send_task"),
+    (AMQP, "as_task_v2"),
+    (Producer, "publish"),
+]
+
+
+@pytest.fixture
+def bound_task(desk):
+    """Return what the subscription of a task is bound to."""
+    return desk.subscribe(own(desk.app)).target
+
+
+@pytest.mark.parametrize(("base", "name"), METHODS)
+@pytest.mark.parametrize("kind", ["a wrapper", "a twin", "not a function"])
+def test_patched_methods(bound_task, monkeypatch, base, name, kind):
+    """A method that was replaced is an obstacle, however well the patch is disguised."""
+    original = getattr(base, name)
+    if kind == "a wrapper":
+        patch = functools.wraps(original)(lambda *args, **kwargs: original(*args, **kwargs))
+        source = sys.modules[base.__module__].__file__
+        patch.__code__ = patch.__code__.replace(
+            co_filename=source, co_qualname=original.__code__.co_qualname
+        )
+    elif kind == "a twin":  # another function of the same module
+        twin = vars(base)["run" if base is Task else "__init__"]
+        patch = FunctionType(twin.__code__, twin.__globals__, name)
+        patch.__qualname__ = original.__qualname__
+    else:
+        patch = functools.partialmethod(original)
+    assert find_obstacle(bound_task) is None
+    monkeypatch.setattr(base, name, patch)
+    assert f"{name} isn't" in find_obstacle(bound_task)
+
+
+@pytest.mark.parametrize(("base", "name"), METHODS)
+def test_moved_sources(bound_task, monkeypatch, base, name):
+    """A method from a `.pyc` elsewhere, or of a frozen application, isn't taken for a patch."""
+    code = getattr(base, name).__code__
+    monkeypatch.setattr(getattr(base, name), "__code__", code.replace(co_filename="<frozen>"))
+    monkeypatch.delattr(sys.modules[base.__module__], "__file__")
+    assert find_obstacle(bound_task) is None

@@ -19,9 +19,9 @@ SIGNATURE = Celery("x", set_as_current=False).signature("x.link")
         ({"count_down": 1}, "did you mean 'countdown'"),
         ({"expire": 1}, "did you mean 'expires'"),
         ({"frobnicate": 1}, "there are compression, countdown"),
-        ({"task_id": "x"}, "each task needs an id of its own"),
-        ({"retry": True}, "the listener itself tries again"),
-        ({"args": ()}, "those of the notification"),
+        ({"task_id": "x"}, "each task needs a new id"),
+        ({"retry": True}, "the listener retries by itself"),
+        ({"args": ()}, "come from the notification"),
     ],
 )
 def test_unknown_options_are_refused(options, near):

@@ -11,7 +11,7 @@ from pgnotifier.contrib.celery import CeleryDispatcher
 from pgnotifier.contrib.celery.broker import Broker
 
 SECRETS = ["hid/qzx", "hid#qzx", "hid?qzx", "hid[qzx", "hid]qzx", "hid%qzx", "hid@qzx", "hid qzx"]
-REFUSED = "percent-encoded"
+REFUSED = "percent-encode characters"
 
 
 def connect(**conf):

@@ -67,23 +67,23 @@ def test_they_are_the_tasks(app, notifier):
         ({"qqq": 5}, UnknownOptionError, "there are Request, Strategy"),
         ({7: 5}, UnknownOptionError, "no such option"),
         ({"own": 5}, UnknownOptionError, "no such option"),
-        ({"name": "x"}, UnknownOptionError, "the name is made of the id"),
+        ({"name": "x"}, UnknownOptionError, "the name is made from the id"),
         ({"shared": True}, UnknownOptionError, "belongs to the dispatcher's app"),
         ({"lazy": False}, UnknownOptionError, "when the app is finalized"),
-        ({"typing": False}, UnknownOptionError, "arguments are those of the notification"),
+        ({"typing": False}, UnknownOptionError, "arguments come from the notification"),
         ({"run": print}, UnknownOptionError, "the task runs the callback"),
         ({"_pgnotifier_callback": 1}, UnknownOptionError, "no such option"),
-        ([("max_retries", 5)], ArgumentTypeError, "is a dict of options"),
-        ("late", ArgumentTypeError, "is a dict of options"),
-        ({"autoretry_for": OSError}, ArgumentTypeError, "a tuple of classes"),
-        ({"autoretry_for": ("OSError",)}, ArgumentTypeError, "a tuple of classes"),
+        ([("max_retries", 5)], ArgumentTypeError, "must be a dict of options"),
+        ("late", ArgumentTypeError, "must be a dict of options"),
+        ({"autoretry_for": OSError}, ArgumentTypeError, "a tuple of exception classes"),
+        ({"autoretry_for": ("OSError",)}, ArgumentTypeError, "a tuple of exception classes"),
         ({"max_retries": "5"}, ArgumentTypeError, "must be an int"),
         ({"max_retries": -1}, ConfigurationError, "at least 0"),
         ({"acks_late": "yes"}, ArgumentTypeError, "True or False"),
         ({"bind": 1}, ArgumentTypeError, "True or False"),
         ({"rate_limit": "often"}, ConfigurationError, "'10/m'"),
         ({"rate_limit": "10/year"}, ConfigurationError, "'10/m'"),
-        ({"rate_limit": []}, ArgumentTypeError, "number a second"),
+        ({"rate_limit": []}, ArgumentTypeError, "number per second"),
         ({"retry_backoff": "x"}, ArgumentTypeError, "number of seconds"),
         ({"retry_kwargs": 5}, ArgumentTypeError, "arguments of Task.retry"),
         ({"base": object}, ArgumentTypeError, "subclass of celery.Task"),
@@ -116,7 +116,7 @@ def test_tasks_and_signatures_have_their_own(app, notifier):
     def own(*_): ...
 
     for fn in (own, own.s(), app.signature("elsewhere")):
-        with pytest.raises(UnknownOptionError, match="task= is for callables"):
+        with pytest.raises(UnknownOptionError, match="task= is only for plain callables"):
             subscribe(notifier, {"max_retries": 5}, fn)
     subscribe(notifier, None, own)
     with pytest.raises(UnknownOptionError, match="'task'"):

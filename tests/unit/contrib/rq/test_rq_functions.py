@@ -33,15 +33,23 @@ def in_main():
 @pytest.mark.parametrize(
     ("fn", "reason", "way_out"),
     [
-        (callbacks.unnamed, "made inside of another function", "define it with `def` at the top"),
-        (callbacks.make(), "made inside of another function", "define it with `def` at the top"),
-        (in_main(), "defined in the program that runs now", "move it to a module"),
-        (callbacks.waiting, "coroutine", "subscribe a function that does"),
-        (callbacks.yielding, "generator", "subscribe a function that does"),
-        (callbacks.partial, "has no name", "subscribe a function"),
-        (callbacks.Shop(), "has no name", "subscribe a function"),
-        (callbacks.Shop().method, "isn't what callbacks.Shop.method is", "under the name"),
-        (callbacks.wearing_its_name, "isn't what callbacks.callback is", "under the name"),
+        (callbacks.unnamed, "defined inside another function", "define it with `def` at the top"),
+        (callbacks.make(), "defined inside another function", "define it with `def` at the top"),
+        (in_main(), "defined in the main program", "move it to a module"),
+        (callbacks.waiting, "coroutine", "subscribe a plain function that does so"),
+        (callbacks.yielding, "generator", "subscribe a plain function that does so"),
+        (callbacks.partial, "has no name", "subscribe a function of a module"),
+        (callbacks.Shop(), "has no name", "subscribe a function of a module"),
+        (
+            callbacks.Shop().method,
+            "imports callbacks.Shop.method gets something else",
+            "under the name",
+        ),
+        (
+            callbacks.wearing_its_name,
+            "imports callbacks.callback gets something else",
+            "under the name",
+        ),
     ],
 )
 def test_refused(desk, fn, reason, way_out):
@@ -108,6 +116,6 @@ def test_decorated_while_its_module_is_imported(desk, jobs, tmp_path, monkeypatc
     for binding in bindings:
         desk.deliver(binding, "1", "2")
     assert [job.func for job in jobs()] == [module.right] * 2 + [module.within] * 2
-    assert [str(exc).partition(" isn't what ")[0][:23] for exc in desk.reported] == [
-        "subscription 'replaced'"
-    ] * 2 + ["subscription 'gone': <f"] * 2
+    assert [str(exc).partition(" gets something else than ")[0] for exc in desk.reported] == [
+        "subscription 'replaced': a worker that imports shop_rq.replaced"
+    ] * 2 + ["subscription 'gone': a worker that imports shop_rq.gone"] * 2

@@ -25,16 +25,20 @@ def test_unknown(desk):
 @pytest.mark.parametrize(
     ("options", "error", "what"),
     [
-        ({"at_front": 1}, ArgumentTypeError, "at_front is True or False"),
-        ({"queue": 5}, ArgumentTypeError, "queue is a name or an rq.Queue, not 5"),
-        ({"queue": ""}, ArgumentTypeError, "queue is a name"),
-        ({"retry": 0}, ArgumentTypeError, "retry is an rq.Retry, or how many times, not 0"),
+        ({"at_front": 1}, ArgumentTypeError, "at_front must be True or False, not 1"),
+        ({"queue": 5}, ArgumentTypeError, "queue must be a name or an rq.Queue, not 5"),
+        ({"queue": ""}, ArgumentTypeError, "queue must be a name"),
+        (
+            {"retry": 0},
+            ArgumentTypeError,
+            "an rq.Retry or a number of retries, not 0",
+        ),
         ({"retry": True}, ArgumentTypeError, "not True"),
         ({"retry": "3"}, ArgumentTypeError, "not '3'"),
-        ({"on_failure": 5}, ArgumentTypeError, "on_failure is a function or an rq.Callback"),
+        ({"on_failure": 5}, ArgumentTypeError, "on_failure must be a function or an rq.Callback"),
         ({"on_success": callbacks.unnamed}, DispatcherMismatchError, "define it with `def`"),
-        ({"job_timeout": "soon"}, ConfigurationError, "RQ makes no job with timeout='soon'"),
-        ({"ttl": "soon"}, ConfigurationError, "RQ makes no job with ttl='soon'"),
+        ({"job_timeout": "soon"}, ConfigurationError, "RQ can't make a job with timeout='soon'"),
+        ({"ttl": "soon"}, ConfigurationError, "RQ can't make a job with ttl='soon'"),
     ],
 )
 def test_refused(desk, options, error, what):
@@ -120,7 +124,7 @@ def test_what_it_is_made_of(client, pgnotifier_redis_url):
         assert dispatcher.is_reachable()
         assert repr(dispatcher) == "<RQDispatcher of queue 'default', 0 subscriptions>"
         dispatcher.close()
-    with pytest.raises(ArgumentTypeError, match=r"takes an rq.Queue, a redis.Redis or its URL"):
+    with pytest.raises(ArgumentTypeError, match=r"needs an rq.Queue, a redis.Redis or its URL"):
         RQDispatcher(5)
     with pytest.raises(ConfigurationError) as caught:
         RQDispatcher("http://:secret@host")

@@ -309,7 +309,7 @@ def test_a_list_of_queues_that_is_none(desk, client, jobs, caplog):
     assert payloads(jobs) == [1, 2]
     assert not desk.reported
     (record,) = [one for one in caplog.records if one.name == "pgnotifier.rq"]
-    assert "Redis refuses SADD rq:queues: WRONGTYPE" in record.getMessage()
+    assert "Redis refused SADD rq:queues: WRONGTYPE" in record.getMessage()
 
 
 def test_a_key_of_a_job_that_is_taken(desk, client, jobs, monkeypatch):

@@ -91,7 +91,7 @@ def test_a_job_of_another_class(client, make_desk, take_all, caplog):
     binding = desk.subscribe(callbacks.callback)
     desk.deliver(binding, "1", "2")
     assert desk.dispatcher.details()["subscriptions"][0]["path"] == "enqueue_many"
-    assert "jobs of 'a' are made by enqueue_many: RQ's own commands differ" in caplog.text
+    assert "jobs of 'a' are made by enqueue_many: the commands that RQ makes differ" in caplog.text
     assert [job.args[2] for job in queue.jobs] == [1, 2]
     mirrors = [client.hget(f"rq:job:{job.id}", "mirror").decode() for job in queue.jobs]
     assert mirrors == [job.id[::-1] for job in queue.jobs]

@@ -1,4 +1,4 @@
-"""`manage.py pgnotifier`: listens."""
+"""Define the command `manage.py pgnotifier`, which listens."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from pgnotifier.settings import SETTINGS
 
 
 def _add_setting(parser: ArgumentParser, name: str, default: str = "") -> None:
-    """Add the option of a setting, which takes the place of that of `PGNOTIFIER`."""
+    """Add an option that overrides a setting of `PGNOTIFIER`."""
     setting = SETTINGS[name]
 
     def read(text: str) -> Any:
@@ -50,47 +50,49 @@ class Command(BaseCommand):
     """Listens to all channels that have receivers or tasks."""
 
     help = (
-        "Listens to PostgreSQL, and calls the receivers of channels, or enqueues their tasks. "
-        "SIGTERM and Ctrl-C stop the listening, deliver what was received, and end it: exit code 0 "
-        "if all was delivered, 1 if not, or if there was no connection."
+        "Listens to PostgreSQL, and calls the receivers of channels or enqueues their tasks. "
+        "SIGTERM and Ctrl-C stop listening, deliver what was received, and exit. The exit code is "
+        "0 if everything was delivered, and 1 if not, or if there was no connection."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Say what there is."""
+        """Define the options."""
         parser.add_argument(
             "-c", "--channel", action="append", dest="channels", default=[], metavar="NAME",
             help="Listen to this channel only; may be given several times. Default: all.",
         )  # fmt: skip
         parser.add_argument(
             "--dispatch", choices=MAKERS,
-            help="What tasks go through, instead of PGNOTIFIER['DISPATCHER']; inline has them "
-            "called in this process.",
+            help="Dispatcher of tasks, instead of PGNOTIFIER['DISPATCHER']; inline calls them in "
+            "this process.",
         )  # fmt: skip
         parser.add_argument(
             "--list", action="store_true", dest="lists",
-            help="Print channels, receivers and tasks, and leave.",
+            help="Print channels, receivers and tasks, and exit.",
         )  # fmt: skip
         parser.add_argument("--json", action="store_true", help="Print --list as JSON.")
         parser.add_argument(
             "--standby", metavar="NAME",
-            help="Of all listeners with this name one listens, and another takes over when it "
+            help="Only one of all listeners with this name listens; another takes over when it "
             "ends. Default: PGNOTIFIER['STANDBY'].",
         )  # fmt: skip
         parser.add_argument(
             "--no-wait", action="store_false", dest="wait",
-            help="End with exit code 1 if PostgreSQL can't be reached at the start. Default: wait.",
+            help="Exit with code 1 if PostgreSQL can't be reached at the start. Default: wait.",
         )  # fmt: skip
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
         _add_setting(parser, "health_host", ", 127.0.0.1")
         parser.add_argument(
             "--reload", action="store_true", default=None, dest="reload",
-            help="Start again when code changes. Default: if DEBUG.",
+            help="Restart when code changes. Default: if DEBUG.",
         )  # fmt: skip
-        parser.add_argument("--noreload", action="store_false", dest="reload", help="Don't.")
+        parser.add_argument(
+            "--noreload", action="store_false", dest="reload", help="Don't restart then.",
+        )  # fmt: skip
 
     def handle(self, *_: Any, **options: Any) -> None:
-        """Do it."""
+        """Listen, or list the channels."""
         if options["dispatch"]:
             try:
                 for channel in Channel.all_known():
@@ -124,12 +126,14 @@ class Command(BaseCommand):
                     problems.append(str(exc))
                 else:
                     if hook is not None and not callable(hook):
-                        problems.append(f"PGNOTIFIER[{name!r}] is the path of no callable")
+                        problems.append(
+                            f"PGNOTIFIER[{name!r}] must be a callable or the path of one"
+                        )
         if problems:
             raise CommandError("\n".join(problems))
 
     def _show_log(self, verbosity: int) -> None:
-        """Show what listeners log, unless the project's LOGGING does something with it."""
+        """Show what listeners log, unless the project's LOGGING handles it."""
         log = logging.getLogger("pgnotifier")
         if not log.hasHandlers() and verbosity:
             handler = logging.StreamHandler()
@@ -153,7 +157,7 @@ class Command(BaseCommand):
             )
 
     def _serve(self, options: dict[str, Any]) -> int:
-        """Listen in the autoreloader's process; what fails is told, and the next change awaited."""
+        """Listen in the autoreloader's process; show errors, so that it waits for a change."""
         try:
             return self._listen(options)
         except CommandError as exc:
@@ -164,8 +168,8 @@ class Command(BaseCommand):
         known = all_notifiers()
         if not known:
             raise CommandError(
-                "there is nothing to listen to: no app has a module `notifications` that connects "
-                "a receiver or a task to a Channel"
+                "there are no channels to listen to: connect a receiver or a task to a Channel in "
+                "the module `notifications` of an app"
             )
         try:
             chosen = foreground.choose_channels([*known.values()], options["channels"])

@@ -1,0 +1,9 @@
+"""Recognise the errors of Redis that no further try can fix."""
+
+
+def is_wrong_type(error: BaseException) -> bool:
+    """Return whether a command failed because its key isn't a list, so that retrying can't help.
+
+    The class is compared by name, because Celery also works without a Redis client.
+    """
+    return type(error).__name__ == "ResponseError" and "WRONGTYPE" in str(error)

@@ -1,0 +1,28 @@
+"""A name means one thing: no class of a framework's package is called as another class is."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "pgnotifier"
+SHARED = {
+    "Channel": "the registry's value of a channel, and the channel as a signal of Django",
+    "Command": "Django looks for a command by this name",
+    "Listener": "the core's listener, and the row that it has in Django's admin",
+}
+"""Names that a framework gives, or that mean the same thing in both places."""
+
+
+def test_class_names():
+    """Each class in `contrib` and `dispatchers` has a name of its own."""
+    places = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(path.relative_to(PACKAGE))
+    ours = {
+        name: found
+        for name, found in places.items()
+        if len(found) > 1 and any(path.parts[0] in ("contrib", "dispatchers") for path in found)
+    }
+    assert ours.keys() - {"Meta"} == SHARED.keys()
