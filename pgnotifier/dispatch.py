@@ -280,18 +280,22 @@ class Dispatcher(ABC):
         """Forget threads and what is pending, in a forked child: these are the parent's."""
 
 
-def claim(dispatcher: Dispatcher, owner: Owner | None, notifier: Owner) -> Owner:
-    """Return the notifier that a dispatcher belongs to from now on.
+def claim(dispatcher: Dispatcher, owner: "ref[Owner] | None", notifier: Owner) -> "ref[Owner]":
+    """Return a weak reference to the notifier that a dispatcher belongs to from now on.
+
+    A strong one would keep the notifier for ever: it has the dispatcher in its registry, into which
+    the garbage collector can't look. While a notifier runs, something else keeps it.
 
     Raises:
         ConfigurationError: It belongs to another one.
     """
-    if owner is not None and owner is not notifier:
+    before = None if owner is None else owner()
+    if before is not None and before is not notifier:
         raise ConfigurationError(
-            f"{dispatcher!r} serves {owner!r} already; give each notifier its own "
+            f"{dispatcher!r} serves {before!r} already; give each notifier its own "
             f"{type(dispatcher).__name__}"
         )
-    return notifier
+    return ref(notifier)
 
 
 Report = Callable[[BaseException, "Subscription", Notification], None]
