@@ -65,7 +65,8 @@ class Spelling:
         self._remember(name)
         if folded in others:
             self._remember(folded)
-        also = f"; {', '.join(map(repr, others))} differs by case alone" if others else ""
+        differ = "differs" if len(others) == 1 else "differ"
+        also = f"; {', '.join(map(repr, others))} {differ} by case alone" if others else ""
         self._put(
             'channel %r has capitals: NOTIFY %s without quotes goes to %r, NOTIFY "%s" to it%s',
             *(name, name, folded, name, also),
