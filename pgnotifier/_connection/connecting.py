@@ -74,6 +74,12 @@ class Connecting:
             connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
             self._error = exc
+        except BaseException as exc:  # noqa: BLE001 - db_conf() calls sys.exit(), say
+            # Raised on this thread, it would end nothing but the thread, and be waited for in vain.
+            self._error = ConnectionFailedError(
+                f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
+            )
+            self._error.__cause__ = exc
         else:
             with self._lock:
                 self._connection = connection

@@ -41,7 +41,14 @@ _UNLESS_SET = {
 """Defaults with which the server detects a dead client within 20 seconds. It then frees a leader's
 lock, and no longer keeps notifications in its queue for that client."""
 
+# It comes first, in a statement of its own: with a small work_mem, rows of a view such as
+# pg_settings or pg_locks go to temporary files, which temp_file_limit may forbid.
+# https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-TEMP-FILE-LIMIT
+_WORK_MEM = "4MB"
+
 _QUERY = """
+SELECT pg_catalog.set_config('work_mem', '{work_mem}', false)
+WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {pid};
 SELECT pg_catalog.set_config(wanted.name, wanted.value, false)
 FROM pg_catalog.pg_settings AS setting JOIN (VALUES {values}) AS wanted (name, value, always)
 ON setting.name OPERATOR(pg_catalog.=) wanted.name
@@ -50,7 +57,7 @@ AND pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {pid}"""
 
 
 def setup_query(pid: int) -> str:
-    """Return a query that sets the parameters, except for those that the server doesn't have.
+    """Return the statements that set the parameters, except for those that the server doesn't have.
 
     Args:
         pid: The process id of the session. A pooler may run the query in another server process,
@@ -58,7 +65,7 @@ def setup_query(pid: int) -> str:
     """
     values = [f"('{name}', '{value}', true)" for name, value in _NEEDED.items()]
     values += [f"('{name}', '{value}', false)" for name, value in _UNLESS_SET.items()]
-    return _QUERY.format(values=", ".join(values), pid=pid)
+    return _QUERY.format(work_mem=_WORK_MEM, values=", ".join(values), pid=pid)
 
 
 def set_up(connection: psycopg.Connection[Any]) -> None:

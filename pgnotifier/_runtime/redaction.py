@@ -23,6 +23,8 @@ _NAMED = re.compile(
 # https://docs.python.org/3/library/urllib.parse.html#urllib.parse.urlsplit
 _AS_PORT = re.compile(r"(?P<kept>Port could not be cast to integer value as )[^\n]*")
 
+_SHORT = 8
+
 
 def redact(text: object, *secrets: str) -> str:
     """Return a text without the passwords in it.
@@ -34,13 +36,24 @@ def redact(text: object, *secrets: str) -> str:
         secrets: Others that are known.
     """
     shown = str(text)
-    for secret in secrets:
-        for form in (secret, quote(secret, safe=""), unquote(secret)):
-            if form:
-                shown = shown.replace(form, HIDDEN)
+    forms = {form for one in secrets for form in (one, quote(one, safe=""), unquote(one)) if form}
+    if forms:  # in one pass, longest first: one may be a part of another, or of HIDDEN
+        found = "|".join(map(_find_secret, sorted(forms, key=len, reverse=True)))
+        shown = re.sub(found, HIDDEN, shown)
     for pattern in (_IN_URL, _NAMED, _AS_PORT):
         shown = pattern.sub(rf"\g<kept>{HIDDEN}", shown)
     return shown
+
+
+def _find_secret(secret: str) -> str:
+    """Return the pattern of a secret: a short one as a whole word, a longer one anywhere.
+
+    A short one may be a part of ordinary words. Hiding it there would garble the message, and show
+    what it is.
+    """
+    found = re.escape(secret)
+    # The repr of a text writes a line break before the secret with a letter.
+    return found if len(secret) >= _SHORT else rf"(?:(?<!\w)|(?<=\\[nrt])){found}(?!\w)"
 
 
 def show(value: object, limit: int = 80) -> str:

@@ -14,6 +14,8 @@ from pgnotifier.dispatchers.threads import check_positive
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from pgnotifier.dispatch import Binding, Subscription
 
 
@@ -81,7 +83,7 @@ class AsyncioDispatcher(Dispatcher):
         self._max_tasks = max_tasks
         self._lanes = Lanes(max_pending, ordered=ordered)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._notifier: object = None
+        self._notifier: ref[object] | None = None
 
     def __repr__(self) -> str:
         return f"<AsyncioDispatcher, {len(self._tasks)} of {self._max_tasks} tasks>"

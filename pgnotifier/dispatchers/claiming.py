@@ -1,6 +1,7 @@
 """Claiming: a dispatcher that serves one notifier only refuses another one."""
 
 from typing import TypeVar
+from weakref import ref
 
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConfigurationError
@@ -8,8 +9,11 @@ from pgnotifier.errors import ConfigurationError
 Owner = TypeVar("Owner")
 
 
-def claim(dispatcher: Dispatcher, owner: Owner | None, notifier: Owner) -> Owner:
-    """Return the notifier that a dispatcher belongs to from now on.
+def claim(dispatcher: Dispatcher, owner: "ref[Owner] | None", notifier: Owner) -> "ref[Owner]":
+    """Return a weak reference to the notifier that a dispatcher belongs to from now on.
+
+    A strong one would keep the notifier for ever: the notifier's registry refers to the dispatcher,
+    and the garbage collector can't look into that. While a notifier runs, something else keeps it.
 
     Args:
         dispatcher: The dispatcher that a notifier is attaching.
@@ -19,9 +23,10 @@ def claim(dispatcher: Dispatcher, owner: Owner | None, notifier: Owner) -> Owner
     Raises:
         ConfigurationError: It belongs to another notifier.
     """
-    if owner is not None and owner is not notifier:
+    before = None if owner is None else owner()
+    if before is not None and before is not notifier:
         raise ConfigurationError(
-            f"{dispatcher!r} serves {owner!r} already; give each notifier its own "
+            f"{dispatcher!r} serves {before!r} already; give each notifier its own "
             f"{type(dispatcher).__name__}"
         )
-    return notifier
+    return ref(notifier)

@@ -14,6 +14,8 @@ from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
 from pgnotifier.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from pgnotifier.dispatch import Binding, Subscription
 
 logger = logging.getLogger("pgnotifier.threads")
@@ -60,7 +62,7 @@ class ThreadDispatcher(Dispatcher):
         self._max_workers = max_workers
         self._lanes = Lanes(max_pending, ordered=ordered)
         self._warn = LogThrottle(logger)
-        self._notifier: object = None
+        self._notifier: ref[object] | None = None
 
     def __repr__(self) -> str:
         return f"<ThreadDispatcher, {self._lanes.workers} of {self._max_workers} threads>"

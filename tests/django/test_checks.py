@@ -7,7 +7,7 @@ import pytest
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connections, models
+from django.db import connection, connections, models
 from django.test.utils import isolate_apps
 
 from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
@@ -179,6 +179,37 @@ def test_databases_are_tried(db, monkeypatch):
     monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
     found = said(databases=["default"])
     assert "It is not possible to listen to database 'default'" in found["pgnotifier.E009"].msg
+
+
+def test_a_table_that_a_stranger_has_made(stranger):
+    """Who writes to it would execute the stranger's triggers, a superuser above all."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE pgnotifier_listener OWNER TO {stranger}")
+        cursor.execute("SELECT CURRENT_USER")
+        (me,) = cursor.fetchone()
+        found = said(databases=["default"])["pgnotifier.W003"]
+        assert "'pgnotifier_listener' of database 'default' belongs to role 'stranger'" in found.msg
+        cursor.execute(f"ALTER TABLE pgnotifier_listener OWNER TO {me}")
+
+
+@pytest.mark.parametrize(
+    "made_known",
+    [
+        "GRANT {stranger} TO CURRENT_USER",
+        "ALTER ROLE {stranger} SUPERUSER",
+        "ALTER TABLE django_migrations OWNER TO {stranger}",
+        "ALTER DATABASE {database} OWNER TO {stranger}",
+    ],
+)
+def test_a_table_of_another_role_of_the_project(stranger, made_known):
+    """One that migrates for the one that listens, say."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CURRENT_USER, current_database()")
+        me, database = cursor.fetchone()
+        cursor.execute(f"ALTER TABLE pgnotifier_listener OWNER TO {stranger}")
+        cursor.execute(made_known.format(stranger=stranger, database=database))
+        assert said(databases=["default"]) == {}
+        cursor.execute(f"REASSIGN OWNED BY {stranger} TO {me}")
 
 
 @isolate_apps("shop")

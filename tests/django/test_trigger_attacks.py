@@ -7,6 +7,7 @@ from django.db.migrations.state import ProjectState
 
 from pgnotifier.contrib.django import NotifyOn
 from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.rows import find_foreign_owner
 from pgnotifier.contrib.django.test import captureNotifications
 from pgnotifier.contrib.django.trigger_sql import make_create
 from pgnotifier.contrib.django.upkeep import drop_orphans, refresh_triggers
@@ -39,7 +40,10 @@ OPERANDS = [
     ("oid", "regtype"), ("timestamptz", "timestamptz"), ("shop_order", "shop_order"),
     ("shop_letter", "shop_letter"),
 ]  # fmt: skip
-RELATIONS = ["pg_proc", "pg_trigger", "pg_namespace", "pg_class", "pg_language"]
+RELATIONS = [
+    "pg_proc", "pg_trigger", "pg_namespace", "pg_class", "pg_language", "pg_roles", "pg_database",
+    "pg_auth_members",
+]  # fmt: skip
 TYPES = ["text", "jsonb", "name", "oid", "regclass", "regtype", "record", "trigger", "timestamptz"]
 
 
@@ -177,6 +181,12 @@ def test_what_a_listener_writes_for_the_admin(theft):
     with connection.cursor() as cursor:
         cursor.execute("SELECT state FROM pgnotifier_listener")
         assert cursor.fetchall() == [("stopped",)]
+
+
+def test_what_a_check_looks_up(theft):
+    """The owner of that table, for `check --database`."""
+    assert find_foreign_owner() is None
+    assert theft() == 0
 
 
 def test_functions_have_a_path_of_their_own(db):

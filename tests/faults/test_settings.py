@@ -137,6 +137,19 @@ def test_no_superuser(role, make_notifier, ledger):
     check_listening(make_notifier(conf, heartbeat=0.15, on_gap=gaps.append), ledger, gaps)
 
 
+def test_no_temporary_files(role, make_notifier, ledger, db, monkeypatch, caplog):
+    """No query of a listener needs any, however many settings and locks there are."""
+    caplog.set_level(logging.WARNING, "pgnotifier")
+    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
+    monkeypatch.setattr(backlog, "INTERVAL", 0.2)
+    conf = role({"temp_file_limit": "0", "work_mem": "64kB"}, superuser=False)
+    db.execute("SELECT pg_advisory_lock(n) FROM generate_series(1, 3000) AS n")
+    gaps = []
+    notifier = make_notifier(conf, heartbeat=0.15, standby="shop", on_gap=gaps.append)
+    check_listening(notifier, ledger, gaps)
+    assert not [text for text in caplog.messages if "notification queue is" not in text]
+
+
 def test_no_right_to_look(role, pgnotifier_dsn, make_notifier, ledger):
     """Where it may not look at settings and sessions, a listener works all the same."""
     conf = role({}, superuser=False)
@@ -172,13 +185,13 @@ def test_standing_by(role, make_notifier, ledger):
 def test_options_of_the_user(role, monkeypatch):
     """Options that were given, or stand in the environment, are kept beside ours."""
     conf = role({"idle_session_timeout": "1"})
-    monkeypatch.setenv("PGOPTIONS", "-c work_mem=123kB")
+    monkeypatch.setenv("PGOPTIONS", "-c maintenance_work_mem=1234kB")
     for one, expected in (
-        (conf, "123kB"),
-        (make_conninfo(conf, options="-c work_mem=77kB"), "77kB"),
+        (conf, "1234kB"),
+        (make_conninfo(conf, options="-c maintenance_work_mem=2777kB"), "2777kB"),
     ):
         with Parameters(one).connect() as connection:
-            found = connection.execute("SHOW work_mem").fetchone()
+            found = connection.execute("SHOW maintenance_work_mem").fetchone()
             assert found == (expected,)
             assert connection.execute("SHOW idle_session_timeout").fetchone() == ("0",)
 

@@ -1,12 +1,21 @@
 """Dispatchers whose last subscription has gone: nothing of them stays."""
 
 import gc
+import os
 import threading
 import weakref
 
 import pytest
+from redis import Redis
 
-from pgnotifier import DispatcherMismatchError, InlineDispatcher, ThreadDispatcher
+from pgnotifier import (
+    AsyncioDispatcher,
+    DispatcherMismatchError,
+    InlineDispatcher,
+    Notifier,
+    ThreadDispatcher,
+)
+from pgnotifier.contrib.rq import RQDispatcher
 
 
 class Closing(InlineDispatcher):
@@ -167,3 +176,25 @@ def test_its_own(notifier, record, eventually):
     notifier.unsubscribe(1, "orders")
     notifier.subscribe(2, "orders", record)
     assert len(notifier._parts.attachments.in_use) == 1
+
+
+def by_rq():
+    """Return a dispatcher to Redis, which isn't connected."""
+    return RQDispatcher(Redis())
+
+
+@pytest.mark.parametrize("make", [InlineDispatcher, ThreadDispatcher, AsyncioDispatcher, by_rq])
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_notifier_that_is_dropped(pgnotifier_dsn, make, ran):
+    """It goes with its subscriptions, and its dispatcher can serve another one."""
+    by = make()
+    notifier = Notifier(pgnotifier_dsn, dispatcher=by, daemon=True)
+    notifier.subscribe(1, "orders", os.path.join, autorun=False)
+    if ran and make is not AsyncioDispatcher:
+        notifier.start()
+        notifier.stop()
+    gone = weakref.ref(notifier)
+    del notifier
+    gc.collect()
+    assert gone() is None
+    Notifier(pgnotifier_dsn, dispatcher=by)

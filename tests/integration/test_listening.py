@@ -145,17 +145,18 @@ def test_supplied_parameters(pgnotifier_dsn, db, make_notifier, record, eventual
     assert "dbname=" in notifier.status().connection
 
 
-def test_supply_fails(pgnotifier_dsn, make_notifier, db, record, eventually, caplog):
+@pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt])
+def test_supply_fails(pgnotifier_dsn, make_notifier, db, record, eventually, caplog, kind):
     """What it raises is the reason that there is no connection, and says no secret."""
     failing = [True]
 
     def supply():
         if failing[0]:
-            raise LookupError("the secret is s3cret")
+            raise kind("the secret is s3cret")
         return pgnotifier_dsn
 
     notifier = make_notifier(supply)
-    with pytest.raises(ConnectionFailedError, match="raised LookupError") as caught:
+    with pytest.raises(ConnectionFailedError, match=f"raised {kind.__name__}") as caught:
         notifier.start()
     assert "s3cret" not in str(caught.value)
     failing[0] = False

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from celery import Celery
 from celery.app.task import Task
@@ -78,7 +78,8 @@ class CeleryDispatcher(Dispatcher):
         if not isinstance(task_prefix, str):
             raise ArgumentTypeError(f"task_prefix must be a str, not {task_prefix!r:.80}")
         self._prefix = task_prefix
-        self._notifier: Notifier | None = None
+        self._owner: ref[Notifier] | None = None
+        self._notifier: Notifier | None = None  # which the app keeps, while it has subscriptions
         self._broker = Broker(self._app)
         self._tasks = AppTasks.of(self._app)
         self._ids = TaskIds()
@@ -104,7 +105,8 @@ class CeleryDispatcher(Dispatcher):
             ConfigurationError: Another notifier uses it already.
         """
         is_new = self._notifier is None
-        self._notifier = claim(self, self._notifier, notifier)
+        self._owner = claim(self, self._owner, notifier)
+        self._notifier = notifier
         if is_new:
             self._tasks.add(self)
 

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections, router
+from django.db import DatabaseError, connections, router
 
 from pgnotifier._connection.parameters import make_parameters
 from pgnotifier._runtime.names import spell
@@ -17,6 +17,7 @@ from pgnotifier._runtime.redaction import redact, show
 from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
+from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import (
     MAKERS,
     NoCeleryAppError,
@@ -24,6 +25,7 @@ from pgnotifier.contrib.django.notifiers import (
     find_parameters,
     make_dispatcher,
 )
+from pgnotifier.contrib.django.rows import find_foreign_owner
 from pgnotifier.contrib.django.triggers import NotifyOn
 from pgnotifier.errors import NotListeningError, PgNotifierError
 from pgnotifier.notifier import Notifier
@@ -131,6 +133,31 @@ def check_databases(
         finally:
             notifier.stop()
     return found
+
+
+def check_table(
+    app_configs: Any, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """Check that nobody else has made the table that listeners write to."""
+    alias = router.db_for_write(Listener)
+    if alias not in (databases or ()) or connections[alias].vendor != "postgresql":
+        return []
+    try:
+        owner = find_foreign_owner()
+    except DatabaseError:  # nobody can connect, which is another check's
+        return []
+    if owner is None:
+        return []
+    table = Listener._meta.db_table
+    return [
+        checks.Warning(
+            f"Table {table!r} of database {alias!r} belongs to role {owner!r}, whose triggers "
+            "on it would be executed as the role that writes to it.",
+            hint=f"If that role isn't yours, drop the table and run `manage.py migrate`; else give "
+            f"it to the role that owns the project's tables: ALTER TABLE {table} OWNER TO ….",
+            id="pgnotifier.W003",
+        )
+    ]
 
 
 def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessage]:

@@ -20,6 +20,36 @@ JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
 WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)
 """
 
+# Memberships are looked up by hand: for pg_has_role() a superuser is a member of every role.
+_FIND_FOREIGN_OWNER = """
+WITH RECURSIVE mine (role) AS (
+  SELECT oid FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) CURRENT_USER
+  UNION SELECT m.roleid FROM pg_catalog.pg_auth_members m
+  JOIN mine ON m.member OPERATOR(pg_catalog.=) mine.role)
+SELECT owner.rolname FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_roles owner ON owner.oid OPERATOR(pg_catalog.=) c.relowner
+WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s) AND NOT owner.rolsuper
+AND NOT EXISTS (SELECT FROM mine WHERE role OPERATOR(pg_catalog.=) owner.oid)
+AND NOT EXISTS (SELECT FROM pg_catalog.pg_database d
+  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+  AND d.datdba OPERATOR(pg_catalog.=) owner.oid)
+AND NOT EXISTS (SELECT FROM pg_catalog.pg_class m
+  WHERE m.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('django_migrations')
+  AND m.relowner OPERATOR(pg_catalog.=) owner.oid)
+"""
+
+
+def find_foreign_owner() -> str | None:
+    """Return the owner of the table, if that is a role that this project has nothing to do with.
+
+    Whoever owns a table can give it triggers, which are executed as the role that writes to it.
+    """
+    connection = _connection()
+    with connection.cursor() as cursor:
+        cursor.execute(_FIND_FOREIGN_OWNER, [connection.ops.quote_name(Listener._meta.db_table)])
+        row = cursor.fetchone()
+    return None if row is None else str(row[0])
+
 
 def write_row(values: Mapping[str, Any]) -> None:
     """Insert the row of a listener, or replace the existing row of the same `name`."""

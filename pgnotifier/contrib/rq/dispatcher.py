@@ -23,6 +23,8 @@ from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.payload import decode
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from pgnotifier.dispatch import Subscription
     from pgnotifier.notifier import Notifier
 
@@ -74,7 +76,7 @@ class RQDispatcher(Dispatcher):
             ConfigurationError: The URL can't be parsed.
         """
         self._queue, self._owns_connection = _make_queue(queue_or_connection)
-        self._notifier: Notifier | None = None
+        self._notifier: ref[Notifier] | None = None
         self._senders = Senders()
         self._targets: dict[tuple[Hashable, str], RQTarget] = {}
 
@@ -241,7 +243,8 @@ class RQDispatcher(Dispatcher):
 
     @property
     def _decodes_alike(self) -> bool:
-        return self._notifier is None or self._notifier.decoder is decode
+        notifier = None if self._notifier is None else self._notifier()
+        return notifier is None or notifier.decoder is decode
 
     def _run(self, delivery: Delivery) -> None:
         if not delivery.binding.live:

@@ -33,6 +33,9 @@ def test_by_case_alone(caplog):
     spelling.check("ORDERS", {"orders", "Orders"})
     spelling.warn()
     assert [record.others for record in caplog.records] == [["orders"], ["Orders", "orders"]]
+    one, several = caplog.messages
+    assert one.endswith("; it differs only by case from 'orders'")
+    assert several.endswith("; it differs only by case from 'Orders', 'orders'")
 
 
 def test_the_one_without_capitals_comes_later(caplog):

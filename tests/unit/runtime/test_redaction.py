@@ -73,6 +73,21 @@ def test_known_secrets():
     assert redact("a%2Fb a/b", "a%2Fb") == "*** ***"
 
 
+@pytest.mark.parametrize("secret", ["a", "on", "at", "role", "connect", ".", "*", "é"])
+def test_short_secrets(secret):
+    """They are hidden where they stand alone, and not within the words of a message."""
+    text = "connection to 10.0.0.1 failed: authentication of role_é7 denied"
+    assert redact(text, secret) == text
+    for shown in (f"'{secret}'", f"={secret} ", f"@{secret}:", f"\\n{secret}\\n", f"\n{secret}"):
+        assert redact(shown, secret) == shown.replace(secret, "***")
+
+
+def test_long_secrets():
+    """They are hidden wherever they stand, and so are those of which another one is a part."""
+    assert redact("xhunter22hunter22y", "hunter22") == "x******y"
+    assert redact("hunter22 and hunter22hunter22", "hunter22", "hunter22hunter22") == "*** and ***"
+
+
 @pytest.mark.parametrize("kind", [ConfigurationError, ConnectionFailedError])
 def test_errors(kind):
     """The message of each of the package's own hides passwords, wherever it goes."""
