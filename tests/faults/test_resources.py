@@ -51,7 +51,8 @@ def test_starting_and_stopping(pgnotifier_dsn, make_notifier, db, eventually):
         notifier.stop()
 
     opened, threads, memory = measure(cycle)
-    assert (opened, threads) == (0, 0)
+    assert opened == 0
+    assert threads <= 0  # one of an earlier test may have ended meanwhile
     assert memory < 2000
 
 
@@ -63,7 +64,8 @@ def test_notifiers_that_come_and_go(pgnotifier_dsn, db):
             notifier.subscribe(1, "a", print)
 
     opened, threads, memory = measure(cycle)
-    assert (opened, threads) == (0, 0)
+    assert opened == 0
+    assert threads <= 0  # one of an earlier test may have ended meanwhile
     assert memory < 2000
 
 
@@ -76,7 +78,8 @@ def test_starts_that_fail(free_port):
             notifier.subscribe(1, "a", print)
 
     opened, threads, memory = measure(cycle)
-    assert (opened, threads) == (0, 0)
+    assert opened == 0
+    assert threads <= 0  # one of an earlier test may have ended meanwhile
     assert memory < 2000
 
 

@@ -129,7 +129,7 @@ def test_a_thread_that_is_busy(notifier, eventually):
     assert begun.wait(20)
     notifier.unsubscribe(1, "orders")
     listener = notifier._parts.lifecycle.listener
-    eventually(lambda: next(iter(listener.deliverers.values()))._is_retiring)
+    eventually(lambda: next(iter(listener.deliverers.values()))._ending.is_retiring)
     notifier.add_channel("images")  # the reader has looked once more
     (status,) = notifier.status().dispatchers
     assert status.waiting == 1

@@ -115,7 +115,7 @@ def test_heartbeat(pgnotifier_dsn, db, make_notifier, record, eventually):
 @pytest.mark.parametrize("name", ["heartbeat", "heartbeat_timeout"])
 def test_heartbeats_are_seconds(name):
     """Other values are refused by name."""
-    with pytest.raises(ArgumentTypeError, match=f"{name} is a number"):
+    with pytest.raises(ArgumentTypeError, match=f"{name} must be a number of seconds"):
         Notifier({}, **{name: "15"})
     for value in (0, -1, 1e9):
         with pytest.raises(ConfigurationError, match=f"{name} must be above 0"):

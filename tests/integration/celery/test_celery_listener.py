@@ -129,7 +129,7 @@ def test_some_channels_only(open_shop, eventually):
     refused = shop.celery("pgnotifier", "--channel", "image", "-c", "orders")
     assert refused.wait() == 2
     assert "no subscription on channel 'image' (did you mean 'images'?)" in refused.log
-    assert "there are 'images', 'orders'" in refused.log
+    assert "the channels are 'images', 'orders'" in refused.log
 
 
 @pytest.mark.parametrize(

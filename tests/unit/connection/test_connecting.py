@@ -300,10 +300,15 @@ def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
     """No parameter is wrong: it may pass. Neither connection is left open."""
     opened = []
 
-    def connect(*_, **__):
+    class Opened:
         info = SimpleNamespace(server_version=180000, backend_pid=1)
-        opened.append(SimpleNamespace(info=info, closed=False))
-        opened[-1].close = lambda one=opened[-1]: setattr(one, "closed", True)
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    def connect(*_, **__):
+        opened.append(Opened())
         return opened[-1]
 
     def set_up(_):
