@@ -59,7 +59,7 @@ def project(transactional_db, tmp_path):
     ("pgnotifier", "number", "text"),
     [
         ({}, "E012", "tasks need PGNOTIFIER['DISPATCHER']"),
-        ({"DISPATCHER": "celry"}, "E006", "PGNOTIFIER['DISPATCHER'] must be a known name or a path"),
+        ({"DISPATCHER": "celry"}, "E006", "PGNOTIFIER['DISPATCHER'] must be a known name"),
         ({"DISPATCHER": "celery"}, "E013", "there is no Celery app"),
         ({"DISPATCHER": "inline", "ON_ERROR": "no.where"}, "E011", "PGNOTIFIER['ON_ERROR']: "),
     ],
