@@ -34,7 +34,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
         Row(OURS, cpu[OURS], divide(cpu[KOMBU], cpu[OURS]), LEAST),
         Row(KOMBU, cpu[KOMBU]),
     ]
-    return [Section("tasks in RabbitMQ", "CPU microseconds a task", f"{KOMBU} / each", rows)]
+    return [Section("messages in RabbitMQ", "CPU microseconds a task", f"{KOMBU} / each", rows)]
 
 
 def _measure(dsn: str, url: str, load: Load, name: str) -> float:

@@ -20,6 +20,7 @@ COMPETITORS = {
     "tasks in Redis": 4,
     "tasks in Redis, of nested payloads": 2,
     "tasks in RabbitMQ": 5,
+    "messages in RabbitMQ": 2,
     "RQ jobs in Redis": 3,
     "tasks for queues in Redis": 3,
     "RQ jobs for queues": 3,
