@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; each sets up all it needs.
-.PHONY: demo test unit coverage gates lint types check bench clean
+.PHONY: demo test unit coverage gates lint types check matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
 
@@ -45,6 +45,9 @@ check: lint types test gates
 	scripts/other_versions
 	scripts/fuzz
 	$(PY) benchmarks/soak.py --minutes 2
+
+# Other Pythons, PostgreSQL servers and dependencies, with the built wheel.
+matrix: $(VENV)/.tmp
 	scripts/matrix
 
 bench: $(VENV)/.synced
