@@ -31,4 +31,4 @@ class Database:
 
     def terminate(self):
         """Have the server end these sessions; return how many."""
-        return len(self.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENING})"))
+        return len(self.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENING}) AS ours"))

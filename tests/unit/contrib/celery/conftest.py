@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import msgspec
 import pytest
-from celery import Celery, _state
+from celery import Celery, _state, signals
 from kombu import serialization
 from kombu.transport import memory, virtual
 
@@ -102,6 +102,9 @@ def own_process(monkeypatch):
     monkeypatch.setattr(configured, "_notifiers", weakref.WeakSet())
     monkeypatch.setattr(memory.Channel, "queues", {})
     monkeypatch.setattr(memory.Transport, "global_state", virtual.BrokerState())
+    for signal in (signals.before_task_publish, signals.after_task_publish, signals.task_sent):
+        # A receiver isn't connected while a dead one is listed that had the same address.
+        monkeypatch.setattr(signal, "receivers", [])
 
 
 @pytest.fixture
