@@ -89,7 +89,7 @@ class GapMarker:
 
 
 class Buffer:
-    """Items and barriers in their order. Its deliverer guards it.
+    """Items and markers in their order. Its deliverer guards it.
 
     Attributes:
         full: Whether the reader should pause: under `block`, until half of it is taken.
@@ -115,19 +115,19 @@ class Buffer:
         self._overflow = overflow
         self._content: deque[Item | GapMarker] = deque()
         self._bytes = 0
-        self._barriers = 0
+        self._markers = 0
         self._missed: tuple[Moment, frozenset[str]] | None = None
         self._reported_at = 0.0
         self._warn = LogThrottle(logger)
 
     def __bool__(self) -> bool:
-        """Return whether it holds anything, barriers included."""
+        """Return whether it holds anything, markers included."""
         return bool(self._content)
 
     @property
     def waiting(self) -> int:
         """How many items wait."""
-        return len(self._content) - self._barriers
+        return len(self._content) - self._markers
 
     @property
     def overfull(self) -> bool:
@@ -144,22 +144,22 @@ class Buffer:
             else:
                 self._drop()
 
-    def hold(self, barrier: GapMarker) -> None:
-        """Add a barrier. It doesn't count towards the bounds, and is never dropped."""
-        self._content.append(barrier)
-        self._barriers += 1
+    def hold(self, marker: GapMarker) -> None:
+        """Add a marker. It doesn't count towards the bounds, and is never dropped."""
+        self._content.append(marker)
+        self._markers += 1
 
     def may_take(self, *, draining: bool) -> bool:
-        """Return whether something can be taken: an item, or an open barrier.
+        """Return whether something can be taken: an item, or a released marker.
 
         Args:
-            draining: Whether a barrier that isn't open can be taken as well.
+            draining: Whether a marker that wasn't released can be taken as well.
         """
         first = self._content[0] if self._content else None
         return first is not None and (draining or getattr(first, "is_open", True))
 
     def take(self, batch_size: int) -> list[Item | GapMarker]:
-        """Return the first barrier, or enough items for a batch. The buffer mustn't be empty.
+        """Return the first marker, or enough items for a batch. The buffer mustn't be empty.
 
         Args:
             batch_size: How many deliveries they may make. The last item may make more.
@@ -167,7 +167,7 @@ class Buffer:
         first = self._content[0]
         if isinstance(first, GapMarker):
             first.is_taken = True
-            self._barriers -= 1
+            self._markers -= 1
             return [self._content.popleft()]
         items: list[Item | GapMarker] = []
         deliveries, size = batch_size, BATCH_BYTES
@@ -238,7 +238,7 @@ class Buffer:
     def clear(self) -> None:
         """Forget all that waits."""
         self._content.clear()
-        self._bytes = self._barriers = 0
+        self._bytes = self._markers = 0
 
     def _is_within(self, share: float) -> bool:
         return self.waiting <= self._size * share and self._bytes <= self._max_bytes * share
@@ -267,13 +267,13 @@ class Buffer:
             one = take()
             if isinstance(one, GapMarker):
                 passed.append(one)
-                self._barriers -= 1
+                self._markers -= 1
             else:
                 lost.append(one)
                 self._bytes -= len(one.data)
         put_back = self._content.extendleft if oldest else self._content.extend
         put_back(reversed(passed))
-        self._barriers += len(passed)
+        self._markers += len(passed)
         self._note(lost)
 
     def _note(self, lost: Sequence[Item]) -> None:

@@ -116,7 +116,7 @@ class Deliverer:
 
     @property
     def thread(self) -> threading.Thread:
-        """The thread, which ends when all is delivered after `hurry` or `stop`."""
+        """The thread, which ends when all is delivered after `drain` or `stop`."""
         return self._thread
 
     @property
@@ -175,26 +175,26 @@ class Deliverer:
         """Wake the thread, if it waits."""
         self._ending.bell.ring()
 
-    def hold(self, barrier: GapMarker) -> None:
-        """Hold back what is put from now on until the barrier is opened."""
+    def hold(self, marker: GapMarker) -> None:
+        """Hold back what is put from now on until the marker is released."""
         with self._ending.bell.lock:
-            self._buffer.hold(barrier)
+            self._buffer.hold(marker)
 
-    def release(self, barrier: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
-        """Open a barrier, and deliver something first.
+    def release(self, marker: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
+        """Release a marker, and deliver something first.
 
         Args:
-            barrier: The barrier.
+            marker: The marker.
             deliveries: What to deliver before that which was held back.
 
         Returns:
-            False if the barrier has left the buffer already: nothing is delivered first then.
+            False if the marker has left the buffer already: nothing is delivered first then.
         """
         with self._ending.bell.lock:
-            barrier.deliveries = tuple(deliveries)
-            barrier.is_open = True
+            marker.deliveries = tuple(deliveries)
+            marker.is_open = True
             self._ending.bell.ring()
-            return not barrier.is_taken
+            return not marker.is_taken
 
     def take_over(self, item: Item | GapMarker) -> bool:
         """Deliver what another deliverer hands on; return False if this one has ended."""
@@ -222,7 +222,7 @@ class Deliverer:
         with self._ending.bell.lock:
             return self._buffer.take_missed(Moment.now(), at_once=at_once)
 
-    def hurry(self) -> None:
+    def drain(self) -> None:
         """Deliver what is left with short pauses only, then end; returns at once."""
         self._ending.drain()
 
@@ -262,7 +262,7 @@ class Deliverer:
             of this very deliverer isn't waited for, and neither is code that has interrupted what
             holds its lock, such as a finalizer: that gets 0, and the rest follows when it returns.
         """
-        self.hurry()
+        self.drain()
         if self.is_current() or self.is_locked_here:
             return 0
         if not self._thread.ident:

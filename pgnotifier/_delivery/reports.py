@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from pgnotifier._runtime.hooks import Hook, do_nothing
+from pgnotifier._runtime.hooks import Hook, HookReport, do_nothing
 from pgnotifier._runtime.log_records import about, count
 from pgnotifier._runtime.log_throttle import QUIET, LogThrottle
 from pgnotifier._runtime.sync import ForkSafeLock
@@ -75,13 +75,13 @@ class ErrorReport:
                 )
 
 
-class GapReport:
+class GapReport(HookReport):
     """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other."""
 
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
         self.last: Gap | None = None
-        self._hook = Hook("on_gap", on_gap, Gap.merge)
+        super().__init__(Hook("on_gap", on_gap, Gap.merge))
         self._is_handled = on_gap is not None
         self._warn = LogThrottle(logger, others=logging.INFO)
 
@@ -94,20 +94,6 @@ class GapReport:
     def is_full(self) -> bool:
         """Whether so many gaps wait for `on_gap` that the next one is merged with the latest."""
         return self._hook.is_full
-
-    @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds the lock of its hook."""
-        return self._hook.is_locked_here
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether `resume` is to be called until a thread for `on_gap` can be started."""
-        return self._hook.is_stuck
-
-    def resume(self) -> None:
-        """Try to start the thread that `on_gap` waits for, if there is none."""
-        self._hook.resume()
 
     def __call__(self, gap: Gap, then: Callable[[], object] = do_nothing) -> None:
         """Report one gap. Called by the reader alone.

@@ -179,10 +179,10 @@ class Succession:
             return False
         if not isinstance(item, Delivery):
             return deliverer.take_over(item.for_bindings((binding,)))
-        barrier = GapMarker()
-        barrier.is_open = True
-        barrier.deliveries = (Delivery(binding, item.notification),)
-        return deliverer.take_over(barrier)
+        marker = GapMarker()
+        marker.is_open = True
+        marker.deliveries = (Delivery(binding, item.notification),)
+        return deliverer.take_over(marker)
 
     def _stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""

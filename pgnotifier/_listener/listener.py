@@ -229,7 +229,7 @@ class Listener:
         if self._thread.ident and not self.waits_for_caller():
             self._thread.join(timeout)
         for deliverer in self.deliverers.values():
-            deliverer.hurry()  # all at once: each may need the whole time
+            deliverer.drain()  # all at once: each may need the whole time
         undelivered, stopped = 0, set[Deliverer]()
         while left := [d for d in self.deliverers.values() if d not in stopped]:
             # A deliverer that hands something on to another dispatcher may make a new one.
@@ -284,7 +284,7 @@ class Listener:
         self._commands.close(why)
         self._dropped.report(self.deliverers.values(), at_once=True)
         for deliverer in self.deliverers.values():
-            deliverer.hurry()  # nobody calls `stop()` if the first connection couldn't be made
+            deliverer.drain()  # nobody calls `stop()` if the first connection couldn't be made
 
     def _serve(self) -> None:
         """Listen until the connection is lost, then replace it."""

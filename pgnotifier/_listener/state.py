@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from pgnotifier._runtime.hooks import Hook
+from pgnotifier._runtime.hooks import Hook, HookReport
 from pgnotifier._runtime.log_records import about, duration
 from pgnotifier._runtime.log_throttle import LogThrottle
 from pgnotifier.status import OnState, State, StateChange
@@ -13,7 +13,7 @@ from pgnotifier.status import OnState, State, StateChange
 logger = logging.getLogger("pgnotifier.states")
 
 
-class StateReport:
+class StateReport(HookReport):
     """The current state, which is logged and passed to `on_state` when it changes.
 
     The reader alone changes it; any thread may read it.
@@ -26,7 +26,7 @@ class StateReport:
             on_state: The user's hook, if there is one.
         """
         self.current = StateChange("stopped", datetime.now(UTC))
-        self._hook = Hook("on_state", on_state)
+        super().__init__(Hook("on_state", on_state))
         self._warn = LogThrottle(logger, others=logging.INFO)
         self._has_warned = False  # of the current loss
         self._begun_at = monotonic()  # the wall clock may be set meanwhile
@@ -80,24 +80,6 @@ class StateReport:
     def _lasted(self) -> float:
         """For how many seconds the current state has lasted."""
         return monotonic() - self._begun_at
-
-    @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted code that holds the lock of the hook."""
-        return self._hook.is_locked_here
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether `on_state` waits for a thread that couldn't be started: see `resume`."""
-        return self._hook.is_stuck
-
-    def resume(self) -> None:
-        """Try again to start the thread that `on_state` waits for."""
-        self._hook.resume()
-
-    def settle(self, timeout: float) -> None:
-        """Wait until `on_state` was called with each change, for at most a time in seconds."""
-        self._hook.settle(timeout)
 
     def forget_in_child(self) -> None:
         """Become `stopped` in a forked child; the parent still reports its own changes."""

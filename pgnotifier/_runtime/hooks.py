@@ -172,3 +172,28 @@ class Hook:
                 logger.exception("%s itself failed", self._name, extra=extra)
             call.then()
             call.done.open()
+
+
+class HookReport:
+    """What reports to the user by a hook."""
+
+    def __init__(self, hook: Hook) -> None:
+        self._hook = hook
+
+    @property
+    def is_locked_here(self) -> bool:
+        """Whether the calling code has interrupted code that holds the lock of the hook."""
+        return self._hook.is_locked_here
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the hook waits for a thread that couldn't be started: see `resume`."""
+        return self._hook.is_stuck
+
+    def resume(self) -> None:
+        """Try again to start the thread that the hook waits for."""
+        self._hook.resume()
+
+    def settle(self, timeout: float) -> None:
+        """Wait until the hook was called with everything, for at most a time in seconds."""
+        self._hook.settle(timeout)

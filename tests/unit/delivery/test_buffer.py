@@ -95,7 +95,7 @@ def test_gaps_are_told_once_a_second():
     assert buffer.take_missed(now, at_once=True)
 
 
-def test_barriers_are_never_dropped():
+def test_markers_are_never_dropped():
     """They stay where they stood between what is left."""
     for overflow, kept in (
         ("drop_oldest", ["barrier", "barrier", 3, 4, "barrier", 5, 6]),
@@ -138,7 +138,7 @@ def test_batches_are_bounded_by_bytes():
     assert len(buffer.take(BATCH)) == BATCH_BYTES // 8000 + 1
 
 
-def test_barriers_bar():
+def test_markers_hold():
     """A closed barrier stops everything but haste, and comes out by itself."""
     buffer, barrier = make(), GapMarker()
     buffer.hold(barrier)

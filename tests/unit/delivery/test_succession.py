@@ -111,7 +111,7 @@ class Route:
     def stop(self):
         self.unplug()
         for deliverer in self.router.deliverers.values():
-            deliverer.hurry()
+            deliverer.drain()
         for deliverer in self.router.deliverers.values():
             assert deliverer.stop(monotonic() + 30) == 0
         for dispatcher in self.router.deliverers:
@@ -302,7 +302,7 @@ def test_stopping_amid_a_change(route, log, gathering, eventually):
     route.send("ch", 2)
     route.subscribe("a", "ch", log.taking("new"), other, **gathering)
     for deliverer in route.router.deliverers.values():
-        deliverer.hurry()
+        deliverer.drain()
     eventually(lambda: not route.router.deliverers[other].thread.is_alive())
     route.stop()
     numbers = ([1], [2]) if "batch" in gathering else (1, 2)
