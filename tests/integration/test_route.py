@@ -1,7 +1,6 @@
 """The route of a notification, as CONTRIBUTING.md has it, is the one that it takes."""
 
 import re
-import sys
 import threading
 from pathlib import Path
 
@@ -37,7 +36,6 @@ def profile():
     threading.setprofile(before)
 
 
-@pytest.mark.skipif(sys.gettrace() is not None, reason="a tracer's own hooks are in the way")
 def test_route(profile, pgnotifier_dsn, pgnotifier_redis_url, db, make_notifier, eventually):
     """Each function of the page is called after the one before it, for one notification."""
     app = Celery("shop", broker=pgnotifier_redis_url, set_as_current=False)
