@@ -54,9 +54,10 @@ def test_the_plain_callback(start, tmp_path, db, eventually):
     """The second program prints what is notified, and ends on Ctrl-C without a traceback."""
     place = '{"dbname": "shop", "host": "localhost"}'
     program = _program(place).replace(place, repr(conninfo_to_dict(db.dsn)))
-    (tmp_path / "script.py").write_text(program)
+    # Until its last line, Ctrl-C interrupts it as it interrupts any program.
+    (tmp_path / "script.py").write_text(f"{program}\nprint('that was all')\n")
     process, log = start("script", sys.executable, "script.py")
-    eventually(lambda: db.listening() or process.poll() is not None)
+    eventually(lambda: "that was all" in log.read_text() or process.poll() is not None)
 
     def is_printed():
         db.notify("orders", '{"total": 9.5}')
