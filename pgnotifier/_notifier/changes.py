@@ -200,7 +200,7 @@ class Changes:
             if done is not None:
                 self._lifecycle.confirm(done)
             elif self._starts_notifier(autorun):
-                self._owner.start()
+                self._owner.start()  # waits, if another thread has started it meanwhile
         except ListenRefusedError:
             undo()
             raise
@@ -223,7 +223,6 @@ class Changes:
         )
         return self._autostart.starts(
             asked=autorun,
-            is_running=self._lifecycle.is_running(),
             is_awaited=awaited,
             dispatchers=self._attachments,
         )

@@ -32,19 +32,17 @@ class Autostart:
 
     One row fits whatever is asked; a dash stands for any value:
 
-        | asked | running | awaited | held | autorun | dispatchers || starts |
-        |-------|---------|---------|------|---------|-------------||--------|
-        | no    | -       | -       | -    | -       | -           || no     |
-        | yes   | yes     | -       | -    | -       | -           || no     |
-        | yes   | no      | yes     | -    | -       | -           || no     |
-        | yes   | no      | no      | yes  | -       | -           || no     |
-        | yes   | no      | no      | no   | no      | -           || no     |
-        | yes   | no      | no      | no   | yes     | -           || yes    |
-        | yes   | no      | no      | no   | None    | some        || no     |
-        | yes   | no      | no      | no   | None    | all         || yes    |
+        | asked | awaited | held | autorun | dispatchers || starts |
+        |-------|---------|------|---------|-------------||--------|
+        | no    | -       | -    | -       | -           || no     |
+        | yes   | yes     | -    | -       | -           || no     |
+        | yes   | no      | yes  | -       | -           || no     |
+        | yes   | no      | no   | no      | -           || no     |
+        | yes   | no      | no   | yes     | -           || yes    |
+        | yes   | no      | no   | None    | some        || no     |
+        | yes   | no      | no   | None    | all         || yes    |
 
     asked: `autorun=` of the call, such as `subscribe()`.
-    running: The notifier runs already.
     awaited: The calling code is a callback of the notifier, or other code that its listener waits
         for. Starting would undo a `stop()` that waits for that code.
     held: `hold_starts()` is in force.
@@ -60,7 +58,6 @@ class Autostart:
         self,
         *,
         asked: bool,
-        is_running: bool,
         is_awaited: bool,
         dispatchers: Iterable[Startable],
     ) -> bool:
@@ -68,11 +65,10 @@ class Autostart:
 
         Args:
             asked: `autorun=` of the call.
-            is_running: Whether the notifier runs already.
             is_awaited: Whether the notifier's listener waits for the calling code.
             dispatchers: The notifier's dispatchers.
         """
-        if not asked or is_running or is_awaited or _holders:
+        if not asked or is_awaited or _holders:
             return False
         if self._autorun is not None:
             return self._autorun

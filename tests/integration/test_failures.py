@@ -123,6 +123,27 @@ def test_from_several_threads_at_once(make_notifier):
     assert not notifier.is_running()
 
 
+def test_started_by_another_thread_meanwhile(make_notifier):
+    """A call waits for a start that another thread begins after the call has registered."""
+
+    class Starting(logging.Handler):
+        def emit(self, record):
+            notifier.begin()
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        notifier = make_notifier({"host": "127.0.0.1", "port": port, "connect_timeout": 2})
+        notifier.subscribe(1, "orders", print, autorun=False)
+        handler = Starting()
+        spelling = logging.getLogger("pgnotifier.spelling")
+        spelling.addHandler(handler)
+        try:  # between registering and starting, a warning is logged: the names differ by case
+            with pytest.raises(ConnectionFailedError):
+                notifier.subscribe(1, "Orders", print)
+        finally:
+            spelling.removeHandler(handler)
+
+
 def shown(notifier, caught, caplog):
     """Return all that a user may see of a failure."""
     return "\n".join(

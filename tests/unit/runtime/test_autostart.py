@@ -10,7 +10,6 @@ from pgnotifier._runtime.autostart import Autostart, hold_starts
 
 VALUES = {
     "asked": ["no", "yes"],
-    "running": ["no", "yes"],
     "awaited": ["no", "yes"],
     "held": ["no", "yes"],
     "autorun": ["None", "no", "yes"],
@@ -46,11 +45,10 @@ def test_the_table_is_whole():
 )
 def test_row(row, case):
     """Each row says what is decided in each case that it fits."""
-    asked, running, awaited, held, autorun, dispatchers = case
+    asked, awaited, held, autorun, dispatchers = case
     with hold_starts() if CHOICES[held] else contextlib.nullcontext():
         starts = Autostart(CHOICES[autorun]).starts(
             asked=CHOICES[asked],
-            is_running=CHOICES[running],
             is_awaited=CHOICES[awaited],
             dispatchers=[
                 SimpleNamespace(starts_listener=True),
@@ -64,9 +62,7 @@ def test_holds_may_overlap():
     """Starts are held until the end of the last block, whatever the order of the ends."""
 
     def starts():
-        return Autostart(None).starts(
-            asked=True, is_running=False, is_awaited=False, dispatchers=[]
-        )
+        return Autostart(None).starts(asked=True, is_awaited=False, dispatchers=[])
 
     first, second = hold_starts(), hold_starts()
     first.__enter__()
