@@ -11,6 +11,9 @@ from typing import Any
 from pgnotifier.notification import Notification
 from pgnotifier.payload import decode
 
+RAW = "__pgnotifier_raw__"
+"""The only key of the dict that carries packed payloads where a payload can also be itself."""
+
 
 def pack(arrived: Notification) -> str:
     """Return what stands for a payload, or for all those of a batch: ASCII that any queue takes."""
@@ -31,3 +34,20 @@ def unpack(packed: str, decoder: Callable[[str], Any] = decode) -> Any:
     """
     texts = json.loads(packed)
     return [decoder(text) for text in texts] if type(texts) is list else decoder(texts)
+
+
+def wrap(arrived: Notification) -> dict[str, str]:
+    """Return a dict to send in place of a payload, for `unwrap` to restore it."""
+    return {RAW: pack(arrived)}
+
+
+def unwrap(carried: Any, decoder: Callable[[str], Any] = decode) -> Any:
+    """Return the payload that `wrap` stands for; anything else is the payload itself.
+
+    Args:
+        carried: What was sent.
+        decoder: Makes a payload of a text, as in the notifier.
+    """
+    if type(carried) is dict and carried.keys() == {RAW}:
+        return unpack(carried[RAW], decoder)
+    return carried

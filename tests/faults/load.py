@@ -52,7 +52,7 @@ class Sender:
     def wait_for(self, count):
         """Wait until so many more were committed."""
         goal = self.committed + count
-        eventually(lambda: self.committed >= goal, timeout=30)
+        eventually(lambda: self.committed >= goal, timeout=120)
 
     def _run(self):
         while not self._ending.is_set():
@@ -87,7 +87,7 @@ class Ledger:
         """Note a delivery."""
         self.delivered.append((payload, channel))
 
-    def settle(self, sender, notifier, timeout=15.0):
+    def settle(self, sender, notifier, timeout=60.0):
         """Have the sender stop, and wait for its last notification and for the last gap."""
         sender.stop()
         eventually(lambda: notifier.status().state == "listening", timeout)

@@ -147,7 +147,7 @@ def test_a_slow_network(listen, ledger, pgnotifier_dsn, weather):
         with Sender(pgnotifier_dsn, CHANNELS) as sender:
             proxy.weather = weather
             sender.wait_for(3000)
-            ledger.settle(sender, notifier, timeout=60)
+            ledger.settle(sender, notifier)
         assert ledger.check(sender.sent, CHANNELS) == 0
         status = notifier.status()
         assert (status.reconnects, ledger.gaps) == (0, [])

@@ -25,9 +25,9 @@ with atheris.instrument_imports(include=["pgnotifier"]):
     from pgnotifier._listener.router import Router
     from pgnotifier._registry.registry import Registry
     from pgnotifier._runtime.clock import Moment
-    from pgnotifier.contrib.celery.arguments import restore_payload, wrap_exact, wrap_payload
+    from pgnotifier.contrib.celery.arguments import wrap_exact, wrap_payload
     from pgnotifier.dispatch import Binding
-    from pgnotifier.dispatchers.carrying import pack, unpack
+    from pgnotifier.dispatchers.carrying import pack, unpack, unwrap
     from pgnotifier.errors import PayloadEncodingError
     from pgnotifier.payload import decode, decode_bytes, encode, encode_exactly
 
@@ -81,7 +81,7 @@ def feed(data):
         with contextlib.suppress(PayloadEncodingError):
             encode(one.payload)
         carried = loads(dumps(wrap_payload(one, "json")))
-        assert shown == show(restore_payload(carried, decode))
+        assert shown == show(unwrap(carried, decode))
         assert shown == show(loads(dumps(wrap_exact(one.payload))))
     assert not expected
 

@@ -1,17 +1,14 @@
 """Carry the four arguments through a message, so that they keep their values and types."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from typing import Any
 
 from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery import trees
-from pgnotifier.dispatchers.carrying import pack, unpack
+from pgnotifier.dispatchers.carrying import RAW, wrap
 from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
-
-RAW = "__pgnotifier_raw__"
-"""The only key of the dict that carries a payload as its text."""
 
 _ENVELOPE = {"__type__", "__value__"}
 
@@ -61,14 +58,7 @@ def wrap_payload(arrived: Notification, serializer: str) -> Any:
     """
     if serializer in ("json", "pickle") and is_native(arrived.payload):
         return arrived.payload
-    return {RAW: pack(arrived)}
-
-
-def restore_payload(carried: Any, decode: Callable[[str], Any]) -> Any:
-    """Return the payload that was passed to `wrap_payload`."""
-    if type(carried) is dict and RAW in carried:
-        return unpack(carried[RAW], decode)
-    return carried
+    return wrap(arrived)
 
 
 # --- the user's own tasks: the worker calls them directly ---------------------------------------

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import ForkSafeLock
-from pgnotifier.contrib.celery.arguments import restore_payload
 from pgnotifier.contrib.celery.errors import CallbackNotFoundError
 from pgnotifier.contrib.celery.forking import renew_in_children
 from pgnotifier.dispatch import Callback
+from pgnotifier.dispatchers.carrying import unwrap
 from pgnotifier.errors import ConfigurationError, TaskNameError
 
 logger = logging.getLogger("pgnotifier.celery")
@@ -97,7 +97,7 @@ class CallbackTask:
                 f"{known}): the listener runs other code than this worker; deploy the same code to "
                 "both"
             )
-        return callback, restore_payload(payload, self.decode)
+        return callback, unwrap(payload, self.decode)
 
     def register(self) -> None:
         """Register the task with the app, which finalizes the app.

@@ -9,13 +9,10 @@ from typing import Any
 
 from rq.utils import import_attribute
 
-from pgnotifier.dispatchers.carrying import pack, unpack
+from pgnotifier.dispatchers.carrying import RAW, unwrap, wrap
 from pgnotifier.errors import DispatcherMismatchError, PayloadEncodingError
 from pgnotifier.notification import Notification
 from pgnotifier.payload import decode, encode_exactly, exact_json
-
-TEXT = "__pgnotifier_raw__"
-"""The only key of the dict that carries a payload, or those of a batch, as text."""
 
 
 def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
@@ -28,9 +25,7 @@ def call(path: str, id: str, channel: str, carried: Any, pid: int) -> Any:
         carried: The payload, as `carry` returned it.
         pid: The pid of the session that notified.
     """
-    if isinstance(carried, dict) and carried.keys() == {TEXT}:
-        carried = unpack(carried[TEXT])
-    return import_attribute(path)(decode(id), channel, carried, pid)
+    return import_attribute(path)(decode(id), channel, unwrap(carried), pid)
 
 
 def write_id(id: Hashable) -> str:
@@ -61,7 +56,7 @@ def carry(arrived: Notification, *, decodes_alike: bool) -> Any:
     payload = arrived.payload
     # Check the payloads of a batch one by one, because each may be nested to the maximum depth.
     values = payload if arrived.parts else (payload,)
-    if all(map(exact_json, values)) and not (isinstance(payload, dict) and TEXT in payload):
+    if all(map(exact_json, values)) and not (isinstance(payload, dict) and RAW in payload):
         return payload
     if not decodes_alike:
         odd = next((type(one).__name__ for one in values if not exact_json(one)), "dict")
@@ -69,4 +64,4 @@ def carry(arrived: Notification, *, decodes_alike: bool) -> Any:
             f"the notifier's decoder returned a {odd}, which the queue's serializer can't write; "
             "use a queue with RQ's default serializer"
         )
-    return {TEXT: pack(arrived)}
+    return wrap(arrived)

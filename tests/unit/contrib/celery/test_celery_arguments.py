@@ -15,11 +15,11 @@ from kombu.utils import json as kombu_json
 from pgnotifier.contrib.celery.arguments import (
     RAW,
     Exact,
-    restore_payload,
     show_id,
     wrap_exact,
     wrap_payload,
 )
+from pgnotifier.dispatchers.carrying import unwrap
 from pgnotifier.notification import Notification
 from pgnotifier.payload import decode, encode
 
@@ -90,7 +90,7 @@ def test_any_payload_survives_any_serializer(value, serializer):
     """What a callback gets in the worker is what it would have got inline."""
     raw = encode(value)
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
-    assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+    assert same(unwrap(through(carried, serializer), decode), decode(raw))
 
 
 @given(st.lists(literals, min_size=1), st.sampled_from(["json", "msgspec", "pickle"]))
@@ -100,7 +100,7 @@ def test_any_batch_survives_any_serializer(found, serializer):
     payloads = [part.payload for part in parts]
     whole = Notification("ch", payloads, parts[-1].raw, 7, None, len(parts), parts)
     carried = wrap_payload(whole, serializer)
-    assert same(restore_payload(through(carried, serializer), decode), payloads)
+    assert same(unwrap(through(carried, serializer), decode), payloads)
 
 
 @given(
@@ -111,7 +111,7 @@ def test_any_number_survives_any_serializer(numbers, serializer):
     """To its last digit, be it a Decimal or a float."""
     raw = f'{{"a": [{", ".join(map(str, numbers))}]}}'
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
-    assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+    assert same(unwrap(through(carried, serializer), decode), decode(raw))
     assert same(through(wrap_exact(decode(raw)), "json"), decode(raw))
 
 
@@ -119,7 +119,7 @@ def test_any_number_survives_any_serializer(numbers, serializer):
 def test_any_text_survives_any_serializer(raw, serializer):
     """So is what was made of any text, be it UTF-8 or not."""
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
-    assert same(restore_payload(through(carried, serializer), decode), decode(raw))
+    assert same(unwrap(through(carried, serializer), decode), decode(raw))
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_no_payload_poisons_a_message(raw):
     """A payload that kombu, or we, would take for an envelope arrives as what it is."""
     naive = None
     with contextlib.suppress(Exception):
-        naive = restore_payload(through(decode(raw), "json"), decode)
+        naive = unwrap(through(decode(raw), "json"), decode)
     assert not same(naive, decode(raw))
     carried = wrap_payload(arrived(decode(raw), raw), "json")
-    assert same(restore_payload(through(carried, "json"), decode), decode(raw))
+    assert same(unwrap(through(carried, "json"), decode), decode(raw))
     assert same(through(wrap_exact(decode(raw)), "json"), decode(raw))
 
 
@@ -153,7 +153,7 @@ def test_a_payload_of_the_decoders_own_is_decoded_anew():
     """A custom decoder's values need no serializer: the text travels, in ASCII."""
     sent = wrap_payload(arrived(math.nan, "not ä number \udcff"), "json")
     assert sent[RAW].isascii()
-    assert restore_payload(sent, lambda text: ("mine", text)) == ("mine", "not ä number \udcff")
+    assert unwrap(sent, lambda text: ("mine", text)) == ("mine", "not ä number \udcff")
 
 
 def test_nan_survives_json():

@@ -25,8 +25,8 @@ from pgnotifier import (
     UnknownOptionError,
 )
 from pgnotifier.contrib.celery import CallbackNotFoundError, CeleryDispatcher, notifiers_of
-from pgnotifier.contrib.celery.arguments import RAW
 from pgnotifier.contrib.celery.broker import Broker
+from pgnotifier.dispatchers.carrying import RAW
 
 DSN = "postgresql://nobody:sesame@localhost:1/nothing"
 
