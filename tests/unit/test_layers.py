@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import pgnotifier
+
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "pgnotifier"
+PACKAGE = Path(pgnotifier.__file__).parent
 LAYERS = (
     "_runtime",
     "errors",
@@ -43,7 +45,7 @@ PUBLIC = ("pgnotifier", "pgnotifier.dispatchers", "pgnotifier.testing", "pgnotif
 
 def name_of(path):
     """Return a module's name."""
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
 MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}

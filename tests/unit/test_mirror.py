@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+import pgnotifier
+
 TESTS = Path(__file__).parents[1]
-PACKAGE = TESTS.parent / "pgnotifier"
+PACKAGE = Path(pgnotifier.__file__).parent
 ELSEWHERE = {
     "_connection/encoding.py": "integration/test_encodings.py",
     "_connection/inheriting.py": "faults/test_fork.py",

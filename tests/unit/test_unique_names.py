@@ -4,7 +4,9 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "pgnotifier"
+import pgnotifier
+
+PACKAGE = Path(pgnotifier.__file__).parent
 SHARED = {
     "Channel": "the registry's value of a channel, and the channel as a signal of Django",
     "Command": "Django looks for a command by this name",

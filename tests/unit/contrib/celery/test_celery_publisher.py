@@ -1,6 +1,7 @@
 """Publishing in batches: order, what fails, and what changes between them."""
 
 import base64
+import gc
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -22,17 +23,22 @@ HUGE = "1" * 40
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
 def test_receivers_are_called(make_app, make_desk, pressed, pgnotifier_redis_url, signal):
     """Receivers that come and go are called, and what they change is in the message."""
-    desk = make_desk(make_app())
-    binding = desk.subscribe(callback)
-    desk.deliver(binding, *TEXTS)
-    assert len(pressed) == len(TEXTS) - 2
-    take_messages(pgnotifier_redis_url)
     calls = []
 
     def receive(sender, headers, **_):
         calls.append(sender)
         headers["trace"] = len(calls)
 
+    # In Celery 5.5, an app doesn't call new receivers once another one was found dead. So those of
+    # earlier tests are found before there is an app.
+    gc.collect()
+    getattr(signals, signal).connect(receive)
+    getattr(signals, signal).disconnect(receive)
+    desk = make_desk(make_app())
+    binding = desk.subscribe(callback)
+    desk.deliver(binding, *TEXTS)
+    assert len(pressed) == len(TEXTS) - 2
+    take_messages(pgnotifier_redis_url)
     getattr(signals, signal).connect(receive)
     try:
         desk.deliver(binding, *TEXTS)
