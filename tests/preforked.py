@@ -139,7 +139,7 @@ class Preforked:
         argv = [*map(str, argv)]
         if not _is_at_home(argv, env):
             return Cold(argv, cwd=cwd, env=env, log=log)
-        if argv[1] == "-m":
+        if _is_module(argv):
             return self.fork(argv[2], argv[1:], cwd=cwd, env=env, log=log)
         return self.fork("rq", argv, cwd=cwd, env=env, log=log)
 
@@ -178,12 +178,13 @@ class Preforked:
                 process.stdin.close()
 
 
+def _is_module(argv):
+    return argv[1:3] in (["-m", "celery"], ["-m", "django"])
+
+
 def _is_at_home(argv, env):
     """Return whether a command can run in a fork: it patches nothing, nor sets Python itself."""
-    known = argv[1:3] in (["-m", "celery"], ["-m", "django"]) or argv[0] in (
-        str(BIN / "rq"),
-        str(BIN / "pgnotifier"),
-    )
+    known = argv[0] in (str(BIN / "rq"), str(BIN / "pgnotifier")) or _is_module(argv)
     patches = {"gevent", "eventlet"} & {*argv}
     sets = {
         name
