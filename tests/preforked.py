@@ -64,6 +64,11 @@ MODULES = {
         *("kombu.transport.redis", "pgnotifier.contrib.celery", "sentry_sdk"),
         *("sentry_sdk.transport", "opentelemetry.sdk.trace", "opentelemetry.propagate"),
         "opentelemetry.sdk.trace.export.in_memory_span_exporter",
+        # What both import as they begin; Celery's own part of either is for who traces Celery.
+        *("opentelemetry.instrumentation.instrumentor", "opentelemetry.semconv.trace"),
+        *("sentry_sdk.integrations.asyncpg", "sentry_sdk.integrations.django"),
+        *("sentry_sdk.integrations.fastapi", "sentry_sdk.integrations.redis"),
+        *("sentry_sdk.integrations.rq", "sentry_sdk.integrations.threading"),
     ),
 }
 """What is imported, by the kind of commands; of a name that is no longer there, nothing."""
