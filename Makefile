@@ -2,6 +2,9 @@
 .PHONY: demo test unit coverage gates lint types check matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
+# The demo and the tests start hundreds of processes, each of which imports Celery or Django: these
+# are compiled once, though the environment may ask Python to keep nothing that it compiles.
+export PYTHONDONTWRITEBYTECODE :=
 
 demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)

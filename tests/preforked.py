@@ -1,4 +1,4 @@
-"""Commands of Celery, of RQ and of ours as forks of a process that has imported them.
+"""Commands of Celery, of RQ, of Django and of ours as forks of a process that has imported them.
 
 To import Celery takes more than a second of CPU, and there are hundreds of workers and listeners
 to start. What runs in the fork is what runs in a new process: the same module or script as
@@ -49,11 +49,26 @@ MODULES = {
         *("pgnotifier.cli.command", "pgnotifier.cli.finding", "pgnotifier.cli.listing"),
         *("pgnotifier.contrib.rq", "pgnotifier.testing"),
     ),
+    "django": (  # all that needs no settings
+        *("django.core.management.commands.check", "django.core.management.commands.migrate"),
+        *("django.core.management.commands.makemigrations", "django.contrib.admin"),
+        *("django.core.management.commands.showmigrations", "django.utils.autoreload"),
+        *("django.contrib.auth.hashers", "django.contrib.auth.tokens", "django.views.debug"),
+        *("django.contrib.messages.middleware", "django.contrib.sessions.middleware"),
+        *("django.db.backends.postgresql.base", "django.db.backends.sqlite3.base"),
+        *("django_tasks", "pgnotifier.cli.foreground", "pgnotifier.cli.tables"),
+        *("pgnotifier.contrib.django", "pgnotifier.contrib.django.reloading"),
+    ),
     "tracing": (  # libraries that patch what is imported later, as an app of Celery's imports them
         *("celery.bin.celery", "celery.app.amqp", "celery.backends.redis", "pytest"),
         *("kombu.transport.redis", "pgnotifier.contrib.celery", "sentry_sdk"),
         *("sentry_sdk.transport", "opentelemetry.sdk.trace", "opentelemetry.propagate"),
         "opentelemetry.sdk.trace.export.in_memory_span_exporter",
+        # What both import as they begin; Celery's own part of either is for who traces Celery.
+        *("opentelemetry.instrumentation.instrumentor", "opentelemetry.semconv.trace"),
+        *("sentry_sdk.integrations.asyncpg", "sentry_sdk.integrations.django"),
+        *("sentry_sdk.integrations.fastapi", "sentry_sdk.integrations.redis"),
+        *("sentry_sdk.integrations.rq", "sentry_sdk.integrations.threading"),
     ),
 }
 """What is imported, by the kind of commands; of a name that is no longer there, nothing."""
@@ -120,7 +135,8 @@ class Preforked:
         """Start a command, whose output is appended to a file: in a fork, if that can be.
 
         Args:
-            argv: The command; `python -m celery …`, or the path of a script of RQ or of ours.
+            argv: The command; `python -m celery …` or `python -m django …`, or the path of a script
+                of RQ or of ours.
             cwd: Where it runs.
             env: All of its environment variables.
             log: The path of the file.
@@ -128,8 +144,8 @@ class Preforked:
         argv = [*map(str, argv)]
         if not _is_at_home(argv, env):
             return Cold(argv, cwd=cwd, env=env, log=log)
-        if argv[1:3] == ["-m", "celery"]:
-            return self.fork("celery", argv[1:], cwd=cwd, env=env, log=log)
+        if _is_module(argv):
+            return self.fork(argv[2], argv[1:], cwd=cwd, env=env, log=log)
         return self.fork("rq", argv, cwd=cwd, env=env, log=log)
 
     def start_traced(self, argv, **options):
@@ -144,9 +160,12 @@ class Preforked:
     def _ask(self, kind, request):
         with self._lock:
             if kind not in self._forking:
+                # Celery looks for the one as it is imported; Django is to find no settings.
+                env = {**os.environ, "C_FORCE_ROOT": "1"}
+                env.pop("DJANGO_SETTINGS_MODULE", None)
                 self._forking[kind] = subprocess.Popen(
                     [sys.executable, "-P", __file__, kind],
-                    env={**os.environ, "C_FORCE_ROOT": "1"},  # Celery looks as it is imported
+                    env=env,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
@@ -164,9 +183,13 @@ class Preforked:
                 process.stdin.close()
 
 
+def _is_module(argv):
+    return argv[1:3] in (["-m", "celery"], ["-m", "django"])
+
+
 def _is_at_home(argv, env):
     """Return whether a command can run in a fork: it patches nothing, nor sets Python itself."""
-    known = argv[1:3] == ["-m", "celery"] or argv[0] in (str(BIN / "rq"), str(BIN / "pgnotifier"))
+    known = argv[0] in (str(BIN / "rq"), str(BIN / "pgnotifier")) or _is_module(argv)
     patches = {"gevent", "eventlet"} & {*argv}
     sets = {
         name

@@ -3,6 +3,7 @@
 import pytest
 import waiting
 from django.db import connections
+from preforked import Preforked
 
 from pgnotifier.contrib.django.notifiers import get_notifier, replace_dispatchers
 from shop import notifications
@@ -26,6 +27,13 @@ def calls():
 def eventually():
     """Return the function that waits until a condition is true."""
     return waiting.eventually
+
+
+@pytest.fixture(scope="session")
+def preforked():
+    """Yield what starts commands of Django in less time."""
+    with Preforked() as preforked:
+        yield preforked
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ def _database(variable):
 
 
 SECRET_KEY = "a test's"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # which takes no time
 USE_TZ = True
 ROOT_URLCONF = "urls"
 STATIC_URL = "static/"

@@ -1,6 +1,5 @@
 """`manage.py pgnotifier`, as a process; what it can say without one, here."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -28,30 +27,28 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture
-def start(transactional_db, tmp_path):
+def start(transactional_db, tmp_path, preforked):
     """Yield a function that runs the command on the test's database, until it is ready."""
     running = []
 
     def start(*args, ready="listening", **env):
         log = tmp_path / f"log-{len(running)}"
+        log.touch()
         database = connection.settings_dict
         dsn = f"dbname={database['NAME']} user={database['USER']} host={database['HOST']}"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "django", "pgnotifier", *args],
-                cwd=HERE,
-                env={
-                    **os.environ,
-                    "DJANGO_SETTINGS_MODULE": "settings",
-                    "PYTHONPATH": f"{env.pop('path', HERE)}",
-                    "PYTHONUNBUFFERED": "1",
-                    "TEST_DJANGO_DSN": f"{dsn} port={database['PORT']}",
-                    **env,
-                },
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # the autoreloader has a child
-            )
+        process = preforked.start(
+            [sys.executable, "-m", "django", "pgnotifier", *args],
+            cwd=HERE,
+            env={
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "settings",
+                "PYTHONPATH": f"{env.pop('path', HERE)}",
+                "PYTHONUNBUFFERED": "1",
+                "TEST_DJANGO_DSN": f"{dsn} port={database['PORT']}",
+                **env,
+            },
+            log=log,
+        )
         running.append(process)
         process.log = log.read_text
         waiting.eventually(lambda: ready in log.read_text() or process.poll() is not None, 60)
@@ -60,8 +57,7 @@ def start(transactional_db, tmp_path):
 
     yield start
     for process in running:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill_group()  # the autoreloader has a child
         process.wait(60)
 
 

@@ -1,8 +1,6 @@
 """Settings that can't be: every command of the project works, but the one that listens."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,16 +24,23 @@ except (CommandError, SystemExit) as exc:
 """
 
 
+STRICT = "import warnings\nwarnings.simplefilter('error')\n"
+
+
 @pytest.fixture
-def project(transactional_db, tmp_path):
+def project(transactional_db, tmp_path, preforked):
     """Return a function that runs commands with some `PGNOTIFIER`, and returns what they say."""
 
     def project(pgnotifier, *argv, script=COMMANDS):
         (tmp_path / "wrong.py").write_text(f"from settings import *\nPGNOTIFIER = {pgnotifier!r}\n")
+        file, log = tmp_path / "script.py", tmp_path / "log"
+        file.write_text(STRICT + script)
+        log.unlink(missing_ok=True)
         database = connection.settings_dict
         dsn = f"dbname={database['NAME']} user={database['USER']} host={database['HOST']}"
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", script, *argv],
+        process = preforked.fork(
+            "django",
+            [str(file), *argv],
             cwd=HERE,
             env={
                 **os.environ,
@@ -43,14 +48,12 @@ def project(transactional_db, tmp_path):
                 "PYTHONPATH": f"{tmp_path}{os.pathsep}{HERE}",
                 "TEST_DJANGO_DSN": f"{dsn} port={database['PORT']}",
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=100,
+            log=log,
         )
-        assert "Traceback" not in done.stdout
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        code, said = process.wait(100), log.read_text()
+        assert "Traceback" not in said
+        assert code == 0, said
+        return said
 
     return project
 
