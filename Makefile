@@ -3,6 +3,10 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
+# Where this is set, as in many containers, each of the processes that the tests start would compile
+# what it imports: most of the time that the tests take.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 
