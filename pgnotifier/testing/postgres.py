@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgnotifier.testing.data_directory import directories
 from pgnotifier.testing.errors import ServerError
 from pgnotifier.testing.process import Steps, SupervisedProcess
 from pgnotifier.testing.server import Server
@@ -41,8 +42,9 @@ SETTINGS: Mapping[str, str] = {
     "dynamic_shared_memory_type": "mmap",
     "huge_pages": "off",
     "io_method": "sync",  # no I/O worker processes
+    "scram_iterations": "1",  # 4096 take longer than the rest of a connection attempt
 }
-SINCE: Mapping[str, int] = {"io_method": 18}
+SINCE: Mapping[str, int] = {"io_method": 18, "scram_iterations": 16}
 """The first major version that has a setting."""
 
 
@@ -144,7 +146,7 @@ class PostgresServer(Server):
         self._stop(STOP_STEPS[mode])
 
     def _create(self) -> SupervisedProcess:
-        home = find_postgres()
+        home = installed = find_postgres()
         process = SupervisedProcess(
             steps=STOP_STEPS["immediate"], unprivileged=True, lock_file=LOCK_FILE
         )
@@ -152,7 +154,7 @@ class PostgresServer(Server):
             if process.user is not None and not _is_open_to_others(home):
                 process.copy(_list_files(home))
                 home = process.directory / "install" / home.parent.name / home.name
-            process.run(self._initdb(home, process.directory))
+            directories.make(process, installed, self._initdb(home, process.directory))
             self._configure(process.directory / "data" / "postgresql.conf", _read_version(home))
         except BaseException:
             process.close()
