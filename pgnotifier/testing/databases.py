@@ -18,17 +18,23 @@ if TYPE_CHECKING:
 SESSIONS_WAIT = 5.0  # seconds in which a terminated session usually ends
 EXACT_STATISTICS = 150000  # earlier versions may lose what a session reports as it ends
 
-TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+TERMINATE = """
+    SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+    WHERE datname OPERATOR(pg_catalog.=) %s
+"""
 # The counters include catalogs, and what was rolled back. A database's own settings and rights are
 # in catalogs that all databases share, and so aren't counted.
 # https://www.postgresql.org/docs/18/monitoring-stats.html#MONITORING-PG-STAT-DATABASE-VIEW
-IS_AS_NEW = """
-    SELECT tup_inserted + tup_updated + tup_deleted = 0
-       AND datacl IS NULL AND datconnlimit = -1 AND datallowconn AND NOT datistemplate
-       AND NOT EXISTS (SELECT FROM pg_db_role_setting WHERE setdatabase = pg_database.oid)
-    FROM pg_database JOIN pg_stat_database ON datid = pg_database.oid
-    WHERE pg_database.datname = %s
+LOOK = """
+    SELECT tup_inserted, tup_updated, tup_deleted, datacl, datconnlimit, datallowconn, EXISTS (
+        SELECT FROM pg_catalog.pg_db_role_setting
+        WHERE setdatabase OPERATOR(pg_catalog.=) datid
+    )
+    FROM pg_catalog.pg_database AS d
+    JOIN pg_catalog.pg_stat_database AS s ON d.oid OPERATOR(pg_catalog.=) s.datid
+    WHERE d.datname OPERATOR(pg_catalog.=) %s
 """
+AS_NEW = (0, 0, 0, None, -1, True, False)
 
 
 class Databases:
@@ -88,8 +94,8 @@ def _rename(session: psycopg.Connection, name: str) -> str | None:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.002)
-    is_as_new = session.execute(IS_AS_NEW, [name]).fetchone()
-    if session.info.server_version < EXACT_STATISTICS or is_as_new != (True,):
+    found = session.execute(LOOK, [name]).fetchone()
+    if session.info.server_version < EXACT_STATISTICS or found != AS_NEW:
         return None
     renamed = _make_name()
     statement = sql.SQL("ALTER DATABASE {} RENAME TO {}")

@@ -154,7 +154,7 @@ class PostgresServer(Server):
             if process.user is not None and not _is_open_to_others(home):
                 process.copy(_list_files(home))
                 home = process.directory / "install" / home.parent.name / home.name
-            directories.make(process, installed, self._initdb(home, process.directory))
+            self._make_data(process, home, installed)
             self._configure(process.directory / "data" / "postgresql.conf", _read_version(home))
         except BaseException:
             process.close()
@@ -170,12 +170,13 @@ class PostgresServer(Server):
                 quoted = str(value).replace("\\", "\\\\").replace("'", "''")
                 conf.write(f"{name} = '{quoted}'\n")
 
-    def _initdb(self, home: Path, directory: Path) -> list[str]:
+    def _make_data(self, process: SupervisedProcess, home: Path, installed: Path) -> None:
+        """Make the data directory, with the programs in `home`, a copy perhaps of `installed`."""
         # Use PostgreSQL's own C.UTF-8 if it has one: the system may not have that locale.
         builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        return [
+        initdb = [
             str(home / "bin" / "initdb"),
-            f"--pgdata={directory / 'data'}",
+            f"--pgdata={process.directory / 'data'}",
             f"--username={USER}",
             "--encoding=UTF8",
             *(builtin if _read_version(home) >= 17 else ()),
@@ -185,6 +186,7 @@ class PostgresServer(Server):
             "--no-sync",
             "--no-instructions",
         ]
+        directories.make(process, installed, initdb)
 
     def _needs_port(self) -> bool:
         return self._tcp
