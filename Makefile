@@ -6,6 +6,10 @@ PY := $(VENV)/bin/python
 # are compiled once, though the environment may ask Python to keep nothing that it compiles.
 export PYTHONDONTWRITEBYTECODE :=
 
+# Where this is set, as in many containers, each of the processes that the tests start would compile
+# what it imports: most of the time that the tests take.
+unexport PYTHONDONTWRITEBYTECODE
+
 demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from pgnotifier.testing.databases import Databases
 from pgnotifier.testing.postgres import PostgresServer
 from pgnotifier.testing.valkey import ValkeyServer
 
@@ -46,10 +47,17 @@ def pgnotifier_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def _pgnotifier_databases(pgnotifier_postgres: PostgresServer) -> Iterator[Databases]:
+    databases = Databases(pgnotifier_postgres)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def pgnotifier_dsn(pgnotifier_postgres: PostgresServer) -> Iterator[str]:
-    """Yield the conninfo string of a new database, dropped after the test."""
-    with pgnotifier_postgres.database() as dsn:
+def pgnotifier_dsn(_pgnotifier_databases: Databases) -> Iterator[str]:
+    """Yield the conninfo string of a new database, which is gone after the test."""
+    with _pgnotifier_databases.lend() as dsn:
         yield dsn
 
 

@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgnotifier.testing.data_directory import directories
 from pgnotifier.testing.errors import ServerError
 from pgnotifier.testing.process import Steps, SupervisedProcess
 from pgnotifier.testing.server import Server
@@ -41,8 +42,9 @@ SETTINGS: Mapping[str, str] = {
     "dynamic_shared_memory_type": "mmap",
     "huge_pages": "off",
     "io_method": "sync",  # no I/O worker processes
+    "scram_iterations": "1",  # 4096 take longer than the rest of a connection attempt
 }
-SINCE: Mapping[str, int] = {"io_method": 18}
+SINCE: Mapping[str, int] = {"io_method": 18, "scram_iterations": 16}
 """The first major version that has a setting."""
 
 
@@ -144,7 +146,7 @@ class PostgresServer(Server):
         self._stop(STOP_STEPS[mode])
 
     def _create(self) -> SupervisedProcess:
-        home = find_postgres()
+        home = installed = find_postgres()
         process = SupervisedProcess(
             steps=STOP_STEPS["immediate"], unprivileged=True, lock_file=LOCK_FILE
         )
@@ -152,7 +154,7 @@ class PostgresServer(Server):
             if process.user is not None and not _is_open_to_others(home):
                 process.copy(_list_files(home))
                 home = process.directory / "install" / home.parent.name / home.name
-            process.run(self._initdb(home, process.directory))
+            self._make_data(process, home, installed)
             self._configure(process.directory / "data" / "postgresql.conf", _read_version(home))
         except BaseException:
             process.close()
@@ -168,12 +170,13 @@ class PostgresServer(Server):
                 quoted = str(value).replace("\\", "\\\\").replace("'", "''")
                 conf.write(f"{name} = '{quoted}'\n")
 
-    def _initdb(self, home: Path, directory: Path) -> list[str]:
+    def _make_data(self, process: SupervisedProcess, home: Path, installed: Path) -> None:
+        """Make the data directory, with the programs in `home`, a copy perhaps of `installed`."""
         # Use PostgreSQL's own C.UTF-8 if it has one: the system may not have that locale.
         builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        return [
+        initdb = [
             str(home / "bin" / "initdb"),
-            f"--pgdata={directory / 'data'}",
+            f"--pgdata={process.directory / 'data'}",
             f"--username={USER}",
             "--encoding=UTF8",
             *(builtin if _read_version(home) >= 17 else ()),
@@ -183,6 +186,7 @@ class PostgresServer(Server):
             "--no-sync",
             "--no-instructions",
         ]
+        directories.make(process, installed, initdb)
 
     def _needs_port(self) -> bool:
         return self._tcp

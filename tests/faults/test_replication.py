@@ -25,10 +25,11 @@ class Replica(PostgresServer):
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
 
-    def _initdb(self, home, directory):
-        program = str(home / "bin" / "pg_basebackup")
-        data = str(directory / "data")
-        return [program, "-R", "-X", "stream", "-c", "fast", "-D", data, "-d", self._primary.dsn]
+    def _make_data(self, process, home, installed):
+        program, data = str(home / "bin" / "pg_basebackup"), str(process.directory / "data")
+        process.run(
+            [program, "-R", "-X", "stream", "-c", "fast", "-D", data, "-d", self._primary.dsn]
+        )
 
 
 @pytest.fixture
