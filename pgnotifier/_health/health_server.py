@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 from pgnotifier._delivery.readiness import call_aside
-from pgnotifier.errors import ConfigurationError
+from pgnotifier.errors import ConfigurationError, ConnectionFailedError
 from pgnotifier.settings import check_settings
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class HealthServer:
 
         Raises:
             ConfigurationError: It can't be opened, for example because it is in use.
+            ConnectionFailedError: No thread can be started.
         """
         # Imported here because it takes memory, and most listeners have no health port.
         from pgnotifier._health.http_server import HttpServer
@@ -74,7 +75,12 @@ class HealthServer:
         if self._server is not None:
             return
         server = HttpServer(_listen(self._host, self._port), self._find_answer)
-        server.start()
+        try:
+            server.start()
+        except RuntimeError as exc:
+            raise ConnectionFailedError(
+                f"health_port {self._port} isn't open, because no thread can be started: {exc}"
+            ) from exc
         self._server = server
 
     def stop(self) -> None:

@@ -28,7 +28,7 @@ from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import Gate, Outcome
 from pgnotifier.dispatch import Dispatcher
-from pgnotifier.errors import NotifierStoppedError, PgNotifierError
+from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, PgNotifierError
 from pgnotifier.status import Latency
 
 logger = logging.getLogger("pgnotifier.listener")
@@ -133,12 +133,21 @@ class Listener:
     # --- called by any thread ---
 
     def start(self) -> None:
-        """Start the reader; `ready` is settled once it listens, or has failed to."""
+        """Start the reader; `ready` is settled once it listens, or has failed to.
+
+        Raises:
+            ConnectionFailedError: No thread can be started.
+        """
         if self._stopping:  # `stop()` was called before this
             self._finish(NotifierStoppedError("the notifier was stopped"))
             return
         self._state.become("starting")
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise ConnectionFailedError(
+                f"can't listen, because no thread can be started: {exc}"
+            ) from exc
         self._starter = None
 
     def abort(self, why: Exception) -> None:

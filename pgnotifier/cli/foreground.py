@@ -8,10 +8,11 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from time import monotonic
 from types import FrameType
 
+from pgnotifier._delivery.readiness import call_aside
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.suggestions import find_nearest
@@ -101,7 +102,7 @@ def listen(
         failed = True
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_second_signal)
-    undelivered = _stop(notifiers, drain_timeout)
+    undelivered = stop_all(notifiers, drain_timeout)
     if health is not None:
         health.stop()
     if not (failed or undelivered):
@@ -123,6 +124,28 @@ def set_waiting(notifiers: Iterable[Notifier], *, wait: bool) -> None:
             notifier.startup_wait = True
 
 
+def stop_all(notifiers: Sequence[Notifier], timeout: float) -> int:
+    """Stop all notifiers in parallel; return how many deliveries were given up.
+
+    Those for which no thread can be started are stopped one after another, and share the time.
+
+    Args:
+        notifiers: The notifiers, at least one.
+        timeout: Seconds for all of them.
+    """
+    deadline = monotonic() + timeout
+    aside = {one: call_aside("pgnotifier-stop", one.stop, timeout) for one in notifiers[1:]}
+    here = [notifiers[0], *(one for one, done in aside.items() if _is_without_thread(done))]
+    undelivered = 0
+    for done_with, one in enumerate(here):
+        undelivered += one.stop(max(0.0, deadline - monotonic()) / (len(here) - done_with))
+    return undelivered + sum(done.result() for one, done in aside.items() if one not in here)
+
+
+def _is_without_thread(done: Future[int]) -> bool:
+    return done.done() and isinstance(done.exception(), RuntimeError)
+
+
 def _start(notifiers: Sequence[Notifier]) -> None:
     """Start all notifiers, so that waiting for one's server doesn't delay the others.
 
@@ -140,12 +163,6 @@ def _start(notifiers: Sequence[Notifier]) -> None:
                 waiting.remove(notifier)
         if waiting:
             waiting[0].wait(0.1)
-
-
-def _stop(notifiers: Sequence[Notifier], timeout: float) -> int:
-    """Stop all notifiers in parallel; return how many deliveries were given up."""
-    with ThreadPoolExecutor(len(notifiers)) as pool:
-        return sum(pool.map(lambda notifier: notifier.stop(timeout), notifiers))
 
 
 def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -186,12 +186,13 @@ def test_a_table_with_a_schema_and_partitions(migrate):
     assert told_by("UPDATE log_1 SET text = 'c'") == []
 
 
-def test_a_cast_that_raises(migrate):
+@pytest.mark.parametrize("statement", ["RAISE 'no'", "ASSERT false"])
+def test_a_cast_that_raises(migrate, statement):
     """Somebody's own, to JSON: the change is told without values."""
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TYPE odd AS ENUM ('a'); CREATE FUNCTION fail(odd) RETURNS json"
-            " LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';"
+            f" LANGUAGE plpgsql AS $$BEGIN {statement}; END$$;"
             " CREATE CAST (odd AS json) WITH FUNCTION fail(odd)"
         )
     migrate(create(NotifyOn("things", new=True, name="t")))

@@ -5,6 +5,8 @@ import threading
 import pytest
 
 from pgnotifier import InlineDispatcher
+from pgnotifier.cli import foreground
+from pgnotifier.errors import ConnectionFailedError
 
 
 @pytest.fixture
@@ -51,3 +53,41 @@ def test_a_gap_without_a_thread(pgnotifier_dsn, make_notifier, db, record, refus
     refuse.clear()
     assert record.wait_for(1) == [1]
     assert len(gaps) == 1
+
+
+@pytest.mark.parametrize("name", ["pgnotifier-reader", "pgnotifier-health"])
+def test_a_start_without_a_thread(
+    pgnotifier_dsn, make_notifier, db, record, refuse, name, free_port
+):
+    """It is an error of ours, which commands show in one line; the next start works."""
+    notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
+    notifier.subscribe(1, "a", record, autorun=False)
+    refuse.add(name)
+    with pytest.raises(ConnectionFailedError, match="no thread can be started: can't start new"):
+        notifier.start()
+    assert not notifier.is_running()
+    refuse.clear()
+    notifier.start()
+    db.notify("a", 1)
+    assert record.wait_for(1) == [1]
+
+
+def test_several_that_stop_without_a_thread(pgnotifier_dsn, make_notifier, db, refuse, eventually):
+    """What they have received is delivered."""
+    release, delivered = threading.Event(), []
+
+    def deliver(*called):
+        assert release.wait(60)
+        delivered.append(called[2])
+
+    notifiers = [make_notifier(pgnotifier_dsn) for _ in range(3)]
+    for notifier in notifiers:
+        notifier.subscribe(1, "a", deliver)
+    db.notify("a", 1)
+    db.notify("a", 2)
+    eventually(lambda: all(notifier.status().received == 2 for notifier in notifiers))
+    refuse.add("")
+    release.set()
+    assert foreground.stop_all(notifiers, 60) == 0
+    assert sorted(delivered) == [1, 1, 1, 2, 2, 2]
+    assert not any(notifier.is_running() for notifier in notifiers)

@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ from celery.worker.control import inspect_command
 
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import about
+from pgnotifier.cli.foreground import stop_all
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
@@ -121,8 +121,7 @@ class Embedded:
     def _stop(self, timeout: float) -> None:
         self._stopping.set()
         self._question.end()
-        with ThreadPoolExecutor(len(self.notifiers)) as pool:
-            list(pool.map(lambda notifier: notifier.stop(timeout), self.notifiers))
+        stop_all(self.notifiers, timeout)
 
 
 class ListenerStep(_Step):  # type: ignore[misc]

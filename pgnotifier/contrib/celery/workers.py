@@ -61,8 +61,16 @@ class Question:
     def begin(self) -> None:
         """Start to ask."""
         conf = self._app.conf
-        if conf.worker_enable_remote_control and not conf.task_always_eager:
+        if not conf.worker_enable_remote_control or conf.task_always_eager:
+            return
+        try:
             threading.Thread(target=self._run, name="pgnotifier-workers", daemon=True).start()
+        except RuntimeError as exc:
+            logger.warning(
+                "the workers aren't asked for their tasks, because no thread can be started: %s",
+                exc,
+                extra=about("no_thread"),
+            )
 
     def end(self) -> None:
         """Stop asking. Answers that arrive later are ignored."""

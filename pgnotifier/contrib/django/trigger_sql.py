@@ -74,7 +74,7 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
             f"    IF {too_long} THEN  -- so many columns",
             f"        payload := ({unchanged} {truncated})::pg_catalog.text;",
             "    END IF;",
-            "EXCEPTION WHEN OTHERS THEN",
+            "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN",  # OTHERS doesn't include that
             f"    RAISE WARNING USING MESSAGE = pg_catalog.concat({failed});",
             f"    payload := (head {truncated})::pg_catalog.text;",
             "END;",

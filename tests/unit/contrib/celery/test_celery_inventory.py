@@ -1,11 +1,14 @@
 """Which task, queue and path each subscription has."""
 
 import json
+import threading
 
 import pytest
 from brokered import TEXTS, callback, own, twice
 from celery import signals
 from kombu import Exchange, Queue
+
+from pgnotifier.contrib.celery.workers import Question
 
 
 def rows(desk):
@@ -110,3 +113,18 @@ def test_details(make_app, make_desk, finalized):
         "reason": None,
     }
     assert listed == ([expected] if finalized else [])
+
+
+def test_the_workers_without_a_thread(make_app, monkeypatch, caplog):
+    """That nobody can ask them is a warning, and holds nothing up."""
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Question(make_app(), []):
+        pass
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert warning.pgnotifier_event == "no_thread"
+    assert "can't start new thread" in warning.getMessage()
