@@ -2,12 +2,8 @@
 .PHONY: demo test unit coverage gates lint types check matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
-# The demo and the tests start hundreds of processes, each of which imports Celery or Django: these
-# are compiled once, though the environment may ask Python to keep nothing that it compiles.
-export PYTHONDONTWRITEBYTECODE :=
-
-# Where this is set, as in many containers, each of the processes that the tests start would compile
-# what it imports: most of the time that the tests take.
+# Many containers set this. Each of the hundreds of processes that the demo and the tests start would
+# compile all that it imports, which would take most of the time.
 unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(VENV)/.synced
