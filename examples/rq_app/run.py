@@ -24,7 +24,7 @@ with postgres_server() as dsn, valkey_server() as url:
 
     print(run("store.create"), end="")
     worker = Command(
-        f"rq worker --url {url} default images", env=env, directory=HERE, ready="Listening on"
+        "rq worker --config store.worker", env=env, directory=HERE, ready="Listening on"
     )
     listener = Command(
         "pgnotifier listen store.notifications", env=env, directory=HERE, ready="listening"

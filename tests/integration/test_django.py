@@ -1,13 +1,15 @@
 """Django: a project's own tests, in a process of their own, as Django is configured once."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
-
-from pgnotifier.testing import Command
+from shops import Running
 
 PROJECT = Path(__file__).parents[1] / "django"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "django_app"
@@ -116,6 +118,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "bookshop.settings")
 for line in sys.argv[1:]:
     execute_from_command_line(["manage.py", *shlex.split(line)])
 """
+MIGRATE = ("migrate --verbosity 0 --database default", "migrate --verbosity 0 --database audit")
 
 
 def manage(env, *lines):
@@ -124,48 +127,57 @@ def manage(env, *lines):
 
 
 @pytest.fixture
-def bookshop(env, tmp_path):
-    """Return the environment of the example, whose databases are migrated, with an admin."""
-    env |= {
+def bookshop(env):
+    """Return the environment of the example."""
+    return env | {
         "BOOKSHOP_DSN": env["TEST_DJANGO_DSN"],
         "BOOKSHOP_AUDIT_DSN": env["TEST_DJANGO_SECOND_DSN"],
         "BOOKSHOP_BROKER": env["TEST_DJANGO_REDIS_URL"],
         "DJANGO_SUPERUSER_PASSWORD": "sesame",
+        "PYTHONUNBUFFERED": "1",
     }
-    manage(
-        env,
-        "migrate --verbosity 0 --database default",
-        "migrate --verbosity 0 --database audit",
-        "createsuperuser --noinput --username ada --email ada@example.org",
-    )
-    return env
 
 
 def test_the_example_is_as_it_should_be(bookshop):
-    """No check complains, and no migration is missing."""
+    """Once its databases are migrated, no check complains, and no migration is missing."""
     manage(
         bookshop,
+        *MIGRATE,
         "check --database default --database audit --fail-level WARNING",
         "makemigrations --check",
     )
 
 
+@pytest.fixture
+def start(bookshop, tmp_path, preforked):
+    """Yield a function that starts a command in a copy of the example."""
+    directory = tmp_path / "bookshop"
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    with ExitStack() as stack:
+
+        def start(kind, *argv):
+            running = Running(partial(preforked.fork, kind), argv, directory, bookshop)
+            stack.callback(running.end)
+            return running
+
+        yield start
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
-def test_the_example_in_a_browser(bookshop, free_port):
+def test_the_example_in_a_browser(bookshop, start, free_port):
     """An order is placed, invoiced and audited; the admin shows who listens."""
     from browser import open_browser
     from playwright.sync_api import expect
 
-    def command(argv, ready):
-        return Command(argv, env=bookshop, directory=EXAMPLE, ready=ready)
-
+    manage(bookshop, *MIGRATE, "createsuperuser --noinput --username ada --email ada@example.org")
+    worker = start("celery", "-m", "celery", "-A", "bookshop", "worker", "-l", "INFO", "-P", "solo")
+    listener = start("django", "manage.py", "pgnotifier", "--noreload")
+    server = start("django", "manage.py", "runserver", "--noreload", str(free_port))
+    worker.wait_for("ready.")
+    listener.wait_for("listening")
+    server.wait_for("Quit the server")
     url = f"http://127.0.0.1:{free_port}"
-    with (
-        command("celery -A bookshop worker --loglevel INFO --pool solo", "ready."),
-        command("python manage.py pgnotifier --noreload", "listening") as listener,
-        command(f"python manage.py runserver --noreload {free_port}", "Quit the server"),
-        open_browser() as browser,
-    ):
+    with open_browser() as browser:
         page = browser.new_page()
         page.goto(url)
         page.get_by_label("Item").fill("a <b>novel</b>")

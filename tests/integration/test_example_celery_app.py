@@ -20,7 +20,7 @@ def _blocks(language):
 
 
 @pytest.fixture
-def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url):
+def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
     """Yield a function that runs a command of the README in a copy of the example.
 
     It returns the output, or for a worker or listener the process and its log.
@@ -44,18 +44,16 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url):
             assert done.returncode == 0, done.stderr
             return done.stdout
         log = directory / f"{argv[3]}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                argv, cwd=directory, env=env, stdout=output, stderr=subprocess.STDOUT
-            )
+        log.touch()
+        celery = [sys.executable, "-m", *argv]
+        process = preforked.start(celery, cwd=directory, env=env, log=log)
         running.append(process)
         return process, log
 
     yield run
     for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.wait(10)
+        process.kill_group()
+        process.wait(10)
 
 
 def test_as_its_readme_says(shell, eventually):

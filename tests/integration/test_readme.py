@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,28 +25,22 @@ def test_length():
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, preforked):
     """Yield a function that starts a command in a directory, and returns it with its log."""
     running = []
 
     def run(name, *argv):
         log = tmp_path / f"{name}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                argv,
-                cwd=tmp_path,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        log.touch()
+        env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        process = preforked.start(argv, cwd=tmp_path, env=env, log=log)
         running.append(process)
         return process, log
 
     yield run
     for process in running:
-        if process.poll() is None:
-            process.kill()
-            process.wait(10)
+        process.kill_group()
+        process.wait(10)
 
 
 def test_the_plain_callback(start, tmp_path, db, eventually):
