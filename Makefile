@@ -12,8 +12,9 @@ demo: $(VENV)/.synced
 # What tests write goes below .venv, where what failed ones wrote can be looked at.
 test unit coverage gates: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 
+# More processes than there are cores, as many tests wait for a server or for time to pass.
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 3 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
 
 # What needs no worker and no other server than PostgreSQL, or Valkey.
 unit: $(VENV)/.tmp

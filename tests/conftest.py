@@ -1,5 +1,6 @@
 """What the tests share: waiting for a condition, a session to notify from, notifiers that end."""
 
+import gc
 import itertools
 import os
 import signal
@@ -72,6 +73,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.servers)
     yield  # the order is random from here on
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish():
+    """Have garbage collections skip what was imported and collected: a million objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

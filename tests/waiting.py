@@ -10,11 +10,13 @@ def eventually(condition, timeout=60.0):
     The default only says when to give up: on a busy machine, a thread may get no processor for
     many seconds.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise AssertionError(f"not within {timeout} s: {_show(condition)}")
-        time.sleep(0.003)
+        # Many a condition is a query: to look too often would slow down what is waited for.
+        time.sleep(min(max(waited / 10, 0.002), 0.05))
     return value
 
 

