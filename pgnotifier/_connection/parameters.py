@@ -272,7 +272,8 @@ def _parse(conninfo: str) -> dict[str, Any]:
     except psycopg.Error as exc:
         # libpq quotes the text where parsing failed, and that may be part of the password.
         for name in _unknown_names(str(exc)):
-            raise ConfigurationError(_unknown(name)) from None
+            if not _may_be_secret(name, conninfo):
+                raise ConfigurationError(_unknown(name)) from None
     except UnicodeEncodeError:
         pass
     raise ConfigurationError(
@@ -323,8 +324,19 @@ def _unknown_names(message: str) -> Iterable[str]:
         yield message.split('"')[1]
 
 
+def _may_be_secret(name: str, conninfo: str) -> bool:
+    """Return whether an unknown name may be the rest of a password, as in `password=a&b=c`."""
+    before, found, _ = conninfo.partition("password")
+    return bool(found) and name not in before and _find_meant(name) is None
+
+
 def _unknown(name: str) -> str:
-    aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
-    near = aliases.get(name) or find_nearest(name, _OPTIONS)
+    near = _find_meant(name)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{name!r} is not a connection parameter of libpq{hint}"
+
+
+def _find_meant(name: str) -> str | None:
+    """Return the parameter that somebody who has given an unknown one may have meant."""
+    aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
+    return aliases.get(name) or find_nearest(name, _OPTIONS)

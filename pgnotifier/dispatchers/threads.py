@@ -1,6 +1,7 @@
 """ThreadDispatcher: callbacks in threads of this process."""
 
 import logging
+import os
 import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, NamedTuple
@@ -148,12 +149,16 @@ class ThreadDispatcher(Dispatcher):
         return True
 
     def _work(self) -> None:
+        process = os.getpid()
         while (turn := self._lanes.wait(IDLE)) is not None:
             lane, delivery = turn
             try:
                 call(delivery.binding.target.fn, delivery)
             finally:
-                self._lanes.done(lane)
+                if os.getpid() == process:
+                    self._lanes.done(lane)
+            if os.getpid() != process:  # the callback has forked, and returns in the child, too
+                return
 
 
 def check_positive(**numbers: object) -> None:

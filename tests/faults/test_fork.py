@@ -254,6 +254,44 @@ def test_fork_in_a_callback(pgnotifier_dsn, sessions, run_script, end):
     assert script.err == ""
 
 
+IN_A_THREAD = """
+from pgnotifier import ThreadDispatcher
+
+dispatcher = ThreadDispatcher(2)
+
+def watch(worker):
+    while worker in threading.enumerate():
+        time.sleep(0.01)
+    say("ended", dispatcher.pending)
+
+def forking(id, channel, payload, pid):
+    if payload == 1 and os.fork() == 0:
+        threading.Thread(target=watch, args=[threading.current_thread()]).start()
+        return
+    callback(id, channel, payload, pid)
+
+n.subscribe(1, "orders", forking, dispatcher=dispatcher)
+say("forking")
+"""
+
+
+@pytest.mark.skipif(
+    LATE_THREADS_ARE_REFUSED, reason="Python 3.12.0 and 3.12.1 don't fork at the end of the program"
+)
+def test_fork_in_a_thread(pgnotifier_dsn, sessions, run_script):
+    """A child that returns from the callback of a ThreadDispatcher has nothing to do, and ends."""
+    source = PARENT + "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + IN_A_THREAD
+    script = run_script(source, pgnotifier_dsn, flags=QUIET)
+    script.prints("forking")
+    sessions.execute("SELECT pg_notify('orders', g::text) FROM generate_series(1, 3) g")
+    eventually(lambda: lines(script, "ended"), timeout=30)
+    assert lines(script, "ended") == [("0",)]
+    eventually(lambda: len(lines(script, "got")) == 3)
+    assert lines(script, "got") == [(str(script.pid), str(n)) for n in range(1, 4)]
+    assert script.interrupt() == 0
+    assert script.err == ""
+
+
 def test_fork_while_reconnecting(pgnotifier_private_postgres, run_script):
     """Forks during an outage do not keep the parent from coming back."""
     source = (

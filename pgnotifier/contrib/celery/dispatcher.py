@@ -25,6 +25,7 @@ from pgnotifier.dispatchers.in_process import runs_when_called
 from pgnotifier.errors import (
     ArgumentTypeError,
     DispatcherMismatchError,
+    TaskNameError,
     UnknownOptionError,
 )
 from pgnotifier.payload import decode
@@ -86,6 +87,7 @@ class CeleryDispatcher(Dispatcher):
         self._obstacles: WeakKeyDictionary[CeleryTarget, str] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
         self._targets: dict[tuple[Hashable, str], CeleryTarget] = {}
+        self._telling_gaps: set[tuple[Hashable, str]] = set()  # those of an on_gap
 
     def __repr__(self) -> str:
         return (
@@ -122,6 +124,11 @@ class CeleryDispatcher(Dispatcher):
                 on another channel.
         """
         key, channel, fn = subscription.id, subscription.channel, subscription.fn
+        if (key, channel) in self._targets and self._is_taken(subscription):
+            raise TaskNameError(
+                f"id {key!r} on channel {channel!r} is that of another subscription's on_gap, too; "
+                "rename one of them"
+            )
         given = dict(subscription.options)
         made_with = check_task_options(self._app, key, given.pop("task", None))
         options = check_options(key, given)
@@ -138,8 +145,15 @@ class CeleryDispatcher(Dispatcher):
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
+        if subscription.tells_gaps:
+            self._telling_gaps.add((key, channel))
         self._tasks.hold(self)
         return target
+
+    def _is_taken(self, subscription: "Subscription") -> bool:
+        """Return whether the id of an `on_gap` is that of another subscription, or the reverse."""
+        known = (subscription.id, subscription.channel) in self._telling_gaps
+        return known is not subscription.tells_gaps
 
     def _bind_callback(
         self,
@@ -161,6 +175,7 @@ class CeleryDispatcher(Dispatcher):
         """Remove the callback; with its last channel, remove its task."""
         self._forget(subscription.id, subscription.channel)
         self._targets.pop((subscription.id, subscription.channel), None)
+        self._telling_gaps.discard((subscription.id, subscription.channel))
         if not self._targets:
             self._tasks.let_go(self)
 

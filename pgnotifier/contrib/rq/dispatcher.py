@@ -34,7 +34,8 @@ TIMEOUT = 10.0
 """Seconds to wait for the connection, and for an answer, if the dispatcher is given a URL."""
 _NO_URL = (
     "the URL of a Redis server must begin with redis://, rediss:// or unix://; in a password, "
-    "percent-encode characters such as / ? # [ ] with urllib.parse.quote(…, safe='')"
+    "percent-encode characters such as / ? # [ ] & with urllib.parse.quote(…, safe=''); after a ?, "
+    "it may have redis-py's options of connections only"
 )
 # Here the path would contain the rest of a password, and redis-py shows the path in its errors.
 _MISREAD = re.compile(r"unix://[^/@]+[/?#][^@]*@")
@@ -270,7 +271,10 @@ def _make_queue(given: Any) -> tuple[Queue, bool]:
         raise ConfigurationError(_NO_URL)
     try:
         connection = Redis.from_url(given, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
-    except ValueError:
+        # Only now does redis-py check what the URL's query names. This doesn't connect yet.
+        pool = connection.connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError):
         raise ConfigurationError(_NO_URL) from None  # its message may contain part of the password
     return Queue(connection=connection), True
 

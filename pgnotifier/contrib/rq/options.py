@@ -54,11 +54,14 @@ def check_values(id: Hashable, queue: Queue, options: Mapping[str, Any]) -> None
     """
     given = {name: value for name, value in options.items() if name != "at_front"}
     try:
-        queue.create_job("pgnotifier", args=(), **given).to_dict()
+        fields = queue.create_job("pgnotifier", args=(), **given).to_dict()
+        for text in (queue.key, *fields.values()):
+            if isinstance(text, str):
+                text.encode()  # a lone surrogate can't be sent, and would hold up all other jobs
     except Exception as exc:
         shown = ", ".join(f"{name}={value!r:.40}" for name, value in options.items())
         raise ConfigurationError(
-            f"subscription {id!r}: RQ can't make a job with {shown}: {exc}"
+            f"subscription {id!r}: RQ can't make a job with {shown or repr(queue.name)}: {exc}"
         ) from exc
 
 

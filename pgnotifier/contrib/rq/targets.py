@@ -50,7 +50,7 @@ class RQTarget:
         """
         self.queue = queue
         self.function = find_path(id, fn)
-        self.name = spell(id)
+        self.name = spell(id).encode("utf-8", "backslashreplace").decode()  # as Redis takes UTF-8
         self.path: str | None = None
         self.reason: str | None = None
         self._stamp: RQStamp | None = None

@@ -84,6 +84,7 @@ def test_other_types(db_conf):
         ({"pasword": SECRET}, "pasword", "password"),
         ("database=x", "database", "dbname"),
         (f"host=h pasword={SECRET}", "pasword", "password"),
+        (f"password={SECRET} hots=h", "hots", "host"),
         ("postgresql://h/x?sslmod=require", "sslmod", "sslmode"),
     ],
 )
@@ -108,6 +109,9 @@ def test_unknown_without_a_hint():
     "db_conf",
     [
         "host=h password=one two-piece",
+        "host=h password=one piece=1",
+        "postgresql://h/db?password=one&piece=1",
+        "postgresql://h/db?password=one&%70iece=1",
         "password='unended",
         "postgresql://u:100%piece@h/db",
         "postgresql://u:pie@ce@h/db",

@@ -629,3 +629,29 @@ def test_finalizing_beside_a_look_at_the_tasks():
             thread.join(20)
             assert not thread.is_alive()
     assert {"pgnotifier.a", "pgnotifier.b"} <= app.tasks.keys()
+
+
+def test_an_id_that_is_that_of_an_on_gap(make_app):
+    """Gaps and notifications would be told to the same callback, so the second is refused."""
+    notifier = Notifier("host=h", dispatcher=CeleryDispatcher(make_app()))
+
+    def subscribe_first():
+        notifier.subscribe("a", "orders", print, False, on_gap=print)
+
+    def subscribe_second(channel="orders"):
+        notifier.subscribe(("a", "gap"), channel, print, False)
+
+    for first, second, id in (
+        (subscribe_first, subscribe_second, "a"),
+        (subscribe_second, subscribe_first, ("a", "gap")),
+    ):
+        first()
+        with pytest.raises(TaskNameError, match="is that of another subscription's on_gap, too"):
+            second()
+        assert [*notifier.get_subscriptions()["orders"]] == [id]
+        first()  # anew
+        notifier.unsubscribe(id, "orders", False)
+        second()
+        notifier.remove_channels("orders", False)
+    subscribe_first()
+    subscribe_second("invoices")

@@ -76,6 +76,17 @@ def test_in_the_job(desk, jobs):
     assert (job.description, job.origin) == ("resize", "images")
 
 
+@pytest.mark.parametrize("option", ["queue", "description"])
+def test_a_lone_surrogate(desk, jobs, option):
+    """Redis takes none: as an option it is refused, and in an id it is escaped."""
+    with pytest.raises(ConfigurationError, match="surrogates not allowed"):
+        desk.subscribe(callbacks.callback, **{option: "\ud800"})
+    desk.deliver(desk.subscribe(callbacks.callback, id="\ud800"), "1")
+    (job,) = jobs()
+    assert job.args[0] == "\ud800"
+    assert job.description == "\\ud800"
+
+
 def test_repeats(desk, jobs):
     """A Repeat is taken as it is, where RQ has it."""
     rq_repeat = pytest.importorskip("rq.repeat", reason="RQ 2.0 and 2.1 repeat nothing")

@@ -9,7 +9,7 @@ import callbacks
 import pytest
 import redis
 
-from pgnotifier import ArgumentTypeError, Subscription
+from pgnotifier import ArgumentTypeError, ConfigurationError, Subscription
 from pgnotifier.contrib.rq import RQDispatcher
 
 SECRETS = ["hid/qzx", "hid#qzx", "hid?qzx", "hid[qzx", "hid]qzx", "hid%qzx", "hid@qzx", "hid qzx"]
@@ -34,6 +34,17 @@ def test_urls(scheme, secret, free_port):
     said = "".join(traceback.format_exception(caught.value))
     assert "hid" not in said
     assert "qzx" not in said
+
+
+def test_a_query_that_redis_does_not_know():
+    """It may be the rest of a password. It's refused at once: no job could be enqueued."""
+    with pytest.raises(ConfigurationError, match="percent-encode characters such as") as caught:
+        RQDispatcher("redis://h/0?password=hid&qzx=1")
+    said = "".join(traceback.format_exception(caught.value)).partition("ConfigurationError")[2]
+    assert "hid" not in said
+    assert "qzx" not in said
+    options = RQDispatcher("redis://h/0?health_check_interval=2")._queue.connection
+    assert options.connection_pool.connection_kwargs["health_check_interval"] == 2
 
 
 @pytest.mark.parametrize("url", ["unix:///tmp/with@sign.sock", "unix://u:pass@/tmp/a.sock?db=1"])
