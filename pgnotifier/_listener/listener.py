@@ -10,7 +10,7 @@ from time import monotonic
 from pgnotifier._connection.connecting import is_connecting_here
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
-from pgnotifier._delivery.buffer import REPORT_PAUSE
+from pgnotifier._delivery.buffer import REPORT_PAUSE, Overflow
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._listener.commands import Command, Commands, Verb
@@ -36,18 +36,24 @@ logger = logging.getLogger("pgnotifier.listener")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a listener listens.
+    """How a listener listens, and the bounds of each dispatcher's buffer.
 
     Attributes:
         heartbeat: Seconds without anything after which an idle connection is tested.
         heartbeat_timeout: Seconds within which that test has to succeed.
         standby: The name that several listeners share if only one of them is to listen.
+        buffer_size: How many notifications may wait for one dispatcher.
+        buffer_bytes: How many bytes of payloads may wait for one dispatcher.
+        overflow: What happens to more notifications than that.
         waits: Whether to retry until the server can be reached for the first time.
     """
 
-    heartbeat: float = 15.0
-    heartbeat_timeout: float = 5.0
-    standby: str | None = None
+    heartbeat: float
+    heartbeat_timeout: float
+    standby: str | None
+    buffer_size: int
+    buffer_bytes: int
+    overflow: Overflow
     waits: bool = False
 
 

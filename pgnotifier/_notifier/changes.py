@@ -4,11 +4,9 @@ from collections.abc import Callable, Hashable
 from functools import partial
 
 from pgnotifier._delivery.deliverer import called_by_callback
-from pgnotifier._notifier.attachments import Attachments
+from pgnotifier._notifier.autostart import starts
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
 from pgnotifier._registry.change import Change, Claim
-from pgnotifier._registry.writer import Registrar
-from pgnotifier._runtime.autostart import Autostart
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.errors import ListenRefusedError
@@ -21,28 +19,19 @@ class Changes:
     a signal handler may, is put off until that one is done.
     """
 
-    def __init__(
-        self,
-        owner: Owner,
-        registrar: Registrar,
-        lifecycle: Lifecycle,
-        attachments: Attachments,
-        autostart: Autostart,
-    ) -> None:
+    def __init__(self, owner: Owner, lifecycle: Lifecycle, autorun: bool | None) -> None:
         """Take what is changed.
 
         Args:
             owner: The notifier.
-            registrar: Holds the registry.
-            lifecycle: Runs the listener, and has the lock.
-            attachments: The dispatchers in use.
-            autostart: Decides whether a change starts the notifier.
+            lifecycle: Runs the listener, and has the lock, the registry and the dispatchers.
+            autorun: What `Notifier(autorun=)` takes.
         """
         self._owner = owner
-        self._registrar = registrar
         self._lifecycle = lifecycle
-        self._attachments = attachments
-        self._autostart = autostart
+        self._registrar = lifecycle.registrar
+        self._attachments = lifecycle.attachments
+        self._autorun = autorun
 
     def attach(self, dispatcher: Dispatcher) -> None:
         """Attach a dispatcher that isn't attached yet."""
@@ -221,7 +210,8 @@ class Changes:
         awaited = called_by_callback(self._owner) or (
             listener is not None and listener.waits_for_caller()
         )
-        return self._autostart.starts(
+        return starts(
+            self._autorun,
             asked=autorun,
             is_running=self._lifecycle.is_running(),
             is_awaited=awaited,

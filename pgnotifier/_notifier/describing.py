@@ -2,50 +2,35 @@
 
 from collections.abc import Iterable
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery.deliverer import Deliverer
-from pgnotifier._delivery.reports import ErrorReport, GapReport
-from pgnotifier._listener.listener import Listener
-from pgnotifier._listener.state import StateReport
-from pgnotifier._registry.registry import Registry
+from pgnotifier._notifier.lifecycle import Lifecycle
 from pgnotifier.status import DispatcherStatus, Status
 
 
-def describe(
-    parameters: Parameters,
-    registry: Registry,
-    listener: Listener | None,
-    state: StateReport,
-    errors: ErrorReport,
-    gaps: GapReport,
-) -> Status:
-    """Return the status of a notifier.
-
-    Args:
-        parameters: Where it connects to.
-        registry: Its registry.
-        listener: Its listener, unless it is stopped.
-        state: Knows its state.
-        errors: Counts its failed deliveries.
-        gaps: Counts its gaps.
-    """
+def describe(lifecycle: Lifecycle) -> Status:
+    """Return the status of a notifier: see `Notifier.status`."""
+    listener, registry, reports = (
+        lifecycle.listener,
+        lifecycle.registrar.registry,
+        lifecycle.reports,
+    )
     deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
-    current = state.current
+    current = reports.states.current
     return Status(
         state=current.state,
         since=current.since,
         why=_why_paused(deliverers) if current.state == "listening" else current.why,
-        connection=repr(parameters),
+        connection=repr(lifecycle.parameters),
         channels=len(registry),
         subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
         received=listener.received if listener is not None else 0,
         channel_counts=listener.counts() if listener is not None else {},
-        errors=errors.count,
+        errors=reports.errors.count,
         reconnects=listener.reconnects if listener is not None else 0,
         latency=listener.latency if listener is not None else None,
         queue_usage=listener.queue_usage if listener is not None else None,
-        gaps=gaps.count,
-        last_gap=gaps.last,
+        gaps=reports.gaps.count,
+        last_gap=reports.gaps.last,
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),
     )
 

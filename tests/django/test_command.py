@@ -304,7 +304,7 @@ def test_dispatch():
     """Tasks go through another dispatcher, for this run."""
     try:
         call_command("pgnotifier", "--list", "--dispatch", "tasks", stdout=StringIO())
-        subscriptions = get_notifier("default")._parts.registry.bindings("found")
+        subscriptions = get_notifier("default")._lifecycle.registrar.registry.bindings("found")
         names = {type(one.subscription.dispatcher).__name__ for one in subscriptions}
         assert names == {"TaskDispatcher"}
     finally:

@@ -34,8 +34,6 @@ ELSEWHERE = {
     "_listener/state.py": "unit/test_status.py",
     "_notifier/changes.py": "unit/test_notifier.py",
     "_notifier/describing.py": "integration/test_seen.py",
-    "_notifier/listener_factory.py": "unit/test_notifier.py",
-    "_notifier/parts.py": "unit/test_notifier.py",
     "_notifier/runnable.py": "unit/test_notifier.py",
     "_payload/literal.py": "unit/test_payload.py",
     "_payload/nesting.py": "unit/test_payload.py",
