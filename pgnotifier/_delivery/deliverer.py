@@ -278,6 +278,17 @@ class Deliverer:
         self.dispatcher.abandon()
         return max(left, 1)
 
+    def close_dispatcher(self) -> None:
+        """Close the dispatcher, and log it if that fails."""
+        try:
+            self.dispatcher.close()
+        except Exception:
+            logger.exception(
+                "%r could not be closed",
+                self.dispatcher,
+                extra=about("close_failed", dispatcher=self.name),
+            )
+
     def _run(self) -> None:
         _calling.set(self)
         ending = self._ending
@@ -292,17 +303,7 @@ class Deliverer:
         finally:
             ending.has_ended = True
         if ending.has_retired:
-            self._close_dispatcher()
-
-    def _close_dispatcher(self) -> None:
-        try:
-            self.dispatcher.close()
-        except Exception:
-            logger.exception(
-                "%r could not be closed",
-                self.dispatcher,
-                extra=about("close_failed", dispatcher=self.name),
-            )
+            self.close_dispatcher()
 
     def _deliver_some(self) -> bool:
         """Deliver what comes next; return whether everything is done after `stop`.

@@ -11,9 +11,9 @@ from time import monotonic
 from psycopg.pq import PGnotify
 
 from pgnotifier._connection.session import ConnectionLostError, Session, listen_query, notify_query
-from pgnotifier._listener.connection_attempts import ConnectionAttempts
+from pgnotifier._listener.connection_attempts import connect
+from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import Standby
-from pgnotifier._listener.listen_check import ListenCheck
 from pgnotifier._listener.reader_connection import (
     LISTEN_TIMEOUT,
     SILENT,
@@ -61,22 +61,15 @@ class UpTo:
 class Handover:
     """Replaces the reader's connection; owned by the reader."""
 
-    def __init__(
-        self,
-        connection: ReaderConnection,
-        attempts: ConnectionAttempts,
-        check: ListenCheck,
-    ) -> None:
+    def __init__(self, connection: ReaderConnection, heartbeat: Heartbeat) -> None:
         """Take what to work with.
 
         Args:
             connection: The reader's connection, to be replaced.
-            attempts: Makes the new connection.
-            check: Checks that the new connection receives notifications.
+            heartbeat: Checks that the new connection receives notifications.
         """
         self._connection = connection
-        self._attempts = attempts
-        self._check = check
+        self._heartbeat = heartbeat
         self._router = connection.router
         self._timeout = connection.timeout
 
@@ -91,7 +84,7 @@ class Handover:
             PgNotifierError: No connection could be made, or it can't listen; the old one stays.
             ConnectionLostError: The old one was lost meanwhile, or leads to another server.
         """
-        session = self._attempts.connect()
+        session = connect(self._connection)
         marker = (self._router.private, secrets.token_hex(8))
         try:
             wanted = {*channels, self._router.private}
@@ -108,7 +101,7 @@ class Handover:
         self._connection.session = session
         self._connection.hand_on()
         try:
-            self._check.check()
+            self._heartbeat.check()
         except NotListeningError as exc:
             raise ConnectionLostError(str(exc)) from exc
 

@@ -1,29 +1,43 @@
-"""What the reader listens to: the live channels, on a connection that may have to lead first."""
+"""What the reader listens to: the live channels, on a connection that is replaced when lost."""
 
 import logging
 from collections.abc import Callable, Iterable
+from time import monotonic
 
 from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._listener.commands import Commands
-from pgnotifier._listener.connection_attempts import ConnectionAttempts
+from pgnotifier._listener.connection_attempts import connect
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.handover import Handover
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
-from pgnotifier._listener.listen_check import ListenCheck
-from pgnotifier._listener.reader_connection import ReaderConnection
+from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import about, count
-from pgnotifier.errors import ListenRefusedError, NotListeningError
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    ListenRefusedError,
+    NotListeningError,
+    PgNotifierError,
+)
 from pgnotifier.notification import Gap
 from pgnotifier.status import State
 
 logger = logging.getLogger("pgnotifier.listener")
 
+LONGEST_PAUSE = 1.0
+"""Seconds between two attempts to connect, at most."""
+
 
 class Listening:
     """Makes connections, and listens to the live channels on them; owned by the reader.
+
+    A `restart()` that is called while there is no connection cuts the pause before the next attempt
+    to connect short. That attempt then listens to what is registered by then, and its outcome is
+    that of the restart.
 
     Attributes:
         live: The channels that are listened to, or will be once this listener leads.
@@ -49,8 +63,8 @@ class Listening:
             connection: The reader's connection.
             heartbeat: Checks that a new connection receives notifications.
             leadership: Asks for the lead, if listeners share a standby name.
-            gaps: Reports what was missed before this listener took over.
-            state: Is set to `listening` or `standby`.
+            gaps: Holds back deliveries, and reports what may have been missed.
+            state: Is set to `listening`, `standby` or `disconnected`.
         """
         self.live: set[str] = set()
         self.leads = False
@@ -59,9 +73,8 @@ class Listening:
         self._commands = commands
         self._router = connection.router
         self._connection = connection
-        self._attempts = ConnectionAttempts(connection)
-        self._check = ListenCheck(connection, self._attempts, heartbeat)
-        self._handover = Handover(connection, self._attempts, self._check)
+        self._heartbeat = heartbeat
+        self._handover = Handover(connection, heartbeat)
         self._leadership = leadership
         self._gaps = gaps
         self._state = state
@@ -93,7 +106,7 @@ class Listening:
             view = None if self._leadership is None else self._leadership.view
             self._handover.run(registered, view)
         else:
-            session = self._attempts.connect()
+            session = connect(self._connection)
             self._connection.close()
             self._connection.session = session
         self.live = registered
@@ -101,7 +114,83 @@ class Listening:
         self.reconnects += 1
         logger.info("moved to a new connection", extra=about("moved"))
 
-    def connect(self, *, hedged: bool = False) -> None:
+    def connect_first(self, *, waits: bool) -> None:
+        """Make the first connection.
+
+        Args:
+            waits: Whether to retry while the server can't be reached. Any cause of that may pass:
+                on a cold start, names aren't resolved yet, and databases, roles and passwords may
+                be created later. What a server refuses that can be reached isn't retried.
+
+        Raises:
+            PgNotifierError: There is no connection, and this doesn't retry.
+        """
+        backoff = Backoff(LONGEST_PAUSE)
+        while True:
+            restarts = self._commands.waiting("restart")
+            self.live = set(self._registry())
+            self._router.start_deliverers(self.live)
+            try:
+                self._connect(hedged=waits)
+            except ConnectionFailedError as exc:
+                if not waits:
+                    raise
+                self._state.explain(str(exc))
+                self._connection.close()
+                self._commands.end(restarts, exc)
+                self._sleep(backoff.pause())
+            else:
+                self._commands.end(restarts)
+                return
+
+    def reconnect(self, reason: str) -> None:
+        """Replace a lost connection, and report what may have been missed.
+
+        Args:
+            reason: Why the connection was lost.
+
+        Raises:
+            StoppingError: `stop()` was called.
+        """
+        missed = self.wanted if self.leads else frozenset[str]()
+        since = self._connection.round_trips.proven_at
+        self._state.become("disconnected", f"lost the connection to PostgreSQL: {reason}")
+        self._connection.read_rest()
+        if self._leadership is not None:
+            self._leadership.dismiss()
+        self._connection.close()
+        hold = self._gaps.hold()
+        backoff = Backoff(LONGEST_PAUSE)
+        while True:
+            self._sleep(backoff.pause())
+            restarts = self._commands.waiting("restart")
+            if restarts:
+                self.live = set(self._registry())
+            try:
+                self._connect(hedged=True)
+            except StoppingError:
+                raise
+            except Exception as exc:
+                defect = not isinstance(exc, PgNotifierError)
+                extra = about("not_back", error=type(exc).__name__)
+                logger.info("not back yet: %s", exc, exc_info=defect, extra=extra)
+                self._state.explain(str(exc))
+                self._connection.close()
+                self._commands.end(restarts, exc)
+            else:
+                break
+        self.reconnects += 1
+        gap = Gap(*stretch(since, Moment.now()), missed, reason) if missed else None
+        self._gaps.report(hold, gap, self._find_takeover_gap())
+        self._commands.end(restarts)
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait, unless or until a restart is asked for."""
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0 and not self._commands.waiting("restart"):
+            self._connection.wait(left)
+
+    def _connect(self, *, hedged: bool) -> None:
         """Make a connection, and listen to every live channel on it if this listener leads.
 
         That includes channels that were added while there was no connection: their callers were
@@ -116,7 +205,7 @@ class Listening:
             ListenRefusedError: The server refused LISTEN, as a standby server does.
             NotListeningError: A pooler keeps notifications from arriving.
         """
-        self._connection.session = self._attempts.connect(hedged=hedged)
+        self._connection.session = connect(self._connection, hedged=hedged)
         self.leads = False
         try:
             if self._leadership is None or self._leadership.acquire():
@@ -132,7 +221,7 @@ class Listening:
 
     def _listen(self) -> None:
         """Listen to every live channel, on a connection that has the lead."""
-        self._check.listen(self.live | self._commands.channels("listen"))
+        self._heartbeat.listen(self.live | self._commands.channels("listen"))
         self.leads = True
         self._become("listening", count(len(self.live), "channel"))
 
@@ -165,9 +254,9 @@ class Listening:
             count(len(self.live), "channel"),
             extra=about("took_over", standby=name, count=len(self.live)),
         )
-        self._gaps.report(hold, self.find_takeover_gap())
+        self._gaps.report(hold, self._find_takeover_gap())
 
-    def find_takeover_gap(self) -> Gap | None:
+    def _find_takeover_gap(self) -> Gap | None:
         """Return the gap between another listener's lead and this one's, if there is one."""
         if self._leadership is None or not self.leads:
             return None

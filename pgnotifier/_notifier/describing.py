@@ -9,11 +9,8 @@ from pgnotifier.status import DispatcherStatus, Status
 
 def describe(lifecycle: Lifecycle) -> Status:
     """Return the status of a notifier: see `Notifier.status`."""
-    listener, registry, reports = (
-        lifecycle.listener,
-        lifecycle.registrar.registry,
-        lifecycle.reports,
-    )
+    listener, reports = lifecycle.listener, lifecycle.reports
+    registry = lifecycle.registrar.registry
     deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
     current = reports.states.current
     return Status(
@@ -23,12 +20,12 @@ def describe(lifecycle: Lifecycle) -> Status:
         connection=repr(lifecycle.parameters),
         channels=len(registry),
         subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
-        received=listener.received if listener is not None else 0,
-        channel_counts=listener.counts() if listener is not None else {},
+        received=listener.router.received if listener is not None else 0,
+        channel_counts=listener.router.counts() if listener is not None else {},
         errors=reports.errors.count,
-        reconnects=listener.reconnects if listener is not None else 0,
-        latency=listener.latency if listener is not None else None,
-        queue_usage=listener.queue_usage if listener is not None else None,
+        reconnects=listener.listening.reconnects if listener is not None else 0,
+        latency=listener.connection.round_trips.latency if listener is not None else None,
+        queue_usage=listener.queue_usage.usage if listener is not None else None,
         gaps=reports.gaps.count,
         last_gap=reports.gaps.last,
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),

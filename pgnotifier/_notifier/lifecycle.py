@@ -219,7 +219,6 @@ class Lifecycle:
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.forget_in_child()
-        self.reports.states.forget_in_child()
         self.probes = Probes()
         self.attachments.forget_in_child()
 
