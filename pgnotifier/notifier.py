@@ -115,13 +115,14 @@ class Notifier(Runnable):
             if value is not None:
                 check_callable(name, value)
         self.daemon = daemon
+        self.standby = standby
         self.decoder = decoder
         self._lifecycle = Lifecycle(
             self,
             make_parameters(db_conf),
             InlineDispatcher() if dispatcher is None else dispatcher,
             Reports(ErrorReport(on_error), GapReport(on_gap), StateReport(on_state)),
-            Settings(heartbeat, heartbeat_timeout, standby, buffer_size, buffer_bytes, overflow),
+            Settings(heartbeat, heartbeat_timeout, buffer_size, buffer_bytes, overflow),
             None if health_port is None else HealthServer((self,), health_port, health_host),
             wait,
         )

@@ -8,24 +8,15 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import Session, encoding_of, is_quiet
-from pgnotifier.errors import (
-    ConnectionFailedError,
-    in_one_line,
-)
+from pgnotifier.errors import ConnectionFailedError, in_one_line
 
-
-class _ConnectingThread(threading.Thread):
-    """A thread that makes a connection with some parameters. `db_conf` is called on it."""
-
-    def __init__(self, target: Callable[[], None], parameters: Parameters) -> None:
-        super().__init__(target=target, name="pgnotifier-connect", daemon=True)
-        self.parameters = parameters
+_here = threading.local()
+"""Of a thread that connects: the parameters. `db_conf` is called on it."""
 
 
 def is_connecting_here(parameters: Parameters) -> bool:
     """Return whether the calling code runs in the `db_conf` callable of a connection attempt."""
-    thread = threading.current_thread()
-    return isinstance(thread, _ConnectingThread) and thread.parameters is parameters
+    return getattr(_here, "parameters", None) is parameters
 
 
 class Connecting:
@@ -63,13 +54,14 @@ class Connecting:
         self.done = False
         self.row: tuple[Any, ...] = ()
         try:
-            _ConnectingThread(self._run, parameters).start()
+            threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
         except RuntimeError:
             # No thread can be started: the system's limit is reached, or the main program has
             # ended (Python 3.12.0 and 3.12.1).
             self._run()
 
     def _run(self) -> None:
+        _here.parameters = self._parameters
         try:
             connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is

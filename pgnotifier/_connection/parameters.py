@@ -22,44 +22,23 @@ from pgnotifier.errors import (
 )
 
 MAX_NAME_BYTES = 63
-
-
-"""https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
-
-
+"""NAMEDATALEN - 1. LISTEN truncates a longer name, and only sends a notice.
+https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 CONNECT_TIMEOUT = 10
-
-
 """Seconds to wait for each host of a connection string, unless `connect_timeout` is set."""
-
-
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
 }
-
-
 """Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
-
-
 _SHUFFLE: Mapping[str, Any] = {"load_balance_hosts": "random"}  # since libpq 16
-
-
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
-
-
 _SECRET = ("password", "sslpassword")
-
-
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
-
-
 Supply = Callable[[], Mapping[str, Any] | str]
-
-
 """A callable that returns connection parameters."""
 
 

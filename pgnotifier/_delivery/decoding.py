@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgnotifier._delivery.buffer import GapMarker, Item
 from pgnotifier._delivery.succession import Succession
-from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Arrival
 from pgnotifier.payload import decode as usual_decode
 from pgnotifier.payload import decode_bytes
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
@@ -26,7 +23,7 @@ class Decoder:
         # The usual decoder takes the bytes, which saves making a text of them.
         self._read = decode_bytes if decode is usual_decode else partial(_read_text, decode)
 
-    def decode(self, binding: "Binding", item: Item) -> Delivery | None:
+    def decode(self, binding: Binding, item: Item) -> Delivery | None:
         """Return the delivery of one item for one binding; report it if it can't be decoded."""
         data: Any = item.data
         try:
@@ -38,7 +35,7 @@ class Decoder:
 
     def decode_items(
         self,
-        items: "Iterable[Item | GapMarker]",
+        items: Iterable[Item | GapMarker],
         deliveries: list[Delivery],
         succession: Succession,
     ) -> None:
@@ -84,7 +81,7 @@ def _read_text(decode: Callable[[str], Any], data: bytes) -> Any:
     return decode(data.decode("utf-8", "surrogateescape"))
 
 
-def _report(binding: "Binding", item: Item, exc: BaseException) -> None:
+def _report(binding: Binding, item: Item, exc: BaseException) -> None:
     """Report a payload that can't be decoded."""
     data: Any = item.data
     Delivery(binding, Arrival(item.channel, None, data, item.pid, item.received_at)).report(exc)

@@ -8,16 +8,13 @@ other dispatcher's deliverer.
 
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pgnotifier._delivery.batching import Gatherer, shape
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item
 from pgnotifier._delivery.ending import Ending
-from pgnotifier.dispatch import Delivery, Dispatcher
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding
-    from pgnotifier.notification import Notification
+from pgnotifier.dispatch import Binding, Delivery, Dispatcher
+from pgnotifier.notification import Notification
 
 
 class Successor(Protocol):
@@ -42,7 +39,7 @@ class Succession:
         ending: Ending,
         buffer: Buffer,
         gatherer: Gatherer,
-        decode: "Callable[[Binding, Item], Delivery | None]",
+        decode: Callable[[Binding, Item], Delivery | None],
         deliver: Callable[[Delivery], None],
     ) -> None:
         """Take what belongs to the deliverer.
@@ -71,7 +68,7 @@ class Succession:
         """Whether a binding has an heir, and `take_back` hasn't run since."""
         return bool(self._news)
 
-    def note(self, binding: "Binding") -> None:
+    def note(self, binding: Binding) -> None:
         """Learn that a binding has an heir."""
         with self._ending.bell.lock:
             self._have_been = True
@@ -79,7 +76,7 @@ class Succession:
                 self._news.append(binding)
             self._ending.bell.ring()
 
-    def follow(self, binding: "Binding") -> "Binding":
+    def follow(self, binding: Binding) -> Binding:
         """Return the binding to deliver to now, as far as this deliverer may know."""
         while binding.heir is not None and self.serves(binding):
             if not binding.is_left:  # not yet: what the dispatcher already has comes first
@@ -88,7 +85,7 @@ class Succession:
             binding = binding.heir
         return binding
 
-    def serves(self, binding: "Binding") -> bool:
+    def serves(self, binding: Binding) -> bool:
         """Return whether a binding is one of the deliverer's own dispatcher."""
         return binding.subscription.dispatcher is self._dispatcher
 
@@ -130,7 +127,7 @@ class Succession:
         except BaseException as exc:  # noqa: BLE001 - a user's key
             delivery.report(exc)
 
-    def forward(self, binding: "Binding", item: Item | Delivery) -> None:
+    def forward(self, binding: Binding, item: Item | Delivery) -> None:
         """Hand on to another deliverer. If that has ended, deliver in its place."""
         if self._hand_on(binding, item):
             return
@@ -166,13 +163,13 @@ class Succession:
             binding.passed_on.clear()
         return back
 
-    def _split(self, delivery: Delivery) -> "Iterable[tuple[Binding, Notification]]":
+    def _split(self, delivery: Delivery) -> Iterable[tuple[Binding, Notification]]:
         """Yield what a delivery was made of, each with the binding that it is for now."""
         binding, arrived = self.follow(delivery.binding), delivery.notification
         parts = (arrived,) if binding is delivery.binding else (arrived.parts or (arrived,))
         return ((binding, part) for part in parts)
 
-    def _hand_on(self, binding: "Binding", item: Item | Delivery) -> bool:
+    def _hand_on(self, binding: Binding, item: Item | Delivery) -> bool:
         """Hand on to another dispatcher's deliverer; return False if that has ended."""
         deliverer = self.find(binding.subscription.dispatcher)
         if deliverer is None:
@@ -184,7 +181,7 @@ class Succession:
         marker.deliveries = (Delivery(binding, item.notification),)
         return deliverer.take_over(marker)
 
-    def _stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
+    def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
         while binding.heir is not None:
             binding = binding.heir

@@ -8,41 +8,36 @@ https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-pro
 
 import json
 import socket
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pgnotifier._delivery.readiness import call_aside
+from pgnotifier._health.http_server import Answer, HttpServer
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.settings import check_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pgnotifier._health.http_server import Answer, HttpServer
-    from pgnotifier.status import Status
+from pgnotifier.status import Status
 
 HOST = "127.0.0.1"
 """The address, unless `health_host` is given: only this machine can reach it."""
 BACKLOG = 128
 """How many connections may wait to be accepted."""
 PATHS = ("/healthz", "/readyz")
-PROBE_TIMEOUT = 10.0
-"""Seconds for which `probe` waits for an answer."""
 
 
 class Checked(Protocol):
     """The part of a notifier that the health server uses."""
 
     def is_running(self) -> bool: ...
-    def status(self) -> "Status": ...
+    def status(self) -> Status: ...
     def readiness_problems(self) -> list[str]: ...
 
 
 class HealthServer:
     """Answers probes for some notifiers, on its own thread."""
 
-    def __init__(self, notifiers: "Sequence[Checked]", port: int, host: str | None = None) -> None:
+    def __init__(self, notifiers: Sequence[Checked], port: int, host: str | None = None) -> None:
         """Check the arguments; `start` opens the port.
 
         Args:
@@ -68,9 +63,6 @@ class HealthServer:
         Raises:
             ConfigurationError: It can't be opened, for example because it is in use.
         """
-        # Imported here because it takes memory, and most listeners have no health port.
-        from pgnotifier._health.http_server import HttpServer
-
         if self._server is not None:
             return
         server = HttpServer(_listen(self._host, self._port), self._find_answer)
@@ -90,7 +82,7 @@ class HealthServer:
         if server is not None:
             server.close()
 
-    def _find_answer(self, path: str) -> "Future[Answer]":
+    def _find_answer(self, path: str) -> Future[Answer]:
         """Return the answer for a path, from the running check if there is one."""
         if path not in PATHS:
             unknown: Future[Answer] = Future()
@@ -101,7 +93,7 @@ class HealthServer:
             check = self._checks[path] = call_aside("pgnotifier-check", self._check, path)
         return check
 
-    def _check(self, path: str) -> "Answer":
+    def _check(self, path: str) -> Answer:
         if path == "/readyz":
             # In parallel, because each may have to wait for its queues.
             found = [
@@ -115,9 +107,7 @@ class HealthServer:
         return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
 
 
-def _make_answer(status: HTTPStatus, content: object) -> "Answer":
-    from pgnotifier._health.http_server import Answer
-
+def _make_answer(status: HTTPStatus, content: object) -> Answer:
     return Answer(status, f"{json.dumps(content)}\n".encode())
 
 
@@ -140,25 +130,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as exc:  # UnicodeError: the host isn't a valid name
         why = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(f"health_port {port} can't be opened on {host!r}: {why}") from exc
-
-
-def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str]:
-    """Ask a health server; return whether it answered 200, and the answer or the error.
-
-    Args:
-        port: Its port.
-        path: `/healthz` or `/readyz`.
-        host: Its address.
-    """
-    import http.client
-
-    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        said = response.read().decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as exc:
-        return False, f"no answer from port {port} of {host}: {exc}"
-    finally:
-        connection.close()
-    return response.status == HTTPStatus.OK, said

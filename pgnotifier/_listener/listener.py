@@ -38,19 +38,19 @@ class Settings:
     Attributes:
         heartbeat: Seconds without anything after which an idle connection is tested.
         heartbeat_timeout: Seconds within which that test has to succeed.
-        standby: The name that several listeners share if only one of them is to listen.
         buffer_size: How many notifications may wait for one dispatcher.
         buffer_bytes: How many bytes of payloads may wait for one dispatcher.
         overflow: What happens to more notifications than that.
+        standby: The name that several listeners share if only one of them is to listen.
         waits: Whether to retry until the server can be reached for the first time.
     """
 
     heartbeat: float
     heartbeat_timeout: float
-    standby: str | None
     buffer_size: int
     buffer_bytes: int
     overflow: Overflow
+    standby: str | None = None
     waits: bool = False
 
 

@@ -181,7 +181,10 @@ class Listening:
                 break
         self.reconnects += 1
         gap = Gap(*stretch(since, Moment.now()), missed, reason) if missed else None
-        self._gaps.report(hold, gap, self._find_takeover_gap())
+        takeover_gap = None
+        if self._leadership is not None and self.leads:
+            takeover_gap = self._leadership.find_gap(self.wanted)
+        self._gaps.report(hold, gap, takeover_gap)
         self._commands.end(restarts)
 
     def _sleep(self, seconds: float) -> None:
@@ -213,11 +216,7 @@ class Listening:
             else:
                 self._become("standby", f"as {self._leadership.view.name!r}")
         except ConnectionLostError as exc:
-            self._connection.close()
             raise self._connection.lost_before_listening(exc) from exc
-        except (ListenRefusedError, NotListeningError):
-            self._connection.close()
-            raise
 
     def _listen(self) -> None:
         """Listen to every live channel, on a connection that has the lead."""
@@ -238,26 +237,19 @@ class Listening:
         if not leadership.acquire():
             leadership.end_vanished_leader()
             return
+        gap: Gap | None = None
         hold = self._gaps.hold()
         try:
             self._listen()
+            name = leadership.view.name
+            logger.info(
+                "took over as %r: listening %s",
+                name,
+                count(len(self.live), "channel"),
+                extra=about("took_over", standby=name, count=len(self.live)),
+            )
+            gap = leadership.find_gap(self.wanted)
         except (ListenRefusedError, NotListeningError) as exc:
-            self._gaps.report(hold)
             raise ConnectionLostError(str(exc)) from exc  # which releases the lock
-        except BaseException:
-            self._gaps.report(hold)
-            raise
-        name = leadership.view.name
-        logger.info(
-            "took over as %r: listening %s",
-            name,
-            count(len(self.live), "channel"),
-            extra=about("took_over", standby=name, count=len(self.live)),
-        )
-        self._gaps.report(hold, self._find_takeover_gap())
-
-    def _find_takeover_gap(self) -> Gap | None:
-        """Return the gap between another listener's lead and this one's, if there is one."""
-        if self._leadership is None or not self.leads:
-            return None
-        return self._leadership.find_gap(self.wanted)
+        finally:
+            self._gaps.report(hold, gap)

@@ -261,15 +261,15 @@ class Router:
 
     def is_full(self) -> bool:
         """Return whether some buffer is full, so that nothing more should be read."""
-        return any(deliverer.full for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.full for deliverer in self.deliverers.values())
 
     def has_missed(self) -> bool:
         """Return whether something was dropped that is still to be reported."""
-        return any(deliverer.has_missed for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.has_missed for deliverer in self.deliverers.values())
 
     def is_overfull(self) -> bool:
         """Return whether some buffer is so far over its bound that nothing more may be added."""
-        return any(deliverer.overfull for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.overfull for deliverer in self.deliverers.values())
 
     def _look_up_registry(self) -> None:
         """Forget the routes if the registry has changed since they were made."""

@@ -37,8 +37,8 @@ def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
         name=deliverer.name,
         waiting=deliverer.waiting,
         delivered=deliverer.delivered,
-        dropped=deliverer.dropped,
-        full=deliverer.full,
+        dropped=deliverer.buffer.dropped,
+        full=deliverer.buffer.full,
         retrying=deliverer.retrying,
         since=deliverer.trouble.since,
         why=deliverer.trouble.why,
@@ -49,7 +49,7 @@ def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
 def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
     """Return why a connected listener reads nothing; None if it reads."""
     for one in deliverers:
-        if one.full:
+        if one.buffer.full:
             since = one.trouble.since
             shown = f" since {since.isoformat(timespec='seconds')}" if since is not None else ""
             why = f": {one.trouble.why}" if one.trouble.why else ""

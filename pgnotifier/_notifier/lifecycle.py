@@ -35,6 +35,7 @@ class Owner(process.Runner, Protocol):
     """What a lifecycle has to know of its notifier."""
 
     decoder: Callable[[str], Any]
+    standby: str | None
 
     def check_configured(self) -> None: ...
     def start(self) -> None: ...
@@ -198,7 +199,7 @@ class Lifecycle:
         if not done.wait(LIVE_TIMEOUT):
             state = self.reports.states.current.state
             listener = self.listener
-            full = listener is not None and any(d.full for d in listener.deliverers.values())
+            full = listener is not None and any(d.buffer.full for d in listener.deliverers.values())
             raise NotLiveError(
                 f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: {state}"
                 f"{', a buffer is full' if full else ''}); the change is registered, and becomes "
@@ -258,7 +259,7 @@ class Lifecycle:
             self._make_deliverer,
             self.reports.gaps,
             self.reports.states,
-            replace(self.settings, waits=bool(self.startup_wait)),
+            replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
         )
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:

@@ -1,7 +1,6 @@
 """The methods of `Notifier` that start it, stop it and check it."""
 
 import asyncio
-from dataclasses import replace
 from typing import Self
 
 from pgnotifier._notifier.describing import describe
@@ -14,6 +13,8 @@ from pgnotifier.status import Status
 class Runnable:
     """The part of `Notifier` that has nothing to do with channels and subscriptions."""
 
+    standby: str | None
+    """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
     _lifecycle: Lifecycle
 
     def __enter__(self) -> Self:
@@ -140,15 +141,6 @@ class Runnable:
             since = current.since.isoformat(timespec="seconds")
             problems.insert(0, f"{current.state} since {since}")
         return problems
-
-    @property
-    def standby(self) -> str | None:
-        """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
-        return self._lifecycle.settings.standby
-
-    @standby.setter
-    def standby(self, name: str | None) -> None:
-        self._lifecycle.settings = replace(self._lifecycle.settings, standby=name)
 
     @property
     def startup_wait(self) -> bool | float | None:

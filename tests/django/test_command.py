@@ -17,8 +17,8 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 
-from pgnotifier._health.health_server import probe
 from pgnotifier.cli.foreground import SAME
+from pgnotifier.cli.probing import probe
 from pgnotifier.contrib.django import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier

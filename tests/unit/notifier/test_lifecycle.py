@@ -128,6 +128,6 @@ def test_not_confirmed_in_time(lifecycle, monkeypatch, full):
     """The error says why: the state, and whether a buffer is full."""
     monkeypatch.setattr(module, "LIVE_TIMEOUT", 0.0)
     lifecycle.begin()
-    lifecycle.listener.deliverers[0] = SimpleNamespace(full=full)
+    lifecycle.listener.deliverers[0] = SimpleNamespace(buffer=SimpleNamespace(full=full))
     with pytest.raises(NotLiveError, match="state: stopped, a buffer" if full else r"stopped\)"):
         lifecycle.confirm(Outcome())
