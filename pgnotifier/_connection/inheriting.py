@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgnotifier._runtime.forking import renew_in_children
+from pgnotifier._runtime.process import renew_in_children
 
 _inherited: list[psycopg.Connection[Any]] = []
 

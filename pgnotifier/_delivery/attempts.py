@@ -8,8 +8,7 @@ from time import monotonic
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.ending import Ending
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.errors import BatchError, in_one_line
 

@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from pgnotifier._runtime.clock import Moment, stretch
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Gap
 

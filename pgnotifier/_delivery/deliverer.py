@@ -41,7 +41,7 @@ def called_by_callback(owner: object) -> bool:
 class Deliverer:
     """Takes what the reader puts into its buffer, decodes it and has it dispatched.
 
-    The reader calls `put`, `stow` and `retire`. The deliverer's thread calls everything that
+    The reader calls `stow`, `ring` and `retire`. The deliverer's thread calls everything that
     begins with an underscore. Any thread may call `stop`. The lock of `_ending.bell` guards the
     buffer's bounds and the flags; it is never held while decoding or dispatching.
 
@@ -49,7 +49,7 @@ class Deliverer:
         dispatcher: What gets the batches.
         name: The name of its class.
         owner: The notifier that it works for.
-        inbox: What `put` will take; for the reader alone.
+        inbox: What `stow` will take; for the reader alone.
         buffer: What waits. Others only read its attributes.
         succession: The heirs of its bindings.
         thread: It ends when all is delivered after `drain` or `stop`.
@@ -149,13 +149,8 @@ class Deliverer:
         """Since when it is retrying or full, and why."""
         return self._attempts.trouble or self.buffer.trouble
 
-    def put(self) -> None:
-        """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
-        self.stow()
-        self.ring()
-
     def stow(self) -> None:
-        """Do as `put`, but leave it to `ring` to wake the thread."""
+        """Put the inbox into the buffer; `ring` follows. Never blocks, whatever the policy."""
         items, self.inbox = self.inbox, []
         with self._ending.bell.lock:
             self.buffer.put(items)

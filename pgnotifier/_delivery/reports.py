@@ -5,8 +5,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from pgnotifier._runtime.hooks import Hook
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import QUIET, LogThrottle
+from pgnotifier._runtime.log_records import QUIET, LogThrottle, about, count
 from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.dispatch import Subscription
 from pgnotifier.notification import Gap, Notification

@@ -128,7 +128,7 @@ class Handover:
                 raise ConnectionFailedError(
                     f"no answer from PostgreSQL ({self._connection.parameters!r}) for {timeout:g} s"
                 )
-            self._connection.wait_for(session, left, write=unsent)
+            self._connection.wait(left, session, write=unsent)
 
     def _hand_on_up_to(self, session: Session, marker: Marker) -> None:
         """Have the new connection send a marker, and route what the old one gets up to it."""
@@ -164,7 +164,7 @@ class Handover:
                 return
             if monotonic() > deadline:
                 raise ConnectionLostError("another listener took the lead")
-            self._connection.wait_for(session, LOCK_PAUSE, write=False)
+            self._connection.wait(LOCK_PAUSE, session)
 
 
 def _drop_up_to(session: Session, marker: Marker) -> None:

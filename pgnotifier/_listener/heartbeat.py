@@ -23,8 +23,7 @@ from pgnotifier._listener.reader_connection import (
     ReaderConnection,
     SilentError,
 )
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.errors import ListenRefusedError, NotListeningError
 
 logger = logging.getLogger("pgnotifier.link")

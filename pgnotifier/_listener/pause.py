@@ -20,9 +20,7 @@ logger = logging.getLogger("pgnotifier.pause")
 WARN = 60.0
 """Seconds between two warnings about a pause that lasts."""
 
-Identity = tuple[bytes | None, ...]
-"""What identifies a server process: its pid, its start time, and that of its server."""
-
+# Of a server process: its pid, its start time, and that of its server.
 IDENTITY = b"""
 SELECT pid::pg_catalog.text, EXTRACT(epoch FROM backend_start)::pg_catalog.text,
   EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text

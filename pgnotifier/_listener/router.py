@@ -13,8 +13,7 @@ from pgnotifier._delivery.buffer import Item
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.clock import Moment
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Dispatcher
 
 logger = logging.getLogger("pgnotifier.routing")

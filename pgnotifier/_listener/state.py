@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from pgnotifier._runtime.hooks import Hook
-from pgnotifier._runtime.log_records import about, duration
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about, duration
 from pgnotifier.status import OnState, State, StateChange
 
 logger = logging.getLogger("pgnotifier.states")

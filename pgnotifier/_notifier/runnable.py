@@ -1,13 +1,14 @@
-"""The methods of `Notifier` that start it, stop it and check it."""
+"""The methods of `Notifier` that start it, stop it, check it and describe it."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Self
 
-from pgnotifier._notifier.describing import describe
+from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
 from pgnotifier.settings import check_settings
-from pgnotifier.status import Status
+from pgnotifier.status import DispatcherStatus, Status
 
 
 class Runnable:
@@ -127,7 +128,7 @@ class Runnable:
 
     def status(self) -> Status:
         """Return what the notifier is doing, and what it has done."""
-        return describe(self._lifecycle)
+        return _describe(self._lifecycle)
 
     def readiness_problems(self) -> list[str]:
         """Return why the notifier isn't ready; an empty list if it is.
@@ -155,3 +156,53 @@ class Runnable:
     def forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
         self._lifecycle.forget_in_child()
+
+
+def _describe(lifecycle: Lifecycle) -> Status:
+    """Return the status of a notifier: see `Notifier.status`."""
+    listener, reports = lifecycle.listener, lifecycle.reports
+    registry = lifecycle.registrar.registry
+    deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+    current = reports.states.current
+    return Status(
+        state=current.state,
+        since=current.since,
+        why=_why_paused(deliverers) if current.state == "listening" else current.why,
+        connection=repr(lifecycle.parameters),
+        channels=len(registry),
+        subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
+        received=listener.router.received if listener is not None else 0,
+        channel_counts=listener.router.counts() if listener is not None else {},
+        errors=reports.errors.count,
+        reconnects=listener.listening.reconnects if listener is not None else 0,
+        latency=listener.connection.round_trips.latency if listener is not None else None,
+        queue_usage=listener.queue_usage.usage if listener is not None else None,
+        gaps=reports.gaps.count,
+        last_gap=reports.gaps.last,
+        dispatchers=tuple(map(_describe_dispatcher, deliverers)),
+    )
+
+
+def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
+    return DispatcherStatus(
+        name=deliverer.name,
+        waiting=deliverer.waiting,
+        delivered=deliverer.delivered,
+        dropped=deliverer.buffer.dropped,
+        full=deliverer.buffer.full,
+        retrying=deliverer.retrying,
+        since=deliverer.trouble.since,
+        why=deliverer.trouble.why,
+        details=deliverer.dispatcher.details(),
+    )
+
+
+def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
+    """Return why a connected listener reads nothing; None if it reads."""
+    for one in deliverers:
+        if one.buffer.full:
+            since = one.trouble.since
+            shown = f" since {since.isoformat(timespec='seconds')}" if since is not None else ""
+            why = f": {one.trouble.why}" if one.trouble.why else ""
+            return f"nothing is read{shown}, as the buffer of {one.name} is full{why}"
+    return None

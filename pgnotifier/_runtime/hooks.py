@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pgnotifier._runtime.forking import renew_in_children
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about
+from pgnotifier._runtime.process import renew_in_children
 from pgnotifier._runtime.sync import Gate
 
 logger = logging.getLogger("pgnotifier.hook")

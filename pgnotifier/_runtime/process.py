@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -9,12 +10,29 @@ import weakref
 from time import monotonic
 from typing import Protocol
 
-from pgnotifier._runtime import forking  # noqa: F401 - registered before us, it goes first
-
 # So that they are registered before this module: see the end of this file.
 with contextlib.suppress(ImportError):  # some platforms have no processes, or no threads
     import concurrent.futures.process
     import concurrent.futures.thread  # noqa: F401
+
+
+class Renewable(Protocol):
+    """Something with locks or threads, of which a child has only what it makes itself."""
+
+    def renew(self) -> None:
+        """Be as new, in a forked child. A thread that doesn't exist there may hold any lock."""
+
+
+_known: "weakref.WeakValueDictionary[int, Renewable]" = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def renew_in_children(one: Renewable) -> None:
+    """Have something renewed in each child that is forked for as long as it exists.
+
+    What was registered first is renewed first.
+    """
+    _known[next(_numbers)] = one
 
 
 class Runner(Protocol):
@@ -94,6 +112,8 @@ def _wait_a_while() -> bool:
 
 
 def _in_child() -> None:
+    for one in tuple(_known.values()):
+        one.renew()
     _running.clear()
     _finishing.clear()
     for notifier in tuple(_notifiers):

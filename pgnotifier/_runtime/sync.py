@@ -6,8 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.process import renew_in_children
 
 
 class Gate:

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary, ref
 
-from pgnotifier._runtime.forking import renew_in_children
+from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.dispatch import Batch, Binding, Delivery, Dispatcher, Subscription
 from pgnotifier.dispatchers.claiming import claim
 

@@ -4,8 +4,7 @@ import logging
 import threading
 from contextvars import copy_context
 
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.dispatch import Batch, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process, call
 from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget

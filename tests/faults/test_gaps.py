@@ -120,7 +120,7 @@ def test_flapping_while_on_gap_hangs(
         sessions.notify("orders", number)
         eventually(lambda number=number: notifier.status().received == number + 1)
     (deliverer,) = notifier._lifecycle.listener.deliverers.values()
-    assert deliverer._buffer._markers == 3
+    assert deliverer.buffer._markers == 3
     last = notifier.status().last_gap
     assert ledger.delivered == []
     done.set()

@@ -193,7 +193,8 @@ def test_bytes_that_are_not_unicode(make_deliverer, eventually):
     fake = Fake()
     deliverer = make_deliverer(fake)
     deliverer.inbox.append(Item("a", (bind(fake),), b"\xff\xfe ok", 7, NOW, PROVEN))
-    deliverer.put()
+    deliverer.stow()
+    deliverer.ring()
     deliverer.start()
     eventually(lambda: deliverer.delivered == 1)
     assert fake.delivered == ["\udcff\udcfe ok"]
