@@ -8,7 +8,7 @@ from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._listener.commands import Commands
 from pgnotifier._listener.connection_attempts import connect
 from pgnotifier._listener.gaps import Gaps
-from pgnotifier._listener.handover import Handover
+from pgnotifier._listener.handover import move
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
@@ -74,7 +74,6 @@ class Listening:
         self._router = connection.router
         self._connection = connection
         self._heartbeat = heartbeat
-        self._handover = Handover(connection, heartbeat)
         self._leadership = leadership
         self._gaps = gaps
         self._state = state
@@ -104,7 +103,7 @@ class Listening:
         self._router.start_deliverers(registered)
         if self.leads:
             view = None if self._leadership is None else self._leadership.view
-            self._handover.run(registered, view)
+            move(self._connection, self._heartbeat, registered, view)
         else:
             session = connect(self._connection)
             self._connection.close()

@@ -185,18 +185,17 @@ class Changes:
     ) -> None:
         """Wait until a change is live; undo it if the server refuses it, else keep it."""
         self._registrar.spelling.warn()
+        end: Callable[[], None] = partial(self._keep, keep)
         try:
             if done is not None:
                 self._lifecycle.confirm(done)
             elif self._starts_notifier(autorun):
                 self._owner.start()
         except ListenRefusedError:
-            undo()
+            end = undo
             raise
-        except BaseException:
-            self._keep(keep)
-            raise
-        self._keep(keep)
+        finally:
+            end()
 
     def _keep(self, keep: Callable[[], None]) -> None:
         if not self._lifecycle.lock.puts_off(partial(self._keep, keep)):
