@@ -13,7 +13,7 @@ from pgnotifier._listener.state import StateReport
 from pgnotifier._notifier.changes import Changes
 from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
-from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
 from pgnotifier._runtime import process
 from pgnotifier.dispatch import Dispatcher, Subscription

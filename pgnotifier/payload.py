@@ -11,8 +11,14 @@ import msgspec
 from pgnotifier._payload.literal import read_literal, write_literal
 from pgnotifier._payload.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
 from pgnotifier._payload.numbers import TooManyDigitsError, read_json, read_number, survives
-from pgnotifier._payload.plain import INT_BOUND, make_plain
-from pgnotifier._payload.substitutes import Encoder, Substitute, make_substitute, refuse
+from pgnotifier._payload.plain import (
+    INT_BOUND,
+    Encoder,
+    Substitute,
+    make_plain,
+    make_substitute,
+    refuse,
+)
 
 
 def decode(text: str) -> Any:

@@ -24,6 +24,11 @@ class Connecting:
 
     Name resolution and a host that doesn't answer can block for a long time. Meanwhile the
     reader still reacts to `stop()`, and can abandon the attempt.
+
+    Attributes:
+        done: Whether it has ended; the rest is valid from then on.
+        error: Why connecting or the statement failed, if it did.
+        row: The first row of the statement's answer.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class Connecting:
         self._shuffle = shuffle
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
-        self._error: Exception | None = None
+        self.error: Exception | None = None
         self._abandoned = False
         self.done = False
         self.row: tuple[Any, ...] = ()
@@ -65,13 +70,13 @@ class Connecting:
         try:
             connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
-            self._error = exc
+            self.error = exc
         except BaseException as exc:  # noqa: BLE001 - db_conf() calls sys.exit(), say
             # Raised on this thread, it would end nothing but the thread, and be waited for in vain.
-            self._error = ConnectionFailedError(
+            self.error = ConnectionFailedError(
                 f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
             )
-            self._error.__cause__ = exc
+            self.error.__cause__ = exc
         else:
             with self._lock:
                 self._connection = connection
@@ -92,26 +97,21 @@ class Connecting:
                 cursor = connection.execute(self._statement)
                 self.row = (cursor.fetchone() if cursor.description else None) or ()
         except psycopg.Error as exc:
-            self._error = ConnectionFailedError(
+            self.error = ConnectionFailedError(
                 f"lost the new connection to PostgreSQL ({self._parameters!r}) during its set-up: "
                 f"{in_one_line(exc)}"
             )
             connection.close()
 
     @property
-    def has_failed(self) -> bool:
-        """Whether connecting or the statement failed. Valid once `done`."""
-        return self._error is not None
-
-    @property
     def is_quiet(self) -> bool:
         """Whether it has connected, and there is nothing to read. Valid once `done`."""
-        return not self.has_failed and self._connection is not None and is_quiet(self._connection)
+        return self.error is None and self._connection is not None and is_quiet(self._connection)
 
     def result(self) -> "Session":
         """Return the session, or raise the reason why connecting failed. Valid once `done`."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         assert self._connection is not None
         return Session(self._connection)
 

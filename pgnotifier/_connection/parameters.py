@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -250,8 +250,9 @@ def _parse(conninfo: str) -> dict[str, Any]:
             return libpq.conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
         # libpq quotes the text where parsing failed, and that may be part of the password.
-        for name in _unknown_names(str(exc)):
-            raise ConfigurationError(_unknown(name)) from None
+        message = str(exc)
+        if "invalid connection option" in message or "invalid URI query parameter" in message:
+            raise ConfigurationError(_unknown(message.split('"')[1])) from None
     except UnicodeEncodeError:
         pass
     raise ConfigurationError(
@@ -295,11 +296,6 @@ def _check_values(given: Mapping[str, Any]) -> None:
             "'host' must be a name or an address without '@'; give the user and the password as "
             "the parameters 'user' and 'password'"
         )
-
-
-def _unknown_names(message: str) -> Iterable[str]:
-    if "invalid connection option" in message or "invalid URI query parameter" in message:
-        yield message.split('"')[1]
 
 
 def _unknown(name: str) -> str:

@@ -10,7 +10,7 @@ import psycopg
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, is_quiet
-from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._payload.plain import Encoder
 from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.errors import (
     ChannelNameError,

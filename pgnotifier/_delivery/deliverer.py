@@ -277,7 +277,7 @@ class Deliverer:
                     pass
                 self._wait_for_pending()
                 with ending.bell.lock:
-                    more = self.succession.has_news or self.buffer
+                    more = self.succession.news or self.buffer
                     ending.has_ended = ending.is_abandoned or not more
         finally:
             ending.has_ended = True
@@ -292,7 +292,7 @@ class Deliverer:
         items = self._take()
         ending = not items and self._ending.is_draining
         deliveries: list[Delivery] = []
-        has_news = self.succession.has_news
+        has_news = bool(self.succession.news)
         if has_news:
             self._take_back(deliveries)
         self._decoder.decode_items(items, deliveries, self.succession)
@@ -310,7 +310,7 @@ class Deliverer:
     def _wait_for_pending(self) -> None:
         dispatchers = (self.dispatcher, *self.succession.helped)
         while any(one.pending for one in dispatchers):
-            if self._ending.is_abandoned or self.succession.has_news:
+            if self._ending.is_abandoned or self.succession.news:
                 return
             sleep(PENDING_CHECK)
 
@@ -318,14 +318,14 @@ class Deliverer:
         return self.buffer.may_take(draining=self._ending.is_draining)
 
     def _is_empty(self) -> bool:
-        return not (self.buffer or self._gatherer.waiting or self.succession.has_news)
+        return not (self.buffer or self._gatherer.waiting or self.succession.news)
 
     def _take(self) -> list[Item | GapMarker]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         ending, succession = self._ending, self.succession
         pends = ending.is_retiring and self.dispatcher.pending > 0
         with ending.bell.lock:
-            while not (self._may_take() or ending.is_draining or succession.has_news):
+            while not (self._may_take() or ending.is_draining or succession.news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:

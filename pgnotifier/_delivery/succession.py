@@ -30,6 +30,7 @@ class Succession:
 
     Attributes:
         find: Returns the deliverer of a dispatcher, which is made if there is none.
+        news: The bindings that have got an heir since `take_back` has run.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
     """
 
@@ -60,20 +61,15 @@ class Succession:
         self._gatherer = gatherer
         self._decode = decode
         self._deliver = deliver
-        self._news: list[Binding] = []
+        self.news: list[Binding] = []
         self._have_been = False
-
-    @property
-    def has_news(self) -> bool:
-        """Whether a binding has an heir, and `take_back` hasn't run since."""
-        return bool(self._news)
 
     def note(self, binding: Binding) -> None:
         """Learn that a binding has an heir."""
         with self._ending.bell.lock:
             self._have_been = True
-            if binding not in self._news:
-                self._news.append(binding)
+            if binding not in self.news:
+                self.news.append(binding)
             self._ending.bell.ring()
 
     def follow(self, binding: Binding) -> Binding:
@@ -152,7 +148,7 @@ class Succession:
         a batch as well: what comes later must not overtake what it passes on.
         """
         with self._ending.bell.lock:
-            news, self._news = self._news, []
+            news, self.news = self.news, []
         for binding in news:
             binding.is_left = True
         back: dict[int, Delivery] = {}  # as what is retried may be passed on twice

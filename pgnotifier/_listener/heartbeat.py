@@ -138,7 +138,7 @@ class Heartbeat:
         second = Connecting(self._connection.parameters, self._connection.wake, query)
         try:
             wait_for_any(self._connection, [second], self._connection.timeout)
-            if not second.done or second.has_failed:
+            if not second.done or second.error is not None:
                 # A pool in transaction mode would have had a connection for it.
                 extra = about("pooler_unknown")
                 logger.info("no second connection to check the pooler with", extra=extra)

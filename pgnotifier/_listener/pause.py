@@ -110,7 +110,7 @@ class Pause:
             self._looking = Connecting(self._parameters, self._waiter.wake, query)
 
     def _judge(self, session: Session, looked: Connecting) -> None:
-        if looked.has_failed:
+        if looked.error is not None:
             logger.info(
                 "no second connection to check whether the paused one has ended",
                 extra=about("pause_unwatched"),

@@ -33,7 +33,6 @@ ELSEWHERE = {
     "_payload/nesting.py": "unit/test_payload.py",
     "_payload/numbers.py": "unit/test_payload.py",
     "_payload/plain.py": "unit/test_payload.py",
-    "_payload/substitutes.py": "unit/test_payload.py",
     "_registry/change.py": "unit/registry/test_writer.py",
     "_registry/checks.py": "unit/registry/test_writer.py",
     "dispatchers/claiming.py": "integration/test_forgetting.py",

@@ -121,7 +121,7 @@ class Route:
     def _is_busy(self):
         """Return whether some deliverer does anything but wait for more."""
         found = tuple(self.router.deliverers.values())
-        return any(d.waiting or d.succession.has_news or not self._rests(d) for d in found)
+        return any(d.waiting or d.succession.news or not self._rests(d) for d in found)
 
     def _rests(self, deliverer):
         return bool(deliverer._ending.bell.is_waited_for)
