@@ -123,7 +123,7 @@ class Notifier(Runnable):
             InlineDispatcher() if dispatcher is None else dispatcher,
             Reports(ErrorReport(on_error), GapReport(on_gap), StateReport(on_state)),
             Settings(heartbeat, heartbeat_timeout, buffer_size, buffer_bytes, overflow),
-            None if health_port is None else HealthServer((self,), health_port, health_host),
+            HealthServer((self,), health_port, health_host),
             wait,
         )
         self._changes = Changes(self, self._lifecycle, autorun)

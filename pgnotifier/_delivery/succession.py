@@ -7,6 +7,7 @@ other dispatcher's deliverer.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
 
@@ -23,46 +24,35 @@ class Successor(Protocol):
     def take_over(self, item: Item | GapMarker) -> bool: ...
 
 
+@dataclass(eq=False)
 class Succession:
     """The heirs of the bindings that a deliverer delivers to.
 
     Any thread may call `note`. The deliverer's thread calls the rest.
 
     Attributes:
-        find: Returns the deliverer of a dispatcher, which is made if there is none.
-        news: The bindings that have got an heir since `take_back` has run.
+        _dispatcher: The deliverer's dispatcher.
+        _ending: Guards its buffer; its bell is rung when there is something to do.
+        _buffer: What waits undecoded.
+        _gatherer: What is held back.
+        _decode: Makes a delivery of an item, or reports that it can't.
+        _deliver: Has another dispatcher deliver, in place of its own deliverer.
+        find: Returns the deliverer of a dispatcher, which is made if there is none. None: there is
+            no other deliverer.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
+        news: The bindings that have got an heir since `take_back` has run.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        ending: Ending,
-        buffer: Buffer,
-        gatherer: Gatherer,
-        decode: Callable[[Binding, Item], Delivery | None],
-        deliver: Callable[[Delivery], None],
-    ) -> None:
-        """Take what belongs to the deliverer.
-
-        Args:
-            dispatcher: Its dispatcher.
-            ending: Guards its buffer; its bell is rung when there is something to do.
-            buffer: What waits undecoded.
-            gatherer: What is held back.
-            decode: Makes a delivery of an item, or reports that it can't.
-            deliver: Has another dispatcher deliver, in place of its own deliverer.
-        """
-        self.find: Callable[[Dispatcher], Successor | None] = lambda _: None
-        self.helped: set[Dispatcher] = set()
-        self._dispatcher = dispatcher
-        self._ending = ending
-        self._buffer = buffer
-        self._gatherer = gatherer
-        self._decode = decode
-        self._deliver = deliver
-        self.news: list[Binding] = []
-        self._have_been = False
+    _dispatcher: Dispatcher
+    _ending: Ending
+    _buffer: Buffer
+    _gatherer: Gatherer
+    _decode: Callable[[Binding, Item], Delivery | None]
+    _deliver: Callable[[Delivery], None]
+    find: Callable[[Dispatcher], Successor] | None = field(default=None, init=False)
+    helped: set[Dispatcher] = field(default_factory=set, init=False)
+    news: list[Binding] = field(default_factory=list, init=False)
+    _have_been: bool = field(default=False, init=False)
 
     def note(self, binding: Binding) -> None:
         """Learn that a binding has an heir."""
@@ -167,9 +157,9 @@ class Succession:
 
     def _hand_on(self, binding: Binding, item: Item | Delivery) -> bool:
         """Hand on to another dispatcher's deliverer; return False if that has ended."""
-        deliverer = self.find(binding.subscription.dispatcher)
-        if deliverer is None:
+        if self.find is None:
             return False
+        deliverer = self.find(binding.dispatcher)
         if not isinstance(item, Delivery):
             return deliverer.take_over(item.for_bindings((binding,)))
         marker = GapMarker()

@@ -37,12 +37,14 @@ class Checked(Protocol):
 class HealthServer:
     """Answers probes for some notifiers, on its own thread."""
 
-    def __init__(self, notifiers: Sequence[Checked], port: int, host: str | None = None) -> None:
+    def __init__(
+        self, notifiers: Sequence[Checked], port: int | None, host: str | None = None
+    ) -> None:
         """Check the arguments; `start` opens the port.
 
         Args:
             notifiers: The notifiers. All of them have to be healthy.
-            port: From 1 to 65535.
+            port: From 1 to 65535. None: `start` opens none.
             host: The address to listen on, or its name. `0.0.0.0` stands for all IPv4 addresses
                 of the machine, `::` for all IPv4 and IPv6 addresses. Default: 127.0.0.1.
 
@@ -50,7 +52,8 @@ class HealthServer:
             ArgumentTypeError: The port isn't an int, or the host isn't a str.
             ConfigurationError: The port is out of range, or the host is empty.
         """
-        check_settings(health_port=port, health_host=host)
+        if port is not None:
+            check_settings(health_port=port, health_host=host)
         self._notifiers = notifiers
         self._port = port
         self._host = HOST if host is None else host
@@ -58,12 +61,12 @@ class HealthServer:
         self._checks: dict[str, Future[Answer]] = {}  # by path; used by the server's thread
 
     def start(self) -> None:
-        """Open the port; a no-op if it is open.
+        """Open the port; a no-op if it is open, or if there is none.
 
         Raises:
             ConfigurationError: It can't be opened, for example because it is in use.
         """
-        if self._server is not None:
+        if self._server is not None or self._port is None:
             return
         server = HttpServer(_listen(self._host, self._port), self._find_answer)
         server.start()

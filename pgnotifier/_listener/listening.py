@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from time import monotonic
 
 from pgnotifier._connection.session import ConnectionLostError
@@ -32,6 +33,7 @@ LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect, at most."""
 
 
+@dataclass(eq=False)
 class Listening:
     """Makes connections, and listens to the live channels on them; owned by the reader.
 
@@ -40,43 +42,28 @@ class Listening:
     that of the restart.
 
     Attributes:
+        _registry: Returns the current registry.
+        _commands: What was asked for and isn't done yet.
+        _connection: The reader's connection.
+        _heartbeat: Checks that a new connection receives notifications.
+        _leadership: Asks for the lead, if listeners share a standby name.
+        _gaps: Holds back deliveries, and reports what may have been missed.
+        _state: Is set to `listening`, `standby` or `disconnected`.
         live: The channels that are listened to, or will be once this listener leads.
         leads: Whether the connection listens. False on a standby.
         reconnects: How many connections have replaced another one.
     """
 
-    def __init__(
-        self,
-        registry: Callable[[], Registry],
-        commands: Commands,
-        connection: ReaderConnection,
-        heartbeat: Heartbeat,
-        leadership: Leadership | None,
-        gaps: Gaps,
-        state: StateReport,
-    ) -> None:
-        """Begin without a connection.
-
-        Args:
-            registry: Returns the current registry.
-            commands: What was asked for and isn't done yet.
-            connection: The reader's connection.
-            heartbeat: Checks that a new connection receives notifications.
-            leadership: Asks for the lead, if listeners share a standby name.
-            gaps: Holds back deliveries, and reports what may have been missed.
-            state: Is set to `listening`, `standby` or `disconnected`.
-        """
-        self.live: set[str] = set()
-        self.leads = False
-        self.reconnects = 0
-        self._registry = registry
-        self._commands = commands
-        self._router = connection.router
-        self._connection = connection
-        self._heartbeat = heartbeat
-        self._leadership = leadership
-        self._gaps = gaps
-        self._state = state
+    _registry: Callable[[], Registry]
+    _commands: Commands
+    _connection: ReaderConnection
+    _heartbeat: Heartbeat
+    _leadership: Leadership | None
+    _gaps: Gaps
+    _state: StateReport
+    live: set[str] = field(default_factory=set, init=False)
+    leads: bool = field(default=False, init=False)
+    reconnects: int = field(default=0, init=False)
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -85,7 +72,7 @@ class Listening:
 
     def add(self, channels: Iterable[str]) -> None:
         """Listen to more channels."""
-        self._router.start_deliverers(channels)
+        self._connection.router.start_deliverers(channels)
         if self.leads:
             self._connection.change("LISTEN", channels)
         self.live.update(channels)
@@ -95,12 +82,12 @@ class Listening:
         if self.leads:
             self._connection.change("UNLISTEN", channels)
         self.live.difference_update(channels)
-        self._router.forget_leaving()
+        self._connection.router.forget_leaving()
 
     def move(self) -> None:
         """Move to a new connection, and listen to what is registered now."""
         registered = set(self._registry())
-        self._router.start_deliverers(registered)
+        self._connection.router.start_deliverers(registered)
         if self.leads:
             view = None if self._leadership is None else self._leadership.view
             move(self._connection, self._heartbeat, registered, view)
@@ -109,7 +96,7 @@ class Listening:
             self._connection.close()
             self._connection.session = session
         self.live = registered
-        self._router.forget_leaving()
+        self._connection.router.forget_leaving()
         self.reconnects += 1
         logger.info("moved to a new connection", extra=about("moved"))
 
@@ -128,7 +115,7 @@ class Listening:
         while True:
             restarts = self._commands.waiting("restart")
             self.live = set(self._registry())
-            self._router.start_deliverers(self.live)
+            self._connection.router.start_deliverers(self.live)
             try:
                 self._connect(hedged=waits)
             except ConnectionFailedError as exc:

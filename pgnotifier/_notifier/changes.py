@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 
 from pgnotifier._delivery.deliverer import called_by_callback
+from pgnotifier._listener.commands import Verb
 from pgnotifier._notifier.autostart import starts
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
 from pgnotifier._registry.change import Change, Claim
@@ -43,7 +44,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             claim = self._registrar.add(names)
-            done = self._request_listen(names, autorun)
+            done = self._request("listen", names, autorun)
         self._wait_live(
             done,
             autorun,
@@ -57,7 +58,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             self._registrar.remove(names)
-            self._request_unlisten(names, autorun)
+            self._request("unlisten", names, autorun)
         self._unbind_leaving()
 
     def subscribe(self, given: Subscription, autorun: bool) -> None:
@@ -78,7 +79,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             if self._registrar.unsubscribe(id, channel):
-                self._request_unlisten([channel], autorun)
+                self._request("unlisten", [channel], autorun)
         self._unbind_leaving()
 
     def mute_channels(self, names: list[str] | None, *, muted: bool) -> None:
@@ -117,7 +118,7 @@ class Changes:
                 raise
             with self._lifecycle.lock:
                 if self._registrar.complete(change, bound):
-                    done = self._request_listen([given.channel], autorun)
+                    done = self._request("listen", [given.channel], autorun)
                     break
             again = True
         self.attach(given.dispatcher)  # it may have lost its last subscription meanwhile
@@ -165,16 +166,13 @@ class Changes:
             self._registrar.give_up(claim)
         self._unbind_leaving()
 
-    def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
-        """Queue LISTEN for a listener that runs. Under the lock: in the registry's order."""
-        listener = self._lifecycle.running
-        return listener.request("listen", names) if autorun and listener and names else None
+    def _request(self, verb: Verb, names: list[str], autorun: bool) -> Outcome | None:
+        """Queue a command for a listener that runs. Under the lock: in the registry's order.
 
-    def _request_unlisten(self, names: list[str], autorun: bool) -> None:
-        # Nobody has to wait for it: the registry has no lanes for what still arrives.
+        Nobody has to wait for UNLISTEN: the registry has no lanes for what still arrives.
+        """
         listener = self._lifecycle.running
-        if autorun and listener and names:
-            listener.request("unlisten", names)
+        return listener.request(verb, names) if autorun and listener and names else None
 
     def _wait_live(
         self,

@@ -81,7 +81,7 @@ class Lifecycle:
         default: Dispatcher,
         reports: Reports,
         settings: Settings,
-        health: HealthServer | None,
+        health: HealthServer,
         startup_wait: bool | float | None,
     ) -> None:
         """Make the parts that a listener works with. Nothing is started, no dispatcher attached.
@@ -92,7 +92,7 @@ class Lifecycle:
             default: The notifier's own dispatcher.
             reports: What is reported.
             settings: How to listen, and the bounds of buffers.
-            health: Answers probes while a listener runs, if given.
+            health: Answers probes while a listener runs.
             startup_wait: What `Notifier(wait=)` takes.
         """
         self.lock = ChangeLock()
@@ -215,8 +215,7 @@ class Lifecycle:
         """Forget the parent's listener, threads and port in a forked child."""
         self.lock = ChangeLock()
         self._stopped.open()
-        if self._health is not None:
-            self._health.forget_in_child()
+        self._health.forget_in_child()
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.forget_in_child()
@@ -284,8 +283,7 @@ class Lifecycle:
         """Start a listener without the lock, as dispatchers and log handlers are user code."""
         try:
             self.attachments.open_all()
-            if self._health is not None:
-                self._health.start()
+            self._health.start()
             listener.start()
         except BaseException as exc:
             interrupted = NotifierStoppedError("starting was interrupted")
@@ -295,7 +293,7 @@ class Lifecycle:
                     self._ended()
             raise
         with self.lock:  # a `stop()` in between has found no open port to close
-            if self.listener is None and self._health is not None:
+            if self.listener is None:
                 self._health.stop()
 
     def _give_up(self, listener: Listener) -> None:
@@ -327,7 +325,6 @@ class Lifecycle:
 
     def _ended(self) -> None:
         self.listener = None
-        if self._health is not None:
-            self._health.stop()
+        self._health.stop()
         process.release(self._owner)
         self._stopped.open()
