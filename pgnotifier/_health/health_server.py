@@ -58,7 +58,6 @@ class HealthServer:
         self._port = port
         self._host = HOST if host is None else host
         self._server: HttpServer | None = None
-        self._checks: dict[str, Future[Answer]] = {}  # by path; used by the server's thread
 
     def start(self) -> None:
         """Open the port; a no-op if it is open, or if there is none.
@@ -81,20 +80,16 @@ class HealthServer:
     def forget_in_child(self) -> None:
         """Close the parent's port in a forked child, which has no server thread."""
         server, self._server = self._server, None
-        self._checks.clear()
         if server is not None:
             server.close()
 
     def _find_answer(self, path: str) -> Future[Answer]:
-        """Return the answer for a path, from the running check if there is one."""
+        """Return the answer for a path, which a check on a thread of its own makes."""
         if path not in PATHS:
             unknown: Future[Answer] = Future()
             unknown.set_result(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
             return unknown
-        check = self._checks.get(path)
-        if check is None or check.done():
-            check = self._checks[path] = call_aside("pgnotifier-check", self._check, path)
-        return check
+        return call_aside("pgnotifier-check", self._check, path)
 
     def _check(self, path: str) -> Answer:
         if path == "/readyz":

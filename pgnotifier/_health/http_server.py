@@ -19,7 +19,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from pgnotifier._runtime.log_records import about
 
@@ -60,17 +59,14 @@ class HttpServer:
         Args:
             listening: A bound and listening socket.
             find_answer: Returns the future of the answer for a path. The server's thread calls
-                it, so it must not wait.
+                it, so it must not wait. All who ask until that is done get this answer.
         """
         listening.settimeout(0)
         self._listening = listening
         self._find_answer = find_answer
         self._clients: dict[socket.socket, asyncio.Task[None]] = {}  # the oldest first
         self._waiting: set[socket.socket] = set()  # those that wait for an answer
-        # Of each future one, as many clients may wait for the same one.
-        self._answers: WeakKeyDictionary[Future[Answer], asyncio.Future[Answer]] = (
-            WeakKeyDictionary()
-        )
+        self._answers: dict[str, asyncio.Future[Answer]] = {}  # under way, by path
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._stopping = asyncio.Event()
@@ -202,10 +198,10 @@ class HttpServer:
         return head
 
     async def _await_answer(self, path: str) -> Answer:
-        future = self._find_answer(path)
-        answer = self._answers.get(future)
+        self._answers = {known: one for known, one in self._answers.items() if not one.done()}
+        answer = self._answers.get(path)
         if answer is None:
-            answer = self._answers[future] = asyncio.wrap_future(future)
+            answer = self._answers[path] = asyncio.wrap_future(self._find_answer(path))
         await asyncio.wait([answer], timeout=ANSWER_TIMEOUT)
         if not answer.done():
             return _refuse(HTTPStatus.SERVICE_UNAVAILABLE)
