@@ -111,7 +111,7 @@ class Deliverer:
         try:
             self.thread.start()
         except RuntimeError:
-            self.thread = self._make_thread()
+            self.thread = self._make_thread()  # since Python 3.13, the other one counts as done
             raise
 
     def is_current(self) -> bool:

@@ -57,10 +57,7 @@ class Heartbeat:
             # Notifications arrive, so LISTEN works. Only the moment up to which everything has
             # been read is to be proven, and a query does that at no cost to other listeners.
             self._connection.ask(b"SELECT 1")
-        else:
-            self._beat_or_ask()
-
-    def _beat_or_ask(self) -> None:
+            return
         try:
             self.beat()
         except ListenRefusedError as exc:  # the queue is full, for example: LISTEN still works
@@ -143,16 +140,13 @@ class Heartbeat:
                 extra = about("pooler_unknown")
                 logger.info("no second connection to check the pooler with", extra=extra)
                 return
-            self._wait_for(token)
+            deadline = monotonic() + self._connection.timeout
+            while token not in self._connection.router.echoes:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise NotListeningError(f"{POOLED} ({self._connection.parameters!r})")
+                self._connection.wait(left)
+                self._connection.read()
         finally:
             second.abandon()
             self._connection.router.echoes.clear()
-
-    def _wait_for(self, token: str) -> None:
-        deadline = monotonic() + self._connection.timeout
-        while token not in self._connection.router.echoes:
-            left = deadline - monotonic()
-            if left <= 0:
-                raise NotListeningError(f"{POOLED} ({self._connection.parameters!r})")
-            self._connection.wait(left)
-            self._connection.read()

@@ -13,7 +13,7 @@ from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._delivery.buffer import REPORT_PAUSE, Overflow
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
-from pgnotifier._listener.commands import Command, Commands, Verb
+from pgnotifier._listener.commands import Commands, Verb
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
@@ -320,17 +320,14 @@ class Listener:
     def _run_commands(self) -> None:
         while (command := self._commands.first()) is not None:
             try:
-                self._run_command(command)
+                match command.verb:
+                    case "listen":
+                        self.listening.add(command.channels)
+                    case "unlisten":
+                        self.listening.remove(command.channels)
+                    case "restart":
+                        self.listening.move()
             except PgNotifierError as exc:
                 self._commands.end([command], exc)
             else:
                 self._commands.end([command])
-
-    def _run_command(self, command: Command) -> None:
-        match command.verb:
-            case "listen":
-                self.listening.add(command.channels)
-            case "unlisten":
-                self.listening.remove(command.channels)
-            case "restart":
-                self.listening.move()

@@ -112,12 +112,12 @@ class Changes:
             with self._lifecycle.lock:
                 change = self._registrar.begin(given.id, given.channel, undoing)
             try:
-                bound = self._registrar.bind(given, change, again=again)
+                self._registrar.bind(given, change, again=again)
             except BaseException:
                 self._unbind_leaving()
                 raise
             with self._lifecycle.lock:
-                if self._registrar.complete(change, bound):
+                if self._registrar.complete(change):
                     done = self._request("listen", [given.channel], autorun)
                     break
             again = True

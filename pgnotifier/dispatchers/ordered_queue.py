@@ -45,7 +45,6 @@ class Lanes:
             limit: How many deliveries may be pending.
             ordered: Whether those of a lane follow each other; else all may begin at once.
         """
-        self.pending = 0
         self._limit = limit
         self._ordered = ordered
         self._lanes: WeakValueDictionary[object, Lane] = WeakValueDictionary()

@@ -54,8 +54,8 @@ class Route:
 
     def _complete(self, subscription, undoing=None):
         change = self.registrar.begin(subscription.id, subscription.channel, undoing)
-        bound = self.registrar.bind(subscription, change)
-        assert self.registrar.complete(change, bound)
+        self.registrar.bind(subscription, change)
+        assert self.registrar.complete(change)
         return change
 
     def send(self, channel, *payloads):
