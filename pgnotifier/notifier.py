@@ -128,7 +128,7 @@ class Notifier(Runnable):
         )
         self._changes = Changes(self, self._lifecycle, autorun)
         self._changes.attach(self._lifecycle.attachments.default)
-        process.watch(self)
+        process.notifiers.add(self)
 
     def __repr__(self) -> str:
         state = self._lifecycle.reports.states.current.state

@@ -242,7 +242,7 @@ class Lifecycle:
                 if listener is None or listener.ended.is_open:
                     listener = self.listener = self._make_listener()
                     self._stopped = Gate()
-                    process.hold(self._owner)
+                    process.running.add(self._owner)
                     break
             if listener.waits_for_caller():
                 raise NotifierStoppedError("the notifier is still stopping; start it afterwards")
@@ -316,8 +316,7 @@ class Lifecycle:
                 extra=about("undelivered", count=undelivered),
             )
         if not self._owner.daemon:
-            for thread in listener.delivering_here():
-                process.see_out(thread)
+            process.finishing.update(listener.delivering_here())
         with self.lock:
             if self.listener is listener:
                 self._ended()
@@ -326,5 +325,5 @@ class Lifecycle:
     def _ended(self) -> None:
         self.listener = None
         self._health.stop()
-        process.release(self._owner)
+        process.running.discard(self._owner)
         self._stopped.open()

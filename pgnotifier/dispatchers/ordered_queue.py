@@ -228,7 +228,7 @@ class LaneTarget(NamedTuple):
 
 
 class LaneDispatcher(Dispatcher):
-    """What the dispatchers share whose callbacks run beside the deliverer's thread."""
+    """What dispatchers share that have callbacks run beside the deliverer's thread."""
 
     def __init__(self, max_pending: int, *, ordered: bool) -> None:
         self._lanes = Lanes(max_pending, ordered=ordered)
