@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -103,7 +104,8 @@ def encode_exactly(value: Any) -> str:
     Raises:
         PayloadEncodingError: There is no such text.
     """
-    return _encode(value, refuse, _is_json_with_decimals, _write_json_with_decimals)
+    is_json = partial(_is_json, room=JSON_DEPTH, decimals=True)
+    return _encode(value, refuse, is_json, _write_json_with_decimals)
 
 
 def _encode(
@@ -133,10 +135,6 @@ def exact_json(value: Any) -> bool:
     False for their subclasses, lone surrogates, and values that exceed the limits of `decode`.
     """
     return _is_json(value, JSON_DEPTH, decimals=False)
-
-
-def _is_json_with_decimals(value: Any) -> bool:
-    return _is_json(value, JSON_DEPTH, decimals=True)
 
 
 def _refuse_constant(name: str) -> NoReturn:

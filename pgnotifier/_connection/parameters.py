@@ -106,7 +106,9 @@ class Parameters:
         except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors
             shown = redact(exc, *self._find_secrets())
             reason = in_one_line(shown)
-            if _is_refused_by_client(exc) or _REFUSED_VALUE.match(reason):
+            # Without an SQLSTATE, psycopg or libpq has refused them, rather than a server.
+            refused = isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
+            if refused or _REFUSED_VALUE.match(reason):
                 raise ConfigurationError(
                     f"the connection parameters ({self!r}) are invalid: {reason}"
                 ) from None
@@ -153,11 +155,6 @@ def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
     except psycopg.Error:
         connection.close()
         raise
-
-
-def _is_refused_by_client(exc: Exception) -> bool:
-    """Return whether psycopg or libpq refused the parameters, rather than a server."""
-    return isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
 
 
 class SuppliedParameters(Parameters):

@@ -1,7 +1,6 @@
 """Decoding: notifications that waited become deliveries with a payload."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from pgnotifier._delivery.buffer import GapMarker, Item
@@ -21,7 +20,9 @@ class Decoder:
     def __init__(self, decode: Callable[[str], Any]) -> None:
         """Take what makes a payload of a text."""
         # The usual decoder takes the bytes, which saves making a text of them.
-        self._read = decode_bytes if decode is usual_decode else partial(_read_text, decode)
+        self._read = decode_bytes
+        if decode is not usual_decode:
+            self._read = lambda data: decode(data.decode("utf-8", "surrogateescape"))
 
     def decode(self, binding: Binding, item: Item) -> Delivery | None:
         """Return the delivery of one item for one binding; report it if it can't be decoded."""
@@ -74,11 +75,6 @@ class Decoder:
                     deliveries.append(delivery)
                 else:
                     succession.gather(delivery, deliveries)
-
-
-def _read_text(decode: Callable[[str], Any], data: bytes) -> Any:
-    """Return what a user's decoder makes of a payload."""
-    return decode(data.decode("utf-8", "surrogateescape"))
 
 
 def _report(binding: Binding, item: Item, exc: BaseException) -> None:

@@ -131,15 +131,11 @@ class Listener:
     def start(self) -> None:
         """Start the reader; `ready` is settled once it listens, or has failed to."""
         if self._stopping:  # `stop()` was called before this
-            self._finish(NotifierStoppedError("the notifier was stopped"))
+            self.end(NotifierStoppedError("the notifier was stopped"))
             return
         self._state.become("starting")
         self._thread.start()
         self._starter = None
-
-    def abort(self, why: Exception) -> None:
-        """End instead of `start`, or after that failed."""
-        self._finish(why)
 
     def request(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
         """Queue a command, and return its outcome, which is settled once the change is live."""
@@ -167,21 +163,18 @@ class Listener:
         """Whether the reader has ended without `stop()`, as without a first connection."""
         return self.ended.is_open and not self._stopping
 
-    def is_reader(self) -> bool:
-        """Return whether the reader thread runs the calling code, a log handler for example."""
-        return self._thread is threading.current_thread()
-
     def waits_for_caller(self) -> bool:
         """Return whether the reader can't continue before the calling code is done.
 
-        Besides the reader's own thread, that is so for a `db_conf` that is called for the
-        parameters of a connection, for what is called while the reader is still to be started, and
-        for a signal handler or a finalizer that has interrupted code that holds one of our locks.
+        Besides the reader's own thread, which calls log handlers, that is so for a `db_conf` that
+        is called for the parameters of a connection, for what is called while the reader is still
+        to be started, and for a signal handler or a finalizer that has interrupted code that holds
+        one of our locks.
         """
         reports, latest_hold = (self._report_gap, self._state), self._gaps.latest
         locks = (one.lock for one in (self._commands, *reports, latest_hold))
         return (
-            self.is_reader()
+            self._thread is threading.current_thread()
             or is_connecting_here(self._parameters)
             or self._starter == threading.get_ident()
             or any(map(is_held_here, (self.router.making, *locks)))
@@ -238,9 +231,10 @@ class Listener:
             logger.exception("the reader ended by a defect of pgnotifier", extra=about("defect"))
             why = exc
         finally:
-            self._finish(why)
+            self.end(why)
 
-    def _finish(self, why: BaseException) -> None:
+    def end(self, why: BaseException) -> None:
+        """End everything but the deliverers; called by the reader, or if it isn't started."""
         self._starter = None
         if self._leadership is not None:
             self._leadership.dismiss()

@@ -81,10 +81,6 @@ def again_if_canceled(ask: Callable[[], None]) -> None:
     return ask()
 
 
-def _read_nothing() -> bool:
-    return False
-
-
 class ReaderConnection:
     """The connection in use, owned by the reader; other threads only read the attributes.
 
@@ -272,7 +268,7 @@ class ReaderConnection:
         self._sort()
         self.router.hand_on()
 
-    def _sort(self, read_more: Callable[[], bool] = _read_nothing) -> None:
+    def _sort(self, read_more: Callable[[], bool] = lambda: False) -> None:
         assert self.session is not None
         source = self._source or self.session.notifies
         if self.router.sort(source, self.round_trips.proven_at, read_more):

@@ -287,7 +287,7 @@ class Lifecycle:
             listener.start()
         except BaseException as exc:
             interrupted = NotifierStoppedError("starting was interrupted")
-            listener.abort(exc if isinstance(exc, Exception) else interrupted)
+            listener.end(exc if isinstance(exc, Exception) else interrupted)
             with self.lock:
                 if self.listener is listener:
                     self._ended()

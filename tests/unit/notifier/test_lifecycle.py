@@ -24,7 +24,7 @@ class Listener:
     def start(self):
         """Begin to connect."""
 
-    def abort(self, why):
+    def end(self, why):
         """Note why it didn't start."""
         self.aborted = why
 
