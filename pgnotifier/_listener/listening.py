@@ -184,7 +184,7 @@ class Listening:
 
         That includes channels that were added while there was no connection: their callers were
         informed that the channels aren't live yet, and may take the state `listening` as the sign
-        that they are.
+        that they are. After an error, the caller closes the connection.
 
         Args:
             hedged: Whether to add another attempt each second until one is answered.
