@@ -10,13 +10,12 @@ from pgnotifier._delivery.reports import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Settings
 from pgnotifier._listener.state import StateReport
-from pgnotifier._notifier.listener_factory import Buffering
-from pgnotifier._notifier.parts import Reports, assemble
+from pgnotifier._notifier.changes import Changes
+from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
-from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
 from pgnotifier._runtime import process
-from pgnotifier._runtime.autostart import Autostart
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.gathering import check_gathering
@@ -116,26 +115,25 @@ class Notifier(Runnable):
             if value is not None:
                 check_callable(name, value)
         self.daemon = daemon
+        self.standby = standby
         self.decoder = decoder
-        self._parts = assemble(
+        self._lifecycle = Lifecycle(
             self,
             make_parameters(db_conf),
             InlineDispatcher() if dispatcher is None else dispatcher,
-            Settings(heartbeat, heartbeat_timeout, standby),
-            Buffering(buffer_size, buffer_bytes, overflow),
             Reports(ErrorReport(on_error), GapReport(on_gap), StateReport(on_state)),
-            Autostart(autorun),
-            health=None if health_port is None else HealthServer((self,), health_port, health_host),
-            startup_wait=wait,
+            Settings(heartbeat, heartbeat_timeout, buffer_size, buffer_bytes, overflow),
+            HealthServer((self,), health_port, health_host),
+            wait,
         )
-        self._parts.changes.attach(self._parts.attachments.default)
-        process.watch(self)
+        self._changes = Changes(self, self._lifecycle, autorun)
+        self._changes.attach(self._lifecycle.attachments.default)
+        process.notifiers.add(self)
 
     def __repr__(self) -> str:
-        state = self._parts.reports.states.current.state
-        return (
-            f"<Notifier {state}, {len(self._parts.registry)} channels, {self._parts.parameters!r}>"
-        )
+        state = self._lifecycle.reports.states.current.state
+        channels = len(self._lifecycle.registrar.registry)
+        return f"<Notifier {state}, {channels} channels, {self._lifecycle.parameters!r}>"
 
     def add_channels(self, channels: Channels, autorun: bool = True) -> None:
         """Listen to channels, all in one round trip. Existing channels stay as they are.
@@ -155,7 +153,7 @@ class Notifier(Runnable):
                 and become live when it does.
             PgNotifierError: Whatever else `start` raises.
         """
-        self._parts.changes.add_channels(check_channels(channels), autorun)
+        self._changes.add_channels(check_channels(channels), autorun)
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -163,7 +161,7 @@ class Notifier(Runnable):
 
     def get_channels(self) -> set[str]:
         """Return the names of the registered channels."""
-        return set(self._parts.registry)
+        return set(self._lifecycle.registrar.registry)
 
     def remove_channels(self, channels: Channels, autorun: bool = True) -> None:
         """Remove channels and their subscriptions, which get nothing more from now on.
@@ -176,7 +174,7 @@ class Notifier(Runnable):
             ArgumentTypeError: A channel isn't a str.
             ChannelNameError: No channel can have such a name.
         """
-        self._parts.changes.remove_channels(check_channels(channels), autorun)
+        self._changes.remove_channels(check_channels(channels), autorun)
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
         """Remove one channel and its subscriptions: see `remove_channels`."""
@@ -232,12 +230,10 @@ class Notifier(Runnable):
         if on_gap is not None:
             check_callable("on_gap", on_gap, of=id)
         gathering = check_gathering(id, batch, debounce, key)
-        by = self._parts.attachments.default if dispatcher is None else dispatcher
-        self._parts.changes.attach(by)
+        by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
+        self._changes.attach(by)
         given = (id, channel, fn, by, MappingProxyType(options))
-        self._parts.changes.subscribe(
-            Subscription(*given, gathering=gathering, on_gap=on_gap), autorun
-        )
+        self._changes.subscribe(Subscription(*given, gathering=gathering, on_gap=on_gap), autorun)
 
     def on(
         self,
@@ -283,30 +279,30 @@ class Notifier(Runnable):
             channel: Its channel.
             autorun: As for `remove_channels`.
         """
-        self._parts.changes.unsubscribe(check_id(id), check_channel(channel), autorun)
+        self._changes.unsubscribe(check_id(id), check_channel(channel), autorun)
 
     def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
         """Return the callbacks by channel and id, without channels that have none."""
-        return self._parts.registry.callbacks()
+        return self._lifecycle.registrar.registry.callbacks()
 
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
 
         What arrives or is due meanwhile is discarded. Unknown channels are ignored.
         """
-        self._parts.changes.mute_channels(_check_or_all(channels), muted=True)
+        self._changes.mute_channels(_check_or_all(channels), muted=True)
 
     def unmute_channels(self, channels: Channels | None = None) -> None:
         """Deliver again on these channels, or on all; muted subscriptions stay muted."""
-        self._parts.changes.mute_channels(_check_or_all(channels), muted=False)
+        self._changes.mute_channels(_check_or_all(channels), muted=False)
 
     def mute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver nothing to an id on these channels, or on all that it subscribed to."""
-        self._parts.changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=True)
+        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=True)
 
     def unmute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver to an id again on these channels, or on all that it subscribed to."""
-        self._parts.changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=False)
+        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=False)
 
     def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in its own transaction on its own connection.
@@ -326,7 +322,7 @@ class Notifier(Runnable):
             ConnectionFailedError: There is no connection, or it was lost meanwhile.
             NotifyRefusedError: The server refused: its queue is full, say.
         """
-        self._parts.publisher.notify(check_channel(channel), payload, encoder)
+        self._lifecycle.publisher.notify(check_channel(channel), payload, encoder)
 
 
 def _check_or_all(channels: Channels | None) -> list[str] | None:

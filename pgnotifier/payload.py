@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -11,8 +12,14 @@ import msgspec
 from pgnotifier._payload.literal import read_literal, write_literal
 from pgnotifier._payload.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
 from pgnotifier._payload.numbers import TooManyDigitsError, read_json, read_number, survives
-from pgnotifier._payload.plain import INT_BOUND, make_plain
-from pgnotifier._payload.substitutes import Encoder, Substitute, make_substitute, refuse
+from pgnotifier._payload.plain import (
+    INT_BOUND,
+    Encoder,
+    Substitute,
+    make_plain,
+    make_substitute,
+    refuse,
+)
 
 
 def decode(text: str) -> Any:
@@ -97,7 +104,8 @@ def encode_exactly(value: Any) -> str:
     Raises:
         PayloadEncodingError: There is no such text.
     """
-    return _encode(value, refuse, _is_json_with_decimals, _write_json_with_decimals)
+    is_json = partial(_is_json, room=JSON_DEPTH, decimals=True)
+    return _encode(value, refuse, is_json, _write_json_with_decimals)
 
 
 def _encode(
@@ -127,10 +135,6 @@ def exact_json(value: Any) -> bool:
     False for their subclasses, lone surrogates, and values that exceed the limits of `decode`.
     """
     return _is_json(value, JSON_DEPTH, decimals=False)
-
-
-def _is_json_with_decimals(value: Any) -> bool:
-    return _is_json(value, JSON_DEPTH, decimals=True)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -19,10 +19,6 @@ OVERFLOW = ("block", "drop_oldest", "drop_newest")
 OVERFLOW_SHOWN = "'block', 'drop_oldest' or 'drop_newest'"
 
 
-def _always(_: Any) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting.
@@ -43,7 +39,7 @@ class Setting:
     is_kind: Callable[[Any], bool]
     default: Any = None
     limits: str = ""
-    is_within: Callable[[Any], bool] = _always
+    is_within: Callable[[Any], bool] = lambda _: True
     parse: Callable[[str], Any] = str
     is_secret: bool = False
     metavar: str = ""

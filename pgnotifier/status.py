@@ -1,6 +1,5 @@
 """The values that `Notifier.status()` returns and `on_state` is called with."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -30,9 +29,6 @@ class Latency:
         count = self.count + 1
         mean = self.mean + (seconds - self.mean) / count
         return Latency(seconds, mean, max(self.highest, seconds), count)
-
-
-logger = logging.getLogger("pgnotifier.states")
 
 
 State = Literal["starting", "listening", "disconnected", "standby", "stopped"]

@@ -8,24 +8,15 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import Session, encoding_of, is_quiet
-from pgnotifier.errors import (
-    ConnectionFailedError,
-    in_one_line,
-)
+from pgnotifier.errors import ConnectionFailedError, in_one_line
 
-
-class _ConnectingThread(threading.Thread):
-    """A thread that makes a connection with some parameters. `db_conf` is called on it."""
-
-    def __init__(self, target: Callable[[], None], parameters: Parameters) -> None:
-        super().__init__(target=target, name="pgnotifier-connect", daemon=True)
-        self.parameters = parameters
+_here = threading.local()
+"""Of a thread that connects: the parameters. `db_conf` is called on it."""
 
 
 def is_connecting_here(parameters: Parameters) -> bool:
     """Return whether the calling code runs in the `db_conf` callable of a connection attempt."""
-    thread = threading.current_thread()
-    return isinstance(thread, _ConnectingThread) and thread.parameters is parameters
+    return getattr(_here, "parameters", None) is parameters
 
 
 class Connecting:
@@ -33,6 +24,11 @@ class Connecting:
 
     Name resolution and a host that doesn't answer can block for a long time. Meanwhile the
     reader still reacts to `stop()`, and can abandon the attempt.
+
+    Attributes:
+        done: Whether it has ended; the rest is valid from then on.
+        error: Why connecting or the statement failed, if it did.
+        row: The first row of the statement's answer.
     """
 
     def __init__(
@@ -58,28 +54,29 @@ class Connecting:
         self._shuffle = shuffle
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
-        self._error: Exception | None = None
+        self.error: Exception | None = None
         self._abandoned = False
         self.done = False
         self.row: tuple[Any, ...] = ()
         try:
-            _ConnectingThread(self._run, parameters).start()
+            threading.Thread(target=self._run, name="pgnotifier-connect", daemon=True).start()
         except RuntimeError:
             # No thread can be started: the system's limit is reached, or the main program has
             # ended (Python 3.12.0 and 3.12.1).
             self._run()
 
     def _run(self) -> None:
+        _here.parameters = self._parameters
         try:
             connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
-            self._error = exc
+            self.error = exc
         except BaseException as exc:  # noqa: BLE001 - db_conf() calls sys.exit(), say
             # Raised on this thread, it would end nothing but the thread, and be waited for in vain.
-            self._error = ConnectionFailedError(
+            self.error = ConnectionFailedError(
                 f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
             )
-            self._error.__cause__ = exc
+            self.error.__cause__ = exc
         else:
             with self._lock:
                 self._connection = connection
@@ -100,26 +97,21 @@ class Connecting:
                 cursor = connection.execute(self._statement)
                 self.row = (cursor.fetchone() if cursor.description else None) or ()
         except psycopg.Error as exc:
-            self._error = ConnectionFailedError(
+            self.error = ConnectionFailedError(
                 f"lost the new connection to PostgreSQL ({self._parameters!r}) during its set-up: "
                 f"{in_one_line(exc)}"
             )
             connection.close()
 
     @property
-    def has_failed(self) -> bool:
-        """Whether connecting or the statement failed. Valid once `done`."""
-        return self._error is not None
-
-    @property
     def is_quiet(self) -> bool:
         """Whether it has connected, and there is nothing to read. Valid once `done`."""
-        return not self.has_failed and self._connection is not None and is_quiet(self._connection)
+        return self.error is None and self._connection is not None and is_quiet(self._connection)
 
     def result(self) -> "Session":
         """Return the session, or raise the reason why connecting failed. Valid once `done`."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         assert self._connection is not None
         return Session(self._connection)
 

@@ -7,36 +7,30 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from pgnotifier._runtime.forking import renew_in_children
+from pgnotifier._runtime.process import renew_in_children
 
 _inherited: list[psycopg.Connection[Any]] = []
 
 
-class _Connections:
+class _Connections(weakref.WeakSet[psycopg.Connection[Any]]):
     """The connections of this process, but none that it has inherited."""
-
-    def __init__(self) -> None:
-        self._own: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
-        renew_in_children(self)
-
-    def add(self, connection: psycopg.Connection[Any]) -> None:
-        self._own.add(connection)
 
     def renew(self) -> None:
         """Let go of all, in a forked child."""
-        for connection in tuple(self._own):
+        for connection in tuple(self):
             _let_go(connection)
-        self._own.clear()
+        self.clear()
 
 
-_connections = _Connections()
-# Made before anything that has a connection, so that in a child it is renewed before these drop
-# their connections, and none is finalized.
+_own = _Connections()
+# Registered before anything that has a connection, so that in a child it is renewed before these
+# drop their connections, and none is finalized.
+renew_in_children(_own)
 
 
 def keep_from_children(connection: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
     """Have each child that is forked from now on let go of a connection; return the connection."""
-    _connections.add(connection)
+    _own.add(connection)
     return connection
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -22,44 +22,23 @@ from pgnotifier.errors import (
 )
 
 MAX_NAME_BYTES = 63
-
-
-"""https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
-
-
+"""NAMEDATALEN - 1. LISTEN truncates a longer name, and only sends a notice.
+https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS"""
 CONNECT_TIMEOUT = 10
-
-
 """Seconds to wait for each host of a connection string, unless `connect_timeout` is set."""
-
-
 KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
 }
-
-
 """Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
-
-
 _SHUFFLE: Mapping[str, Any] = {"load_balance_hosts": "random"}  # since libpq 16
-
-
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
-
-
 _SECRET = ("password", "sslpassword")
-
-
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
-
-
 Supply = Callable[[], Mapping[str, Any] | str]
-
-
 """A callable that returns connection parameters."""
 
 
@@ -127,7 +106,9 @@ class Parameters:
         except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors
             shown = redact(exc, *self._find_secrets())
             reason = in_one_line(shown)
-            if _is_refused_by_client(exc) or _REFUSED_VALUE.match(reason):
+            # Without an SQLSTATE, psycopg or libpq has refused them, rather than a server.
+            refused = isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
+            if refused or _REFUSED_VALUE.match(reason):
                 raise ConfigurationError(
                     f"the connection parameters ({self!r}) are invalid: {reason}"
                 ) from None
@@ -174,11 +155,6 @@ def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
     except psycopg.Error:
         connection.close()
         raise
-
-
-def _is_refused_by_client(exc: Exception) -> bool:
-    """Return whether psycopg or libpq refused the parameters, rather than a server."""
-    return isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
 
 
 class SuppliedParameters(Parameters):
@@ -271,7 +247,9 @@ def _parse(conninfo: str) -> dict[str, Any]:
             return libpq.conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
         # libpq quotes the text where parsing failed, and that may be part of the password.
-        for name in _unknown_names(str(exc)):
+        message = str(exc)
+        if "invalid connection option" in message or "invalid URI query parameter" in message:
+            name = message.split('"')[1]
             if not _may_be_secret(name, conninfo):
                 raise ConfigurationError(_unknown(name)) from None
     except UnicodeEncodeError:
@@ -317,11 +295,6 @@ def _check_values(given: Mapping[str, Any]) -> None:
             "'host' must be a name or an address without '@'; give the user and the password as "
             "the parameters 'user' and 'password'"
         )
-
-
-def _unknown_names(message: str) -> Iterable[str]:
-    if "invalid connection option" in message or "invalid URI query parameter" in message:
-        yield message.split('"')[1]
 
 
 def _may_be_secret(name: str, conninfo: str) -> bool:

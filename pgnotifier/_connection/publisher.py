@@ -10,8 +10,8 @@ import psycopg
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, is_quiet
-from pgnotifier._payload.substitutes import Encoder
-from pgnotifier._runtime.forking import renew_in_children
+from pgnotifier._payload.plain import Encoder
+from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.errors import (
     ChannelNameError,
     ConnectionFailedError,
@@ -37,11 +37,15 @@ class Publisher:
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters
+        self._closing = False
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Have no connection, as in a forked child: the parent's is the parent's."""
         self._lock = threading.RLock()
         self._is_sending = False
         self._connection: psycopg.Connection[Any] | None = None
-        self._closing = False
-        renew_in_children(self)
 
     def notify(self, channel: str, payload: Any, encoder: Encoder | None = None) -> None:
         """Send one notification in its own transaction.
@@ -112,12 +116,6 @@ class Publisher:
                     self._close()
             finally:
                 self._lock.release()
-
-    def renew(self) -> None:
-        """Have no connection, in a forked child: the parent's is the parent's."""
-        self._lock = threading.RLock()
-        self._is_sending = False
-        self._connection = None
 
     def _connected(self) -> psycopg.Connection[Any]:
         # A connection that is found dead before sending can be replaced: nothing was sent on it.

@@ -5,13 +5,10 @@ import itertools
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from sys import getsizeof
-from typing import TYPE_CHECKING
 
-from pgnotifier.notification import Notification
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding, Delivery
+from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.gathering import Batch, Debounce
+from pgnotifier.notification import Notification
 
 SPARE = 64
 """How many times may be kept beyond twice the number of deliveries held."""
@@ -21,27 +18,27 @@ SPARE = 64
 class _Open:
     """What is being gathered for one delivery."""
 
-    binding: "Binding"
+    binding: Binding
     number: int
     due_at: float  # by time.monotonic()
     ends_at: float
     count: int = 0
     size: int = 0  # of their texts
     key_size: int = 0
-    parts: list["Delivery"] = field(default_factory=list)  # of a debounce, the latest alone
+    parts: list[Delivery] = field(default_factory=list)  # of a debounce, the latest alone
 
-    def replace(self, delivery: "Delivery") -> None:
+    def replace(self, delivery: Delivery) -> None:
         """Hold only this delivery."""
         self.parts, self.size = [], 0
         self.add(delivery)
 
-    def add(self, delivery: "Delivery") -> None:
+    def add(self, delivery: Delivery) -> None:
         """Hold this delivery too."""
         self.parts.append(delivery)
         self.size += len(delivery.notification.raw)
         self.count += 1
 
-    def close(self) -> "Delivery":
+    def close(self) -> Delivery:
         """Return the delivery that it becomes."""
         latest = self.parts[-1]
         arrived = latest.notification
@@ -89,7 +86,7 @@ class Gatherer:
         """When something may be due, by `time.monotonic()`."""
         return self._due[0][0] if self._due else None
 
-    def add(self, delivery: "Delivery", now: float) -> "Iterator[Delivery]":
+    def add(self, delivery: Delivery, now: float) -> Iterator[Delivery]:
         """Take a delivery; yield those that are to go because of it.
 
         Raises:
@@ -104,7 +101,7 @@ class Gatherer:
         while self.waiting > self._limit or self._size > self._max_size:
             yield self._close(next(iter(self._open)))
 
-    def take_due(self, now: float) -> "Iterator[Delivery]":
+    def take_due(self, now: float) -> Iterator[Delivery]:
         """Yield what has waited long enough."""
         while self._due and self._due[0][0] <= now:
             due_at, number, key = heapq.heappop(self._due)
@@ -116,13 +113,13 @@ class Gatherer:
             else:
                 yield self._close(key)
 
-    def take_all(self) -> "Iterator[Delivery]":
+    def take_all(self) -> Iterator[Delivery]:
         """Yield all that is held, as the deliverer ends."""
         while self._open:
             yield self._close(next(iter(self._open)))
         self._due.clear()
 
-    def take_left(self) -> "list[Delivery]":
+    def take_left(self) -> list[Delivery]:
         """Return what is held for bindings that have an heir."""
         left = [key for key, one in self._open.items() if one.binding.is_left]
         return [self._close(key) for key in left]
@@ -133,7 +130,7 @@ class Gatherer:
         self._due.clear()
         self.waiting = self._size = 0
 
-    def _add_to_batch(self, delivery: "Delivery", spec: Batch, now: float) -> "Iterator[Delivery]":
+    def _add_to_batch(self, delivery: Delivery, spec: Batch, now: float) -> Iterator[Delivery]:
         key = delivery.binding
         one = self._open.get(key)
         if one is None:
@@ -145,7 +142,7 @@ class Gatherer:
         if one.count >= spec.size:
             yield self._close(key)
 
-    def _add_to_debounce(self, delivery: "Delivery", spec: Debounce, now: float) -> None:
+    def _add_to_debounce(self, delivery: Delivery, spec: Debounce, now: float) -> None:
         arrived = delivery.notification
         key = (delivery.binding, spec.key(arrived.payload) if spec.key else arrived.raw)
         one = self._open.pop(key, None)
@@ -161,7 +158,7 @@ class Gatherer:
         one.replace(delivery)
         self._size += one.size - before
 
-    def _begin(self, key: Hashable, binding: "Binding", due_at: float, ends_at: float) -> _Open:
+    def _begin(self, key: Hashable, binding: Binding, due_at: float, ends_at: float) -> _Open:
         one = self._open[key] = _Open(binding, next(self._numbers), due_at, ends_at)
         self._remember(key, one)
         return one
@@ -174,7 +171,7 @@ class Gatherer:
         else:
             heapq.heappush(self._due, (one.due_at, one.number, key))
 
-    def _close(self, key: Hashable) -> "Delivery":
+    def _close(self, key: Hashable) -> Delivery:
         one = self._open.pop(key)
         self.waiting -= len(one.parts)
         self._size -= one.size + one.key_size
@@ -183,7 +180,7 @@ class Gatherer:
         return one.close()
 
 
-def shape(delivery: "Delivery") -> "Delivery":
+def shape(delivery: Delivery) -> Delivery:
     """Return a delivery in the shape that its binding expects, without waiting for more."""
     if not isinstance(delivery.binding.gathering, Batch):
         return delivery

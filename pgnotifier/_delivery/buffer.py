@@ -5,17 +5,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from pgnotifier._runtime.clock import Moment, stretch
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.log_records import LogThrottle, about, count
+from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Gap
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding, Delivery
 
 logger = logging.getLogger("pgnotifier.buffer")
 
@@ -47,13 +44,13 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     """
 
     channel: str
-    bindings: tuple["Binding", ...]
+    bindings: tuple[Binding, ...]
     data: bytes
     pid: int
     received_at: datetime
     proven_at: Moment
 
-    def for_bindings(self, bindings: tuple["Binding", ...]) -> "Item":
+    def for_bindings(self, bindings: tuple[Binding, ...]) -> "Item":
         """Return the same item for other bindings."""
         return msgspec.structs.replace(self, bindings=bindings)
 
@@ -183,7 +180,7 @@ class Buffer:
         self._bytes -= BATCH_BYTES - size
         return items
 
-    def extract(self, is_other: "Callable[[Binding], bool]") -> "list[Item | Delivery]":
+    def extract(self, is_other: Callable[[Binding], bool]) -> list[Item | Delivery]:
         """Take out and return what is for certain bindings, in order: an item for each of them."""
         found: list[Item | Delivery] = []
         left: deque[Item | GapMarker] = deque()

@@ -1,18 +1,14 @@
 """Decoding: notifications that waited become deliveries with a payload."""
 
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pgnotifier._delivery.buffer import GapMarker, Item
 from pgnotifier._delivery.succession import Succession
-from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Arrival
 from pgnotifier.payload import decode as usual_decode
 from pgnotifier.payload import decode_bytes
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
@@ -24,9 +20,11 @@ class Decoder:
     def __init__(self, decode: Callable[[str], Any]) -> None:
         """Take what makes a payload of a text."""
         # The usual decoder takes the bytes, which saves making a text of them.
-        self._read = decode_bytes if decode is usual_decode else partial(_read_text, decode)
+        self._read = decode_bytes
+        if decode is not usual_decode:
+            self._read = lambda data: decode(data.decode("utf-8", "surrogateescape"))
 
-    def decode(self, binding: "Binding", item: Item) -> Delivery | None:
+    def decode(self, binding: Binding, item: Item) -> Delivery | None:
         """Return the delivery of one item for one binding; report it if it can't be decoded."""
         data: Any = item.data
         try:
@@ -38,7 +36,7 @@ class Decoder:
 
     def decode_items(
         self,
-        items: "Iterable[Item | GapMarker]",
+        items: Iterable[Item | GapMarker],
         deliveries: list[Delivery],
         succession: Succession,
     ) -> None:
@@ -79,12 +77,7 @@ class Decoder:
                     succession.gather(delivery, deliveries)
 
 
-def _read_text(decode: Callable[[str], Any], data: bytes) -> Any:
-    """Return what a user's decoder makes of a payload."""
-    return decode(data.decode("utf-8", "surrogateescape"))
-
-
-def _report(binding: "Binding", item: Item, exc: BaseException) -> None:
+def _report(binding: Binding, item: Item, exc: BaseException) -> None:
     """Report a payload that can't be decoded."""
     data: Any = item.data
     Delivery(binding, Arrival(item.channel, None, data, item.pid, item.received_at)).report(exc)

@@ -41,9 +41,18 @@ def called_by_callback(owner: object) -> bool:
 class Deliverer:
     """Takes what the reader puts into its buffer, decodes it and has it dispatched.
 
-    The reader calls `put`, `stow` and `retire`. The deliverer's thread calls everything that
+    The reader calls `stow`, `ring` and `retire`. The deliverer's thread calls everything that
     begins with an underscore. Any thread may call `stop`. The lock of `_ending.bell` guards the
     buffer's bounds and the flags; it is never held while decoding or dispatching.
+
+    Attributes:
+        dispatcher: What gets the batches.
+        name: The name of its class.
+        owner: The notifier that it works for.
+        inbox: What `stow` will take; for the reader alone.
+        buffer: What waits. Others only read its attributes.
+        succession: The heirs of its bindings.
+        thread: It ends when all is delivered after `drain` or `stop`.
     """
 
     def __init__(
@@ -70,24 +79,24 @@ class Deliverer:
         """
         self.dispatcher = dispatcher
         self.name = type(dispatcher).__name__
-        self.inbox: list[Item] = []  # for the reader alone: what `put` will take
+        self.inbox: list[Item] = []
         self.owner = owner
         self._on_room = on_room
         self._ending = Ending()
-        self._buffer = Buffer(self.name, size, max_bytes, overflow)
+        self.buffer = Buffer(self.name, size, max_bytes, overflow)
         self._decoder = Decoder(decode)
         self._decoding = 0
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
         self.succession = Succession(
             dispatcher,
             self._ending,
-            self._buffer,
+            self.buffer,
             self._gatherer,
             self._decoder.decode,
             self._deliver_for_another,
         )
         self._attempts = Attempts(self.name, self._ending, self._renew, lambda: self.waiting)
-        self._thread = self._make_thread()
+        self.thread = self._make_thread()
 
     def _make_thread(self) -> threading.Thread:
         # Notifier keeps the process alive; a thread stuck in a callback mustn't.
@@ -100,9 +109,9 @@ class Deliverer:
             RuntimeError: It can't be. Another try may be made.
         """
         try:
-            self._thread.start()
+            self.thread.start()
         except RuntimeError:
-            self._thread = self._make_thread()
+            self.thread = self._make_thread()  # since Python 3.13, the other one counts as done
             raise
 
     def is_current(self) -> bool:
@@ -115,11 +124,6 @@ class Deliverer:
         return is_held_here(self._ending.bell.lock)
 
     @property
-    def thread(self) -> threading.Thread:
-        """The thread, which ends when all is delivered after `drain` or `stop`."""
-        return self._thread
-
-    @property
     def delivered(self) -> int:
         """How many deliveries are done."""
         return max(0, self._attempts.delivered - self.dispatcher.pending)
@@ -128,7 +132,7 @@ class Deliverer:
     def waiting(self) -> int:
         """How many notifications and deliveries are waiting."""
         return (
-            self._buffer.waiting
+            self.buffer.waiting
             + self._decoding
             + self._gatherer.waiting
             + self._attempts.waiting
@@ -143,33 +147,13 @@ class Deliverer:
     @property
     def trouble(self) -> Trouble:
         """Since when it is retrying or full, and why."""
-        return self._attempts.trouble or self._buffer.trouble
-
-    @property
-    def full(self) -> bool:
-        """Whether the reader should pause until half of the buffer is delivered."""
-        return self._buffer.full
-
-    @property
-    def overfull(self) -> bool:
-        """Whether the reader must add nothing more, not even the rest of what it has read."""
-        return self._buffer.overfull
-
-    @property
-    def dropped(self) -> int:
-        """How many notifications the overflow policy has dropped."""
-        return self._buffer.dropped
-
-    def put(self) -> None:
-        """Take over the inbox. Never blocks: under `block`, `full` asks the reader to pause."""
-        self.stow()
-        self.ring()
+        return self._attempts.trouble or self.buffer.trouble
 
     def stow(self) -> None:
-        """Do as `put`, but leave it to `ring` to wake the thread."""
+        """Put the inbox into the buffer; `ring` follows. Never blocks, whatever the policy."""
         items, self.inbox = self.inbox, []
         with self._ending.bell.lock:
-            self._buffer.put(items)
+            self.buffer.put(items)
 
     def ring(self) -> None:
         """Wake the thread, if it waits."""
@@ -178,7 +162,7 @@ class Deliverer:
     def hold(self, marker: GapMarker) -> None:
         """Hold back what is put from now on until the marker is released."""
         with self._ending.bell.lock:
-            self._buffer.hold(marker)
+            self.buffer.hold(marker)
 
     def release(self, marker: GapMarker, deliveries: Iterable[Delivery] = ()) -> bool:
         """Release a marker, and deliver something first.
@@ -202,16 +186,11 @@ class Deliverer:
             if self._ending.has_ended:
                 return False
             if isinstance(item, GapMarker):
-                self._buffer.hold(item)
+                self.buffer.hold(item)
             else:
-                self._buffer.put([item])
+                self.buffer.put([item])
             self._ending.bell.ring()
             return True
-
-    @property
-    def has_missed(self) -> bool:
-        """Whether something was dropped that `take_missed` hasn't returned yet."""
-        return self._buffer.has_missed
 
     def take_missed(self, *, at_once: bool = False) -> Gap | None:
         """Return the gap that dropping has made since the last call; at most one in a second.
@@ -220,7 +199,7 @@ class Deliverer:
             at_once: Whether to return it within the same second too, as there is no later call.
         """
         with self._ending.bell.lock:
-            return self._buffer.take_missed(Moment.now(), at_once=at_once)
+            return self.buffer.take_missed(Moment.now(), at_once=at_once)
 
     def drain(self) -> None:
         """Deliver what is left with short pauses only, then end; returns at once."""
@@ -233,7 +212,7 @@ class Deliverer:
         ask the dispatcher what is pending, and to close it.
         """
         with self._ending.bell.lock:
-            is_busy = bool(self.inbox) or self._buffer.has_missed or not self._is_empty()
+            is_busy = bool(self.inbox) or self.buffer.has_missed or not self._is_empty()
             return self._ending.retire(is_busy=is_busy)
 
     def stay(self) -> None:
@@ -247,7 +226,7 @@ class Deliverer:
         """
         self._ending.abandon_in_child()
         self._attempts.cancel()
-        self._buffer.clear()
+        self.buffer.clear()
         self._gatherer.clear()
         self.dispatcher.forget_in_child()
 
@@ -265,18 +244,29 @@ class Deliverer:
         self.drain()
         if self.is_current() or self.is_locked_here:
             return 0
-        if not self._thread.ident:
+        if not self.thread.ident:
             return self.waiting
-        self._thread.join(max(0.0, deadline - monotonic()))
-        if not self._thread.is_alive():
+        self.thread.join(max(0.0, deadline - monotonic()))
+        if not self.thread.is_alive():
             return 0
         with self._ending.bell.lock:
             left = self.waiting
             self._ending.abandon()
-            self._buffer.clear()
+            self.buffer.clear()
             self._attempts.cancel()
         self.dispatcher.abandon()
         return max(left, 1)
+
+    def close_dispatcher(self) -> None:
+        """Close the dispatcher, and log it if that fails."""
+        try:
+            self.dispatcher.close()
+        except Exception:
+            logger.exception(
+                "%r could not be closed",
+                self.dispatcher,
+                extra=about("close_failed", dispatcher=self.name),
+            )
 
     def _run(self) -> None:
         _calling.set(self)
@@ -287,22 +277,12 @@ class Deliverer:
                     pass
                 self._wait_for_pending()
                 with ending.bell.lock:
-                    more = self.succession.has_news or self._buffer
+                    more = self.succession.news or self.buffer
                     ending.has_ended = ending.is_abandoned or not more
         finally:
             ending.has_ended = True
         if ending.has_retired:
-            self._close_dispatcher()
-
-    def _close_dispatcher(self) -> None:
-        try:
-            self.dispatcher.close()
-        except Exception:
-            logger.exception(
-                "%r could not be closed",
-                self.dispatcher,
-                extra=about("close_failed", dispatcher=self.name),
-            )
+            self.close_dispatcher()
 
     def _deliver_some(self) -> bool:
         """Deliver what comes next; return whether everything is done after `stop`.
@@ -312,7 +292,7 @@ class Deliverer:
         items = self._take()
         ending = not items and self._ending.is_draining
         deliveries: list[Delivery] = []
-        has_news = self.succession.has_news
+        has_news = bool(self.succession.news)
         if has_news:
             self._take_back(deliveries)
         self._decoder.decode_items(items, deliveries, self.succession)
@@ -330,22 +310,22 @@ class Deliverer:
     def _wait_for_pending(self) -> None:
         dispatchers = (self.dispatcher, *self.succession.helped)
         while any(one.pending for one in dispatchers):
-            if self._ending.is_abandoned or self.succession.has_news:
+            if self._ending.is_abandoned or self.succession.news:
                 return
             sleep(PENDING_CHECK)
 
     def _may_take(self) -> bool:
-        return self._buffer.may_take(draining=self._ending.is_draining)
+        return self.buffer.may_take(draining=self._ending.is_draining)
 
     def _is_empty(self) -> bool:
-        return not (self._buffer or self._gatherer.waiting or self.succession.has_news)
+        return not (self.buffer or self._gatherer.waiting or self.succession.news)
 
     def _take(self) -> list[Item | GapMarker]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         ending, succession = self._ending, self.succession
         pends = ending.is_retiring and self.dispatcher.pending > 0
         with ending.bell.lock:
-            while not (self._may_take() or ending.is_draining or succession.has_news):
+            while not (self._may_take() or ending.is_draining or succession.news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
@@ -355,7 +335,7 @@ class Deliverer:
                 if pends or ending.is_retiring:
                     break
             ending.is_idle = ending.is_idle and self._is_empty()
-            items = self._buffer.take(self.dispatcher.batch_size) if self._may_take() else []
+            items = self.buffer.take(self.dispatcher.batch_size) if self._may_take() else []
             self._decoding = len(items)
         self._resume_reader()
         return items
@@ -363,7 +343,7 @@ class Deliverer:
     def _resume_reader(self) -> None:
         """Have the reader go on if it paused for this buffer, and there is room again."""
         with self._ending.bell.lock:
-            has_room = self._buffer.has_room_again()
+            has_room = self.buffer.has_room_again()
         if has_room:
             self._on_room()
 

@@ -16,16 +16,6 @@ class Ending:
         has_ended: Whether the deliverer takes nothing any more.
     """
 
-    __slots__ = (
-        "bell",
-        "has_ended",
-        "has_retired",
-        "is_abandoned",
-        "is_draining",
-        "is_idle",
-        "is_retiring",
-    )
-
     def __init__(self) -> None:
         self.bell = Bell()
         self.is_draining = False

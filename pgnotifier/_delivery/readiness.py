@@ -24,6 +24,7 @@ def call_aside(name: str, fn: Callable[..., T], *args: Any) -> Future[T]:
     Not by an executor: the end of the process would wait for that one's threads.
     """
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # nobody who awaits it may cancel it
 
     def run() -> None:
         try:

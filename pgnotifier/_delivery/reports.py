@@ -4,9 +4,8 @@ import logging
 from collections.abc import Callable
 from time import monotonic
 
-from pgnotifier._runtime.hooks import Hook, HookReport, do_nothing
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import QUIET, LogThrottle
+from pgnotifier._runtime.hooks import Hook
+from pgnotifier._runtime.log_records import QUIET, LogThrottle, about, count
 from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.dispatch import Subscription
 from pgnotifier.notification import Gap, Notification
@@ -75,27 +74,17 @@ class ErrorReport:
                 )
 
 
-class GapReport(HookReport):
+class GapReport(Hook):
     """Logs a gap, and calls `on_gap` on a thread of its own, one gap after the other."""
 
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
         self.last: Gap | None = None
-        super().__init__(Hook("on_gap", on_gap, Gap.merge))
+        super().__init__("on_gap", on_gap, Gap.merge)
         self._is_handled = on_gap is not None
         self._warn = LogThrottle(logger, others=logging.INFO)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether `on_gap` hasn't been called with all gaps yet."""
-        return self._hook.is_busy
-
-    @property
-    def is_full(self) -> bool:
-        """Whether so many gaps wait for `on_gap` that the next one is merged with the latest."""
-        return self._hook.is_full
-
-    def __call__(self, gap: Gap, then: Callable[[], object] = do_nothing) -> None:
+    def __call__(self, gap: Gap, then: Callable[[], object] | None = None) -> None:
         """Report one gap. Called by the reader alone.
 
         It is a WARNING, unless there is an `on_gap` to handle it.
@@ -122,4 +111,4 @@ class GapReport(HookReport):
                 why=gap.reason,
             ),
         )
-        self._hook.call(gap, then)
+        self.call(gap, then)

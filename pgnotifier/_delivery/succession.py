@@ -7,17 +7,15 @@ other dispatcher's deliverer.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pgnotifier._delivery.batching import Gatherer, shape
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item
 from pgnotifier._delivery.ending import Ending
-from pgnotifier.dispatch import Delivery, Dispatcher
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Binding
-    from pgnotifier.notification import Notification
+from pgnotifier.dispatch import Binding, Delivery, Dispatcher
+from pgnotifier.notification import Notification
 
 
 class Successor(Protocol):
@@ -26,60 +24,45 @@ class Successor(Protocol):
     def take_over(self, item: Item | GapMarker) -> bool: ...
 
 
+@dataclass(eq=False)
 class Succession:
     """The heirs of the bindings that a deliverer delivers to.
 
     Any thread may call `note`. The deliverer's thread calls the rest.
 
     Attributes:
-        find: Returns the deliverer of a dispatcher, which is made if there is none.
+        _dispatcher: The deliverer's dispatcher.
+        _ending: Guards its buffer; its bell is rung when there is something to do.
+        _buffer: What waits undecoded.
+        _gatherer: What is held back.
+        _decode: Makes a delivery of an item, or reports that it can't.
+        _deliver: Has another dispatcher deliver, in place of its own deliverer.
+        find: Returns the deliverer of a dispatcher, which is made if there is none. None: there is
+            no other deliverer.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
+        news: The bindings that have got an heir since `take_back` has run.
     """
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        ending: Ending,
-        buffer: Buffer,
-        gatherer: Gatherer,
-        decode: "Callable[[Binding, Item], Delivery | None]",
-        deliver: Callable[[Delivery], None],
-    ) -> None:
-        """Take what belongs to the deliverer.
+    _dispatcher: Dispatcher
+    _ending: Ending
+    _buffer: Buffer
+    _gatherer: Gatherer
+    _decode: Callable[[Binding, Item], Delivery | None]
+    _deliver: Callable[[Delivery], None]
+    find: Callable[[Dispatcher], Successor] | None = field(default=None, init=False)
+    helped: set[Dispatcher] = field(default_factory=set, init=False)
+    news: list[Binding] = field(default_factory=list, init=False)
+    _have_been: bool = field(default=False, init=False)
 
-        Args:
-            dispatcher: Its dispatcher.
-            ending: Guards its buffer; its bell is rung when there is something to do.
-            buffer: What waits undecoded.
-            gatherer: What is held back.
-            decode: Makes a delivery of an item, or reports that it can't.
-            deliver: Has another dispatcher deliver, in place of its own deliverer.
-        """
-        self.find: Callable[[Dispatcher], Successor | None] = lambda _: None
-        self.helped: set[Dispatcher] = set()
-        self._dispatcher = dispatcher
-        self._ending = ending
-        self._buffer = buffer
-        self._gatherer = gatherer
-        self._decode = decode
-        self._deliver = deliver
-        self._news: list[Binding] = []
-        self._have_been = False
-
-    @property
-    def has_news(self) -> bool:
-        """Whether a binding has an heir, and `take_back` hasn't run since."""
-        return bool(self._news)
-
-    def note(self, binding: "Binding") -> None:
+    def note(self, binding: Binding) -> None:
         """Learn that a binding has an heir."""
         with self._ending.bell.lock:
             self._have_been = True
-            if binding not in self._news:
-                self._news.append(binding)
+            if binding not in self.news:
+                self.news.append(binding)
             self._ending.bell.ring()
 
-    def follow(self, binding: "Binding") -> "Binding":
+    def follow(self, binding: Binding) -> Binding:
         """Return the binding to deliver to now, as far as this deliverer may know."""
         while binding.heir is not None and self.serves(binding):
             if not binding.is_left:  # not yet: what the dispatcher already has comes first
@@ -88,7 +71,7 @@ class Succession:
             binding = binding.heir
         return binding
 
-    def serves(self, binding: "Binding") -> bool:
+    def serves(self, binding: Binding) -> bool:
         """Return whether a binding is one of the deliverer's own dispatcher."""
         return binding.subscription.dispatcher is self._dispatcher
 
@@ -130,7 +113,7 @@ class Succession:
         except BaseException as exc:  # noqa: BLE001 - a user's key
             delivery.report(exc)
 
-    def forward(self, binding: "Binding", item: Item | Delivery) -> None:
+    def forward(self, binding: Binding, item: Item | Delivery) -> None:
         """Hand on to another deliverer. If that has ended, deliver in its place."""
         if self._hand_on(binding, item):
             return
@@ -155,7 +138,7 @@ class Succession:
         a batch as well: what comes later must not overtake what it passes on.
         """
         with self._ending.bell.lock:
-            news, self._news = self._news, []
+            news, self.news = self.news, []
         for binding in news:
             binding.is_left = True
         back: dict[int, Delivery] = {}  # as what is retried may be passed on twice
@@ -166,17 +149,17 @@ class Succession:
             binding.passed_on.clear()
         return back
 
-    def _split(self, delivery: Delivery) -> "Iterable[tuple[Binding, Notification]]":
+    def _split(self, delivery: Delivery) -> Iterable[tuple[Binding, Notification]]:
         """Yield what a delivery was made of, each with the binding that it is for now."""
         binding, arrived = self.follow(delivery.binding), delivery.notification
         parts = (arrived,) if binding is delivery.binding else (arrived.parts or (arrived,))
         return ((binding, part) for part in parts)
 
-    def _hand_on(self, binding: "Binding", item: Item | Delivery) -> bool:
+    def _hand_on(self, binding: Binding, item: Item | Delivery) -> bool:
         """Hand on to another dispatcher's deliverer; return False if that has ended."""
-        deliverer = self.find(binding.subscription.dispatcher)
-        if deliverer is None:
+        if self.find is None:
             return False
+        deliverer = self.find(binding.dispatcher)
         if not isinstance(item, Delivery):
             return deliverer.take_over(item.for_bindings((binding,)))
         marker = GapMarker()
@@ -184,7 +167,7 @@ class Succession:
         marker.deliveries = (Delivery(binding, item.notification),)
         return deliverer.take_over(marker)
 
-    def _stand_in(self, binding: "Binding", arrived: "Notification") -> Delivery:
+    def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
         while binding.heir is not None:
             binding = binding.heir

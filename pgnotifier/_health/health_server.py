@@ -8,46 +8,43 @@ https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-pro
 
 import json
 import socket
+from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from pgnotifier._delivery.readiness import call_aside
+from pgnotifier._health.http_server import Answer, HttpServer
 from pgnotifier.errors import ConfigurationError, ConnectionFailedError
 from pgnotifier.settings import check_settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pgnotifier._health.http_server import Answer, HttpServer
-    from pgnotifier.status import Status
+from pgnotifier.status import Status
 
 HOST = "127.0.0.1"
 """The address, unless `health_host` is given: only this machine can reach it."""
 BACKLOG = 128
 """How many connections may wait to be accepted."""
 PATHS = ("/healthz", "/readyz")
-PROBE_TIMEOUT = 10.0
-"""Seconds for which `probe` waits for an answer."""
 
 
 class Checked(Protocol):
     """The part of a notifier that the health server uses."""
 
     def is_running(self) -> bool: ...
-    def status(self) -> "Status": ...
+    def status(self) -> Status: ...
     def readiness_problems(self) -> list[str]: ...
 
 
 class HealthServer:
     """Answers probes for some notifiers, on its own thread."""
 
-    def __init__(self, notifiers: "Sequence[Checked]", port: int, host: str | None = None) -> None:
+    def __init__(
+        self, notifiers: Sequence[Checked], port: int | None, host: str | None = None
+    ) -> None:
         """Check the arguments; `start` opens the port.
 
         Args:
             notifiers: The notifiers. All of them have to be healthy.
-            port: From 1 to 65535.
+            port: From 1 to 65535. None: `start` opens none.
             host: The address to listen on, or its name. `0.0.0.0` stands for all IPv4 addresses
                 of the machine, `::` for all IPv4 and IPv6 addresses. Default: 127.0.0.1.
 
@@ -55,24 +52,21 @@ class HealthServer:
             ArgumentTypeError: The port isn't an int, or the host isn't a str.
             ConfigurationError: The port is out of range, or the host is empty.
         """
-        check_settings(health_port=port, health_host=host)
+        if port is not None:
+            check_settings(health_port=port, health_host=host)
         self._notifiers = notifiers
         self._port = port
         self._host = HOST if host is None else host
         self._server: HttpServer | None = None
-        self._checks: dict[str, Future[Answer]] = {}  # by path; used by the server's thread
 
     def start(self) -> None:
-        """Open the port; a no-op if it is open.
+        """Open the port; a no-op if it is open, or if there is none.
 
         Raises:
             ConfigurationError: It can't be opened, for example because it is in use.
             ConnectionFailedError: No thread can be started.
         """
-        # Imported here because it takes memory, and most listeners have no health port.
-        from pgnotifier._health.http_server import HttpServer
-
-        if self._server is not None:
+        if self._server is not None or self._port is None:
             return
         server = HttpServer(_listen(self._host, self._port), self._find_answer)
         try:
@@ -92,22 +86,18 @@ class HealthServer:
     def forget_in_child(self) -> None:
         """Close the parent's port in a forked child, which has no server thread."""
         server, self._server = self._server, None
-        self._checks.clear()
         if server is not None:
             server.close()
 
-    def _find_answer(self, path: str) -> "Future[Answer]":
-        """Return the answer for a path, from the running check if there is one."""
+    def _find_answer(self, path: str) -> Future[Answer]:
+        """Return the answer for a path, which a check on a thread of its own makes."""
         if path not in PATHS:
             unknown: Future[Answer] = Future()
             unknown.set_result(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
             return unknown
-        check = self._checks.get(path)
-        if check is None or check.done():
-            check = self._checks[path] = call_aside("pgnotifier-check", self._check, path)
-        return check
+        return call_aside("pgnotifier-check", self._check, path)
 
-    def _check(self, path: str) -> "Answer":
+    def _check(self, path: str) -> Answer:
         if path == "/readyz":
             # In parallel, because each may have to wait for its queues.
             found = [
@@ -121,9 +111,7 @@ class HealthServer:
         return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
 
 
-def _make_answer(status: HTTPStatus, content: object) -> "Answer":
-    from pgnotifier._health.http_server import Answer
-
+def _make_answer(status: HTTPStatus, content: object) -> Answer:
     return Answer(status, f"{json.dumps(content)}\n".encode())
 
 
@@ -146,25 +134,3 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as exc:  # UnicodeError: the host isn't a valid name
         why = getattr(exc, "strerror", None) or exc
         raise ConfigurationError(f"health_port {port} can't be opened on {host!r}: {why}") from exc
-
-
-def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str]:
-    """Ask a health server; return whether it answered 200, and the answer or the error.
-
-    Args:
-        port: Its port.
-        path: `/healthz` or `/readyz`.
-        host: Its address.
-    """
-    import http.client
-
-    connection = http.client.HTTPConnection(host, port, timeout=PROBE_TIMEOUT)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        said = response.read().decode("utf-8", "replace").strip()
-    except (OSError, http.client.HTTPException) as exc:
-        return False, f"no answer from port {port} of {host}: {exc}"
-    finally:
-        connection.close()
-    return response.status == HTTPStatus.OK, said

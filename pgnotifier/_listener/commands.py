@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pgnotifier._runtime.sync import Outcome, is_held_here
+from pgnotifier._runtime.sync import Outcome
 from pgnotifier.errors import NotifierStoppedError
 
 Verb = Literal["listen", "unlisten", "restart"]
@@ -24,23 +24,19 @@ class Command:
 class Commands:
     """A queue of commands. Any thread may call `ask`; the other methods are for the reader.
 
-    The lock makes sure that a reader that ends leaves no command without an outcome.
+    Attributes:
+        lock: Makes sure that a reader that ends leaves no command without an outcome.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._waiting: deque[Command] = deque()
         self._closed = False
-
-    @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted code that holds the lock."""
-        return is_held_here(self._lock)
 
     def ask(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
         """Queue a command, and return its outcome, which is settled once the command is live."""
         command = Command(verb, tuple(channels))
-        with self._lock:
+        with self.lock:
             if self._closed:
                 command.done.settle(NotifierStoppedError("the notifier has stopped"))
             else:
@@ -56,7 +52,7 @@ class Commands:
 
     def waiting(self, verb: Verb) -> list[Command]:
         """Return the commands with a verb, in order."""
-        with self._lock:
+        with self.lock:
             return [command for command in self._waiting if command.verb == verb]
 
     def channels(self, verb: Verb) -> set[str]:
@@ -66,13 +62,13 @@ class Commands:
     def end(self, commands: Iterable[Command], exc: BaseException | None = None) -> None:
         """Remove commands from the queue, and settle their outcomes."""
         for command in commands:
-            with self._lock:
+            with self.lock:
                 self._waiting.remove(command)
             command.done.settle(exc)
 
     def close(self, why: BaseException) -> None:
         """Fail the commands that are left, and every later one."""
-        with self._lock:
+        with self.lock:
             self._closed = True
             left = tuple(self._waiting)
         self.end(left, why)

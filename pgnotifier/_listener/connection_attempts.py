@@ -18,49 +18,41 @@ MOST_TRIES = 10
 """The largest number of attempts at a time."""
 
 
-class ConnectionAttempts:
-    """Makes new connections; owned by the reader."""
+def connect(connection: ReaderConnection, *, hedged: bool = False) -> Session:
+    """Return a new connection; the reader's connection is read meanwhile.
 
-    def __init__(self, connection: ReaderConnection) -> None:
-        """Take the reader's connection, which is read while an attempt is under way."""
-        self._connection = connection
+    Args:
+        connection: The reader's connection.
+        hedged: Whether to add another attempt each second until one is answered.
 
-    def connect(self, *, hedged: bool = False) -> Session:
-        """Return a new connection.
-
-        Args:
-            hedged: Whether to add another attempt each second until one is answered.
-
-        Raises:
-            PgNotifierError: No connection could be made.
-        """
-        tries: list[Connecting] = []
-        try:
-            while True:
-                tries.append(self.begin(shuffle=bool(tries)))
-                may_hedge = hedged and len(tries) < MOST_TRIES
-                done = self.wait_for_any(tries, HEDGE if may_hedge else None)
-                if done is not None:
-                    tries.remove(done)
-                    return done.result()
-        finally:
-            for other in tries:
-                other.abandon()
-
-    def begin(self, query: bytes = b"", *, shuffle: bool = False) -> Connecting:
-        """Begin one attempt, which sends a query once it is connected, if one is given."""
-        parameters, wake = self._connection.parameters, self._connection.wake
-        return Connecting(parameters, wake, query, shuffle=shuffle)
-
-    def wait_for_any(self, tries: Sequence[Connecting], timeout: float | None) -> Connecting | None:
-        """Return the first attempt that is done, or None if none is within a time in seconds."""
-        deadline = None if timeout is None else monotonic() + timeout
+    Raises:
+        PgNotifierError: No connection could be made.
+    """
+    tries: list[Connecting] = []
+    try:
         while True:
-            for one in tries:
-                if one.done:
-                    return one
-            left = self._connection.heartbeat if deadline is None else deadline - monotonic()
-            if left <= 0:
-                return None
-            self._connection.wait(left)
-            self._connection.read_if_room()
+            tries.append(Connecting(connection.parameters, connection.wake, shuffle=bool(tries)))
+            may_hedge = hedged and len(tries) < MOST_TRIES
+            done = wait_for_any(connection, tries, HEDGE if may_hedge else None)
+            if done is not None:
+                tries.remove(done)
+                return done.result()
+    finally:
+        for other in tries:
+            other.abandon()
+
+
+def wait_for_any(
+    connection: ReaderConnection, tries: Sequence[Connecting], timeout: float | None
+) -> Connecting | None:
+    """Return the first attempt that is done, or None if none is within a time in seconds."""
+    deadline = None if timeout is None else monotonic() + timeout
+    while True:
+        for one in tries:
+            if one.done:
+                return one
+        left = connection.heartbeat if deadline is None else deadline - monotonic()
+        if left <= 0:
+            return None
+        connection.wait(left)
+        connection.read_if_room()

@@ -11,9 +11,9 @@ from time import monotonic
 from psycopg.pq import PGnotify
 
 from pgnotifier._connection.session import ConnectionLostError, Session, listen_query, notify_query
-from pgnotifier._listener.connection_attempts import ConnectionAttempts
+from pgnotifier._listener.connection_attempts import connect
+from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import Standby
-from pgnotifier._listener.listen_check import ListenCheck
 from pgnotifier._listener.reader_connection import (
     LISTEN_TIMEOUT,
     SILENT,
@@ -58,120 +58,111 @@ class UpTo:
         return arrived
 
 
-class Handover:
-    """Replaces the reader's connection; owned by the reader."""
+def move(
+    connection: ReaderConnection,
+    heartbeat: Heartbeat,
+    channels: Iterable[str],
+    standby: Standby | None = None,
+) -> None:
+    """Move to a new connection.
 
-    def __init__(
-        self,
-        connection: ReaderConnection,
-        attempts: ConnectionAttempts,
-        check: ListenCheck,
-    ) -> None:
-        """Take what to work with.
+    Args:
+        connection: The reader's connection, to be replaced.
+        heartbeat: Checks that the new connection receives notifications.
+        channels: What to listen to from now on.
+        standby: The lead that the new connection is to take from the old one, if any.
 
-        Args:
-            connection: The reader's connection, to be replaced.
-            attempts: Makes the new connection.
-            check: Checks that the new connection receives notifications.
-        """
-        self._connection = connection
-        self._attempts = attempts
-        self._check = check
-        self._router = connection.router
-        self._timeout = connection.timeout
+    Raises:
+        PgNotifierError: No connection could be made, or it can't listen; the old one stays.
+        ConnectionLostError: The old one was lost meanwhile, or leads to another server.
+    """
+    session = connect(connection)
+    marker = (connection.router.private, secrets.token_hex(8))
+    try:
+        wanted = {*channels, connection.router.private}
+        query = listen_query(wanted, encoding=session.encoding)
+        _ask_beside(connection, session, query, LISTEN_TIMEOUT)
+        _hand_on_up_to(connection, session, marker)
+        connection.close()
+        _drop_up_to(session, marker)
+        if standby is not None:
+            _take_lock(connection, session, standby)
+    except BaseException:
+        connection.forget(session)
+        raise
+    connection.session = session
+    connection.hand_on()
+    try:
+        heartbeat.check()
+    except NotListeningError as exc:
+        raise ConnectionLostError(str(exc)) from exc
 
-    def run(self, channels: Iterable[str], standby: Standby | None = None) -> None:
-        """Move to a new connection.
 
-        Args:
-            channels: What to listen to from now on.
-            standby: The lead that the new connection is to take from the old one, if any.
+def _ask_beside(
+    connection: ReaderConnection, session: Session, query: bytes, timeout: float
+) -> None:
+    """Send a query on the new connection, again if it is canceled; read the old one too."""
 
-        Raises:
-            PgNotifierError: No connection could be made, or it can't listen; the old one stays.
-            ConnectionLostError: The old one was lost meanwhile, or leads to another server.
-        """
-        session = self._attempts.connect()
-        marker = (self._router.private, secrets.token_hex(8))
-        try:
-            wanted = {*channels, self._router.private}
-            query = listen_query(wanted, encoding=session.encoding)
-            self._ask_beside(session, query, LISTEN_TIMEOUT)
-            self._hand_on_up_to(session, marker)
-            self._connection.close()
-            _drop_up_to(session, marker)
-            if standby is not None:
-                self._take_lock(session, standby)
-        except BaseException:
-            self._connection.forget(session)
-            raise
-        self._connection.session = session
-        self._connection.hand_on()
-        try:
-            self._check.check()
-        except NotListeningError as exc:
-            raise ConnectionLostError(str(exc)) from exc
-
-    def _ask_beside(self, session: Session, query: bytes, timeout: float) -> None:
-        """Send a query on the new connection, again if it is canceled; read the old one too."""
-        again_if_canceled(lambda: self._try_beside(session, query, timeout))
-
-    def _try_beside(self, session: Session, query: bytes, timeout: float) -> None:
+    def ask() -> None:
         deadline = monotonic() + timeout
         try:
             session.send(query)
         except ConnectionLostError as exc:
-            raise self._connection.lost_before_listening(exc) from exc
+            raise connection.lost_before_listening(exc) from exc
         while True:
-            self._connection.read_if_room()
+            connection.read_if_room()
             try:
                 unsent = session.flush()
                 session.consume()
                 if not unsent and session.answered():
                     return
             except ConnectionLostError as exc:
-                raise self._connection.lost_before_listening(exc) from exc
+                raise connection.lost_before_listening(exc) from exc
             if (left := deadline - monotonic()) <= 0:
                 raise ConnectionFailedError(
-                    f"no answer from PostgreSQL ({self._connection.parameters!r}) for {timeout:g} s"
+                    f"no answer from PostgreSQL ({connection.parameters!r}) for {timeout:g} s"
                 )
-            self._connection.wait_for(session, left, write=unsent)
+            connection.wait(left, session, write=unsent)
 
-    def _hand_on_up_to(self, session: Session, marker: Marker) -> None:
-        """Have the new connection send a marker, and route what the old one gets up to it."""
-        assert self._connection.session is not None
-        up_to = UpTo(self._connection.session.notifies, marker)
-        with self._connection.reading(up_to):
-            self._ask_beside(session, notify_query(*marker), self._timeout)
-            deadline = monotonic() + self._timeout
-            while not up_to.is_reached:
-                if self._router.is_full():
-                    self._connection.pause()
-                    deadline = monotonic() + self._timeout
-                    continue
-                if (left := deadline - monotonic()) <= 0:
-                    raise ConnectionLostError("the new connection leads to another server")
-                self._connection.wait(left)
-                received = self._router.received
-                self._connection.read()
-                if self._router.received > received:
-                    deadline = monotonic() + self._timeout  # the server is still sending
+    again_if_canceled(ask)
 
-    def _take_lock(self, session: Session, standby: Standby) -> None:
-        """Take the lead, which the end of the old connection releases in a moment."""
-        deadline = monotonic() + self._timeout
-        while True:
-            asked_at = Moment.now()
-            try:
-                self._ask_beside(session, standby.query, self._timeout)
-            except PgNotifierError as exc:  # the old connection is closed by now
-                raise ConnectionLostError(str(exc)) from exc
-            if standby.learn(session.row, asked_at):
-                standby.take_over()  # the leader was this listener, so nothing was missed
-                return
-            if monotonic() > deadline:
-                raise ConnectionLostError("another listener took the lead")
-            self._connection.wait_for(session, LOCK_PAUSE, write=False)
+
+def _hand_on_up_to(connection: ReaderConnection, session: Session, marker: Marker) -> None:
+    """Have the new connection send a marker, and route what the old one gets up to it."""
+    assert connection.session is not None
+    up_to = UpTo(connection.session.notifies, marker)
+    with connection.reading(up_to):
+        _ask_beside(connection, session, notify_query(*marker), connection.timeout)
+        deadline = monotonic() + connection.timeout
+        while not up_to.is_reached:
+            if connection.router.is_full():
+                connection.pause()
+                deadline = monotonic() + connection.timeout
+                continue
+            if (left := deadline - monotonic()) <= 0:
+                raise ConnectionLostError("the new connection leads to another server")
+            connection.wait(left)
+            received = connection.router.received
+            connection.read()
+            if connection.router.received > received:
+                deadline = monotonic() + connection.timeout  # the server is still sending
+
+
+def _take_lock(connection: ReaderConnection, session: Session, standby: Standby) -> None:
+    """Take the lead, which the end of the old connection releases in a moment."""
+    deadline = monotonic() + connection.timeout
+    while True:
+        asked_at = Moment.now()
+        try:
+            _ask_beside(connection, session, standby.query, connection.timeout)
+        except PgNotifierError as exc:  # the old connection is closed by now
+            raise ConnectionLostError(str(exc)) from exc
+        if standby.learn(session.row, asked_at):
+            standby.take_over()  # the leader was this listener, so nothing was missed
+            return
+        if monotonic() > deadline:
+            raise ConnectionLostError("another listener took the lead")
+        connection.wait(LOCK_PAUSE, session)
 
 
 def _drop_up_to(session: Session, marker: Marker) -> None:

@@ -1,13 +1,17 @@
 """Leadership: ask for the lead, keep what shows that this listener leads, end a dead leader.
 
-See `leader_lock` for how the lead is held.
+See `leader_lock` for how the lead is held. A leader keeps a *companion*, a second, idle session,
+which shows that its machine still runs. PostgreSQL notices within 20 seconds that the client of an
+idle session has vanished. But TCP sends no keepalives while data is on its way, and a session that
+may pause has no other timeout: there it takes a quarter of an hour.
+https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
 """
 
 import logging
 from collections.abc import Iterable
 from time import monotonic
 
-from pgnotifier._listener.companion import Companion
+from pgnotifier._connection.connecting import Connecting
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
@@ -20,6 +24,8 @@ logger = logging.getLogger("pgnotifier.listener")
 
 POLL = 1.0
 """Seconds between two attempts of a standby to take the lead."""
+LOOK = 1.0
+"""Seconds between two checks that the companion is still connected."""
 
 
 class Leadership:
@@ -42,8 +48,8 @@ class Leadership:
         self.poll = POLL
         self._connection = connection
         self._heartbeat = heartbeat
-        self._companion = Companion(connection.parameters, connection.wake, self.view.accompany)
-        self._show_at = 0.0
+        self._companion: Connecting | None = None
+        self._look_at = self._show_at = 0.0
 
     def acquire(self) -> bool:
         """Ask for the lead; return whether this listener has it.
@@ -68,14 +74,21 @@ class Leadership:
         """Keep a companion session while this listener leads, and none otherwise."""
         session = self._connection.session
         # Behind a pooler, a companion would only show that the pooler's machine is there.
-        if leads and session is not None and not session.is_pooled:
-            self._companion.tend()
-        else:
+        if not leads or session is None or session.is_pooled:
             self.dismiss()
+        elif monotonic() >= self._look_at:
+            self._look_at = monotonic() + LOOK
+            known = self._companion
+            if known is None or (known.done and not known.is_quiet):
+                self.dismiss()
+                parameters, wake = self._connection.parameters, self._connection.wake
+                self._companion = Connecting(parameters, wake, self.view.accompany)
 
     def dismiss(self) -> None:
         """End the companion session, if there is one."""
-        self._companion.close()
+        known, self._companion = self._companion, None
+        if known is not None:
+            known.abandon()
 
     def end_vanished_leader(self) -> None:
         """End the leader's session if its machine has vanished."""

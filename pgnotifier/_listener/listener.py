@@ -10,43 +10,46 @@ from time import monotonic
 from pgnotifier._connection.connecting import is_connecting_here
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
-from pgnotifier._delivery.buffer import REPORT_PAUSE
+from pgnotifier._delivery.buffer import REPORT_PAUSE, Overflow
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
-from pgnotifier._listener.commands import Command, Commands, Verb
-from pgnotifier._listener.dropped import DroppedReports
+from pgnotifier._listener.commands import Commands, Verb
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listening import Listening
 from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
-from pgnotifier._listener.recovery import Recovery
 from pgnotifier._listener.router import Router
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.sync import Gate, Outcome
+from pgnotifier._runtime.sync import Gate, Outcome, is_held_here
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, PgNotifierError
-from pgnotifier.status import Latency
 
 logger = logging.getLogger("pgnotifier.listener")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a listener listens.
+    """How a listener listens, and the bounds of each dispatcher's buffer.
 
     Attributes:
         heartbeat: Seconds without anything after which an idle connection is tested.
         heartbeat_timeout: Seconds within which that test has to succeed.
+        buffer_size: How many notifications may wait for one dispatcher.
+        buffer_bytes: How many bytes of payloads may wait for one dispatcher.
+        overflow: What happens to more notifications than that.
         standby: The name that several listeners share if only one of them is to listen.
         waits: Whether to retry until the server can be reached for the first time.
     """
 
-    heartbeat: float = 15.0
-    heartbeat_timeout: float = 5.0
+    heartbeat: float
+    heartbeat_timeout: float
+    buffer_size: int
+    buffer_bytes: int
+    overflow: Overflow
     standby: str | None = None
     waits: bool = False
 
@@ -54,8 +57,12 @@ class Settings:
 class Listener:
     """From `start()` to `stop()`: one reader, one connection, one deliverer per dispatcher.
 
-    The reader thread owns the connection, the router, and what is listened to. Other threads
-    ask it for changes through `_commands`.
+    Other threads ask the reader thread for changes through `_commands`.
+
+    Attributes:
+        ready: Settled once the reader listens, or has failed to.
+        ended: Opens when the reader has ended.
+        router, connection, listening, queue_usage: The reader's parts; others may read them.
     """
 
     def __init__(
@@ -86,47 +93,36 @@ class Listener:
         self._waits = settings.waits
         self._stopping = False
         self._commands = Commands()
-        self._gaps = Gaps(report_gap, registry, lambda: self._router.deliverers)
-        self._dropped = DroppedReports(report_gap, self._gaps)
-        self._router = Router(
+        self._gaps = Gaps(report_gap, registry, lambda: self.router.deliverers)
+        self.router = Router(
             registry,
-            lambda dispatcher: deliverer(dispatcher, self._connection.wake),
+            lambda dispatcher: deliverer(dispatcher, self.connection.wake),
             lambda: self._commands.channels("unlisten"),
             self._gaps.hold_new,
         )
-        self._connection = ReaderConnection(
+        self.connection = ReaderConnection(
             parameters,
-            self._router,
+            self.router,
             settings.heartbeat,
             settings.heartbeat_timeout,
             lambda: self._stopping,
         )
-        self._heartbeat = Heartbeat(self._connection)
-        self._queue_usage = QueueUsage(self._connection.ask)
+        self._heartbeat = Heartbeat(self.connection)
+        self.queue_usage = QueueUsage(self.connection.ask)
         self._leadership = (
             None
             if settings.standby is None
-            else Leadership(self._connection, self._heartbeat, settings.standby)
+            else Leadership(self.connection, self._heartbeat, settings.standby)
         )
-        self._listening = Listening(
+        self.listening = Listening(
             registry,
             self._commands,
-            self._connection,
+            self.connection,
             self._heartbeat,
             self._leadership,
             self._gaps,
             self._state,
         )
-        self._recovery = Recovery(
-            registry,
-            self._commands,
-            self._connection,
-            self._listening,
-            self._leadership,
-            self._gaps,
-            self._state,
-        )
-        self._locking = (self._commands, self._router, report_gap, report_state, self._gaps)
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
         self._starter: int | None = threading.get_ident()  # until the reader runs
 
@@ -139,7 +135,7 @@ class Listener:
             ConnectionFailedError: No thread can be started.
         """
         if self._stopping:  # `stop()` was called before this
-            self._finish(NotifierStoppedError("the notifier was stopped"))
+            self.end(NotifierStoppedError("the notifier was stopped"))
             return
         self._state.become("starting")
         try:
@@ -150,49 +146,21 @@ class Listener:
             ) from exc
         self._starter = None
 
-    def abort(self, why: Exception) -> None:
-        """End instead of `start`, or after that failed."""
-        self._finish(why)
-
     def request(self, verb: Verb, channels: Iterable[str] = ()) -> Outcome:
         """Queue a command, and return its outcome, which is settled once the change is live."""
         done = self._commands.ask(verb, channels)
-        self._connection.wake()
+        self.connection.wake()
         return done
 
     def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
         """Have the deliverers of dispatchers end that have no subscription any more."""
-        self._router.retire(dispatchers)
-        self._connection.wake()
+        self.router.retire(dispatchers)
+        self.connection.wake()
 
     @property
     def deliverers(self) -> Mapping[Dispatcher, Deliverer]:
         """The deliverers that run, by dispatcher."""
-        return self._router.deliverers
-
-    @property
-    def received(self) -> int:
-        """How many notifications have been read."""
-        return self._router.received
-
-    def counts(self) -> Mapping[str, int]:
-        """Return how many notifications have arrived on each registered channel."""
-        return self._router.counts()
-
-    @property
-    def reconnects(self) -> int:
-        """How many connections have replaced another one."""
-        return self._listening.reconnects
-
-    @property
-    def latency(self) -> Latency | None:
-        """How long round trips to the server take; None before the first."""
-        return self._connection.round_trips.latency
-
-    @property
-    def queue_usage(self) -> float | None:
-        """How full PostgreSQL's queue was, as a fraction; None before the first look."""
-        return self._queue_usage.usage
+        return self.router.deliverers
 
     @property
     def is_alive(self) -> bool:
@@ -204,22 +172,22 @@ class Listener:
         """Whether the reader has ended without `stop()`, as without a first connection."""
         return self.ended.is_open and not self._stopping
 
-    def is_reader(self) -> bool:
-        """Return whether the reader thread runs the calling code, a log handler for example."""
-        return self._thread is threading.current_thread()
-
     def waits_for_caller(self) -> bool:
         """Return whether the reader can't continue before the calling code is done.
 
-        Besides the reader's own thread, that is so for a `db_conf` that is called for the
-        parameters of a connection, for what is called while the reader is still to be started, and
-        for a signal handler or a finalizer that has interrupted code that holds one of our locks.
+        Besides the reader's own thread, which calls log handlers, that is so for a `db_conf` that
+        is called for the parameters of a connection, for what is called while the reader is still
+        to be started, and for a signal handler or a finalizer that has interrupted code that holds
+        one of our locks.
         """
+        reports, latest_hold = (self._report_gap, self._state), self._gaps.latest
+        locks = (one.lock for one in (self._commands, *reports, latest_hold))
         return (
-            self.is_reader()
+            self._thread is threading.current_thread()
             or is_connecting_here(self._parameters)
             or self._starter == threading.get_ident()
-            or any(one.is_locked_here for one in self._locking)
+            or any(map(is_held_here, (self.router.making, *locks)))
+            or any(one.is_locked_here for one in self.deliverers.values())
         )
 
     def delivering_here(self) -> list[threading.Thread]:
@@ -234,7 +202,7 @@ class Listener:
         """
         deadline = monotonic() + timeout
         self._stopping = True
-        self._connection.wake()
+        self.connection.wake()
         if self._thread.ident and not self.waits_for_caller():
             self._thread.join(timeout)
         for deliverer in self.deliverers.values():
@@ -244,15 +212,8 @@ class Listener:
             # A deliverer that hands something on to another dispatcher may make a new one.
             undelivered += sum(d.stop(deadline) for d in left)
             stopped.update(left)
-        for dispatcher in self.deliverers:
-            try:
-                dispatcher.close()
-            except Exception:
-                logger.exception(
-                    "%r could not be closed",
-                    dispatcher,
-                    extra=about("close_failed", dispatcher=type(dispatcher).__name__),
-                )
+        for deliverer in self.deliverers.values():
+            deliverer.close_dispatcher()
         return undelivered
 
     def forget_in_child(self) -> None:
@@ -260,38 +221,39 @@ class Listener:
         self.ended.open()
         for deliverer in self.deliverers.values():
             deliverer.forget_in_child()
-        self._connection.forget_in_child()
+        self.connection.forget_in_child()
 
     # --- the reader thread ---
 
     def _run(self) -> None:
         why: BaseException = NotifierStoppedError("the notifier was stopped")
         try:
-            self._recovery.connect_first(waits=self._waits)
+            self.listening.connect_first(waits=self._waits)
             self.ready.settle()
             while True:
                 self._serve()
         except StoppingError:
-            self._connection.read_last()
+            self.connection.read_last()
         except PgNotifierError as exc:  # at the start only
             why = exc
         except BaseException as exc:
             logger.exception("the reader ended by a defect of pgnotifier", extra=about("defect"))
             why = exc
         finally:
-            self._finish(why)
+            self.end(why)
 
-    def _finish(self, why: BaseException) -> None:
+    def end(self, why: BaseException) -> None:
+        """End everything but the deliverers; called by the reader, or if it isn't started."""
         self._starter = None
         if self._leadership is not None:
             self._leadership.dismiss()
-        self._connection.end()
+        self.connection.end()
         self._state.become("stopped")
         self.ended.open()
         if not self.ready.is_open:
             self.ready.settle(why)
         self._commands.close(why)
-        self._dropped.report(self.deliverers.values(), at_once=True)
+        self._gaps.report_dropped(self.deliverers.values(), at_once=True)
         for deliverer in self.deliverers.values():
             deliverer.drain()  # nobody calls `stop()` if the first connection couldn't be made
 
@@ -312,34 +274,34 @@ class Listener:
                 "a defect of pgnotifier; starting over with a new connection", extra=about("defect")
             )
             reason = f"internal error: {exc}"
-        self._recovery.reconnect(reason)
+        self.listening.reconnect(reason)
 
     def _turn(self) -> None:
         # A round trip may use up the wake-up of somebody who asks for something meanwhile. So
         # commands are looked for after the last one, before the reader waits.
-        leads = self._listening.leads
-        if leads and not self._router.is_full():
-            self._queue_usage.look()
+        leads = self.listening.leads
+        if leads and not self.router.is_full():
+            self.queue_usage.look()
         self._run_commands()
         if self._leadership is not None:
             self._leadership.accompany(leads=leads)
-        stuck = [one for one in (self._report_gap, self._state, self._router) if one.is_stuck]
+        stuck = [one for one in (self._report_gap, self._state, self.router) if one.is_stuck]
         for one in stuck:
             one.resume()
-        self._dropped.forget(self._router.take_retired())
+        self.router.end_retired()
         if not leads:
             self._stand_by()
-        elif self._router.is_full():
-            self._connection.pause()  # whoever makes room wakes the reader
+        elif self.router.is_full():
+            self.connection.pause()  # whoever makes room wakes the reader
         else:
             self._receive(is_stuck=bool(stuck))
 
     def _stand_by(self) -> None:
         """Wait, then try to take the lead."""
         assert self._leadership is not None
-        self._connection.wait(self._leadership.poll)
-        self._connection.read()
-        self._listening.try_to_take_over(self._leadership)
+        self.connection.wait(self._leadership.poll)
+        self.connection.read()
+        self.listening.try_to_take_over(self._leadership)
 
     def _receive(self, *, is_stuck: bool) -> None:
         """Wait for notifications, and read them; make the round trip that is due.
@@ -351,27 +313,24 @@ class Listener:
         if self._leadership is not None:
             longest = self._leadership.poll
             self._leadership.show_progress()
-        if self._router.has_missed():
+        if self.router.has_missed():
             is_stuck = True
-            self._dropped.report(self.deliverers.values())
+            self._gaps.report_dropped(self.deliverers.values())
         # Last, as it wakes deliverers, and they can't run before the reader waits again.
-        self._connection.receive(min(longest, REPORT_PAUSE) if is_stuck else longest)
+        self.connection.receive(min(longest, REPORT_PAUSE) if is_stuck else longest)
         self._heartbeat.beat_if_due()
 
     def _run_commands(self) -> None:
         while (command := self._commands.first()) is not None:
             try:
-                self._run_command(command)
+                match command.verb:
+                    case "listen":
+                        self.listening.add(command.channels)
+                    case "unlisten":
+                        self.listening.remove(command.channels)
+                    case "restart":
+                        self.listening.move()
             except PgNotifierError as exc:
                 self._commands.end([command], exc)
             else:
                 self._commands.end([command])
-
-    def _run_command(self, command: Command) -> None:
-        match command.verb:
-            case "listen":
-                self._listening.add(command.channels)
-            case "unlisten":
-                self._listening.remove(command.channels)
-            case "restart":
-                self._listening.move()

@@ -20,9 +20,7 @@ logger = logging.getLogger("pgnotifier.pause")
 WARN = 60.0
 """Seconds between two warnings about a pause that lasts."""
 
-Identity = tuple[bytes | None, ...]
-"""What identifies a server process: its pid, its start time, and that of its server."""
-
+# Of a server process: its pid, its start time, and that of its server.
 IDENTITY = b"""
 SELECT pid::pg_catalog.text, EXTRACT(epoch FROM backend_start)::pg_catalog.text,
   EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::pg_catalog.text
@@ -112,7 +110,7 @@ class Pause:
             self._looking = Connecting(self._parameters, self._waiter.wake, query)
 
     def _judge(self, session: Session, looked: Connecting) -> None:
-        if looked.has_failed:
+        if looked.error is not None:
             logger.info(
                 "no second connection to check whether the paused one has ended",
                 extra=about("pause_unwatched"),

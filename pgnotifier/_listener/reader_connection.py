@@ -81,10 +81,6 @@ def again_if_canceled(ask: Callable[[], None]) -> None:
     return ask()
 
 
-def _read_nothing() -> bool:
-    return False
-
-
 class ReaderConnection:
     """The connection in use, owned by the reader; other threads only read the attributes.
 
@@ -135,19 +131,19 @@ class ReaderConnection:
         """End the current wait, or the next one. Any thread may call this."""
         self._waiter.wake()
 
-    def wait(self, timeout: float, *, read: bool = True, write: bool = False) -> None:
-        """Wait for the connection, a wake-up, or the time to pass, in seconds.
+    def wait(self, timeout: float, session: Session | None = None, *, write: bool = False) -> None:
+        """Wait for a connection, a wake-up, or the time to pass, in seconds.
+
+        Args:
+            timeout: The longest wait.
+            session: The connection. Default: the one in use, if there is one.
+            write: Whether to wait until it can be written to, too.
 
         Raises:
             StoppingError: `stop()` was called.
         """
-        fd = None if self.session is None else self.session.fd
-        self._waiter.wait(timeout, fd, read=read, write=write)
-        self._check_stopping()
-
-    def wait_for(self, session: Session, timeout: float, *, write: bool) -> None:
-        """Wait as `wait` does, for a connection that isn't in use yet."""
-        self._waiter.wait(timeout, session.fd, write=write)
+        watched = session or self.session
+        self._waiter.wait(timeout, watched.fd if watched else None, write=write)
         self._check_stopping()
 
     def pause(self) -> None:
@@ -168,11 +164,6 @@ class ReaderConnection:
             self._check_stopping()
         else:
             self.wait(timeout, write=write)
-
-    def _wait_for_room(self) -> None:
-        """Pause: before it answers, the server sends all that is pending, even gigabytes."""
-        while self.router.is_full():
-            self.pause()
 
     def _check_stopping(self) -> None:
         if self._is_stopping():
@@ -277,7 +268,7 @@ class ReaderConnection:
         self._sort()
         self.router.hand_on()
 
-    def _sort(self, read_more: Callable[[], bool] = _read_nothing) -> None:
+    def _sort(self, read_more: Callable[[], bool] = lambda: False) -> None:
         assert self.session is not None
         source = self._source or self.session.notifies
         if self.router.sort(source, self.round_trips.proven_at, read_more):
@@ -341,7 +332,9 @@ class ReaderConnection:
                 if self.router.received > received:
                     deadline = monotonic() + timeout  # the server is still sending
                 if self.router.is_overfull():
-                    self._wait_for_room()
+                    # Before it answers, the server sends all that is pending, even gigabytes.
+                    while self.router.is_full():
+                        self.pause()
                     deadline = monotonic() + timeout
                 left = deadline - monotonic()
                 if left <= 0:

@@ -13,9 +13,7 @@ from pgnotifier._delivery.buffer import Item
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.clock import Moment
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier._runtime.log_throttle import LogThrottle
-from pgnotifier._runtime.sync import is_held_here
+from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Dispatcher
 
 logger = logging.getLogger("pgnotifier.routing")
@@ -54,6 +52,7 @@ class Router:
         private: The channel on which the listener notifies itself. Nobody can guess its name.
         echoes: The payloads that arrived on that channel, with the pid of the server process that
             sent each.
+        making: Held while deliverers are made, started or retired.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Router:
         self._routes: dict[bytes, Route] = {}
         self._routed: Registry | None = None
         self._relayed: list[bytes] = []
-        self._making = threading.RLock()  # of deliverers; guards `_unstarted`
+        self.making = threading.RLock()  # of deliverers; guards `_unstarted`
         self._unstarted: list[Deliverer] = []
         self._warn = LogThrottle(logger)
         self._leaving: set[str] = set()
@@ -204,19 +203,13 @@ class Router:
                 del self.echoes[next(iter(self.echoes))]
 
     @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted code that holds a lock that the reader needs."""
-        makes = is_held_here(self._making)
-        return makes or any(one.is_locked_here for one in self.deliverers.values())
-
-    @property
     def is_stuck(self) -> bool:
         """Whether something is to be tried again: to start a deliverer, or to end one."""
         return bool(self._unstarted or self._retiring or self._to_retire)
 
     def resume(self) -> None:
         """Try to start the deliverers that no thread could be started for."""
-        with self._making:
+        with self.making:
             self._start_all()
 
     def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
@@ -226,26 +219,23 @@ class Router:
         """
         self._to_retire.extend(dispatchers)
 
-    def take_retired(self) -> list[Deliverer]:
-        """Remove and return the deliverers that were to end and have nothing left to do."""
+    def end_retired(self) -> None:
+        """Remove the deliverers that were to end and have nothing left to do."""
         while self._to_retire:
             self._retiring.add(self._to_retire.popleft())
         self._retiring &= self.deliverers.keys()
         if not self._retiring:
-            return []
-        with self._making:
+            return
+        with self.making:
             used = self._find_used(self._retiring)
             for one in used:
                 self.deliverers[one].stay()
             self._retiring -= used
-            found = [self.deliverers[one] for one in self._retiring]
-            retired = [one for one in found if one.retire()]
-            gone = {one.dispatcher for one in retired}
+            gone = {one for one in self._retiring if self.deliverers[one].retire()}
             self._retiring -= gone
             self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
         self._routes.clear()  # they refer to these deliverers
         self._routed = None
-        return retired
 
     def _find_used(self, dispatchers: Container[Dispatcher]) -> set[Dispatcher]:
         registry = self._registry()
@@ -270,15 +260,15 @@ class Router:
 
     def is_full(self) -> bool:
         """Return whether some buffer is full, so that nothing more should be read."""
-        return any(deliverer.full for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.full for deliverer in self.deliverers.values())
 
     def has_missed(self) -> bool:
         """Return whether something was dropped that is still to be reported."""
-        return any(deliverer.has_missed for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.has_missed for deliverer in self.deliverers.values())
 
     def is_overfull(self) -> bool:
         """Return whether some buffer is so far over its bound that nothing more may be added."""
-        return any(deliverer.overfull for deliverer in self.deliverers.values())
+        return any(deliverer.buffer.overfull for deliverer in self.deliverers.values())
 
     def _look_up_registry(self) -> None:
         """Forget the routes if the registry has changed since they were made."""
@@ -330,7 +320,7 @@ class Router:
         self._relayed.clear()
 
     def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
-        with self._making:  # a deliverer also calls this, to hand something on to another one
+        with self.making:  # a deliverer also calls this, to hand something on to another one
             found = self.deliverers.get(dispatcher)
             if found is None:
                 found = self._make_deliverer(dispatcher)

@@ -5,15 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from pgnotifier._runtime.hooks import Hook, HookReport
-from pgnotifier._runtime.log_records import about, duration
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime.hooks import Hook
+from pgnotifier._runtime.log_records import LogThrottle, about, duration
 from pgnotifier.status import OnState, State, StateChange
 
 logger = logging.getLogger("pgnotifier.states")
 
 
-class StateReport(HookReport):
+class StateReport(Hook):
     """The current state, which is logged and passed to `on_state` when it changes.
 
     The reader alone changes it; any thread may read it.
@@ -25,10 +24,14 @@ class StateReport(HookReport):
         Args:
             on_state: The user's hook, if there is one.
         """
-        self.current = StateChange("stopped", datetime.now(UTC))
-        super().__init__(Hook("on_state", on_state))
+        super().__init__("on_state", on_state)
         self._warn = LogThrottle(logger, others=logging.INFO)
         self._has_warned = False  # of the current loss
+
+    def renew(self) -> None:
+        """Be `stopped`, as in a forked child; the parent still reports its own changes."""
+        super().renew()
+        self.current = StateChange("stopped", datetime.now(UTC))
         self._begun_at = monotonic()  # the wall clock may be set meanwhile
 
     def become(self, state: State, why: str | None = None, detail: str = "") -> None:
@@ -64,7 +67,7 @@ class StateReport(HookReport):
             quiet = state == "starting" or has_failed
             level = logging.DEBUG if quiet else logging.INFO
             logger.log(level, "%s%s", state, detail, extra=about(state))
-        self._hook.call(self.current)
+        self.call(self.current)
 
     def explain(self, why: str) -> None:
         """Note why there is still no connection: the latest reason helps more than the first."""
@@ -80,8 +83,3 @@ class StateReport(HookReport):
     def _lasted(self) -> float:
         """For how many seconds the current state has lasted."""
         return monotonic() - self._begun_at
-
-    def forget_in_child(self) -> None:
-        """Become `stopped` in a forked child; the parent still reports its own changes."""
-        self.current = StateChange("stopped", datetime.now(UTC))
-        self._begun_at = monotonic()

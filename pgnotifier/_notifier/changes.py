@@ -4,11 +4,10 @@ from collections.abc import Callable, Hashable
 from functools import partial
 
 from pgnotifier._delivery.deliverer import called_by_callback
-from pgnotifier._notifier.attachments import Attachments
+from pgnotifier._listener.commands import Verb
+from pgnotifier._notifier.autostart import starts
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
 from pgnotifier._registry.change import Change, Claim
-from pgnotifier._registry.writer import Registrar
-from pgnotifier._runtime.autostart import Autostart
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.errors import ListenRefusedError
@@ -21,28 +20,19 @@ class Changes:
     a signal handler may, is put off until that one is done.
     """
 
-    def __init__(
-        self,
-        owner: Owner,
-        registrar: Registrar,
-        lifecycle: Lifecycle,
-        attachments: Attachments,
-        autostart: Autostart,
-    ) -> None:
+    def __init__(self, owner: Owner, lifecycle: Lifecycle, autorun: bool | None) -> None:
         """Take what is changed.
 
         Args:
             owner: The notifier.
-            registrar: Holds the registry.
-            lifecycle: Runs the listener, and has the lock.
-            attachments: The dispatchers in use.
-            autostart: Decides whether a change starts the notifier.
+            lifecycle: Runs the listener, and has the lock, the registry and the dispatchers.
+            autorun: What `Notifier(autorun=)` takes.
         """
         self._owner = owner
-        self._registrar = registrar
         self._lifecycle = lifecycle
-        self._attachments = attachments
-        self._autostart = autostart
+        self._registrar = lifecycle.registrar
+        self._attachments = lifecycle.attachments
+        self._autorun = autorun
 
     def attach(self, dispatcher: Dispatcher) -> None:
         """Attach a dispatcher that isn't attached yet."""
@@ -54,7 +44,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             claim = self._registrar.add(names)
-            done = self._request_listen(names, autorun)
+            done = self._request("listen", names, autorun)
         self._wait_live(
             done,
             autorun,
@@ -68,7 +58,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             self._registrar.remove(names)
-            self._request_unlisten(names, autorun)
+            self._request("unlisten", names, autorun)
         self._unbind_leaving()
 
     def subscribe(self, given: Subscription, autorun: bool) -> None:
@@ -89,7 +79,7 @@ class Changes:
             return
         with self._lifecycle.lock:
             if self._registrar.unsubscribe(id, channel):
-                self._request_unlisten([channel], autorun)
+                self._request("unlisten", [channel], autorun)
         self._unbind_leaving()
 
     def mute_channels(self, names: list[str] | None, *, muted: bool) -> None:
@@ -122,13 +112,13 @@ class Changes:
             with self._lifecycle.lock:
                 change = self._registrar.begin(given.id, given.channel, undoing)
             try:
-                bound = self._registrar.bind(given, change, again=again)
+                self._registrar.bind(given, change, again=again)
             except BaseException:
                 self._unbind_leaving()
                 raise
             with self._lifecycle.lock:
-                if self._registrar.complete(change, bound):
-                    done = self._request_listen([given.channel], autorun)
+                if self._registrar.complete(change):
+                    done = self._request("listen", [given.channel], autorun)
                     break
             again = True
         self.attach(given.dispatcher)  # it may have lost its last subscription meanwhile
@@ -176,16 +166,13 @@ class Changes:
             self._registrar.give_up(claim)
         self._unbind_leaving()
 
-    def _request_listen(self, names: list[str], autorun: bool) -> Outcome | None:
-        """Queue LISTEN for a listener that runs. Under the lock: in the registry's order."""
-        listener = self._lifecycle.running
-        return listener.request("listen", names) if autorun and listener and names else None
+    def _request(self, verb: Verb, names: list[str], autorun: bool) -> Outcome | None:
+        """Queue a command for a listener that runs. Under the lock: in the registry's order.
 
-    def _request_unlisten(self, names: list[str], autorun: bool) -> None:
-        # Nobody has to wait for it: the registry has no lanes for what still arrives.
+        Nobody has to wait for UNLISTEN: the registry has no lanes for what still arrives.
+        """
         listener = self._lifecycle.running
-        if autorun and listener and names:
-            listener.request("unlisten", names)
+        return listener.request(verb, names) if autorun and listener and names else None
 
     def _wait_live(
         self,
@@ -196,18 +183,17 @@ class Changes:
     ) -> None:
         """Wait until a change is live; undo it if the server refuses it, else keep it."""
         self._registrar.spelling.warn()
+        end: Callable[[], None] = partial(self._keep, keep)
         try:
             if done is not None:
                 self._lifecycle.confirm(done)
             elif self._starts_notifier(autorun):
                 self._owner.start()  # waits, if another thread has started it meanwhile
         except ListenRefusedError:
-            undo()
+            end = undo
             raise
-        except BaseException:
-            self._keep(keep)
-            raise
-        self._keep(keep)
+        finally:
+            end()
 
     def _keep(self, keep: Callable[[], None]) -> None:
         if not self._lifecycle.lock.puts_off(partial(self._keep, keep)):
@@ -221,7 +207,8 @@ class Changes:
         awaited = called_by_callback(self._owner) or (
             listener is not None and listener.waits_for_caller()
         )
-        return self._autostart.starts(
+        return starts(
+            self._autorun,
             asked=autorun,
             is_awaited=awaited,
             dispatchers=self._attachments,

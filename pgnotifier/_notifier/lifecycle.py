@@ -1,19 +1,26 @@
 """The life of a notifier's listener: starting, waiting for the server, restarting, stopping."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.publisher import Publisher
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.readiness import Probes
+from pgnotifier._delivery.reports import ErrorReport, GapReport
 from pgnotifier._health.health_server import HealthServer
-from pgnotifier._listener.listener import Listener
+from pgnotifier._listener.listener import Listener, Settings
+from pgnotifier._listener.state import StateReport
 from pgnotifier._notifier.attachments import Attachments
-from pgnotifier._notifier.listener_factory import DecodingOwner, ListenerFactory
+from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome
-from pgnotifier.dispatch import Binding
+from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, NotLiveError
 
 logger = logging.getLogger("pgnotifier.notifier")
@@ -24,11 +31,28 @@ LIVE_TIMEOUT = 30.0
 """Seconds that a change waits for the server's confirmation while the connection is down."""
 
 
-class Owner(process.Runner, DecodingOwner, Protocol):
+class Owner(process.Runner, Protocol):
     """What a lifecycle has to know of its notifier."""
+
+    decoder: Callable[[str], Any]
+    standby: str | None
 
     def check_configured(self) -> None: ...
     def start(self) -> None: ...
+
+
+class Reports(NamedTuple):
+    """What a notifier reports, to the log and to the user's hooks.
+
+    Attributes:
+        errors: Failed deliveries, to `on_error`.
+        gaps: Gaps, to `on_gap`.
+        states: Changes of its state, to `on_state`.
+    """
+
+    errors: ErrorReport
+    gaps: GapReport
+    states: StateReport
 
 
 class Lifecycle:
@@ -40,35 +64,48 @@ class Lifecycle:
         lock: Guards the writing of `listener` and of the notifier's registry. It is never held
             while waiting for the server, or while calling a dispatcher.
         listener: The listener that was started last; None when it has been stopped.
+        parameters: Where to connect.
+        reports: What is reported.
+        settings: How the next listener listens, and the bounds of its buffers.
         startup_wait: What `Notifier(wait=)` takes.
+        attachments: The dispatchers, which are opened before a listener starts.
+        publisher: The connection of `notify()`, which is closed when the notifier stops.
+        registrar: Holds the registry.
+        probes: Checks the dispatchers.
     """
 
     def __init__(
         self,
         owner: Owner,
-        factory: ListenerFactory,
-        attachments: Attachments,
-        publisher: Publisher,
-        health: HealthServer | None,
+        parameters: Parameters,
+        default: Dispatcher,
+        reports: Reports,
+        settings: Settings,
+        health: HealthServer,
         startup_wait: bool | float | None,
     ) -> None:
-        """Take the parts that start and end with a listener; nothing is started yet.
+        """Make the parts that a listener works with. Nothing is started, no dispatcher attached.
 
         Args:
             owner: The notifier.
-            factory: Makes the listeners.
-            attachments: The dispatchers, which are opened before a listener starts.
-            publisher: The connection of `notify()`, which is closed when the notifier stops.
-            health: Answers probes while a listener runs, if given.
+            parameters: Where to connect.
+            default: The notifier's own dispatcher.
+            reports: What is reported.
+            settings: How to listen, and the bounds of buffers.
+            health: Answers probes while a listener runs.
             startup_wait: What `Notifier(wait=)` takes.
         """
         self.lock = ChangeLock()
         self.listener: Listener | None = None
+        self.parameters = parameters
+        self.reports = reports
+        self.settings = settings
         self.startup_wait = startup_wait
+        self.attachments = Attachments(owner, default)
+        self.publisher = Publisher(parameters)
+        self.registrar = Registrar(reports.errors, self._note_heir)
+        self.probes = Probes()
         self._owner = owner
-        self._factory = factory
-        self._attachments = attachments
-        self._publisher = publisher
         self._health = health
         self._stopped = Gate()
 
@@ -137,8 +174,8 @@ class Lifecycle:
             listener = self.listener
         if listener is not None:
             undelivered = self._stop_listener(listener, timeout)
-        self._publisher.close()
-        self._factory.report_state.settle(max(0.0, deadline - monotonic()))
+        self.publisher.close()
+        self.reports.states.settle(max(0.0, deadline - monotonic()))
         return undelivered
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -160,9 +197,9 @@ class Lifecycle:
         if listener is not None and self.is_awaited_by(listener):
             return  # the change becomes live when the calling code is done
         if not done.wait(LIVE_TIMEOUT):
-            state = self._factory.report_state.current.state
+            state = self.reports.states.current.state
             listener = self.listener
-            full = listener is not None and any(d.full for d in listener.deliverers.values())
+            full = listener is not None and any(d.buffer.full for d in listener.deliverers.values())
             raise NotLiveError(
                 f"the server has not confirmed within {LIVE_TIMEOUT:g} s (state: {state}"
                 f"{', a buffer is full' if full else ''}); the change is registered, and becomes "
@@ -174,22 +211,16 @@ class Lifecycle:
         """Return whether the calling code must not wait for a listener that waits for it."""
         return self.lock.is_catching_up or listener.waits_for_caller()
 
-    def note_heir(self, binding: Binding) -> None:
-        """Have what waits for a binding handed on to its heir."""
-        listener = self.listener
-        deliverer = None if listener is None else listener.deliverers.get(binding.dispatcher)
-        if deliverer is not None:
-            deliverer.succession.note(binding)
-
     def forget_in_child(self) -> None:
-        """Forget the parent's lock, listener and port in a forked child."""
+        """Forget the parent's listener, threads and port in a forked child."""
         self.lock = ChangeLock()
         self._stopped.open()
-        if self._health is not None:
-            self._health.forget_in_child()
+        self._health.forget_in_child()
         listener, self.listener = self.listener, None
         if listener is not None:
             listener.forget_in_child()
+        self.probes = Probes()
+        self.attachments.forget_in_child()
 
     @property
     def _longest_wait(self) -> float | None:
@@ -209,9 +240,9 @@ class Lifecycle:
                 if listener is not None and listener.is_alive:
                     return listener
                 if listener is None or listener.ended.is_open:
-                    listener = self.listener = self._factory.make(waits=bool(self.startup_wait))
+                    listener = self.listener = self._make_listener()
                     self._stopped = Gate()
-                    process.hold(self._owner)
+                    process.running.add(self._owner)
                     break
             if listener.waits_for_caller():
                 raise NotifierStoppedError("the notifier is still stopping; start it afterwards")
@@ -219,32 +250,60 @@ class Lifecycle:
         self._launch(listener)
         return listener
 
+    def _make_listener(self) -> Listener:
+        """Return a listener with the settings as they are now; it isn't running yet."""
+        return Listener(
+            self.parameters,
+            lambda: self.registrar.registry,
+            self._make_deliverer,
+            self.reports.gaps,
+            self.reports.states,
+            replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
+        )
+
+    def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
+        return Deliverer(
+            dispatcher,
+            decode=self._owner.decoder,
+            size=self.settings.buffer_size,
+            max_bytes=self.settings.buffer_bytes,
+            overflow=self.settings.overflow,
+            on_room=on_room,
+            owner=self._owner,
+        )
+
+    def _note_heir(self, binding: Binding) -> None:
+        """Have what waits for a binding handed on to its heir."""
+        listener = self.listener
+        deliverer = None if listener is None else listener.deliverers.get(binding.dispatcher)
+        if deliverer is not None:
+            deliverer.succession.note(binding)
+
     def _launch(self, listener: Listener) -> None:
         """Start a listener without the lock, as dispatchers and log handlers are user code."""
         try:
-            self._attachments.open_all()
-            if self._health is not None:
-                self._health.start()
+            self.attachments.open_all()
+            self._health.start()
             listener.start()
         except BaseException as exc:
             interrupted = NotifierStoppedError("starting was interrupted")
-            listener.abort(exc if isinstance(exc, Exception) else interrupted)
+            listener.end(exc if isinstance(exc, Exception) else interrupted)
             with self.lock:
                 if self.listener is listener:
                     self._ended()
             raise
         with self.lock:  # a `stop()` in between has found no open port to close
-            if self.listener is None and self._health is not None:
+            if self.listener is None:
                 self._health.stop()
 
     def _give_up(self, listener: Listener) -> None:
         """Stop a listener that hasn't connected in time."""
-        why = self._factory.report_state.current.why
+        why = self.reports.states.current.why
         if listener.ready.is_open:
             return
         listener.stop(STOP_TIMEOUT)
         waited = duration(self._longest_wait or 0.0)
-        reason = why or f"no answer from PostgreSQL ({self._factory.parameters!r})"
+        reason = why or f"no answer from PostgreSQL ({self.parameters!r})"
         raise ConnectionFailedError(f"not connected within {waited}: {reason}")
 
     def _stop_listener(self, listener: Listener, timeout: float) -> int:
@@ -257,8 +316,7 @@ class Lifecycle:
                 extra=about("undelivered", count=undelivered),
             )
         if not self._owner.daemon:
-            for thread in listener.delivering_here():
-                process.see_out(thread)
+            process.finishing.update(listener.delivering_here())
         with self.lock:
             if self.listener is listener:
                 self._ended()
@@ -266,7 +324,6 @@ class Lifecycle:
 
     def _ended(self) -> None:
         self.listener = None
-        if self._health is not None:
-            self._health.stop()
-        process.release(self._owner)
+        self._health.stop()
+        process.running.discard(self._owner)
         self._stopped.open()

@@ -1,20 +1,22 @@
-"""The methods of `Notifier` that start it, stop it and check it."""
+"""The methods of `Notifier` that start it, stop it, check it and describe it."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import Iterable
 from typing import Self
 
-from pgnotifier._notifier.lifecycle import STOP_TIMEOUT
-from pgnotifier._notifier.parts import Parts
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
 from pgnotifier.settings import check_settings
-from pgnotifier.status import Status
+from pgnotifier.status import DispatcherStatus, Status
 
 
 class Runnable:
     """The part of `Notifier` that has nothing to do with channels and subscriptions."""
 
-    _parts: Parts
+    standby: str | None
+    """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
+    _lifecycle: Lifecycle
 
     def __enter__(self) -> Self:
         return self
@@ -26,7 +28,7 @@ class Runnable:
 
     async def __aenter__(self) -> Self:
         """Start without blocking the event loop: see `start()`."""
-        self._parts.attachments.open_all()
+        self._lifecycle.attachments.open_all()
         starting = asyncio.ensure_future(asyncio.to_thread(self.start))
         try:
             await asyncio.shield(starting)
@@ -54,7 +56,7 @@ class Runnable:
             ConfigurationError: There are no connection parameters, or `health_port` is in use.
             NotifierStoppedError: `stop()` was called meanwhile.
         """
-        self._parts.lifecycle.start()
+        self._lifecycle.start()
 
     def begin(self) -> None:
         """Begin to start, and return at once. Then `start()` waits for what this began.
@@ -62,11 +64,11 @@ class Runnable:
         Raises:
             ConfigurationError: As for `start()`.
         """
-        self._parts.lifecycle.begin()
+        self._lifecycle.begin()
 
     def is_starting(self) -> bool:
         """Return whether it was started, and has not connected yet."""
-        return self._parts.lifecycle.is_starting()
+        return self._lifecycle.is_starting()
 
     def run(self) -> None:
         """Start, without blocking either: the same as `start()`."""
@@ -84,7 +86,7 @@ class Runnable:
         Returns:
             How many deliveries were given up.
         """
-        return self._parts.lifecycle.stop(timeout)
+        return self._lifecycle.stop(timeout)
 
     def check_configured(self) -> None:
         """Check what would prevent a start, whatever the server says.
@@ -92,7 +94,7 @@ class Runnable:
         Raises:
             ConfigurationError: There are no connection parameters.
         """
-        self._parts.parameters.check()
+        self._lifecycle.parameters.check()
 
     def restart(self) -> None:
         """Move to a new connection, and listen to what is registered now; start if not running.
@@ -107,11 +109,11 @@ class Runnable:
             NotLiveError: It takes more than 30 s, and goes on.
             PgNotifierError: Whatever else `start` raises.
         """
-        self._parts.lifecycle.restart()
+        self._lifecycle.restart()
 
     def is_running(self) -> bool:
         """Return whether the notifier was started and not stopped, connected or not."""
-        return self._parts.lifecycle.is_running()
+        return self._lifecycle.is_running()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the notifier has stopped.
@@ -122,11 +124,11 @@ class Runnable:
         Returns:
             Whether it has stopped.
         """
-        return self._parts.lifecycle.wait(timeout)
+        return self._lifecycle.wait(timeout)
 
     def status(self) -> Status:
         """Return what the notifier is doing, and what it has done."""
-        return self._parts.describe()
+        return _describe(self._lifecycle)
 
     def readiness_problems(self) -> list[str]:
         """Return why the notifier isn't ready; an empty list if it is.
@@ -134,27 +136,73 @@ class Runnable:
         It is ready if it is listening or standing by, and each dispatcher reaches its queue within
         5 s.
         """
-        return self._parts.readiness_problems()
-
-    @property
-    def standby(self) -> str | None:
-        """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
-        return self._parts.factory.settings.standby
-
-    @standby.setter
-    def standby(self, name: str | None) -> None:
-        self._parts.factory.settings = replace(self._parts.factory.settings, standby=name)
+        current = self._lifecycle.reports.states.current
+        problems = self._lifecycle.probes.readiness_problems(tuple(self._lifecycle.attachments))
+        if current.state not in ("listening", "standby"):
+            since = current.since.isoformat(timespec="seconds")
+            problems.insert(0, f"{current.state} since {since}")
+        return problems
 
     @property
     def startup_wait(self) -> bool | float | None:
         """Whether `start()` waits for a server that can't be reached: `Notifier(wait=…)`."""
-        return self._parts.lifecycle.startup_wait
+        return self._lifecycle.startup_wait
 
     @startup_wait.setter
     def startup_wait(self, wait: bool | float | None) -> None:
         check_settings(wait=wait)
-        self._parts.lifecycle.startup_wait = wait
+        self._lifecycle.startup_wait = wait
 
     def forget_in_child(self) -> None:
         """Forget the parent's threads, locks and connections in a forked child."""
-        self._parts.forget_in_child()
+        self._lifecycle.forget_in_child()
+
+
+def _describe(lifecycle: Lifecycle) -> Status:
+    """Return the status of a notifier: see `Notifier.status`."""
+    listener, reports = lifecycle.listener, lifecycle.reports
+    registry = lifecycle.registrar.registry
+    deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+    current = reports.states.current
+    return Status(
+        state=current.state,
+        since=current.since,
+        why=_why_paused(deliverers) if current.state == "listening" else current.why,
+        connection=repr(lifecycle.parameters),
+        channels=len(registry),
+        subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
+        received=listener.router.received if listener is not None else 0,
+        channel_counts=listener.router.counts() if listener is not None else {},
+        errors=reports.errors.count,
+        reconnects=listener.listening.reconnects if listener is not None else 0,
+        latency=listener.connection.round_trips.latency if listener is not None else None,
+        queue_usage=listener.queue_usage.usage if listener is not None else None,
+        gaps=reports.gaps.count,
+        last_gap=reports.gaps.last,
+        dispatchers=tuple(map(_describe_dispatcher, deliverers)),
+    )
+
+
+def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
+    return DispatcherStatus(
+        name=deliverer.name,
+        waiting=deliverer.waiting,
+        delivered=deliverer.delivered,
+        dropped=deliverer.buffer.dropped,
+        full=deliverer.buffer.full,
+        retrying=deliverer.retrying,
+        since=deliverer.trouble.since,
+        why=deliverer.trouble.why,
+        details=deliverer.dispatcher.details(),
+    )
+
+
+def _why_paused(deliverers: Iterable[Deliverer]) -> str | None:
+    """Return why a connected listener reads nothing; None if it reads."""
+    for one in deliverers:
+        if one.buffer.full:
+            since = one.trouble.since
+            shown = f" since {since.isoformat(timespec='seconds')}" if since is not None else ""
+            why = f": {one.trouble.why}" if one.trouble.why else ""
+            return f"nothing is read{shown}, as the buffer of {one.name} is full{why}"
+    return None

@@ -36,7 +36,10 @@ class Change:
             refuses the change.
         undoing: The change that this one undoes, if any.
         is_overtaken: Whether another thread has changed the same subscription since.
-        subscription: What was put into the registry; None until then.
+        subscription: What is put into the registry; None until its dispatcher has bound it.
+        target: What the dispatcher has made of it.
+        for_gaps: The subscription that gets its gaps, if any.
+        gap_target: What the dispatcher has made of that one.
         former: The change that put `before` there, if the server hasn't accepted that one yet.
         claim: The channel, if it is tentative.
         is_refused: Whether the server has refused the change.
@@ -49,6 +52,9 @@ class Change:
     undoing: "Change | None" = None
     is_overtaken: bool = False
     subscription: Subscription | None = None
+    target: Any = None
+    for_gaps: Subscription | None = None
+    gap_target: Any = None
     former: "Change | None" = None
     claim: Claim = field(default_factory=dict)
     is_refused: bool = False
@@ -58,13 +64,3 @@ class Change:
     def key(self) -> Key:
         """What identifies the subscription."""
         return self.id, self.channel
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A subscription that its dispatcher has bound, with the one that gets its gaps, if any."""
-
-    subscription: Subscription
-    target: Any
-    for_gaps: Subscription | None = None
-    gap_target: Any = None

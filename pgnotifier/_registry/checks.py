@@ -2,12 +2,8 @@
 
 from collections.abc import Hashable, Iterable
 
+from pgnotifier._connection.parameters import MAX_NAME_BYTES
 from pgnotifier.errors import ArgumentTypeError, ChannelNameError
-
-MAX_CHANNEL_BYTES = 63
-
-
-"""NAMEDATALEN - 1. LISTEN truncates a longer name, and only sends a notice."""
 
 
 def check_channel(name: object) -> str:
@@ -29,9 +25,9 @@ def check_channel(name: object) -> str:
         raise ChannelNameError(
             f"channel {name!r:.80} contains a lone surrogate; it must be valid Unicode"
         ) from None
-    if size > MAX_CHANNEL_BYTES:
+    if size > MAX_NAME_BYTES:
         raise ChannelNameError(
-            f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_CHANNEL_BYTES} at most"
+            f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_NAME_BYTES} at most"
         )
     return name
 

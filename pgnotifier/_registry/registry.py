@@ -28,15 +28,6 @@ class Channel:
     bindings: Mapping[Hashable, Binding] = field(default_factory=dict)
     lanes: tuple[Lane, ...] = ()
 
-    def having(self, *, muted: bool, bindings: Mapping[Hashable, Binding]) -> "Channel":
-        """Return a channel with these bindings, and compute its lanes."""
-        lanes: dict[Dispatcher, list[Binding]] = {}
-        if not muted:
-            for binding in bindings.values():
-                if not binding.subscription.muted:
-                    lanes.setdefault(binding.subscription.dispatcher, []).append(binding)
-        return Channel(muted, bindings, tuple((d, tuple(found)) for d, found in lanes.items()))
-
 
 class Registry:
     """Channels and their subscriptions, as an immutable value: each change returns a new one.
@@ -105,7 +96,7 @@ class Registry:
         """Return a registry with this binding, which replaces one with the same id and channel."""
         name = binding.subscription.channel
         before = self._channels.get(name) or Channel()
-        return self._with(name, before, {**before.bindings, binding.id: binding})
+        return self._with(name, before.muted, {**before.bindings, binding.id: binding})
 
     def unbind(self, id: Hashable, channel: str) -> "Registry":
         """Return a registry without this subscription, or without its channel if none is left."""
@@ -114,16 +105,19 @@ class Registry:
             return self
         left = dict(before.bindings)
         del left[id]
-        return self._with(channel, before, left) if left else self.remove([channel])
+        return self._with(channel, before.muted, left) if left else self.remove([channel])
 
     def mute(self, channel: str, muted: bool) -> "Registry":
         """Return a registry in which the channel is muted, or not muted."""
         before = self._channels.get(channel)
         if before is None or before.muted == muted:
             return self
-        after = before.having(muted=muted, bindings=before.bindings)
-        return Registry(self._channels.insert(channel, after))
+        return self._with(channel, muted, before.bindings)
 
-    def _with(self, name: str, before: Channel, bindings: Mapping[Hashable, Binding]) -> "Registry":
-        after = before.having(muted=before.muted, bindings=bindings)
-        return Registry(self._channels.insert(name, after))
+    def _with(self, name: str, muted: bool, bindings: Mapping[Hashable, Binding]) -> "Registry":
+        lanes: dict[Dispatcher, list[Binding]] = {}
+        for binding in bindings.values():
+            if not (muted or binding.subscription.muted):
+                lanes.setdefault(binding.dispatcher, []).append(binding)
+        grouped = tuple((dispatcher, tuple(found)) for dispatcher, found in lanes.items())
+        return Registry(self._channels.insert(name, Channel(muted, bindings, grouped)))

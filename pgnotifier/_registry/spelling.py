@@ -8,7 +8,7 @@ import contextlib
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container
 from functools import partial
 from string import ascii_lowercase, ascii_uppercase
 
@@ -21,7 +21,7 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)  # PostgreSQL folds no o
 
 
 REMEMBERED = 10_000
-"""How many names are remembered. Channels may be added and removed without end."""
+"""How many names are remembered, in all their spellings. Channels may come and go without end."""
 
 Warn = Callable[[], None]
 """Logs one warning."""
@@ -36,8 +36,8 @@ class Spelling:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, None] = {}  # names that were checked, the oldest first
-        self._alike: dict[str, set[str]] = {}  # names with capitals, by their folded form
+        # The spellings that a warning has named, by their folded form; the oldest first.
+        self._named: dict[str, set[str]] = {}
         self._warnings: deque[Warn] = deque()
 
     def check(self, name: str, registered: Container[str]) -> None:
@@ -48,57 +48,32 @@ class Spelling:
             registered: The registered channels.
         """
         folded = name.translate(_FOLD)
-        if folded == name:
-            self._check_plain(name, registered)
-        elif name not in self._known and _IDENTIFIER.fullmatch(name):
-            self._check_capitals(name, folded, registered)
+        named = self._named.get(folded, set())
+        others = sorted(one for one in {folded, *named} - {name} if one in registered)
+        has_capitals = folded != name
+        if name in named or not (_IDENTIFIER.fullmatch(name) if has_capitals else others):
+            return
+        self._named[folded] = named | ({name, folded} & {name, *others})
+        if len(self._named) > REMEMBERED:
+            del self._named[next(iter(self._named))]
+        shown = ", ".join(map(repr, others))
+        if has_capitals:
+            also = f"; it differs only by case from {shown}" if others else ""
+            message = (
+                "channel %r has capital letters: NOTIFY %s without quotes goes to %r; use "
+                'NOTIFY "%s" to reach it%s'
+            )
+            args: tuple[str, ...] = (name, name, folded, name, also)
+        else:
+            message = (
+                "channel %r differs only by case from %s: NOTIFY without quotes always goes to %r"
+            )
+            args = (name, shown, name)
+        extra = about("channel_case", channel=name, others=others or None)
+        self._warnings.append(partial(logger.warning, message, *args, extra=extra))
 
     def warn(self) -> None:
         """Log the warnings that `check` has prepared."""
         while self._warnings:
             with contextlib.suppress(IndexError):  # another thread has taken it
                 self._warnings.popleft()()
-
-    def _check_capitals(self, name: str, folded: str, registered: Container[str]) -> None:
-        """Prepare a warning about a name with capitals."""
-        others = self._find({folded, *self._alike.get(folded, ())}, registered)
-        self._alike.setdefault(folded, set()).add(name)
-        self._remember(name)
-        if folded in others:
-            self._remember(folded)
-        also = f"; it differs only by case from {', '.join(map(repr, others))}" if others else ""
-        self._put(
-            "channel %r has capital letters: NOTIFY %s without quotes goes to %r; use "
-            'NOTIFY "%s" to reach it%s',
-            *(name, name, folded, name, also),
-            extra=about("channel_case", channel=name, others=others or None),
-        )
-
-    def _check_plain(self, name: str, registered: Container[str]) -> None:
-        """Prepare a warning about a name without capitals, if one with capitals is registered."""
-        others = self._find(self._alike.get(name, ()), registered)
-        if not others or name in self._known:
-            return
-        self._remember(name)
-        self._put(
-            "channel %r differs only by case from %s: NOTIFY without quotes always goes to %r",
-            *(name, ", ".join(map(repr, others)), name),
-            extra=about("channel_case", channel=name, others=others),
-        )
-
-    def _find(self, names: Iterable[str], registered: Container[str]) -> list[str]:
-        return sorted(one for one in names if one in registered)
-
-    def _put(self, message: str, *args: object, extra: Mapping[str, object]) -> None:
-        self._warnings.append(partial(logger.warning, message, *args, extra=extra))
-
-    def _remember(self, name: str) -> None:
-        self._known[name] = None
-        if len(self._known) > REMEMBERED:
-            oldest = next(iter(self._known))
-            del self._known[oldest]
-            folded = oldest.translate(_FOLD)
-            alike = self._alike.get(folded, set())
-            alike.discard(oldest)
-            if not alike:
-                self._alike.pop(folded, None)

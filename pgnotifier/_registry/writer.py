@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from pgnotifier._registry.change import Bound, Change, Claim, Key, Tentative
+from pgnotifier._registry.change import Change, Claim, Key, Tentative
 from pgnotifier._registry.registry import Registry
 from pgnotifier._registry.spelling import Spelling
 from pgnotifier.dispatch import Binding, Dispatcher, Report, Subscription
@@ -91,7 +91,7 @@ class Registrar:
         self._changes.add(change)
         return change
 
-    def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> Bound:
+    def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> None:
         """Have a subscription's dispatcher bind it. Called without the lock.
 
         A dispatcher may wait for a lock of its queue's client, and the thread that holds it may be
@@ -105,21 +105,21 @@ class Registrar:
         Raises:
             PgNotifierError: The dispatcher refuses it; nothing has changed.
         """
-        by, for_gaps, gap_target = subscription.dispatcher, subscription.for_gaps(), None
+        by, for_gaps = subscription.dispatcher, subscription.for_gaps()
         bound: list[Subscription] = [subscription] if again else []
         try:
             if for_gaps is not None:
-                gap_target = by.bind(for_gaps)
+                change.gap_target = by.bind(for_gaps)
                 bound.append(for_gaps)
-            target = by.bind(subscription)
+            change.target = by.bind(subscription)
         except BaseException:
             self._changes.discard(change)
             self._leaving.extend((change.key, one) for one in bound)
             self._unused.add(by)
             raise
-        return Bound(subscription, target, for_gaps, gap_target)
+        change.subscription, change.for_gaps = subscription, for_gaps
 
-    def complete(self, change: Change, bound: Bound) -> bool:
+    def complete(self, change: Change) -> bool:
         """Put what was bound into the registry, where it replaces what has its id and channel.
 
         Returns:
@@ -132,17 +132,16 @@ class Registrar:
             return False
         if change.undoing is None:
             change.former = self._unsettled.get(change.key)
-            change.subscription = bound.subscription
             change.claim = self.add([change.channel])
-            self._replace(bound)
+            self._replace(change)
             self._unsettled[change.key] = change
         elif (
-            not self.holds(change.undoing) or self.refuse(change.undoing) is not bound.subscription
+            not self.holds(change.undoing) or self.refuse(change.undoing) is not change.subscription
         ):
-            made = (one for one in (bound.for_gaps, bound.subscription) if one is not None)
+            made = (one for one in (change.for_gaps, change.subscription) if one is not None)
             self._leaving.extend((change.key, one) for one in made)
         else:
-            self._replace(bound)
+            self._replace(change)
             self._settle(change.undoing)
         return True
 
@@ -249,9 +248,10 @@ class Registrar:
             if change.key in keys:
                 change.is_overtaken = True
 
-    def _replace(self, bound: Bound) -> None:
+    def _replace(self, change: Change) -> None:
         """Put a subscription into the registry; it replaces the one with its id and channel."""
-        subscription = bound.subscription
+        subscription = change.subscription
+        assert subscription is not None
         before = self.registry.binding(subscription.id, subscription.channel)
         former = None if before is None else before.subscription
         former_gaps = None if before is None else before.on_gap
@@ -259,9 +259,9 @@ class Registrar:
             subscription = replace(subscription, muted=former.muted)
         # In place where possible, so that waiting deliveries go to the new callback.
         on_gap = None
-        if bound.for_gaps is not None:
-            on_gap = self._successor(former_gaps, bound.for_gaps, bound.gap_target)
-        binding = self._successor(before, subscription, bound.target)
+        if change.for_gaps is not None:
+            on_gap = self._successor(former_gaps, change.for_gaps, change.gap_target)
+        binding = self._successor(before, subscription, change.target)
         binding.on_gap = on_gap
         registry = self.registry.bind(binding)
         self._mute(registry, [subscription.channel])

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pgnotifier._runtime.forking import renew_in_children
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.log_throttle import LogThrottle
-from pgnotifier._runtime.sync import Gate, is_held_here
+from pgnotifier._runtime.log_records import LogThrottle, about
+from pgnotifier._runtime.process import renew_in_children
+from pgnotifier._runtime.sync import Gate
 
 logger = logging.getLogger("pgnotifier.hook")
 
@@ -19,14 +18,10 @@ MOST = 100
 """How many values may wait; with one more, the latest two become one."""
 
 
-def do_nothing() -> None:
-    """Do nothing after a call."""
-
-
 @dataclass(slots=True)
 class _Call:
     value: Any
-    then: Callable[[], object]
+    then: list[Callable[[], object]]
     done: Gate
 
 
@@ -35,6 +30,9 @@ class Hook:
 
     The reader must go on reading while a hook does whatever takes it a minute. The thread ends
     when there is nothing left to call it with.
+
+    Attributes:
+        lock: Guards what waits.
     """
 
     def __init__(
@@ -53,44 +51,39 @@ class Hook:
         self._name = name
         self._fn = fn
         self._merge = merge
-        self._lock = threading.RLock()
-        self._waiting: deque[_Call] = deque()
-        self._thread: threading.Thread | None = None
-        self._warn = LogThrottle(logger)
-        self._last = Gate()
-        self._last.open()
+        self._warn_no_thread = LogThrottle(logger)
+        self.renew()
         renew_in_children(self)
 
-    def call(self, value: Any, then: Callable[[], object] = do_nothing) -> None:
+    def renew(self) -> None:
+        """Have nothing waiting, as in a forked child: that is left to the parent."""
+        self.lock = threading.RLock()
+        self._waiting: deque[_Call] = deque()
+        self._thread: threading.Thread | None = None
+        self._last = Gate()
+        self._last.open()
+
+    def call(self, value: Any, then: Callable[[], object] | None = None) -> None:
         """Have it called, at some time after this returns.
 
         Args:
             value: The argument.
             then: Called once it was, or at once if there is no function.
         """
+        afterwards = [] if then is None else [then]
         if self._fn is None:
-            then()
+            for one in afterwards:
+                one()
             return
-        with self._lock:
+        with self.lock:
             if len(self._waiting) < MOST:
                 self._last = Gate()
-                self._waiting.append(_Call(value, then, self._last))
+                self._waiting.append(_Call(value, afterwards, self._last))
             else:  # it hangs, and whatever makes the values goes on
-                self._join(self._waiting[-1], value, then)
+                last = self._waiting[-1]
+                last.value = self._merge(last.value, value)
+                last.then += (one for one in afterwards if one not in last.then)
         self.resume()
-
-    def _join(self, last: _Call, value: Any, then: Callable[[], object]) -> None:
-        last.value = self._merge(last.value, value)
-        before = last.then
-        if before is do_nothing:
-            last.then = then
-        elif then not in (before, do_nothing):
-
-            def both() -> None:
-                before()
-                then()
-
-            last.then = both
 
     def resume(self) -> None:
         """Start the thread if something waits for one. Call it again for as long as something does.
@@ -101,7 +94,7 @@ class Hook:
             return
         # Made before it is known to be needed: that may run a finalizer, which gets here, too.
         thread = threading.Thread(target=self._run, name=f"pgnotifier-{self._name}", daemon=True)
-        with self._lock:
+        with self.lock:
             if self._thread is not None or not self._waiting:
                 return
             self._thread = thread
@@ -112,19 +105,14 @@ class Hook:
                 # Python 3.12.0/1 start none once the main program has ended, and never will.
                 self._run()
                 return
-            with self._lock:
+            with self.lock:
                 self._thread = None
-            self._warn(
+            self._warn_no_thread(
                 "%s can't be called, as no thread can be started (%s); trying again",
                 self._name,
                 exc,
                 extra=about("no_thread", hook=self._name),
             )
-
-    @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted what holds its lock."""
-        return is_held_here(self._lock)
 
     @property
     def is_stuck(self) -> bool:
@@ -149,17 +137,9 @@ class Hook:
         if self._thread is not threading.current_thread():
             self._last.wait(timeout)
 
-    def renew(self) -> None:
-        """Have nothing waiting, in a forked child: that is left to the parent."""
-        self._lock = threading.RLock()
-        self._waiting.clear()
-        self._thread = None
-        self._last = Gate()
-        self._last.open()
-
     def _run(self) -> None:
         while True:
-            with self._lock:
+            with self.lock:
                 if not self._waiting:
                     self._thread = None
                     return
@@ -170,30 +150,6 @@ class Hook:
             except BaseException:
                 extra = about("hook_failed", hook=self._name)
                 logger.exception("%s itself failed", self._name, extra=extra)
-            call.then()
+            for then in call.then:
+                then()
             call.done.open()
-
-
-class HookReport:
-    """What reports to the user by a hook."""
-
-    def __init__(self, hook: Hook) -> None:
-        self._hook = hook
-
-    @property
-    def is_locked_here(self) -> bool:
-        """Whether the calling code has interrupted code that holds the lock of the hook."""
-        return self._hook.is_locked_here
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether the hook waits for a thread that couldn't be started: see `resume`."""
-        return self._hook.is_stuck
-
-    def resume(self) -> None:
-        """Try again to start the thread that the hook waits for."""
-        self._hook.resume()
-
-    def settle(self, timeout: float) -> None:
-        """Wait until the hook was called with everything, for at most a time in seconds."""
-        self._hook.settle(timeout)

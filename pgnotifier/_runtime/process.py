@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -9,12 +10,29 @@ import weakref
 from time import monotonic
 from typing import Protocol
 
-from pgnotifier._runtime import forking  # noqa: F401 - registered before us, it goes first
-
 # So that they are registered before this module: see the end of this file.
 with contextlib.suppress(ImportError):  # some platforms have no processes, or no threads
     import concurrent.futures.process
     import concurrent.futures.thread  # noqa: F401
+
+
+class Renewable(Protocol):
+    """Something with locks or threads, of which a child has only what it makes itself."""
+
+    def renew(self) -> None:
+        """Be as new, in a forked child. A thread that doesn't exist there may hold any lock."""
+
+
+_known: "weakref.WeakValueDictionary[int, Renewable]" = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def renew_in_children(one: Renewable) -> None:
+    """Have something renewed in each child that is forked for as long as it exists.
+
+    What was registered first is renewed first.
+    """
+    _known[next(_numbers)] = one
 
 
 class Runner(Protocol):
@@ -30,29 +48,13 @@ class Runner(Protocol):
 EXIT_TIMEOUT = 0.7
 """Seconds for delivering the rest when the process ends: Ctrl-C takes less than a second."""
 
-_notifiers: "weakref.WeakSet[Runner]" = weakref.WeakSet()
-_running: "set[Runner]" = set()  # strong: a script may keep its notifier in no variable
-_finishing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
-
-
-def watch(notifier: Runner) -> None:
-    """Have `forget_in_child` of a notifier called in forked children."""
-    _notifiers.add(notifier)
-
-
-def hold(notifier: Runner) -> None:
-    """Keep the process alive for a notifier that was started, unless it is a daemon."""
-    _running.add(notifier)
-
-
-def release(notifier: Runner) -> None:
-    """Stop keeping the process alive for a notifier."""
-    _running.discard(notifier)
-
-
-def see_out(thread: threading.Thread) -> None:
-    """Keep the process alive until a thread ends: its callback has stopped its notifier."""
-    _finishing.add(thread)
+notifiers: "weakref.WeakSet[Runner]" = weakref.WeakSet()
+"""Those that have `forget_in_child` called in forked children."""
+running: "set[Runner]" = set()
+"""Those that keep the process alive, unless they are daemons. A script may keep its notifier in no
+variable."""
+finishing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+"""Threads that keep the process alive until they end: their callback has stopped its notifier."""
 
 
 def _at_exit() -> None:
@@ -69,10 +71,10 @@ def _at_exit() -> None:
         pass
     try:
         deadline = monotonic() + EXIT_TIMEOUT
-        running = tuple(_running)
-        for done, notifier in enumerate(running):
+        left = tuple(running)
+        for done, notifier in enumerate(left):
             # Each gets its share of the time, so that a stuck callback leaves some for the others.
-            notifier.stop(timeout=max(0.0, deadline - monotonic()) / (len(running) - done))
+            notifier.stop(timeout=max(0.0, deadline - monotonic()) / (len(left) - done))
     except KeyboardInterrupt:
         pass
 
@@ -82,11 +84,11 @@ def _wait_a_while() -> bool:
 
     It waits for a second at most, as Ctrl-C can't interrupt a lock on Windows.
     """
-    for notifier in tuple(_running):
+    for notifier in tuple(running):
         if not notifier.daemon and not notifier.wait(0):
             notifier.wait(1.0)
             return True
-    for thread in tuple(_finishing):
+    for thread in tuple(finishing):
         if thread.is_alive():
             thread.join(1.0)
             return True
@@ -94,9 +96,11 @@ def _wait_a_while() -> bool:
 
 
 def _in_child() -> None:
-    _running.clear()
-    _finishing.clear()
-    for notifier in tuple(_notifiers):
+    for one in tuple(_known.values()):
+        one.renew()
+    running.clear()
+    finishing.clear()
+    for notifier in tuple(notifiers):
         notifier.forget_in_child()
 
 

@@ -5,10 +5,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
-from pgnotifier._runtime.forking import renew_in_children
 from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.process import renew_in_children
 
 
 class Gate:
@@ -120,12 +119,7 @@ class ForkSafeLock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lock.release()
 
     def renew(self) -> None:
@@ -151,12 +145,7 @@ class ChangeLock:
         # Whatever interrupts us before this makes its change first.
         self._holder = threading.get_ident()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._holder = None  # from here on, whatever interrupts us makes its change at once
         put_off, self._put_off = self._put_off, deque()
         self._lock.release()

@@ -6,13 +6,14 @@ import sys
 import click
 
 import pgnotifier as package
-from pgnotifier._health.health_server import HOST, HealthServer, probe
+from pgnotifier._health.health_server import HOST, HealthServer
 from pgnotifier.cli import foreground
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
 from pgnotifier.cli.options import setting_option
+from pgnotifier.cli.probing import probe
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pgnotifier._runtime.autostart import hold_starts
+from pgnotifier._notifier.autostart import hold_starts
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.notifier import Notifier
 

@@ -4,33 +4,19 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Iterable
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar
 
-from pgnotifier.dispatch import Batch, Delivery, Dispatcher
-from pgnotifier.dispatchers.claiming import claim
+from pgnotifier.dispatch import Batch, Delivery, Subscription
 from pgnotifier.dispatchers.in_process import check_in_process, is_generator
-from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
+from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
 from pgnotifier.dispatchers.threads import check_positive
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
-
-if TYPE_CHECKING:
-    from weakref import ref
-
-    from pgnotifier.dispatch import Binding, Subscription
-
 
 RESUME = 1.0
 """Seconds after which the loop goes on when a task of ours was cancelled."""
 
 
-class AsyncioTarget(NamedTuple):
-    """What a subscription's deliveries carry."""
-
-    fn: Any
-    lane: Lane
-
-
-class AsyncioDispatcher(Dispatcher):
+class AsyncioDispatcher(LaneDispatcher):
     """Awaits `async def` callbacks on an event loop, several at a time.
 
         notifier = Notifier(conf, dispatcher=AsyncioDispatcher())
@@ -78,25 +64,16 @@ class AsyncioDispatcher(Dispatcher):
         if loop is not None and not isinstance(loop, asyncio.AbstractEventLoop):
             raise ArgumentTypeError(f"loop is an event loop of asyncio, not {loop!r:.80}")
         check_positive(max_tasks=max_tasks, max_pending=max_pending)
+        super().__init__(max_pending, ordered=ordered)
         self._given = loop
         self._loop = loop
         self._max_tasks = max_tasks
-        self._lanes = Lanes(max_pending, ordered=ordered)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._notifier: ref[object] | None = None
 
     def __repr__(self) -> str:
         return f"<AsyncioDispatcher, {len(self._tasks)} of {self._max_tasks} tasks>"
 
-    def attach(self, notifier: object) -> None:
-        """Learn which notifier uses this dispatcher.
-
-        Raises:
-            ConfigurationError: Another one does.
-        """
-        self._notifier = claim(self, self._notifier, notifier)
-
-    def bind(self, subscription: "Subscription") -> AsyncioTarget:
+    def bind(self, subscription: Subscription) -> LaneTarget:
         """Check that the callback can be called here, and return it with its lane.
 
         Raises:
@@ -109,7 +86,7 @@ class AsyncioDispatcher(Dispatcher):
                 f"subscription {subscription.id!r}: {subscription.fn!r} is a generator function, "
                 "which nothing would iterate over; subscribe a function or a coroutine function"
             )
-        return AsyncioTarget(subscription.fn, self._lanes.lane(subscription))
+        return LaneTarget(subscription.fn, self._lanes.lane(subscription))
 
     def open(self) -> None:
         """Find the loop.
@@ -148,15 +125,7 @@ class AsyncioDispatcher(Dispatcher):
         if self._loop is not None and self._loop.is_closed():
             _report(self._lanes.clear())
             return 0
-        return self._lanes.pending
-
-    def abandon(self) -> None:
-        """Forget what hasn't begun."""
-        self._lanes.clear()
-
-    def take_back(self, binding: "Binding") -> list[Delivery]:
-        """Give up and return what hasn't begun of a binding."""
-        return self._lanes.take_back(binding)
+        return super().pending
 
     def runs_here(self) -> bool:
         """Return whether the calling code runs on the loop, which waits for its end."""

@@ -1,16 +1,9 @@
 """What the dispatchers share that call callbacks in this process."""
 
 import inspect
-from typing import TYPE_CHECKING, cast
 
-from pgnotifier.errors import (
-    DispatcherMismatchError,
-    UnknownOptionError,
-)
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Subscription
-from pgnotifier.dispatch import Callback, Delivery
+from pgnotifier.dispatch import Callback, Delivery, Subscription
+from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
 
 _UNCALLED_KINDS = (
     inspect.iscoroutinefunction,
@@ -31,7 +24,7 @@ def is_generator(fn: object) -> bool:
     return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
 
 
-def check_in_process(subscription: "Subscription") -> None:
+def check_in_process(subscription: Subscription) -> None:
     """Refuse what only a dispatcher to a queue can do.
 
     Raises:
@@ -55,7 +48,7 @@ def check_in_process(subscription: "Subscription") -> None:
         )
 
 
-def bind_in_process(subscription: "Subscription") -> Callback:
+def bind_in_process(subscription: Subscription) -> Callback:
     """Return a subscription's callback, if a thread of this process can call it.
 
     Raises:
@@ -64,14 +57,14 @@ def bind_in_process(subscription: "Subscription") -> Callback:
         UnknownOptionError: Options were given; there are none.
     """
     check_in_process(subscription)
-    fn = subscription.fn
+    fn: Callback = subscription.fn
     if not runs_when_called(fn):
         raise DispatcherMismatchError(
             f"subscription {subscription.id!r}: {fn!r} is a coroutine or generator function, "
             "which an in-process callback can't be: nothing would await or iterate over it; "
             "AsyncioDispatcher awaits coroutine functions"
         )
-    return cast("Callback", fn)
+    return fn
 
 
 def call(fn: Callback, delivery: Delivery) -> None:

@@ -1,10 +1,6 @@
 """InlineDispatcher: callbacks in the deliverer's own thread, one after the other."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pgnotifier.dispatch import Subscription
-from pgnotifier.dispatch import Batch, Callback, Dispatcher
+from pgnotifier.dispatch import Batch, Callback, Dispatcher, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process
 
 
@@ -18,7 +14,7 @@ class InlineDispatcher(Dispatcher):
     # gone before the garbage collector looks at it.
     batch_size = 100
 
-    def bind(self, subscription: "Subscription") -> Callback:
+    def bind(self, subscription: Subscription) -> Callback:
         """Check that the callback can be called here, and return it.
 
         Raises:

@@ -3,16 +3,12 @@
 import threading
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary, ref
 
-from pgnotifier._runtime.forking import renew_in_children
-from pgnotifier.dispatch import Batch, Delivery, Subscription
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from pgnotifier.dispatch import Binding
+from pgnotifier._runtime.process import renew_in_children
+from pgnotifier.dispatch import Batch, Binding, Delivery, Dispatcher, Subscription
+from pgnotifier.dispatchers.claiming import claim
 
 CHECK = 0.1
 """Seconds after which a full dispatcher checks whether `stop()` has cancelled its batch."""
@@ -49,10 +45,9 @@ class Lanes:
             limit: How many deliveries may be pending.
             ordered: Whether those of a lane follow each other; else all may begin at once.
         """
-        self.pending = 0
         self._limit = limit
         self._ordered = ordered
-        self._lanes: WeakValueDictionary[Hashable, Lane] = WeakValueDictionary()
+        self._lanes: WeakValueDictionary[object, Lane] = WeakValueDictionary()
         self.renew()
         renew_in_children(self)
 
@@ -184,7 +179,7 @@ class Lanes:
             self._room.notify()
             return taken
 
-    def take_back(self, binding: "Binding") -> list[Delivery]:
+    def take_back(self, binding: Binding) -> list[Delivery]:
         """Take away and return what hasn't begun of a binding, in order."""
         with self._lock:
             taken = [one for _, one in self._ready if one.binding is binding]
@@ -223,3 +218,39 @@ class Lanes:
         lane.busy = True
         self._ready.append((lane, delivery))
         self._work.notify()
+
+
+class LaneTarget(NamedTuple):
+    """What a subscription's deliveries carry."""
+
+    fn: Any
+    lane: Lane
+
+
+class LaneDispatcher(Dispatcher):
+    """What dispatchers share that have callbacks run beside the deliverer's thread."""
+
+    def __init__(self, max_pending: int, *, ordered: bool) -> None:
+        self._lanes = Lanes(max_pending, ordered=ordered)
+        self._notifier: ref[object] | None = None
+
+    def attach(self, notifier: object) -> None:
+        """Learn which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        self._notifier = claim(self, self._notifier, notifier)
+
+    @property
+    def pending(self) -> int:
+        """How many deliveries run, or wait for their turn."""
+        return self._lanes.pending
+
+    def abandon(self) -> None:
+        """Forget what hasn't begun."""
+        self._lanes.clear()
+
+    def take_back(self, binding: Binding) -> list[Delivery]:
+        """Give up and return what hasn't begun of a binding."""
+        return self._lanes.take_back(binding)

@@ -4,20 +4,12 @@ import logging
 import os
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING, NamedTuple
 
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.log_throttle import LogThrottle
-from pgnotifier.dispatch import Batch, Callback, Delivery, Dispatcher
-from pgnotifier.dispatchers.claiming import claim
+from pgnotifier._runtime.log_records import LogThrottle, about
+from pgnotifier.dispatch import Batch, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process, call
-from pgnotifier.dispatchers.ordered_queue import Lane, Lanes
+from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
 from pgnotifier.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from weakref import ref
-
-    from pgnotifier.dispatch import Binding, Subscription
 
 logger = logging.getLogger("pgnotifier.threads")
 
@@ -25,14 +17,7 @@ IDLE = 10.0
 """Seconds after which a thread that has nothing to do ends."""
 
 
-class ThreadTarget(NamedTuple):
-    """What a subscription's deliveries carry."""
-
-    fn: Callback
-    lane: Lane
-
-
-class ThreadDispatcher(Dispatcher):
+class ThreadDispatcher(LaneDispatcher):
     """Calls callbacks in this process, several at a time, in threads.
 
         notifier = Notifier(conf, dispatcher=ThreadDispatcher(max_workers=8))
@@ -61,22 +46,13 @@ class ThreadDispatcher(Dispatcher):
         """
         check_positive(max_workers=max_workers, max_pending=max_pending)
         self._max_workers = max_workers
-        self._lanes = Lanes(max_pending, ordered=ordered)
+        super().__init__(max_pending, ordered=ordered)
         self._warn = LogThrottle(logger)
-        self._notifier: ref[object] | None = None
 
     def __repr__(self) -> str:
         return f"<ThreadDispatcher, {self._lanes.workers} of {self._max_workers} threads>"
 
-    def attach(self, notifier: object) -> None:
-        """Learn which notifier uses this dispatcher.
-
-        Raises:
-            ConfigurationError: Another one does.
-        """
-        self._notifier = claim(self, self._notifier, notifier)
-
-    def bind(self, subscription: "Subscription") -> ThreadTarget:
+    def bind(self, subscription: Subscription) -> LaneTarget:
         """Check that the callback can be called here, and return it with its lane.
 
         Raises:
@@ -84,7 +60,7 @@ class ThreadDispatcher(Dispatcher):
                 or signature.
             UnknownOptionError: Options were given; there are none.
         """
-        return ThreadTarget(bind_in_process(subscription), self._lanes.lane(subscription))
+        return LaneTarget(bind_in_process(subscription), self._lanes.lane(subscription))
 
     def dispatch(self, batch: Batch) -> None:
         """Hand each delivery to a thread, waiting for one to be free.
@@ -100,19 +76,6 @@ class ThreadDispatcher(Dispatcher):
             except RuntimeError:
                 batch.leave([*self._lanes.clear(), *batch.rest()])
                 raise
-
-    @property
-    def pending(self) -> int:
-        """How many deliveries run, or wait for a thread."""
-        return self._lanes.pending
-
-    def abandon(self) -> None:
-        """Forget what hasn't begun."""
-        self._lanes.clear()
-
-    def take_back(self, binding: "Binding") -> list[Delivery]:
-        """Give up and return what hasn't begun of a binding."""
-        return self._lanes.take_back(binding)
 
     def close(self) -> None:
         """Have threads end that have nothing to do."""

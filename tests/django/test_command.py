@@ -16,8 +16,8 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
 
-from pgnotifier._health.health_server import probe
 from pgnotifier.cli.foreground import SAME
+from pgnotifier.cli.probing import probe
 from pgnotifier.contrib.django import Channel
 from pgnotifier.contrib.django.models import Listener
 from pgnotifier.contrib.django.notifiers import get_notifier
@@ -300,7 +300,7 @@ def test_dispatch():
     """Tasks go through another dispatcher, for this run."""
     try:
         call_command("pgnotifier", "--list", "--dispatch", "tasks", stdout=StringIO())
-        subscriptions = get_notifier("default")._parts.registry.bindings("found")
+        subscriptions = get_notifier("default")._lifecycle.registrar.registry.bindings("found")
         names = {type(one.subscription.dispatcher).__name__ for one in subscriptions}
         assert names == {"TaskDispatcher"}
     finally:

@@ -119,8 +119,8 @@ def test_flapping_while_on_gap_hangs(
         eventually(lambda number=number: notifier.status().gaps == number + 1)
         sessions.notify("orders", number)
         eventually(lambda number=number: notifier.status().received == number + 1)
-    (deliverer,) = notifier._parts.lifecycle.listener.deliverers.values()
-    assert deliverer._buffer._markers == 3
+    (deliverer,) = notifier._lifecycle.listener.deliverers.values()
+    assert deliverer.buffer._markers == 3
     last = notifier.status().last_gap
     assert ledger.delivered == []
     done.set()

@@ -353,12 +353,12 @@ def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch,
         if fail and fail.pop():
             raise QueryCanceledError("a query was canceled")
 
-    original = notifier._parts.lifecycle.listener._connection._try_round_trip
+    original = notifier._lifecycle.listener.connection._try_round_trip
 
     def trip(*args):
         refuse()
         return original(*args)
 
-    monkeypatch.setattr(notifier._parts.lifecycle.listener._connection, "_try_round_trip", trip)
+    monkeypatch.setattr(notifier._lifecycle.listener.connection, "_try_round_trip", trip)
     eventually(lambda: notifier.status().reconnects >= 1, 30)
     assert "defect" not in caplog.text

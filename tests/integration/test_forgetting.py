@@ -63,14 +63,14 @@ def test_those_that_never_ran(notifier):
         notifier.subscribe(number, "orders", print, autorun=False, dispatcher=by)
         notifier.subscribe(number, "images", print, autorun=False, dispatcher=by)
         notifier.unsubscribe(number, "orders")
-        assert by in notifier._parts.attachments.in_use
+        assert by in notifier._lifecycle.attachments.in_use
         notifier.remove_channels(["images"])
         with pytest.raises(DispatcherMismatchError):
             notifier.subscribe(number, "orders", _generator, autorun=False, dispatcher=by)
         del by
     gc.collect()
     assert not any(one() for one in made)
-    assert len(notifier._parts.attachments.in_use) == 1
+    assert len(notifier._lifecycle.attachments.in_use) == 1
 
 
 def _generator(*_):
@@ -128,7 +128,7 @@ def test_a_thread_that_is_busy(notifier, eventually):
     notifier.notify("orders", 1)
     assert begun.wait(20)
     notifier.unsubscribe(1, "orders")
-    listener = notifier._parts.lifecycle.listener
+    listener = notifier._lifecycle.listener
     eventually(lambda: next(iter(listener.deliverers.values()))._ending.is_retiring)
     notifier.add_channel("images")  # the reader has looked once more
     (status,) = notifier.status().dispatchers
@@ -175,7 +175,7 @@ def test_its_own(notifier, record, eventually):
     notifier.start()
     notifier.unsubscribe(1, "orders")
     notifier.subscribe(2, "orders", record)
-    assert len(notifier._parts.attachments.in_use) == 1
+    assert len(notifier._lifecycle.attachments.in_use) == 1
 
 
 def by_rq():

@@ -25,7 +25,7 @@ from pgnotifier import (
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery import readiness as probing
 from pgnotifier._health import http_server as answering
-from pgnotifier._health.health_server import probe
+from pgnotifier.cli.probing import probe
 from pgnotifier.contrib.celery import CeleryDispatcher
 
 

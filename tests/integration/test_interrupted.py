@@ -85,7 +85,7 @@ OTHER = InlineDispatcher()
         ),
         (
             lambda n: n.mute_subscriber("old", "a"),
-            lambda n: n._parts.registry.binding("old", "a").subscription.muted,
+            lambda n: n._lifecycle.registrar.registry.binding("old", "a").subscription.muted,
         ),
     ],
 )
@@ -109,12 +109,10 @@ def test_no_change_is_lost(change, is_made):
             change(notifier)
         happened = interruption.happened
         assert is_made(notifier), at
-        registrar, kept = notifier._parts.registrar, notifier.get_subscriptions()
+        registrar, kept = notifier._lifecycle.registrar, notifier.get_subscriptions()
         assert ("inner" in kept["a"]) == ("c" in notifier.get_channels()) == happened, at
         assert ("gone" in kept["a"]) == (not happened), at
-        bindings = [
-            b for name in notifier._parts.registry for b in notifier._parts.registry.bindings(name)
-        ]
+        bindings = [b for name in registrar.registry for b in registrar.registry.bindings(name)]
         uses = [binding.dispatcher for binding in bindings]
         assert registrar._uses == {by: uses.count(by) for by in uses}, at
         assert all(b.live != b.subscription.muted for b in bindings), at

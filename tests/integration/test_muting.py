@@ -38,7 +38,7 @@ def test_muting_no_channels(notifier, db, record):
     notifier.mute_channels()
     notifier.unmute_channels([])
     notifier.unmute_subscriber(1, set())
-    assert notifier._parts.registry.is_muted("a")
+    assert notifier._lifecycle.registrar.registry.is_muted("a")
 
 
 def test_muting_a_subscriber(notifier, db, make_recorder, settle):

@@ -7,8 +7,9 @@ import logging
 import pytest
 
 from pgnotifier import Dispatcher, InlineDispatcher, Notifier
-from pgnotifier._health.health_server import HealthServer, probe
+from pgnotifier._health.health_server import HealthServer
 from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.cli.probing import probe
 
 
 class Refused(Dispatcher):

@@ -42,7 +42,7 @@ def test_counts_by_channel(notifier, db, record, settle):
     record.wait_for(305)
     assert notifier.status().channel_counts["a"] == 4
     assert not [name for name in notifier.status().channel_counts if "gone" in name]
-    assert len(notifier._parts.lifecycle.listener._router._tallies) < 200
+    assert len(notifier._lifecycle.listener.router._tallies) < 200
 
 
 def test_why_a_dispatcher_does_not_get_on(pgnotifier_dsn, make_notifier, db, eventually):

@@ -190,7 +190,7 @@ def test_a_fork_takes_nothing_along(make, db, eventually, record):
     eventually(lambda: notifier.status().dispatchers[0].waiting == 3)
     child = os.fork()
     if not child:
-        dispatcher = notifier._parts.attachments.default
+        dispatcher = notifier._lifecycle.attachments.default
         clean = not notifier.is_running() and not dispatcher.pending and not workers()
         os._exit(0 if clean else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -30,4 +30,4 @@ def make_deliverer(eventually):
     yield deliverer
     for one in made:
         one.stop(monotonic() + 5)
-        eventually(lambda one=one: not one._thread.is_alive())
+        eventually(lambda one=one: not one.thread.is_alive())

@@ -38,7 +38,8 @@ def put(deliverer, bindings, *numbers, channel="a", proven_at=PROVEN):
     for number in numbers:
         data = str(number).encode()
         deliverer.inbox.append(Item(channel, tuple(bindings), data, 7, NOW, proven_at))
-    deliverer.put()
+    deliverer.stow()
+    deliverer.ring()
 
 
 class Gate:

@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 
 from pgnotifier._connection.publisher import check_size, make_text
 from pgnotifier._connection.session import encoding_of
-from pgnotifier._payload.substitutes import Encoder
+from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact

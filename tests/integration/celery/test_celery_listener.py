@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from pgnotifier._health.health_server import probe
 from pgnotifier.cli.foreground import SAME
+from pgnotifier.cli.probing import probe
 from pgnotifier.testing import PostgresServer
 
 SOURCE = """

@@ -6,7 +6,7 @@ import signal
 import pytest
 from rq import Queue
 
-from pgnotifier._health.health_server import probe
+from pgnotifier.cli.probing import probe
 
 SOURCE = """
 @notifier.on(["orders", "images"], id="book")

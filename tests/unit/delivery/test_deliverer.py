@@ -131,13 +131,13 @@ def test_dropping(make_deliverer, eventually, overflow):
     put(deliverer, [bind(inline, gate)], 0)
     assert gate.reached.wait(20)
     put(deliverer, [bind(inline, gate)], 1, 2, 3)
-    assert not deliverer.has_missed
+    assert not deliverer.buffer.has_missed
     put(deliverer, [bind(inline, gate)], 4, 5, 6)
-    assert deliverer.dropped == 3
-    assert not deliverer.full
-    assert deliverer.has_missed
+    assert deliverer.buffer.dropped == 3
+    assert not deliverer.buffer.full
+    assert deliverer.buffer.has_missed
     assert deliverer.take_missed().channels == {"a"}
-    assert not deliverer.has_missed
+    assert not deliverer.buffer.has_missed
     gate.opened.set()
     eventually(lambda: deliverer.delivered == 4)
     assert gate.calls == ([0, 4, 5, 6] if overflow == "drop_oldest" else [0, 1, 2, 3])
@@ -151,17 +151,17 @@ def test_blocking(make_deliverer, eventually, caplog):
     put(deliverer, [bind(inline, gate)], 0)
     assert gate.reached.wait(20)
     put(deliverer, [bind(inline, gate)], 1, 2)
-    assert not deliverer.full
+    assert not deliverer.buffer.full
     put(deliverer, [bind(inline, gate)], 3)
     put(deliverer, [bind(inline, gate)], 4, 5)
-    assert deliverer.full
+    assert deliverer.buffer.full
     assert not room.is_set()
     gate.opened.set()
     assert room.wait(20)
     eventually(lambda: deliverer.delivered == 6)
     assert gate.calls == [0, 1, 2, 3, 4, 5]
-    assert not deliverer.full
-    assert deliverer.dropped == 0
+    assert not deliverer.buffer.full
+    assert deliverer.buffer.dropped == 0
     assert deliverer.take_missed() is None
     (warned,) = caplog.messages
     assert "is full" in warned
@@ -193,7 +193,8 @@ def test_bytes_that_are_not_unicode(make_deliverer, eventually):
     fake = Fake()
     deliverer = make_deliverer(fake)
     deliverer.inbox.append(Item("a", (bind(fake),), b"\xff\xfe ok", 7, NOW, PROVEN))
-    deliverer.put()
+    deliverer.stow()
+    deliverer.ring()
     deliverer.start()
     eventually(lambda: deliverer.delivered == 1)
     assert fake.delivered == ["\udcff\udcfe ok"]

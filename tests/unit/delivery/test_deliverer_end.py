@@ -38,7 +38,7 @@ def test_stop_gives_up_at_its_deadline(make_deliverer, eventually):
     assert deliverer.stop(begun + 0.1) == 4
     assert 0.1 <= monotonic() - begun < 15
     gate.opened.set()
-    eventually(lambda: not deliverer._thread.is_alive())
+    eventually(lambda: not deliverer.thread.is_alive())
     assert gate.calls == [0]
 
 
@@ -51,7 +51,7 @@ def test_stop_counts_a_callback_that_is_busy(make_deliverer, eventually):
     assert gate.reached.wait(20)
     assert deliverer.stop(monotonic() + 0.05) == 1
     gate.opened.set()
-    eventually(lambda: not deliverer._thread.is_alive())
+    eventually(lambda: not deliverer.thread.is_alive())
 
 
 def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
@@ -64,7 +64,7 @@ def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
     assert deliverer.waiting == 3
     assert deliverer.stop(monotonic() + 0.05) == 3
     gate.opened.set()
-    eventually(lambda: not deliverer._thread.is_alive())
+    eventually(lambda: not deliverer.thread.is_alive())
     assert fake.delivered == []
 
 
@@ -94,7 +94,7 @@ def test_stop_from_its_own_thread(make_deliverer, eventually):
 
     put(deliverer, [bind(inline, callback)], 0, 1)
     deliverer.start()
-    eventually(lambda: not deliverer._thread.is_alive())
+    eventually(lambda: not deliverer.thread.is_alive())
     assert calls == [0, 1]
     assert returned == [0, 0]
 

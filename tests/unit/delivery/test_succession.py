@@ -54,8 +54,8 @@ class Route:
 
     def _complete(self, subscription, undoing=None):
         change = self.registrar.begin(subscription.id, subscription.channel, undoing)
-        bound = self.registrar.bind(subscription, change)
-        assert self.registrar.complete(change, bound)
+        self.registrar.bind(subscription, change)
+        assert self.registrar.complete(change)
         return change
 
     def send(self, channel, *payloads):
@@ -121,7 +121,7 @@ class Route:
     def _is_busy(self):
         """Return whether some deliverer does anything but wait for more."""
         found = tuple(self.router.deliverers.values())
-        return any(d.waiting or d.succession.has_news or not self._rests(d) for d in found)
+        return any(d.waiting or d.succession.news or not self._rests(d) for d in found)
 
     def _rests(self, deliverer):
         return bool(deliverer._ending.bell.is_waited_for)

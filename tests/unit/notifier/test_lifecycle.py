@@ -24,7 +24,7 @@ class Listener:
     def start(self):
         """Begin to connect."""
 
-    def abort(self, why):
+    def end(self, why):
         """Note why it didn't start."""
         self.aborted = why
 
@@ -59,16 +59,14 @@ def notifier():
 @pytest.fixture
 def lifecycle(notifier):
     """Return a lifecycle that makes listeners without connections."""
-    lifecycle = notifier._parts.lifecycle
+    lifecycle = notifier._lifecycle
     made = []
 
-    def make(waits):
+    def make():
         made.append(Listener())
         return made[-1]
 
-    lifecycle._factory = SimpleNamespace(
-        make=make, parameters="host=nowhere", report_state=notifier._parts.reports.states
-    )
+    lifecycle._make_listener = make
     lifecycle.made = made
     yield lifecycle
     lifecycle.stop(0)
@@ -98,7 +96,7 @@ def test_no_connection_in_time(lifecycle):
 
 def test_a_dispatcher_that_cannot_be_opened(lifecycle, notifier):
     """Nothing is started, and nothing is left running."""
-    notifier._parts.attachments.default.open = lambda: 1 / 0
+    notifier._lifecycle.attachments.default.open = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
         lifecycle.start()
     assert isinstance(lifecycle.made[0].aborted, ZeroDivisionError)
@@ -111,7 +109,7 @@ def test_starting_is_interrupted(lifecycle, notifier):
     def interrupt():
         raise KeyboardInterrupt
 
-    notifier._parts.attachments.default.open = interrupt
+    notifier._lifecycle.attachments.default.open = interrupt
     with pytest.raises(KeyboardInterrupt):
         lifecycle.begin()
     assert isinstance(lifecycle.made[0].aborted, NotifierStoppedError)
@@ -130,6 +128,6 @@ def test_not_confirmed_in_time(lifecycle, monkeypatch, full):
     """The error says why: the state, and whether a buffer is full."""
     monkeypatch.setattr(module, "LIVE_TIMEOUT", 0.0)
     lifecycle.begin()
-    lifecycle.listener.deliverers[0] = SimpleNamespace(full=full)
+    lifecycle.listener.deliverers[0] = SimpleNamespace(buffer=SimpleNamespace(full=full))
     with pytest.raises(NotLiveError, match="state: stopped, a buffer" if full else r"stopped\)"):
         lifecycle.confirm(Outcome())

@@ -75,13 +75,13 @@ def notifier():
 @pytest.fixture
 def begin(notifier, eventually):
     """Return a function that begins a call which waits for the server."""
-    listener = notifier._parts.lifecycle.listener = Listener()
+    listener = notifier._lifecycle.listener = Listener()
 
     def begin(method, *args, **kwargs):
         return Caller(listener, eventually, getattr(notifier, method), *args, **kwargs)
 
     yield begin
-    notifier._parts.lifecycle.listener = None
+    notifier._lifecycle.listener = None
 
 
 def first(*args):
@@ -108,8 +108,8 @@ def test_all_are_refused(notifier, begin, order, other):
         calls[at].settle(REFUSED)
     assert notifier.get_subscriptions() == {}
     assert notifier.get_channels() == set()
-    assert notifier._parts.registrar._unsettled == {}
-    assert notifier._parts.registrar._tentative == {}
+    assert notifier._lifecycle.registrar._unsettled == {}
+    assert notifier._lifecycle.registrar._tentative == {}
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
@@ -132,8 +132,8 @@ def test_one_is_accepted(notifier, begin, order, accepted, left):
     for at in order:
         calls[at].settle(None if at == accepted else REFUSED)
     assert notifier.get_subscriptions() == {"a": {1: left}}
-    assert notifier._parts.registrar._unsettled == {}
-    assert notifier._parts.registrar._tentative == {}
+    assert notifier._lifecycle.registrar._unsettled == {}
+    assert notifier._lifecycle.registrar._tentative == {}
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -55,7 +55,7 @@ threaded = ThreadDispatcher()
 notifier = Notifier("", dispatcher=threaded)
 def find_locks():
     return [
-        configured._lock, django._lock, AppTasks.of(app)._lock, notifier._parts.lifecycle.lock,
+        configured._lock, django._lock, AppTasks.of(app)._lock, notifier._lifecycle.lock,
         threaded._lanes._lock
     ]
 for number, lock in enumerate(find_locks()):

@@ -2,8 +2,8 @@
 
 import logging
 
-from pgnotifier._runtime import log_throttle as recurring
-from pgnotifier._runtime.log_throttle import LogThrottle
+from pgnotifier._runtime import log_records as recurring
+from pgnotifier._runtime.log_records import LogThrottle
 
 
 def test_a_warning_a_minute(caplog, monkeypatch):

@@ -41,8 +41,8 @@ def test_configured_by_the_app(app):
     notifier = CeleryNotifier(app)
     assert notifiers_of(app) == [notifier]
     assert (notifier.app, notifier.standby) == (app, "name")
-    buffering = notifier._parts.factory.buffering
-    assert (buffering.size, buffering.overflow) == (5, "drop_oldest")
+    settings = notifier._lifecycle.settings
+    assert (settings.buffer_size, settings.overflow) == (5, "drop_oldest")
     assert notifier.status().connection == "host=h dbname=x"
     notifier.subscribe("a", "ch", callback)
     assert names(app) == {"n.a"}
@@ -54,7 +54,7 @@ def test_a_callable_and_heartbeats(app):
     app.conf.pgnotifier_heartbeat = 3
     app.conf.pgnotifier_heartbeat_timeout = 1.5
     notifier = CeleryNotifier(app)
-    settings = notifier._parts.factory.settings
+    settings = notifier._lifecycle.settings
     assert (settings.heartbeat, settings.heartbeat_timeout) == (3, 1.5)
     assert "lambda" in notifier.status().connection
 
@@ -180,9 +180,9 @@ def test_shared_tasks(app):
     notifier = CeleryNotifier(app)
     notifier.subscribe("a", "ch", audit)
     assert current_app is not app
-    ((_, enqueued),) = notifier._parts.attachments.default.inventory().items()
+    ((_, enqueued),) = notifier._lifecycle.attachments.default.inventory().items()
     assert enqueued.task == "shared.audit"
-    assert isinstance(notifier._parts.attachments.default, CeleryDispatcher)
+    assert isinstance(notifier._lifecycle.attachments.default, CeleryDispatcher)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pgnotifier._runtime.autostart import Autostart, hold_starts
+from pgnotifier._notifier.autostart import hold_starts, starts
 
 VALUES = {
     "asked": ["no", "yes"],
@@ -18,7 +18,7 @@ VALUES = {
 CHOICES = {"None": None, "no": False, "yes": True}
 TABLE = [
     [cell.strip() for cell in line.strip(" |").replace("||", "|").split("|")]
-    for line in (Autostart.__doc__ or "").splitlines()
+    for line in (starts.__doc__ or "").splitlines()
     if line.lstrip().startswith("|") and "---" not in line
 ]
 HEAD, ROWS = TABLE[0], TABLE[1:]
@@ -47,7 +47,8 @@ def test_row(row, case):
     """Each row says what is decided in each case that it fits."""
     asked, awaited, held, autorun, dispatchers = case
     with hold_starts() if CHOICES[held] else contextlib.nullcontext():
-        starts = Autostart(CHOICES[autorun]).starts(
+        started = starts(
+            CHOICES[autorun],
             asked=CHOICES[asked],
             is_awaited=CHOICES[awaited],
             dispatchers=[
@@ -55,19 +56,19 @@ def test_row(row, case):
                 SimpleNamespace(starts_listener=dispatchers == "all"),
             ],
         )
-    assert starts is CHOICES[row[-1]]
+    assert started is CHOICES[row[-1]]
 
 
 def test_holds_may_overlap():
     """Starts are held until the end of the last block, whatever the order of the ends."""
 
-    def starts():
-        return Autostart(None).starts(asked=True, is_awaited=False, dispatchers=[])
+    def would_start():
+        return starts(None, asked=True, is_awaited=False, dispatchers=[])
 
     first, second = hold_starts(), hold_starts()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert not starts()
+    assert not would_start()
     second.__exit__(None, None, None)
-    assert starts()
+    assert would_start()

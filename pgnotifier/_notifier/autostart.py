@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Protocol
+
+from pgnotifier.dispatch import Dispatcher
 
 _holders: list[object] = []
 
@@ -21,14 +22,14 @@ def hold_starts() -> Iterator[None]:
         _holders.remove(holder)
 
 
-class Startable(Protocol):
-    """What the policy has to know of a dispatcher."""
-
-    starts_listener: ClassVar[bool]
-
-
-class Autostart:
-    """Decides whether a change starts a notifier that isn't running.
+def starts(
+    autorun: bool | None,
+    *,
+    asked: bool,
+    is_awaited: bool,
+    dispatchers: Iterable[Dispatcher],
+) -> bool:
+    """Return whether a change starts a notifier that isn't running.
 
     One row fits whatever is asked; a dash stands for any value:
 
@@ -49,27 +50,8 @@ class Autostart:
     autorun: `Notifier(autorun=)`.
     dispatchers: How many of the notifier's dispatchers have `starts_listener`.
     """
-
-    def __init__(self, autorun: bool | None) -> None:
-        """Take what `Notifier(autorun=)` was given."""
-        self._autorun = autorun
-
-    def starts(
-        self,
-        *,
-        asked: bool,
-        is_awaited: bool,
-        dispatchers: Iterable[Startable],
-    ) -> bool:
-        """Return whether a change starts the notifier: see the table above.
-
-        Args:
-            asked: `autorun=` of the call.
-            is_awaited: Whether the notifier's listener waits for the calling code.
-            dispatchers: The notifier's dispatchers.
-        """
-        if not asked or is_awaited or _holders:
-            return False
-        if self._autorun is not None:
-            return self._autorun
-        return all(dispatcher.starts_listener for dispatcher in dispatchers)
+    if not asked or is_awaited or _holders:
+        return False
+    if autorun is not None:
+        return autorun
+    return all(dispatcher.starts_listener for dispatcher in dispatchers)

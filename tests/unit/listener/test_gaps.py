@@ -6,7 +6,7 @@ import pytest
 from deliveries import NOW, Fake, bind, put
 from waiting import eventually
 
-from pgnotifier._listener.gap_hold import GapHold
+from pgnotifier._listener.gaps import GapHold
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Gap
 

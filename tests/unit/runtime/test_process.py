@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pgnotifier._runtime.forking import renew_in_children
+from pgnotifier._runtime.process import renew_in_children
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 
