@@ -636,22 +636,22 @@ def test_an_id_that_is_that_of_an_on_gap(make_app):
     notifier = Notifier("host=h", dispatcher=CeleryDispatcher(make_app()))
 
     def subscribe_first():
-        notifier.subscribe("a", "orders", print, False, on_gap=print)
+        notifier.subscribe("a", "orders", print, autorun=False, on_gap=print)
 
     def subscribe_second(channel="orders"):
-        notifier.subscribe(("a", "gap"), channel, print, False)
+        notifier.subscribe(("a", "gap"), channel, print, autorun=False)
 
-    for first, second, id in (
+    for first, second, name in (
         (subscribe_first, subscribe_second, "a"),
         (subscribe_second, subscribe_first, ("a", "gap")),
     ):
         first()
         with pytest.raises(TaskNameError, match="is that of another subscription's on_gap, too"):
             second()
-        assert [*notifier.get_subscriptions()["orders"]] == [id]
+        assert [*notifier.get_subscriptions()["orders"]] == [name]
         first()  # anew
-        notifier.unsubscribe(id, "orders", False)
+        notifier.unsubscribe(name, "orders", autorun=False)
         second()
-        notifier.remove_channels("orders", False)
+        notifier.remove_channels("orders", autorun=False)
     subscribe_first()
     subscribe_second("invoices")
