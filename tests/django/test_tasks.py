@@ -158,8 +158,10 @@ def test_gaps_of_tasks(db):
     )
     subscriptions = get_notifier("default").get_subscriptions()["gaps"]
     assert subscriptions == {"a": run}
+    channel.task(lambda payload, **_: seen.append(payload), id=("a", "gap"))
     run(("a", "gap"), "gaps", {"since": "now"}, 0)
-    assert seen == [(channel, {"since": "now"})]
+    run(("a", "gap"), "gaps", "another task's", 1)
+    assert seen == [(channel, {"since": "now"}), "another task's"]
     get_notifier("default").remove_channel("gaps", autorun=False)
     del Channel.known["gaps"]
 

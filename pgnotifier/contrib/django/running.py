@@ -26,7 +26,8 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
         ReceiverNotFoundError: There is no such receiver in this process.
     """
     found = CHANNELS.get(channel)
-    gap = found is not None and id in found.gap_tasks
+    # A task may have the id of another one's on_gap. No server process has the pid 0.
+    gap = found is not None and pid == 0 and id in found.gap_tasks
     fn = None if found is None else (found.gap_tasks if gap else found.tasks).get(id)
     if found is None or fn is None:
         raise ReceiverNotFoundError(
