@@ -38,7 +38,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         Dispatchers call this instead of delivering when the binding isn't live. It does nothing
         if the subscription was removed or is muted.
         """
-        if self.binding.heir is not None:
+        if self.binding.successor is not None:
             self.binding.passed_on.append(self)
 
 
@@ -315,8 +315,8 @@ class Binding:
 
     Waiting deliveries refer to a binding. Subscribing the id again changes the binding in place,
     so that they go to the new callback. If another dispatcher or another way of gathering is to
-    deliver, this isn't possible. Then the binding gets an heir, and its deliverer hands the
-    waiting deliveries on to the heir.
+    deliver, this isn't possible. Then the binding gets a successor, and its deliverer hands the
+    waiting deliveries on to the successor.
 
     Written under the notifier's lock; dispatchers read it without a lock.
 
@@ -328,11 +328,11 @@ class Binding:
         report: Called with an exception, the subscription and the notification.
         on_gap: The binding that gets the gaps, if any.
         live: Whether it is delivered to. False while the subscription or its channel is muted,
-            and for good once it was removed or has an heir.
-        heir: The binding of the same id and channel that has replaced this one.
+            and for good once it was removed or has a successor.
+        successor: The binding of the same id and channel that has replaced this one.
         former: The binding that this one has replaced, as long as something waits for it.
-        passed_on: What a dispatcher didn't deliver because there is an heir.
-        is_left: Whether the deliverer knows about the heir. Written by the deliverer.
+        passed_on: What a dispatcher didn't deliver because there is a successor.
+        is_left: Whether the deliverer knows about the successor. Written by the deliverer.
     """
 
     subscription: Subscription
@@ -342,7 +342,7 @@ class Binding:
     id: Hashable = field(init=False)
     gathering: Gathering | None = field(init=False)
     live: bool = field(init=False, default=True)
-    heir: "Binding | None" = field(init=False, default=None)
+    successor: "Binding | None" = field(init=False, default=None)
     former: "ref[Binding] | None" = field(init=False, default=None)
     passed_on: deque[Delivery] = field(init=False, default_factory=deque)
     is_left: bool = field(init=False, default=False)
@@ -385,8 +385,8 @@ class Binding:
         self.subscription = subscription
         self.target = target
 
-    def leave_to(self, heir: "Binding") -> None:
+    def leave_to(self, successor: "Binding") -> None:
         """Hand what waits to another binding. The caller wakes the deliverer afterwards."""
-        heir.former = ref(self)
-        self.heir = heir
+        successor.former = ref(self)
+        self.successor = successor
         self.live = False

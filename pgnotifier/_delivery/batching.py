@@ -120,7 +120,7 @@ class Gatherer:
         self._due.clear()
 
     def take_left(self) -> list[Delivery]:
-        """Return what is held for bindings that have an heir."""
+        """Return what is held for bindings that have a successor."""
         left = [key for key, one in self._open.items() if one.binding.is_left]
         return [self._close(key) for key in left]
 

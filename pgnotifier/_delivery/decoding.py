@@ -56,7 +56,7 @@ class Decoder:
             data: Any = item.data  # an arrival makes its text of this when it is asked for it
             for one in item.bindings:
                 binding = one
-                if one.heir is not None:
+                if one.successor is not None:
                     binding = succession.follow(one)
                     if not succession.serves(binding):
                         succession.forward(binding, item)

@@ -51,7 +51,7 @@ class Deliverer:
         owner: The notifier that it works for.
         inbox: What `stow` will take; for the reader alone.
         buffer: What waits. Others only read its attributes.
-        succession: The heirs of its bindings.
+        succession: The successors of its bindings.
         thread: It ends when all is delivered after `drain` or `stop`.
     """
 
@@ -348,7 +348,7 @@ class Deliverer:
             self._on_room()
 
     def _take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> None:
-        """Give what is on its way for bindings with an heir to the heirs."""
+        """Give what is on its way for bindings with a successor to the successors."""
         self._attempts.delivered -= self.succession.take_back(deliveries, left)
 
     def _forward_waiting(self) -> None:
@@ -361,7 +361,7 @@ class Deliverer:
 
         What was unsubscribed or muted meanwhile is left out.
         """
-        waiting = [one for one in left if one.binding.live or one.binding.heir]
+        waiting = [one for one in left if one.binding.live or one.binding.successor]
         renewed: list[Delivery] = []
         self._take_back(renewed, waiting)
         renewed += (one for one in waiting if not one.binding.is_left)

@@ -1,9 +1,9 @@
-"""Succession: what waits for a binding goes to its heir.
+"""Succession: what waits for a binding goes to its successor.
 
 An id that is subscribed again keeps its binding, unless another dispatcher or another way of
-gathering is to deliver from now on. Then the binding gets an heir. Its deliverer takes back what
-is on its way, and hands it on in order: to itself, in the shape that the heir expects, or to the
-other dispatcher's deliverer.
+gathering is to deliver from now on. Then the binding gets a successor. Its deliverer takes back
+what is on its way, and hands it on in order: to itself, in the shape that the successor expects, or
+to the other dispatcher's deliverer.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,7 +26,7 @@ class Successor(Protocol):
 
 @dataclass(eq=False)
 class Succession:
-    """The heirs of the bindings that a deliverer delivers to.
+    """The successors of the bindings that a deliverer delivers to.
 
     Any thread may call `note`. The deliverer's thread calls the rest.
 
@@ -40,7 +40,7 @@ class Succession:
         find: Returns the deliverer of a dispatcher, which is made if there is none. None: there is
             no other deliverer.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
-        news: The bindings that have got an heir since `take_back` has run.
+        news: The bindings that have got a successor since `take_back` has run.
     """
 
     _dispatcher: Dispatcher
@@ -55,7 +55,7 @@ class Succession:
     _have_been: bool = field(default=False, init=False)
 
     def note(self, binding: Binding) -> None:
-        """Learn that a binding has an heir."""
+        """Learn that a binding has a successor."""
         with self._ending.bell.lock:
             self._have_been = True
             if binding not in self.news:
@@ -64,11 +64,11 @@ class Succession:
 
     def follow(self, binding: Binding) -> Binding:
         """Return the binding to deliver to now, as far as this deliverer may know."""
-        while binding.heir is not None and self.serves(binding):
+        while binding.successor is not None and self.serves(binding):
             if not binding.is_left:  # not yet: what the dispatcher already has comes first
                 self.note(binding)
                 break
-            binding = binding.heir
+            binding = binding.successor
         return binding
 
     def serves(self, binding: Binding) -> bool:
@@ -76,7 +76,7 @@ class Succession:
         return binding.subscription.dispatcher is self._dispatcher
 
     def take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> int:
-        """Give what is on its way for bindings with an heir to the heirs.
+        """Give what is on its way for bindings with a successor to the successors.
 
         Args:
             deliveries: What to add to.
@@ -86,7 +86,7 @@ class Succession:
             How many deliveries the dispatcher has given back.
         """
         back = self._take_back_dispatched()
-        # Taken before anything is given to an heir: for lack of room, that may end what is held.
+        # Taken before a successor is given anything: for lack of room, that may end what is held.
         gathered = self._gatherer.take_left()
         retried = [one for one in left if one.binding.is_left and id(one) not in back]
         self.give((*back.values(), *retried, *gathered), deliveries)
@@ -106,7 +106,7 @@ class Succession:
 
     def gather(self, delivery: Delivery, deliveries: list[Delivery]) -> None:
         """Hold a delivery back; add those that are due because of it."""
-        if not (delivery.binding.live or delivery.binding.heir):
+        if not (delivery.binding.live or delivery.binding.successor):
             return
         try:
             deliveries.extend(self._gatherer.add(delivery, monotonic()))
@@ -132,7 +132,7 @@ class Succession:
             self.forward(self.follow(binding), item)
 
     def _take_back_dispatched(self) -> dict[int, Delivery]:
-        """Return what the dispatcher has for bindings with an heir, by its identity.
+        """Return what the dispatcher has for bindings with a successor, by its identity.
 
         From now on the dispatcher gets nothing more for these. Until now it did, in the middle of
         a batch as well: what comes later must not overtake what it passes on.
@@ -169,7 +169,7 @@ class Succession:
 
     def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
-        while binding.heir is not None:
-            binding = binding.heir
+        while binding.successor is not None:
+            binding = binding.successor
         self.helped.add(binding.subscription.dispatcher)
         return shape(Delivery(binding, arrived))

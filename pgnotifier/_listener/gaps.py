@@ -91,8 +91,8 @@ def _by_dispatcher(
 
 
 def _find_latest(binding: Binding) -> Binding:
-    while binding.heir is not None:
-        binding = binding.heir
+    while binding.successor is not None:
+        binding = binding.successor
     return binding
 
 

@@ -297,8 +297,8 @@ class Router:
     ) -> list[tuple[Deliverer, tuple[Binding, ...]]]:
         """Return where a dispatcher's bindings are delivered.
 
-        A binding may be the heir of an earlier one. While something still waits for the earlier
-        one, new notifications go through its deliverer too, so that they stay in order.
+        A binding may be the successor of an earlier one. While something still waits for the
+        earlier one, new notifications go through its deliverer too, so that they stay in order.
         """
         lanes: list[tuple[Deliverer, tuple[Binding, ...]]] = []
         direct: list[Binding] = []

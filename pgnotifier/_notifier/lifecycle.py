@@ -103,7 +103,7 @@ class Lifecycle:
         self.startup_wait = startup_wait
         self.attachments = Attachments(owner, default)
         self.publisher = Publisher(parameters)
-        self.registrar = Registrar(reports.errors, self._note_heir)
+        self.registrar = Registrar(reports.errors, self._note_successor)
         self.probes = Probes()
         self._owner = owner
         self._health = health
@@ -272,8 +272,8 @@ class Lifecycle:
             owner=self._owner,
         )
 
-    def _note_heir(self, binding: Binding) -> None:
-        """Have what waits for a binding handed on to its heir."""
+    def _note_successor(self, binding: Binding) -> None:
+        """Have what waits for a binding handed on to its successor."""
         listener = self.listener
         deliverer = None if listener is None else listener.deliverers.get(binding.dispatcher)
         if deliverer is not None:

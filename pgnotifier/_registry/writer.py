@@ -26,17 +26,17 @@ class Registrar:
     """
 
     def __init__(
-        self, report: Report, on_heir: Callable[[Binding], object] = lambda _: None
+        self, report: Report, on_successor: Callable[[Binding], object] = lambda _: None
     ) -> None:
         """Begin with an empty registry.
 
         Args:
             report: Called with each delivery that fails.
-            on_heir: Called with each binding that gets an heir.
+            on_successor: Called with each binding that gets a successor.
         """
         self.registry = Registry()
         self._report = report
-        self._on_heir = on_heir
+        self._on_successor = on_successor
         self.spelling = Spelling()
         self._changes: set[Change] = set()
         self._tentative: dict[str, Tentative] = {}
@@ -272,8 +272,8 @@ class Registrar:
                 old.live = False
             else:
                 old.leave_to(new)
-                self._on_heir(old)
-        # Last, so that deliverers know about an heir before something arrives for it.
+                self._on_successor(old)
+        # Last, so that deliverers know about a successor before something arrives for it.
         self.registry = registry
         self._overtake({(subscription.id, subscription.channel)})
         self._uses[subscription.dispatcher] += 1

@@ -168,7 +168,7 @@ class AsyncioDispatcher(LaneDispatcher):
 
     async def _call(self, delivery: Delivery) -> None:
         binding, arrived = delivery.binding, delivery.notification
-        if not (binding.live or binding.heir):  # its turn came before that of the heir
+        if not (binding.live or binding.successor):  # its turn came before that of the successor
             return
         try:
             returned = binding.target.fn(binding.id, arrived.channel, arrived.payload, arrived.pid)

@@ -70,7 +70,7 @@ def bind_in_process(subscription: Subscription) -> Callback:
 def call(fn: Callback, delivery: Delivery) -> None:
     """Call a callback unless its subscription was removed, and report what it raises."""
     binding, arrived = delivery.binding, delivery.notification
-    if not (binding.live or binding.heir):  # the heir has its own turn
+    if not (binding.live or binding.successor):  # the successor has its own turn
         return
     try:
         fn(binding.id, arrived.channel, arrived.payload, arrived.pid)

@@ -86,7 +86,8 @@ class Lanes:
                     break
                 batch.done(1)
                 binding = delivery.binding
-                if not (binding.live or binding.heir):  # which gets it behind what is here already
+                # A successor gets it behind what is here already.
+                if not (binding.live or binding.successor):
                     continue
                 lane: Lane = binding.target.lane
                 self.pending += 1

@@ -15,7 +15,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def make(count, passed_on=None):
     """Return a batch of so many deliveries."""
-    binding = SimpleNamespace(live=True, heir=None if passed_on is None else 1, passed_on=passed_on)
+    binding = SimpleNamespace(
+        live=True, successor=None if passed_on is None else 1, passed_on=passed_on
+    )
     notifications = (Notification("a", n, str(n), 1, NOW) for n in range(count))
     return Batch(Delivery(binding, one) for one in notifications)
 
@@ -219,7 +221,7 @@ def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually)
     put(deliverer, [old], 1, 2)
     deliverer.start()
     assert gate.reached.wait(20)
-    old.live, old.heir = False, new
+    old.live, old.successor = False, new
     deliverer.succession.note(old)
     gate.opened.set()
     batches = deliverer._attempts._batches

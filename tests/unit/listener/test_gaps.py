@@ -93,8 +93,8 @@ def test_a_gap_goes_to_the_dispatcher_that_a_subscription_moved_to(make_delivere
     other = Fake()
     second = make_deliverer(other)
     second.start()
-    former, heir = bind(fake, id="gap"), bind(other, id="gap")
-    former.heir = heir
+    former, successor = bind(fake, id="gap"), bind(other, id="gap")
+    former.successor = successor
     hold = GapHold()
     hold.hold(deliverer)
     hold.hold(second)
