@@ -20,8 +20,8 @@ logger = logging.getLogger("pgnotifier.routing")
 
 ECHOES = 100
 """How many of its own notifications a listener remembers. It waits for one at a time."""
-AT_ONCE = 20_000
-"""How many notifications to sort before the deliverers get them: it takes about 20 ms."""
+AT_ONCE = 10_000
+"""How many notifications to sort before the deliverers get them: it takes about 10 ms."""
 SPARE = 100
 """How many removed channels are still counted, beyond as many as are registered."""
 ECHO_BYTES = 64
