@@ -1,4 +1,4 @@
-"""What tests that break things share: sessions to kill, notifiers that are stopped again."""
+"""Fixtures of the tests that break things: sessions to end, and scripts to run as processes."""
 
 import psycopg
 import pytest
@@ -17,7 +17,7 @@ class Sessions(Database):
         self.dsn = dsn
 
     def execute(self, query, *args):
-        """Run a query on a connection of its own and return its rows."""
+        """Run a query on a new connection and return its rows."""
         with psycopg.connect(self.dsn, autocommit=True, application_name="admin") as admin:
             cursor = admin.execute(query, args)
             return cursor.fetchall() if cursor.description else []
@@ -39,14 +39,14 @@ def ledger():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Make the pauses between tries short."""
+    """Shorten the pauses between attempts."""
     monkeypatch.setattr(Backoff, "FIRST", 0.02)
     monkeypatch.setattr(Backoff, "LAST", 0.1)
 
 
 @pytest.fixture
 def run_script(tmp_path):
-    """Yield a function that runs a script, which is ended with the test at the latest."""
+    """Yield a function that runs a script; whatever still runs after the test is killed."""
     scripts = []
 
     def run(source, *args, **settings):

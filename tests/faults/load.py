@@ -1,4 +1,4 @@
-"""Load whose every notification is accounted for: a sender, and a ledger of what came."""
+"""Load in which every notification is accounted for: a sender, and a ledger of deliveries."""
 
 import itertools
 import threading
@@ -13,7 +13,7 @@ from .waiting import eventually
 
 @dataclass(slots=True)
 class Sent:
-    """A notification: committed for certain if it ended, else perhaps."""
+    """A notification: committed for certain if `ended` is set, possibly committed otherwise."""
 
     number: int
     channel: str
@@ -22,7 +22,7 @@ class Sent:
 
 
 class Sender:
-    """Notifies numbered payloads on several channels in turn, and outlives its server."""
+    """Sends numbered payloads to several channels in turn, and reconnects after an outage."""
 
     def __init__(self, dsn, channels, rate=1000):
         self.sent = []
@@ -40,7 +40,7 @@ class Sender:
         self.stop()
 
     def stop(self):
-        """Send no more."""
+        """Stop sending."""
         self._ending.set()
         self._thread.join()
 
@@ -50,7 +50,7 @@ class Sender:
         return sum(1 for one in self.sent if one.ended)
 
     def wait_for(self, count):
-        """Wait until so many more were committed."""
+        """Wait until `count` more have been committed."""
         goal = self.committed + count
         eventually(lambda: self.committed >= goal, timeout=120)
 
@@ -77,18 +77,18 @@ class Sender:
 
 
 class Ledger:
-    """Takes down what was delivered and which gaps were reported."""
+    """Records what was delivered and which gaps were reported."""
 
     def __init__(self):
         self.delivered = []
         self.gaps = []
 
     def callback(self, _id, channel, payload, _pid):
-        """Note a delivery."""
+        """Record a delivery."""
         self.delivered.append((payload, channel))
 
     def settle(self, sender, notifier, timeout=60.0):
-        """Have the sender stop, and wait for its last notification and for the last gap."""
+        """Stop the sender, and wait until all gaps and a last notification have arrived."""
         sender.stop()
         eventually(lambda: notifier.status().state == "listening", timeout)
         eventually(lambda: len(self.gaps) == notifier.status().gaps, timeout)
@@ -98,9 +98,9 @@ class Ledger:
         self.delivered.pop()
 
     def check(self, sent, channels):
-        """Check that all came once and in order, but for what lies in a gap.
+        """Check that all were delivered once and in order, except for those missed in a gap.
 
-        Returns how many lie in a gap and did not come.
+        Returns how many were missed.
         """
         numbers = [number for number, _ in self.delivered]
         assert all(a < b for a, b in itertools.pairwise(numbers)), "order, or doubles"
@@ -118,5 +118,5 @@ class Ledger:
 
 
 def _within(one, gap):
-    """Tell whether the commit, somewhere between begin and end, may lie in the gap."""
+    """Return whether the commit, at some time between `begun` and `ended`, may lie in the gap."""
     return one.ended >= gap.since and one.begun <= gap.until

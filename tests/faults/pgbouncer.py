@@ -27,7 +27,7 @@ class PgBouncer(Server):
 
     @property
     def dsn(self):
-        """The conninfo string of the database, by way of the pooler."""
+        """The conninfo string that leads to the database through the pooler."""
         return make_conninfo(
             host="127.0.0.1",
             port=self._port,
@@ -61,7 +61,7 @@ class PgBouncer(Server):
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def _prepare(self):
-        """Nothing is left to do."""
+        """Do nothing: it needs no preparation."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a server, to do what networks do."""
+"""A TCP proxy in front of a server, which simulates a faulty network."""
 
 import contextlib
 import socket
@@ -9,9 +9,9 @@ from psycopg.conninfo import make_conninfo
 
 
 class Proxy:
-    """Passes bytes on; on command it swallows them, or cuts at certain ones.
+    """Forwards bytes; on command it swallows them, or cuts the connection at certain bytes.
 
-    The server's side is a unix socket, as for embedded servers.
+    It connects to the server's unix socket, which embedded servers have.
     """
 
     def __init__(self, params):

@@ -1,4 +1,4 @@
-"""Python scripts run as processes of their own, as a user runs them from a terminal."""
+"""Python scripts that run as separate processes, as if a user ran them from a terminal."""
 
 import contextlib
 import os
@@ -15,15 +15,17 @@ from .waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 LATE_THREADS_ARE_REFUSED = (3, 12, 0) <= sys.version_info[:3] < (3, 12, 2)
-"""Whether this Python starts no thread, and forks no more, once the main program has ended."""
+"""Whether this Python refuses to start threads and to fork once the main program has ended."""
 FLAGS = ("-u", "-X", "faulthandler", "-W", "error::ResourceWarning")
 
 
 def ends_within_a_second(start):
-    """Return whether Ctrl-C does that, at its best: a busy machine makes anything late.
+    """Return whether Ctrl-C ends a script within a second in at least one of five tries.
+
+    On a busy machine, any one of them may take longer.
 
     Args:
-        start: Returns a script that runs, each time that it is called.
+        start: Starts a script and returns it; it is called for each try.
     """
     for _ in range(5):
         script = start()
@@ -35,7 +37,7 @@ def ends_within_a_second(start):
 
 
 class Script:
-    """A script that runs, with its database's conninfo string in `sys.argv[1]`."""
+    """A running script, which finds its database's conninfo string in `sys.argv[1]`."""
 
     def __init__(self, directory, source, *args, flags=()):
         self.took = None
@@ -50,7 +52,7 @@ class Script:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
-                # A shell that starts us in the background has us ignore it.
+                # A shell that starts us in the background makes us ignore SIGINT.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
@@ -70,14 +72,15 @@ class Script:
         return self._err.read_text()
 
     def prints(self, text, timeout=60):
-        """Wait until it has printed this."""
+        """Wait until it has printed the text."""
         eventually(lambda: text in self.out or self._ended_without(text), timeout)
 
     def interrupt(self):
-        """Press Ctrl-C; return the exit code, which has to come soon, and note the seconds.
+        """Interrupt it as Ctrl-C does, check that it ends soon, and return the exit code.
 
-        Not before the main thread is at rest: in the moment between the end of the main program
-        and the first of what Python runs at exit, Python itself prints a traceback.
+        `took` is set to the seconds that it took. The main thread has to be asleep before: between
+        the end of the main program and Python's first exit handler, an interrupt makes Python
+        itself print a traceback.
         """
         eventually(self._rests)
         begun = time.monotonic()
@@ -88,27 +91,27 @@ class Script:
         return code
 
     def wait(self, timeout=60):
-        """Return the exit code, which has to come within the seconds."""
+        """Return the exit code; fail the test unless it ends within `timeout` seconds."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # has it print what each thread is at
+            self.process.send_signal(signal.SIGABRT)  # makes it print each thread's stack
             self.process.wait(timeout)
             pytest.fail(f"has not ended within {timeout} s:\n{self.out}\n{self.err}")
 
     @property
     def runs(self):
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self.process.poll() is None
 
     def close(self):
-        """End it and all that it has started."""
+        """Kill it and all processes that it has started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def _rests(self):
-        """Return whether the main thread sleeps, and goes on sleeping for a while."""
+        """Return whether the main thread is asleep, and stays asleep for a moment."""
 
         def look():
             text = Path(f"/proc/{self.pid}/task/{self.pid}/status").read_text()

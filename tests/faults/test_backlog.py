@@ -1,4 +1,4 @@
-"""PostgreSQL's queue of notifications, filled by a session that stays in a transaction."""
+"""PostgreSQL's notification queue, which fills while a listening session stays in a transaction."""
 
 import logging
 
@@ -13,7 +13,7 @@ from .waiting import eventually
 
 
 def test_a_queue_that_fills(make_notifier, monkeypatch, caplog):
-    """A warning names the session that holds it back; another comes when it has doubled."""
+    """While the queue fills, a warning names the session that blocks it; a doubling warns again."""
     caplog.set_level(logging.WARNING, "pgnotifier.backlog")
     monkeypatch.setattr(backlog, "INTERVAL", 0.05)
     with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
@@ -48,7 +48,7 @@ def test_a_queue_that_fills(make_notifier, monkeypatch, caplog):
 
 
 def test_a_full_queue(make_notifier, caplog):
-    """While it is full, heartbeats are refused; the listener hears on, and makes no gap of it."""
+    """A full queue refuses heartbeats, but the listener stays connected, and reports no gap."""
     caplog.set_level(logging.WARNING, "pgnotifier.link")
     with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
         if server.is_external:
@@ -74,7 +74,7 @@ def test_a_full_queue(make_notifier, caplog):
 
 
 def test_doublings(caplog, monkeypatch):
-    """It is warned from a tenth on, at each doubling, and anew once it was low again."""
+    """A warning comes at 10 % usage, at each doubling, and again after usage has been low."""
     monkeypatch.setattr(backlog, "INTERVAL", 0.0)
     usages = iter([0.05, 0.1, 0.15, 0.19, 0.2, 0.39, 0.4, 0.8, 0.09, 0.3])
 

@@ -23,7 +23,7 @@ NOBODY = "host=127.0.0.1 port=1 dbname=shop"
 
 
 class Starting:
-    """A `start()` on a thread of its own, and how it ended."""
+    """Calls `start()` in a thread, and keeps its outcome."""
 
     def __init__(self, notifier):
         self.outcome = None
@@ -40,14 +40,14 @@ class Starting:
             self.outcome = exc
 
     def wait(self):
-        """Return how it ended."""
+        """Wait for the end of `start()`, and return its outcome."""
         self._thread.join(20)
         assert not self._thread.is_alive()
         return self.outcome
 
 
 def test_the_server_comes_up(pgnotifier_private_postgres, make_notifier, ledger, caplog):
-    """`start()` returns once the server is there and hears; it warned once, and reports no gap."""
+    """`start()` returns once the server is up; it has warned once, and reports no gap."""
     caplog.set_level(logging.INFO, "pgnotifier")
     server = pgnotifier_private_postgres
     server.stop()
@@ -58,7 +58,7 @@ def test_the_server_comes_up(pgnotifier_private_postgres, make_notifier, ledger,
     assert (status.state, notifier.is_running()) == ("starting", True)
     assert "can't connect to PostgreSQL" in status.why
     time_of_first = time.monotonic()
-    eventually(lambda: time.monotonic() - time_of_first > 1)  # several tries
+    eventually(lambda: time.monotonic() - time_of_first > 1)  # several attempts
     server.start()
     assert starting.wait() == "started"
     assert notifier.status().state == "listening"
@@ -72,7 +72,7 @@ def test_the_server_comes_up(pgnotifier_private_postgres, make_notifier, ledger,
 
 
 def test_the_database_and_the_password_come(pgnotifier_private_postgres, make_notifier):
-    """A role and a database that are still to be made are waited for, and each is told."""
+    """`start()` waits for a role and a database to be created; `status()` says what is missing."""
     server = pgnotifier_private_postgres
     dsn = make_conninfo(server.dsn, dbname="late", user="latecomer")
     notifier = make_notifier(dsn, wait=True)
@@ -87,7 +87,7 @@ def test_the_database_and_the_password_come(pgnotifier_private_postgres, make_no
 
 
 def test_changes_while_waiting(pgnotifier_private_postgres, make_notifier, ledger):
-    """What is subscribed and removed meanwhile holds once it is connected."""
+    """Channels added and removed while `start()` waits take effect once it is connected."""
     server = pgnotifier_private_postgres
     dsn = make_conninfo(server.dsn, dbname="late")
     notifier = make_notifier(dsn, wait=True)
@@ -111,7 +111,7 @@ def test_changes_while_waiting(pgnotifier_private_postgres, make_notifier, ledge
 
 
 def test_stop_while_waiting(make_notifier):
-    """`stop()` ends the waiting at once, and `start()` with it; all can be done again."""
+    """`stop()` ends a `start()` that waits at once, and both can be called again."""
     notifier = make_notifier(NOBODY, wait=True)
     for _ in range(3):
         starting = Starting(notifier)
@@ -123,7 +123,7 @@ def test_stop_while_waiting(make_notifier):
 
 
 def test_so_many_seconds(make_notifier):
-    """After the seconds of `wait`, it isn't running, and the latest reason is told."""
+    """After `wait` seconds, `start()` raises an error with the latest reason, and nothing runs."""
     notifier = make_notifier(NOBODY, wait=0.5)
     with pytest.raises(ConnectionFailedError, match=r"within 0\.5 s: can't connect .*refused"):
         notifier.start()
@@ -132,7 +132,7 @@ def test_so_many_seconds(make_notifier):
 
 
 def test_so_many_seconds_for_a_silent_server(make_notifier, silent_port):
-    """One that doesn't answer at all takes no longer."""
+    """A server that accepts connections but never answers isn't waited for any longer."""
     notifier = make_notifier(f"host=127.0.0.1 port={silent_port}", wait=0.5)
     began = time.monotonic()
     with pytest.raises(ConnectionFailedError, match=r"within 0\.5 s: no answer"):
@@ -143,7 +143,7 @@ def test_so_many_seconds_for_a_silent_server(make_notifier, silent_port):
 
 @pytest.fixture
 def silent_port():
-    """Yield a port that takes connections and says nothing."""
+    """Yield a port that accepts connections and never answers."""
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -152,7 +152,7 @@ def silent_port():
 
 @pytest.mark.parametrize("wait", [None, False, 0])
 def test_without_waiting(make_notifier, wait):
-    """The first failure is raised."""
+    """Without `wait`, `start()` raises the first failure."""
     notifier = make_notifier(NOBODY, wait=wait)
     with pytest.raises(ConnectionFailedError, match="can't connect"):
         notifier.start()
@@ -170,7 +170,7 @@ def test_without_waiting(make_notifier, wait):
     ],
 )
 def test_what_will_never_do_is_not_waited_for(make_notifier, parameters, says):
-    """What libpq refuses before it goes anywhere ends the start at once, with or without `wait`."""
+    """Parameters that libpq itself refuses make `start()` fail at once, with or without `wait`."""
     for wait in (True, False):
         notifier = make_notifier(f"host=127.0.0.1 {parameters}", wait=wait)
         with pytest.raises(ConfigurationError, match=says):
@@ -179,7 +179,7 @@ def test_what_will_never_do_is_not_waited_for(make_notifier, parameters, says):
 
 
 def test_what_the_server_refuses_is_not_waited_for(pgnotifier_dsn, make_notifier):
-    """A server that can't listen, as a standby can't, ends the start."""
+    """On a read-only server `start()` doesn't wait: it listens, or raises `ListenRefusedError`."""
     read_only = make_conninfo(pgnotifier_dsn, options="-c default_transaction_read_only=on")
     notifier = make_notifier(read_only, wait=True)
     notifier.add_channel("orders", autorun=False)
@@ -193,20 +193,20 @@ def test_what_the_server_refuses_is_not_waited_for(pgnotifier_dsn, make_notifier
 
 @pytest.mark.parametrize("wait", ["yes", [], object()])
 def test_other_types(make_notifier, wait):
-    """`wait` is a bool or a number."""
+    """A `wait` that is neither a bool, a number nor None raises a `TypeError`."""
     with pytest.raises(TypeError, match="wait must be True, False"):
         make_notifier(NOBODY, wait=wait)
 
 
 @pytest.mark.parametrize("wait", [-1, float("inf"), float("nan")])
 def test_other_numbers(make_notifier, wait):
-    """Which is a time."""
+    """A `wait` that is negative or not finite raises a `ConfigurationError`."""
     with pytest.raises(ConfigurationError, match="wait must be"):
         make_notifier(NOBODY, wait=wait)
 
 
 def test_probes_are_answered_while_waiting(make_notifier, free_port):
-    """It lives, and isn't ready."""
+    """While `start()` waits, the liveness probe succeeds, and the readiness probe fails."""
     notifier = make_notifier(NOBODY, wait=True, health_port=free_port)
     Starting(notifier)
 
@@ -221,7 +221,7 @@ def test_probes_are_answered_while_waiting(make_notifier, free_port):
 
 
 def test_async_with(pgnotifier_private_postgres, make_notifier):
-    """`async with` waits while the loop runs on, and a cancellation ends it at once."""
+    """`async with` waits without blocking the event loop, and a cancellation ends the wait."""
     server = pgnotifier_private_postgres
     dsn = make_conninfo(server.dsn, dbname="late")
 
@@ -250,7 +250,7 @@ def test_async_with(pgnotifier_private_postgres, make_notifier):
 
 
 def test_none_for_a_dsn(make_notifier):
-    """What isn't set is an error where a connection is needed, and says so."""
+    """If the DSN is None, calls that need a connection raise an error that says so."""
     notifier = make_notifier(None, wait=True, autorun=False)
     notifier.subscribe(1, "orders", print)
     assert notifier.get_channels() == {"orders"}

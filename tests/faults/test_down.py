@@ -1,4 +1,4 @@
-"""What calls do, and what the listener goes on doing, while there is no connection."""
+"""What calls do, and what the listener keeps doing, while there is no connection."""
 
 import contextlib
 import itertools
@@ -22,12 +22,12 @@ from .waiting import eventually
 
 @pytest.fixture(autouse=True)
 def short_pauses(quick):
-    """Use short pauses between tries."""
+    """Use short pauses between attempts."""
 
 
 @pytest.fixture
 def outage(monkeypatch):
-    """Yield a context manager in which no connection can be made, and none is left."""
+    """Return a context manager that ends all sessions, and in which no connection can be made."""
     connect = Parameters.connect
 
     def refuse(self, **_options):
@@ -54,7 +54,7 @@ def lost(notifier):
 def test_subscribe_waits_for_the_connection(
     pgnotifier_dsn, sessions, make_notifier, ledger, outage
 ):
-    """`subscribe()` during an outage returns once the channel is heard, and not before."""
+    """`subscribe()` during an outage returns once its channel is listened to, and not before."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("old")
     with ThreadPoolExecutor(1) as pool:
@@ -71,7 +71,7 @@ def test_subscribe_waits_for_the_connection(
 def test_not_live_in_time_but_later(
     pgnotifier_dsn, sessions, make_notifier, ledger, outage, monkeypatch, caplog
 ):
-    """`NotLiveError` keeps the change: it is live as soon as the listener says it is back."""
+    """`NotLiveError` keeps the change: it is live by the time the listener logs that it is back."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("old")
     monkeypatch.setattr(lifecycle, "LIVE_TIMEOUT", 0.1)
@@ -79,7 +79,7 @@ def test_not_live_in_time_but_later(
 
     class Back(logging.Handler):
         def emit(self, record):
-            # Runs in the reader, which has just said that it is back.
+            # This runs in the reader's thread, which has just logged that it is back.
             if " again, after " in record.getMessage():
                 assert state(notifier) == "listening"
                 sessions.notify("new", "at once")
@@ -97,7 +97,7 @@ def test_not_live_in_time_but_later(
 
 
 def test_removed_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, outage):
-    """A channel removed during an outage returns at once and is heard no more afterwards."""
+    """`remove_channel()` returns at once during an outage, and it holds after the reconnect."""
     notifier = make_notifier(pgnotifier_dsn)
     for channel in ("kept", "gone"):
         notifier.subscribe(1, channel, ledger.callback)
@@ -113,7 +113,7 @@ def test_removed_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, out
 
 
 def test_restart_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, outage):
-    """`restart()` raises when it can't connect, and the listener goes on trying."""
+    """`restart()` raises if it can't connect, and the listener keeps trying."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     with outage(sessions):
@@ -129,7 +129,7 @@ def test_restart_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, out
 
 
 def test_stop_after_failed_restart(pgnotifier_dsn, sessions, make_notifier, outage):
-    """`stop()` after a `restart()` that failed ends the calls that are still waiting."""
+    """After a `restart()` that failed, `stop()` ends the calls that are still waiting."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("old")
     with ThreadPoolExecutor(1) as pool, outage(sessions):
@@ -144,7 +144,7 @@ def test_stop_after_failed_restart(pgnotifier_dsn, sessions, make_notifier, outa
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("defect")])
 def test_goes_on_after_any_error(pgnotifier_dsn, sessions, make_notifier, ledger, outage, error):
-    """No error whatever while connecting ends the listener: it tries again."""
+    """After any error while connecting, the listener tries again."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     tries = itertools.count(1)
@@ -162,7 +162,7 @@ def test_goes_on_after_any_error(pgnotifier_dsn, sessions, make_notifier, ledger
 
 
 def test_goes_on_without_threads(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
-    """Where no thread can be started any more, the listener reconnects and reports all the same."""
+    """If no thread can be started any more, the listener still reconnects and reports the gap."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     notifier.subscribe(1, "orders", ledger.callback)
     start, refused = threading.Thread.start, []
@@ -185,7 +185,7 @@ def test_goes_on_without_threads(pgnotifier_dsn, sessions, make_notifier, ledger
 
 
 def test_database_renamed(pgnotifier_private_postgres, make_notifier, ledger):
-    """A database that is away under another name is heard again once it is back."""
+    """A listener reconnects once its database, renamed for a while, has its name back."""
     server = pgnotifier_private_postgres
     dsn = server.create_database("shop")
     admin = Sessions(server.dsn)
@@ -207,7 +207,7 @@ def test_database_renamed(pgnotifier_private_postgres, make_notifier, ledger):
 
 
 def test_first_connection_lost_before_listen(pgnotifier_private_postgres, make_notifier):
-    """A connection that goes before LISTEN is answered fails `start()` with an error of ours."""
+    """A connection lost at LISTEN makes `start()` and `restart()` raise `ConnectionFailedError`."""
     with Proxy(conninfo_to_dict(pgnotifier_private_postgres.dsn)) as proxy:
         proxy.cut_at = b"LISTEN"
         notifier = make_notifier(proxy.dsn)
@@ -226,7 +226,7 @@ def test_first_connection_lost_before_listen(pgnotifier_private_postgres, make_n
 
 
 def test_notify_while_down(pgnotifier_private_postgres, make_notifier):
-    """`notify()` raises while the server is down, and finds its new connection afterwards."""
+    """`notify()` raises while the server is down, and reconnects once it is back."""
     server = pgnotifier_private_postgres
     notifier = make_notifier(server.dsn)
     notifier.notify("orders", 1)
@@ -240,7 +240,7 @@ def test_notify_while_down(pgnotifier_private_postgres, make_notifier):
 
 
 def test_backoff_bounds(monkeypatch):
-    """Pauses double from 0.1 s to 30 s, each cut by up to half."""
+    """Pauses double from 0.1 s to 30 s, and each is randomly shortened by up to half."""
     monkeypatch.undo()  # the short pauses
     for _ in range(20):
         backoff = Backoff()

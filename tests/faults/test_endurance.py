@@ -1,4 +1,4 @@
-"""What goes on and on leaves nothing behind."""
+"""Endurance: many reconnects leave nothing behind, and the system clock may be set."""
 
 import gc
 import os
@@ -33,7 +33,7 @@ def usage():
     "many", [300, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.timeout(900)])]
 )
 def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
-    """Thousands of them, in a loop, take no more memory, threads or descriptors than a few."""
+    """Many reconnects in a loop take no more memory, threads or descriptors than a few."""
     monkeypatch.setattr(Backoff, "FIRST", 0.0)
     notifier = make_notifier(pgnotifier_dsn, on_gap=lambda gap: None)
     notifier.subscribe("book", "orders", ledger.callback)
@@ -66,7 +66,7 @@ def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
 
 @pytest.mark.parametrize("jump", [timedelta(hours=-1), timedelta(hours=1)])
 def test_a_clock_that_is_set(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch, jump):
-    """A clock that jumps while the connection is lost makes no gap that covers less."""
+    """If the clock jumps while the connection is lost, the gap still covers all of the outage."""
     shown = timedelta()
 
     class Clock(datetime):
@@ -88,6 +88,6 @@ def test_a_clock_that_is_set(pgnotifier_dsn, sessions, make_notifier, ledger, mo
     assert gap.since < min(lost, lost + jump)
     assert max(lost, lost + jump) < gap.until < max(back, back + jump)
     count = notifier.status().latency.count
-    eventually(lambda: notifier.status().latency.count > count + 3)  # it goes on as before
+    eventually(lambda: notifier.status().latency.count > count + 3)  # heartbeats go on as before
     sessions.notify("orders", 2)
     eventually(lambda: [payload for payload, _ in ledger.delivered] == [1, 2])

@@ -1,4 +1,4 @@
-"""Forks after `start()`: the child hears nothing, and the parent's connections are unharmed."""
+"""Forks after `start()`: a child receives nothing, and the parent's connections are unharmed."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from .load import Sender
 from .scripts import LATE_THREADS_ARE_REFUSED
 from .waiting import eventually
 
-QUIET = ("-W", "ignore::DeprecationWarning")  # Python 3.12 warns of forks beside threads
+QUIET = ("-W", "ignore::DeprecationWarning")  # Python 3.12 warns about forks with threads
 
 PARENT = """
 import multiprocessing, os, signal, sys, threading, time
@@ -38,7 +38,7 @@ def lines(script, word):
 
 
 def check_deliveries(script, sender):
-    """Check that the parent, and nobody else, got everything once and in order."""
+    """Check that only the parent received notifications: all of them, once and in order."""
     sender.stop()
     last = str(len(sender.sent) - 1)
     eventually(lambda: (got := lines(script, "got")) and got[-1][1] == last)
@@ -58,7 +58,7 @@ ENDS = {
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=list(ENDS))
 def test_children_under_load(pgnotifier_dsn, sessions, run_script, end):
-    """Children get nothing, and the parent's connections survive whichever way they end."""
+    """Children receive nothing, and the parent's connections survive however the children end."""
     source = (
         PARENT
         + f"""
@@ -96,7 +96,7 @@ if not ending and pid:
 
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
 def test_multiprocessing(pgnotifier_dsn, run_script, context):
-    """`multiprocessing` workers, of any start method, get nothing and can send."""
+    """`multiprocessing` workers, with any start method, receive nothing and can send."""
     source = (
         PARENT
         + f"""
@@ -127,7 +127,7 @@ if __name__ == "__main__":
 
 
 def test_child_listens_for_itself(pgnotifier_dsn, sessions, run_script):
-    """A child may start its own listener, whose end leaves the parent's alone."""
+    """A child may start its own listener, and stopping it leaves the parent's alone."""
     source = (
         PARENT
         + """
@@ -154,7 +154,7 @@ else:
 
 
 def test_parent_dies(pgnotifier_dsn, sessions, run_script):
-    """The death of the parent ends its sessions though a child lives: it holds no socket."""
+    """A killed parent's sessions end although a child lives on: the child holds no socket."""
     source = (
         PARENT
         + """
@@ -172,11 +172,11 @@ os.wait()
     script.wait()
     eventually(lambda: sessions.pids() == [])
     ((child,),) = lines(script, "child")
-    os.kill(int(child), 0)  # still there
+    os.kill(int(child), 0)  # it is still running
 
 
 def test_fork_among_busy_threads(pgnotifier_dsn, run_script):
-    """Whatever threads are doing to the notifier at that moment, a child can use it at once."""
+    """A child can use the notifier at once, whatever other threads do with it during the fork."""
     source = (
         PARENT
         + """
@@ -235,7 +235,7 @@ say("forking")
 )
 @pytest.mark.parametrize("end", ["os._exit(0)", "return"])
 def test_fork_in_a_callback(pgnotifier_dsn, sessions, run_script, end):
-    """A callback that forks has its child deliver nothing, even where it returns from it."""
+    """If a callback forks, the child delivers nothing, even if it returns from the callback."""
     source = PARENT + "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + FORKING
     script = run_script(source.replace("END", end), pgnotifier_dsn, flags=QUIET)
     script.prints("forking")
@@ -279,7 +279,7 @@ say("forking")
     LATE_THREADS_ARE_REFUSED, reason="Python 3.12.0 and 3.12.1 don't fork at the end of the program"
 )
 def test_fork_in_a_thread(pgnotifier_dsn, sessions, run_script):
-    """A child that returns from the callback of a ThreadDispatcher has nothing to do, and ends."""
+    """A child that returns from a ThreadDispatcher's callback has nothing pending, and ends."""
     source = PARENT + "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n" + IN_A_THREAD
     script = run_script(source, pgnotifier_dsn, flags=QUIET)
     script.prints("forking")
@@ -293,7 +293,7 @@ def test_fork_in_a_thread(pgnotifier_dsn, sessions, run_script):
 
 
 def test_fork_while_reconnecting(pgnotifier_private_postgres, run_script):
-    """Forks during an outage do not keep the parent from coming back."""
+    """Forks during an outage don't keep the parent from reconnecting."""
     source = (
         PARENT
         + """

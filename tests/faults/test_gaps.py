@@ -1,4 +1,4 @@
-"""Gaps, told before what comes after them."""
+"""Gaps are reported before later notifications are delivered."""
 
 import threading
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """Nothing that came after a gap is delivered before `on_gap` has returned."""
+    """Nothing that is received after a gap is delivered before `on_gap` has returned."""
     reading, done = threading.Event(), threading.Event()
 
     def read_anew(gap):
@@ -27,7 +27,7 @@ def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
     notifier = make_notifier(pgnotifier_dsn, on_gap=read_anew)
     notifier.subscribe(1, "orders", ledger.callback)
     sessions.notify("orders", 1)
-    eventually(lambda: notifier.status().received == 1)  # else the server may end the session first
+    eventually(lambda: notifier.status().received == 1)  # or the session may end before
     sessions.terminate()
     assert reading.wait(15)
     sessions.notify("orders", 2)
@@ -39,7 +39,7 @@ def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
 
 
 def test_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """A hook that doesn't return holds deliveries back, but neither the reader nor `stop()`."""
+    """An `on_gap` that doesn't return holds up deliveries, but neither the reader nor `stop()`."""
     hanging, done = threading.Event(), threading.Event()
 
     def hang(_):
@@ -62,7 +62,7 @@ def test_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier, ledger):
 
 
 def test_a_new_dispatcher_while_on_gap_hangs(pgnotifier_dsn, sessions, make_notifier):
-    """What comes later isn't delivered earlier for a change of dispatcher: first is its gap."""
+    """While `on_gap` hangs, a change of dispatcher delivers nothing before the gap."""
     hanging, done = threading.Event(), threading.Event()
 
     def hang(_):
@@ -97,7 +97,7 @@ def test_a_new_dispatcher_while_on_gap_hangs(pgnotifier_dsn, sessions, make_noti
 def test_flapping_while_on_gap_hangs(
     pgnotifier_dsn, sessions, make_notifier, ledger, make_recorder, monkeypatch
 ):
-    """However often the connection is lost meanwhile, little is kept, and all is told of."""
+    """Gaps that occur while `on_gap` hangs are merged: few are kept, and all are reported."""
     monkeypatch.setattr(hook, "MOST", 2)
     hanging, done = threading.Event(), threading.Event()
     told = make_recorder()
@@ -134,7 +134,7 @@ def test_flapping_while_on_gap_hangs(
 
 
 def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog):
-    """A hook that raises, or unsubscribes, lets what comes later through."""
+    """After an `on_gap` that raises and unsubscribes, later notifications are still delivered."""
 
     def fail(_):
         notifier.unsubscribe(2, "orders")
@@ -150,7 +150,7 @@ def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog)
 
 
 def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_recorder):
-    """Those with an `on_gap` of their own get it, in the place of what was missed."""
+    """A subscription's own `on_gap` is called with the gap, before later notifications."""
     calls, gaps = [], []
 
     def callback(*arguments):
@@ -176,7 +176,7 @@ def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_re
 
 
 def test_as_a_task(pgnotifier_dsn, sessions, make_notifier):
-    """With Celery it is a task like the subscription's own, before those that come later."""
+    """With Celery, a subscription's `on_gap` is a task on its queue, sent before later ones."""
     app = Celery("gaps", broker="memory://", set_as_current=False)
     notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app), autorun=True)
     notifier.subscribe("resize", "images", print, on_gap=print, queue="low")
@@ -193,7 +193,7 @@ def test_as_a_task(pgnotifier_dsn, sessions, make_notifier):
 
 
 def test_dropped(pgnotifier_dsn, sessions, make_notifier):
-    """What an overflow policy drops is told in the same way, where it would have come."""
+    """What an overflow policy drops is reported to the subscription's `on_gap`, in its place."""
     going_on, seen = threading.Event(), []
 
     class Slow(Dispatcher):
@@ -220,7 +220,7 @@ def test_dropped(pgnotifier_dsn, sessions, make_notifier):
 
 
 def test_it_is_callable(make_notifier, pgnotifier_dsn):
-    """Anything else is refused, and nothing registered."""
+    """An `on_gap` that isn't callable is refused, and nothing is registered."""
     notifier = make_notifier(pgnotifier_dsn)
     with pytest.raises(ArgumentTypeError, match="on_gap must be callable"):
         notifier.subscribe("a", "orders", print, on_gap="no")

@@ -1,4 +1,4 @@
-"""Connections that look alive and are not."""
+"""Half-open connections, which look alive but aren't."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ SHORT = {"heartbeat": 0.3, "heartbeat_timeout": 0.4}
 
 @pytest.fixture(autouse=True)
 def short_times(quick, monkeypatch):
-    """Find a dead connection in half a second rather than in 20, with `SHORT`."""
+    """With `SHORT`, have a dead connection noticed in half a second rather than in 20."""
     monkeypatch.setattr(round_trips, "PROOF", 0.2)
 
 
@@ -37,7 +37,7 @@ def listening_again(notifier):
 
 
 def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """A session that has stopped to answer is given up after the deadline and replaced."""
+    """A session that no longer answers is given up after the deadline and replaced."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **SHORT)
     notifier.subscribe(1, "orders", ledger.callback)
     (pid,) = sessions.pids()
@@ -55,7 +55,7 @@ def test_idle_session_is_frozen(pgnotifier_dsn, sessions, make_notifier, ledger)
 
 
 def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledger, caplog):
-    """A network that swallows everything under load makes one gap, and no loss outside it."""
+    """If the network swallows everything under load, there is one gap, and no loss outside it."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     notifier = make_notifier(
         make_conninfo(proxy.dsn, connect_timeout=2), on_gap=ledger.gaps.append, **SHORT
@@ -66,7 +66,7 @@ def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledge
         sender.wait_for(200)
         proxy.frozen = True
         eventually(lambda: notifier.status().state == "disconnected")
-        eventually(lambda: proxy.accepted >= 2)  # a try that is swallowed, too
+        eventually(lambda: proxy.accepted >= 2)  # an attempt to reconnect is swallowed, too
         proxy.frozen = False
         listening_again(notifier)
         sender.wait_for(100)
@@ -80,13 +80,13 @@ def test_network_swallows_under_load(pgnotifier_dsn, proxy, make_notifier, ledge
 
 
 def test_subscribe_on_a_dead_connection(proxy, sessions, make_notifier, ledger):
-    """`subscribe()` on a connection that is dead without a sign waits for the next one."""
+    """`subscribe()` on a connection that has silently died waits for the next one."""
     notifier = make_notifier(make_conninfo(proxy.dsn, connect_timeout=2), **SHORT)
     notifier.add_channel("orders")
     proxy.frozen = True
     begun = time.monotonic()
     while time.monotonic() - begun < 0.1:
-        pass  # what follows is to find nothing but a silent connection
+        pass  # `subscribe()` is to find a connection that is merely silent
     proxy.frozen = False  # for new connections; the old one's pumps have lost what was sent
     notifier.subscribe(1, "payments", ledger.callback)
     sessions.notify("payments", 1)
@@ -111,7 +111,7 @@ def test_a_slow_answer_is_waited_for(pgnotifier_dsn, sessions, make_notifier, le
 
 
 def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """On an idle connection the heartbeat goes on, so that a gap never reaches far back."""
+    """On an idle connection heartbeats continue, so that a gap never reaches far back."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **SHORT)
     notifier.add_channel("orders")
     time.sleep(1.5)
@@ -121,14 +121,14 @@ def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledg
 
 
 def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
-    """A network that comes back after seconds of swallowing is noticed within two."""
+    """When the network works again after seconds of silence, the listener is back within two."""
     dsn = make_conninfo(proxy.dsn, connect_timeout=10)
     notifier = make_notifier(dsn, **SHORT, on_gap=ledger.gaps.append)
     notifier.subscribe(1, "orders", ledger.callback)
-    for number in range(1, 4):  # again, as on a busy machine any one may take longer
+    for number in range(1, 4):  # on a busy machine, any one may take longer
         proxy.frozen = True
         eventually(lambda: notifier.status().state == "disconnected")
-        time.sleep(2.5)  # tries hang meanwhile
+        time.sleep(2.5)  # attempts to reconnect hang meanwhile
         proxy.frozen = False
         begun = time.monotonic()
         eventually(lambda n=number: notifier.status().reconnects == n)
@@ -142,7 +142,7 @@ def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
 
 @pytest.mark.long
 def test_at_defaults(pgnotifier_dsn, proxy, make_notifier):
-    """A half-open connection is noticed within 20 seconds, unless told otherwise."""
+    """By default, a half-open connection is noticed within 20 seconds."""
     notifier = make_notifier(proxy.dsn)
     notifier.add_channel("orders")
     proxy.frozen = True

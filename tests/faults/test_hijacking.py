@@ -1,4 +1,4 @@
-"""An attacker who may create in a schema of the search_path: nothing of theirs is ever executed.
+"""No object that an attacker creates in a schema of the search_path is ever executed.
 
 https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058:_Protect_Your_Search_Path
 """
@@ -46,8 +46,8 @@ CONTAINED = {
     "testing/databases.py": 3,
     "testing/postgres.py": 3,
 }
-"""How many statements there are in each file. Whoever adds one adds it to `EXECUTED`, too, unless
-nothing in it is looked up by the search_path."""
+"""How many statements each file has. If you add one, add it to `EXECUTED`, too, unless nothing in
+it is looked up by the search_path."""
 
 EXECUTED = {
     "setup": (session_settings.setup_query(1).encode(), ()),
@@ -91,7 +91,7 @@ RELATIONS = ["pg_settings", "pg_locks", "pg_stat_activity"]
 
 
 def statements(path):
-    """Yield the SQL statements in a file of Python."""
+    """Yield the SQL statements in a Python file."""
     nodes = [*ast.walk(ast.parse(path.read_text()))]
     docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     for node in nodes:
@@ -115,7 +115,7 @@ def all_statements():
 
 
 def unqualified(statement):
-    """Return what of a statement is looked up by the search_path."""
+    """Return the names and operators in a statement that are looked up by the search_path."""
     bare = re.sub(
         r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.|\{\w*\}|%[sd]", " ", statement
     )
@@ -128,23 +128,23 @@ def unqualified(statement):
 
 
 def test_all_statements_are_known():
-    """A new statement is looked at here, before it is anywhere else."""
+    """Each file has as many statements as are known here, so that a new one gets looked at."""
     assert {name: len(texts) for name, texts in all_statements().items()} == CONTAINED
 
 
 def test_all_names_are_qualified():
-    """No statement of the core finds anything by the search_path, whatever that is."""
+    """No statement of the core looks anything up by the search_path."""
     found = {}
     for name, texts in all_statements().items():
         for text in texts:
             if names := unqualified(text):
                 found[name, " ".join(text.split())[:40]] = names
-    # A table of the demo's own server, in what users see there.
+    # Users see the demo's statements, on a table in its own server.
     assert {name for name, _ in found} <= {"demo/__init__.py", "demo/scenario.py"}
 
 
 def test_finding_them():
-    """What finds names that aren't qualified does find them."""
+    """`unqualified` finds names that aren't qualified."""
     assert unqualified("SELECT now() FROM pg_catalog.pg_locks") == ["now"]
     assert unqualified("SELECT 1 FROM pg_locks WHERE a = 1") == ["=", "pg_locks"]
     assert unqualified("SELECT 1 FROM pg_catalog.a JOIN pg_catalog.b USING (pid)") == ["USING"]
@@ -152,7 +152,7 @@ def test_finding_them():
 
 @pytest.fixture
 def victim(pgnotifier_dsn):
-    """Yield how to connect as a superuser who looks in public first, where traps are laid."""
+    """Yield the conninfo string of a superuser with a search_path that begins with the traps."""
     name = f"victim_{secrets.token_hex(4)}"
     mallory = f"mallory_{secrets.token_hex(4)}"
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
@@ -177,7 +177,7 @@ def victim(pgnotifier_dsn):
 
 
 def lay_traps(mallory):
-    """Create functions, operators, relations and types that are named like PostgreSQL's own."""
+    """Create functions, operators, relations and types with the names of PostgreSQL's own."""
     trap = (
         "CREATE FUNCTION public.{name}({args}) RETURNS {returns} LANGUAGE plpgsql AS $$ BEGIN"
         " INSERT INTO public.trapped VALUES (current_user, '{what}'); RETURN {value}; END $$"
@@ -211,7 +211,7 @@ def lay_traps(mallory):
 
 
 def trapped(dsn):
-    """Return what of the attacker's was executed by somebody else, and forget it."""
+    """Return which traps have been executed, and forget them."""
     with psycopg.connect(dsn, autocommit=True) as admin:
         return admin.execute("DELETE FROM public.trapped RETURNING what").fetchall()
 
@@ -226,7 +226,7 @@ def trapped(dsn):
     ],
 )
 def test_the_traps_work(victim, pgnotifier_dsn, statement):
-    """Whoever isn't careful falls into them."""
+    """A statement with unqualified names executes a trap."""
     with psycopg.connect(victim, autocommit=True) as careless:
         careless.execute(statement)
     assert trapped(pgnotifier_dsn)
@@ -234,23 +234,23 @@ def test_the_traps_work(victim, pgnotifier_dsn, statement):
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_each_statement(victim, pgnotifier_dsn, name):
-    """Each statement executes nothing but PostgreSQL's own, even on a session that isn't set up."""
+    """Each statement executes no trap, even in a session that isn't set up."""
     statement, parameters = EXECUTED[name]
     with psycopg.connect(victim, autocommit=True) as session:
         assert session.execute("SHOW search_path").fetchone() == ("public, pg_catalog",)
         session.execute(statement, parameters or None)
-        session.execute(statement, parameters or None)  # there is a leader, and so on
+        session.execute(statement, parameters or None)  # now there is a leader, and so on
     assert trapped(pgnotifier_dsn) == []
 
 
 def test_sessions_are_pinned(victim):
-    """And each session of ours looks in PostgreSQL's own catalog alone."""
+    """The search_path of our own sessions is PostgreSQL's catalog alone."""
     with Parameters(victim).connect() as session:
         assert session.execute("SHOW search_path").fetchone() == ("pg_catalog, pg_temp",)
 
 
 def test_listening(victim, pgnotifier_dsn, make_notifier, ledger, monkeypatch):
-    """Nor does a listener with all that it does: lead, stand by, move, look, send."""
+    """A listener executes no trap while it leads, stands by, takes over, restarts and sends."""
     monkeypatch.setattr(queue_usage, "LIMIT", -1.0)
     monkeypatch.setattr(queue_usage, "INTERVAL", 0.1)
     settings = {"standby": "shop", "heartbeat": 0.1}

@@ -1,4 +1,4 @@
-"""What a database user can do who may do nothing but NOTIFY."""
+"""What a database user without any right except NOTIFY can do to a listener."""
 
 import gc
 import os
@@ -24,7 +24,7 @@ from .waiting import eventually
 
 MIB = 1024 * 1024
 
-# What PostgreSQL lets through: no NUL, at most 7,999 bytes.
+# What PostgreSQL accepts: no NUL, at most 7,999 bytes.
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=1900)
 NESTED = st.sampled_from(["[", "{", "(", '{"a":', "-", "1e", "9", "'", '"', "\\", "b'", "set("])
 PAYLOADS = TEXTS | st.builds(lambda part, count: part * count, NESTED, st.integers(1, 900))
@@ -59,7 +59,7 @@ def stranger(pgnotifier_dsn, sessions):
 
 
 def test_any_payload_on_any_channel(stranger, make_notifier, pgnotifier_dsn, caplog):
-    """Each payload arrives as what it looks like, and nothing else happens."""
+    """Any payload on any channel arrives unchanged, without an error, a gap or a log message."""
     got = []
     notifier = make_notifier(pgnotifier_dsn, decoder=lambda text: (text, decode(text)))
     notifier.subscribe(1, "orders", lambda *arguments: got.append(arguments[2]))
@@ -81,7 +81,7 @@ def test_any_payload_on_any_channel(stranger, make_notifier, pgnotifier_dsn, cap
 
 
 def test_it_can_touch_no_session(stranger, make_notifier, pgnotifier_dsn, sessions):
-    """It may neither end the listener's session, nor see on which channel it proves itself."""
+    """The user can neither end the listener's session nor see its heartbeats' channel."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("orders")
     (pid,) = sessions.pids()
@@ -116,7 +116,7 @@ def test_a_flood(stranger, make_notifier, pgnotifier_dsn):
 
 
 def test_its_names_are_quoted(stranger, make_notifier, pgnotifier_dsn, sessions):
-    """Channels named by others can't become SQL."""
+    """A channel name that contains SQL is quoted, and isn't executed."""
     notifier = make_notifier(pgnotifier_dsn)
     name = 'x"; CREATE TABLE stolen (); --'
     notifier.add_channel(name)
@@ -129,7 +129,7 @@ def test_its_names_are_quoted(stranger, make_notifier, pgnotifier_dsn, sessions)
 @QUICKLY
 @given(st.lists(st.tuples(st.binary(max_size=63) | st.just(b"orders"), st.binary(max_size=200))))
 def test_any_bytes(arrived):
-    """What no PostgreSQL would send is routed or passed over, too."""
+    """Arbitrary bytes, which no PostgreSQL would send, are routed or ignored without an error."""
     put = []
 
     class Deliverer:
@@ -143,7 +143,7 @@ def test_any_bytes(arrived):
             """Do nothing."""
 
         def stow(self):
-            """Take over what came."""
+            """Take what has arrived."""
             put.extend(self.inbox)
             self.inbox = []
 
@@ -164,7 +164,7 @@ def test_any_bytes(arrived):
 
 @pytest.mark.parametrize("gathered", [{}, {"batch": (100_000, 3600)}])
 def test_a_flood_of_long_payloads(stranger, make_notifier, pgnotifier_dsn, gathered):
-    """Many megabytes, in payloads that take thirty times as much decoded, fill no memory."""
+    """Many megabytes of payloads that decode to thirty times their size don't fill the memory."""
     hung = threading.Event()
 
     class Hung(Dispatcher):

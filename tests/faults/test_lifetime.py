@@ -1,4 +1,4 @@
-"""Scripts: they stay alive while a notifier runs, and end on Ctrl-C, within a second."""
+"""Scripts stay alive while a notifier runs, and end within a second of Ctrl-C."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ n.subscribe((2, 'another_id'), 'ch2', do_complex_thing)
 
 
 def test_issue_script(pgnotifier_dsn, sessions, run_script):
-    """The script of the issue, unchanged, works, keeps running, and ends on Ctrl-C."""
+    """The issue's script works unchanged, keeps running, and ends on Ctrl-C."""
     script = run_script(MUST_SHOW, pgnotifier_dsn)
     payload = '{"topic": "abc", "data": "some data", "something": "else"}'
 
@@ -57,7 +57,7 @@ def test_issue_script(pgnotifier_dsn, sessions, run_script):
 
 
 def test_first_notification_after_main(pgnotifier_dsn, sessions, run_script):
-    """What first comes after the main program's end is delivered; Ctrl-C ends without a trace."""
+    """The first notification after the main program's end is delivered; Ctrl-C ends cleanly."""
 
     def start():
         script = run_script(SUBSCRIBE, pgnotifier_dsn)
@@ -73,7 +73,7 @@ def test_first_notification_after_main(pgnotifier_dsn, sessions, run_script):
 
 
 def test_reconnects_after_main(pgnotifier_dsn, sessions, run_script):
-    """After the main program's end it reconnects, reports the gap, and takes subscriptions."""
+    """After the main program's end, a notifier reconnects, reports the gap, and can subscribe."""
     source = """
 import sys
 from pgnotifier import Notifier
@@ -97,7 +97,7 @@ print("subscribed")
 
 
 def test_interrupted_while_reconnecting(pgnotifier_private_postgres, run_script):
-    """Ctrl-C during an outage ends the process as quickly, without a traceback."""
+    """Ctrl-C during an outage ends the process within a second, without a traceback."""
 
     def start():
         pgnotifier_private_postgres.start()
@@ -111,7 +111,7 @@ def test_interrupted_while_reconnecting(pgnotifier_private_postgres, run_script)
 
 
 def test_interrupted_while_callbacks_block(pgnotifier_dsn, sessions, run_script):
-    """Ctrl-C ends the process within a second though three notifiers' callbacks block."""
+    """Ctrl-C ends the process within a second although the callbacks of three notifiers block."""
     source = """
 import sys, time
 from pgnotifier import Notifier
@@ -136,7 +136,7 @@ print("subscribed")
 
 
 def test_interrupted_under_load(pgnotifier_dsn, run_script):
-    """Ctrl-C in the middle of a stream that is printed ends with exit code 0, every time."""
+    """Ctrl-C while callbacks print a stream of notifications ends with exit code 0, every time."""
     with Sender(pgnotifier_dsn, ["orders"], rate=2000):
         for _ in range(3):
             script = run_script(SUBSCRIBE.replace("pass", "time.sleep(.001)"), pgnotifier_dsn)
@@ -165,7 +165,7 @@ def test_main_raises(pgnotifier_dsn, run_script, end):
 
 
 def test_main_is_interrupted(pgnotifier_dsn, run_script):
-    """Ctrl-C in the main program's own sleep ends the process, with that traceback alone."""
+    """Ctrl-C while the main program sleeps ends the process, with a single traceback."""
     script = run_script(SUBSCRIBE + "time.sleep(60)", pgnotifier_dsn)
     script.prints("subscribed")
     assert script.interrupt() == -signal.SIGINT
@@ -174,7 +174,7 @@ def test_main_is_interrupted(pgnotifier_dsn, run_script):
 
 
 def test_main_waits(pgnotifier_dsn, run_script):
-    """A main program may `wait()` instead, and catch Ctrl-C itself."""
+    """A main program may call `wait()`, and catch Ctrl-C itself."""
     source = (
         SUBSCRIBE
         + """
@@ -193,7 +193,7 @@ print("caught", n.wait())
 
 
 def test_sigterm_handler(pgnotifier_dsn, run_script):
-    """A signal handler that calls `stop()` ends the process by itself."""
+    """After a signal handler has called `stop()`, the process ends."""
     source = (
         SUBSCRIBE
         + """
@@ -210,7 +210,7 @@ print("handled")
 
 
 def test_main_exits_by_sys_exit(pgnotifier_dsn, sessions, run_script):
-    """`sys.exit()` in the main program is an end like any other: the notifier goes on."""
+    """After `sys.exit()` in the main program, the notifier keeps running."""
     script = run_script(SUBSCRIBE + "sys.exit(0)", pgnotifier_dsn)
     script.prints("subscribed")
     sessions.notify("orders", 1)
@@ -232,7 +232,7 @@ def test_callback_exits(pgnotifier_dsn, sessions, run_script):
 
 
 def test_callback_stops_the_notifier(pgnotifier_dsn, sessions, run_script):
-    """A callback that stops the last notifier ends the process, but not before its own end."""
+    """If a callback stops the last notifier, the process ends after everything is delivered."""
     source = """
 import sys, time
 from pgnotifier import Notifier
@@ -262,7 +262,7 @@ EXECUTORS = {
 
 @pytest.mark.parametrize("imports", EXECUTORS.values(), ids=list(EXECUTORS))
 def test_executor_in_callback(pgnotifier_dsn, sessions, run_script, imports):
-    """Callbacks may use executors after the main program's end, whenever those were imported."""
+    """Callbacks may use executors after the main program's end, wherever those are imported."""
     source = (
         imports.replace("IMPORT", "import sys\nfrom pgnotifier import Notifier")
         + """

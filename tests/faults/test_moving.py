@@ -1,4 +1,4 @@
-"""Going over to a new connection, whatever comes in between."""
+"""Moving to a new connection, and what may happen in the meantime."""
 
 import contextlib
 import threading
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_with_a_backlog(pgnotifier_dsn, sessions, make_notifier):
-    """A listener that pauses goes over when there is room, and loses nothing that waits."""
+    """A listener with a full buffer moves once there is room, and loses nothing that waits."""
     going_on, got = threading.Event(), []
 
     def slow(*arguments):
@@ -48,7 +48,7 @@ def test_with_a_backlog(pgnotifier_dsn, sessions, make_notifier):
 
 
 def test_to_another_server(pgnotifier_dsn, make_notifier, ledger):
-    """Notifications of two servers have no common order: the time between is a gap."""
+    """A move to another server makes a gap: notifications of two servers have no common order."""
     to = [pgnotifier_dsn]
     notifier = make_notifier(lambda: to[0], on_gap=ledger.gaps.append, heartbeat_timeout=0.5)
     notifier.subscribe(1, "orders", ledger.callback)
@@ -64,7 +64,7 @@ def test_to_another_server(pgnotifier_dsn, make_notifier, ledger):
 
 
 def test_no_new_connection(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """If it can't be made, the old one stays, and the error says why."""
+    """If no new connection can be made, `restart()` raises the reason, and the old one stays."""
     to = [pgnotifier_dsn]
     notifier = make_notifier(lambda: to[0])
     notifier.subscribe(1, "orders", ledger.callback)
@@ -80,7 +80,7 @@ def test_no_new_connection(pgnotifier_dsn, sessions, make_notifier, ledger):
 
 
 def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
-    """If it may not listen, the same."""
+    """If the new connection can't listen, `restart()` raises the reason, and the old one stays."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     pids = sessions.pids()
@@ -97,7 +97,7 @@ def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger,
 
 @pytest.mark.parametrize("answers", range(1, 4))
 def test_lost_in_the_middle(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch, answers):
-    """Whichever connection goes at whichever moment: heard again, with a gap if need be."""
+    """If all sessions end at any moment of a move, the listener reconnects and reports one gap."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     notifier.subscribe(1, "orders", ledger.callback)
     answered, left = Session.answered, [answers]
@@ -110,7 +110,7 @@ def test_lost_in_the_middle(pgnotifier_dsn, sessions, make_notifier, ledger, mon
         return done
 
     monkeypatch.setattr(Session, "answered", end_all)
-    with contextlib.suppress(ConnectionFailedError):  # the new one went first
+    with contextlib.suppress(ConnectionFailedError):  # the new one is lost first
         notifier.restart()
     eventually(lambda: notifier.status().state == "listening" and left[0] <= 0)
     eventually(lambda: notifier.status().gaps == 1)

@@ -20,11 +20,11 @@ from .waiting import eventually
 SIZE = 200
 SENT = 3000
 LONG = 1000
-"""Bytes of a payload: what is sent is six times what PostgreSQL's queue holds in these tests."""
+"""Bytes of a payload; all of them are six times what PostgreSQL's queue holds in these tests."""
 
 
 class HangingCallback:
-    """Stands for whatever hangs in process: waits for its first notification to be released."""
+    """A callback that hangs until it is released."""
 
     def __init__(self):
         self.dispatcher = InlineDispatcher()
@@ -37,15 +37,15 @@ class HangingCallback:
         self.got.append(payload["n"])
 
     def recover(self):
-        """Go on."""
+        """Let the callback return."""
         self._going_on.set()
 
     def close(self):
-        """Have nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class DeadBroker:
-    """A broker that is down until it is recovered."""
+    """A broker that is down until `recover` starts it."""
 
     def __init__(self):
         self._server = ValkeyServer()
@@ -61,7 +61,7 @@ class DeadBroker:
 
     @property
     def got(self):
-        """The numbers in the broker, in their order."""
+        """The numbers in the broker, in order."""
         import json
         from base64 import b64decode
 
@@ -83,7 +83,7 @@ class DeadBroker:
 
 @pytest.fixture(params=[HangingCallback, DeadBroker])
 def stuck(request):
-    """Yield something that doesn't take what it gets."""
+    """Yield a target that takes no deliveries until it recovers."""
     if request.param is DeadBroker and ValkeyServer().is_external:
         pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_REDIS_URL")
     one = request.param()
@@ -94,7 +94,7 @@ def stuck(request):
 
 @pytest.fixture(scope="module", params=["socket", "tcp"])
 def server(request):
-    """Yield a server whose queue is as short as can be, and that is soon done with the dead."""
+    """Yield a server with the shortest possible queue, which soon gives up dead connections."""
     settings = {"max_notify_queue_pages": 64, "tcp_user_timeout": 1000}
     with PostgresServer(tcp=request.param == "tcp", settings=settings) as server:
         if server.is_external:
@@ -104,13 +104,13 @@ def server(request):
 
 @pytest.fixture
 def sessions(server):
-    """Yield the sessions of a database of the test's own."""
+    """Return the sessions of a new database."""
     with server.database() as dsn:
         yield Sessions(dsn)
 
 
 def send(sessions, count=SENT, first=0):
-    """Notify a hundred at a time."""
+    """Send notifications, a hundred in each transaction."""
     for begin in range(first, first + count, 100):
         sessions.execute(
             "SELECT pg_notify('orders', json_build_object('n', n, 'x', repeat('x', %s))::text)"
@@ -129,7 +129,7 @@ def usage(sessions):
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 @pytest.mark.parametrize("bound", [{"buffer_size": SIZE}, {"buffer_bytes": SIZE * (LONG + 20)}])
 def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
-    """The buffer stays bounded, each drop counts and lies in a gap, the server's queue is free."""
+    """The buffer stays bounded, drops are counted and reported, and the server's queue empties."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     gaps = []
     notifier = make_notifier(
@@ -149,10 +149,10 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
         eventually(lambda: usage(sessions) == 0)
     eventually(lambda: notifier.status().received == SENT)
     (status,) = notifier.status().dispatchers
-    # In its dispatcher's hands is what came before the first was stuck: a batch at most.
+    # Its dispatcher holds what it took before it got stuck: a batch at most.
     assert most <= SIZE + stuck.dispatcher.batch_size
     kept = SENT - status.dropped
-    assert kept - status.waiting in (0, 1)  # one may be in a callback's hands
+    assert kept - status.waiting in (0, 1)  # a callback may hold one
     eventually(lambda: gaps)
     stuck.recover()
     eventually(lambda: len(stuck.got) == kept, 60)
@@ -162,7 +162,7 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
         in_hand = kept - SIZE
         assert got[in_hand + 5 :] == list(range(SENT - SIZE + 5, SENT))
     else:
-        # Some may have come, and gone, before its dispatcher took the first.
+        # Some may have arrived and been dropped before its dispatcher took the first.
         assert got[: SIZE - 5] == list(range(SIZE - 5))
     eventually(lambda: notifier.status().gaps == len(gaps))
     assert {gap.channels for gap in gaps} == {frozenset({"orders"})}
@@ -170,12 +170,12 @@ def test_dropping(make_notifier, sessions, stuck, overflow, bound, caplog):
 
 
 def test_blocking(make_notifier, sessions, stuck):
-    """Nothing is lost: what has no room waits in the server's queue."""
+    """By default nothing is lost: what doesn't fit into the buffer waits in the server's queue."""
     notifier = make_notifier(sessions.dsn, dispatcher=stuck.dispatcher, buffer_size=SIZE)
     notifier.subscribe("book", "orders", stuck)
     notifier.start()
     sent = 0
-    # Beyond the buffers of the connection.
+    # The connection's buffers have to be full, too.
     while not notifier.status().dispatchers[0].full or usage(sessions) == 0:
         assert sent < 100 * SENT
         send(sessions, 100, sent)
@@ -189,12 +189,12 @@ def test_blocking(make_notifier, sessions, stuck):
 
 
 def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
-    """What waits in the server's queue doesn't come all at once with the answer to a query."""
-    monkeypatch.setattr(round_trips, "PROOF", 0.0)  # there is always one to be asked
+    """While a query's answer is awaited, the server's whole queue isn't read at once."""
+    monkeypatch.setattr(round_trips, "PROOF", 0.0)  # a query is always due
     monkeypatch.setattr(buffer, "MORE", 100)
 
     class Slow(Dispatcher):
-        """Takes its time, and looks how much waits."""
+        """Delivers slowly, and records how many notifications wait at most."""
 
         batch_size = 10
 

@@ -1,4 +1,4 @@
-"""Pauses over TCP: how long they may last, and connections that end meanwhile."""
+"""Pauses of the reader, over TCP: how long they may last, and connections that end in one."""
 
 import logging
 import threading
@@ -19,11 +19,11 @@ from .waiting import eventually
 pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.xdist_group("pause")]  # one server
 
 TIMEOUT = 1.0
-"""Seconds after which the server gives an unresponsive client up, unless a session says else."""
+"""Seconds after which the server gives up a silent client, unless a session sets its own."""
 
 
 class Server(PostgresServer):
-    """One that is reached over TCP."""
+    """A server that is reached over TCP."""
 
     def __init__(self):
         super().__init__(tcp=True, settings={"tcp_user_timeout": int(1000 * TIMEOUT)})
@@ -31,7 +31,7 @@ class Server(PostgresServer):
 
 @pytest.fixture(scope="module")
 def server():
-    """Yield a server for all the tests of this file that don't stop it."""
+    """Yield a server that is shared by the tests of this file that don't stop it."""
     with Server() as server:
         if server.is_external:
             pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
@@ -40,13 +40,13 @@ def server():
 
 @pytest.fixture
 def dsn(server):
-    """Yield the conninfo string of a database of the test's own."""
+    """Yield the conninfo string of a new database."""
     with server.database() as dsn:
         yield dsn
 
 
 class Stuck:
-    """A callback that hangs until it is released, and what is sent to it."""
+    """A callback that hangs until it is released, and the notifications that are sent to it."""
 
     def __init__(self, dsn):
         self.sessions = Sessions(dsn)
@@ -58,7 +58,7 @@ class Stuck:
             "dispatcher": InlineDispatcher(),
             "buffer_size": 100,
             "heartbeat": 0.3,
-            "heartbeat_timeout": 60,  # of a busy machine, whose answers may be late
+            "heartbeat_timeout": 60,  # answers may be late on a busy machine
             "on_gap": self.gaps.append,
             "on_state": lambda change: self.states.append(change.state),
         }
@@ -72,7 +72,7 @@ class Stuck:
         self._released.set()
 
     def send(self, count=1000):
-        """Notify in one transaction, of 7 MB if there are a thousand."""
+        """Send notifications in one transaction; a thousand take 7 MB."""
         first, before = len(self.sent), datetime.now().astimezone()
         self.sessions.execute(
             "SELECT pg_notify('orders', json_build_object('n', n, 'x', repeat('x', 7000))::text)"
@@ -83,7 +83,7 @@ class Stuck:
         self.sent += [(before, datetime.now().astimezone())] * count
 
     def fill(self):
-        """Send until the session's process waits for it to be read; return its pid."""
+        """Send until the listener's session blocks in writing to it; return the session's pid."""
         while True:
             self.send()
             found = self.sessions.execute(
@@ -95,7 +95,7 @@ class Stuck:
             assert len(self.sent) < 100_000
 
     def check(self):
-        """Check that what wasn't delivered is in a gap, and nothing was delivered twice."""
+        """Check that what wasn't delivered lies in a gap, and that nothing was delivered twice."""
         assert self.got == sorted(set(self.got))
         for number in set(range(len(self.sent))) - set(self.got):
             before, after = self.sent[number]
@@ -114,7 +114,7 @@ def stuck(dsn):
 def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch, caplog):
     """However long a pause lasts, the server keeps the session, and nothing is lost.
 
-    Meanwhile a warning says how long, and what that does.
+    Meanwhile warnings say how long it has lasted, and that it holds back vacuum.
     """
     caplog.set_level(logging.INFO, "pgnotifier")
     monkeypatch.setattr(pause, "WARN", TIMEOUT)
@@ -138,7 +138,7 @@ def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch
 
 
 def test_terminated(dsn, stuck, make_notifier):
-    """A session that is ended in a pause is disconnected at once, and gets a new one."""
+    """A listener with a session that is ended during a pause notices at once, and reconnects."""
     notifier = make_notifier(dsn, **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
     pid = stuck.fill()
@@ -153,7 +153,7 @@ def test_terminated(dsn, stuck, make_notifier):
 
 
 def test_behind_a_proxy(server, stuck, dsn, make_notifier):
-    """Where the network gives no sign of the end, a second connection finds it out."""
+    """If the network doesn't signal the session's end, a second connection discovers it."""
     at_socket = {
         **conninfo_to_dict(server._socket_dsn()),
         "dbname": conninfo_to_dict(dsn)["dbname"],
@@ -173,7 +173,7 @@ def test_behind_a_proxy(server, stuck, dsn, make_notifier):
 
 
 def test_killed(make_notifier):
-    """A server that crashes in a pause makes it disconnected, though there is none to be asked."""
+    """If the server crashes during a pause, the listener is disconnected, and later reconnects."""
     with Server() as server:
         if server.is_external:
             pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
@@ -196,7 +196,7 @@ def test_killed(make_notifier):
 
 
 def test_asking_another_server(stuck, dsn, make_notifier, pgnotifier_dsn):
-    """A second connection that comes to another server says nothing about the first one."""
+    """A second connection that reaches another server proves nothing about the first one."""
     to = [dsn]
     notifier = make_notifier(lambda: to[0], **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
@@ -220,12 +220,12 @@ def test_asking_another_server(stuck, dsn, make_notifier, pgnotifier_dsn):
 
 
 def test_stopped(dsn, stuck, make_notifier):
-    """A pause doesn't hold up `stop()`, a command, nor what the command waits for."""
+    """A pause holds up neither `stop()` nor `add_channel()`."""
     notifier = make_notifier(dsn, **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
     eventually(lambda: notifier.status().state == "listening")
     stuck.send(500)  # more than a batch and the buffer hold
     eventually(lambda: notifier.status().dispatchers[0].full)
-    notifier.add_channel("more")  # in a pause, but nothing is in the way of the answer
+    notifier.add_channel("more")  # in a pause, but nothing blocks the answer
     assert notifier.stop(0.5) > 0
     stuck.release()

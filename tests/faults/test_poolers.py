@@ -1,4 +1,4 @@
-"""Poolers in between: those that swallow notifications are found out, at each connect."""
+"""Poolers in between: those that swallow notifications are detected at each connect."""
 
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("pool_size", [1, 5])
 @pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
 def test_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode, pool_size):
-    """LISTEN is accepted and nothing delivered: the error says what to do instead."""
+    """If a pooler accepts LISTEN but delivers nothing, the error says what to do instead."""
     with pgbouncer(pgnotifier_dsn, pool_mode, pool_size) as dsn:
         notifier = make_notifier(dsn, heartbeat_timeout=1.0)
         notifier.add_channel("orders", autorun=False)
@@ -27,9 +27,9 @@ def test_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode, pool_size):
 
 @pytest.mark.parametrize("pool_size", [1, 5])
 def test_one_with_sessions(pgnotifier_dsn, make_notifier, sessions, ledger, pool_size):
-    """In session mode everything works, reconnecting and going over included.
+    """In session mode everything works, including reconnects and restarts.
 
-    With one session in the pool, there is none for a second connection, not even to go over.
+    A restart needs a second connection, for which a pool of one session has none.
     """
     with pgbouncer(pgnotifier_dsn, "session", pool_size) as dsn:
         notifier = make_notifier(dsn, heartbeat=0.5, heartbeat_timeout=2.0)
@@ -46,7 +46,7 @@ def test_one_with_sessions(pgnotifier_dsn, make_notifier, sessions, ledger, pool
 
 
 def test_taken_into_use_later(pgnotifier_dsn, make_notifier):
-    """A connection that comes to a pooler when it is made anew stays disconnected, and says why."""
+    """A listener that reconnects to a transaction pooler stays disconnected, and says why."""
     with pgbouncer(pgnotifier_dsn, "transaction") as dsn:
         to = [pgnotifier_dsn]
         notifier = make_notifier(lambda: to[0], heartbeat_timeout=0.5)
@@ -62,7 +62,7 @@ def test_taken_into_use_later(pgnotifier_dsn, make_notifier):
 
 
 def test_what_poolers_say(pgnotifier_dsn):
-    """PgBouncer makes up the pid that it tells a client, which is how one is noticed."""
+    """PgBouncer gives its clients a made-up pid, which is how it is recognized."""
     with pgbouncer(pgnotifier_dsn, "session") as dsn, psycopg.connect(dsn) as connection:
         ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
         assert connection.info.backend_pid != pid

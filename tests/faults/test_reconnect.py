@@ -1,4 +1,4 @@
-"""Losing the connection under load: all is delivered once and in order, or lies in a gap."""
+"""Connections lost under load: everything is delivered once and in order, or lies in a gap."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ CHANNELS = ["orders", "Payments", 'My "odd" channel; drop table x', "ümläut"]
 
 @pytest.fixture(autouse=True)
 def short_pauses(quick):
-    """Use short pauses between tries."""
+    """Use short pauses between attempts."""
 
 
 def subscribe_all(notifier, ledger):
@@ -38,7 +38,7 @@ def listening(notifier, reconnects):
 
 
 def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier):
-    """Thirty ended sessions under load lose nothing but what lies in the thirty gaps reported."""
+    """Thirty sessions ended under load lose only what lies in the thirty reported gaps."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
@@ -46,7 +46,7 @@ def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier
         for count in range(1, 31):
             assert sessions.terminate() == 1
             listening(notifier, count)
-            time.sleep(random.uniform(0, 0.05))  # so that they hit any moment
+            time.sleep(random.uniform(0, 0.05))  # so that any moment is hit
         sender.wait_for(100)
         ledger.settle(sender, notifier)
     ledger.check(sender.sent, CHANNELS)
@@ -55,7 +55,7 @@ def test_terminated_thirty_times(pgnotifier_dsn, sessions, ledger, make_notifier
 
 
 def test_terminated_while_reconnecting(pgnotifier_dsn, sessions, ledger, make_notifier):
-    """Sessions that are ended as soon as they appear are replaced until one is left alone."""
+    """If new sessions are ended at once, the listener reconnects until one is left alone."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
@@ -71,7 +71,7 @@ def test_terminated_while_reconnecting(pgnotifier_dsn, sessions, ledger, make_no
 
 @pytest.mark.parametrize("pauses", [(5.0,), (0.0, 0.3, 0.0, 0.1)])
 def test_immediate_shutdown(pgnotifier_private_postgres, ledger, make_notifier, pauses):
-    """A server that crashes and comes back, be it 5 s later, is heard again on every channel."""
+    """Once a crashed server is back, even 5 s later, the listener receives on all channels."""
     server = pgnotifier_private_postgres
     notifier = make_notifier(server.dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
@@ -91,7 +91,7 @@ def test_immediate_shutdown(pgnotifier_private_postgres, ledger, make_notifier, 
 
 
 def test_fast_shutdown_and_kill(pgnotifier_private_postgres, ledger, make_notifier):
-    """A fast shutdown, a killed session and a killed server each make one gap and no loss else."""
+    """A fast shutdown, a killed session and a killed server lose only what lies in a gap."""
     server = pgnotifier_private_postgres
     sessions = Sessions(server.dsn)
     notifier = make_notifier(server.dsn, on_gap=ledger.gaps.append)
@@ -116,7 +116,7 @@ def test_fast_shutdown_and_kill(pgnotifier_private_postgres, ledger, make_notifi
 
 
 def test_restart_under_load(pgnotifier_dsn, ledger, make_notifier):
-    """`restart()` replaces the connection: nothing is lost, doubled or out of order."""
+    """`restart()` under load replaces the connection: nothing is lost, duplicated or reordered."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
     with Sender(pgnotifier_dsn, CHANNELS) as sender:
@@ -134,7 +134,7 @@ def test_restart_under_load(pgnotifier_dsn, ledger, make_notifier):
 def test_gap_reaches_back_no_further_than_a_proof(
     pgnotifier_dsn, sessions, ledger, make_notifier, monkeypatch
 ):
-    """Under load a gap begins at the last answered round trip, so a short time ago."""
+    """Under load, a gap begins at the last answered round trip, which was a short time ago."""
     monkeypatch.setattr(round_trips, "PROOF", 0.2)
     notifier = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append)
     subscribe_all(notifier, ledger)
@@ -149,7 +149,7 @@ def test_gap_reaches_back_no_further_than_a_proof(
 
 
 def test_one_warning_an_incident(pgnotifier_private_postgres, make_notifier, caplog):
-    """An outage makes one warning at its begin, however many tries it takes to get back."""
+    """An outage logs one warning, when it begins, however many attempts the reconnect takes."""
     caplog.set_level(logging.INFO, "pgnotifier")
     server = pgnotifier_private_postgres
     notifier = make_notifier(server.dsn)

@@ -1,4 +1,4 @@
-"""A streaming-replication pair: its standby says that it can't, and a failover is followed."""
+"""A streaming-replication pair: the standby refuses LISTEN, and a failover is followed."""
 
 import psycopg
 import pytest
@@ -21,7 +21,7 @@ class Replica(PostgresServer):
         self._primary = primary
 
     def promote(self):
-        """Make it a primary."""
+        """Promote it to a primary."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute("SELECT pg_promote()")
 
@@ -42,7 +42,7 @@ def replica(pgnotifier_private_postgres):
 
 
 def test_a_standby_refuses(replica, make_notifier):
-    """The error says what it is, and how to find the primary."""
+    """On a standby, the error says so, and how to find the primary."""
     notifier = make_notifier(replica.dsn)
     with pytest.raises(ListenRefusedError, match=r"standby.*target_session_attrs=read-write"):
         notifier.add_channel("orders")
@@ -50,7 +50,7 @@ def test_a_standby_refuses(replica, make_notifier):
 
 
 def test_a_failover(pgnotifier_private_postgres, replica, make_notifier, ledger):
-    """Of several hosts, the one that has been promoted is found, and the gap reported."""
+    """After a failover, the promoted one of several hosts is found, and one gap is reported."""
     primary = pgnotifier_private_postgres
     hosts = [conninfo_to_dict(server.dsn) for server in (primary, replica)]
     together = make_conninfo(

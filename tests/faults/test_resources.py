@@ -1,4 +1,4 @@
-"""What a notifier leaves behind: nothing, however often it starts, stops, or can't."""
+"""Notifiers leave nothing behind, however often they start, stop, or fail to start."""
 
 import gc
 import sys
@@ -17,7 +17,7 @@ from .waiting import eventually
 
 CYCLES = 60
 MOST = 2000 if sys.gettrace() is None else 8000
-"""Bytes that may be left of each cycle. What measures coverage keeps some for each thread."""
+"""Bytes that each cycle may leave behind; measuring coverage keeps some for each thread."""
 
 
 def descriptors():
@@ -25,9 +25,9 @@ def descriptors():
 
 
 def measure(cycle):
-    """Run cycles; return by how much descriptors and memory per cycle have grown.
+    """Run cycles; return the growth in descriptors, and in bytes of memory per cycle.
 
-    The threads of all cycles have to end.
+    It waits until the threads of all cycles have ended.
     """
     earlier = set(threading.enumerate())
 
@@ -51,7 +51,7 @@ def measure(cycle):
 
 
 def test_starting_and_stopping(pgnotifier_dsn, make_notifier, db):
-    """Of one notifier: it leaves no descriptors, threads or memory."""
+    """A notifier that starts and stops leaves no descriptors, threads or memory behind."""
     notifier = make_notifier(pgnotifier_dsn, dispatcher=ThreadDispatcher(1))
     calls = []
     notifier.subscribe(1, "a", lambda *_: calls.append(1), autorun=False)
@@ -69,7 +69,7 @@ def test_starting_and_stopping(pgnotifier_dsn, make_notifier, db):
 
 
 def test_notifiers_that_come_and_go(pgnotifier_dsn, db):
-    """Nor does one that was stopped and forgotten."""
+    """A notifier that was stopped and discarded leaves nothing behind."""
 
     def cycle():
         with Notifier(pgnotifier_dsn) as notifier:
@@ -81,7 +81,7 @@ def test_notifiers_that_come_and_go(pgnotifier_dsn, db):
 
 
 def test_starts_that_fail(free_port):
-    """Nor does a first connection that can't be made."""
+    """A start that can't connect leaves nothing behind."""
     notifier = Notifier(f"host=127.0.0.1 port={free_port} dbname=x user=x")
 
     def cycle():
@@ -94,7 +94,7 @@ def test_starts_that_fail(free_port):
 
 
 def test_connections_that_are_replaced(notifier, db):
-    """Nor do those of before a restart."""
+    """Connections that a restart has replaced leave nothing behind."""
     notifier.subscribe(1, "a", print)
     opened, memory = measure(notifier.restart)
     assert opened == 0
@@ -102,7 +102,7 @@ def test_connections_that_are_replaced(notifier, db):
 
 
 def test_somebody_who_knows_the_private_channel():
-    """Can't fill the memory with what is sent there."""
+    """Whoever knows the private channel can't fill the memory by sending to it."""
     router = Router(Registry, lambda _: None, set)
     for number in range(10 * ECHOES):
         text = f"{number}".encode() if number % 2 else b"x" * 7000 + str(number).encode()

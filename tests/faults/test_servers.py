@@ -1,4 +1,4 @@
-"""Servers that move, are full, hang or die, with load on them."""
+"""Servers that move, are full, hang or die under load."""
 
 import contextlib
 import logging
@@ -18,22 +18,22 @@ from .waiting import eventually
 
 CHANNELS = ["orders", "stock"]
 BOUND = 2.0
-"""Seconds to hear again once the server is there."""
+"""Seconds within which it listens again once the server is there."""
 
 
 def proxy_for(dsn):
-    """Return a proxy in front of the server that a socket leads to."""
+    """Return a proxy in front of the server behind the conninfo's socket."""
     params = conninfo_to_dict(dsn)
     return FaultyProxy(Path(params["host"]) / f".s.PGSQL.{params['port']}")
 
 
 def state(notifier):
-    """Return what it is doing."""
+    """Return the notifier's state."""
     return notifier.status().state
 
 
 def own_server(**settings):
-    """Return a server of the test's own, or skip the test if the environment names one."""
+    """Return a new server, or skip the test if the environment names an external one."""
     server = PostgresServer(**settings)
     if server.is_external:
         pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")
@@ -42,7 +42,7 @@ def own_server(**settings):
 
 @pytest.fixture
 def listen(make_notifier, ledger):
-    """Yield a function that starts a notifier which the ledger keeps books of."""
+    """Return a function that starts a notifier with deliveries and gaps recorded in the ledger."""
 
     def start(dsn):
         notifier = make_notifier(dsn, on_gap=ledger.gaps.append)
@@ -54,7 +54,7 @@ def listen(make_notifier, ledger):
 
 
 def test_another_port_behind_the_same_name(listen, ledger, tmp_path, monkeypatch):
-    """A service's name is looked up anew for each connection."""
+    """A service name is looked up for each connection, so that a server's new port is found."""
     service = tmp_path / "services.conf"
     monkeypatch.setenv("PGSERVICEFILE", str(service))
 
@@ -83,7 +83,7 @@ def test_another_port_behind_the_same_name(listen, ledger, tmp_path, monkeypatch
 
 
 def test_no_connection_is_left(listen, ledger, caplog):
-    """While `max_connections` is reached it says so, and comes back when there is room."""
+    """While `max_connections` is reached, the status says so; it reconnects when there is room."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     with own_server(settings={"max_connections": 6, "reserved_connections": 0}) as server:
         admin = Sessions(server.dsn)
@@ -103,11 +103,11 @@ def test_no_connection_is_left(listen, ledger, caplog):
             assert time.monotonic() - began < BOUND
             ledger.settle(sender, notifier)
         ledger.check(sender.sent, CHANNELS)
-    assert [record.name for record in caplog.records] == ["pgnotifier.states"] * 2  # and back
+    assert [record.name for record in caplog.records] == ["pgnotifier.states"] * 2  # lost, and back
 
 
 def grab(admin, dsn, others):
-    """Take the listener's place, unless it is back before; in either case look again."""
+    """End the listener's session and try to take its slot; return False, to look again."""
     admin.terminate()
     with contextlib.suppress(psycopg.OperationalError):
         others.enter_context(psycopg.connect(dsn))
@@ -116,8 +116,8 @@ def grab(admin, dsn, others):
 
 @pytest.mark.parametrize("how", ["first", "again"])
 def test_one_of_several_hosts_hangs(listen, ledger, pgnotifier_dsn, sessions, monkeypatch, how):
-    """It costs the first connection `connect_timeout`, and a later one a second or a few."""
-    # Hosts are tried in a random order from the second try on.
+    """A hanging host delays the first connection by `connect_timeout`, a later one by seconds."""
+    # From the second attempt on, hosts are tried in a random order.
     monkeypatch.setattr("psycopg._conninfo_attempts.shuffle", list.reverse)
     hanging = Weather(swallows=EVERYTHING)
     with proxy_for(pgnotifier_dsn) as one, proxy_for(pgnotifier_dsn) as two:
@@ -141,7 +141,7 @@ def test_one_of_several_hosts_hangs(listen, ledger, pgnotifier_dsn, sessions, mo
 
 @pytest.mark.parametrize("weather", [Weather(delay=0.3), Weather(rate=30_000)], ids=str)
 def test_a_slow_network(listen, ledger, pgnotifier_dsn, weather):
-    """What comes late, or a few bytes at a time, is heard all the same; nothing is given up."""
+    """On a network with delays or a low rate, everything arrives over the first connection."""
     with proxy_for(pgnotifier_dsn) as proxy:
         notifier = listen(make_conninfo(pgnotifier_dsn, host="127.0.0.1", port=proxy.port))
         with Sender(pgnotifier_dsn, CHANNELS) as sender:
@@ -155,7 +155,7 @@ def test_a_slow_network(listen, ledger, pgnotifier_dsn, weather):
 
 
 def test_resets(listen, ledger, pgnotifier_dsn):
-    """RST, which throws away what was on its way, makes a gap each time that covers it."""
+    """Each RST, which discards data in transit, makes a gap that covers the loss."""
     with proxy_for(pgnotifier_dsn) as proxy:
         notifier = listen(make_conninfo(pgnotifier_dsn, host="127.0.0.1", port=proxy.port))
         with Sender(pgnotifier_dsn, CHANNELS) as sender:
@@ -169,7 +169,7 @@ def test_resets(listen, ledger, pgnotifier_dsn):
 
 
 def test_no_storm_in_the_log(listen, sessions, caplog):
-    """Losing a connection again and again is one warning a minute, and so is getting it back."""
+    """Repeated disconnections log one warning a minute, and so do the reconnects."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     notifier = listen(sessions.dsn)
     for count in range(1, 21):

@@ -1,4 +1,4 @@
-"""What a role, a database or a server may set, and what an administrator may cancel."""
+"""Settings of roles, databases and servers, and queries that an administrator cancels."""
 
 import contextlib
 import logging
@@ -57,7 +57,7 @@ OTHERS = {
 
 @pytest.fixture
 def role(pgnotifier_dsn):
-    """Yield a function that makes a role with settings, and returns how to connect as it."""
+    """Yield a function that creates a role with settings, and returns its conninfo string."""
     made = []
 
     def make(settings, of="role", superuser=True):
@@ -93,7 +93,7 @@ def role(pgnotifier_dsn):
 
 
 def check_listening(notifier, ledger, gaps):
-    """See that it hears, beats and polls for a while, moves, and sends."""
+    """Check that it receives, sends heartbeats for a while, restarts, and changes channels."""
 
     def rounds(more):
         begun = notifier.status().latency.count
@@ -119,7 +119,7 @@ def check_listening(notifier, ledger, gaps):
     "settings", [*TIMEOUTS, *READ_ONLY, OTHERS], ids=lambda settings: min(settings)
 )
 def test_settings(role, make_notifier, ledger, settings, of, monkeypatch, caplog):
-    """Nothing that is set for its role or its database matters to a listener."""
+    """No setting of its role or its database disturbs a listener."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
     monkeypatch.setattr(backlog, "INTERVAL", 0.2)
@@ -131,14 +131,14 @@ def test_settings(role, make_notifier, ledger, settings, of, monkeypatch, caplog
 
 
 def test_no_superuser(role, make_notifier, ledger):
-    """None of that takes a superuser."""
+    """A listener copes with such settings without being a superuser."""
     gaps = []
     conf = role({**TIMEOUTS[-1], **READ_ONLY[0]}, superuser=False)
     check_listening(make_notifier(conf, heartbeat=0.15, on_gap=gaps.append), ledger, gaps)
 
 
 def test_no_temporary_files(role, make_notifier, ledger, db, monkeypatch, caplog):
-    """No query of a listener needs any, however many settings and locks there are."""
+    """No query of a listener needs temporary files, even if the server has thousands of locks."""
     caplog.set_level(logging.WARNING, "pgnotifier")
     monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
     monkeypatch.setattr(backlog, "INTERVAL", 0.2)
@@ -151,7 +151,7 @@ def test_no_temporary_files(role, make_notifier, ledger, db, monkeypatch, caplog
 
 
 def test_no_right_to_look(role, pgnotifier_dsn, make_notifier, ledger):
-    """Where it may not look at settings and sessions, a listener works all the same."""
+    """A listener works without the right to read settings and sessions."""
     conf = role({}, superuser=False)
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
         admin.execute(
@@ -166,7 +166,7 @@ def test_no_right_to_look(role, pgnotifier_dsn, make_notifier, ledger):
 
 
 def test_standing_by(role, make_notifier, ledger):
-    """A listener that stands by, and takes over, isn't ended by timeouts either."""
+    """A listener that stands by and takes over isn't disconnected by timeouts."""
     conf = role({**TIMEOUTS[-1], **READ_ONLY[0]})
     leader = make_notifier(conf, standby="shop")
     leader.add_channel("orders")
@@ -183,7 +183,7 @@ def test_standing_by(role, make_notifier, ledger):
 
 
 def test_options_of_the_user(role, monkeypatch):
-    """Options that were given, or stand in the environment, are kept beside ours."""
+    """Options from the conninfo string or from `PGOPTIONS` are kept beside ours."""
     conf = role({"idle_session_timeout": "1"})
     monkeypatch.setenv("PGOPTIONS", "-c maintenance_work_mem=1234kB")
     for one, expected in (
@@ -197,7 +197,7 @@ def test_options_of_the_user(role, monkeypatch):
 
 
 def test_a_replica_that_is_down(make_notifier):
-    """Heartbeats don't wait for a synchronous replica, as commits of others do."""
+    """Heartbeats don't wait for a synchronous replica that is down, although other commits do."""
     with PostgresServer() as server:
         if server.is_external:
             pytest.skip("needs a server of its own")
@@ -212,9 +212,9 @@ def test_a_replica_that_is_down(make_notifier):
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_what_a_pooler_shares(pgnotifier_dsn, make_notifier, mode):
-    """Behind a pooler, whoever gets the server's session next finds it as it was.
+    """Behind a pooler, the server's session has unchanged settings for its next client.
 
-    That a pool in session mode is one is found out first; then it is set up, too.
+    In session mode it is set up, too, but only once the mode has been recognized.
     """
     with pgbouncer(pgnotifier_dsn, mode, 2) as dsn:
         notifier = make_notifier(dsn, heartbeat_timeout=1.0)
@@ -232,7 +232,7 @@ def test_what_a_pooler_shares(pgnotifier_dsn, make_notifier, mode):
 
 
 class Sleeping:
-    """Our sessions that sleep in a query, and how to cancel it."""
+    """Finds our sessions that sleep in a query, and cancels the query."""
 
     def __init__(self, sessions):
         self._sessions = sessions
@@ -255,14 +255,14 @@ SLEEP = b"SELECT pg_catalog.pg_sleep(0.4);"
 
 @pytest.fixture
 def sleeping(sessions, caplog):
-    """Yield what cancels; nothing is to be a defect, nor a warning."""
+    """Yield what cancels queries; the test fails if it logs a warning or an error."""
     caplog.set_level(logging.INFO, "pgnotifier")
     yield Sleeping(sessions)
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def slow(monkeypatch, target):
-    """Have a maker of queries make those that take their time."""
+    """Make a function that returns queries prefix each with a sleep."""
     module, _, name = target.rpartition(".")
     original = getattr(__import__(module, fromlist=[name]), name)
     monkeypatch.setattr(target, lambda *args, **named: SLEEP + original(*args, **named))
@@ -300,7 +300,7 @@ def test_canceled_listen(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
 
 @pytest.mark.parametrize("query", ["listen_query", "notify_query"])
 def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch, query):
-    """So are those of a connection that is to replace another."""
+    """Canceled queries of a connection that is to replace another are sent again, too."""
     notifier = make_notifier(pgnotifier_dsn, standby="shop")
     notifier.subscribe(1, "orders", ledger.callback)
     slow(monkeypatch, f"pgnotifier._listener.handover.{query}")
@@ -314,7 +314,7 @@ def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monk
 
 
 def test_canceled_poll(pgnotifier_dsn, make_notifier, sleeping, monkeypatch):
-    """A standby's question for the lead, too."""
+    """A standby's poll that somebody cancels is repeated, too."""
     leader = make_notifier(pgnotifier_dsn, standby="shop")
     leader.add_channel("orders")
     monkeypatch.setattr(standby, "_QUERY", SLEEP + standby._QUERY)
@@ -327,7 +327,7 @@ def test_canceled_poll(pgnotifier_dsn, make_notifier, sleeping, monkeypatch):
 
 
 def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch):
-    """What `notify()` sends, too: a query that was canceled has sent nothing."""
+    """A canceled query of `notify()` has sent nothing, and is sent again."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     query = "SELECT pg_catalog.pg_notify(%s, %s) FROM pg_catalog.pg_sleep(0.4)"
@@ -341,7 +341,7 @@ def test_canceled_notify(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
 
 
 def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch, caplog):
-    """What is canceled time and again makes a new connection, and is no defect."""
+    """A query that is canceled again and again leads to a new connection; it isn't a defect."""
     from pgnotifier._connection.session import QueryCanceledError
 
     caplog.set_level(logging.INFO, "pgnotifier")

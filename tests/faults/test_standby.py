@@ -1,4 +1,4 @@
-"""Leaders that die, freeze, or are cut off: another one takes over, and nothing comes twice."""
+"""Leaders that die, freeze or are cut off: a standby takes over, and nothing is delivered twice."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def state(script):
 
 
 class Orders:
-    """Numbered notifications, each with the moments between which it was committed."""
+    """Sends numbered notifications, each with the times before and after its commit."""
 
     def __init__(self, sessions):
         self._sessions = sessions
@@ -65,7 +65,7 @@ class Orders:
             self.sent.append((before, datetime.now().astimezone()))
 
     def check(self, *scripts):
-        """Check that none came twice, and that those that didn't come are in a gap."""
+        """Check that none came twice and that missing ones lie in a gap; return how many came."""
         payloads = [number for script in scripts for number in said(script, "payload")]
         assert len(payloads) == len(set(payloads))
         gaps = [
@@ -81,13 +81,13 @@ class Orders:
 
 @pytest.fixture
 def orders(sessions):
-    """Return what counts the notifications of a test."""
+    """Return what sends and checks the test's notifications."""
     return Orders(sessions)
 
 
 @pytest.fixture
 def two(run_script, pgnotifier_dsn):
-    """Return two listeners of one name: the one that leads, and the one that stands by."""
+    """Return two listeners with one standby name: the leader and the standby."""
     first = run_script(LISTENER, pgnotifier_dsn, "15")
     eventually(lambda: state(first) == "listening", 20)
     second = run_script(LISTENER, pgnotifier_dsn, "15")
@@ -96,7 +96,7 @@ def two(run_script, pgnotifier_dsn):
 
 
 def test_killed(two, run_script, pgnotifier_dsn, orders):
-    """A killed leader is followed within two seconds, again and again."""
+    """When the leader is killed, the standby takes over within two seconds, again and again."""
     leader, standby = two
     scripts, times = [*two], []
     for _ in range(4):
@@ -116,7 +116,7 @@ def test_killed(two, run_script, pgnotifier_dsn, orders):
 
 
 def test_frozen(two, sessions, orders):
-    """A frozen leader whose session ends has lost the lead, and delivers nothing of the next's."""
+    """A frozen leader loses the lead with its session; when it wakes, it delivers nothing twice."""
     leader, standby = two
     for _ in range(4):
         orders.send()
@@ -138,7 +138,7 @@ def test_frozen(two, sessions, orders):
 
 
 def test_cut_off(run_script, pgnotifier_dsn, sessions, orders):
-    """A leader that the network has swallowed steps back when PostgreSQL has noticed it."""
+    """A leader that the network cuts off stands by after PostgreSQL has ended its session."""
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
         leader = run_script(LISTENER, proxy.dsn, "0.5")
         eventually(lambda: state(leader) == "listening", 20)
@@ -161,7 +161,7 @@ def test_cut_off(run_script, pgnotifier_dsn, sessions, orders):
 
 
 def test_restart_keeps_the_lead(pgnotifier_dsn, make_notifier, ledger):
-    """The lock goes over with the connection, so that no standby gets it."""
+    """`restart()` hands the lock to the new connection, so that no standby takes over."""
     gaps = []
     leader = make_notifier(pgnotifier_dsn, standby="shop", on_gap=gaps.append)
     leader.subscribe(1, "orders", ledger.callback)
@@ -181,7 +181,7 @@ COMPANION = LEADER.replace("ExclusiveLock", "ShareLock")
 
 
 def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
-    """A leader's session is ended by a standby, once its companion's is and nothing comes of it."""
+    """A standby ends a leader's session once its companion's has ended and isn't replaced."""
     monkeypatch.setattr("pgnotifier._listener.leader_lock.UNKNOWN_AGE", 2.0)
     settings = {"standby": "shop", "heartbeat": 0.5, "heartbeat_timeout": 0.5}
     with Proxy(conninfo_to_dict(pgnotifier_dsn)) as proxy:
@@ -191,12 +191,12 @@ def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatc
         standby = make_notifier(pgnotifier_dsn, on_gap=ledger.gaps.append, **settings)
         standby.subscribe(1, "orders", ledger.callback)
         sessions.execute("SELECT pg_terminate_backend(%s, 5000)", companion)
-        ((another,),) = eventually(lambda: sessions.execute(COMPANION))  # as it is still there
+        ((another,),) = eventually(lambda: sessions.execute(COMPANION))  # the leader is still there
         assert another != companion
         sessions.notify("orders", 1)
         eventually(lambda: ledger.delivered == [(1, "orders")])
         beats = leader.status().latency.count
-        eventually(lambda: leader.status().latency.count > beats + 6)  # longer than it takes
+        eventually(lambda: leader.status().latency.count > beats + 6)  # longer than a takeover
         assert standby.status().state == "standby"
         assert leader.status().reconnects == 0
         proxy.frozen = True
@@ -214,7 +214,7 @@ def test_vanished_under_load(pgnotifier_dsn, sessions, make_notifier, monkeypatc
 
 
 def test_the_companion_goes_with_the_lead(pgnotifier_dsn, sessions, make_notifier):
-    """A leader has one companion, over restarts, and none once it doesn't lead."""
+    """A leader has one companion, even after restarts, and none once it has stopped."""
     leader = make_notifier(pgnotifier_dsn, standby="shop")
     leader.add_channel("orders")
     eventually(lambda: sessions.execute(COMPANION))
@@ -229,9 +229,9 @@ def test_the_companion_goes_with_the_lead(pgnotifier_dsn, sessions, make_notifie
 
 
 def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatch, ledger):
-    """The gap reaches back to its last queries, which it makes as often as standbys poll.
+    """The gap reaches back to the leader's last query; it sends one as often as standbys poll.
 
-    Its heartbeats go on besides, as an answer doesn't show that it hears.
+    It sends heartbeats, too, as an answered query doesn't prove that notifications arrive.
     """
     beats, beat = [], Heartbeat.beat
     monkeypatch.setattr(Heartbeat, "beat", lambda self: beats.append(self) or beat(self))
@@ -249,7 +249,7 @@ def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatc
 
 
 def test_late_polls(pgnotifier_dsn, make_notifier, monkeypatch, ledger):
-    """A standby whose polls take long dates the gap from before what may have been lost."""
+    """If a standby's polls take long, the gap begins before anything that may have been lost."""
     query, looked, ask = Standby("shop").query, [], ReaderConnection.ask
 
     def ask_late(connection, text):

@@ -23,25 +23,25 @@ IN_TIME = STOP_TIMEOUT + 2  # what the scheduler of a busy machine may add
 
 @pytest.fixture(autouse=True)
 def _no_threads_yet():
-    # Other tests leave one behind that goes on connecting to nowhere until its own timeout.
+    # Other tests leave a thread behind that tries to connect until its own timeout.
     eventually(lambda: our_threads() == [])
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(quick):
-    """Use short pauses between tries."""
+    """Use short pauses between attempts."""
 
 
 @pytest.fixture
 def black_hole():
-    """Yield connection parameters of a host that accepts connections and never says a word."""
+    """Yield connection parameters of a host that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         yield {"host": "127.0.0.1", "port": silent.getsockname()[1], "connect_timeout": 2}
 
 
 @pytest.fixture
 def release(make_notifier):
-    """Yield what callbacks that block wait for, until the end of the test at the latest."""
+    """Yield an event that blocking callbacks wait for; it is set after the test at the latest."""
     event = threading.Event()
     yield event
     event.set()
@@ -55,7 +55,7 @@ def in_time(limit=IN_TIME):
 
 
 class Failing(Dispatcher):
-    """Stands for a queue that is down for ever."""
+    """A dispatcher to a queue that stays down."""
 
     def bind(self, subscription):
         return None
@@ -95,7 +95,7 @@ def test_under_load_drains(pgnotifier_dsn, make_notifier, ledger):
 
 
 def test_slow_callback_is_given_time(pgnotifier_dsn, sessions, make_notifier):
-    """A buffer that can be emptied within the five seconds is emptied."""
+    """`stop()` waits for a slow callback that can empty the buffer within its five seconds."""
     done = []
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", lambda *_: time.sleep(0.01) or done.append(1))
@@ -106,7 +106,7 @@ def test_slow_callback_is_given_time(pgnotifier_dsn, sessions, make_notifier):
 
 
 def test_blocking_callback(pgnotifier_dsn, sessions, make_notifier, release):
-    """A callback that blocks for a minute costs the five seconds, and its thread alone is left."""
+    """A callback that blocks costs `stop()` its five seconds, and leaves only its own thread."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", lambda *_: release.wait(60))
     for number in range(3):
@@ -121,7 +121,7 @@ def test_blocking_callback(pgnotifier_dsn, sessions, make_notifier, release):
 
 
 def test_failing_queue(pgnotifier_dsn, sessions, make_notifier):
-    """A dispatcher that fails for ever has its deliveries given up in the end, and counted."""
+    """If a dispatcher keeps failing, `stop()` gives up its deliveries, and counts them."""
     notifier = make_notifier(pgnotifier_dsn, dispatcher=Failing(), autorun=True)
     notifier.subscribe(1, "orders", print)
     sessions.notify("orders", 1)
@@ -134,7 +134,7 @@ def test_failing_queue(pgnotifier_dsn, sessions, make_notifier):
 def test_queue_recovers_while_stopping_beside_a_stuck_callback(
     pgnotifier_dsn, sessions, make_notifier, release
 ):
-    """While one dispatcher uses up the time, the pause of another is cut short all the same."""
+    """While one dispatcher uses up the time, another one's pause between attempts is cut short."""
     gone = []
 
     class Recovering(Failing):
@@ -160,7 +160,7 @@ def test_queue_recovers_while_stopping_beside_a_stuck_callback(
 
 
 def test_full_buffer(pgnotifier_dsn, sessions, make_notifier, release):
-    """A reader that pauses for a full buffer stops in time."""
+    """A reader that pauses because of a full buffer stops in time."""
     notifier = make_notifier(pgnotifier_dsn, buffer_size=10)
     notifier.subscribe(1, "orders", lambda *_: release.wait(60))
     sessions.execute("SELECT pg_notify('orders', g::text) FROM generate_series(1, 5000) g")
@@ -183,7 +183,7 @@ def test_reconnecting(pgnotifier_private_postgres, make_notifier):
 
 
 def test_black_hole(make_notifier, black_hole):
-    """A first connection that gets no answer is walked away from, and `start()` told so."""
+    """`stop()` abandons a first connection that gets no answer, and `start()` raises."""
     notifier = make_notifier(black_hole)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(notifier.start)
@@ -192,11 +192,11 @@ def test_black_hole(make_notifier, black_hole):
             notifier.stop()
         with pytest.raises(NotifierStoppedError):
             call.result(1)
-    assert our_threads() in ([], ["pgnotifier-connect"])  # that one till its own timeout
+    assert our_threads() in ([], ["pgnotifier-connect"])  # the latter until its own timeout
 
 
 def test_name_lookup_stalls(pgnotifier_dsn, sessions, make_notifier, monkeypatch):
-    """A connection that comes after `stop()` has given it up is closed."""
+    """A connection that is made after `stop()` has abandoned it is closed."""
     connect, going_on = Parameters.connect, threading.Event()
 
     def stall(self, **options):
@@ -218,7 +218,7 @@ def test_name_lookup_stalls(pgnotifier_dsn, sessions, make_notifier, monkeypatch
 
 
 def test_frozen_server(pgnotifier_private_postgres, make_notifier):
-    """A server that is frozen, in the middle of a round trip, does not hold `stop()` up."""
+    """A server that freezes during a round trip doesn't hold up `stop()`."""
     server = pgnotifier_private_postgres
     notifier = make_notifier(server.dsn, heartbeat=0.05, heartbeat_timeout=30)
     notifier.add_channel("orders")
@@ -244,7 +244,7 @@ def test_frozen_server(pgnotifier_private_postgres, make_notifier):
 
 
 def test_within_a_callback(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """Called by a callback, `stop()` returns, and the rest is delivered after the callback."""
+    """In a callback, `stop()` returns at once, and the rest is delivered after the callback."""
     notifier = make_notifier(pgnotifier_dsn)
     took = []
 
@@ -264,7 +264,7 @@ def test_within_a_callback(pgnotifier_dsn, sessions, make_notifier, ledger):
 
 
 def test_from_many_threads(pgnotifier_dsn, make_notifier, ledger):
-    """Twenty threads may stop it at once; it is stopped when each of them returns."""
+    """Twenty threads may call `stop()` at once; the notifier is stopped when each returns."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
 
@@ -279,7 +279,7 @@ def test_from_many_threads(pgnotifier_dsn, make_notifier, ledger):
 
 
 def test_during_start(pgnotifier_dsn, sessions, make_notifier):
-    """Starts and stops at once from two threads leave it in either state, and stoppable."""
+    """After concurrent calls of `start()` and `stop()`, the notifier can be stopped for good."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("orders", autorun=False)
 
@@ -293,12 +293,12 @@ def test_during_start(pgnotifier_dsn, sessions, make_notifier):
             for call in calls:
                 call.result(10)
     notifier.stop()
-    eventually(lambda: our_threads() == [], 2)  # a connection given up is closed as it comes
+    eventually(lambda: our_threads() == [], 2)  # abandoned connections are closed when made
     eventually(lambda: sessions.pids() == [])
 
 
 def test_with_block(pgnotifier_dsn, sessions, make_notifier, ledger, release):
-    """The end of a `with` block stops, also by an exception; Ctrl-C does not wait for callbacks."""
+    """A `with` block stops its notifier, even after an exception; Ctrl-C waits for no callback."""
     notifier = make_notifier(pgnotifier_dsn)
     with pytest.raises(ZeroDivisionError), notifier:
         notifier.subscribe(1, "orders", ledger.callback)

@@ -11,7 +11,7 @@ from pgnotifier.errors import ConnectionFailedError
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Return a set of beginnings of names: threads with these can't be started."""
+    """Return a set of name prefixes; threads with such names can't be started."""
     start, refused = threading.Thread.start, set()
 
     def refusing(self):
@@ -24,7 +24,7 @@ def refuse(monkeypatch):
 
 
 def test_a_deliverer_that_cannot_be_started(notifier, db, make_recorder, refuse, eventually):
-    """What comes for it waits, and others get theirs; it is started as soon as it can be."""
+    """While a deliverer can't be started, its notifications wait; others are delivered."""
     first, second = make_recorder(), make_recorder()
     notifier.subscribe(1, "a", first)
     refuse.add("pgnotifier-InlineDispatcher")
@@ -40,7 +40,7 @@ def test_a_deliverer_that_cannot_be_started(notifier, db, make_recorder, refuse,
 
 
 def test_a_gap_without_a_thread(pgnotifier_dsn, make_notifier, db, record, refuse, eventually):
-    """`on_gap` is called, and what comes after it delivered, once there is a thread for it."""
+    """`on_gap`, and deliveries after the gap, wait until a thread can be started."""
     gaps = []
     notifier = make_notifier(pgnotifier_dsn, on_gap=gaps.append)
     notifier.subscribe(1, "a", record)
@@ -59,7 +59,7 @@ def test_a_gap_without_a_thread(pgnotifier_dsn, make_notifier, db, record, refus
 def test_a_start_without_a_thread(
     pgnotifier_dsn, make_notifier, db, record, refuse, name, free_port
 ):
-    """It is an error of ours, which commands show in one line; the next start works."""
+    """If no thread can be started, `start()` raises `ConnectionFailedError`; the next one works."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.subscribe(1, "a", record, autorun=False)
     refuse.add(name)
@@ -73,7 +73,7 @@ def test_a_start_without_a_thread(
 
 
 def test_several_that_stop_without_a_thread(pgnotifier_dsn, make_notifier, db, refuse, eventually):
-    """What they have received is delivered."""
+    """Notifiers that stop while no thread can be started deliver all that they have received."""
     release, delivered = threading.Event(), []
 
     def deliver(*called):
