@@ -1,4 +1,4 @@
-"""What the tests share: waiting for a condition, a session to notify from, notifiers that end."""
+"""Fixtures of all tests: waiting for a condition, a session, notifiers that get stopped."""
 
 import gc
 import itertools
@@ -28,15 +28,15 @@ MEMORY_NEEDED = 4 << 30  # bytes; it takes much less, but other programs need me
 
 
 def pytest_configure():
-    """Prepare this process, and what it starts."""
+    """Prepare this process and the processes that it starts."""
     _have_sigint_end_what_we_start()
     _keep_servers_in_memory()
 
 
 def _have_sigint_end_what_we_start():
-    """Restore SIGINT, which a shell ignores for what runs in the background.
+    """Restore SIGINT, which a shell makes background commands ignore.
 
-    What is ignored is inherited: `make test &` in a script would start programs that no test could
+    Child processes inherit that: `make test &` in a script would start programs that no test could
     interrupt. https://www.gnu.org/software/bash/manual/html_node/Signals.html
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -44,11 +44,11 @@ def _have_sigint_end_what_we_start():
 
 
 def _keep_servers_in_memory():
-    """Have servers keep their files in memory, if there is room and TMPDIR says nothing else.
+    """Have servers keep their files in memory, if there is room and TMPDIR isn't set.
 
-    A new server has a thousand files, a new database 300. Where ext4 has just deleted as many, it
-    takes a quarter of a second to create those of a database. What pytest keeps for a look at a
-    test that failed goes where it always goes.
+    A new server has a thousand files, a new database 300. If ext4 has just deleted as many,
+    creating those of a database takes a quarter of a second. The directories that pytest keeps
+    after a failed test stay in their usual place.
     """
     if "TMPDIR" in os.environ or not MEMORY.is_dir():
         return
@@ -57,26 +57,26 @@ def _keep_servers_in_memory():
     if has_room and not file_system.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK):
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # it is read again
+        tempfile.tempdir = None  # it is computed again
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
-    """Have one process run the tests that use RabbitMQ, and begin with the longest.
+    """Have one process run the tests that use RabbitMQ, and run the longest tests first.
 
-    RabbitMQ takes its time to start; and nobody is to wait for a long test that began as the last.
+    RabbitMQ is slow to start, and a long test that began last would delay the end of the run.
     """
     for item in items:
         names = (item.name, *getattr(item, "fixturenames", ()))
         if any("rabbitmq" in name for name in names):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
             item.add_marker(pytest.mark.servers)
-    yield  # the order is random from here on
+    yield  # pytest-randomly shuffles the tests here
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish():
-    """Have garbage collections skip what was imported and collected: a million objects."""
+    """Keep a million imported and collected objects out of garbage collections."""
     gc.collect()
     gc.freeze()
 
@@ -88,7 +88,7 @@ def eventually():
 
 
 class Recorder:
-    """A callback that takes down what it was called with."""
+    """A callback that records the arguments of its calls."""
 
     def __init__(self):
         self.calls = []
@@ -112,7 +112,7 @@ class Recorder:
         return [payload for *_, payload, _ in self.calls]
 
     def wait_for(self, count, timeout=60.0):
-        """Wait until so many calls were made, and return their payloads."""
+        """Wait until `count` calls have been made, and return the payloads."""
         waiting.eventually(lambda: len(self.calls) >= count, timeout)
         return self.payloads
 
@@ -125,7 +125,7 @@ def record():
 
 @pytest.fixture
 def make_recorder():
-    """Return the maker of recording callbacks."""
+    """Return the class of recording callbacks."""
     return Recorder
 
 
@@ -143,7 +143,7 @@ def _our_threads():
 
 @pytest.fixture
 def make_notifier():
-    """Yield a maker of notifiers, which are stopped afterwards and must leave no thread."""
+    """Yield a function that makes notifiers; afterwards they are stopped and leave no thread."""
     made = []
 
     def make(dsn, **settings):
@@ -169,8 +169,8 @@ _settlings = itertools.count()
 def settle(db):
     """Return a function that waits until all that was committed before has been delivered.
 
-    Delivered by the notifier's own dispatcher, that is: a further notification has passed
-    through the connection and the dispatcher behind all others.
+    It sends a further notification, which passes through the connection and the notifier's own
+    dispatcher behind all others; what other dispatchers deliver isn't waited for.
     """
 
     def settled(notifier):
@@ -185,7 +185,7 @@ def settle(db):
 
 @pytest.fixture(scope="session")
 def preforked():
-    """Yield what starts the commands of Celery, of RQ and of ours in less time."""
+    """Yield what starts the commands of Celery, RQ, Django and pgnotifier faster."""
     with Preforked() as preforked:
         yield preforked
 
@@ -200,7 +200,7 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def rabbitmq():
-    """Yield a RabbitMQ server that the tests of this process share; don't stop it."""
+    """Yield a RabbitMQ server that the tests of this process share; tests must not stop it."""
     try:
         with RabbitServer() as server:
             yield server
@@ -212,7 +212,7 @@ def rabbitmq():
 
 @pytest.fixture
 def breakable_rabbitmq(rabbitmq):
-    """Yield that server, to be stopped and killed at will; it runs again for the next test."""
+    """Yield that server for a test that stops or kills it; it runs again for the next test."""
     yield rabbitmq
     if not rabbitmq.is_running():
         rabbitmq.start()

@@ -1,4 +1,4 @@
-"""A session beside the notifier's, with which tests notify and look at the notifier's sessions."""
+"""A session with which tests send notifications and inspect the notifiers' sessions."""
 
 import psycopg
 
@@ -9,7 +9,7 @@ LISTENING = (
 
 
 class Database:
-    """A session in the same database as a notifier's."""
+    """A session in the database of the notifiers under test."""
 
     def __init__(self, dsn):
         self.dsn = dsn
@@ -30,5 +30,5 @@ class Database:
         return [pid for (pid,) in self.execute(LISTENING)]
 
     def terminate(self):
-        """Have the server end these sessions; return how many."""
+        """Have the server end these sessions, and return how many there were."""
         return len(self.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENING}) AS ours"))

@@ -1,11 +1,11 @@
-"""Commands of Celery, of RQ, of Django and of ours as forks of a process that has imported them.
+"""Commands of Celery, RQ, Django and pgnotifier, as forks of a process that has imported them.
 
-To import Celery takes more than a second of CPU, and there are hundreds of workers and listeners
-to start. What runs in the fork is what runs in a new process: the same module or script as
-`__main__`, with arguments, environment, directory and output of its own, and Python's own end.
+Importing Celery takes more than a second of CPU time, and the tests start hundreds of workers and
+listeners. A fork runs what a new process would run: the same module or script as `__main__`, with
+its own arguments, environment, directory and output, and with Python's regular shutdown.
 
-Run as a script, this is the process that forks. It reads requests from its standard input, a line
-of JSON each, and answers on its standard output:
+Run as a script, this module is the process that forks. It reads requests from its standard input,
+one line of JSON each, and answers on its standard output:
 
 - `{"argv", "cwd", "env", "log"}`: start a command; the answer is its pid.
 - `{"pid"}`: the answer is the exit code of that command, null while it runs.
@@ -49,7 +49,7 @@ MODULES = {
         *("pgnotifier.cli.command", "pgnotifier.cli.finding", "pgnotifier.cli.listing"),
         *("pgnotifier.contrib.rq", "pgnotifier.testing"),
     ),
-    "django": (  # all that needs no settings
+    "django": (  # whatever needs no settings
         *("django.core.management.commands.check", "django.core.management.commands.migrate"),
         *("django.core.management.commands.makemigrations", "django.contrib.admin"),
         *("django.core.management.commands.showmigrations", "django.utils.autoreload"),
@@ -59,32 +59,32 @@ MODULES = {
         *("django_tasks", "pgnotifier.cli.foreground", "pgnotifier.cli.tables"),
         *("pgnotifier.contrib.django", "pgnotifier.contrib.django.reloading"),
     ),
-    "tracing": (  # libraries that patch what is imported later, as an app of Celery's imports them
+    "tracing": (  # libraries that patch what is imported later, as a Celery app imports them
         *("celery.bin.celery", "celery.app.amqp", "celery.backends.redis", "pytest"),
         *("kombu.transport.redis", "pgnotifier.contrib.celery", "sentry_sdk"),
         *("sentry_sdk.transport", "opentelemetry.sdk.trace", "opentelemetry.propagate"),
         "opentelemetry.sdk.trace.export.in_memory_span_exporter",
-        # What both import as they begin; Celery's own part of either is for who traces Celery.
+        # What both import at their start, without the integrations with Celery.
         *("opentelemetry.instrumentation.instrumentor", "opentelemetry.semconv.trace"),
         *("sentry_sdk.integrations.asyncpg", "sentry_sdk.integrations.django"),
         *("sentry_sdk.integrations.fastapi", "sentry_sdk.integrations.redis"),
         *("sentry_sdk.integrations.rq", "sentry_sdk.integrations.threading"),
     ),
 }
-"""What is imported, by the kind of commands; of a name that is no longer there, nothing."""
+"""What is imported for each kind of command; modules that don't exist are skipped."""
 PR_SET_PDEATHSIG = 1
 
 
 class _Group:
     def kill_group(self):
-        """Kill it and its children, though it may have ended before them."""
+        """Kill it and its children, even if it has ended before them."""
         self.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
 
 class Cold(_Group, subprocess.Popen):
-    """A command that runs in a new process, in a session of its own."""
+    """A command that runs in a new process, in its own session."""
 
     def __init__(self, argv, *, log, **options):
         with Path(log).open("ab") as output:
@@ -92,7 +92,7 @@ class Cold(_Group, subprocess.Popen):
 
 
 class Forked(_Group):
-    """A command that runs as a fork, in a session of its own; has what `subprocess.Popen` has."""
+    """A command that runs as a fork, in its own session, with `subprocess.Popen`'s interface."""
 
     def __init__(self, ask, **request):
         self._ask = ask
@@ -106,7 +106,7 @@ class Forked(_Group):
         return self.returncode
 
     def wait(self, timeout=None):
-        """Wait for the end, and return the exit code."""
+        """Wait for its end, and return the exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None:
             if deadline is not None and time.monotonic() > deadline:
@@ -125,21 +125,21 @@ class Forked(_Group):
 
 
 class Preforked:
-    """Starts commands; as a context manager, it ends what forks them."""
+    """Starts commands; as a context manager, it ends the processes that fork them."""
 
     def __init__(self):
         self._forking = {}
         self._lock = threading.Lock()
 
     def start(self, argv, *, cwd, env, log):
-        """Start a command, whose output is appended to a file: in a fork, if that can be.
+        """Start a command, in a fork if possible; its output is appended to a file.
 
         Args:
-            argv: The command; `python -m celery …` or `python -m django …`, or the path of a script
-                of RQ or of ours.
-            cwd: Where it runs.
+            argv: The command: `python -m celery …` or `python -m django …`, or the path of RQ's or
+                pgnotifier's script.
+            cwd: The directory in which it runs.
             env: All of its environment variables.
-            log: The path of the file.
+            log: The path of the file for its output.
         """
         argv = [*map(str, argv)]
         if not _is_at_home(argv, env):
@@ -149,18 +149,18 @@ class Preforked:
         return self.fork("rq", argv, cwd=cwd, env=env, log=log)
 
     def start_traced(self, argv, **options):
-        """Start `python -m celery …` for an app that begins with libraries for tracing."""
+        """Start `python -m celery …` for an app that first imports libraries for tracing."""
         return self.fork("tracing", [*argv][1:], **options)
 
     def fork(self, kind, argv, *, cwd, env, log):
-        """Start a module (`-m …`) or a script in a fork of a process of some kind."""
+        """Start a module (`-m …`) or a script in a fork of a process of that kind."""
         request = {"argv": argv, "cwd": str(cwd), "env": env, "log": str(log)}
         return Forked(partial(self._ask, kind), **request)
 
     def _ask(self, kind, request):
         with self._lock:
             if kind not in self._forking:
-                # Celery looks for the one as it is imported; Django is to find no settings.
+                # Celery reads the first when it is imported; Django must find no settings.
                 env = {**os.environ, "C_FORCE_ROOT": "1"}
                 env.pop("DJANGO_SETTINGS_MODULE", None)
                 self._forking[kind] = subprocess.Popen(
@@ -188,7 +188,7 @@ def _is_module(argv):
 
 
 def _is_at_home(argv, env):
-    """Return whether a command can run in a fork: it patches nothing, nor sets Python itself."""
+    """Return whether a command can run in a fork: it doesn't patch or configure Python itself."""
     known = argv[0] in (str(BIN / "rq"), str(BIN / "pgnotifier")) or _is_module(argv)
     patches = {"gevent", "eventlet"} & {*argv}
     sets = {
@@ -203,9 +203,9 @@ def _is_at_home(argv, env):
 
 
 def serve():
-    """Answer requests until there are no more; in a fork, return what it is to run."""
+    """Answer requests until there are no more; in a fork, return what it has to run."""
     requests, answers = os.fdopen(os.dup(0), "rb", 0), os.dup(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who sends the requests
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests' process
     while line := requests.readline():
         request = json.loads(line)
         if "pid" in request:
@@ -246,12 +246,12 @@ def _settle_in(argv, cwd, env, log):
 
 
 def main():
-    """Import what is asked for, serve, and run a command in each fork."""
+    """Import the modules of a kind, answer requests, and run a command in each fork."""
     for name in MODULES[sys.argv[1]]:
-        with contextlib.suppress(ImportError):  # of an extra, or of another version
+        with contextlib.suppress(ImportError):  # in an extra, or in another version
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # in the forks, the collector need not look at all this
+    gc.freeze()  # so that the forks' garbage collector skips all this
     run, what = serve()
     options = {"alter_sys": True} if run is runpy.run_module else {}
     run(what, run_name="__main__", **options)

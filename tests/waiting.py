@@ -1,21 +1,21 @@
-"""Waiting for a condition, as all tests do it."""
+"""Waiting for a condition, for all tests."""
 
 import inspect
 import time
 
 
 def eventually(condition, timeout=60.0):
-    """Wait until the condition is true, and return what it returned.
+    """Wait until the condition is true, and return its value.
 
-    The default only says when to give up: on a busy machine, a thread may get no processor for
-    many seconds.
+    The default timeout is long because a thread may get no processor for many seconds on a busy
+    machine.
     """
     began = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - began
         if waited > timeout:
             raise AssertionError(f"not within {timeout} s: {_show(condition)}")
-        # Many a condition is a query: to look too often would slow down what is waited for.
+        # Many conditions are queries: evaluating them too often would slow down what is waited for.
         time.sleep(min(max(waited / 10, 0.002), 0.05))
     return value
 
@@ -23,5 +23,5 @@ def eventually(condition, timeout=60.0):
 def _show(condition):
     try:
         return inspect.getsource(condition).strip()
-    except (OSError, TypeError):  # it isn't written in Python, or in no file
+    except (OSError, TypeError):  # it isn't written in Python, or isn't in a file
         return repr(condition)

@@ -1,4 +1,4 @@
-"""The application that the clusters run. Its tasks write what they got into a book."""
+"""The application that the clusters run; its tasks write what they receive to a Valkey server."""
 
 import os
 import time
@@ -27,13 +27,13 @@ notifier = CeleryNotifier(app)
 
 
 def write(what, *facts):
-    """Put facts under a heading, with the id of the task."""
+    """Append the task's id and facts to the list `what`."""
     book.rpush(f"{QUEUE}:{what}", ascii((current_task.request.id, *facts)))
 
 
 @notifier.on("odd", id=("odd", 1))
 def odd(id, channel, payload, pid):
-    """Write all that is known."""
+    """Write the task's name and all arguments."""
     write("odd", current_task.name, id, channel, payload, pid)
 
 
@@ -45,7 +45,7 @@ def load(id, channel, payload, pid):
 
 @notifier.on("slow", id="slow")
 def slow(id, channel, payload, pid):
-    """Hang when it is run for the first time."""
+    """Hang in the first run; write the payload in later ones."""
     write("begun", payload, os.getppid())
     if book.llen(f"{QUEUE}:begun") == 1:
         time.sleep(600)
@@ -54,11 +54,11 @@ def slow(id, channel, payload, pid):
 
 @notifier.on("routed", id="high")
 def high(id, channel, payload, pid):
-    """Write which worker it is run by."""
+    """Write the payload, and which worker runs the task."""
     write("high", payload, current_task.request.hostname)
 
 
 @notifier.on("routed", id="low", queue=f"{QUEUE}-low")
 def low(id, channel, payload, pid):
-    """Write which worker it is run by."""
+    """Write the payload, and which worker runs the task."""
     write("low", payload, current_task.request.hostname)

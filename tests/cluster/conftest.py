@@ -1,4 +1,4 @@
-"""Clusters of pytest-celery's on local processes: brokers, workers and listeners."""
+"""pytest-celery's clusters, with local processes as brokers, workers and listeners."""
 
 import os
 import secrets
@@ -34,13 +34,13 @@ BROKERS = ["celery_redis_broker", "celery_rabbitmq_broker"]
 
 
 def pytest_configure(config):
-    """Load the plug-in for these tests alone: to import it takes half a second."""
+    """Load the plug-in for these tests only: importing it takes half a second."""
     config.pluginmanager.import_plugin("pytest_celery.plugin")
 
 
 @pytest.fixture(autouse=True)
 def short_polls(monkeypatch):
-    """Have pytest-celery look more often than once a second."""
+    """Make pytest-celery poll more often than once a second."""
     for module in (pytest_celery.api.base, pytest_celery.api.container):
         monkeypatch.setattr(module, "wait_for_callable", wait_for_callable)
 
@@ -50,7 +50,7 @@ def short_polls(monkeypatch):
 
 @pytest.fixture
 def broken_broker(request):
-    """Tell whether the test stops its broker, and so gets one of its own."""
+    """Return whether the test stops its broker, and so needs a private one."""
     return request.node.get_closest_marker("breaks_broker") is not None
 
 
@@ -78,7 +78,7 @@ def celery_broker(request):
 
 @pytest.fixture(scope="session")
 def book_server():
-    """Yield a Valkey server that keeps what tasks write, and their results."""
+    """Yield a Valkey server that stores what tasks write, and their results."""
     with ValkeyServer() as server:
         yield server
 
@@ -91,7 +91,7 @@ def default_redis_backend(book_server):
 
 @pytest.fixture
 def celery_redis_backend(default_redis_backend):
-    """Return its node; that of pytest-celery's would look at all objects of this process."""
+    """Return the backend's node; pytest-celery's own would look at all objects of this process."""
     return CeleryTestBackend(default_redis_backend)
 
 
@@ -99,7 +99,7 @@ def celery_redis_backend(default_redis_backend):
 
 
 class Application:
-    """What a test knows of the application that runs in its cluster."""
+    """The application that a test's cluster runs: its settings, and what its tasks have written."""
 
     def __init__(self, dsn, broker, book):
         self.queue = f"cluster-{secrets.token_hex(6)}"
@@ -116,7 +116,7 @@ class Application:
         }
 
     def notify(self, *pairs):
-        """Send pairs of channel and text, in one transaction; return the pid that did."""
+        """Send pairs of channel and text in one transaction; return the session's pid."""
         with psycopg.connect(self.dsn, application_name="test") as connection:
             for channel, text in pairs:
                 connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
@@ -131,11 +131,11 @@ class Application:
                 return 0
 
     def written(self, what):
-        """Return what tasks have written under a heading, each as a tuple."""
+        """Return what tasks have written to the list `what`, as tuples."""
         return [eval(line) for line in self.book.lrange(f"{self.queue}:{what}", 0, -1)]
 
     def wait_written(self, what, count, timeout=60.0):
-        """Wait until there are so many different facts, ids aside; return all of them."""
+        """Wait for `count` facts that differ in more than their task id; return all facts."""
         deadline = time.monotonic() + timeout
         while True:
             found = self.written(what)
@@ -158,7 +158,7 @@ def application(pgnotifier_dsn, celery_broker, default_redis_backend):
 
 @pytest.fixture
 def start_worker(application, celery_setup_app, preforked, tmp_path):
-    """Yield a function that starts a worker node for queues."""
+    """Yield a function that starts a worker node for some queues."""
     started = []
 
     def start(*queues, pool=("-P", "solo")):
@@ -182,7 +182,7 @@ def start_worker(application, celery_setup_app, preforked, tmp_path):
 
 @pytest.fixture
 def celery_worker_cluster(request):
-    """Return the cluster's first worker; tests start further ones."""
+    """Return a cluster with its first worker; tests may start further ones."""
     options = request.node.get_closest_marker("worker")
     worker = request.getfixturevalue("start_worker")(**(options.kwargs if options else {}))
     return CeleryWorkerCluster(worker)

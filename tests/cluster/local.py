@@ -1,4 +1,4 @@
-"""Local processes in the place of Docker's containers, for pytest-celery."""
+"""Local processes that replace Docker containers, for pytest-celery."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ ATTRS = {"NetworkSettings": {"Networks": {}, "Ports": {}}}
 
 
 def wait_for_callable(message, func, timeout=60):
-    """Wait as pytest-docker-tools does, but not a second at a time."""
+    """Wait as pytest-docker-tools does, but poll more often than once a second."""
     deadline = time.monotonic() + timeout
     while not func():
         if time.monotonic() > deadline:
@@ -30,7 +30,7 @@ def wait_for_callable(message, func, timeout=60):
 
 
 class LocalProcess:
-    """Passes for a container of docker-py: one command, which ends with this process."""
+    """Imitates a container of docker-py with a command that ends when this process does."""
 
     attrs = ATTRS
 
@@ -39,7 +39,7 @@ class LocalProcess:
         self.name = f"{argv[0]}-{self.id}"
         self._log = directory / f"{self.id}.log"
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        # What a worker that is killed leaves behind goes with the test's directory.
+        # What a killed worker leaves behind is deleted with the test's directory.
         env = {**ours, **env, "TMPDIR": str(directory)}
         self._start = partial(start, argv, cwd=directory, env=env, log=self._log)
         self._process = self._start()
@@ -50,11 +50,11 @@ class LocalProcess:
         return "running" if self._process.poll() is None else "exited"
 
     def logs(self):
-        """Return what it has written, over all its lives."""
+        """Return what it has written, including before restarts."""
         return self._log.read_bytes() if self._log.exists() else b""
 
     def kill(self, signal="SIGKILL"):
-        """Send it a signal; wait for its end."""
+        """Send it a signal, and wait for its end."""
         if _number(signal) == SIGKILL:
             self._process.kill_group()
         else:
@@ -62,15 +62,15 @@ class LocalProcess:
         self._process.wait(30)
 
     def restart(self, timeout=30):
-        """End it politely, and start it again."""
+        """End it with SIGTERM, and start it again."""
         self._end(timeout)
         self._process = self._start()
 
     def reload(self):
-        """Nothing is kept that could be out of date."""
+        """Do nothing: nothing is cached that could be out of date."""
 
     def remove(self, **_):
-        """End it for good."""
+        """Kill it for good."""
         self._process.kill_group()
         self._process.wait(10)
 
@@ -83,7 +83,7 @@ class LocalProcess:
 
 
 class LocalServer:
-    """Passes for a container that runs one of our embedded servers."""
+    """Imitates a container that runs one of our embedded servers."""
 
     attrs = ATTRS
 
@@ -102,16 +102,16 @@ class LocalServer:
         return self.server.log().encode()
 
     def kill(self, signal="SIGKILL"):
-        """Kill it."""
+        """Kill it, or stop it if the signal isn't SIGKILL."""
         (self.server.kill if _number(signal) == 9 else self.server.stop)()
 
     def restart(self, timeout=30):
-        """Stop it if it runs, and start it under its address."""
+        """Stop it if it runs, and start it again at the same address."""
         self.server.stop()
         self.server.start()
 
     def reload(self):
-        """Nothing is kept that could be out of date."""
+        """Do nothing: nothing is cached that could be out of date."""
 
 
 def _number(name):
@@ -119,18 +119,18 @@ def _number(name):
 
 
 class _LocalBroker(CeleryTestContainer):
-    """A broker by its URL."""
+    """A broker that is reached by its server's URL."""
 
     @property
     def url(self):
-        """The URL, the same for everybody."""
+        """The URL, which is the same for all nodes."""
         return self._container.server.url
 
     host_url = url
 
     @property
     def hostname(self):
-        """The host of all."""
+        """The host, which is the same for all nodes."""
         return "127.0.0.1"
 
     @property
@@ -140,15 +140,15 @@ class _LocalBroker(CeleryTestContainer):
 
 
 class LocalRedis(_LocalBroker, RedisContainer):
-    """Valkey."""
+    """A Valkey server."""
 
 
 class LocalRabbit(_LocalBroker, RabbitMQContainer):
-    """RabbitMQ."""
+    """A RabbitMQ server."""
 
 
 class LocalWorker(CeleryWorkerContainer):
-    """A worker, which has its queue from its environment."""
+    """A Celery worker; the fixture that starts it sets its queue."""
 
     queue = None
 
@@ -158,11 +158,11 @@ class LocalWorker(CeleryWorkerContainer):
 
 
 class LocalListener(CeleryTestContainer):
-    """`celery pgnotifier`."""
+    """A listener that runs as `celery pgnotifier`."""
 
     ready_prompt = "of PostgreSQL"
 
 
 def celery(*args):
-    """Return the command line of a celery command of the app."""
+    """Return the command line of a `celery` command for the app."""
     return [sys.executable, "-m", "celery", "-A", "clusterapp", *args]

@@ -8,7 +8,7 @@ import pytest
 from local import wait_for_callable
 from pytest_celery import RabbitMQTestBroker
 
-VISIBILITY_TIMEOUT = 2.0  # as the application has it
+VISIBILITY_TIMEOUT = 2.0  # as in the application
 
 ODD = {
     "{'a': (1, {2})}": {"a": (1, {2})},
@@ -24,7 +24,7 @@ ODD = {
 
 
 class Load(threading.Thread):
-    """Sends notifications until it is told to end."""
+    """Sends notifications until the end of its `with` block."""
 
     def __init__(self, application, channel="load"):
         super().__init__(daemon=True)
@@ -51,17 +51,17 @@ class Load(threading.Thread):
 
 
 def all_of(count):
-    """Return the numbers that were sent."""
+    """Return the numbers of the first `count` notifications of a load."""
     return set(range(count))
 
 
 def payloads(found):
-    """Return what was written, without ids."""
+    """Return the payloads that tasks have written."""
     return [payload for _, payload, *_ in found]
 
 
 def test_exact_types(celery_setup, application, start_listener):
-    """Tasks by name, ids that are tuples, and odd payloads arrive as they would have inline."""
+    """Tasks receive ids that are tuples, and odd payloads, exactly as callbacks in process do."""
     assert celery_setup.ready(ping=True)
     start_listener()
     pid = application.notify(*[("odd", text) for text in ODD])
@@ -72,13 +72,13 @@ def test_exact_types(celery_setup, application, start_listener):
 
 @pytest.mark.worker(pool=("-P", "prefork", "-c", "1"))
 def test_a_worker_killed_amid_a_task(celery_setup, application, start_listener):
-    """With `acks_late` the task is run again, by the worker that is started anew."""
+    """With `acks_late`, a task of a killed worker runs again once the worker is restarted."""
     start_listener()
     application.notify(("slow", "1"))
     ((task_id, *_),) = application.wait_written("begun", 1)
     begun_at = time.monotonic()
     celery_setup.worker.kill()
-    # Redis' transport takes a task for lost after some time only, and looks when a worker starts.
+    # Redis' transport considers a task lost after a while only, and checks when a worker starts.
     wait_for_callable("lost", lambda: time.monotonic() > begun_at + 1.5 * VISIBILITY_TIMEOUT)
     celery_setup.worker.restart()
     ((again, payload),) = application.wait_written("slow", 1)
@@ -86,7 +86,7 @@ def test_a_worker_killed_amid_a_task(celery_setup, application, start_listener):
 
 
 def test_workers_restarted_under_load(celery_setup, application, start_worker, start_listener):
-    """Everything is executed, though one worker or the other is always on its way."""
+    """Everything is executed, although one of the two workers is always restarting."""
     second = start_worker()
     start_listener()
     with Load(application) as load:
@@ -102,11 +102,11 @@ def test_workers_restarted_under_load(celery_setup, application, start_worker, s
 @pytest.mark.breaks_broker
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
 def test_the_broker_restarted_under_load(celery_setup, application, start_listener, how):
-    """Nothing that was heard is lost; what is executed twice has one task id."""
+    """Nothing that was received is lost; what is executed twice has the same task id."""
     listener = start_listener()
     with Load(application) as load:
         application.wait_written("load", 20)
-        # Redis' transport takes a message off its list before it notes that a worker has it.
+        # Redis' transport removes a message from its list before it notes that a worker has it.
         stays = isinstance(celery_setup.broker, RabbitMQTestBroker)
         if not stays:
             celery_setup.worker.kill("SIGTERM")
@@ -123,7 +123,7 @@ def test_the_broker_restarted_under_load(celery_setup, application, start_listen
 
 
 def test_two_queues(celery_setup, application, start_worker, start_listener):
-    """Each worker gets what is routed to its queue, and nothing else."""
+    """Each worker receives what is routed to its queue, and nothing else."""
     low = start_worker(f"{application.queue}-low")
     start_listener()
     application.notify(*[("routed", str(number)) for number in range(50)])
@@ -138,7 +138,7 @@ def test_two_queues(celery_setup, application, start_worker, start_listener):
 
 
 def test_a_standby_takes_over(celery_setup, application, start_listener):
-    """Nothing published after the leader's death is lost, and nothing is enqueued twice."""
+    """Once a standby has taken over from a killed leader, nothing is lost or enqueued twice."""
     leader, standby = start_listener("--standby"), start_listener("--standby")
     assert "standby as" in standby.logs()
     application.notify(*[("load", str(number)) for number in range(50)])
@@ -151,7 +151,7 @@ def test_a_standby_takes_over(celery_setup, application, start_listener):
 
 
 def test_sigterm_drains(celery_setup, application, start_listener):
-    """Thousands that were received are in the broker by the time that the listener has ended."""
+    """On SIGTERM, a listener first hands the thousands that it has received to the broker."""
     listener = start_listener()
     celery_setup.worker.kill("SIGTERM")
     application.notify(*[("load", str(number)) for number in range(3000)])

@@ -1,4 +1,4 @@
-"""What the contracts of queues share: a broker that can be taken away."""
+"""Fixtures of the queue dispatchers' contract tests: a broker that can be stopped."""
 
 import itertools
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def lasting_valkey():
-    """Yield a server that holds what it has while it is stopped; it runs before each test."""
+    """Yield a server that keeps its data while it is stopped; it runs when a test begins."""
     with ValkeyServer(persistent=True) as server:
         if server.is_external:
             pytest.skip(f"needs a server that it can stop and start: unset {server.variable}")
@@ -23,7 +23,7 @@ def lasting_valkey():
 
 @pytest.fixture
 def broker_url(lasting_valkey):
-    """Yield the URL of an empty database of the server; what came before may still write to one."""
+    """Yield the URL of an empty database; earlier tests' workers may still write to another one."""
     url = f"{lasting_valkey.url.removesuffix('/0')}/{next(_numbers) % DATABASES}"
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -33,7 +33,7 @@ def broker_url(lasting_valkey):
 
 @pytest.fixture
 def away(lasting_valkey):
-    """Return a context manager in whose block the broker is away."""
+    """Return a context manager that stops the broker, and starts it again at its end."""
 
     @contextmanager
     def away():

@@ -1,4 +1,4 @@
-"""The contract, of the dispatchers that call in this process."""
+"""The contract of the dispatchers that call callbacks in this process."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from pgnotifier.testing.contract import DispatcherContract
 
 
 class TestInlineDispatcher(DispatcherContract):
-    """One after the other, in the deliverer's thread."""
+    """Callbacks run one after the other, in the deliverer's thread."""
 
     @pytest.fixture
     def dispatcher(self):
@@ -18,7 +18,7 @@ class TestInlineDispatcher(DispatcherContract):
 
 
 class TestThreadDispatcher(DispatcherContract):
-    """In several threads, each subscription's in order."""
+    """Callbacks run in several threads, in order for each subscription."""
 
     @pytest.fixture
     def dispatcher(self):
@@ -26,7 +26,7 @@ class TestThreadDispatcher(DispatcherContract):
 
 
 class TestUnorderedThreads(DispatcherContract):
-    """In several threads, in any order; few may wait."""
+    """Callbacks run in several threads, in any order; few deliveries may wait."""
 
     ordered = False
 
@@ -56,7 +56,7 @@ class _OnALoop(DispatcherContract):
 
 
 class TestAsyncioDispatcher(_OnALoop):
-    """Awaited on a loop, each subscription's in order."""
+    """Callbacks are awaited on an event loop, in order for each subscription."""
 
     @pytest.fixture
     def dispatcher(self, loop):
@@ -64,7 +64,7 @@ class TestAsyncioDispatcher(_OnALoop):
 
 
 class TestUnorderedTasks(_OnALoop):
-    """Awaited on a loop, in any order; few may wait."""
+    """Callbacks are awaited on an event loop, in any order; few deliveries may wait."""
 
     ordered = False
 

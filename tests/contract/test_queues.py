@@ -1,4 +1,4 @@
-"""The contract, of the dispatchers to queues, with their real workers on a real broker."""
+"""The contract of the dispatchers to queues, with real workers and a real broker."""
 
 import itertools
 import re
@@ -25,19 +25,19 @@ GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-dispatcher.md"
 
 
 def _leave_as_it_is(**_):
-    """Be who sets up logging, in the worker's place: this process is the tests'."""
+    """Handle the signal, so that the worker doesn't set up logging in the tests' process."""
 
 
 class _OnValkey(QueueDispatcherContract):
     @pytest.fixture(autouse=True)
     def broker(self, broker_url, away):
-        """Have a broker, and let it be taken away."""
+        """Provide the broker's URL, and the context manager that stops it."""
         self.url = broker_url
         self.outage = away
 
 
 class TestRQDispatcher(_OnValkey):
-    """Jobs that a worker takes."""
+    """Notifications become jobs, which an RQ worker runs."""
 
     serializer = None
     many = 100
@@ -57,13 +57,13 @@ class TestRQDispatcher(_OnValkey):
 
 
 class TestRQDispatcherWithJSON(TestRQDispatcher):
-    """The same with a serializer that isn't pickle."""
+    """The same, with a serializer other than pickle."""
 
     serializer = JSONSerializer
 
 
 class TestCeleryDispatcher(_OnValkey):
-    """Tasks that a worker takes."""
+    """Notifications become tasks, which a Celery worker runs."""
 
     running = False
 
@@ -81,7 +81,7 @@ class TestCeleryDispatcher(_OnValkey):
             setup_logging.disconnect(_leave_as_it_is)
 
     def work(self):
-        if not self.running:  # when there are tasks for it to know
+        if not self.running:  # only now are the tasks registered
             self.workers.enter_context(
                 start_worker(self.app, perform_ping_check=False, shutdown_timeout=30)
             )
@@ -89,7 +89,7 @@ class TestCeleryDispatcher(_OnValkey):
 
 
 class TestDramatiqDispatcher(_OnValkey):
-    """The guide's own, as it stands there."""
+    """The guide's dispatcher, executed from the guide's text."""
 
     names = itertools.count()
 

@@ -1,6 +1,6 @@
 """Batches with a payload that a queue can't carry: the others arrive, and it is reported alone.
 
-pgnotifier's own decoder makes no such payloads; a decoder of one's own may.
+pgnotifier's own decoder makes no such payloads; a user's decoder may.
 """
 
 import threading
@@ -23,15 +23,15 @@ UNFIT = [(text, 1) for text in TEXTS if text.startswith("bad")]
 
 
 def decode(text):
-    """Return what a notifier with a decoder of its own gets."""
+    """Decode a text as a user's decoder might, into an unfit payload if it begins with `bad`."""
     return threading.Lock() if text.startswith("bad") else [text]
 
 
 @pytest.fixture
 def hear(pgnotifier_dsn, db, eventually):
-    """Return a function that has a dispatcher enqueue some texts, in batches of three.
+    """Return a function that has a dispatcher enqueue texts in batches of three.
 
-    It returns the texts of what was reported.
+    It returns the text and count of each payload that was reported.
     """
 
     def hear(dispatcher, fn, texts=TEXTS, channel="a"):
@@ -57,7 +57,7 @@ def hear(pgnotifier_dsn, db, eventually):
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
 def test_rq(hear, broker_url, serializer):
-    """RQ's pickle refuses it; with JSON, it can't be carried as its text either."""
+    """With RQ, only unfit payloads are reported, both with pickle and with JSON."""
     with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
         reported = hear(RQDispatcher(queue), first)
@@ -67,12 +67,12 @@ def test_rq(hear, broker_url, serializer):
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_celery(hear, broker_url, serializer):
-    """It is so for the first messages, which Celery makes, and for those that are stamped."""
+    """With Celery, only unfit payloads are reported, in first messages and in stamped ones."""
     with Celery("unfit", broker=broker_url, set_as_current=False) as app:
 
-        @app.task(name="work", serializer=serializer, shared=False)  # not every app's
+        @app.task(name="work", serializer=serializer, shared=False)  # for this app only
         def work(*arguments):
-            """Take the four."""
+            """Take a callback's four arguments."""
 
         assert hear(CeleryDispatcher(app), work) == UNFIT
         with app.connection() as connection:
@@ -84,7 +84,7 @@ def test_celery(hear, broker_url, serializer):
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
 def test_nothing_is_left(hear, broker_url, serializer):
-    """A batch of such payloads alone is reported as what it is, and nothing is enqueued."""
+    """A batch of unfit payloads only is reported as a whole, and nothing of it is enqueued."""
     with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
         reported = hear(RQDispatcher(queue), first, ["bad 1", "bad 2", "bad 3", "1"])

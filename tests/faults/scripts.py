@@ -78,7 +78,7 @@ class Script:
     def interrupt(self):
         """Interrupt it as Ctrl-C does, check that it ends soon, and return the exit code.
 
-        `took` is set to the seconds that it took. The main thread has to be asleep before: between
+        `took` is set to the seconds that it took. First, the main thread has to be asleep: between
         the end of the main program and Python's first exit handler, an interrupt makes Python
         itself print a traceback.
         """

@@ -111,7 +111,7 @@ def test_changes_while_waiting(pgnotifier_private_postgres, make_notifier, ledge
 
 
 def test_stop_while_waiting(make_notifier):
-    """`stop()` ends a `start()` that waits at once, and both can be called again."""
+    """`stop()` makes a `start()` that waits raise at once, and both can be called again."""
     notifier = make_notifier(NOBODY, wait=True)
     for _ in range(3):
         starting = Starting(notifier)
@@ -132,7 +132,7 @@ def test_so_many_seconds(make_notifier):
 
 
 def test_so_many_seconds_for_a_silent_server(make_notifier, silent_port):
-    """A server that accepts connections but never answers isn't waited for any longer."""
+    """`start()` gives up in time on a server that accepts connections but never answers."""
     notifier = make_notifier(f"host=127.0.0.1 port={silent_port}", wait=0.5)
     began = time.monotonic()
     with pytest.raises(ConnectionFailedError, match=r"within 0\.5 s: no answer"):
@@ -179,7 +179,7 @@ def test_what_will_never_do_is_not_waited_for(make_notifier, parameters, says):
 
 
 def test_what_the_server_refuses_is_not_waited_for(pgnotifier_dsn, make_notifier):
-    """On a read-only server `start()` doesn't wait: it listens, or raises `ListenRefusedError`."""
+    """In a read-only session `start()` doesn't wait: it listens, or raises `ListenRefusedError`."""
     read_only = make_conninfo(pgnotifier_dsn, options="-c default_transaction_read_only=on")
     notifier = make_notifier(read_only, wait=True)
     notifier.add_channel("orders", autorun=False)

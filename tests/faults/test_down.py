@@ -97,7 +97,7 @@ def test_not_live_in_time_but_later(
 
 
 def test_removed_while_down(pgnotifier_dsn, sessions, make_notifier, ledger, outage):
-    """`remove_channel()` returns at once during an outage, and it holds after the reconnect."""
+    """`remove_channel()` returns at once during an outage; the channel isn't listened to again."""
     notifier = make_notifier(pgnotifier_dsn)
     for channel in ("kept", "gone"):
         notifier.subscribe(1, channel, ledger.callback)

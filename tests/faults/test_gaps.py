@@ -150,7 +150,7 @@ def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog)
 
 
 def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_recorder):
-    """A subscription's own `on_gap` is called with the gap, before later notifications."""
+    """An unmuted subscription's own `on_gap` is called with the gap, before later notifications."""
     calls, gaps = [], []
 
     def callback(*arguments):

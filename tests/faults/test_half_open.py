@@ -121,7 +121,7 @@ def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledg
 
 
 def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
-    """When the network works again after seconds of silence, the listener is back within two."""
+    """When the network works again after seconds of silence, the listener is back within 2 s."""
     dsn = make_conninfo(proxy.dsn, connect_timeout=10)
     notifier = make_notifier(dsn, **SHORT, on_gap=ledger.gaps.append)
     notifier.subscribe(1, "orders", ledger.callback)

@@ -128,7 +128,7 @@ def unqualified(statement):
 
 
 def test_all_statements_are_known():
-    """Each file has as many statements as are known here, so that a new one gets looked at."""
+    """Each file has exactly the known number of statements, so that a new one is noticed."""
     assert {name: len(texts) for name, texts in all_statements().items()} == CONTAINED
 
 
@@ -244,7 +244,7 @@ def test_each_statement(victim, pgnotifier_dsn, name):
 
 
 def test_sessions_are_pinned(victim):
-    """The search_path of our own sessions is PostgreSQL's catalog alone."""
+    """The search_path of our own sessions is pg_catalog and pg_temp, whatever the role's is."""
     with Parameters(victim).connect() as session:
         assert session.execute("SHOW search_path").fetchone() == ("pg_catalog, pg_temp",)
 

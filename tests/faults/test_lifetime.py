@@ -262,7 +262,7 @@ EXECUTORS = {
 
 @pytest.mark.parametrize("imports", EXECUTORS.values(), ids=list(EXECUTORS))
 def test_executor_in_callback(pgnotifier_dsn, sessions, run_script, imports):
-    """Callbacks may use executors after the main program's end, wherever those are imported."""
+    """Callbacks may use executors after the main program's end, whenever these were imported."""
     source = (
         imports.replace("IMPORT", "import sys\nfrom pgnotifier import Notifier")
         + """

@@ -64,7 +64,7 @@ def test_to_another_server(pgnotifier_dsn, make_notifier, ledger):
 
 
 def test_no_new_connection(pgnotifier_dsn, sessions, make_notifier, ledger):
-    """If no new connection can be made, `restart()` raises the reason, and the old one stays."""
+    """If no new connection can be made, `restart()` says why, and the old one is kept."""
     to = [pgnotifier_dsn]
     notifier = make_notifier(lambda: to[0])
     notifier.subscribe(1, "orders", ledger.callback)
@@ -80,7 +80,7 @@ def test_no_new_connection(pgnotifier_dsn, sessions, make_notifier, ledger):
 
 
 def test_the_new_one_is_refused(pgnotifier_dsn, sessions, make_notifier, ledger, monkeypatch):
-    """If the new connection can't listen, `restart()` raises the reason, and the old one stays."""
+    """If LISTEN fails on the new connection, `restart()` says why, and the old one is kept."""
     notifier = make_notifier(pgnotifier_dsn)
     notifier.subscribe(1, "orders", ledger.callback)
     pids = sessions.pids()

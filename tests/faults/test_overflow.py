@@ -194,7 +194,7 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
     monkeypatch.setattr(buffer, "MORE", 100)
 
     class Slow(Dispatcher):
-        """Delivers slowly, and records how many notifications wait at most."""
+        """Delivers slowly, and records the highest number of waiting notifications."""
 
         batch_size = 10
 

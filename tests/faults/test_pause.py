@@ -138,7 +138,7 @@ def test_longer_than_the_timeout(dsn, stuck, make_notifier, standby, monkeypatch
 
 
 def test_terminated(dsn, stuck, make_notifier):
-    """A listener with a session that is ended during a pause notices at once, and reconnects."""
+    """If its session is ended during a pause, the listener notices at once, and reconnects."""
     notifier = make_notifier(dsn, **stuck.settings)
     notifier.subscribe("book", "orders", stuck)
     pid = stuck.fill()

@@ -42,7 +42,7 @@ def replica(pgnotifier_private_postgres):
 
 
 def test_a_standby_refuses(replica, make_notifier):
-    """On a standby, the error says so, and how to find the primary."""
+    """Listening on a standby raises an error that says so, and how to find the primary."""
     notifier = make_notifier(replica.dsn)
     with pytest.raises(ListenRefusedError, match=r"standby.*target_session_attrs=read-write"):
         notifier.add_channel("orders")

@@ -107,7 +107,7 @@ def test_no_connection_is_left(listen, ledger, caplog):
 
 
 def grab(admin, dsn, others):
-    """End the listener's session and try to take its slot; return False, to look again."""
+    """End the listener's session and try to take its slot; return False, to try again."""
     admin.terminate()
     with contextlib.suppress(psycopg.OperationalError):
         others.enter_context(psycopg.connect(dsn))

@@ -121,7 +121,7 @@ def check_listening(notifier, ledger, gaps):
 def test_settings(role, make_notifier, ledger, settings, of, monkeypatch, caplog):
     """No setting of its role or its database disturbs a listener."""
     caplog.set_level(logging.WARNING, "pgnotifier")
-    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
+    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask which session blocks the queue, too
     monkeypatch.setattr(backlog, "INTERVAL", 0.2)
     conf = role(settings, of)
     gaps = []
@@ -140,7 +140,7 @@ def test_no_superuser(role, make_notifier, ledger):
 def test_no_temporary_files(role, make_notifier, ledger, db, monkeypatch, caplog):
     """No query of a listener needs temporary files, even if the server has thousands of locks."""
     caplog.set_level(logging.WARNING, "pgnotifier")
-    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask who holds the queue back, too
+    monkeypatch.setattr(backlog, "LIMIT", -1.0)  # ask which session blocks the queue, too
     monkeypatch.setattr(backlog, "INTERVAL", 0.2)
     conf = role({"temp_file_limit": "0", "work_mem": "64kB"}, superuser=False)
     db.execute("SELECT pg_advisory_lock(n) FROM generate_series(1, 3000) AS n")
@@ -300,7 +300,7 @@ def test_canceled_listen(pgnotifier_dsn, make_notifier, sleeping, ledger, monkey
 
 @pytest.mark.parametrize("query", ["listen_query", "notify_query"])
 def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monkeypatch, query):
-    """Canceled queries of a connection that is to replace another are sent again, too."""
+    """Canceled queries of a connection that is to replace another are sent again."""
     notifier = make_notifier(pgnotifier_dsn, standby="shop")
     notifier.subscribe(1, "orders", ledger.callback)
     slow(monkeypatch, f"pgnotifier._listener.handover.{query}")
@@ -314,7 +314,7 @@ def test_canceled_handover(pgnotifier_dsn, make_notifier, sleeping, ledger, monk
 
 
 def test_canceled_poll(pgnotifier_dsn, make_notifier, sleeping, monkeypatch):
-    """A standby's poll that somebody cancels is repeated, too."""
+    """A standby's poll that somebody cancels is sent again."""
     leader = make_notifier(pgnotifier_dsn, standby="shop")
     leader.add_channel("orders")
     monkeypatch.setattr(standby, "_QUERY", SLEEP + standby._QUERY)
