@@ -29,7 +29,7 @@ async def until(condition):
 
 
 def test_for_the_length_of_a_block(db, record):
-    """Callbacks run on the loop of an `async with` block, whose end delivers all received."""
+    """Callbacks run on the loop of an `async with` block; at its end all received are delivered."""
 
     async def main():
         notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())

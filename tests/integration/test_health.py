@@ -220,7 +220,7 @@ def test_requests(pgnotifier_dsn, make_notifier, free_port, request_bytes, statu
 
 
 class Stuck(InlineDispatcher):
-    """A dispatcher whose queue doesn't answer."""
+    """A dispatcher with a queue that doesn't answer."""
 
     def __init__(self):
         super().__init__()
@@ -312,7 +312,7 @@ def test_hosts_that_are_none(pgnotifier_dsn, make_notifier, free_port):
 
 
 def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
-    """A forked child doesn't keep the parent's connections open."""
+    """A forked child doesn't keep the connections and the port of its parent open."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.add_channel("a")
     with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:

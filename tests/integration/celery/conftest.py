@@ -1,4 +1,4 @@
-"""A shop with a Celery app, whose workers and listeners run as processes."""
+"""A shop with a Celery app; its workers and listeners run as processes."""
 
 import secrets
 import sys

@@ -1,4 +1,4 @@
-"""A shop with RQ, whose workers and listeners run as processes."""
+"""A shop with RQ; its workers and listeners run as processes."""
 
 import sys
 from contextlib import ExitStack
