@@ -1,7 +1,7 @@
-"""Environments that have the wheel with one extra, and nothing else of ours.
+"""Virtual environments in which the wheel is installed with one extra.
 
-They are made far from the source tree, and the servers run outside of them: what an extra lacks
-isn't there by accident. Making them takes a package index, so `make test` leaves these tests out:
+They are outside of the source tree, and the servers run outside of them, so that nothing that an
+extra lacks is there by accident. They need a package index, so `make test` leaves these tests out:
 
     .venv/bin/python -m pytest -n 2 tests/installed
 """
@@ -19,11 +19,11 @@ from pgnotifier.testing import Command
 
 ROOT = Path(__file__).parents[2]
 WHEEL = "PGNOTIFIER_TEST_WHEEL"
-"""The environment variable that has the path of the wheel to try, for all workers of a run."""
+"""The environment variable with the path of the wheel to test, for all workers of a run."""
 
 
 def run(*argv, **options):
-    """Run a program to its end, and return it; fail with its output if it fails."""
+    """Run a program, and return the completed process; fail with its output if it fails."""
     done = subprocess.run(
         [*map(str, argv)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         check=False, timeout=300, **options,
@@ -35,13 +35,13 @@ def run(*argv, **options):
 
 
 def uv(*arguments):
-    """Run uv in the root of the project; files are links into its cache, which takes less time."""
+    """Run uv in the project's root, with hard links into its cache, which takes less time."""
     env = {"UV_LINK_MODE": "hardlink", **os.environ}
     return run(ROOT / "scripts" / "uv", *arguments, cwd=ROOT, env=env)
 
 
 def pytest_configure(config):
-    """Build the wheel, once for all workers, unless there is one to try."""
+    """Build the wheel once for all workers, unless the environment variable names one."""
     if WHEEL not in os.environ:
         directory = TemporaryDirectory(prefix="pgnotifier-wheel-")
         config.add_cleanup(directory.cleanup)
@@ -68,10 +68,10 @@ class Environment:
         uv("venv", "--quiet", "--no-project", "--python", python, self._home)
 
     def install(self, wheel, extra=None, resolution="newest"):
-        """Install the wheel with an extra, and the newest or the lowest of what that requires."""
+        """Install the wheel with an extra, and the newest or lowest versions that it requires."""
         arguments = ["--quiet", "--python", self.find("python")]
         if resolution == "lowest":
-            # To uv the direct dependencies are those of a pyproject.toml, and never a wheel's.
+            # For uv, the direct dependencies are those of a pyproject.toml, and not a wheel's.
             constraints = self._home / "lowest.txt"
             chosen = ["--extra", extra] if extra else []
             uv("pip", "compile", *arguments, "--resolution", "lowest-direct", *chosen,
@@ -82,15 +82,15 @@ class Environment:
         print(uv("pip", "freeze", *arguments[:3]).stdout)  # shown if the test fails
 
     def find(self, program):
-        """Return the path of one of its programs."""
+        """Return the path of one of the environment's programs."""
         return self._home / "bin" / program
 
     def run(self, program, *arguments, **options):
-        """Run one of its programs to its end; see `run` above."""
+        """Run one of the environment's programs to its end; see `run` above."""
         return run(self.find(program), *arguments, cwd=self.directory, **options)
 
     def start(self, program, *arguments, env=None, ready=""):
-        """Run one of its programs until the end of the test, and return it once it is ready."""
+        """Start one of the environment's programs, and return it once it is ready."""
         argv = (str(self.find(program)), *arguments)
         command = Command(argv, env=env, directory=self.directory, ready=ready)
         command.__enter__()
@@ -98,7 +98,7 @@ class Environment:
         return command
 
     def close(self):
-        """End what runs; and show what it wrote, if the test fails."""
+        """End the programs that run, and print their logs, which are shown if the test fails."""
         for argv, command in reversed(self._commands):
             print(" ".join(argv), command.log, sep="\n")
             command.__exit__(None, None, None)
@@ -106,7 +106,7 @@ class Environment:
 
 @contextmanager
 def make_environment(python=sys.executable):
-    """Yield an environment with nothing in it, which is deleted afterwards."""
+    """Yield an empty environment, which is deleted afterwards."""
     with TemporaryDirectory(prefix="pgnotifier-installed-") as directory:
         environment = Environment(Path(directory), python)
         try:
@@ -117,14 +117,14 @@ def make_environment(python=sys.executable):
 
 @pytest.fixture(scope="module")
 def bare(wheel):
-    """Yield an environment with the wheel alone."""
+    """Yield an environment with the wheel and no extra."""
     with make_environment() as environment:
         environment.install(wheel)
         yield environment
 
 
 def _find_cells():
-    """Return the pairs of a resolution and a Python to try."""
+    """Return the pairs of a resolution and a Python to test."""
     cells = [("newest", sys.executable)]
     if sys.version_info < (3, 14):  # for which the lowest versions have no wheels
         cells.append(("lowest", sys.executable))
@@ -143,7 +143,7 @@ def _name(cell):
 
 @pytest.fixture(params=_find_cells(), ids=_name)
 def install(request, wheel):
-    """Yield a function that returns an environment with an extra, or with none."""
+    """Yield a function that installs the wheel, with or without an extra, in an environment."""
     resolution, python = request.param
     with make_environment(python) as environment:
 

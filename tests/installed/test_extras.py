@@ -1,4 +1,4 @@
-"""Each extra alone, from the wheel, does its main job: with the newest and the lowest versions."""
+"""Each extra works by itself, from the wheel, with the newest and the lowest versions."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ def write_callback(environment, dsn):
 
 
 def test_core(install, db, eventually):
-    """Without an extra a plain callback is called; no framework is there, nor imported."""
+    """Without an extra, a plain callback is called, and no framework is imported."""
     environment = install()
     write_callback(environment, db.dsn)
     program = environment.start("python", "-W", "error", "plain.py")
@@ -44,7 +44,7 @@ def test_core(install, db, eventually):
 
 
 def test_celery(install, db, pgnotifier_redis_url):
-    """A notification becomes a task, run by a worker that a Redis broker brings it to."""
+    """With the extra celery, a notification becomes a task, which a worker with Redis runs."""
     environment = install("celery")
     write_program(
         environment, "shop.py", "CeleryNotifier",
@@ -57,12 +57,12 @@ def test_celery(install, db, pgnotifier_redis_url):
     for number in range(3):
         db.notify("image_uploaded", f'{{"path": "/covers/{number}.png"}}')
         worker.wait_for(f"resizing /covers/{number}.png")
-    assert "goes through apply_async" not in listener.log  # which is correct, and slow
+    assert "goes through apply_async" not in listener.log  # that path is correct, but slow
     assert "Traceback" not in worker.log + listener.log
 
 
 def test_rq(install, db, pgnotifier_redis_url):
-    """A notification becomes a job, run by a worker of RQ."""
+    """With the extra rq, a notification becomes a job, which a worker of RQ runs."""
     environment = install("rq")
     write_program(
         environment, "shop.py", "RQDispatcher",
@@ -76,12 +76,12 @@ def test_rq(install, db, pgnotifier_redis_url):
     )
     db.notify("image_uploaded", '{"path": "/covers/1.png"}')
     worker.wait_for("resizing /covers/1.png")
-    assert "jobs of 'resize' are made by stamped" in listener.log  # the others are slow
+    assert "jobs of 'resize' are made by stamped" in listener.log  # the other paths are slow
     assert "Traceback" not in worker.log + listener.log
 
 
 def test_django(install, db):
-    """A receiver is called in `manage.py pgnotifier`, and the system checks find nothing."""
+    """`manage.py pgnotifier` calls a receiver, and the system checks find nothing."""
     environment = install("django")
     shutil.copytree(PROJECT, environment.directory, dirs_exist_ok=True)
     parameters = conninfo_to_dict(db.dsn)
@@ -89,7 +89,7 @@ def test_django(install, db):
     environment.run("python", "manage.py", "migrate", env=env)
     task = (
         "from pgnotifier.contrib.django.task_dispatcher import notification; "
-        "notification.using(queue_name='default')"  # which old versions of django-tasks can't
+        "notification.using(queue_name='default')"  # old versions of django-tasks can't do this
     )
     for command in (("check",), ("shell", "--command", task)):
         environment.run("python", "-W", "error", "manage.py", *command, env=env)
@@ -101,7 +101,7 @@ def test_django(install, db):
 
 
 def test_cli(install, db, free_port):
-    """`pgnotifier listen` calls a callback in its process; `pgnotifier health` asks it."""
+    """`pgnotifier listen` calls a callback in its process; `pgnotifier health` shows its state."""
     environment = install("cli")
     write_callback(environment, db.dsn)
     port = str(free_port)

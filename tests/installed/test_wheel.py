@@ -1,4 +1,4 @@
-"""What the wheel holds, and what is said where an extra is missing."""
+"""The contents of the wheel, and the messages if an extra is missing."""
 
 import subprocess
 import zipfile
@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def test_the_files(wheel):
-    """Every file of the package is in the wheel, which is made from the source distribution."""
+    """The wheel, which is built from the source distribution, has every file of the package."""
     package = ROOT / "pgnotifier"
     files = [path for path in package.rglob("*") if path.is_file()]
     expected = {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
@@ -32,7 +32,7 @@ def test_the_files(wheel):
 
 
 def test_the_extras(wheel):
-    """Each extra that the documentation has people install is there, and no other."""
+    """The wheel has the extras that the documentation names, and no others."""
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         metadata = PathDistribution(zipfile.Path(archive, f"{info}/")).metadata
@@ -41,7 +41,7 @@ def test_the_extras(wheel):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_missing_extra(bare, command):
-    """What needs an extra says which."""
+    """A command or module that lacks its extra names the extra to install."""
     program, *arguments = command
     done = subprocess.run(
         [bare.find(program), *arguments], cwd=bare.directory, capture_output=True, text=True

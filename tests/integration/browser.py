@@ -1,4 +1,4 @@
-"""A real browser: Chromium, headless, as the system has it."""
+"""A real browser: the system's Chromium, headless."""
 
 import os
 import shutil

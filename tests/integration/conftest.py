@@ -1,4 +1,4 @@
-"""What the tests with workers share: a broker."""
+"""The broker that the tests with workers share."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from pgnotifier.testing import ValkeyServer
 
 @pytest.fixture(scope="session")
 def broker():
-    """Yield the URL of a broker that tests with workers share, each with queues of its own."""
+    """Yield the URL of the broker that tests with workers share; each test has its own queues."""
     with ValkeyServer() as server:
         yield server.url

@@ -1,4 +1,4 @@
-"""A shop: a module in a directory of its own, with workers and listeners as processes."""
+"""A shop: a directory with a module, and workers and listeners that run it as processes."""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ import redis
 
 
 class Running:
-    """A process of the shop, with what it has written."""
+    """A process of the shop, and its output."""
 
     def __init__(self, start, args, cwd, env):
         self.log_path = cwd / f"{secrets.token_hex(4)}.log"
@@ -23,11 +23,11 @@ class Running:
 
     @property
     def log(self):
-        """What it has written."""
+        """The process's output so far."""
         return self.log_path.read_text(errors="replace")
 
     def wait_for(self, text, times=1, timeout=90.0):
-        """Wait until it has written the text, so many times."""
+        """Wait until the output has the text `times` times."""
         deadline = time.monotonic() + timeout
         while self.log.count(text) < times:
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -35,15 +35,15 @@ class Running:
             time.sleep(0.02)
 
     def signal(self, number):
-        """Send it a signal."""
+        """Send the process a signal."""
         self.process.send_signal(number)
 
     def wait(self, timeout=90.0):
-        """Wait for its end; return its exit code."""
+        """Wait until the process ends, and return its exit code."""
         return self.process.wait(timeout)
 
     def end(self):
-        """End it, politely at first."""
+        """End the process with SIGTERM, or with SIGKILL if it doesn't end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
@@ -54,10 +54,10 @@ class Running:
 
 
 class Shop:
-    """A module in a directory, and the processes that run it.
+    """A directory with a module, and the processes that run it.
 
     Attributes:
-        START: What the module begins with.
+        START: The first part of the module's source.
     """
 
     START = ""
@@ -75,9 +75,9 @@ class Shop:
             "BROKER": broker,
             "QUEUE": self.queue,
             "PYTHONPATH": f"{directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            "C_FORCE_ROOT": "1",  # workers that accept pickle, as root
+            "C_FORCE_ROOT": "1",  # Celery workers that accept pickle run as root
             "PYTHONUNBUFFERED": "1",
-            "TMPDIR": str(directory),  # for what a worker that is killed leaves behind
+            "TMPDIR": str(directory),  # for the files that a killed worker leaves
         }
         (directory / "shop.py").write_text(self.START + textwrap.dedent(source))
 
@@ -88,14 +88,14 @@ class Shop:
         return running
 
     def notify(self, *pairs):
-        """Send pairs of channel and text, in one transaction; return the pid that did."""
+        """Send pairs of channel and text in one transaction, and return the session's pid."""
         with psycopg.connect(self.dsn, application_name="test") as connection:
             for channel, text in pairs:
                 connection.execute("SELECT pg_notify(%s, %s)", (channel, text))
             return connection.info.backend_pid
 
     def sessions(self):
-        """Return how many sessions others have in the shop's database."""
+        """Return the number of sessions in the shop's database, without those of the test."""
         with psycopg.connect(self.dsn, application_name="test") as connection:
             return connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
@@ -103,13 +103,13 @@ class Shop:
             ).fetchone()[0]
 
     def written(self, what):
-        """Return all that tasks have written under a heading, each as a tuple."""
+        """Return the facts that `write` has recorded under a name, each a tuple."""
         lines = self.redis.lrange(f"{self.queue}:{what}", 0, -1)
         names = {"inf": float("inf"), "nan": float("nan"), "Decimal": Decimal}
         return [eval(line, names) for line in lines]
 
     def wait_written(self, what, count, timeout=90.0):
-        """Wait until there are that many of them, and return them."""
+        """Wait until `count` facts are recorded under a name, and return them."""
         deadline = time.monotonic() + timeout
         while len(found := self.written(what)) < count:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""AsyncioDispatcher: coroutines on the user's loop, from its begin to its end."""
+"""AsyncioDispatcher calls callbacks on the user's event loop, from its start to its end."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ TIMEOUT = 20
 
 
 async def until(condition):
-    """Wait until a condition is true, while the loop goes on."""
+    """Wait until a condition is true; the loop runs meanwhile."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
@@ -29,7 +29,7 @@ async def until(condition):
 
 
 def test_for_the_length_of_a_block(db, record):
-    """Callbacks run on the loop of the block, and all that was heard before its end is done."""
+    """Callbacks run on the loop of an `async with` block; at its end all received are delivered."""
 
     async def main():
         notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
@@ -54,7 +54,7 @@ def test_for_the_length_of_a_block(db, record):
 
 
 def test_one_loop_after_another(db, record):
-    """A notifier of a module may be started on a loop, and later on another."""
+    """A notifier can be started on one loop, and later on another one."""
     notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
 
     @notifier.on("a")
@@ -72,7 +72,7 @@ def test_one_loop_after_another(db, record):
 
 
 def test_several_at_a_time(db):
-    """Those of several subscriptions are awaited side by side; each one's in order."""
+    """Callbacks of several subscriptions run concurrently; those of one subscription in order."""
 
     async def main():
         notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
@@ -95,7 +95,7 @@ def test_several_at_a_time(db):
 
 
 def test_at_most_so_many_tasks(db):
-    """More wait."""
+    """At most `max_tasks` callbacks run at a time; further notifications wait."""
 
     async def main():
         dispatcher = AsyncioDispatcher(ordered=False, max_tasks=2)
@@ -123,7 +123,7 @@ def test_at_most_so_many_tasks(db):
 
 
 def test_plain_functions_are_called_on_the_loop(db):
-    """To fill a queue, say; awaitables that they return are awaited."""
+    """A callback may be a plain function; an awaitable that it returns is awaited."""
 
     async def main():
         queue = asyncio.Queue()
@@ -140,7 +140,7 @@ def test_plain_functions_are_called_on_the_loop(db):
 
 
 def test_errors_are_reported(db):
-    """Of coroutines and of functions; cancelling something within is one, too."""
+    """Errors of coroutines and functions are reported, also a CancelledError that they raise."""
 
     async def main():
         errors = []
@@ -174,7 +174,7 @@ def test_errors_are_reported(db):
 
 
 def test_a_loop_that_ends_first(db, eventually):
-    """What it leaves undone, and what comes later, is reported; `stop()` doesn't wait for it."""
+    """If the loop ends first, undelivered notifications are errors, and `stop()` doesn't wait."""
     errors = []
     notifier = Notifier(
         db.dsn, dispatcher=AsyncioDispatcher(), on_error=lambda exc, _, n: errors.append((exc, n))
@@ -208,7 +208,7 @@ def test_a_loop_that_ends_first(db, eventually):
 
 
 def test_stopping_on_the_loop_itself(db, record):
-    """It doesn't wait for what waits for it; the rest is done when the loop goes on."""
+    """`stop()` on the loop itself doesn't wait; callbacks are done when the loop goes on."""
 
     async def main():
         notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
@@ -233,7 +233,7 @@ def test_stopping_on_the_loop_itself(db, record):
 
 
 def test_a_callback_stops_in_a_thread(db, record):
-    """Neither waits for the other."""
+    """A callback can call `stop` in a thread; the two don't wait for each other."""
 
     async def main():
         notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
@@ -255,13 +255,13 @@ def test_a_callback_stops_in_a_thread(db, record):
 
 @pytest.fixture
 def silent_dsn():
-    """Yield the address of something that takes connections and never answers."""
+    """Yield the DSN of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"host=127.0.0.1 port={server.getsockname()[1]}"
 
 
 def test_cancelled_while_it_starts(silent_dsn):
-    """Nothing is left running."""
+    """A notifier that is cancelled while it starts doesn't run afterwards."""
 
     async def main():
         notifier = Notifier(silent_dsn, dispatcher=AsyncioDispatcher())
@@ -282,7 +282,7 @@ def test_cancelled_while_it_starts(silent_dsn):
 
 
 def test_no_connection(db):
-    """It is told by the block's begin."""
+    """`async with` raises if no connection can be made."""
 
     async def main():
         notifier = Notifier("host=127.0.0.1 port=1", dispatcher=AsyncioDispatcher())
@@ -295,7 +295,7 @@ def test_no_connection(db):
 
 
 def test_without_a_loop(db):
-    """Starting says what is missing; subscribing needs none."""
+    """Without a running loop `start` raises, and `subscribe` doesn't."""
     notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher())
     notifier.subscribe(1, "a", lambda *_: None)
     with pytest.raises(ConfigurationError, match=r"no running event loop.*async with notifier"):
@@ -304,7 +304,7 @@ def test_without_a_loop(db):
 
 
 def test_what_it_does_not_take(db):
-    """Is refused at once, by name."""
+    """Closed loops, generators and arguments that are invalid are refused with a reason."""
     loop = asyncio.new_event_loop()
     loop.close()
     notifier = Notifier(db.dsn, dispatcher=AsyncioDispatcher(loop))
@@ -323,7 +323,7 @@ def test_what_it_does_not_take(db):
 
 
 def test_a_dispatcher_that_joins_later(db, record):
-    """A subscription of a running notifier may name it; the loop is the one that runs there."""
+    """A running notifier's subscription can have an AsyncioDispatcher, for the running loop."""
 
     async def main():
         with Notifier(db.dsn) as notifier:
@@ -345,7 +345,7 @@ def test_a_dispatcher_that_joins_later(db, record):
 
 
 def test_cancelled_by_somebody_else(db):
-    """What waits begins all the same, if the loop goes on."""
+    """If all tasks of the loop are cancelled and it goes on, waiting callbacks still begin."""
     calls = []
 
     async def callback(_id, _channel, payload, _pid):

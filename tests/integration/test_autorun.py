@@ -1,4 +1,4 @@
-"""Every case of `autorun`: what is live when the call returns, and what waits until when."""
+"""Every case of `autorun`: what is live when the call returns, and what waits for a restart."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def running(notifier, record):
 
 @pytest.mark.parametrize("way", ["start", "restart", "run"])
 def test_not_running_false(notifier, db, record, way):
-    """With False nothing is started, and all of it is live after the next start or restart."""
+    """With False no change starts the notifier; all are live after the next start or restart."""
     notifier.add_channels(["a", "b"], autorun=False)
     notifier.add_channel("c", autorun=False)
     notifier.subscribe(1, "a", record, autorun=False)
@@ -41,7 +41,7 @@ def test_not_running_false(notifier, db, record, way):
     ],
 )
 def test_not_running_true_starts(notifier, db, record, change):
-    """With True an addition starts a notifier that isn't running, and all that is registered."""
+    """With True an addition starts a notifier that isn't running, with all subscriptions."""
     notifier.subscribe(2, "b", record, autorun=False)
     change(notifier, record)
     assert notifier.is_running()
@@ -60,7 +60,7 @@ def test_not_running_true_starts(notifier, db, record, change):
     ],
 )
 def test_not_running_true_removals_start_nothing(notifier, record, change):
-    """A removal has nothing to hear, and starts nothing."""
+    """A removal doesn't start a notifier."""
     notifier.subscribe(1, "a", record, autorun=False)
     change(notifier)
     assert not notifier.is_running()
@@ -87,7 +87,7 @@ def test_running_true(running, db, record, settle):
 
 
 def test_running_false_additions_wait(running, db, record, settle):
-    """With False a new channel is registered, and silent until the next restart."""
+    """With False a new channel is registered, and not listened to until the next restart."""
     running.subscribe(1, "a", record, autorun=False)
     running.add_channels(["b"], autorun=False)
     assert running.get_channels() == {"first", "a", "b"}
@@ -100,7 +100,7 @@ def test_running_false_additions_wait(running, db, record, settle):
 
 
 def test_running_false_until_stop_and_start(running, db, record, settle):
-    """Stopping and starting makes it live as well."""
+    """With False a new channel is also listened to after `stop` and `start`."""
     running.subscribe(1, "a", record, autorun=False)
     db.notify("a", "too early")
     settle(running)
@@ -111,7 +111,7 @@ def test_running_false_until_stop_and_start(running, db, record, settle):
 
 
 def test_running_false_then_true(running, db, record):
-    """A channel added with False becomes live once it is added with True, though it is there."""
+    """A channel that was added with False becomes live once it is added again with True."""
     running.subscribe(1, "a", record, autorun=False)
     running.add_channels(["a"])
     db.notify("a", "live")
@@ -119,7 +119,7 @@ def test_running_false_then_true(running, db, record):
 
 
 def test_running_false_on_a_live_channel(running, db, make_recorder):
-    """A subscription to a channel that is heard already needs no LISTEN, and is live at once."""
+    """With False a subscription to a channel that is listened to already is live at once."""
     second = make_recorder()
     running.subscribe("second", "first", second, autorun=False)
     db.notify("first", "both")
@@ -136,7 +136,7 @@ def test_running_false_on_a_live_channel(running, db, make_recorder):
     ],
 )
 def test_removed_channels_are_silent_at_once(running, db, record, settle, remove, autorun):
-    """What is removed gets nothing more, even while the server is still listening for it."""
+    """A removed callback isn't called again, even while its channel is still listened to."""
     remove(running, autorun)
     db.notify("first", "too late")
     settle(running)
@@ -150,7 +150,7 @@ def test_removed_channels_are_silent_at_once(running, db, record, settle, remove
 
 @pytest.mark.parametrize("autorun", [True, False])
 def test_unlisten(running, db, settle, autorun):
-    """With True the server is told to UNLISTEN; with False it goes on sending until a restart."""
+    """With True a removal sends UNLISTEN; with False the server sends on until a restart."""
     running.remove_channels("first", autorun)
     settle(running)
     before = running.status().received
@@ -166,7 +166,7 @@ def test_unlisten(running, db, settle, autorun):
 
 
 def test_removed_and_added_again(running, db, record, settle):
-    """Removing a channel and adding it again is the same as a new one: no callback is left."""
+    """A channel that was removed and added again has none of its callbacks."""
     running.remove_channels(["first"])
     running.add_channels(["first"])
     db.notify("first", "nobody's")

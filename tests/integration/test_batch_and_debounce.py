@@ -1,4 +1,4 @@
-"""Batches and debounces of in-process callbacks, on a real server."""
+"""Batches and debounces of inline callbacks, with a real server."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pgnotifier import Dispatcher
 
 
 def test_batches(notifier, db, record):
-    """Each call gets a list, in the order of the commits: full ones, and what is left in time."""
+    """Each call gets a list in commit order: full batches, and the rest once the time is over."""
     notifier.subscribe("a", "ch", record, batch=(10, 0.5))
     db.execute("SELECT pg_notify('ch', n::text) FROM generate_series(1, 25) AS n")
     payloads = record.wait_for(3)
@@ -15,7 +15,7 @@ def test_batches(notifier, db, record):
 
 
 def test_debounce(notifier, db, record, make_recorder):
-    """A storm becomes one call with the latest; beside it, others get everything."""
+    """A debounced callback gets each key's latest payload; another subscription gets all."""
     every = make_recorder()
     notifier.subscribe("a", "ch", record, debounce=0.3, key=lambda payload: payload["id"])
     notifier.subscribe("b", "ch", every)
@@ -26,7 +26,7 @@ def test_debounce(notifier, db, record, make_recorder):
 
 
 def test_stop_delivers_what_is_held(notifier, db, record, make_recorder, settle):
-    """Both kinds are flushed by `stop()`, in order, and counted until then."""
+    """`stop()` delivers what batches and debounces hold, which the status counts until then."""
     notifier.subscribe("a", "ch", record, batch=(1000, 3600))
     notifier.subscribe("b", "ch", record, debounce=3600)
     for number in (1, 2, 1):
@@ -44,7 +44,7 @@ def test_stop_delivers_what_is_held(notifier, db, record, make_recorder, settle)
 
 
 def test_a_failure_sets_aside_one_delivery(pgnotifier_dsn, make_notifier, db, record, eventually):
-    """A raising key, and a raising callback of a batch, are reported and stop nothing."""
+    """If `key` or a batch's callback raises, the error is reported, and others are delivered."""
     errors = []
     notifier = make_notifier(
         pgnotifier_dsn, on_error=lambda exc, _, arrived: errors.append((exc, arrived.payload))
@@ -66,7 +66,7 @@ def test_a_failure_sets_aside_one_delivery(pgnotifier_dsn, make_notifier, db, re
 
 
 def test_removed_while_held(notifier, db, record, settle):
-    """What is held for a subscription that is removed isn't delivered; a mute that is over is."""
+    """A batch isn't delivered if its subscription is removed, but is after a mute has ended."""
     notifier.subscribe("a", "ch", record, batch=(10, 0.2))
     notifier.subscribe("b", "ch", record, batch=(10, 0.2))
     db.notify("ch", 1)
@@ -80,7 +80,7 @@ def test_removed_while_held(notifier, db, record, settle):
 
 
 class Slow(Dispatcher):
-    """Fails at first."""
+    """A dispatcher that fails the first time."""
 
     def __init__(self):
         self.failed = False
@@ -97,7 +97,7 @@ class Slow(Dispatcher):
 
 
 def test_any_dispatcher(notifier, db, eventually):
-    """Gathering is before the dispatcher: one of the user's own gets it, and may fail."""
+    """Any dispatcher gets batches, and gets one again if it has failed."""
     slow = Slow()
     notifier.subscribe("a", "ch", print, dispatcher=slow, batch=(2, 60))
     for number in range(4):
@@ -107,14 +107,14 @@ def test_any_dispatcher(notifier, db, eventually):
 
 @pytest.mark.parametrize("options", [{"batch": 5}, {"debounce": 0}, {"key": len}])
 def test_mistakes_are_told_at_once(notifier, options):
-    """And nothing is subscribed."""
+    """An invalid option raises, and doesn't subscribe."""
     with pytest.raises((TypeError, ValueError)):
         notifier.subscribe("a", "ch", print, autorun=False, **options)
     assert notifier.get_channels() == set()
 
 
 def test_the_decorator(notifier, db, record):
-    """`on()` takes the same."""
+    """`on()` takes the same options as `subscribe`."""
     notifier.on("ch", id="a", batch=(2, 60))(record)
     db.notify("ch", 1)
     db.notify("ch", 2)

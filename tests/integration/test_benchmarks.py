@@ -1,4 +1,4 @@
-"""The benchmarks run, all of them; how fast they find things to be is not looked at."""
+"""All benchmarks run; the speeds that they measure aren't tested here."""
 
 import json
 import os
@@ -45,13 +45,13 @@ def _has_rabbitmq():
 
 
 def _processes_with(variable):
-    """Return what runs with a variable in its environment."""
+    """Return the command lines of the processes that have a variable in their environment."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if variable.encode() in environ.read_bytes().split(b"\0"):
                 found.append((environ.parent / "cmdline").read_bytes())
-        except OSError:  # gone, or somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
@@ -59,7 +59,7 @@ def _processes_with(variable):
 @pytest.mark.gate
 @pytest.mark.timeout(300)
 def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventually):
-    """A quick run fills table, JSON and plot; it would fail if a notification were lost."""
+    """A quick run fills the table, JSON and plot; it fails if a notification is lost."""
     mark = f"BENCHMARK_MARK={secrets.token_hex(8)}"
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "run.py", "--quick", "--output", tmp_path],
@@ -90,7 +90,7 @@ def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventual
 
 
 def test_a_median_below_its_limit_is_told(monkeypatch, capsys):
-    """A missed limit is in the table, and in the result that becomes the exit code."""
+    """A missed limit is shown in the table, and in the result that becomes the exit code."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from report import print_table
     from results import Limit, compare

@@ -1,4 +1,4 @@
-"""Callbacks that misbehave, and what they get: nothing else stops, nobody else is affected."""
+"""Callbacks that fail or block don't affect others; and what callbacks are called with."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from pgnotifier import InlineDispatcher
 
 @pytest.fixture
 def gate():
-    """Yield an event that a callback waits for; it is set in the end, lest a thread be left."""
+    """Yield an event that a callback waits for; it is set after the test, so that threads end."""
     opened = threading.Event()
     yield opened
     opened.set()
@@ -26,7 +26,7 @@ def fail(error):
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()], ids=repr)
 def test_raising(pgnotifier_dsn, make_notifier, db, record, caplog, error):
-    """A callback that raises stops neither its successors nor the next notification."""
+    """A callback that raises prevents neither other callbacks nor the next notification."""
     errors = []
     notifier = make_notifier(pgnotifier_dsn, on_error=lambda *args: errors.append(args))
     notifier.subscribe("bad", "a", fail(error))
@@ -45,7 +45,7 @@ def test_raising(pgnotifier_dsn, make_notifier, db, record, caplog, error):
 
 
 def test_sys_exit(notifier, db, record):
-    """A callback that calls `sys.exit()` ends nothing."""
+    """A callback that calls `sys.exit()` ends neither the notifier nor other callbacks."""
     notifier.subscribe("bad", "a", lambda *_: sys.exit(3))
     notifier.subscribe("good", "a", record)
     db.notify("a", "1")
@@ -54,7 +54,7 @@ def test_sys_exit(notifier, db, record):
 
 
 def test_on_error_raising(pgnotifier_dsn, make_notifier, db, record):
-    """A hook that raises itself stops nothing either."""
+    """If `on_error` itself raises, other callbacks are still called."""
     notifier = make_notifier(pgnotifier_dsn, on_error=fail(SystemExit("hook")))
     notifier.subscribe("bad", "a", fail(ValueError("no")))
     notifier.subscribe("good", "a", record)
@@ -64,7 +64,7 @@ def test_on_error_raising(pgnotifier_dsn, make_notifier, db, record):
 
 
 def test_on_error_calling_the_notifier(pgnotifier_dsn, make_notifier, db, settle):
-    """A hook may unsubscribe what fails."""
+    """`on_error` may unsubscribe the callback that failed."""
     errors = []
 
     def hook(exc, subscription, notification):
@@ -79,7 +79,7 @@ def test_on_error_calling_the_notifier(pgnotifier_dsn, make_notifier, db, settle
 
 
 def test_blocking(notifier, db, make_recorder, eventually, gate):
-    """While a callback blocks, all is read, and other dispatchers deliver; then the rest comes."""
+    """While a callback blocks, all is read, and others are called; then it gets the rest."""
     slow, quick = make_recorder(), make_recorder()
 
     def block(*args):
@@ -105,7 +105,7 @@ def test_blocking(notifier, db, make_recorder, eventually, gate):
 def test_a_full_buffer_keeps_the_connection(
     pgnotifier_dsn, make_notifier, db, make_recorder, eventually, gate
 ):
-    """Under `block`, what has no room stays on the server's side, and comes later, all of it."""
+    """With `block`, what doesn't fit in the buffer waits on the server, and is delivered later."""
     record = make_recorder()
 
     def block(*args):
@@ -130,7 +130,7 @@ def test_a_full_buffer_keeps_the_connection(
 def test_dropping_is_a_gap(
     pgnotifier_dsn, make_notifier, db, make_recorder, eventually, gate, overflow
 ):
-    """What a full buffer drops is counted, and reported as a gap on its channels."""
+    """Notifications that a full buffer drops are counted, and reported as a gap on its channels."""
     record, gaps, reached = make_recorder(), [], threading.Event()
 
     def block(*args):
@@ -154,7 +154,7 @@ def test_dropping_is_a_gap(
 
 
 def test_a_gap_hook_that_blocks(pgnotifier_dsn, make_notifier, db, record, gate):
-    """A hook for gaps that takes a minute holds nothing up."""
+    """An `on_gap` that blocks doesn't prevent deliveries."""
     notifier = make_notifier(pgnotifier_dsn, on_gap=lambda _: gate.wait(120))
     notifier.subscribe(1, "a", record)
     notifier.restart()
@@ -164,7 +164,7 @@ def test_a_gap_hook_that_blocks(pgnotifier_dsn, make_notifier, db, record, gate)
 
 
 def test_payloads_of_ones_own(notifier, db, make_recorder):
-    """What one callback does to its payload the next one doesn't see."""
+    """If a callback changes its payload, the next callback doesn't see the changes."""
     record = make_recorder()
 
     def spoil(id, channel, payload, pid):
@@ -178,7 +178,7 @@ def test_payloads_of_ones_own(notifier, db, make_recorder):
 
 
 def test_status(notifier, db, record, settle):
-    """The status counts channels, subscriptions, what was received, delivered and failed."""
+    """The status counts channels, subscriptions, received notifications and errors."""
     notifier.subscribe(1, "a", record)
     notifier.subscribe(2, "a", fail(ValueError("no")))
     notifier.add_channels(["b"])
@@ -199,7 +199,7 @@ def test_status(notifier, db, record, settle):
 
 
 def test_on(notifier, db, make_recorder):
-    """The decorator subscribes a function, to one channel or several, as `subscribe` does."""
+    """The decorator `on` subscribes a function to one or several channels, as `subscribe` does."""
     calls, others = make_recorder(), make_recorder()
 
     @notifier.on(["a", "b"])
@@ -219,7 +219,7 @@ def test_on(notifier, db, make_recorder):
 
 
 def test_a_decoder_of_ones_own(pgnotifier_dsn, make_notifier, db, record):
-    """`decoder` makes the payloads; one that fails on a text is reported, and the rest goes on."""
+    """`decoder` makes the payloads; if it raises, that is reported, and the next one is decoded."""
     errors = []
     notifier = make_notifier(
         pgnotifier_dsn, decoder=int, on_error=lambda *args: errors.append(args[2].raw)

@@ -1,4 +1,4 @@
-"""Django: a project's own tests, in a process of their own, as Django is configured once."""
+"""Django projects, in processes of their own, because Django can be configured only once."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "django_app"
 
 @pytest.fixture
 def env(pgnotifier_postgres, pgnotifier_dsn, pgnotifier_redis_url):
-    """Yield the environment of the project: two databases, and Redis."""
+    """Yield the environment variables of the project: two databases, and Redis."""
     with pgnotifier_postgres.database() as second:
         yield {
             **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
@@ -28,7 +28,7 @@ def env(pgnotifier_postgres, pgnotifier_dsn, pgnotifier_redis_url):
 
 
 def run(*argv, env, cwd=PROJECT):
-    """Run Python, and return what it writes."""
+    """Run Python, and return its output."""
     done = subprocess.run(
         [sys.executable, *argv],
         cwd=cwd,
@@ -45,7 +45,7 @@ def run(*argv, env, cwd=PROJECT):
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_project(env):
-    """All of its tests pass, and none is left out."""
+    """All tests of the project pass, and none is skipped."""
     told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", env=env)
     *_, summary = told.splitlines()
     assert "passed" in summary
@@ -82,7 +82,7 @@ with connection.cursor() as cursor:
 
 
 def test_with_django_pgtrigger(env, tmp_path):
-    """Where it is installed, `notify_on` makes one of its triggers, by its migrations."""
+    """If django-pgtrigger is installed, `notify_on` makes its triggers, through migrations."""
     (tmp_path / "of_shop").mkdir()
     (tmp_path / "of_shop" / "__init__.py").touch()
     (tmp_path / "with_pgtrigger.py").write_text(
@@ -122,13 +122,13 @@ MIGRATE = ("migrate --verbosity 0 --database default", "migrate --verbosity 0 --
 
 
 def manage(env, *lines):
-    """Run management commands of the example, one after the other, in one process."""
+    """Run management commands of the example one after the other in one process."""
     run("-c", MANAGE, *lines, env=env, cwd=EXAMPLE)
 
 
 @pytest.fixture
 def bookshop(env):
-    """Return the environment of the example."""
+    """Return the environment variables of the example."""
     return env | {
         "BOOKSHOP_DSN": env["TEST_DJANGO_DSN"],
         "BOOKSHOP_AUDIT_DSN": env["TEST_DJANGO_SECOND_DSN"],
@@ -139,7 +139,7 @@ def bookshop(env):
 
 
 def test_the_example_is_as_it_should_be(bookshop):
-    """Once its databases are migrated, no check complains, and no migration is missing."""
+    """Once the databases are migrated, all checks pass, and no migration is missing."""
     manage(
         bookshop,
         *MIGRATE,
@@ -163,9 +163,9 @@ def start(bookshop, tmp_path, preforked):
         yield start
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of playwright's pipes
 def test_the_example_in_a_browser(bookshop, start, free_port):
-    """An order is placed, invoiced and audited; the admin shows who listens."""
+    """An order is placed, invoiced and audited; the admin shows the listeners."""
     from browser import open_browser
     from playwright.sync_api import expect
 

@@ -1,4 +1,4 @@
-"""Whatever way a process ends, the servers that it started end too and leave nothing."""
+"""However a process ends, the servers that it started end too, and leave no files."""
 
 import contextlib
 import json
@@ -69,7 +69,7 @@ PostgresServer().start()
 
 @pytest.mark.parametrize("how", ["process", "group", "forked", "killed server", "exit"])
 def test_nothing_outlives_the_process(how):
-    """After SIGKILL or a plain end: no server, supervisor, directory or memory segment."""
+    """After a process is killed or exits, no server, supervisor, directory or segment is left."""
     with start_python(sys.executable, START_BOTH, how) as process:
         left = json.loads(process.stdout.readline())
         assert all(Path(directory).is_dir() for directory in left["directories"])
@@ -78,7 +78,7 @@ def test_nothing_outlives_the_process(how):
 
 
 def test_nothing_outlives_a_start_cut_short():
-    """After SIGKILL in the middle of initdb nothing is left either."""
+    """If a process is killed while initdb runs, nothing is left either."""
     with start_python(sys.executable, KILL_WHILE_STARTING) as process:
         left = json.loads(process.stdout.readline())
         expect_nothing(left)
@@ -86,7 +86,7 @@ def test_nothing_outlives_a_start_cut_short():
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run as an ordinary user already")
 def test_nothing_outlives_the_process_of_an_ordinary_user():
-    """The servers of a user other than root run in place, and end in the same way."""
+    """The servers of a user other than root also end with the process, and leave nothing."""
     nobody = pwd.getpwnam("nobody")
     user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
     with start_python(find_python_for(user), START_BOTH, "process", **user) as process:
@@ -112,7 +112,7 @@ def start_python(python, code, *arguments, **options):
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also the one it may have forked
+                os.killpg(process.pid, signal.SIGKILL)  # also the child that it may have forked
 
 
 def make_env():
@@ -122,7 +122,7 @@ def make_env():
 
 
 def find_python_for(user):
-    """Return a Python that `user` can run and that can import what this one can."""
+    """Return a Python that `user` can run, and that can import what this Python can."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, shutil.which(name, path=os.defpath)):
         with contextlib.suppress(OSError, TypeError):
@@ -157,7 +157,7 @@ def expect_nothing(left):
 def find_remains(left):
     yield from (directory for directory in left["directories"] if Path(directory).exists())
     yield from (pid for pid in left["pids"] if is_running(pid))
-    # PostgreSQL's sessions and helpers work in its data directory.
+    # PostgreSQL's backends and helpers have its data directory as their working directory.
     for entry in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             if str(entry.readlink()).startswith(tuple(left["directories"])):
@@ -169,7 +169,7 @@ def find_remains(left):
 
 def is_running(pid):
     try:
-        # A zombie is what a parent in a container that reaps nobody leaves, and no process.
+        # A zombie doesn't count: in a container, the parent may not reap its children.
         return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
         return False

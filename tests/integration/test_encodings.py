@@ -1,4 +1,4 @@
-"""Databases in other encodings: what comes as it may, and names that they can't hold."""
+"""Databases in other encodings: payloads, and channel names, that they can or can't hold."""
 
 import secrets
 import threading
@@ -26,14 +26,14 @@ ENCODINGS = (
 
 @pytest.fixture
 def database_in(pgnotifier_postgres):
-    """Return a maker of databases in an encoding, dropped afterwards."""
+    """Yield a function that creates databases in an encoding, which are dropped afterwards."""
     made = []
     server = pgnotifier_postgres
 
     def create(encoding):
         name = f"encoded_{encoding.lower()}_{secrets.token_hex(4)}"
         with psycopg.connect(server.dsn, autocommit=True) as admin:
-            # Before PostgreSQL 15 there is no other provider, and no name for this one.
+            # Before PostgreSQL 15, libc is the only provider, and can't be named.
             provider = " LOCALE_PROVIDER libc" if admin.info.server_version >= 150000 else ""
             admin.execute(
                 sql.SQL(
@@ -55,13 +55,13 @@ def encoded(database_in, request):
 
 
 def in_encoding(*encodings):
-    """Run a test in databases of these encodings."""
+    """Run a test once for each of these encodings."""
     return pytest.mark.parametrize("encoded", encodings, indirect=True)
 
 
 @in_encoding("SQL_ASCII")
 def test_bytes_that_are_not_unicode(encoded, make_notifier, record):
-    """In a SQL_ASCII database any bytes may come; they arrive as surrogates, and stop nothing."""
+    """In SQL_ASCII, bytes that aren't UTF-8 arrive as surrogates, and later ones are delivered."""
     errors = []
     notifier = make_notifier(encoded, on_error=lambda *args: errors.append(args))
     notifier.subscribe(1, "ü", record)
@@ -77,24 +77,24 @@ def test_bytes_that_are_not_unicode(encoded, make_notifier, record):
 @pytest.mark.parametrize(
     ("encoded", "channel", "odd", "read"),
     [
-        # Bytes that the encoding leaves undefined; those that UTF-8 has nothing for.
+        # Bytes that the encoding leaves undefined, or that have no equivalent in UTF-8.
         ("WIN1252", "gelée", b"\x81\x9d\xe9", "\udc81\udc9dé"),
         ("WIN874", "ช่อง", b"\xdb\xa1", "\udcdbก"),
         ("EUC_JP", "注文", b"\xa9\xa1\xa4\xa2", "\udca9\udca1あ"),
         ("EUC_JIS_2004", "注文", b"\xa4\xfe\xa4\xa2", "\udca4\udcfeあ"),
         ("EUC_KR", "주문", b"\xa2\xe9\xb0\xa1", "\udca2\udce9가"),
-        ("EUC_KR", "주문", b"\xc9\xa1\xb0\xa1", "\ufffd\ufffd가"),  # in UTF-8 another letter
+        ("EUC_KR", "주문", b"\xc9\xa1\xb0\xa1", "\ufffd\ufffd가"),  # another letter in UTF-8
         ("EUC_CN", "订单", b"\xaa\xa1\xb0\xa1", "\udcaa\udca1啊"),
         ("LATIN1", "gelée", b"\x80\xe9", "\x80é"),
         ("KOI8R", "заказы", b"\xd1", "я"),
-        # Those that Python has no codec for.
+        # Encodings that Python has no codec for.
         ("EUC_TW", "orders", b"\xa4\xa1", "\udca4\udca1"),
         ("MULE_INTERNAL", "orders", b"\x81\xe9", "\udc81\udce9"),
     ],
     indirect=["encoded"],
 )
 def test_what_utf8_lacks(encoded, channel, odd, read, make_notifier, record):
-    """Bytes without an equivalent arrive as surrogates; nothing is lost, before or after them."""
+    """Bytes without an equivalent arrive as surrogates, and no notification is lost."""
     gaps = []
     notifier = make_notifier(encoded, on_gap=gaps.append)
     notifier.subscribe(1, channel, record)
@@ -120,7 +120,7 @@ def test_what_utf8_lacks(encoded, channel, odd, read, make_notifier, record):
 
 @in_encoding("EUC_JP", "WIN1252", "KOI8R")
 def test_text_arrives_as_it_was_sent(encoded, make_notifier, record):
-    """Text of clients in UTF-8, the notifier's own among them, arrives as it was sent."""
+    """Text from UTF-8 clients, also from the notifier itself, arrives as it was sent."""
     texts = {
         "EUC_JP": "日本語 ～－￠∥ ①㈱№Ⅷ ⅷ髙 ｶﾅ",  # noqa: RUF001
         "WIN1252": "gelée €—“”",
@@ -137,7 +137,7 @@ def test_text_arrives_as_it_was_sent(encoded, make_notifier, record):
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_characters_are_those_of_postgresql(name, pgnotifier_dsn):
-    """Whatever PostgreSQL can convert is read as PostgreSQL converts it, and written so."""
+    """Bytes that PostgreSQL can convert are decoded as PostgreSQL does, and encoded back."""
     encoding = find_encoding(name)
     lead = range(0x80, 0x100)
     found = [bytes([one]) for one in lead]
@@ -163,7 +163,7 @@ def test_characters_are_those_of_postgresql(name, pgnotifier_dsn):
 
 @in_encoding("LATIN1")
 def test_a_refused_channel(encoded, make_notifier, make_recorder):
-    """A name that the server refuses raises, isn't added, and costs no other channel anything."""
+    """A channel that the server refuses raises and isn't added; other channels aren't affected."""
     record = make_recorder()
     notifier = make_notifier(encoded)
     with pytest.raises(ListenRefusedError, match="LATIN1, has no character '日'"):
@@ -185,9 +185,9 @@ def test_a_refused_channel(encoded, make_notifier, make_recorder):
 
 @in_encoding("EUC_JP")
 def test_a_name_that_is_longer_there(encoded, make_notifier, record):
-    """A name that PostgreSQL would cut off in its own encoding is refused."""
+    """A channel name that PostgreSQL would truncate in the database's encoding is refused."""
     notifier = make_notifier(encoded)
-    name = "é" * 22  # of three bytes each in EUC_JP, of two in UTF-8
+    name = "é" * 22  # three bytes each in EUC_JP, two in UTF-8
     with pytest.raises(ListenRefusedError, match="EUC_JP, it has 66 bytes"):
         notifier.subscribe(1, name, record)
     notifier.subscribe(1, name[1:], record)
@@ -197,7 +197,7 @@ def test_a_name_that_is_longer_there(encoded, make_notifier, record):
 
 @in_encoding("LATIN1", "EUC_TW", "MULE_INTERNAL")
 def test_what_can_not_be_sent(encoded, make_notifier):
-    """A character that the database lacks is named, be it in the payload or in the name."""
+    """If the encoding lacks a character of the payload or the channel, the error names it."""
     notifier = make_notifier(encoded)
     with pytest.raises(
         PayloadEncodingError, match=r"'orders'.*(LATIN1|EUC_TW|MULE_INTERNAL), has no character 'ש'"
@@ -213,13 +213,13 @@ def test_what_can_not_be_sent(encoded, make_notifier):
     [
         ("LATIN1", "é" * 7999, "é" * 8000),  # 16,000 bytes of UTF-8
         ("KOI8R", "я" * 7998 + "x", "я" * 8000),
-        ("EUC_JP", "é" * 2666, "é" * 2667),  # 5,334 bytes of UTF-8, 8,001 here
+        ("EUC_JP", "é" * 2666, "é" * 2667),  # 5,334 bytes in UTF-8, 8,001 in EUC_JP
         ("UTF8", "é" * 3999, "é" * 4000),
     ],
     indirect=["encoded"],
 )
 def test_the_largest_payload(encoded, make_notifier, record, fits, too_long):
-    """What counts is the number of bytes in the database's encoding."""
+    """The largest payload depends on its number of bytes in the database's encoding."""
     notifier = make_notifier(encoded)
     notifier.subscribe(1, "orders", record)
     with pytest.raises(PayloadTooLargeError, match=r"'orders' has .* 7999 at most"):
@@ -230,7 +230,7 @@ def test_the_largest_payload(encoded, make_notifier, record, fits, too_long):
 
 @in_encoding("EUC_TW")
 def test_a_size_that_only_the_server_knows(encoded, make_notifier):
-    """Python has no such codec, and the error is the same."""
+    """If Python has no codec, the server refuses a payload too large, with the same error."""
     notifier = make_notifier(encoded)
     notifier.notify("orders", "中" * 3999)
     with pytest.raises(PayloadTooLargeError, match=r"'orders' has too many bytes.* 7999 at most"):
@@ -239,7 +239,7 @@ def test_a_size_that_only_the_server_knows(encoded, make_notifier):
 
 @in_encoding("WIN1252", "EUC_JP", "EUC_TW", "SQL_ASCII")
 def test_errors_of_the_server(encoded):
-    """What the server says comes in its encoding, too, and stays readable."""
+    """Error messages of the server are decoded from its encoding too."""
     done = threading.Event()
     connecting = Connecting(Parameters(encoded), done.set)
     assert done.wait(15)

@@ -1,4 +1,4 @@
-"""The example runs as its README says: the commands are read out of it."""
+"""The example runs as its README says: the commands are taken from it."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def _blocks(language):
 
 @pytest.fixture
 def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
-    """Yield a function that runs a command of the README in a copy of the example.
+    """Yield a function that runs a command of the README in a copy of the example's directory.
 
     It returns the output, or for a worker or listener the process and its log.
     """
@@ -57,7 +57,7 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
 
 
 def test_as_its_readme_says(shell, eventually):
-    """Worker, listener and customers, started as told, end up with the report that it shows."""
+    """The README's commands, run in order, lead to the report that the README shows."""
     commands = [line for block in _blocks("sh") for line in block.splitlines()]
     assert commands[1].startswith("export SHOP_DSN=")
     create, worker, listener, produce, report = commands[2:]
@@ -76,6 +76,6 @@ def test_as_its_readme_says(shell, eventually):
     pgnotifier.send_signal(signal.SIGINT)
     assert pgnotifier.wait(30) == 0
     celery.send_signal(signal.SIGINT)
-    celery.wait(30)  # its exit code is Celery's affair
+    celery.wait(30)  # its exit code depends on Celery
     for log in (listener_log, worker_log):
         assert "Traceback" not in log.read_text()

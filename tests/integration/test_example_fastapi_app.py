@@ -1,4 +1,4 @@
-"""The board in a real browser: orders appear, whoever places them and whatever happens."""
+"""The board in a real browser shows all orders, also after lost sessions and restarts."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TIMEOUT = 30_000  # milliseconds
 
 @pytest.fixture
 def serve(pgnotifier_dsn, free_port):
-    """Return a maker of the application's process."""
+    """Return a function that makes a process of the application."""
 
     def serve():
         return Command(
@@ -30,7 +30,7 @@ def serve(pgnotifier_dsn, free_port):
 
 @pytest.fixture
 def insert(pgnotifier_dsn):
-    """Yield a function that places an order as another program would, in SQL."""
+    """Yield a function that places an order with SQL, as another program would."""
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
 
         def insert(item):
@@ -43,9 +43,9 @@ def insert(pgnotifier_dsn):
         yield insert
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # playwright's own pipes
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of playwright's pipes
 def test_orders_appear(serve, insert, free_port):
-    """In every window, in order, each once; after a lost session and a restart, too."""
+    """Each order appears once and in order in every window, also after a lost session."""
     with open_browser() as browser:
         with serve() as server:
             insert("early")

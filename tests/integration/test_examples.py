@@ -1,4 +1,4 @@
-"""Each example runs by the one command of its README, and says what that shows."""
+"""Each example runs with the command of its README, and prints the README's output."""
 
 import os
 import re
@@ -13,16 +13,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def blocks(readme, language):
-    """Return the code blocks of a README in a language."""
+    """Return the code blocks in a language of a README."""
     return re.findall(rf"^```{language}\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted(found.parent.name for found in EXAMPLES.glob("*/run.py")))
 def test_by_one_command(name, tmp_path):
-    """It brings its servers along, does all that it is about, and leaves nothing behind."""
+    """An example runs with its own servers, prints the README's output, and leaves no files."""
     readme = EXAMPLES / name / "README.md"
     assert blocks(readme, "sh")[0] == "pip install -r requirements.txt && python run.py\n"
-    # What the tests run in has the example's requirements, and pgnotifier as it is here.
+    # The tests' environment has the example's requirements, and this pgnotifier.
     directory, temporary = tmp_path / name, tmp_path / "tmp"
     shutil.copytree(EXAMPLES / name, directory, ignore=shutil.ignore_patterns("__pycache__"))
     temporary.mkdir(mode=0o755)
@@ -40,7 +40,7 @@ def test_by_one_command(name, tmp_path):
 
 
 def test_all_examples_are_there():
-    """None is without its README, its command and its requirements."""
+    """Every example has a README, a `run.py` and its requirements."""
     for directory in filter(Path.is_dir, EXAMPLES.iterdir()):
         assert {"README.md", "run.py", "requirements.txt"} <= {
             found.name for found in directory.iterdir()

@@ -1,4 +1,4 @@
-"""Connections that can't be made: the error at the call that needed them, and no password."""
+"""Connections that can't be made: the call that needs one raises, and no password is shown."""
 
 import logging
 import socket
@@ -20,7 +20,7 @@ WRONG = "wr0ng-t00"
 
 @pytest.fixture(scope="module")
 def scram_server():
-    """Yield a server that is reached by TCP, with a password."""
+    """Yield a server that is reached through TCP, with a password."""
     with PostgresServer(tcp=True, password=PASSWORD) as server:
         if server.is_external:
             pytest.skip("needs a server with a password of its own: unset PGNOTIFIER_TEST_DSN")
@@ -28,7 +28,7 @@ def scram_server():
 
 
 def closed_port():
-    """Return a port on which nobody listens; held, so that nobody else takes it."""
+    """Return a socket bound to a port, on which nothing listens, so that the port stays closed."""
     holder = socket.socket()
     holder.bind(("127.0.0.1", 0))
     return holder
@@ -48,7 +48,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_at_the_call_that_needs_it(make_notifier, call):
-    """Whatever call first needs the connection raises, and leaves nothing running."""
+    """The first call that needs the connection raises, and the notifier doesn't run."""
     with closed_port() as holder:
         notifier = make_notifier({"host": "127.0.0.1", "port": holder.getsockname()[1]})
         with pytest.raises(ConnectionFailedError, match="refused") as caught:
@@ -60,7 +60,7 @@ def test_at_the_call_that_needs_it(make_notifier, call):
 
 
 def test_a_missing_socket(make_notifier):
-    """A socket that isn't there is named."""
+    """If the server's Unix socket doesn't exist, the error names its path."""
     notifier = make_notifier({"host": "/nowhere/at/all", "port": 5433})
     with pytest.raises(ConnectionFailedError, match="/nowhere/at/all"):
         notifier.start()
@@ -75,7 +75,7 @@ def test_a_missing_socket(make_notifier):
     ],
 )
 def test_what_does_not_exist(pgnotifier_dsn, make_notifier, wrong, message):
-    """A database or role that doesn't exist is named in the server's words."""
+    """If a database or role doesn't exist, the error has the server's message."""
     notifier = make_notifier(make_conninfo(pgnotifier_dsn, **wrong))
     for call in (notifier.start, notifier.start, lambda: notifier.add_channels("a")):
         with pytest.raises(ConnectionFailedError, match=message):
@@ -84,7 +84,7 @@ def test_what_does_not_exist(pgnotifier_dsn, make_notifier, wrong, message):
 
 
 def test_started_later(pgnotifier_postgres, make_notifier, record):
-    """What failed to start starts once the reason is gone, with all that was registered."""
+    """A notifier that failed to start can start later, with all that was registered."""
     name = "comes_later"
     notifier = make_notifier(pgnotifier_postgres.dsn_for(name))
     with pytest.raises(ConnectionFailedError):
@@ -103,7 +103,7 @@ def test_started_later(pgnotifier_postgres, make_notifier, record):
 
 
 def test_from_several_threads_at_once(make_notifier):
-    """Each of the calls that wait for the same failing start gets its reason."""
+    """If several calls wait for one start and it fails, each of them raises."""
     caught = []
 
     def subscribe(number):
@@ -145,7 +145,7 @@ def test_started_by_another_thread_meanwhile(make_notifier):
 
 
 def shown(notifier, caught, caplog):
-    """Return all that a user may see of a failure."""
+    """Return all the text that a user may see of a failure."""
     return "\n".join(
         [
             caplog.text,
@@ -167,7 +167,7 @@ def as_uri(dsn, password):
 
 @pytest.mark.parametrize("form", [conninfo_to_dict, str, as_uri])
 def test_a_wrong_password(scram_server, make_notifier, caplog, form):
-    """A wrong password is refused in the server's words, and shown nowhere."""
+    """For a wrong password, the error has the server's message; the password is shown nowhere."""
     caplog.set_level(logging.DEBUG)
     dsn = make_conninfo(scram_server.dsn, password=WRONG)
     notifier = make_notifier(form(dsn, WRONG) if form is as_uri else form(dsn))
@@ -184,7 +184,7 @@ def test_a_wrong_password(scram_server, make_notifier, caplog, form):
 
 @pytest.mark.parametrize("form", [conninfo_to_dict, str])
 def test_a_right_password(scram_server, make_notifier, caplog, record, form):
-    """The right one lets in, and is shown nowhere, whatever happens to the connection."""
+    """The right password is shown nowhere, also after a restart."""
     caplog.set_level(logging.DEBUG)
     notifier = make_notifier(form(scram_server.dsn))
     notifier.subscribe(1, "a", record)
@@ -195,7 +195,7 @@ def test_a_right_password(scram_server, make_notifier, caplog, record, form):
 
 
 def test_no_rights(scram_server, make_notifier):
-    """A role that may not connect to the database is refused with the reason."""
+    """If a role may not connect to the database, the error has the reason."""
     with psycopg.connect(scram_server.dsn, autocommit=True) as admin:
         admin.execute("CREATE DATABASE closed")
         admin.execute("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
@@ -206,7 +206,7 @@ def test_no_rights(scram_server, make_notifier):
 
 
 def test_refused_at_the_start(pgnotifier_dsn, make_notifier, monkeypatch, record):
-    """A server that refuses LISTEN, as a standby does, is an error; nothing was added or runs."""
+    """If the server refuses LISTEN, the call raises, adds no channel, and starts nothing."""
     send = Session.send
 
     def refusing(self, query):
@@ -227,7 +227,7 @@ def test_refused_at_the_start(pgnotifier_dsn, make_notifier, monkeypatch, record
 
 
 def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
-    """A subscription that was to be replaced, or muted, is as it was after a refused LISTEN."""
+    """After a refused LISTEN, the subscription that it was to replace is unchanged."""
     notifier.subscribe(1, "a", record)
     refused = make_recorder()
     with monkeypatch.context() as patch:
@@ -242,17 +242,17 @@ def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
 
 
 class Standby(PostgresServer):
-    """A server that can be started again as a standby."""
+    """A server that can be restarted as a standby."""
 
     def _is_ready(self, pid):
-        """Take the word of its lock file, which says `standby` then."""
+        """Return whether the lock file says `ready`, or `standby` for a standby server."""
         lock_file = self._owned().directory / "data/postmaster.pid"
         words = lock_file.read_text().split() if lock_file.exists() else []
         return words[-1:] in (["ready"], ["standby"])
 
 
 def test_a_standby(make_notifier):
-    """A real standby, which takes connections but no LISTEN, is refused; promoted, it is not."""
+    """LISTEN on a standby server raises; once the server is promoted, it succeeds."""
     with Standby() as server:
         if server.is_external:
             pytest.skip("needs a server of its own: unset PGNOTIFIER_TEST_DSN")

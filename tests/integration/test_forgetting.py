@@ -1,4 +1,4 @@
-"""Dispatchers whose last subscription has gone: nothing of them stays."""
+"""A dispatcher without subscriptions is closed and forgotten."""
 
 import gc
 import os
@@ -19,23 +19,23 @@ from pgnotifier.contrib.rq import RQDispatcher
 
 
 class Closing(InlineDispatcher):
-    """Takes down that it was closed."""
+    """A dispatcher that counts how often it was closed."""
 
     closed = 0
 
     def close(self):
-        """Count."""
+        """Count the call."""
         self.closed += 1
 
 
 def threads():
-    """Return how many threads deliver."""
+    """Return the number of threads that deliver."""
     return sum("Dispatcher" in one.name or "Closing" in one.name for one in threading.enumerate())
 
 
 @pytest.mark.parametrize("make", [InlineDispatcher, ThreadDispatcher])
 def test_a_dispatcher_for_each_subscription(notifier, record, make, eventually):
-    """As one per request: neither the dispatcher nor its thread outlives the subscription."""
+    """Neither a dispatcher nor its thread outlives its only subscription."""
     notifier.subscribe(0, "orders", record)
     notifier.start()
     notifier.notify("orders", 1)
@@ -55,7 +55,7 @@ def test_a_dispatcher_for_each_subscription(notifier, record, make, eventually):
 
 
 def test_those_that_never_ran(notifier):
-    """Nor is one kept that was subscribed with while nothing ran, or that refused."""
+    """A dispatcher that never ran, or that refused a callback, isn't kept either."""
     made = []
     for number in range(10):
         by = ThreadDispatcher()
@@ -78,7 +78,7 @@ def _generator(*_):
 
 
 def test_subscribing_with_another_one(notifier, record, eventually):
-    """The former is closed once what waited for it has been handed on."""
+    """A dispatcher is closed once its subscription has moved to another; it can be used again."""
     first, second = Closing(), Closing()
     notifier.subscribe(1, "orders", record, dispatcher=first)
     notifier.start()
@@ -92,7 +92,7 @@ def test_subscribing_with_another_one(notifier, record, eventually):
 
 
 def test_a_callback_that_runs(notifier, eventually):
-    """It has all the time it needs, and `stop` waits for it."""
+    """A callback that unsubscribes itself may go on, and `stop` waits for it."""
     begun, go_on, done = threading.Event(), threading.Event(), []
 
     def callback(id, channel, payload, pid):
@@ -106,7 +106,7 @@ def test_a_callback_that_runs(notifier, eventually):
     notifier.start()
     notifier.notify("orders", 1)
     assert begun.wait(20)
-    for _ in range(3):  # the reader has looked
+    for _ in range(3):  # so the reader has checked the dispatcher
         notifier.add_channel("images")
         notifier.remove_channel("images")
     assert [one.name for one in notifier.status().dispatchers] == ["Closing"]
@@ -116,7 +116,7 @@ def test_a_callback_that_runs(notifier, eventually):
 
 
 def test_a_thread_that_is_busy(notifier, eventually):
-    """Nor does a dispatcher to threads go before these are done."""
+    """A ThreadDispatcher without subscriptions is kept until its threads are done."""
     begun, go_on = threading.Event(), threading.Event()
 
     def callback(id, channel, payload, pid):
@@ -130,7 +130,7 @@ def test_a_thread_that_is_busy(notifier, eventually):
     notifier.unsubscribe(1, "orders")
     listener = notifier._lifecycle.listener
     eventually(lambda: next(iter(listener.deliverers.values()))._ending.is_retiring)
-    notifier.add_channel("images")  # the reader has looked once more
+    notifier.add_channel("images")  # so the reader has checked again
     (status,) = notifier.status().dispatchers
     assert status.waiting == 1
     go_on.set()
@@ -138,7 +138,7 @@ def test_a_thread_that_is_busy(notifier, eventually):
 
 
 def test_one_that_is_used_again(notifier, record, eventually):
-    """At once, before its deliverer has ended: it delivers on, and in order."""
+    """A dispatcher that is used again before its deliverer has ended still delivers in order."""
     by = Closing()
     notifier.subscribe(0, "orders", lambda *_: None)
     notifier.start()
@@ -151,7 +151,7 @@ def test_one_that_is_used_again(notifier, record, eventually):
 
 
 def test_a_queue_that_nothing_goes_to_any_more(notifier):
-    """It makes the notifier neither unready, nor one that doesn't start by itself."""
+    """A dispatcher without subscriptions affects neither readiness nor autorun."""
 
     class Queue(Closing):
         starts_listener = False
@@ -170,7 +170,7 @@ def test_a_queue_that_nothing_goes_to_any_more(notifier):
 
 
 def test_its_own(notifier, record, eventually):
-    """The notifier's own stays."""
+    """The notifier's own dispatcher stays without subscriptions."""
     notifier.subscribe(1, "orders", record)
     notifier.start()
     notifier.unsubscribe(1, "orders")
@@ -179,14 +179,14 @@ def test_its_own(notifier, record, eventually):
 
 
 def by_rq():
-    """Return a dispatcher to Redis, which isn't connected."""
+    """Return an RQ dispatcher that isn't connected to Redis."""
     return RQDispatcher(Redis())
 
 
 @pytest.mark.parametrize("make", [InlineDispatcher, ThreadDispatcher, AsyncioDispatcher, by_rq])
 @pytest.mark.parametrize("ran", [False, True])
 def test_a_notifier_that_is_dropped(pgnotifier_dsn, make, ran):
-    """It goes with its subscriptions, and its dispatcher can serve another one."""
+    """A notifier without references is freed, and its dispatcher can serve another notifier."""
     by = make()
     notifier = Notifier(pgnotifier_dsn, dispatcher=by, daemon=True)
     notifier.subscribe(1, "orders", os.path.join, autorun=False)

@@ -1,4 +1,4 @@
-"""Whether a process lives and is ready, as probes ask."""
+"""Liveness and readiness probes of a process."""
 
 import json
 import os
@@ -30,7 +30,7 @@ from pgnotifier.contrib.celery import CeleryDispatcher
 
 
 def ask(port, path):
-    """Return the status and the body of an answer."""
+    """Return the status and the body of a response."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as response:
             return response.status, json.load(response)
@@ -53,7 +53,7 @@ def run(*arguments):
 def test_listening_and_disconnected(
     pgnotifier_dsn, db, make_notifier, free_port, monkeypatch, eventually
 ):
-    """A disconnected listener lives, and isn't ready; a stopped one answers nothing."""
+    """A disconnected listener is live, but not ready; a stopped one closes the port."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.add_channel("a")
     for path in ("/healthz", "/readyz", "/readyz?verbose"):
@@ -86,7 +86,7 @@ def test_listening_and_disconnected(
 
 
 def test_the_broker(pgnotifier_dsn, make_notifier, free_port, pgnotifier_redis_url):
-    """A broker that can't be reached is trouble, of which the process lives on."""
+    """If the broker can't be reached, the process isn't ready, but live."""
     app = Celery("health", broker=pgnotifier_redis_url, set_as_current=False)
     notifier = make_notifier(
         pgnotifier_dsn, dispatcher=CeleryDispatcher(app), health_port=free_port, autorun=True
@@ -100,7 +100,7 @@ def test_the_broker(pgnotifier_dsn, make_notifier, free_port, pgnotifier_redis_u
 
 
 def test_a_port_in_use(pgnotifier_dsn, make_notifier, free_port):
-    """It is an error of `start()`, before anything is connected, and nothing is left running."""
+    """If the port is in use, starting raises, and the notifier doesn't run."""
     first = make_notifier(pgnotifier_dsn, health_port=free_port)
     first.add_channel("a")
     second = make_notifier(pgnotifier_dsn, health_port=free_port)
@@ -113,7 +113,7 @@ def test_a_port_in_use(pgnotifier_dsn, make_notifier, free_port):
 
 
 def test_no_connection(make_notifier, free_port, eventually):
-    """When the first connection can't be made, the port is closed again."""
+    """If the first connection can't be made, the port is closed again."""
     notifier = make_notifier({"host": "/nowhere"}, health_port=free_port)
     with pytest.raises(ConnectionFailedError):
         notifier.start()
@@ -133,12 +133,12 @@ sys.stdin.read()
 
 
 def count_resources():
-    """Return how many threads and descriptors this process has."""
+    """Return the numbers of threads and of file descriptors of this process."""
     return threading.active_count(), len([*Path("/proc/self/fd").iterdir()])
 
 
 def test_a_crowd_that_says_nothing(pgnotifier_dsn, db, make_notifier, free_port, eventually):
-    """1,100 idle connections cost some descriptors and no thread; probes have their answers."""
+    """1,100 idle connections take few descriptors and no thread; probes are still answered."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.add_channel("a")
     assert ask(free_port, "/readyz")[0] == 200
@@ -150,7 +150,7 @@ def test_a_crowd_that_says_nothing(pgnotifier_dsn, db, make_notifier, free_port,
         assert crowd.stdout.readline() == "connected\n"
         for path in ("/healthz", "/readyz"):
             assert ask(free_port, path)[0] == 200
-        eventually(lambda: count_resources()[0] <= threads + 2)  # those of checks end soon
+        eventually(lambda: count_resources()[0] <= threads + 2)  # the threads of checks end soon
         assert count_resources()[1] <= descriptors + answering.MAX_CONNECTIONS + 10
         db.terminate()
         eventually(lambda: notifier.status().reconnects == 1)
@@ -160,7 +160,7 @@ def test_a_crowd_that_says_nothing(pgnotifier_dsn, db, make_notifier, free_port,
 
 
 def test_a_client_that_dawdles(pgnotifier_dsn, make_notifier, free_port, monkeypatch):
-    """A request has to be there in time, however steadily it comes."""
+    """A client that sends its request too slowly is disconnected."""
     monkeypatch.setattr(answering, "REQUEST_TIMEOUT", 1.0)
     make_notifier(pgnotifier_dsn, health_port=free_port).add_channel("a")
     begun = time.monotonic()
@@ -200,7 +200,7 @@ def test_a_client_that_dawdles(pgnotifier_dsn, make_notifier, free_port, monkeyp
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else value,
 )
 def test_requests(pgnotifier_dsn, make_notifier, free_port, request_bytes, status):
-    """Each gets a response, with a body unless it is HEAD's; the next one does as well."""
+    """Each request gets a response, with a body unless it is HEAD; so does the next request."""
     make_notifier(pgnotifier_dsn, health_port=free_port).add_channel("a")
     with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
         client.sendall(request_bytes)
@@ -220,7 +220,7 @@ def test_requests(pgnotifier_dsn, make_notifier, free_port, request_bytes, statu
 
 
 class Stuck(InlineDispatcher):
-    """A dispatcher whose queue doesn't answer."""
+    """A dispatcher with a queue that doesn't answer."""
 
     def __init__(self):
         super().__init__()
@@ -235,7 +235,7 @@ class Stuck(InlineDispatcher):
 def test_a_queue_that_does_not_answer(
     pgnotifier_dsn, make_notifier, free_port, monkeypatch, eventually
 ):
-    """It is asked once for all who ask, and for some seconds; liveness doesn't wait for it."""
+    """A queue that hangs is checked once for all probes; liveness doesn't wait for it."""
     monkeypatch.setattr(probing, "PROBE_TIMEOUT", 2.0)
     stuck = Stuck()
     notifier = make_notifier(pgnotifier_dsn, dispatcher=stuck, health_port=free_port)
@@ -263,7 +263,7 @@ def test_a_queue_that_does_not_answer(
 
 
 def test_a_broker_that_does_not_answer(pgnotifier_dsn, make_notifier, monkeypatch):
-    """A broker that accepts connections and says nothing is found out within some seconds."""
+    """A broker that accepts connections and never answers is reported after a timeout."""
     monkeypatch.setattr(probing, "PROBE_TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
@@ -278,7 +278,7 @@ def test_a_broker_that_does_not_answer(pgnotifier_dsn, make_notifier, monkeypatc
 
 @pytest.mark.parametrize(("host", "others"), [(None, ["127.0.0.2", "::1"]), ("::1", ["127.0.0.1"])])
 def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, host, others):
-    """On this machine alone, unless there is a `health_host`."""
+    """The port is open on 127.0.0.1 only, or on `health_host` only."""
     make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host).add_channel("a")
     own = host or "127.0.0.1"
     assert probe(free_port, host=own)[0]
@@ -289,7 +289,7 @@ def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, host, others
 
 @pytest.mark.parametrize("host", ["::", "0.0.0.0", "localhost"])
 def test_all_addresses(pgnotifier_dsn, make_notifier, free_port, host):
-    """`::` stands for the addresses of both IPs, and a name for its address."""
+    """`::` stands for all IPv4 and IPv6 addresses, and a host name for its address."""
     make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host).add_channel("a")
     assert probe(free_port, host="localhost")[0]
     if host != "localhost":
@@ -299,7 +299,7 @@ def test_all_addresses(pgnotifier_dsn, make_notifier, free_port, host):
 
 
 def test_hosts_that_are_none(pgnotifier_dsn, make_notifier, free_port):
-    """What can't be a host is refused at once, and one that isn't there by `start()`."""
+    """A value that can't be a host is refused at once; a host that can't be bound, by `start()`."""
     with pytest.raises(ArgumentTypeError, match="health_host must be an address, not 127"):
         Notifier({}, health_port=free_port, health_host=127)
     with pytest.raises(ConfigurationError, match=r"health_host must be an address: .*, not ''"):
@@ -312,18 +312,18 @@ def test_hosts_that_are_none(pgnotifier_dsn, make_notifier, free_port):
 
 
 def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
-    """A child has none of the parent's connections, which end when the parent ends them."""
+    """A forked child doesn't keep the connections and the port of its parent open."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
     notifier.add_channel("a")
     with socket.create_connection(("127.0.0.1", free_port), timeout=15) as client:
-        assert ask(free_port, "/healthz")[0] == 200  # so the client before is connected as well
+        assert ask(free_port, "/healthz")[0] == 200  # so the client's connection is accepted
         reader, writer = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, yes
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with threads
             child = os.fork()
         if child == 0:
             os.close(writer)
-            os.read(reader, 1)  # until the parent is done
+            os.read(reader, 1)  # wait until the parent is done
             os._exit(0)
         try:
             os.close(reader)
@@ -341,6 +341,6 @@ def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
     [("80", ArgumentTypeError), (True, ArgumentTypeError), (0, ConfigurationError)],
 )
 def test_ports(port, error):
-    """What isn't a port is refused at once."""
+    """A value that can't be a port is refused at once."""
     with pytest.raises(error, match="health_port"):
         Notifier({}, health_port=port)

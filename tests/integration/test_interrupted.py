@@ -1,6 +1,6 @@
-"""Calls amid our own code: signal handlers and finalizers run between any two steps of it.
+"""Calls in the middle of the package's code, as signal handlers and finalizers make them.
 
-A trace function gets to each line of the package, so that the tests go through many of them.
+A trace function interrupts one line of the package at a time, and the tests try many lines.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
 
 ROOT = str(Path(pgnotifier.__file__).parent)
 STALLED = 10.0
-"""Seconds that no call takes, unless it waits for what waits for it; such waits end after 30."""
+"""Seconds that no call takes, unless it is in a deadlock; such waits end after 30 seconds."""
 
 
 class Interruption:
-    """Calls a function as code comes to the n-th line of the package.
+    """Calls a function before the n-th executed line of the package.
 
     Attributes:
-        happened: Whether it came so far.
+        happened: Whether the function was called.
         took: How many seconds the call took; None until it has returned.
     """
 
@@ -43,7 +43,7 @@ class Interruption:
         sys.settrace(self._before)
 
     def trace(self, frame, event, _):
-        """Count a line."""
+        """Count a line, and call the function once `at` lines were counted."""
         if not frame.f_code.co_filename.startswith(ROOT):
             return None
         if event == "line" and not self.happened:
@@ -56,7 +56,7 @@ class Interruption:
         return self.trace
 
     def trace_thread(self, name):
-        """Return what counts the lines of threads of this name: for `threading.settrace`."""
+        """Return a trace function for `threading.settrace` that counts lines of certain threads."""
 
         def trace(*args):
             is_meant = threading.current_thread().name.startswith(name)
@@ -90,7 +90,7 @@ OTHER = InlineDispatcher()
     ],
 )
 def test_no_change_is_lost(change, is_made):
-    """Whatever line of it another change interrupts, both are made, and what is kept is whole."""
+    """If changes interrupt a change at any line, all are made, and the registry is consistent."""
     at, happened = -1, True
     while happened:
         at += 1
@@ -122,14 +122,14 @@ def test_no_change_is_lost(change, is_made):
 
 
 def test_one_that_fails(caplog):
-    """A change that was put off and then fails is logged: nobody is there to catch the error."""
+    """A change that is put off and then fails is logged, because no caller can catch the error."""
     notifier, at = Notifier(None), -1
     while "change_failed" not in [getattr(one, "pgnotifier_event", "") for one in caplog.records]:
         at += 1
         assert at < 200
 
         def interrupt():
-            with contextlib.suppress(pgnotifier.ConfigurationError):  # amid no change
+            with contextlib.suppress(pgnotifier.ConfigurationError):  # if no change is interrupted
                 notifier.start()
 
         with Interruption(at, interrupt):
@@ -140,7 +140,7 @@ def test_one_that_fails(caplog):
 
 @pytest.mark.parametrize("change", ["subscribe", "restart", "stop"])
 def test_while_it_runs(pgnotifier_dsn, db, make_notifier, make_recorder, eventually, change):
-    """On the thread that makes a change: nothing stalls, and what was subscribed is delivered."""
+    """A running notifier's change is interrupted by another: both are made, without a deadlock."""
     notifier = make_notifier(pgnotifier_dsn)
     record = make_recorder()
     notifier.subscribe("base", "base", record)
@@ -163,7 +163,7 @@ def test_while_it_runs(pgnotifier_dsn, db, make_notifier, make_recorder, eventua
             break
         assert interruption.took < STALLED, at
         notifier.start()
-        notifier.add_channels("live")  # and so is what was put off
+        notifier.add_channels("live")  # then changes that were put off are live too
         db.notify(channel, at)
         eventually(lambda channel=channel: channel in record.channels)
         notifier.unsubscribe("outer", "outer")
@@ -184,7 +184,7 @@ def test_while_it_runs(pgnotifier_dsn, db, make_notifier, make_recorder, eventua
 def test_on_threads_of_ours(
     pgnotifier_dsn, db, make_notifier, make_recorder, eventually, thread, step, change
 ):
-    """As a finalizer may, which holds up what the thread does: nothing waits for that thread."""
+    """A change or `stop` on one of the package's threads doesn't wait for that thread."""
     happened, at = True, 0
     while happened:
         at += step
@@ -222,10 +222,7 @@ def test_on_threads_of_ours(
 
 
 def test_db_conf_that_subscribes(pgnotifier_dsn, db, make_notifier, make_recorder, eventually):
-    """At each connection, in a reconnect as well: the connection waits for it, and not the reverse.
-
-    The same goes for what it starts or restarts.
-    """
+    """`db_conf` may subscribe and start the notifier, at a reconnect too, without a deadlock."""
     record, took = make_recorder(), []
 
     def db_conf():
@@ -249,7 +246,7 @@ def test_db_conf_that_subscribes(pgnotifier_dsn, db, make_notifier, make_recorde
 
 
 def test_a_dispatcher_that_subscribes(pgnotifier_dsn, db, make_notifier, record):
-    """As it is opened, before the reader runs."""
+    """A dispatcher may subscribe when it is opened, before the reader runs."""
 
     class Opening(InlineDispatcher):
         def open(self):
@@ -268,7 +265,7 @@ def test_a_dispatcher_that_subscribes(pgnotifier_dsn, db, make_notifier, record)
 def test_a_handler_of_the_log_that_starts_it(
     pgnotifier_dsn, make_notifier, record, eventually, explicitly
 ):
-    """On the reader that is just stopping: it can't wait until that has stopped."""
+    """A log handler that starts the notifier on the reader that is stopping doesn't wait for it."""
     logger, raised = logging.getLogger("pgnotifier.states"), []
 
     class Handler(logging.Handler):

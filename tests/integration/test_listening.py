@@ -1,4 +1,4 @@
-"""Knowing that one hears: states, heartbeats, and parameters that a callable supplies."""
+"""States, heartbeats, and connection parameters that a callable supplies."""
 
 import logging
 import threading
@@ -27,7 +27,7 @@ KEPT = (
 
 
 def test_states(pgnotifier_dsn, db, make_notifier, eventually):
-    """`on_state` is told of each change, with the reason for being disconnected, and the end."""
+    """`on_state` is called with each change; if it is disconnected, with the reason."""
     seen = []
     notifier = make_notifier(pgnotifier_dsn, on_state=seen.append)
     begun = datetime.now(UTC)
@@ -54,7 +54,7 @@ def test_states(pgnotifier_dsn, db, make_notifier, eventually):
 
 
 def test_states_without_a_connection(make_notifier):
-    """A first connection that can't be made leads from starting to stopped."""
+    """If the first connection can't be made, the state changes from starting to stopped."""
     seen = []
     notifier = make_notifier({"host": "/nowhere", "user": "u"}, on_state=seen.append)
     with pytest.raises(ConnectionFailedError):
@@ -64,7 +64,7 @@ def test_states_without_a_connection(make_notifier):
 
 
 def test_a_failing_hook(pgnotifier_dsn, make_notifier, record, db, caplog):
-    """What `on_state` raises is logged."""
+    """If `on_state` raises, the error is logged."""
 
     def fail(change):
         assert isinstance(change, StateChange)
@@ -79,7 +79,7 @@ def test_a_failing_hook(pgnotifier_dsn, make_notifier, record, db, caplog):
 
 
 def test_logged_once_per_change(pgnotifier_dsn, db, make_notifier, caplog, eventually):
-    """A change is one line: a warning if it is for the worse, and then that it is over."""
+    """Each change of state is logged once: a lost connection and its return as warnings."""
     caplog.set_level(logging.DEBUG, "pgnotifier.states")
     notifier = make_notifier(pgnotifier_dsn)
     notifier.add_channel("a")
@@ -98,11 +98,11 @@ def test_logged_once_per_change(pgnotifier_dsn, db, make_notifier, caplog, event
 
 
 def test_heartbeat(pgnotifier_dsn, db, make_notifier, record, eventually):
-    """An idle listener notifies itself, which counts for nothing, and takes the time."""
+    """An idle listener measures latency with heartbeats, which don't count as received."""
     notifier = make_notifier(pgnotifier_dsn, heartbeat=0.05)
     notifier.subscribe(1, "a", record)
     before = notifier.status().latency
-    assert before.count >= 2  # LISTEN, and the proof that it hears; more if that took its time
+    assert before.count >= 2  # LISTEN and the first heartbeat; more if these took long
     eventually(lambda: notifier.status().latency.count > before.count + 5)
     status = notifier.status()
     assert status.received == 0
@@ -114,7 +114,7 @@ def test_heartbeat(pgnotifier_dsn, db, make_notifier, record, eventually):
 
 @pytest.mark.parametrize("name", ["heartbeat", "heartbeat_timeout"])
 def test_heartbeats_are_seconds(name):
-    """Other values are refused by name."""
+    """A heartbeat setting that isn't a positive number of seconds is refused."""
     with pytest.raises(ArgumentTypeError, match=f"{name} must be a number of seconds"):
         Notifier({}, **{name: "15"})
     for value in (0, -1, 1e9):
@@ -123,7 +123,7 @@ def test_heartbeats_are_seconds(name):
 
 
 def test_supplied_parameters(pgnotifier_dsn, db, make_notifier, record, eventually):
-    """A callable is asked for each connection, so that credentials may change meanwhile."""
+    """A callable `db_conf` is called for each connection, so that credentials may change."""
     asked = []
 
     def supply():
@@ -147,7 +147,7 @@ def test_supplied_parameters(pgnotifier_dsn, db, make_notifier, record, eventual
 
 @pytest.mark.parametrize("kind", [LookupError, SystemExit, KeyboardInterrupt])
 def test_supply_fails(pgnotifier_dsn, make_notifier, db, record, eventually, caplog, kind):
-    """What it raises is the reason that there is no connection, and says no secret."""
+    """If `db_conf` raises, connecting fails; the error's message, a secret, isn't shown."""
     failing = [True]
 
     def supply():
@@ -170,7 +170,7 @@ def test_supply_fails(pgnotifier_dsn, make_notifier, db, record, eventually, cap
 
 
 def test_supply_returns_nonsense(make_notifier):
-    """What it returns is checked as if it had been given at once."""
+    """What `db_conf` returns is checked like parameters that are given directly."""
     with pytest.raises(ArgumentTypeError, match="db_conf"):
         make_notifier(lambda: 7).start()
     with pytest.raises(ConfigurationError, match="hots"):
@@ -178,9 +178,9 @@ def test_supply_returns_nonsense(make_notifier):
 
 
 def test_keepalives():
-    """Over TCP, both ends find a dead connection within 20 seconds, unless told otherwise.
+    """Over TCP, both ends have keepalives of 20 seconds, unless they are set otherwise.
 
-    But the server doesn't take a client that reads nothing for dead.
+    The server has no user timeout: a client that doesn't read may be alive.
     """
     with PostgresServer(
         tcp=True, settings={"tcp_keepalives_count": 7, "tcp_user_timeout": 9}
@@ -190,7 +190,7 @@ def test_keepalives():
         done = threading.Event()
         connecting = Connecting(Parameters(server.dsn), done.set)
         assert done.wait(15)
-        connecting.result()  # or why there is none
+        connecting.result()  # raises if there is no connection
         with connecting._connection as connection:
             found = [connection.execute(f"SHOW {name}").fetchone()[0] for name in KEPT]
             given = connection.info.get_parameters()

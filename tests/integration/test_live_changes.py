@@ -1,4 +1,4 @@
-"""Changes of the channels on the running connection, under a stream of notifications."""
+"""Changes of channels on a live connection, under a stream of notifications."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ print(sent, time.monotonic() - begun)
 
 @pytest.fixture
 def stream(pgnotifier_dsn):
-    """Yield a process that sends numbers on `stream`, 2,000 a second; closing its stdin ends it."""
+    """Yield a process that notifies `stream` 2,000 times a second until its stdin is closed."""
     with subprocess.Popen(
         [sys.executable, "-c", STREAM, pgnotifier_dsn],
         stdin=subprocess.PIPE,
@@ -36,9 +36,9 @@ def stream(pgnotifier_dsn):
 
 @pytest.fixture
 def queries(monkeypatch):
-    """Return the list of the queries about channels that notifiers send to the server.
+    """Return a list of the LISTEN and UNLISTEN queries that notifiers send.
 
-    The others ask whether it is there, whenever a second has passed.
+    The other queries check each second whether the server is there.
     """
     sent, send = [], Session.send
 
@@ -52,7 +52,7 @@ def queries(monkeypatch):
 
 
 def test_under_a_stream(notifier, stream, make_recorder):
-    """500 adds and 500 removes of channels lose nothing of another, double nothing, keep order."""
+    """While channels are added and removed, another one gets each notification once, in order."""
     record, other = make_recorder(), make_recorder()
     notifier.subscribe("stream", "stream", record)
     record.wait_for(200)
@@ -72,7 +72,7 @@ def test_under_a_stream(notifier, stream, make_recorder):
 
 
 def test_committed_right_after_subscribing(notifier, db, make_recorder):
-    """A notification that is committed once `subscribe` has returned is delivered, each time."""
+    """A notification that is committed after `subscribe` has returned is always delivered."""
     for number in range(300):
         record = make_recorder()
         notifier.subscribe(number, f"channel {number}", record)
@@ -81,7 +81,7 @@ def test_committed_right_after_subscribing(notifier, db, make_recorder):
 
 
 def test_committed_right_after_adding_again(notifier, db, make_recorder):
-    """The same holds for one channel that comes and goes."""
+    """It is also always delivered if the same channel is added and removed again and again."""
     for number in range(300):
         record = make_recorder()
         notifier.subscribe(1, "a", record)
@@ -92,7 +92,7 @@ def test_committed_right_after_adding_again(notifier, db, make_recorder):
 
 @pytest.mark.parametrize("autorun", [True, False])
 def test_committed_right_after_removing(notifier, db, record, settle, autorun):
-    """A notification that is committed once `remove_channels` has returned never is."""
+    """A notification that is committed after `remove_channels` has returned isn't delivered."""
     for number in range(300):
         notifier.subscribe(1, f"channel {number}", record)
         notifier.remove_channels(f"channel {number}", autorun)
@@ -102,7 +102,7 @@ def test_committed_right_after_removing(notifier, db, record, settle, autorun):
 
 
 def test_committed_between_removing_and_subscribing_again(notifier, db, record, settle):
-    """Nor is it delivered to whoever subscribes to the channel afterwards."""
+    """It isn't delivered to a later subscription to the channel either."""
     for number in range(300):
         notifier.subscribe(number, "a", record)
         db.notify("a", "heard")
@@ -114,7 +114,7 @@ def test_committed_between_removing_and_subscribing_again(notifier, db, record, 
 
 
 def test_a_removal_ends_what_is_on_its_way(notifier, db, make_recorder, settle):
-    """Notifications received, but not delivered by the time of the removal, aren't delivered."""
+    """Notifications that were received before a removal, but not delivered, are dropped."""
     record = make_recorder()
 
     def remove(*_):
@@ -128,7 +128,7 @@ def test_a_removal_ends_what_is_on_its_way(notifier, db, make_recorder, settle):
 
 
 def test_ten_thousand_channels(notifier, db, queries, make_recorder):
-    """10,000 channels are added in one round trip, all are heard, and removed in another one."""
+    """10,000 channels are added in one round trip, listened to, and removed in another one."""
     names = [f"channel {number}" for number in range(10_000)]
     notifier.start()
     del queries[:]
@@ -152,7 +152,7 @@ def test_ten_thousand_channels(notifier, db, queries, make_recorder):
 
 
 def test_starting_with_ten_thousand_channels(notifier, db, queries, make_recorder):
-    """A start listens to everything in one round trip."""
+    """A start listens to all channels in one round trip."""
     notifier.add_channels((f"channel {number}" for number in range(10_000)), autorun=False)
     record = make_recorder()
     notifier.subscribe(1, "channel 9999", record, autorun=False)
@@ -163,7 +163,7 @@ def test_starting_with_ten_thousand_channels(notifier, db, queries, make_recorde
 
 
 def test_one_change_is_one_round_trip(notifier, queries):
-    """Each live change costs one query, and one that changes nothing on the server none."""
+    """Each live change takes one query; one that changes nothing on the server takes none."""
     notifier.start()
     del queries[:]
     notifier.subscribe(1, "a", print)

@@ -1,8 +1,8 @@
-"""Muting: what is silent, until when, and what becomes of what came meanwhile."""
+"""Muting channels and subscribers; notifications meanwhile are dropped."""
 
 
 def test_muting_channels(notifier, db, record, settle):
-    """A muted channel is silent at once, and what came meanwhile is thrown away."""
+    """A channel is muted at once, and its notifications until it is unmuted are dropped."""
     notifier.subscribe(1, "a", record)
     notifier.subscribe(1, "b", record)
     notifier.mute_channels("a")
@@ -15,7 +15,7 @@ def test_muting_channels(notifier, db, record, settle):
 
 
 def test_muting_all_channels(notifier, db, record, settle):
-    """Without arguments all channels are meant."""
+    """Without arguments, all channels are muted and unmuted."""
     notifier.subscribe(1, "a", record)
     notifier.subscribe(1, "b", record)
     notifier.mute_channels()
@@ -29,7 +29,7 @@ def test_muting_all_channels(notifier, db, record, settle):
 
 
 def test_muting_no_channels(notifier, db, record):
-    """An empty list of channels is none of them, not all."""
+    """An empty list of channels means no channel, and not all of them."""
     notifier.subscribe(1, "a", record)
     notifier.mute_channels([])
     notifier.mute_subscriber(1, ())
@@ -42,7 +42,7 @@ def test_muting_no_channels(notifier, db, record):
 
 
 def test_muting_a_subscriber(notifier, db, make_recorder, settle):
-    """A muted subscriber is silent on the channels given, or on all; others are not."""
+    """A subscriber is muted on the given channels, or on all; other subscribers aren't affected."""
     muted, other = make_recorder(), make_recorder()
     for channel in ("a", "b"):
         notifier.subscribe("muted", channel, muted)
@@ -66,7 +66,7 @@ def test_muting_a_subscriber(notifier, db, make_recorder, settle):
 
 
 def test_both_mutings(notifier, db, record, settle):
-    """A subscriber keeps its own muting when its channel is muted and unmuted."""
+    """A muted subscriber stays muted if its channel is muted and unmuted."""
     notifier.subscribe("a", "a", record)
     notifier.subscribe("b", "a", record)
     notifier.mute_subscriber("a")
@@ -78,7 +78,7 @@ def test_both_mutings(notifier, db, record, settle):
 
 
 def test_muting_outlives_replacing(notifier, db, record, settle):
-    """Subscribing again with the same id, or another id, doesn't unmute."""
+    """Subscribing again doesn't unmute a subscriber or a channel."""
     notifier.subscribe(1, "a", record)
     notifier.mute_subscriber(1)
     notifier.subscribe(1, "a", record)
@@ -95,7 +95,7 @@ def test_muting_outlives_replacing(notifier, db, record, settle):
 
 
 def test_muting_ends_what_waits(notifier, db, record, settle):
-    """What had arrived, but was not delivered when its channel was muted, is thrown away."""
+    """Notifications that wait when their channel is muted are dropped."""
     notifier.subscribe(1, "b", lambda *_: notifier.mute_channels("a"))
     notifier.subscribe(2, "a", record)
     db.execute("SELECT pg_notify(c, '') FROM unnest(ARRAY['b', 'a']) c")

@@ -1,4 +1,4 @@
-"""`Notifier.notify`: what arrives, what is refused, and the connection that it keeps."""
+"""`Notifier.notify`: values that arrive, values that are refused, and its connection."""
 
 import math
 import threading
@@ -62,7 +62,7 @@ def types(value):
 
 
 def test_values_arrive_as_they_are(notifier, record):
-    """Whatever JSON or a literal can write arrives equal, and of the same types."""
+    """Each value that JSON or a literal can represent arrives equal, with the same types."""
     notifier.subscribe(1, "a", record)
     for value in VALUES:
         notifier.notify("a", value)
@@ -73,7 +73,7 @@ def test_values_arrive_as_they_are(notifier, record):
 
 
 def test_values_that_payloads_have_no_types_for(notifier, record):
-    """What is written in their place arrives; an encoder may say what that is."""
+    """Values of other types arrive in their default encoding, or in that of an `encoder`."""
     at = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     notifier.subscribe(1, "a", record)
     notifier.notify("a", {"at": at, "price": Decimal("1.50")})
@@ -85,7 +85,7 @@ def test_values_that_payloads_have_no_types_for(notifier, record):
 
 
 def test_numbers_keep_their_digits(notifier, db, record):
-    """A numeric arrives as a float only if that has the same digits."""
+    """A number arrives as a float only if the float has the same digits."""
     notifier.subscribe(1, "a", record)
     db.execute(
         "SELECT pg_notify('a', to_jsonb(one)::text) FROM unnest(%s::numeric[]) one",
@@ -97,7 +97,7 @@ def test_numbers_keep_their_digits(notifier, db, record):
 
 
 def test_without_a_payload(notifier, record):
-    """Without a payload the empty text arrives, as with NOTIFY."""
+    """Without a payload the empty string arrives, as with NOTIFY."""
     notifier.subscribe(1, "a", record)
     notifier.notify("a")
     assert record.wait_for(1) == [""]
@@ -107,7 +107,7 @@ def test_without_a_payload(notifier, record):
     "channel", ['My "odd" channel; drop table x', "%s", "it's", "a" * 63, "ü" * 31, "Ä"]
 )
 def test_any_channel(notifier, record, channel):
-    """What can be listened to can be notified, under the same name."""
+    """Each channel that can be listened to can be notified, with the same name."""
     notifier.subscribe(1, channel, record)
     notifier.notify(channel, 1)
     assert record.wait_for(1) == [1]
@@ -117,7 +117,7 @@ def test_any_channel(notifier, record, channel):
     "fits", ["x" * 7999, "ü" * 3999 + "x", "😀" * 1999 + "xyz", ["y" * 7995]], ids=len
 )
 def test_the_largest_payload(notifier, record, fits):
-    """7,999 bytes of UTF-8 pass, and one more is refused, with both numbers in the message."""
+    """7,999 bytes of UTF-8 are sent; 8,000 are refused, with both numbers in the message."""
     larger = [fits[0] + "y"] if isinstance(fits, list) else fits + "x"
     notifier.subscribe(1, "a", record)
     notifier.notify("a", fits)
@@ -143,7 +143,7 @@ def test_refused_before_the_server(make_notifier):
 
 
 def test_on_its_own_connection(notifier, db, record, eventually):
-    """Notifying doesn't need a running notifier, nor start it, and uses another session."""
+    """`notify` neither needs nor starts a running notifier, and has a session of its own."""
     notifier.notify("a", "nobody listens")
     assert not notifier.is_running()
     (publishing,) = db.listening()
@@ -159,7 +159,7 @@ def test_on_its_own_connection(notifier, db, record, eventually):
 
 
 def test_after_the_session_was_ended(notifier, db, record, eventually):
-    """A session that was ended meanwhile is noticed before sending, and replaced."""
+    """If the session of `notify` was terminated, it is replaced before the next notification."""
     notifier.subscribe(1, "a", record)
     for number in range(5):
         notifier.notify("a", number)
@@ -172,7 +172,7 @@ def test_after_the_session_was_ended(notifier, db, record, eventually):
 
 
 def test_refused_by_the_server(notifier, record, monkeypatch):
-    """What the server refuses is an error of ours, and the next one is sent all the same."""
+    """If the server refuses a notification, NotifyRefusedError is raised; the next one is sent."""
     notifier.subscribe(1, "a", record)
     notifier.notify("a", "before")
     with monkeypatch.context() as patch:
@@ -185,7 +185,7 @@ def test_refused_by_the_server(notifier, record, monkeypatch):
 
 
 def test_from_many_threads(notifier, record):
-    """All that many threads send arrives, and what one of them sent in its order."""
+    """Notifications from many threads all arrive, those of each thread in order."""
     notifier.subscribe(1, "a", record)
 
     def send(thread):
@@ -203,7 +203,7 @@ def test_from_many_threads(notifier, record):
 
 
 def test_in_transactions_of_their_own(notifier, record):
-    """The same payload twice arrives twice: PostgreSQL would collapse it in one transaction."""
+    """Equal payloads all arrive; in one transaction, PostgreSQL would merge them."""
     notifier.subscribe(1, "a", record)
     for _ in range(3):
         notifier.notify("a", "same")

@@ -1,4 +1,4 @@
-"""The README's programs run as they stand, but for the addresses of the servers."""
+"""The README's programs run unchanged, except for the addresses of the servers."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def _program(marker):
 
 
 def test_length():
-    """The README can be read in one go; the rest is in docs/."""
+    """The README has fewer than 150 lines; the rest is in docs/."""
     assert len(README.read_text().splitlines()) < 150
 
 
@@ -44,10 +44,10 @@ def start(tmp_path, preforked):
 
 
 def test_the_plain_callback(start, tmp_path, db, eventually):
-    """The second program prints what is notified, and ends on Ctrl-C without a traceback."""
+    """The plain callback's program prints notifications; Ctrl-C ends it without a traceback."""
     place = '{"dbname": "shop", "host": "localhost"}'
     program = _program(place).replace(place, repr(conninfo_to_dict(db.dsn)))
-    # Until its last line, Ctrl-C interrupts it as it interrupts any program.
+    # Before its last line, Ctrl-C would interrupt it like any program.
     (tmp_path / "script.py").write_text(f"{program}\nprint('that was all')\n")
     process, log = start("script", sys.executable, "script.py")
     eventually(lambda: "that was all" in log.read_text() or process.poll() is not None)
@@ -63,7 +63,7 @@ def test_the_plain_callback(start, tmp_path, db, eventually):
 
 
 def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
-    """The first program's callback runs in a worker once the listener listens."""
+    """The Celery program's callback runs in a worker once the listener listens."""
     program = _program("CeleryNotifier")
     for place, ours in (
         ("postgresql://localhost/shop", db.dsn),

@@ -1,4 +1,4 @@
-"""Methods called from inside callbacks, and from many threads at once."""
+"""Methods called in callbacks, and in many threads at once."""
 
 import logging
 import random
@@ -11,7 +11,7 @@ from pgnotifier import InlineDispatcher
 
 
 def test_subscribe_inside(notifier, db, record):
-    """A callback may subscribe; a notification that it sends right afterwards is delivered."""
+    """A callback may subscribe; a notification that it sends afterwards is delivered."""
 
     def callback(id, channel, payload, pid):
         notifier.subscribe(payload, payload, record)
@@ -27,7 +27,7 @@ def test_subscribe_inside(notifier, db, record):
 
 
 def test_unsubscribe_itself(notifier, db, make_recorder, settle):
-    """A callback that unsubscribes itself isn't called again, though more had arrived."""
+    """A callback that unsubscribes itself isn't called again, although more had been received."""
     once, other = make_recorder(), make_recorder()
 
     def callback(*args):
@@ -45,7 +45,7 @@ def test_unsubscribe_itself(notifier, db, make_recorder, settle):
 
 @pytest.mark.parametrize("autorun", [True, False])
 def test_remove_its_own_channel(notifier, db, record, settle, autorun):
-    """A callback that removes its channel is the last one called on it."""
+    """Once a callback has removed its channel, no callback is called on the channel."""
 
     def callback(*args):
         record(*args)
@@ -61,7 +61,7 @@ def test_remove_its_own_channel(notifier, db, record, settle, autorun):
 
 
 def test_replace_itself(notifier, db, record, settle):
-    """A callback that replaces itself is succeeded from the next notification on."""
+    """If a callback replaces itself, the new one is called from the next notification on."""
 
     def callback(id, channel, payload, pid):
         notifier.subscribe(id, channel, record)
@@ -74,7 +74,7 @@ def test_replace_itself(notifier, db, record, settle):
 
 
 def test_restart_inside(notifier, db, record):
-    """A callback may restart the notifier, and is called again over the new connection."""
+    """A callback may restart the notifier, and is called again with the new connection."""
 
     def callback(*args):
         if args[2] == "restart":
@@ -91,7 +91,7 @@ def test_restart_inside(notifier, db, record):
 
 
 def test_stop_inside(notifier, db, record, eventually):
-    """A callback may stop the notifier: it returns, what had arrived follows, and then nothing."""
+    """A callback may stop the notifier; what was received before is delivered, and no more."""
     stopped = threading.Event()
 
     def callback(*args):
@@ -113,7 +113,7 @@ def test_stop_inside(notifier, db, record, eventually):
 
 
 def test_nested_calls(notifier, db, record):
-    """Callbacks of a channel that a callback of another one made work as any others."""
+    """A callback may subscribe the next one, which does the same, ten levels deep."""
 
     def at_depth(depth):
         def callback(*args):
@@ -161,7 +161,7 @@ def test_subscribing_while_stopping(notifier, db, record, eventually, given_up):
 
 
 def test_many_threads(notifier, db, make_recorder, settle):
-    """Random operations from many threads leave what was asked for, and all of it is heard."""
+    """After random changes from many threads, the channels are right, and all are listened to."""
     record, failures = make_recorder(), []
     others = [InlineDispatcher() for _ in range(20)]
 
@@ -210,7 +210,7 @@ def test_many_threads(notifier, db, make_recorder, settle):
 
 
 def test_starting_and_stopping_from_many_threads(notifier, db, record, eventually):
-    """However starts, stops and restarts cross, one listener is left if the last is a start."""
+    """After random starts, stops and restarts in threads, a start leaves one listener."""
     failures = []
 
     def work(number):
@@ -240,7 +240,7 @@ def test_starting_and_stopping_from_many_threads(notifier, db, record, eventuall
 
 
 def test_unsubscribing_and_subscribing_at_once(notifier):
-    """What is asked for while the reader looks at the server's queue isn't left until later."""
+    """A `subscribe` right after an `unsubscribe` doesn't wait until the next heartbeat."""
     notifier.subscribe(1, "orders", print)
     notifier.unsubscribe(1, "orders")
     begun = time.monotonic()
@@ -249,7 +249,7 @@ def test_unsubscribing_and_subscribing_at_once(notifier):
 
 
 def test_notifying_while_notifying(pgnotifier_dsn, make_notifier, db):
-    """As `db_conf` may, and signal handlers and finalizers."""
+    """`notify` and `stop` may be called during a `notify`, as `db_conf` does here."""
     inner = []
 
     def db_conf():
@@ -268,7 +268,7 @@ def test_notifying_while_notifying(pgnotifier_dsn, make_notifier, db):
 
 
 def test_a_handler_of_the_log_that_subscribes(pgnotifier_dsn, make_notifier):
-    """On the reader's thread it can't wait for the reader."""
+    """A log handler that subscribes on the reader's thread doesn't wait for the reader."""
     logger, inside = logging.getLogger("pgnotifier.listener"), []
 
     class Handler(logging.Handler):

@@ -1,4 +1,4 @@
-"""The route of a notification, as CONTRIBUTING.md has it, is the one that it takes."""
+"""The route of a notification is the one that CONTRIBUTING.md describes."""
 
 import re
 import threading
@@ -16,7 +16,7 @@ HOPS = ROW.findall((ROOT / "CONTRIBUTING.md").read_text())
 
 
 class Profile:
-    """Takes down which functions of the package are called, in all threads that begin meanwhile."""
+    """Records the package's functions that are called, in all threads that begin meanwhile."""
 
     def __init__(self):
         self.calls = []
@@ -37,12 +37,12 @@ def profile():
 
 
 def test_route(profile, pgnotifier_dsn, pgnotifier_redis_url, db, make_notifier, eventually):
-    """Each function of the page is called after the one before it, for one notification."""
+    """For a notification, the functions in CONTRIBUTING.md are called in the order listed there."""
     app = Celery("shop", broker=pgnotifier_redis_url, set_as_current=False)
     notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
     notifier.subscribe("invoice", "orders", lambda *_: None)
     notifier.start()
-    for number in range(1, 5):  # the first ones make the stamp, and compare it with Celery's own
+    for number in range(1, 5):  # the first ones make the stamp, and compare it with Celery's
         profile.calls.clear()
         db.notify("orders", number)
         eventually(lambda n=number: notifier.status().dispatchers[0].delivered == n)

@@ -1,4 +1,4 @@
-"""What a queue's client says of its URL reaches neither the log, nor the status, nor a probe."""
+"""Secrets in a queue's errors or in callbacks aren't shown in logs, status, probes or lists."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from pgnotifier.cli.probing import probe
 
 
 class Refused(Dispatcher):
-    """Says what it connects with."""
+    """A dispatcher that fails with its URL and password in the error."""
 
     def bind(self, subscription):
         return subscription.fn
@@ -26,7 +26,7 @@ class Refused(Dispatcher):
 
 
 def test_a_queue_that_is_down(notifier, db, caplog, eventually, free_port):
-    """Its error is shown in one line, without what is secret in it."""
+    """The error of a queue that is down is shown in one line, without the password."""
     caplog.set_level(logging.DEBUG)
     notifier.subscribe("a", "a", print, dispatcher=Refused())
     db.notify("a")
@@ -48,7 +48,7 @@ def test_a_queue_that_is_down(notifier, db, caplog, eventually, free_port):
 
 
 class Secretive:
-    """A callable whose repr tells all."""
+    """A callable with a secret in its repr."""
 
     def __repr__(self):
         return "hidqzx"
@@ -59,7 +59,7 @@ class Secretive:
 
 @pytest.mark.parametrize("show", [show_json, show_table])
 def test_lists(show):
-    """`--list` names what callbacks are made of, not what they hold."""
+    """`--list` shows the function or class of a callback, and not its arguments or repr."""
     notifier = Notifier("host=h password=hidqzx", dispatcher=InlineDispatcher(), autorun=False)
     notifier.subscribe("a", "a", functools.partial(print, "hidqzx"))
     notifier.subscribe("b", "a", Secretive())

@@ -1,4 +1,4 @@
-"""Every method of the notifier on a real server: what is live when, and for whom."""
+"""Every method of the notifier, with a real server."""
 
 import pytest
 
@@ -8,7 +8,7 @@ IDS = [42, "x", (2, "y"), frozenset({1}), None, True, b"z", 1.5, object()]
 
 
 def test_the_seed_script(notifier, db, record):
-    """Channels are added and subscribed to, and callbacks get id, channel, payload and pid."""
+    """Channels are added and subscribed to; callbacks get id, channel, payload and pid."""
     notifier.add_channels(["my_app_name", "ch3"])
     notifier.subscribe(42, "ch1", record)
     notifier.subscribe("an_id", "ch2", lambda *_: None)
@@ -32,7 +32,7 @@ def test_the_seed_script(notifier, db, record):
     [list, tuple, set, frozenset, iter, dict.fromkeys, lambda names: dict.fromkeys(names).keys()],
 )
 def test_any_iterable_of_channels(notifier, settle, form):
-    """A list, tuple, set, iterator or dict of names: all are heard, and all removed again."""
+    """Channels can be a list, tuple, set, iterator or dict of names, to add and to remove."""
     names = ["a", "b", 'My "odd" channel; drop table x']
     notifier.add_channels(form(names))
     assert notifier.get_channels() == set(names)
@@ -56,7 +56,7 @@ def test_one_channel_as_a_str(notifier):
     ['My "odd" channel; drop table x', "MixedCase", "ü" * 31, "a" * 63, "it's", "%s", " ", "😀"],
 )
 def test_names_are_taken_literally(notifier, db, record, channel):
-    """A channel is heard under exactly its name, whatever it looks like to SQL."""
+    """A channel's name is taken literally, also if it has special characters or capitals."""
     notifier.subscribe(1, channel, record)
     db.notify(channel.swapcase(), "other")
     db.notify(channel, "this")
@@ -66,7 +66,7 @@ def test_names_are_taken_literally(notifier, db, record, channel):
 
 @pytest.mark.parametrize("id", IDS, ids=[type(one).__name__ for one in IDS])
 def test_any_hashable_id(notifier, db, record, id):
-    """Whatever is hashable is an id; the callback gets that very object back."""
+    """Any hashable object can be an id; the callback gets the same object."""
     notifier.subscribe(id, "a", record)
     db.notify("a")
     record.wait_for(1)
@@ -77,7 +77,7 @@ def test_any_hashable_id(notifier, db, record, id):
 
 
 def test_all_ids_side_by_side(notifier, db, make_recorder):
-    """Ids of all kinds live on one channel, and are called in the order they subscribed."""
+    """Ids of all types can be on one channel, and are called in the order of subscribing."""
     record = make_recorder()
     for one in IDS:
         notifier.subscribe(one, "a", record, autorun=False)
@@ -88,7 +88,7 @@ def test_all_ids_side_by_side(notifier, db, make_recorder):
 
 
 def test_one_id_on_several_channels(notifier, db, make_recorder):
-    """The same id has a callback of its own on each channel; removing one leaves the others."""
+    """An id has a separate callback on each channel; removing one leaves the others."""
     first, second = make_recorder(), make_recorder()
     notifier.subscribe(1, "a", first)
     notifier.subscribe(1, "b", second)
@@ -101,7 +101,7 @@ def test_one_id_on_several_channels(notifier, db, make_recorder):
 
 
 def test_replacing_a_callback(notifier, db, make_recorder):
-    """The same id on the same channel replaces the callback at once, and keeps its place."""
+    """Subscribing an id again replaces the callback at once, and keeps its place in the order."""
     order, old = [], make_recorder()
     notifier.subscribe("x", "a", old)
     notifier.subscribe("y", "a", lambda *_: order.append("y"))
@@ -117,7 +117,7 @@ def test_replacing_a_callback(notifier, db, make_recorder):
 
 
 def test_unsubscribing_and_the_channel(notifier, db, record, settle):
-    """The last subscription takes its channel along, added explicitly or not."""
+    """Removing a channel's last subscription removes the channel, even if it was added before."""
     notifier.add_channels(["a"])
     notifier.subscribe(1, "a", record)
     notifier.subscribe(2, "a", record)
@@ -133,7 +133,7 @@ def test_unsubscribing_and_the_channel(notifier, db, record, settle):
 
 
 def test_no_ops(notifier, db, record):
-    """Adding what is there and removing what isn't change nothing."""
+    """Adding channels that are there, and removing those that aren't, changes nothing."""
     notifier.subscribe(1, "a", record)
     notifier.add_channels(["a"])
     notifier.add_channels([])
@@ -151,7 +151,7 @@ def test_no_ops(notifier, db, record):
 
 
 def test_what_is_returned_is_a_copy(notifier, record):
-    """Changing the set or the dicts that are returned changes nothing of the notifier."""
+    """Changing the returned set or dicts doesn't change the notifier."""
     notifier.subscribe(1, "a", record, autorun=False)
     notifier.add_channels(["b"], autorun=False)
     channels, subscriptions = notifier.get_channels(), notifier.get_subscriptions()
@@ -166,7 +166,7 @@ def test_what_is_returned_is_a_copy(notifier, record):
 
 
 def test_start_stop_start(notifier, db, record, settle):
-    """What is registered survives stopping; what is sent meanwhile isn't delivered later."""
+    """Subscriptions survive a stop; notifications sent meanwhile aren't delivered later."""
     notifier.subscribe(1, "a", record)
     assert notifier.stop() == 0
     assert not notifier.is_running()
@@ -181,7 +181,7 @@ def test_start_stop_start(notifier, db, record, settle):
 
 
 def test_stop_delivers_what_was_received(notifier, db, make_recorder, eventually):
-    """Whatever had been read by then is delivered before `stop()` returns."""
+    """`stop()` delivers all that was received before it returns."""
     record = make_recorder()
     notifier.subscribe(1, "a", record)
     db.execute("SELECT pg_notify('a', n::text) FROM generate_series(1, 5000) n")
@@ -191,7 +191,7 @@ def test_stop_delivers_what_was_received(notifier, db, make_recorder, eventually
 
 
 def test_stop_ends_the_session(notifier, db, eventually):
-    """A stopped notifier has no session on the server, a running one has one of its name."""
+    """A running notifier has a session for listening, and one for `notify`; `stop` ends both."""
     notifier.start()
     assert len(db.listening()) == 1
     notifier.notify("a")
@@ -201,7 +201,7 @@ def test_stop_ends_the_session(notifier, db, eventually):
 
 
 def test_with(pgnotifier_dsn, db, record, eventually):
-    """`with` stops at the end, also after an exception."""
+    """A `with` block stops the notifier at its end, also after an exception."""
     with pytest.raises(ZeroDivisionError), Notifier(pgnotifier_dsn, daemon=True) as notifier:
         notifier.subscribe(1, "a", record)
         db.notify("a")
@@ -212,7 +212,7 @@ def test_with(pgnotifier_dsn, db, record, eventually):
 
 
 def test_restart_replaces_the_connection(notifier, db, record, eventually):
-    """Restarting makes a new session that hears the same channels, without a gap."""
+    """`restart` makes a new session that listens to the same channels, without a gap."""
     notifier.subscribe(1, "a", record)
     (before,) = db.listening()
     notifier.restart()
@@ -223,7 +223,7 @@ def test_restart_replaces_the_connection(notifier, db, record, eventually):
 
 
 def test_restart_starts(notifier, db, record):
-    """Restarting what isn't running starts it."""
+    """`restart` starts a notifier that isn't running."""
     notifier.subscribe(1, "a", record, autorun=False)
     notifier.restart()
     assert notifier.is_running()
@@ -233,7 +233,7 @@ def test_restart_starts(notifier, db, record):
 
 
 def test_order_under_load(notifier, db, make_recorder):
-    """Notifications of several channels come in the order of their commits, each once."""
+    """Notifications on several channels are delivered once each, in commit order."""
     record = make_recorder()
     for channel in "abc":
         notifier.subscribe(channel, channel, record)

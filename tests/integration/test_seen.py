@@ -1,4 +1,4 @@
-"""What whoever is on call sees: lines, counts, and why something doesn't get on."""
+"""What operators can see: log lines, counts, and reasons for delays."""
 
 import logging
 import threading
@@ -7,7 +7,7 @@ from pgnotifier import InlineDispatcher
 
 
 def test_a_line_for_each_notification(notifier, db, record, caplog, eventually):
-    """At DEBUG, with its channel, its size and who gets it; without its payload."""
+    """At DEBUG, a notification is logged with its channel, size and ids, without its payload."""
     notifier.subscribe("one", "a", record)
     notifier.subscribe(("two", 2), "a", record)
     notifier.add_channel("b")
@@ -24,7 +24,7 @@ def test_a_line_for_each_notification(notifier, db, record, caplog, eventually):
 
 
 def test_counts_by_channel(notifier, db, record, settle):
-    """Of what came on the channels that are registered."""
+    """The status counts notifications by channel, and forgets channels that were removed."""
     notifier.subscribe(1, "a", record)
     notifier.subscribe(1, "b", record)
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_counts_by_channel(notifier, db, record, settle):
 
 
 def test_why_a_dispatcher_does_not_get_on(pgnotifier_dsn, make_notifier, db, eventually):
-    """While it is full, or retries: since when, and why."""
+    """While a dispatcher retries, the status shows since when, and why."""
     up = threading.Event()
 
     class Down(InlineDispatcher):
@@ -74,7 +74,7 @@ def test_why_a_dispatcher_does_not_get_on(pgnotifier_dsn, make_notifier, db, eve
 
 
 def test_why_nothing_is_read(pgnotifier_dsn, make_notifier, db, eventually):
-    """A full buffer is the reason at the top as well, for as long as it keeps the reader."""
+    """While a full buffer keeps the reader from reading, the notifier's status says why."""
     begun, go_on = threading.Event(), threading.Event()
 
     def block(*_):
@@ -102,7 +102,7 @@ def test_why_nothing_is_read(pgnotifier_dsn, make_notifier, db, eventually):
 
 
 def test_why_it_is_still_starting(make_notifier, eventually):
-    """What keeps it from connecting is there while it waits for the server."""
+    """While a notifier waits for its server, the status shows why it can't connect."""
     notifier = make_notifier("host=127.0.0.1 port=1", wait=True)
     notifier.add_channels("a", autorun=False)
     notifier.begin()

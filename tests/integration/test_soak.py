@@ -1,4 +1,4 @@
-"""The soak runs, fails when it has to, and leaves nothing behind."""
+"""The soak runs, detects every kind of fault, and cleans up."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def soaking(monkeypatch):
 
 @pytest.fixture
 def ledger(soaking):
-    """Yield empty books."""
+    """Return an empty ledger."""
     from soaking.accounting import Ledger
 
     return Ledger()
@@ -53,10 +53,10 @@ class Run:
         )
 
     def left_behind(self):
-        """Return processes and files that are still there."""
+        """Return the processes and files that still exist."""
         processes = []
         for environ in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):  # gone, or somebody else's
+            with contextlib.suppress(OSError):  # it has ended, or belongs to another user
                 if self.mark.encode() in environ.read_bytes().split(b"\0"):
                     processes.append((environ.parent / "cmdline").read_bytes())
         return processes + list(self.directory.iterdir())
@@ -80,7 +80,7 @@ def run(tmp_path):
 @pytest.mark.gate
 @pytest.mark.timeout(240)
 def test_a_short_soak_accounts_for_everything(run, eventually):
-    """Twenty seconds of faults lose, double and disorder nothing, and leave nothing behind."""
+    """In 20 seconds with faults, nothing is lost, doubled or disordered, and it cleans up."""
     one = run("--minutes", 1 / 3, "--every", 1, "--seed", 20)
     output, _ = one.process.communicate(timeout=200)
     assert one.process.returncode == 0, output[-8000:]
@@ -92,7 +92,7 @@ def test_a_short_soak_accounts_for_everything(run, eventually):
     undelivered = found["sent"] - found["delivered by a call"]
     explained = found["not delivered, in a gap"]
     explained += found["not delivered, nobody knows if committed"]
-    assert 0 <= undelivered - explained <= 100  # what was sent to removed channels
+    assert 0 <= undelivered - explained <= 100  # those sent to removed channels
     assert found["lost"] == found["doubled"] == found["disordered"] == 0
     eventually(lambda: not one.left_behind())
 
@@ -101,7 +101,7 @@ def test_a_short_soak_accounts_for_everything(run, eventually):
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_soak_leaves_nothing_behind(run, how, eventually):
-    """Ctrl-C in the middle ends the servers and the listener, and deletes their files."""
+    """SIGINT or SIGTERM ends the servers and the listener, and deletes their files."""
     one = run("--minutes", 5, "--every", 0.5)
     for _ in range(4):  # the seed, and three faults
         assert one.process.stdout.readline()
@@ -116,7 +116,7 @@ def test_an_interrupted_soak_leaves_nothing_behind(run, how, eventually):
 
 
 def commit(ledger, *channels, sender=1, ended=True, **options):
-    """Enter a transaction, and return its notifications."""
+    """Enter a transaction in the ledger, and return the keys of its notifications."""
     commit, keys = ledger.begin(sender, channels, **options)
     if ended:
         time.sleep(0.002)
@@ -125,7 +125,7 @@ def commit(ledger, *channels, sender=1, ended=True, **options):
 
 
 def deliver(ledger, key, channel="orders", routes=("callback", "task")):
-    """Enter a notification's deliveries."""
+    """Enter a notification's deliveries in the ledger."""
     for route in routes:
         ledger.deliver(route, key, channel, f"id of {key}" if route == "task" else "")
 
@@ -141,7 +141,7 @@ def gap(since, until, *channels):
 
 
 def test_all_delivered_is_no_offence(ledger):
-    """Notifications that all come once, in order and by both routes, are found to be right."""
+    """If all notifications come once, in order and by both routes, there is no offence."""
     keys = [*commit(ledger, "orders", "payments"), *commit(ledger, "orders", sender=2)]
     for key, channel in zip(keys, ["orders", "payments", "orders"], strict=True):
         assert not ledger.has_come(key)
@@ -155,17 +155,17 @@ def test_all_delivered_is_no_offence(ledger):
 
 @pytest.mark.parametrize("routes", [(), ("callback",), ("task",)])
 def test_a_lost_one_is_noticed(ledger, routes):
-    """One that doesn't come, or by one route only, is lost."""
+    """A notification that doesn't come, or only by one route, is lost."""
     (key,) = commit(ledger, "orders")
     deliver(ledger, key, routes=routes)
     ledger.settle(time.time() + 1)
-    assert not ledger.offences  # its gap may be reported yet
+    assert not ledger.offences  # its gap may still be reported
     ledger.settle()
     assert ledger.offences == {"lost": 1}
 
 
 def test_a_gap_explains_what_may_have_been_committed_in_it(ledger):
-    """A commit that touches a gap is excused; one before, after, or of another channel isn't."""
+    """A gap explains a loss if the commit overlaps it, and the channel is the same."""
     start = time.time()
     commit(ledger, "orders")
     end = time.time()
@@ -181,7 +181,7 @@ def test_a_gap_explains_what_may_have_been_committed_in_it(ledger):
 
 
 def test_a_gap_does_not_explain_half_a_delivery(ledger):
-    """What came by a call was heard, and so has to come as a task, gap or not."""
+    """If a notification came by a call, it must come as a task too, whether in a gap or not."""
     (key,) = commit(ledger, "orders")
     deliver(ledger, key, routes=["callback"])
     ledger.add_gap(gap(time.time() - 9, time.time() + 9))
@@ -190,7 +190,7 @@ def test_a_gap_does_not_explain_half_a_delivery(ledger):
 
 
 def test_a_doubled_one_is_noticed(ledger):
-    """A second call is an offence, and so is a second task; the same task once more is not."""
+    """A second call or a second task is an offence; the same task id again is not."""
     (key,) = commit(ledger, "orders")
     deliver(ledger, key)
     ledger.deliver("task", key, "orders", f"id of {key}")
@@ -202,7 +202,7 @@ def test_a_doubled_one_is_noticed(ledger):
 
 
 def test_one_that_comes_once_more_much_later_is_noticed(ledger):
-    """What the books have forgotten can't come unnoticed."""
+    """A notification that comes after the ledger has settled it is an offence."""
     (key,) = commit(ledger, "orders")
     deliver(ledger, key)
     ledger.settle(time.time() + 1)
@@ -211,7 +211,7 @@ def test_one_that_comes_once_more_much_later_is_noticed(ledger):
 
 
 def test_disorder_of_one_sender_is_noticed(ledger):
-    """Of one sender's notifications on one channel an earlier one mustn't come later."""
+    """On one channel, a sender's earlier notification must not come after a later one."""
     first, other, second = commit(ledger, "orders", "payments", "orders")
     deliver(ledger, second)
     deliver(ledger, other, "payments")
@@ -221,7 +221,7 @@ def test_disorder_of_one_sender_is_noticed(ledger):
 
 
 def test_disorder_of_two_senders_is_noticed(ledger):
-    """What was committed before another transaction began mustn't come after that one."""
+    """A notification must not come after one from a transaction that began after its commit."""
     (first,) = commit(ledger, "orders", sender=1)
     (overlapping,) = commit(ledger, "orders", sender=2, ended=False)
     (second,) = commit(ledger, "orders", sender=3)
@@ -233,7 +233,7 @@ def test_disorder_of_two_senders_is_noticed(ledger):
 
 
 def test_an_unknown_outcome_excuses_absence_alone(ledger):
-    """What was perhaps committed may come or not, but not by one route only."""
+    """If it is unknown whether a commit succeeded, both routes may deliver, or neither."""
     _, came, half = (commit(ledger, "orders", ended=False)[0] for _ in range(3))
     deliver(ledger, came)
     deliver(ledger, half, routes=["callback"])
@@ -243,7 +243,7 @@ def test_an_unknown_outcome_excuses_absence_alone(ledger):
 
 
 def test_deliveries_of_removed_channels_are_noticed(ledger):
-    """What is sent to a channel without subscriptions is not to come, and isn't missed."""
+    """A delivery from a removed channel is an offence; if there is none, nothing is lost."""
     ledger.mark_removed("orders", removed=True)
     first, _ = commit(ledger, "orders", "orders", expected=False)
     deliver(ledger, first)
@@ -254,7 +254,7 @@ def test_deliveries_of_removed_channels_are_noticed(ledger):
 
 
 def test_misrouted_and_bad_gaps_are_noticed(ledger):
-    """A delivery from another channel, and gaps that say nothing, are offences."""
+    """Deliveries on the wrong channel, and gaps with times that are invalid, are offences."""
     (key,) = commit(ledger, "orders")
     ledger.deliver("callback", key, "payments")
     now = time.time()
@@ -264,14 +264,14 @@ def test_misrouted_and_bad_gaps_are_noticed(ledger):
 
 
 def test_time_in_gaps_is_counted_once(ledger):
-    """Gaps that overlap count as the stretch that they cover together."""
+    """Time in several overlapping gaps is counted once."""
     for since, until in ((10, 14), (11, 12), (13, 16), (20, 21)):
         ledger.add_gap(gap(since, until))
     assert ledger.disconnected() == 7
 
 
 def test_a_grown_process_is_noticed(soaking, ledger):
-    """More memory, threads or descriptors than a little more are offences."""
+    """If memory, threads or descriptors have grown by more than a little, that is an offence."""
     from soak import Outcome, judge
     from soaking.process import Usage
 
@@ -287,7 +287,7 @@ def test_a_grown_process_is_noticed(soaking, ledger):
 
 @pytest.fixture
 def echo():
-    """Yield the address of a server that sends back what it gets."""
+    """Yield the address of an echo server."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def answer(one):
@@ -308,7 +308,7 @@ def echo():
 
 @pytest.fixture
 def proxy(soaking, echo):
-    """Yield a proxy in front of it."""
+    """Yield a proxy in front of the echo server."""
     from soaking.proxy import FaultyProxy
 
     with FaultyProxy(echo) as proxy:
@@ -316,14 +316,14 @@ def proxy(soaking, echo):
 
 
 def connect(proxy):
-    """Return a connection on which something has passed."""
+    """Return a connection through the proxy that has already passed data."""
     one = socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
     assert ask(one, b"hello") == b"hello"
     return one
 
 
 def ask(one, data):
-    """Send, and return as much as was sent."""
+    """Send data, and return an answer of the same length, or less at the end."""
     one.sendall(data)
     answer = b""
     while len(answer) < len(data):
@@ -334,7 +334,7 @@ def ask(one, data):
 
 
 def test_the_proxy_delays_and_throttles(proxy):
-    """What is delayed takes that long each way; what is throttled as long as its length asks."""
+    """Data is delayed in both directions, or slowed down to the given rate."""
     from soaking.proxy import FAIR, Weather
 
     with connect(proxy) as one:
@@ -349,7 +349,7 @@ def test_the_proxy_delays_and_throttles(proxy):
 
 @pytest.mark.parametrize("swallowed", ["requests answers", "requests", "answers"])
 def test_what_was_swallowed_on_stays_dead(proxy, swallowed):
-    """A connection that lost bytes never gets an answer again; a new one does."""
+    """A connection that has lost bytes gets no answer any more; a new one does."""
     from soaking.proxy import FAIR, Weather
 
     with connect(proxy) as one:
@@ -365,7 +365,7 @@ def test_what_was_swallowed_on_stays_dead(proxy, swallowed):
 
 
 def test_the_proxy_cuts_and_resets(proxy):
-    """A cut ends connections in order, a reset with RST; new ones can be made."""
+    """`cut` ends connections with FIN, `reset` with RST; afterwards new ones can be made."""
     with connect(proxy) as one:
         proxy.cut()
         assert one.recv(1) == b""
@@ -378,7 +378,7 @@ def test_the_proxy_cuts_and_resets(proxy):
 
 
 def test_the_proxy_refuses_when_the_server_is_down(soaking, tmp_path):
-    """A client whose server isn't there is disconnected."""
+    """If the server is down, the proxy closes the client's connection."""
     from soaking.proxy import FaultyProxy
 
     with (
@@ -393,7 +393,7 @@ def test_the_proxy_refuses_when_the_server_is_down(soaking, tmp_path):
 
 
 def test_a_gap_survives_the_pipe(soaking):
-    """A gap is the same after it was written and read."""
+    """A gap that is written as JSON and parsed is equal to the original."""
     from soaking.process import parse_gap
 
     one = gap(1000.25, 1001.5, "orders", "ümläut")

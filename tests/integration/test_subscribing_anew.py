@@ -1,4 +1,4 @@
-"""Subscribing an id anew while notifications wait: on a real server, over a real connection."""
+"""Subscribing an id again while notifications wait, with a real server."""
 
 import threading
 
@@ -9,7 +9,7 @@ from pgnotifier._connection.session import Session
 
 
 def test_nothing_is_dropped(notifier, db, record, make_recorder):
-    """Of 110 that wait behind a slow callback, all are heard: by the new one from the change on."""
+    """If a slow callback is replaced, the new one gets all notifications that waited."""
     other = make_recorder()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -32,7 +32,7 @@ def test_nothing_is_dropped(notifier, db, record, make_recorder):
 
 @pytest.mark.parametrize("autorun", [True, False])
 def test_to_a_new_dispatcher_under_a_stream(notifier, db, make_recorder, autorun):
-    """Thirty changes amid 3,000 notifications: each is heard once, in order."""
+    """With 30 changes of dispatcher, 3,000 notifications are delivered once each, in order."""
     record = make_recorder()
     notifier.subscribe(0, "a", record)
     dispatchers = [InlineDispatcher() for _ in range(3)]
@@ -49,7 +49,7 @@ def test_to_a_new_dispatcher_under_a_stream(notifier, db, make_recorder, autorun
 def test_to_a_new_dispatcher_while_the_buffer_is_full(
     make_notifier, pgnotifier_dsn, db, record, eventually
 ):
-    """The reader goes on once the new dispatcher has taken over all that has waited."""
+    """If a full buffer blocks the reader, it goes on once a new dispatcher has taken over."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(*call):
@@ -73,7 +73,7 @@ def test_to_a_new_dispatcher_while_the_buffer_is_full(
 
 
 def test_a_refused_listen(notifier, db, record, make_recorder, monkeypatch):
-    """The callback of before has all that waits, and what comes later."""
+    """If LISTEN is refused, the previous callback gets what waits and what comes later."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(*call):

@@ -1,4 +1,4 @@
-"""Several notifiers of one standby name: one hears, the others take over."""
+"""Of several notifiers with one standby name, one listens, and another one takes over."""
 
 import itertools
 import threading
@@ -11,7 +11,7 @@ from pgnotifier import ArgumentTypeError, Notifier
 
 @pytest.fixture
 def join(pgnotifier_dsn, make_notifier, make_recorder):
-    """Return a maker of notifiers that share a standby name, with what they have heard."""
+    """Return a function that makes a notifier with a standby name, a recorder and its gaps."""
 
     def join(name="shop", **settings):
         gaps = []
@@ -24,12 +24,12 @@ def join(pgnotifier_dsn, make_notifier, make_recorder):
 
 
 def states(*notifiers):
-    """Return the state of each."""
+    """Return the states of notifiers."""
     return [notifier.status().state for notifier in notifiers]
 
 
 def test_one_hears(join, db, settle):
-    """Of two with one name only the first delivers; the other stands by."""
+    """Of two notifiers with one name, only the first delivers; the other is on standby."""
     (first, heard, _), (second, idle, _) = join(), join()
     assert states(first, second) == ["listening", "standby"]
     db.notify("ch", 1)
@@ -40,7 +40,7 @@ def test_one_hears(join, db, settle):
 
 
 def test_names_are_apart(join, db):
-    """Notifiers of different names, or of none, all hear."""
+    """Notifiers with different names, or without a name, all listen."""
     joined = [join("one"), join("two"), join(None)]
     assert states(*(notifier for notifier, *_ in joined)) == ["listening"] * 3
     db.notify("ch", 1)
@@ -49,7 +49,7 @@ def test_names_are_apart(join, db):
 
 
 def test_takes_over_when_the_leader_stops(join, db, eventually):
-    """With all that was subscribed meanwhile, and a gap that covers the time between."""
+    """A standby takes over with all of its channels, and reports a gap."""
     (first, heard, _), (second, record, gaps) = join(), join()
     second.subscribe("b", "later", record)
     second.add_channels(["empty", "gone"])
@@ -69,7 +69,7 @@ def test_takes_over_when_the_leader_stops(join, db, eventually):
 
 
 def test_nobody_led(join, db, eventually):
-    """Who is the first to come has no gap to report."""
+    """A notifier that starts while there is no leader reports no gap."""
     first, _, gaps = join()
     first.stop()
     eventually(lambda: not db.listening())
@@ -79,7 +79,7 @@ def test_nobody_led(join, db, eventually):
 
 
 def test_restart_of_a_standby(join, eventually):
-    """A standby stays one, without a gap."""
+    """A notifier on standby stays on standby after a restart, without a gap."""
     (first, *_), (second, _, gaps) = join(), join()
     second.restart()
     assert states(first, second) == ["listening", "standby"]
@@ -87,13 +87,13 @@ def test_restart_of_a_standby(join, eventually):
 
 
 def test_the_name_is_a_str(pgnotifier_dsn):
-    """Anything else is refused."""
+    """A standby name that isn't a str is refused."""
     with pytest.raises(ArgumentTypeError, match="standby"):
         Notifier(pgnotifier_dsn, standby=True)
 
 
 def test_sessions_end_under_load(join, db, eventually):
-    """However often leaders lose their sessions: nothing twice, and what is missing is in a gap."""
+    """If leaders lose their sessions, nothing is delivered twice, and losses are in gaps."""
     joined = [join() for _ in range(3)]
     done, sent = threading.Event(), {}
 
@@ -124,7 +124,7 @@ def test_sessions_end_under_load(join, db, eventually):
         sender.join()
 
     def is_heard():
-        db.notify("ch", None)  # behind all others
+        db.notify("ch", None)  # after all others
         return any(None in record.payloads for _, record, _ in joined)
 
     eventually(is_heard)

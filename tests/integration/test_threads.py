@@ -1,4 +1,4 @@
-"""ThreadDispatcher: several at a time, bounded, and drained at the end."""
+"""ThreadDispatcher calls callbacks in several threads, and waits for them when it stops."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ from pgnotifier import (
 
 @pytest.fixture
 def make(db, request):
-    """Return a maker of running notifiers with threads."""
+    """Return a function that makes notifiers with a ThreadDispatcher."""
 
     def make(*args, **settings):
         notifier = Notifier(db.dsn, dispatcher=ThreadDispatcher(*args, **settings))
@@ -33,7 +33,7 @@ def workers():
 
 
 def test_several_at_a_time(make, db, eventually):
-    """As many as there are workers; a slow one doesn't hold up the others."""
+    """Callbacks of several subscriptions run concurrently, one in each worker thread."""
     notifier = make(3)
     barrier = threading.Barrier(3, timeout=20)
     passed = []
@@ -45,7 +45,7 @@ def test_several_at_a_time(make, db, eventually):
 
 
 def test_without_order_one_subscription_runs_side_by_side(make, db, eventually):
-    """Its callback is called by several threads at a time."""
+    """With `ordered=False` several threads call the callback of one subscription concurrently."""
     notifier = make(4, ordered=False)
     barrier = threading.Barrier(4, timeout=20)
     passed = []
@@ -56,7 +56,7 @@ def test_without_order_one_subscription_runs_side_by_side(make, db, eventually):
 
 
 def test_stopping_waits_for_those_that_run(make, db, eventually, record):
-    """Within its timeout; nothing runs afterwards, and no thread is left."""
+    """`stop` waits for running and waiting callbacks; afterwards no thread is left."""
     notifier = make(2)
     begun = threading.Event()
 
@@ -76,7 +76,7 @@ def test_stopping_waits_for_those_that_run(make, db, eventually, record):
 
 
 def test_what_takes_too_long_is_given_up(make, db, eventually):
-    """And counted; what hasn't begun by then never does."""
+    """If the timeout of `stop` passes, it returns how many are undelivered; no more calls begin."""
     notifier = make(1)
     gate, begun = threading.Event(), []
 
@@ -96,7 +96,7 @@ def test_what_takes_too_long_is_given_up(make, db, eventually):
 
 
 def test_a_callback_may_stop_its_notifier(make, db, eventually):
-    """It doesn't wait for itself, and the rest follows."""
+    """A callback that stops its notifier doesn't wait for itself; the rest is delivered."""
     notifier = make(1)
     took, seen = [], []
 
@@ -117,7 +117,7 @@ def test_a_callback_may_stop_its_notifier(make, db, eventually):
 
 
 def test_a_callback_may_subscribe(make, db, eventually, record):
-    """From its thread, and what it subscribed to is live when the call returns."""
+    """A callback may subscribe in its thread; the channel is live when the call returns."""
     notifier = make(2)
 
     def subscribe(*_):
@@ -130,7 +130,7 @@ def test_a_callback_may_subscribe(make, db, eventually, record):
 
 
 def test_sys_exit_is_reported(db, eventually, record):
-    """It ends nothing: neither the thread nor what comes after."""
+    """SystemExit in a callback is reported, and the next notification is delivered."""
     errors = []
     dispatcher = ThreadDispatcher(1)
     with Notifier(db.dsn, dispatcher=dispatcher, on_error=lambda *e: errors.append(e)) as notifier:
@@ -147,7 +147,7 @@ def test_sys_exit_is_reported(db, eventually, record):
 
 
 def test_one_notifier_each(db):
-    """A second one is refused, as `stop()` of the one would wait for the other's."""
+    """A second notifier is refused, because `stop()` would wait for the other's callbacks."""
     dispatcher = ThreadDispatcher()
     Notifier(db.dsn, dispatcher=dispatcher)
     with pytest.raises(ConfigurationError, match="serves <Notifier"):
@@ -161,13 +161,13 @@ def test_one_notifier_each(db):
     "settings", [{"max_workers": 0}, {"max_workers": True}, {"max_pending": 0}]
 )
 def test_numbers_that_cannot_be(settings):
-    """They are named."""
+    """An invalid number is refused, with the name of the setting."""
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         ThreadDispatcher(**settings)
 
 
 def test_a_coroutine_function_is_refused(make):
-    """With the dispatcher that takes it."""
+    """A coroutine function is refused, and the error names AsyncioDispatcher."""
 
     async def wait(*_): ...
 
@@ -176,7 +176,7 @@ def test_a_coroutine_function_is_refused(make):
 
 
 def test_a_fork_takes_nothing_along(make, db, eventually, record):
-    """In the child there are no threads, and nothing pending; the parent delivers on."""
+    """A forked child has no threads and nothing pending; the parent still delivers."""
     notifier = make(2)
     gate = threading.Event()
 

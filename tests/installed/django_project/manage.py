@@ -1,4 +1,4 @@
-"""A project as small as it can be."""
+"""The smallest possible Django project."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Its settings; the database is in the environment."""
+"""The project's settings; environment variables name the database."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""A shop with a Celery app, whose workers and listeners run as processes."""
+"""A shop with a Celery app; its workers and listeners run as processes."""
 
 import secrets
 import sys
@@ -9,7 +9,7 @@ from shops import Shop
 
 
 class CeleryShop(Shop):
-    """An app's module in a directory, and the processes that run it."""
+    """A directory with the module of a Celery app, and the processes that run it."""
 
     START = """
 import os
@@ -42,7 +42,7 @@ def write(what, *facts):
         return worker
 
     def listener(self, *args, notifiers=1, **env):
-        """Start a listener, and wait until all its notifiers hear."""
+        """Start a listener, and wait until all its notifiers listen."""
         listener = self.celery("pgnotifier", *args, **env)
         listener.wait_for("listening ", notifiers)
         return listener
@@ -50,7 +50,7 @@ def write(what, *facts):
 
 @pytest.fixture
 def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
-    """Yield a maker of shops, given the source of their module."""
+    """Yield a function that makes a shop from the source of its module."""
     with ExitStack() as stack:
 
         def open_shop(
@@ -67,7 +67,7 @@ def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
 
 @pytest.fixture(scope="module")
 def open_module_shop(pgnotifier_postgres, broker, tmp_path_factory, preforked):
-    """Yield the same for a shop that the tests of a module share."""
+    """Yield a function like `open_shop`, for a shop that the tests of a module share."""
     with ExitStack() as stack:
         dsn = stack.enter_context(pgnotifier_postgres.database())
 

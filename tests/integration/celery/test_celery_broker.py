@@ -1,4 +1,4 @@
-"""A broker that comes and goes: nothing is lost, and publishing resumes by itself, in order."""
+"""A broker goes away and comes back: nothing is lost, and publishing resumes in order."""
 
 import base64
 import itertools
@@ -17,7 +17,7 @@ from pgnotifier.contrib.celery import CeleryDispatcher
 
 
 class Queue:
-    """What is in the broker's queue."""
+    """The tasks in the broker's queue."""
 
     def __init__(self, server):
         self._server = server
@@ -27,7 +27,7 @@ class Queue:
             return client.llen("celery")
 
     def tasks(self):
-        """Return the ids and payloads of all tasks, in the order they were published."""
+        """Return the ids and payloads of all tasks, in the order in which they were published."""
         with redis.Redis.from_url(self._server.url) as client:
             messages = [json.loads(message) for message in client.lrange("celery", 0, -1)]
         return [
@@ -42,7 +42,7 @@ class Queue:
 
 @pytest.fixture
 def broker(pgnotifier_private_valkey):
-    """Return a broker of the test's own, which keeps what it has acknowledged."""
+    """Return a broker for this test alone, which keeps what it has acknowledged."""
     return pgnotifier_private_valkey
 
 
@@ -60,7 +60,7 @@ def app(broker):
 
 @pytest.fixture
 def publish(app, pgnotifier_dsn, make_notifier):
-    """Return a running notifier whose channel `tasks` is enqueued."""
+    """Return a running notifier that enqueues the notifications of the channel `tasks`."""
     notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
     notifier.subscribe("id", "tasks", print)
     notifier.start()
@@ -68,7 +68,7 @@ def publish(app, pgnotifier_dsn, make_notifier):
 
 
 class Load:
-    """Notifies numbers until told to stop."""
+    """A thread that sends numbers as notifications until the end of the `with` block."""
 
     def __init__(self, db):
         self.sent = 0
@@ -96,7 +96,7 @@ class Load:
 def test_nothing_is_lost_while_the_broker_is_away(
     broker, queue, publish, db, eventually, monkeypatch, end
 ):
-    """All that was received is enqueued in order, also what came while there was no broker."""
+    """All notifications are enqueued in order, also those received while there was no broker."""
     monkeypatch.setattr(Backoff, "LAST", 0.5)
     with Load(db) as load:
         for _ in range(2):
@@ -108,14 +108,14 @@ def test_nothing_is_lost_while_the_broker_is_away(
             broker.start()
             eventually(lambda: not publish.status().dispatchers[0].retrying)
     eventually(lambda: publish.status().dispatchers[0].delivered == load.sent)
-    # A broker may have taken tasks and gone before it said so: these come again, ids and all.
+    # The broker may have ended before it acknowledged tasks: these come again, with the same ids.
     once = list(dict.fromkeys(queue.tasks()))
     assert [number for _, number in once] == list(range(load.sent))
     assert publish.status().errors == 0
 
 
 def test_the_first_publish_may_fail_too(broker, queue, publish, db, eventually):
-    """A broker that was never there is waited for just so."""
+    """The dispatcher also waits for a broker that isn't up when it publishes its first task."""
     broker.stop()
     for number in range(3):
         db.notify("tasks", number)
@@ -130,7 +130,7 @@ def audit(*_):
 
 
 def test_canvases_wait_as_well(broker, queue, app, publish, db, eventually):
-    """Although Celery publishes them on connections of its own."""
+    """Canvases also wait for the broker, although Celery publishes them on other connections."""
     task = app.task(audit, name="shop.task", ignore_result=True)
     publish.subscribe("chain", "tasks", chain(task.s(), task.si()))
     publish.subscribe("group", "tasks", group(task.s(), task.s()))
@@ -147,7 +147,7 @@ def test_canvases_wait_as_well(broker, queue, app, publish, db, eventually):
 
 
 def test_stopping_is_bounded_while_the_broker_is_silent(broker, queue, publish, db, eventually):
-    """One that takes the connection and never answers holds up nobody, and nothing is reported."""
+    """`stop` returns in time if the broker never answers, and doesn't report an error."""
     db.notify("tasks", 0)
     eventually(lambda: len(queue) == 1)
     os.kill(broker.pid, signal.SIGSTOP)
@@ -165,7 +165,7 @@ def test_stopping_is_bounded_while_the_broker_is_silent(broker, queue, publish, 
 def test_a_silent_broker_is_given_up_and_tried_again(
     broker, queue, publish, db, eventually, monkeypatch
 ):
-    """One that doesn't answer for long is taken for dead, and published to once it answers."""
+    """A broker that doesn't answer in time counts as lost; tasks are published once it answers."""
     monkeypatch.setattr("pgnotifier.contrib.celery.broker.ANSWER_TIMEOUT", 0.3)
     db.notify("tasks", 0)
     eventually(lambda: len(queue) == 1)
@@ -180,7 +180,7 @@ def test_a_silent_broker_is_given_up_and_tried_again(
 
 
 def test_the_listener_goes_on_after_its_stop_gave_up(broker, queue, publish, db, eventually):
-    """A new one makes its own connection, and isn't held up by the thread that is stuck."""
+    """After `stop` gave up on a stuck thread, a new start connects and publishes without it."""
     db.notify("tasks", 0)
     eventually(lambda: len(queue) == 1)
     os.kill(broker.pid, signal.SIGSTOP)
@@ -197,7 +197,7 @@ def test_the_listener_goes_on_after_its_stop_gave_up(broker, queue, publish, db,
 
 
 def test_results_that_nobody_asks_for_are_not_kept(broker, app, publish, db, eventually, queue):
-    """However many are enqueued, the result backend remembers and subscribes to none."""
+    """The result backend neither remembers nor subscribes to the results of enqueued tasks."""
     app.conf.update(result_backend=broker.url, result_backend_thread_safe=True)
     task = app.task(audit, name="shop.task")
     canvases = task.s(), task.s() | task.s(), group(task.s()), chord([task.s()] * 2, task.s())
@@ -213,7 +213,7 @@ def test_results_that_nobody_asks_for_are_not_kept(broker, app, publish, db, eve
 
 
 def test_a_password_is_not_logged(broker, pgnotifier_dsn, make_notifier, db, eventually, caplog):
-    """Nor when the broker refuses it."""
+    """The broker's password isn't logged, not even if the broker refuses it."""
     with redis.Redis.from_url(broker.url) as client:
         client.config_set("requirepass", "open")
     url = broker.url.replace("redis://", "redis://:sesame@")

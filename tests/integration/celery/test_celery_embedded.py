@@ -1,4 +1,4 @@
-"""`celery worker --pgnotifier`: the listener in a worker, and what can be asked of it."""
+"""`celery worker --pgnotifier`: a listener in a worker, and `celery inspect pgnotifier`."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ def record(id, channel, payload, pid):
 
 
 def payloads(shop, count):
-    """Return what was heard, once there is so much of it."""
+    """Return the payloads of the tasks that ran, once there are `count` of them."""
     return [payload for payload, *_ in shop.wait_written("heard", count)]
 
 
@@ -39,7 +39,7 @@ def ask(shop, *args):
     ids=["solo", "threads", "prefork"],
 )
 def test_listens_and_works(open_shop, pool):
-    """Each notification becomes one task, however often the pool forks; SIGTERM ends it all."""
+    """Each notification becomes one task, however often the pool forks; SIGTERM ends the worker."""
     shop = open_shop(SHOP)
     worker = shop.worker("--pgnotifier", *pool)
     worker.wait_for("listening 1 channel")
@@ -57,7 +57,7 @@ def test_listens_and_works(open_shop, pool):
 
 
 def test_survives_a_restart_of_the_pool(open_shop):
-    """`celery control pool_restart` leaves the listener alone."""
+    """The listener goes on after `celery control pool_restart`."""
     shop = open_shop(SHOP + "app.conf.worker_pool_restarts = True\n")
     worker = shop.worker("--pgnotifier", "-P", "prefork", "-c", "1")
     worker.wait_for("listening 1 channel")
@@ -72,7 +72,7 @@ def test_survives_a_restart_of_the_pool(open_shop):
 
 
 def test_of_two_one_listens(open_shop):
-    """The other one stands by, and takes over when that one is killed."""
+    """Of two workers one listens; the other is on standby, and takes over when that is killed."""
     shop = open_shop(SHOP)
     first = shop.worker("--pgnotifier")
     first.wait_for("listening 1 channel")
@@ -88,7 +88,7 @@ def test_of_two_one_listens(open_shop):
 
 
 def test_a_command_with_standby_and_a_worker(open_shop):
-    """`celery pgnotifier --standby` stands by for a worker that listens."""
+    """`celery pgnotifier --standby` takes over from a worker that listened."""
     shop = open_shop(SHOP)
     worker = shop.worker("--pgnotifier")
     worker.wait_for("listening 1 channel")
@@ -104,7 +104,7 @@ def test_a_command_with_standby_and_a_worker(open_shop):
 
 
 def test_inspect(open_shop):
-    """A running worker tells the listener's status; one that doesn't listen says so."""
+    """`celery inspect pgnotifier` shows a listener's status, or that the worker doesn't listen."""
     shop = open_shop(SHOP)
     shop.worker("--pgnotifier").wait_for("listening 1 channel")
     shop.notify(("ch", "1"))
@@ -123,7 +123,7 @@ def test_inspect(open_shop):
 
 
 def test_works_without_postgresql(open_shop):
-    """A worker runs tasks while its listener can't connect, and says that it can't."""
+    """A worker runs tasks while its listener can't connect, and logs once that it can't."""
     shop = open_shop(
         SHOP.replace(
             "@notifier.on", "@app.task(name='own')\ndef own(): write('heard', 0)\n\n@notifier.on"
@@ -151,7 +151,7 @@ def test_works_without_postgresql(open_shop):
     ],
 )
 def test_refusals(open_shop, source, args, says):
-    """What can't work ends the worker at once, with the reason and no traceback."""
+    """A worker that can't listen ends at once with the reason, and without a traceback."""
     shop = open_shop(source)
     worker = shop.celery("worker", "--pgnotifier", "--without-mingle", *args)
     assert worker.wait() == 2

@@ -1,4 +1,4 @@
-"""Brokers that are full: they refuse, or stop to listen, and nothing is lost."""
+"""Full brokers refuse tasks, or stop reading; nothing is lost."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ LONG = "x" * 5000
 
 @pytest.fixture
 def publish(pgnotifier_dsn, make_notifier, monkeypatch, caplog):
-    """Return a function that makes a running notifier whose channel `tasks` is enqueued."""
+    """Return a function that starts a notifier that enqueues the channel `tasks`."""
     monkeypatch.setattr(Backoff, "LAST", 0.5)
 
     def start(url):
@@ -30,7 +30,7 @@ def publish(pgnotifier_dsn, make_notifier, monkeypatch, caplog):
 
 
 def take_all(url, count):
-    """Take tasks off a queue until there are so many different ones, and return their numbers."""
+    """Take tasks off a queue until `count` different ones were taken; return their numbers."""
     numbers = {}
     with Connection(url) as connection, connection.SimpleQueue("celery") as queue:
         while len(numbers) < count:
@@ -42,13 +42,13 @@ def take_all(url, count):
 
 
 def send(db, first, last):
-    """Notify numbered payloads."""
+    """Send notifications with numbered payloads."""
     for number in range(first, last):
         db.notify("tasks", f'[{number}, "{LONG}"]')
 
 
 def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
-    """What `noeviction` refuses is enqueued once there is room, in order; one warning is logged."""
+    """Tasks that `noeviction` refuses are enqueued in order once there is memory; it warns once."""
     server = pgnotifier_private_valkey
     with redis.Redis.from_url(server.url) as client:
         notifier = publish(server.url)
@@ -70,7 +70,7 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
 
 
 def test_no_disk(breakable_rabbitmq, publish, db, eventually, monkeypatch, caplog):
-    """RabbitMQ reads nothing while its disk is full; afterwards all is there, in order."""
+    """Tasks wait while RabbitMQ's disk is full, and are enqueued in order afterwards."""
     monkeypatch.setattr(carriers_amqp, "ANSWER_TIMEOUT", 1.0)
     server = breakable_rabbitmq
 

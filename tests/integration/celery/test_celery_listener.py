@@ -55,7 +55,7 @@ def slow(id, channel, payload, pid):
 
 
 def test_it_shows_in_celerys_help():
-    """As one of Celery's own commands, with a help text of its own."""
+    """`celery --help` lists the command pgnotifier, which has a help text of its own."""
     celery = [sys.executable, "-m", "celery"]
     listed = subprocess.run([*celery, "--help"], capture_output=True, text=True, check=True)
     assert "pgnotifier  Listen to PostgreSQL and enqueue a task" in listed.stdout
@@ -75,12 +75,12 @@ def test_it_shows_in_celerys_help():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends(open_shop, number):
-    """What was received before is enqueued, and the exit code is 0."""
+    """After a signal, the listener enqueues what it has received, and exits with 0."""
     shop = open_shop(SOURCE)
     listener = shop.listener()
     assert listener.log.count("listening 2 channels") == 1
     shop.notify(("images", "hang"), *(("orders", str(n)) for n in range(1000)), ("images", "-1"))
-    shop.wait_written("inline", 1)  # so all were received, as one transaction, and not all enqueued
+    shop.wait_written("inline", 1)  # all were received, in one transaction; not all are enqueued
     listener.signal(number)
     assert shop.redis.llen(shop.queue) < 1002
     shop.redis.rpush(f"{shop.queue}:go", 1)
@@ -91,7 +91,7 @@ def test_a_signal_drains_and_ends(open_shop, number):
 
 
 def test_health(open_shop, free_port):
-    """`--health-port` answers for all notifiers, and is closed again with them."""
+    """`--health-port` reports the health of all notifiers, and is closed when they stop."""
     shop = open_shop(SOURCE)
     listener = shop.listener("--health-port", str(free_port), "--health-host", "127.0.0.2")
     assert probe(free_port)[0] is False
@@ -105,7 +105,7 @@ def test_health(open_shop, free_port):
 
 
 def test_inline_and_celery_share_a_channel(open_shop):
-    """Callbacks run here while the broker gets its tasks, each dispatcher at its own pace."""
+    """A channel's inline callback runs in the listener, and its Celery callback in a worker."""
     shop = open_shop(SOURCE)
     listener = shop.listener()
     shop.notify(("images", "1"), ("images", "2"))
@@ -116,7 +116,7 @@ def test_inline_and_celery_share_a_channel(open_shop):
 
 
 def test_some_channels_only(open_shop, eventually):
-    """`--channel` leaves out all others; one that nobody subscribed to is an error."""
+    """`--channel` leaves out all other channels; a channel without a subscription is an error."""
     shop = open_shop(SOURCE)
     listener = shop.listener("-c", "orders")
     assert "listening 1 channel" in listener.log
@@ -142,7 +142,7 @@ def test_some_channels_only(open_shop, eventually):
     ids=["no notifier", "no channel", "taken name"],
 )
 def test_what_cannot_be_listened_to_is_told(open_shop, source, hint):
-    """With what to write, and exit code 2."""
+    """`celery pgnotifier` shows what is wrong and how to fix it, and exits with 2."""
     shop = open_shop(source)
     refused = shop.celery("pgnotifier")
     assert refused.wait() == 2
@@ -150,7 +150,7 @@ def test_what_cannot_be_listened_to_is_told(open_shop, source, hint):
 
 
 def test_no_connection_is_one_line(open_shop, pgnotifier_dsn):
-    """Without a traceback, or the password; and the exit code is 1."""
+    """With `--no-wait` a failed connection is one line without the password; the exit code is 1."""
     wrong = conninfo.make_conninfo(pgnotifier_dsn, dbname="nowhere", password="sesame")
     refused = open_shop(SOURCE, dsn=wrong).celery("pgnotifier", "--no-wait")
     assert refused.wait() == 1
@@ -161,7 +161,7 @@ def test_no_connection_is_one_line(open_shop, pgnotifier_dsn):
 
 
 def test_a_wrong_password_is_not_told(open_shop):
-    """PostgreSQL's own reason is, and not the password."""
+    """If PostgreSQL refuses the password, its reason is shown, and the password isn't."""
     with PostgresServer(tcp=True) as server:
         if server.is_external:
             pytest.skip("needs a server that asks for a password")
@@ -174,7 +174,7 @@ def test_a_wrong_password_is_not_told(open_shop):
 
 
 def test_a_signal_ends_it_while_it_connects(open_shop):
-    """At once, and not when the server has been waited for."""
+    """A signal ends the listener at once while it waits for a server that doesn't answer."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(20)
         port = silent.getsockname()[1]
@@ -188,7 +188,7 @@ def test_a_signal_ends_it_while_it_connects(open_shop):
 
 @pytest.mark.parametrize("args", [(), ("--standby",)])
 def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args):
-    """Whatever isn't there yet, it says so once, answers probes, and then listens."""
+    """While its database doesn't exist, it warns once and answers probes; then it listens."""
     with pgnotifier_postgres.database() as dsn:
         late = f"late_{secrets.token_hex(4)}"
         shop = open_shop(SOURCE, dsn=conninfo.make_conninfo(dsn, dbname=late))
@@ -212,7 +212,7 @@ def test_it_waits_for_postgresql(open_shop, pgnotifier_postgres, free_port, args
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_waiting(open_shop, number):
-    """At once, with exit code 0: there was nothing to deliver."""
+    """A signal ends a listener that waits for PostgreSQL at once, with exit code 0."""
     listener = open_shop(SOURCE, dsn="host=127.0.0.1 port=1").celery("pgnotifier")
     listener.wait_for("trying to connect: ")
     listener.signal(number)
@@ -221,7 +221,7 @@ def test_a_signal_ends_the_waiting(open_shop, number):
 
 
 def test_all_notifiers_start_while_one_waits(open_shop):
-    """One whose server isn't up doesn't keep another from listening."""
+    """A notifier that waits for its server doesn't keep another one from listening."""
     away = 'Notifier("host=127.0.0.1 port=1", dispatcher=CeleryDispatcher(app, "away."))'
     shop = open_shop(f"away = {away}\naway.subscribe('a', 'away', print)\n{SOURCE}")
     listener = shop.celery("pgnotifier")
@@ -242,7 +242,7 @@ def resize(id, channel, payload, pid): ...
 
 
 def test_without_a_dsn(open_shop):
-    """Only what is to connect ends, in one line; workers and `--list` have no need of one."""
+    """Without a DSN, commands that listen exit with 2; workers and `--list` don't need one."""
     shop = open_shop(WITHOUT_DSN)
     for args in (("pgnotifier",), ("pgnotifier", "--no-wait"), ("worker", "--pgnotifier")):
         refused = shop.celery(*args)
@@ -259,7 +259,7 @@ def test_without_a_dsn(open_shop):
 
 
 def test_what_cannot_be_delivered_in_time_is_told(open_shop):
-    """The exit code is 1, and an error is logged."""
+    """If `--drain-timeout` passes, the undelivered notifications are logged; the exit code is 1."""
     shop = open_shop(SLOW)
     listener = shop.listener("--drain-timeout", "0.3")
     shop.notify(("orders", "1"), ("orders", "2"))
@@ -270,7 +270,7 @@ def test_what_cannot_be_delivered_in_time_is_told(open_shop):
 
 
 def test_a_second_signal_ends_at_once(open_shop, eventually):
-    """Whatever is still to be delivered."""
+    """A second signal ends the listener at once, although a notification is undelivered."""
     shop = open_shop(SLOW)
     listener = shop.listener()
     shop.notify(("orders", "1"))
@@ -278,14 +278,14 @@ def test_a_second_signal_ends_at_once(open_shop, eventually):
     listener.signal(signal.SIGINT)
     listener.wait_for("SIGINT")
     first = time.monotonic()
-    eventually(lambda: time.monotonic() > first + SAME)  # what comes earlier is the same one
+    eventually(lambda: time.monotonic() > first + SAME)  # an earlier one counts as the same
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 1
     assert "second signal" in listener.log
 
 
 def test_the_log_goes_where_it_is_told_to(open_shop, eventually):
-    """In the app's format, at the level given; at WARNING all is quiet."""
+    """The log is written to `--logfile` in the app's format; at WARNING nothing is logged."""
     shop = open_shop(SOURCE + "\napp.conf.worker_log_format = '<%(levelname)s> %(message)s'\n")
     listener = shop.celery("pgnotifier", "-l", "debug", "-f", "listener.log")
     log = shop.directory / "listener.log"
@@ -334,7 +334,7 @@ def test_list(open_shop):
 
 
 def test_list_as_json(open_shop):
-    """`--list --json` prints the same for programs; `--channel` chooses."""
+    """`--list --json` prints the same as JSON; `--channel` selects channels."""
     shop = open_shop(LISTED)
     listing = shop.celery("pgnotifier", "--list", "--json", "-l", "ERROR", "-c", "image_uploaded")
     assert listing.wait() == 0

@@ -1,4 +1,4 @@
-"""What a task is told of where it comes from, and tasks of many notifications."""
+"""The headers that describe a task's notification, and tasks made of many notifications."""
 
 from datetime import UTC, datetime
 
@@ -53,7 +53,7 @@ def shop(open_module_shop):
 
 
 def test_headers_tell_the_origin(shop):
-    """Channel, pid and time of the notification, beside the headers that a task has anyway."""
+    """A task's headers have the notification's channel, pid and time, beside the task's own."""
     before = datetime.now(UTC)
     pid = shop.notify(*[("ch", f'{{"n": {number}}}') for number in range(5)])
     callbacks = shop.wait_written("callback", 5)
@@ -62,18 +62,18 @@ def test_headers_tell_the_origin(shop):
         assert (origin["channel"], origin["pid"], mine) == ("ch", pid, "yes")
         assert before <= datetime.fromisoformat(origin["received_at"]) <= datetime.now(UTC)
         assert set(origin) == {"channel", "pid", "received_at"}
-    # Canvases with headers of their own keep these.
+    # A chain with headers of its own doesn't get the notification's.
     found = {(origin and origin["pid"], mine) for _, origin, mine in owns}
     assert found == {(pid, None), (pid, "sig"), (pid, "group"), (None, "chain")}
 
 
 def lists(shop):
-    """Return the lists that `other` has got."""
+    """Return the lists that `other` was called with."""
     return [payload for (payload,) in shop.written("other") if payload is not None]
 
 
 def test_batches_and_debounces_become_tasks(shop, eventually):
-    """One task gets a list with the exact payloads, or the latest; its origin counts them."""
+    """A batch becomes one task with all payloads, a debounce one with the latest, and a count."""
     texts = ["{'id': (1, 2), 'n': b'x'}", '{"id": 1, "n": 1}', '{"id": 1, "n": 2}']
     payloads = [{"id": (1, 2), "n": b"x"}, {"id": 1, "n": 1}, {"id": 1, "n": 2}]
     shop.notify(*[("many", text) for text in texts])

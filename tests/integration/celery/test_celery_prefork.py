@@ -1,4 +1,4 @@
-"""Prefork workers: what they import must neither listen again nor break what listens."""
+"""Prefork workers don't listen again in their processes, or break the parent's listener."""
 
 import signal
 
@@ -21,7 +21,7 @@ inline.subscribe("here", "inline", lambda *args: write("inline", os.getpid(), ar
 
 
 def test_tasks_run_in_the_pool_without_a_session(open_shop):
-    """Neither a worker nor its processes connect to PostgreSQL."""
+    """Neither a prefork worker nor the processes of its pool connect to PostgreSQL."""
     shop = open_shop(SOURCE)
     worker = shop.worker("-P", "prefork", "-c", "2")
     assert shop.sessions() == 0
@@ -37,14 +37,14 @@ def test_tasks_run_in_the_pool_without_a_session(open_shop):
 
 
 def test_a_listener_in_the_workers_parent_survives_its_forks(open_shop):
-    """One that was started while importing hears once, in the parent, and its pool works."""
+    """A notifier that was started on import listens in the parent alone, however often it forks."""
     shop = open_shop(SOURCE + LISTENING)
     worker = shop.worker("-P", "prefork", "-c", "2", "--max-tasks-per-child", "1")
     assert shop.sessions() == 1
     for number in range(3):
         shop.notify(("inline", str(number)), ("tasks", str(number)))
         assert shop.wait_written("inline", number + 1)[-1] == (worker.process.pid, number)
-        enqueue(shop, number)  # runs in a process that then ends, and another is forked
+        enqueue(shop, number)  # runs in a process that then ends; another one is forked
         shop.wait_written("tasks", number + 1)
     assert len({pid for pid, *_ in shop.written("tasks")}) == 3
     assert [payload for _, payload in shop.written("inline")] == list(range(3))

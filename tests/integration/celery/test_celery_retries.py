@@ -25,7 +25,7 @@ def bound(task, id, channel, payload, pid):
 
 
 def test_retries(open_shop):
-    """A task that fails runs again with exactly what it got before, stamped or not."""
+    """A task that fails is retried with exactly the arguments that it had before."""
     shop = open_shop(SHOP)
     shop.worker()
     listener = shop.listener()

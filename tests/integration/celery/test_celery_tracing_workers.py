@@ -1,4 +1,4 @@
-"""Tracing with real workers: what runs there belongs to the trace of its notification."""
+"""Tracing with real workers: a task belongs to the trace of its notification."""
 
 from collections import defaultdict
 
@@ -55,7 +55,7 @@ def two(id, channel, payload, pid):
 @pytest.mark.parametrize("libraries", ["sentry", "opentelemetry", "sentry+opentelemetry"])
 @pytest.mark.parametrize("broker_kind", ["redis", "rabbitmq"])
 def test_workers_go_on_with_the_trace(preforked, request, open_shop, libraries, broker_kind):
-    """All tasks of a notification run in one trace, no two notifications' in the same."""
+    """All tasks of a notification run in one trace, and each notification has its own trace."""
     env = {"LIBRARIES": libraries}
     if broker_kind == "rabbitmq":
         env["RABBITMQ"] = request.getfixturevalue("rabbitmq").url

@@ -1,4 +1,4 @@
-"""Every way that Celery knows to reach a broker: TLS, Sentinel, sockets, and idle connections."""
+"""Every way in which Celery reaches a broker: TLS, Sentinel, sockets; and idle connections."""
 
 import asyncio
 import functools
@@ -23,7 +23,7 @@ from pgnotifier.testing.wheels import find_valkey
 
 
 class Relay:
-    """Passes bytes on to a server, from a port or a unix socket, with TLS on the client's side."""
+    """A proxy to a server, on a port or a Unix socket, with or without TLS for the clients."""
 
     def __init__(self, url, path=None, tls=None):
         parts = url_to_parts(url)
@@ -49,7 +49,7 @@ class Relay:
         self._loop.close()
 
     def cut(self):
-        """Close all connections, as a firewall or a server that restarts would."""
+        """Close all connections, as a firewall does, or a server that restarts."""
         self._do(self._cut())
 
     def _do(self, work):
@@ -58,7 +58,7 @@ class Relay:
     async def _cut(self):
         while self._writers:
             transport = self._writers.pop().transport
-            if not transport.is_closing():  # aborting it then fails, in early Python 3.11
+            if not transport.is_closing():  # aborting a closing one fails in early Python 3.11
                 transport.abort()
 
     async def _close(self):
@@ -84,20 +84,20 @@ async def _pump(reader, writer):
 
 @pytest.fixture(scope="module")
 def authority():
-    """Return an authority for certificates."""
+    """Return a certificate authority."""
     return trustme.CA()
 
 
 @pytest.fixture
 def relay():
-    """Yield a maker of relays, which are closed in the end."""
+    """Yield a function that makes relays, which are closed after the test."""
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(Relay(*args, **kwargs))
 
 
 @pytest.fixture
 def tls_relay(relay, authority):
-    """Return a maker of relays with TLS."""
+    """Return a function that makes relays with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     return functools.partial(relay, tls=context)
@@ -122,14 +122,14 @@ def sentinel(pgnotifier_redis_url):
 
 @pytest.fixture
 def short_directory():
-    """Yield a directory whose path leaves room for a socket's name."""
+    """Yield a directory with a path short enough for a socket in it."""
     with tempfile.TemporaryDirectory(dir=choose_base(for_others=False)) as directory:
         yield directory
 
 
 @pytest.fixture
 def broker(request, eventually):
-    """Return what an app needs to reach its broker, by the way that the test is to try."""
+    """Return the settings with which an app reaches its broker in the way that the test tries."""
     get = request.getfixturevalue
     match request.param:
         case "redis+tls":
@@ -172,7 +172,7 @@ def _knows_master(client):
 
 
 def delivered(notifier):
-    """Return how many notifications are in the broker."""
+    """Return the number of notifications that were delivered to the broker."""
     (dispatcher,) = notifier.status().dispatchers
     return dispatcher.delivered
 
@@ -189,7 +189,7 @@ def take_payloads(app):
 
 @pytest.fixture
 def make_app():
-    """Return a maker of apps with a queue of their own."""
+    """Return a function that makes apps, each with a queue of its own."""
     return lambda **conf: Celery(
         "shop",
         set_as_current=False,
@@ -203,7 +203,7 @@ RABBIT = ["rabbitmq+tls", "rabbitmq, failover list"]
 
 @pytest.mark.parametrize("broker", REDIS + RABBIT, indirect=True)
 def test_ways_to_a_broker(broker, make_app, pgnotifier_dsn, make_notifier, db, caplog, eventually):
-    """However the broker is reached: stamped messages arrive, and a consumer can read them."""
+    """However the broker is reached, stamped messages arrive, and a consumer can read them."""
     caplog.set_level(logging.WARNING)
     app = make_app(**broker)
     notifier = make_notifier(pgnotifier_dsn, dispatcher=CeleryDispatcher(app))
@@ -223,7 +223,7 @@ def test_ways_to_a_broker(broker, make_app, pgnotifier_dsn, make_notifier, db, c
 def test_an_idle_connection_is_closed(
     request, server, with_tls, make_app, pgnotifier_dsn, make_notifier, db, caplog, eventually
 ):
-    """A connection that the broker has closed meanwhile is replaced, without a warning."""
+    """An idle connection that the broker has closed is replaced without a warning."""
     caplog.set_level(logging.WARNING)
     found = request.getfixturevalue(server)
     url = getattr(found, "url", found)

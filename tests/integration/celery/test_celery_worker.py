@@ -1,4 +1,4 @@
-"""From NOTIFY to a callback in a worker: every bullet of the promise, with real processes."""
+"""From NOTIFY to a callback in a worker, with real processes: all that is promised."""
 
 import pytest
 
@@ -123,7 +123,7 @@ IDS = ["text", 42, None, (2, "another"), frozenset({3, 1}), b"raw", (1, (2.5, Tr
 
 @pytest.fixture(scope="module")
 def shop(open_module_shop):
-    """Return a shop with a worker and a listener, which all tests here use."""
+    """Return a shop with a worker and a listener, which all tests of this module use."""
     shop = open_module_shop(SOURCE)
     (shop.directory / "included.py").write_text(INCLUDED)
     (shop.directory / "package").mkdir()
@@ -134,7 +134,7 @@ def shop(open_module_shop):
 
 
 def test_callbacks_get_what_they_would_have_got_inline(shop):
-    """Every kind of id and every payload arrives as it is, of the same types all the way down."""
+    """A worker's callback gets ids and payloads with the same values and types as an inline one."""
     pid = shop.notify(*(("odd", text) for text in TEXTS))
     written = shop.wait_written("odd", len(TEXTS) * (len(IDS) + 2))
     names = ["text", "42", "None", "2.another", "{1,3}", "b'raw'", "1.2.5.True", "pickled"]
@@ -143,7 +143,7 @@ def test_callbacks_get_what_they_would_have_got_inline(shop):
         assert list(map(ascii, came)) == [
             ascii((key, "odd", decode(text), pid, f"pgnotifier.{name}")) for text in TEXTS
         ]
-    # The second notifier's, made by its own decoder.
+    # Those of the second notifier were made by its own decoder.
     came = [line for line in written if line[4] == "second.text"]
     assert [(payload[0], str(payload[1])) for _, _, payload, *_ in came] == [
         (text, "nan") for text in TEXTS
@@ -160,7 +160,7 @@ def test_callbacks_get_what_they_would_have_got_inline(shop):
 
 
 def test_one_id_has_a_callback_for_each_channel(shop):
-    """And one task."""
+    """An id with a callback for each of two channels has one task, which calls the right one."""
     shop.notify(("ch1", "1"), ("ch2", "(2,)"))
     assert shop.wait_written("two channels", 2) == [
         ("one", "both", "ch1", 1),
@@ -169,14 +169,14 @@ def test_one_id_has_a_callback_for_each_channel(shop):
 
 
 def test_modules_are_imported_as_a_worker_does(shop):
-    """Those that the app includes, and those that are discovered."""
+    """The listener imports the modules that the app includes, and those that it discovers."""
     shop.notify(("included", "3"))
     assert shop.wait_written("included", 1) == [("included.callback", "included", 3)]
     assert shop.wait_written("discovered", 1) == [("discovered", "included", 3)]
 
 
 def test_canvases_run(shop):
-    """Each part gets what Celery gives it: the notification, or its parent's result."""
+    """Each task of a canvas gets the notification or its parent's result, as in Celery."""
     pid = shop.notify(("canvas", "{1: 2}"))
     head = ("canvas", {1: 2}, pid)
     assert sorted(shop.wait_written("parts", 5), key=str) == sorted(
@@ -187,7 +187,7 @@ def test_canvases_run(shop):
 
 
 def test_options_and_routes_are_honoured(shop):
-    """A queue by route or by option, a priority, a countdown; what has expired doesn't run."""
+    """Routes, queue, priority and countdown are used, and a task that has expired doesn't run."""
     shop.notify(("where", "1"))
     written = {line[0]: line[1:] for line in shop.wait_written("where", 3)}
     assert written == {
@@ -198,7 +198,7 @@ def test_options_and_routes_are_honoured(shop):
 
 
 def test_a_callback_that_fails_stops_nothing(shop):
-    """It is a failed task, with Celery's own log entry."""
+    """A callback that raises is a failed task, logged by Celery; other callbacks still run."""
     pid = shop.notify(("fails", "1"))
     assert shop.wait_written("fine", 1) == [("fine", "fails", 1, pid)]
     worker = shop.running[0]
@@ -207,14 +207,14 @@ def test_a_callback_that_fails_stops_nothing(shop):
 
 
 def test_a_worker_with_other_code_says_so(shop):
-    """A task for a channel that it has no callback for fails with what to do."""
+    """A task for a channel without a callback in the worker fails, and names the known channels."""
     sending = shop.celery("call", "pgnotifier.both", "--args", '["both", "ch9", 1, 2]')
     assert sending.wait() == 0
     shop.running[0].wait_for("has no callback on channel 'ch9' here (channels: 'ch1', 'ch2')")
 
 
 def test_the_tasks_are_registered(shop):
-    """`celery inspect registered` lists them."""
+    """`celery inspect registered` lists the tasks of callbacks."""
     inspected = shop.celery("inspect", "registered", "--timeout", "2")
     assert inspected.wait() == 0
     for name in ("pgnotifier.text", "pgnotifier.{1,3}", "pgnotifier.2.another", "second.text"):
@@ -222,7 +222,7 @@ def test_the_tasks_are_registered(shop):
 
 
 def test_no_result_is_stored_of_callbacks(shop, eventually):
-    """Of tasks made of callbacks; one's own do as they do."""
+    """Tasks made of callbacks store no result; the app's own tasks store theirs."""
     shop.notify(("ids", "1"))
     ids = dict(shop.wait_written("ids", 2))
     eventually(lambda: shop.redis.exists(f"celery-task-meta-{ids['task']}"))
@@ -231,4 +231,4 @@ def test_no_result_is_stored_of_callbacks(shop, eventually):
 
 def test_only_the_listener_has_a_session(shop):
     """Workers that import the module never connect to PostgreSQL."""
-    assert shop.sessions() == 2  # of the two notifiers of the one listener
+    assert shop.sessions() == 2  # one for each of the listener's two notifiers

@@ -1,4 +1,4 @@
-"""The listener asks the workers whether they know what it will enqueue."""
+"""The listener asks the workers whether they know the tasks that it will enqueue."""
 
 import signal
 
@@ -25,12 +25,12 @@ UNKNOWN = "no running worker knows the tasks 'other.program', 'pgnotifier.resize
 
 @pytest.mark.parametrize("listening", ["pgnotifier", "worker"])
 def test_tasks_that_no_worker_knows(open_shop, listening):
-    """Are warned of, once; a worker that listens knows its own."""
+    """A listener warns once of tasks that no worker knows; one in a worker knows its own tasks."""
     shop = open_shop(SHOP)
     shop.worker()
     if listening == "worker":
         listener = shop.worker("--pgnotifier", "-P", "solo", LISTENS="1")
-        # It finds the other one, and both don't know these.
+        # It asks the other worker; neither of them knows these tasks.
         listener.wait_for("no running worker knows the tasks 'other.program', 'third.program'")
     else:
         listener = shop.listener(LISTENS="1")
@@ -44,7 +44,7 @@ def test_tasks_that_no_worker_knows(open_shop, listening):
 
 
 def test_without_workers_and_without_a_broker(open_shop):
-    """Neither holds the listener up; that no worker answers is said, and is no warning."""
+    """Without workers or a broker the listener starts, and logs this without a warning."""
     shop = open_shop(SHOP)
     listener = shop.listener(LISTENS="1")
     listener.wait_for("no worker has answered yet")

@@ -1,4 +1,4 @@
-"""The demo's app, made to lose one notification in the listener and to run another one twice."""
+"""The demo's app, changed to lose one notification in the listener and to run another twice."""
 
 from pgnotifier.demo.app import app, notifier
 from pgnotifier.demo.recording import record_execution
@@ -8,7 +8,7 @@ __all__ = ["app"]
 
 
 def lose(text):
-    """Decode all but the first notification."""
+    """Decode a payload, or raise if it is that of the first notification."""
     if "WARNING" in text:
         raise ValueError("lost on purpose")
     return decode(text)
@@ -19,6 +19,6 @@ notifier.decoder = lose
 
 @notifier.on("ch1", id="again")
 def again(id, channel, payload, pid):
-    """Run the list once more."""
+    """Record a second execution for the payload that is a list."""
     if payload == [1, 2, 3, 4, 5]:
         record_execution(channel, payload)

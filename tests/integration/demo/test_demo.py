@@ -1,4 +1,4 @@
-"""`pgnotifier demo`, run as users run it: its verdict, and that it leaves nothing."""
+"""`pgnotifier demo`, run as users run it: its summary, and that it cleans up."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 class Demo:
-    """A running `pgnotifier demo`, and what it has started."""
+    """A running `pgnotifier demo`, with the processes and directories that it has created."""
 
     def __init__(self, *arguments):
         env = {name: value for name, value in os.environ.items() if not name.startswith("PGNOTIF")}
@@ -34,7 +34,7 @@ class Demo:
         self.directories = set()
 
     def read_until(self, text):
-        """Read its output up to the line with this text, and note what runs by then."""
+        """Read the output up to a line with the text, and record the processes that run by then."""
         for line in self.process.stdout:
             self.output += line
             if text in line:
@@ -49,22 +49,22 @@ class Demo:
                     self.directories.add(directory)
 
     def finish(self):
-        """Read the rest, and return the exit code."""
+        """Read the rest of the output, and return the exit code."""
         self.output += self.process.stdout.read()
         return self.process.wait(30)
 
     def find_left(self):
-        """Return the processes and directories that are still there."""
+        """Return the recorded processes and directories that still exist."""
         pids = [pid for pid, started in self.pids.items() if read_stat(pid)[1:] == started]
         return pids + [name for name in self.directories if Path(name).exists()]
 
     def figures(self):
-        """Return what the summary says, by name."""
+        """Return the figures of the summary by name."""
         return dict(re.findall(r"^  (\w.+?) {2,}(\S+)(?: ms)?$", self.output, re.MULTILINE))
 
 
 def read_stat(pid):
-    """Return the parent of a process and when it started; None for one that has ended."""
+    """Return a process's parent and start time, or None for both if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -73,7 +73,7 @@ def read_stat(pid):
 
 
 def find_family(root):
-    """Return a process and all its descendants, each with when it started."""
+    """Return a process and all its descendants, with the time at which each one started."""
     stats = {int(p.name): read_stat(p.name) for p in Path("/proc").glob("[0-9]*")}
     family, new = set(), {root}
     while new:
@@ -84,7 +84,7 @@ def find_family(root):
 
 @pytest.fixture
 def start():
-    """Yield a function that starts a demo with these arguments."""
+    """Yield a function that starts a demo with the given arguments."""
     started = []
 
     def run(*arguments):
@@ -99,7 +99,7 @@ def start():
 
 
 def test_everything_is_accounted_for(start):
-    """It ends with 0: each notification executed once or in the gap; and leaves nothing."""
+    """The demo exits with 0: each notification was executed once or is in the gap. It cleans up."""
     demo = start()
     demo.read_until("orders")
     assert len(demo.directories) == 5  # two servers, two workers, the listener
@@ -126,9 +126,9 @@ def test_everything_is_accounted_for(start):
 
 
 def test_a_loss_is_found_out(start):
-    """A listener that loses one notification and a task that runs twice make it end with 1.
+    """The demo exits with 1, and names both, if a notification is lost and a task runs twice.
 
-    Both well before the cut: the gap that follows it may reach back by a second.
+    Both happen well before the cut, because the gap may begin a second before it.
     """
     demo = start("--app", "losing_app", "--orders", "20")
     assert demo.finish() == 1, demo.output
@@ -139,7 +139,7 @@ def test_a_loss_is_found_out(start):
 
 
 def test_sigkill_leaves_nothing(start, eventually):
-    """After SIGKILL no server, worker, prefork child, listener or directory is left."""
+    """If the demo is killed, none of its processes and directories is left."""
     demo = start()
     demo.read_until("orders")
     demo.process.kill()
@@ -148,7 +148,7 @@ def test_sigkill_leaves_nothing(start, eventually):
 
 
 def test_ctrl_c_while_starting(start, eventually):
-    """Ctrl-C while the workers start ends it within seconds, without a word, leaving nothing."""
+    """Ctrl-C while the workers start ends the demo without a traceback, and it cleans up."""
     demo = start()
     demo.read_until("beta: starting")
     os.killpg(demo.process.pid, signal.SIGINT)
@@ -158,7 +158,7 @@ def test_ctrl_c_while_starting(start, eventually):
 
 
 def test_a_worker_that_dies_is_named(start):
-    """A worker killed half-way makes it end with 1, quoting that worker's log."""
+    """If a worker is killed, the demo exits with 1, and quotes that worker's log."""
     demo = start()
     demo.read_until("orders")
     (pid,) = re.findall(r"beta: pid (\d+)", demo.output)
@@ -170,7 +170,7 @@ def test_a_worker_that_dies_is_named(start):
 
 
 def test_an_app_that_fails_to_start_is_quoted(start):
-    """An app that can't be imported makes it end with 1 and Celery's own words."""
+    """If the app can't be imported, the demo exits with 1, and quotes Celery's message."""
     demo = start("--app", "no_such_app")
     assert demo.finish() == 1
     assert "no_such_app" in demo.output

@@ -1,4 +1,4 @@
-"""What the demo concludes from what was sent, executed and reported."""
+"""The demo's summary, from the notifications sent, the tasks executed and the gaps reported."""
 
 import pytest
 
@@ -8,7 +8,7 @@ GAP = ReportedGap(since=100.0, until=101.0, reason="cut")
 
 
 def make_account(*, sent=(), executed=(), gaps=()):
-    """Return an account of notifications, by number: each is sent at a time, in seconds."""
+    """Return an account; `sent` and `executed` are pairs of a number and a time in seconds."""
     account = Account()
     for number, at in sent:
         one = Sent("orders", f'{{"id":{number}, "item":"tea"}}', at, at + 0.001)
@@ -25,7 +25,7 @@ def numbers(found):
 
 
 def test_all_executed():
-    """What was executed once each is good, with latencies from sending to running."""
+    """If each was executed once, the result is good; latencies are from sending to running."""
     account = make_account(sent=[(1, 10.0), (2, 20.0)], executed=[(1, 10.004), (2, 20.008)])
     summary = account.settle()
     assert summary.is_good
@@ -35,7 +35,7 @@ def test_all_executed():
 
 
 def test_lost_without_a_gap():
-    """What was not executed, without any gap, is unexplained."""
+    """A notification that wasn't executed is unexplained if there was no gap."""
     summary = make_account(sent=[(1, 10.0), (2, 20.0)], executed=[(1, 10.1)]).settle()
     assert not summary.is_good
     assert numbers(summary.unexplained) == ['{"id":2, "item":"tea"}']
@@ -47,7 +47,7 @@ def test_lost_without_a_gap():
     [(99.0, False), (99.9995, True), (100.5, True), (101.0, True), (101.1, False)],
 )
 def test_lost_beside_a_gap(at, good):
-    """A gap accounts for what may have been committed in it, and for nothing before or after."""
+    """A gap explains a loss only if the notification may have been committed within it."""
     summary = make_account(sent=[(1, at)], gaps=[GAP]).settle()
     assert summary.is_good is good
     assert len(summary.in_gap) == int(good)
@@ -55,13 +55,13 @@ def test_lost_beside_a_gap(at, good):
 
 
 def test_executed_in_a_gap():
-    """What was executed counts as executed, though a gap might account for it."""
+    """A notification that was executed counts as executed, although it was sent in a gap."""
     summary = make_account(sent=[(1, 100.5)], executed=[(1, 100.6)], gaps=[GAP]).settle()
     assert (summary.executed, summary.in_gap) == (1, ())
 
 
 def test_executed_twice():
-    """A task that ran twice is no good, and its first run is what counts for latency."""
+    """A task that ran twice makes the result bad; its latency is that of its first run."""
     summary = make_account(sent=[(1, 10.0)], executed=[(1, 10.001), (1, 10.5)]).settle()
     assert not summary.is_good
     assert numbers(summary.doubled) == ['{"id":1, "item":"tea"}']
@@ -69,14 +69,14 @@ def test_executed_twice():
 
 
 def test_what_others_sent():
-    """Tasks of somebody else's notifications are neither executions nor doubles of ours."""
+    """Tasks of notifications that the demo didn't send are ignored, even if they ran twice."""
     summary = make_account(sent=[(1, 10.0)], executed=[(1, 10.1), (9, 11.0), (9, 12.0)]).settle()
     assert summary.is_good
     assert (summary.sent, summary.executed) == (1, 1)
 
 
 def test_altered_on_the_way():
-    """A task that got another payload than was sent is no execution of it."""
+    """A task with a payload that differs from the one sent doesn't count as its execution."""
     account = make_account(sent=[(1, 10.0)])
     other = Execution("orders", {"id": "1", "item": "tea"}, "alpha", 7, 10.1)
     account.executions[other.key].append(other)
@@ -84,12 +84,12 @@ def test_altered_on_the_way():
 
 
 def test_nothing_executed():
-    """Without an execution there is no latency to tell."""
+    """Without an execution the latencies are None."""
     summary = make_account(sent=[(1, 10.0)]).settle()
     assert (summary.median, summary.p99) == (None, None)
 
 
 def test_percentile():
-    """Ninety-nine of a hundred values don't exceed the 99th percentile."""
+    """Of a hundred values, 99 don't exceed the 99th percentile."""
     assert percentile([float(n) for n in range(1, 101)], 99) == 99.0
     assert percentile([5.0], 99) == 5.0

@@ -1,4 +1,4 @@
-"""What the demo draws on a terminal."""
+"""The demo's view on a terminal."""
 
 import io
 
@@ -11,7 +11,7 @@ from pgnotifier.demo.live import LiveView
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (100, 24)])
 def test_the_last_frame_fits(width, height):
-    """The last frame, figures and all, fits on the screen with a line to spare for the shell."""
+    """The last frame fits on the screen, with one line left for the shell."""
     view = play(Console(file=io.StringIO(), width=width, height=height, force_terminal=True))
     plain = Console(file=io.StringIO(), width=min(width, 100), height=height)
     plain.print(view._frame())
@@ -21,7 +21,7 @@ def test_the_last_frame_fits(width, height):
 
 
 def test_what_it_shows():
-    """A row tells the payload, the process and the latency, and below stands the verdict."""
+    """A frame shows each task's payload, process and latency, and the result below."""
     view = play(Console(file=io.StringIO(), width=100, height=40, force_terminal=True))
     plain = Console(file=io.StringIO(), width=100, height=40)
     plain.print(view._frame())
@@ -34,7 +34,7 @@ def test_what_it_shows():
 
 
 def play(console):
-    """Return a view that was told of thirty notifications, one of them missed in a gap."""
+    """Return a view that was shown 30 notifications, one of which was missed in a gap."""
     account = Account()
     with LiveView(console) as view:
         for name in ("PostgreSQL", "Valkey", "listener", "alpha", "beta"):

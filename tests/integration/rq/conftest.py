@@ -1,4 +1,4 @@
-"""A shop with RQ, whose workers and listeners run as processes."""
+"""A shop with RQ; its workers and listeners run as processes."""
 
 import sys
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ BIN = Path(sys.executable).parent
 
 
 class RQShop(Shop):
-    """A module in a directory, and the processes that run it."""
+    """A directory with a module that uses RQ, and the processes that run it."""
 
     START = """
 import os
@@ -40,7 +40,7 @@ def write(what, *facts):
         return worker
 
     def listener(self, *args, **env):
-        """Start a listener, and wait until it hears."""
+        """Start a listener, and wait until it listens."""
         listener = self.pgnotifier("listen", "shop", *args, **env)
         listener.wait_for("listening ")
         return listener
@@ -52,7 +52,7 @@ def write(what, *facts):
 
 @pytest.fixture
 def open_shop(pgnotifier_dsn, broker, tmp_path, preforked):
-    """Yield a maker of shops, given the source of their module."""
+    """Yield a function that makes a shop from the source of its module."""
     with ExitStack() as stack:
 
         def open_shop(source, broker=broker):

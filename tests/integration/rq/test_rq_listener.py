@@ -1,4 +1,4 @@
-"""The command `pgnotifier listen`, with RQ and with callbacks in process."""
+"""The command `pgnotifier listen`, with RQ and with inline callbacks."""
 
 import json
 import signal
@@ -34,11 +34,11 @@ def enqueued(shop):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends(open_shop, number):
-    """What was received before is enqueued, and the exit code is 0."""
+    """After a signal, the listener enqueues what it has received, and exits with 0."""
     shop = open_shop(SOURCE)
     listener = shop.listener()
     shop.notify(*(("orders", str(n)) for n in range(2000)), ("images", "-1"))
-    shop.wait_written("inline", 1)  # so all the others were received
+    shop.wait_written("inline", 1)  # so all others were received
     listener.signal(number)
     assert listener.wait() == 0
     assert enqueued(shop) == [*range(2000), -1]
@@ -48,7 +48,7 @@ def test_a_signal_drains_and_ends(open_shop, number):
 
 
 def test_in_process(open_shop):
-    """Callbacks of other dispatchers are called in the listener."""
+    """Callbacks of an inline dispatcher are called in the listener's process."""
     shop = open_shop(SOURCE)
     listener = shop.listener()
     shop.notify(("images", "1"), ("images", "2"))
@@ -56,7 +56,7 @@ def test_in_process(open_shop):
 
 
 def test_standby_and_health(open_shop, free_port, eventually):
-    """One of several listens; another one takes over when it is killed. Both are healthy."""
+    """A listener on standby is healthy, and takes over when the leader is killed."""
     shop = open_shop(SOURCE)
     leader = shop.listener("--standby")
     where = ("--health-port", str(free_port), "--health-host", "::")
@@ -71,7 +71,7 @@ def test_standby_and_health(open_shop, free_port, eventually):
 
 
 def test_what_cannot_be_delivered_in_time_is_told(open_shop):
-    """The exit code is 1, and an error is logged."""
+    """If `--drain-timeout` passes, the undelivered notifications are logged; the exit code is 1."""
     shop = open_shop(SLOW)
     listener = shop.listener("--drain-timeout", "0.3")
     shop.notify(("orders", "1"), ("orders", "2"))
@@ -82,7 +82,7 @@ def test_what_cannot_be_delivered_in_time_is_told(open_shop):
 
 
 def test_some_channels_only(open_shop, eventually):
-    """`--channel` leaves out all others; one that nobody subscribed to is an error."""
+    """`--channel` leaves out all other channels; a channel without a subscription is an error."""
     shop = open_shop(SOURCE)
     shop.listener("-c", "orders")
     shop.notify(("images", "1"), ("orders", "2"))
@@ -93,7 +93,7 @@ def test_some_channels_only(open_shop, eventually):
 
 
 def test_what_is_wrong_is_told(open_shop):
-    """In a line, with exit code 2; or 1 if there is no connection."""
+    """A missing module ends the command with 2, a failed connection with 1; both say why."""
     shop = open_shop(SOURCE)
     nothing = shop.pgnotifier("listen", "nowhere")
     assert nothing.wait() == 2
@@ -126,7 +126,7 @@ def test_list(open_shop):
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_nothing_is_lost_while_redis_is_away(open_shop, pgnotifier_private_valkey, eventually, end):
-    """What was received waits for Redis, and is enqueued once, in order."""
+    """Notifications wait while Redis is away, and are enqueued once each, in order."""
     shop = open_shop(SOURCE, broker=pgnotifier_private_valkey.url)
     shop.listener()
     shop.notify(*(("orders", str(n)) for n in range(100)))

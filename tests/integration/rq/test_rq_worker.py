@@ -1,4 +1,4 @@
-"""Real workers, plain and in a pool, that are killed and started again."""
+"""Real RQ workers: alone, in a pool, with `--burst`, restarted and killed."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def bookkeep(id, channel, payload, pid):
     write("descriptions", job.description, job.id)
 """
 
-# Job 3 waits until it is told to go on; its parent is the worker.
+# Job 3 waits until the test releases it; its parent is the worker.
 WAITING = """
 @notifier.on("orders", id="wait")
 def wait(id, channel, payload, pid):
@@ -52,7 +52,7 @@ VALUES = [
 
 @pytest.mark.parametrize("serializer", ["DefaultSerializer", "JSONSerializer"])
 def test_the_callback_gets_what_it_would_get_inline(open_shop, serializer):
-    """Id, channel, payload and pid, of the same values and types; the description is the id."""
+    """A job's callback gets the values and types of an inline one; its description is the id."""
     shop = open_shop(
         f"import rq.serializers\nqueue.serializer = rq.serializers.{serializer}\n{SOURCE}"
     )
@@ -78,7 +78,7 @@ def test_the_callback_gets_what_it_would_get_inline(open_shop, serializer):
 
 
 def test_a_pool(open_shop):
-    """The workers of a pool do all jobs, each once."""
+    """The workers of a pool run each job once."""
     shop = open_shop(SOURCE)
     shop.listener()
     pool = shop.rq("worker-pool", "--num-workers", "2")
@@ -90,7 +90,7 @@ def test_a_pool(open_shop):
 
 
 def test_burst(open_shop, eventually):
-    """Workers that end when the queue is empty do what was enqueued before and between them."""
+    """`--burst` workers, which end when the queue is empty, run all jobs enqueued before."""
     shop = open_shop(SOURCE)
     shop.listener()
     queue = Queue(shop.queue, connection=shop.redis)
@@ -104,7 +104,7 @@ def test_burst(open_shop, eventually):
 
 
 def test_a_worker_that_is_restarted(open_shop):
-    """It ends the job that it is in; the next worker goes on with the rest, in order."""
+    """A worker that gets SIGTERM ends its current job; the next worker runs the rest in order."""
     shop = open_shop(WAITING)
     shop.listener()
     worker = shop.worker()
@@ -120,7 +120,7 @@ def test_a_worker_that_is_restarted(open_shop):
 
 
 def test_a_worker_that_is_killed(open_shop, eventually):
-    """The job that it was in stays in RQ's registry; the next worker goes on with the rest."""
+    """A killed worker's job stays in RQ's registry of started jobs; the next one runs the rest."""
     shop = open_shop(WAITING)
     shop.listener()
     shop.worker()
@@ -131,13 +131,13 @@ def test_a_worker_that_is_killed(open_shop, eventually):
     shop.worker()
     assert shop.wait_written("jobs", 7) == [(n,) for n in range(8) if n != 3]
     started = StartedJobRegistry(shop.queue, connection=shop.redis)
-    eventually(lambda: len(started.get_job_ids()) == 1)  # the last job has ended, too
+    eventually(lambda: len(started.get_job_ids()) == 1)  # the last job has ended too
     (job_id,) = started.get_job_ids()
     assert Queue(shop.queue, connection=shop.redis).fetch_job(job_id).args[2] == 3
 
 
 def test_retries_and_callbacks(open_shop, eventually):
-    """RQ repeats what fails, as often as told, and calls what is to be told of it."""
+    """RQ retries a failed job as often as `retry` says, and calls `on_success` or `on_failure`."""
     shop = open_shop(FAILING)
     shop.listener()
     shop.worker()

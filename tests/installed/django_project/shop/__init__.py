@@ -1,1 +1,1 @@
-"""The app."""
+"""The project's app."""

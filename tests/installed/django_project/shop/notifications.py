@@ -1,4 +1,4 @@
-"""What it listens to."""
+"""The app's channel, and a receiver for it."""
 
 from django.dispatch import receiver
 
