@@ -31,7 +31,7 @@ def test_it_runs_while_the_block_does(tmp_path):
 
 
 def test_its_program_is_looked_for():
-    """A program beside this Python is preferred; if there is no program, the error names it."""
+    """A program beside this Python is preferred; if a program doesn't exist, the error names it."""
     with Command("pgnotifier --version", ready="version") as one:
         assert "pgnotifier" in one.log
     with (
@@ -61,6 +61,6 @@ def test_taking_too_long_is_told():
 
 
 def test_without_a_block_it_does_not_run():
-    """Outside its block, a command raises an error that says that it isn't running."""
+    """The log of a command that isn't running can't be read, and the error says so."""
     with pytest.raises(ServerError, match="isn't running"):
         _ = Command("python").log

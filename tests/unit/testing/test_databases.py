@@ -80,7 +80,7 @@ def test_sessions_end(databases):
 
 
 def test_two_at_once(databases):
-    """Two databases that are lent at the same time are different ones, also when lent again."""
+    """Two databases that are lent at the same time differ, even if they are lent again later."""
     with databases.lend() as first, databases.lend() as second:
         assert run(first, "SELECT 1") != run(second, "SELECT 1")
     with databases.lend() as first, databases.lend() as second:

@@ -61,7 +61,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_uses_the_server_that_the_variable_names(monkeypatch):
-    """With the variable set, its URL is returned, and the server can't be started or stopped."""
+    """With the variable set, its URL is used, and the server can't be started or stopped."""
     monkeypatch.setenv(RabbitServer.variable, "amqp://u:s3cret@example.test//")
     with rabbitmq.rabbit_server() as url:
         assert url == "amqp://u:s3cret@example.test//"

@@ -140,7 +140,7 @@ def test_the_port_of_a_stopped_server_is_kept():
 
 
 def test_uses_the_server_that_the_variable_names(monkeypatch):
-    """With the variable set, its URL is returned, and the server can't be started or stopped."""
+    """With the variable set, its URL is used, and the server can't be started or stopped."""
     monkeypatch.setenv(VARIABLE, "redis://:s3cret@example.test:1/3")
     with valkey_server() as url:
         assert url == "redis://:s3cret@example.test:1/3"

@@ -149,7 +149,7 @@ def make_app(pgnotifier_redis_url):
 
 @pytest.fixture
 def pressed(monkeypatch):
-    """Return the ids of the tasks whose messages were stamped."""
+    """Return the ids of the tasks that stamped messages were made for."""
     ids = []
 
     def count(kind):

@@ -137,7 +137,7 @@ def test_many_queues(app, make_desk, take):
 
 
 def test_acks_that_come_in_pieces(app, make_desk, carrier, monkeypatch):
-    """Many acks are read at once; incomplete frames and other frames are left to py-amqp."""
+    """Many acks are read at once; incomplete and other frames are left in py-amqp's buffer."""
     desk = make_desk(app)
     desk.deliver(desk.subscribe(callback), "1")
     (one,) = carrier

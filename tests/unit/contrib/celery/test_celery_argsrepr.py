@@ -1,4 +1,4 @@
-"""The arguments that a stamped message shows are the same as Celery would show."""
+"""Stamped messages show their arguments as Celery does."""
 
 from celery.utils.saferepr import saferepr
 from hypothesis import given

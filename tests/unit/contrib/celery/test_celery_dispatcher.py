@@ -167,7 +167,7 @@ def test_apps_do_not_mix(make_desk):
 
 
 def test_a_task_class_of_the_apps_own_is_used(record, make_desk):
-    """The task of a callback is an instance of the app's own Task class, and calls its methods."""
+    """A callback's task is an instance of the app's own Task class, and runs as that defines."""
     entered = []
 
     class InContext(Task):
@@ -396,14 +396,14 @@ def test_a_shared_task_goes_to_the_dispatchers_app(app, make_desk):
 
 
 def test_a_task_of_another_app_goes_to_that_one(desk, make_desk):
-    """A task of another app is sent to the broker of that app."""
+    """A task of another app is sent to the queue of that app."""
     other = Celery("o", broker="memory://", task_default_queue="others", set_as_current=False)
     task = other.task(nothing, name="theirs")
     desk.deliver(desk.subscribe(task), "1")
     assert len(make_desk(other).messages()) == 1
 
 
-# --- what the app says is honoured --------------------------------------------------------------
+# --- what the app configures is honoured --------------------------------------------------------
 
 
 def test_routes_are_honoured(desk, task):
@@ -496,7 +496,7 @@ def test_arguments_that_a_task_does_not_take_are_reported(desk, app):
 
 
 def test_a_queue_that_does_not_exist_is_reported(desk):
-    """If a missing queue may not be made, the delivery is reported; it is no broker failure."""
+    """If a missing queue may not be made, the delivery is reported, and the batch doesn't fail."""
     desk.app.conf.update(task_create_missing_queues=False)
     assert not desk.deliver(desk.subscribe(print, queue="nowhere"), "1")
     assert [type(exc).__name__ for exc in desk.reported] == ["QueueNotFound"]
@@ -540,7 +540,7 @@ def test_a_broker_that_is_down_fails_the_batch_at_once(make_desk, url):
 
 
 def test_failures_of_the_broker_are_told_from_others(app):
-    """A failure of the broker is recognised by its type, or by that of the exception behind it."""
+    """A failure of the broker is recognised by its type, or by the type of its cause."""
     broker = Broker(app)
     app.conf.broker_url = "memory://"
     with broker.lease() as lease:

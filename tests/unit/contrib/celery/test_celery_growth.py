@@ -79,7 +79,7 @@ def test_starts_and_stops(request, app, make_desk, pgnotifier_redis_url):
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     down = "down" in request.node.callspec.id
-    for _ in range(20):  # for what is made once
+    for _ in range(20):  # so that everything that is made once exists
         assert bool(start_and_stop(desk, binding)) is down
     take_messages(pgnotifier_redis_url)
     (held, descriptors, threads), publishers = measure(), count(TaskPublisher)

@@ -41,7 +41,7 @@ def run_threads(*functions):
 
 @pytest.mark.parametrize("how", ["subscribe", "unsubscribe", "mute", "remove"])
 def test_a_handler_of_finalizing_changes_subscriptions(app, monkeypatch, how):
-    """A finalize handler can change subscriptions while another thread subscribes."""
+    """A finalize handler can change subscriptions while another thread subscribes: no deadlock."""
     handling, waiting = threading.Event(), threading.Event()
     finalize = app.finalize
 
@@ -236,7 +236,7 @@ def test_threads_that_change_the_same(app, kind):
 
 
 def test_a_dispatcher_that_refuses_after_another_thread_was_faster():
-    """If a bind loses to another thread, and the retry is refused, its subscription isn't bound."""
+    """If another thread is faster and the second bind is refused, the first bind is undone."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("other", "ch", print, dispatcher=InlineDispatcher())

@@ -100,7 +100,7 @@ def test_opentelemetry(run):
 
 
 def test_both(run):
-    """With both libraries, messages have the traces of both."""
+    """If both libraries are active, messages have the traces of both."""
     found = run("both")
     assert found["ways"] == [STAMPED, STAMPED, CANVAS]
     check_traces(found["headers"], sentrys)

@@ -55,7 +55,7 @@ def client(pgnotifier_redis_url):
 
 @pytest.fixture
 def desk(client):
-    """Return a desk whose jobs go to the queue `default`."""
+    """Return a desk that enqueues jobs to the queue `default`."""
     return Desk(client)
 
 

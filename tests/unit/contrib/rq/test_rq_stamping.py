@@ -44,7 +44,7 @@ if hasattr(rq, "Repeat"):  # from RQ 2.2 on
 
 @pytest.mark.parametrize("case", CASES)
 def test_conformance(desk, client, take_all, case):
-    """Jobs, queues and their registration are the same as `Queue.enqueue` makes them."""
+    """Jobs, queues and their registration are the same as those that `Queue.enqueue` makes."""
     options = CASES[case]
     binding = desk.subscribe(callbacks.callback, id="resize", **options)
     assert not desk.deliver(binding, *TEXTS)
@@ -115,7 +115,7 @@ def test_ids_of_jobs(name, stem):
     assert made.startswith(stem)
     assert len(made) == len(stem) + (0 if made == name else 8)
     assert make_stem(f"{name}.") != made != make_stem(f"{name}_")
-    Job.create("f", id=f"{made}-1", connection=object())  # which checks it
+    Job.create("f", id=f"{made}-1", connection=object())  # checks the id
 
 
 def test_job_ids_differ(desk, jobs):
