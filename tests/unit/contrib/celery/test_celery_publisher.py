@@ -22,7 +22,7 @@ HUGE = "1" * 40
 
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
 def test_receivers_are_called(make_app, make_desk, pressed, pgnotifier_redis_url, signal):
-    """A receiver is called while it is connected, and its changes are in the message."""
+    """A receiver is called while it is connected, and what it changes before publishing is sent."""
     calls = []
 
     def receive(sender, headers, **_):
