@@ -1,10 +1,10 @@
-"""Feeds arbitrary payloads on arbitrary channels to what stands behind the connection.
+"""Fuzz the code behind the connection with arbitrary payloads on arbitrary channels.
 
     python tests/fuzz/reader.py -max_total_time=60
 
-Routing, the buffer and decoding may not raise; every text on a subscribed channel arrives once, in
-its order, as the same value each time; Celery's messages bring that value back, and
-`encode_exactly` makes a text of it. libFuzzer's options apply:
+Routing, the buffer and decoding must not raise. Each payload on a subscribed channel is delivered
+once and in order, and is always decoded to the same value. Celery's messages restore that value,
+and so does decoding the text that `encode_exactly` returns. libFuzzer's options apply:
 https://llvm.org/docs/LibFuzzer.html#options.
 """
 
@@ -36,22 +36,22 @@ SEEDS = sorted((Path(__file__).parent / "seeds").iterdir())
 
 
 class Taker(Dispatcher):
-    """Takes down what it gets."""
+    """Records the notifications that it gets."""
 
     def __init__(self):
         self.taken = []
 
     def bind(self, subscription):
-        """Take any."""
+        """Accept any subscription."""
         return subscription.fn
 
     def dispatch(self, batch):
-        """Take a batch."""
+        """Record the notifications of a batch."""
         self.taken += (one.notification for one in batch.one_by_one())
 
 
 def refuse(exc, _subscription, _notification):
-    """Report nothing: there is nothing that may fail."""
+    """Raise the error, because no delivery may fail."""
     raise exc
 
 
@@ -65,7 +65,7 @@ for channel in CHANNELS.values():
 def feed(data):
     """Try one input."""
     arrived = []
-    for part in data.split(b"\0"):  # which PostgreSQL lets through nowhere
+    for part in data.split(b"\0"):  # PostgreSQL allows NUL nowhere
         name = CHANNELS.get(part[:1], part[:7])
         arrived.append(SimpleNamespace(relname=name, be_pid=1, extra=part[1:8000]))
     expected = [one.extra for one in arrived if one.relname in CHANNELS.values()]
@@ -75,7 +75,7 @@ def feed(data):
         assert shown == show(decode(one.raw))
         assert shown == show(decode_bytes(one.raw.encode("utf-8", "surrogateescape")))
         assert shown == show(unpack(pack(one)))
-        # Some have no other text: lone surrogates nested deep, or beside a Decimal.
+        # Some values have no other text: lone surrogates, nested deeply or beside a Decimal.
         with contextlib.suppress(PayloadEncodingError):
             assert shown == show(decode(encode_exactly(one.payload)))
         with contextlib.suppress(PayloadEncodingError):
@@ -87,10 +87,10 @@ def feed(data):
 
 
 def route(arrived):
-    """Return what is delivered of what has arrived."""
+    """Return the notifications that are delivered, given those that have arrived."""
     taker.taken.clear()
     deliverer = Deliverer(taker, decode=decode, size=10_000, overflow="block", on_room=print)
-    deliverer.start = lambda: None  # no thread: this one does it
+    deliverer.start = lambda: None  # no thread: this function does its work
     router = Router(lambda: registry, lambda _: deliverer, set)
     waiting = iter(arrived)
     router.sort(lambda: next(waiting, None), Moment.now(), lambda: False)
@@ -104,7 +104,7 @@ def route(arrived):
 
 
 def show(value):
-    """Return a text that tells values and types apart."""
+    """Return a text that is different for different values and types."""
     if isinstance(value, float):
         return "nan" if math.isnan(value) else struct.pack("d", value).hex()
     if isinstance(value, dict):
@@ -117,7 +117,7 @@ def show(value):
 
 
 if __name__ == "__main__":
-    # What fails is printed, too.
+    # A failing input is printed, so it doesn't have to be written to a file.
     options = ["-exact_artifact_path=/dev/null", f"-seed_inputs={','.join(map(str, SEEDS))}"]
     atheris.Setup([*sys.argv, *options], feed)
     atheris.Fuzz()

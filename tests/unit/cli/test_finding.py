@@ -1,4 +1,4 @@
-"""What `pgnotifier listen` finds, and what it says where it finds nothing."""
+"""How `pgnotifier listen` finds notifiers, and its errors if it doesn't find one."""
 
 import itertools
 
@@ -37,7 +37,7 @@ class App:
 
 
 def test_found(write):
-    """A notifier by its name, which is `notifier` if none is given, in the current directory."""
+    """Notifiers in the current directory are found by name; the default name is `notifier`."""
     name = write(FOUND)
     first, second, third = find_notifiers([name, f"{name}:notifier", f"{name}:App.told"])
     assert isinstance(first, Notifier)
@@ -62,7 +62,7 @@ def test_found(write):
     ],
 )
 def test_not_found(write, source, spec, reason):
-    """Whatever isn't there is told, with what to do."""
+    """If there is no usable notifier under the given name, the error says why."""
     with pytest.raises(ConfigurationError) as caught:
         find_notifiers([spec.format(write(source))])
     assert reason in str(caught.value)
@@ -77,13 +77,13 @@ def test_not_found(write, source, spec, reason):
     ],
 )
 def test_errors_of_the_module_are_its_own(write, source, error):
-    """What goes wrong in the module itself isn't taken for a wrong name."""
+    """An error that the module itself raises isn't mistaken for a wrong name."""
     with pytest.raises(error, match=r"nowhere_at_all|of its own"):
         find_notifiers([write(source)])
 
 
 def test_listing(write):
-    """Subscriptions by channel, and channels without any, as a table and as JSON."""
+    """The listing shows subscriptions, and channels without any, as a table and as JSON."""
     name = write(FOUND)
     found = find_notifiers([name, f"{name}:App.told"])
     assert show_table(found).splitlines() == [

@@ -1,4 +1,4 @@
-"""Signals of a process that listens: when a second one is another one."""
+"""Signals to a process that listens: when a second signal ends the process at once."""
 
 import os
 import signal
@@ -9,12 +9,12 @@ from pgnotifier.cli import foreground
 
 
 class Exited(BaseException):
-    """The process would have ended."""
+    """Raised where the process would have ended."""
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Return the time in a list, in a process that may be ended."""
+    """Yield a list with the current time, which tests can change; `os._exit` raises `Exited`."""
     clock = [100.0]
     monkeypatch.setattr(foreground, "monotonic", lambda: clock[0])
     monkeypatch.setattr(foreground._SignalledError, "at", foreground._SignalledError.at)
@@ -31,7 +31,7 @@ def clock(monkeypatch):
 
 
 def test_the_same_signal_twice(clock):
-    """Sent to the process and to its group, it doesn't end the process amid the deliveries."""
+    """A signal that is repeated within `SAME` seconds doesn't end the process; a later one does."""
     with pytest.raises(foreground._SignalledError):
         foreground._on_first_signal(signal.SIGTERM, None)
     clock[0] += foreground.SAME - 0.01
@@ -42,6 +42,6 @@ def test_the_same_signal_twice(clock):
 
 
 def test_a_signal_after_a_failure(clock):
-    """No first one has come, so it ends the process at once."""
+    """After a failure, even the first signal ends the process at once."""
     with pytest.raises(Exited):
         foreground._on_second_signal(signal.SIGTERM, None)

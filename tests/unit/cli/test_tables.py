@@ -19,11 +19,11 @@ def test_columns_are_aligned():
 
 
 def test_empty_cells_are_dashes():
-    """Whether they are None or an empty text."""
+    """A cell that is None or an empty text is shown as a dash."""
     rows = [{"channel": "", "id": None}]
     assert format_table(HEADINGS, rows).splitlines()[1] == "-        -"
 
 
 def test_no_rows():
-    """The headings remain."""
+    """A table without rows consists of the headings."""
     assert format_table(HEADINGS, iter(())) == "CHANNEL  SUBSCRIPTION"

@@ -1,4 +1,4 @@
-"""Commands beside a test: found, awaited, ended."""
+"""`Command`: it finds a program, waits until it is ready, and ends it."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def is_alive(pid):
 
 
 def test_it_runs_while_the_block_does(tmp_path):
-    """It is ready when the block begins, in its directory, and gone when the block has ended."""
+    """A command is ready when the block begins; its process and files are gone afterwards."""
     with Command(["python", "-c", TALK], env={"WHO": "me"}, directory=tmp_path, ready="me") as one:
         assert one.log == f"in {tmp_path} me\n"
         pid, directory = one._running.pid, one._running.directory
@@ -31,7 +31,7 @@ def test_it_runs_while_the_block_does(tmp_path):
 
 
 def test_its_program_is_looked_for():
-    """Beside this Python first; a program that isn't there is told."""
+    """A program beside this Python is preferred; if a program doesn't exist, the error names it."""
     with Command("pgnotifier --version", ready="version") as one:
         assert "pgnotifier" in one.log
     with (
@@ -42,7 +42,7 @@ def test_its_program_is_looked_for():
 
 
 def test_an_end_before_it_is_ready_is_told():
-    """With what it wrote, and at once."""
+    """If the command ends before it is ready, the error comes at once and shows its output."""
     began = time.monotonic()
     command = Command([sys.executable, "-c", "print('bad luck')"], ready="good")
     with (
@@ -54,13 +54,13 @@ def test_an_end_before_it_is_ready_is_told():
 
 
 def test_taking_too_long_is_told():
-    """With what it was waited for."""
+    """If the command isn't ready in time, the error names the text that was awaited."""
     command = Command(["python", "-c", TALK], env={"WHO": "x"}, ready="never", timeout=0.5)
     with pytest.raises(ServerError, match=r"hasn't within 0.5 s, without writing 'never'"), command:
         pass
 
 
 def test_without_a_block_it_does_not_run():
-    """And says so."""
+    """The log of a command that isn't running can't be read, and the error says so."""
     with pytest.raises(ServerError, match="isn't running"):
         _ = Command("python").log

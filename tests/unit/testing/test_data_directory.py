@@ -13,7 +13,7 @@ pytestmark = pytest.mark.servers
 
 @pytest.fixture
 def make():
-    """Yield a function that makes a data directory, and returns it and what is special in it."""
+    """Yield a function that makes a data directory, and returns its path and its unique id."""
     directories = DataDirectories()
     with ExitStack() as stack:
 
@@ -28,7 +28,7 @@ def make():
 
 
 def test_the_third_is_a_copy(make):
-    """It is a copy of the second; those of another kind are not."""
+    """From the third on, data directories are copies of the second one of the same kind."""
     first, second, third, fourth = (make()[1] for _ in range(4))
     assert first != second == third == fourth
     assert make("17")[1] not in {first, second}
@@ -47,7 +47,7 @@ def test_owner_and_mode(make):
 
 
 def test_copies_are_independent(make):
-    """What a server writes into its directory isn't in the next one."""
+    """A change in one copy doesn't appear in the next one."""
     make(), make()
     (copied, _) = make()
     (copied / "id").write_text("changed")

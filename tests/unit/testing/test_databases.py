@@ -1,4 +1,4 @@
-"""The databases that tests are lent."""
+"""`Databases`, which lends databases to tests."""
 
 from contextlib import closing
 
@@ -24,13 +24,13 @@ def run(dsn, statement):
 
 
 def of_this(clause):
-    """Return a statement ALTER or GRANT on the database that it is run in."""
+    """Return a statement that executes a clause on the database that it is run in."""
     return f"DO $do$ BEGIN EXECUTE format($${clause}$$, current_database()); END $do$"
 
 
 @pytest.mark.parametrize("statement", ["SELECT pg_notify('a', 'b')", "LISTEN a", "CHECKPOINT"])
 def test_one_that_nothing_was_written_to_serves_again(databases, pgnotifier_postgres, statement):
-    """Under another name, so that nobody comes back to it."""
+    """A database that nothing was written to is lent again, under another name."""
     with psycopg.connect(pgnotifier_postgres.dsn) as connection:
         if connection.info.server_version < EXACT_STATISTICS:
             pytest.skip("this version's counters aren't exact")
@@ -60,7 +60,7 @@ def test_one_that_nothing_was_written_to_serves_again(databases, pgnotifier_post
     ],
 )
 def test_one_that_was_changed_is_dropped(databases, statement):
-    """Whatever it was that changed."""
+    """A database that was changed in any way isn't lent again."""
     with databases.lend() as first:
         oid = run(first, statement)
     with databases.lend() as second:
@@ -68,7 +68,7 @@ def test_one_that_was_changed_is_dropped(databases, statement):
 
 
 def test_sessions_end(databases):
-    """What a test has left connected is disconnected, and takes its locks along."""
+    """Sessions that a test leaves open are terminated, and their locks are released."""
     with databases.lend() as dsn:
         left = psycopg.connect(dsn)
         left.execute("SELECT pg_advisory_lock(1)")
@@ -80,7 +80,7 @@ def test_sessions_end(databases):
 
 
 def test_two_at_once(databases):
-    """Each has its own, then and later."""
+    """Two databases that are lent at the same time differ, even if they are lent again later."""
     with databases.lend() as first, databases.lend() as second:
         assert run(first, "SELECT 1") != run(second, "SELECT 1")
     with databases.lend() as first, databases.lend() as second:
@@ -88,7 +88,7 @@ def test_two_at_once(databases):
 
 
 def test_none_is_left(databases, pgnotifier_postgres):
-    """At the end, all are dropped."""
+    """`close()` drops all databases that were lent."""
     names = []
     for _ in range(3):
         with databases.lend() as dsn, databases.lend() as other:

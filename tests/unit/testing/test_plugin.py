@@ -16,7 +16,7 @@ seen = set()
 
 @pytest.mark.parametrize("round_", [1, 2])
 def test_each_test_has_a_database_of_its_own(pgnotifier_dsn, round_):
-    """What one test creates, the next does not find."""
+    """A table that one test creates doesn't exist in the next test's database."""
     with psycopg.connect(pgnotifier_dsn) as connection:
         connection.execute("CREATE TABLE t ()")
     assert pgnotifier_dsn not in seen
@@ -31,7 +31,7 @@ def test_the_database_is_on_the_shared_server(pgnotifier_postgres, pgnotifier_ds
 
 @pytest.mark.parametrize("round_", [1, 2])
 def test_each_test_has_an_empty_redis_database(pgnotifier_redis_url, round_):
-    """What one test writes, the next does not find."""
+    """Each test gets an empty Redis database, although the test before wrote into its own."""
     with redis.Redis.from_url(pgnotifier_redis_url) as client:
         assert client.dbsize() == 0
         client.set("key", round_)
@@ -58,7 +58,7 @@ def test_private_valkey(pgnotifier_private_valkey):
 def test_external_servers_are_used(
     tmp_path, monkeypatch, pgnotifier_private_postgres, pgnotifier_private_valkey
 ):
-    """In a user's project, also in parallel, the variables give servers that tests can't stop."""
+    """With the variables set, a user's tests use those servers in parallel, and can't stop them."""
     postgres, valkey = pgnotifier_private_postgres, pgnotifier_private_valkey
     monkeypatch.setenv(postgres.variable, postgres.dsn)
     monkeypatch.setenv(valkey.variable, valkey.url)
@@ -71,7 +71,7 @@ def test_external_servers_are_used(
     assert left == 3
     with redis.Redis.from_url(valkey.url) as client:
         assert client.info("keyspace") == {}
-    # They are the fixtures' private ones in fact, so this test may.
+    # They are in fact the fixtures' private servers, so this test may stop them.
     for server in (postgres, valkey):
         server.kill()
         server.start()
@@ -79,13 +79,13 @@ def test_external_servers_are_used(
 
 
 def run_user_tests(directory):
-    (directory / "pytest.ini").touch()  # so that none further up is used
+    (directory / "pytest.ini").touch()  # so that none in a parent directory is used
     (directory / "conftest.py").write_text('pytest_plugins = ["pgnotifier.testing.plugin"]\n')
     (directory / "test_user.py").write_text(USER_TESTS)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-p", "xdist", "-n2"],
         cwd=directory,
-        # Of the other plugins here, some take seconds to import.
+        # Some of the other plugins take seconds to import.
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,

@@ -92,7 +92,7 @@ def test_the_server_is_private_and_cheap(server):
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
 def test_restarts_under_the_same_address(server, how):
-    """However it was ended, the server comes back with its address and data, again and again."""
+    """However it was stopped, the server restarts with its address and data, again and again."""
     dsn = server.dsn
     with psycopg.connect(dsn) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS t AS SELECT 1 AS n")
@@ -113,7 +113,7 @@ def test_restarts_under_the_same_address(server, how):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks in /proc")
 def test_restarts_although_a_session_was_computing(server):
-    """A session that outlives its server, killed by somebody, doesn't block the next start."""
+    """A session that outlives its killed server doesn't block the next start."""
     session = psycopg.connect(server.dsn)
     try:
         session.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 10000000000)")
@@ -129,7 +129,7 @@ def test_restarts_although_a_session_was_computing(server):
 
 
 def test_start_and_stop_can_be_repeated(server):
-    """Starting what runs and stopping what doesn't change nothing."""
+    """Starting a server that runs, or stopping one that doesn't, changes nothing."""
     pid = server.pid
     server.start()
     assert server.pid == pid
@@ -140,7 +140,7 @@ def test_start_and_stop_can_be_repeated(server):
 
 
 def test_a_fork_neither_controls_nor_ends_it(server):
-    """A forked child that leaves the block doesn't take its parent's server along."""
+    """A forked child can't stop its parent's server, and closing it there has no effect."""
     if (child := os.fork()) == 0:
         code = 1
         try:
@@ -155,7 +155,7 @@ def test_a_fork_neither_controls_nor_ends_it(server):
 
 
 def test_four_start_at_once():
-    """Servers that start at the same moment live apart, and on after the threads' end."""
+    """Servers that are started at once are separate, and outlive the threads that start them."""
     servers = [PostgresServer(tcp=True) for _ in range(4)]
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -169,7 +169,7 @@ def test_four_start_at_once():
 
 
 def test_databases_come_and_go(server):
-    """A database of one's own is empty, has notifications of its own, and goes despite sessions."""
+    """`database()` yields a new database, and drops it even if sessions are left open."""
     with server.database() as one, server.database() as other:
         name = conninfo_to_dict(one)["dbname"]
         assert fetch(one, "SELECT current_database()") == name
@@ -185,7 +185,7 @@ def test_databases_come_and_go(server):
 
 
 def test_tcp_asks_for_the_password():
-    """On TCP the right password opens, a wrong one doesn't, and neither log nor repr tell it."""
+    """Over TCP, the server accepts only the right password, and neither log nor repr shows it."""
     password = "s3cret ' \\ ü"
     settings = {"log_statement": "all", "application_name": "it's"}
     with PostgresServer(tcp=True, password=password, settings=settings) as server:
@@ -203,13 +203,13 @@ def test_tcp_asks_for_the_password():
 
 
 def test_password_needs_tcp():
-    """A password that nobody would ask for is refused."""
+    """A password without TCP is refused, because the server wouldn't ask for it."""
     with pytest.raises(ValueError, match="tcp=True"):
         PostgresServer(password="s3cret")
 
 
 def test_takes_another_port_if_it_loses_one(monkeypatch):
-    """A port that somebody else listens on by then is given up for another."""
+    """If another process has taken the reserved port, the server starts on a different port."""
     reserve = SupervisedProcess.reserve_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
@@ -221,7 +221,7 @@ def test_takes_another_port_if_it_loses_one(monkeypatch):
 
 
 def test_reports_why_it_did_not_start():
-    """A server that refuses its settings says so in the error, and leaves nothing."""
+    """If a setting is invalid, the error says which one, and the server isn't running."""
     server = PostgresServer(settings={"max_connections": "many"})
     with pytest.raises(ServerError, match="max_connections"):
         server.start()
@@ -231,7 +231,7 @@ def test_reports_why_it_did_not_start():
 
 
 def test_the_log_tells_why_it_did_not_start(server):
-    """An error in a later start ends with what the server wrote to its log."""
+    """If a later start fails, the error shows what the server wrote to its log."""
     server.stop()
     settings = Path(conninfo_to_dict(server.dsn)["host"]) / "data" / "postgresql.auto.conf"
     settings.write_text("no_such_setting = 1\n")
@@ -242,7 +242,7 @@ def test_the_log_tells_why_it_did_not_start(server):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs it as somebody else")
 def test_root_runs_it_as_nobody_from_anywhere(tmp_path, monkeypatch):
-    """As root, the server runs as `nobody` though `nobody` can't reach the wheel."""
+    """As root, the server runs as `nobody`, even if `nobody` can't read the wheel."""
     tmp_path.chmod(0o700)
     home = postgres_module.find_postgres()
     for source, target in postgres_module._list_files(home):
@@ -256,7 +256,7 @@ def test_root_runs_it_as_nobody_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_uses_the_server_that_the_variable_names(server, monkeypatch):
-    """With the variable set, everything but control works on the server it names."""
+    """With the variable set, the server that it names is used, but can't be started or stopped."""
     monkeypatch.setenv(VARIABLE, server.dsn)
     with postgres_server() as dsn:
         assert dsn == server.dsn
@@ -272,7 +272,7 @@ def test_uses_the_server_that_the_variable_names(server, monkeypatch):
 
 
 def test_a_wrong_variable_does_not_leak(monkeypatch):
-    """A variable that isn't a conninfo string is refused without quoting it."""
+    """If the variable isn't a usable conninfo string, the error doesn't show the password."""
     monkeypatch.setenv(VARIABLE, "host=x pass s3cret")
     with pytest.raises(ServerError, match=VARIABLE) as caught:
         PostgresServer()

@@ -27,7 +27,7 @@ def take(url, name):
 
 
 def test_restarts_under_the_same_address_with_what_it_held(breakable_rabbitmq):
-    """Stopped or killed, it comes back under its address, with persistent messages."""
+    """After a stop or a kill, the server restarts with its address and its persistent messages."""
     url = breakable_rabbitmq.url
     for how in ("stop", "kill"):
         put(url, how, 1)
@@ -39,7 +39,7 @@ def test_restarts_under_the_same_address_with_what_it_held(breakable_rabbitmq):
 
 
 def test_leaves_nothing(breakable_rabbitmq):
-    """Closing it removes its processes, its directory and its ports, Erlang's daemon included."""
+    """Closing the server removes its processes, directory and ports, Erlang's daemon included."""
     pid, directory = breakable_rabbitmq.pid, breakable_rabbitmq._process.directory
     ports = [urlsplit(breakable_rabbitmq.url).port, *breakable_rabbitmq._inner_ports]
     breakable_rabbitmq.close()
@@ -53,7 +53,7 @@ def test_leaves_nothing(breakable_rabbitmq):
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
-    """Where RabbitMQ isn't installed, the error says how to get it."""
+    """If RabbitMQ isn't installed, the error says how to install it."""
     monkeypatch.delenv(RabbitServer.variable, raising=False)
     monkeypatch.setattr(rabbitmq, "INSTALLATIONS", "/nonexistent/*")
     with pytest.raises(ServerNotInstalledError, match="apt install rabbitmq-server"):
@@ -61,7 +61,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
 
 
 def test_uses_the_server_that_the_variable_names(monkeypatch):
-    """With the variable set, its URL is handed out, and control is refused."""
+    """With the variable set, its URL is used, and the server can't be started or stopped."""
     monkeypatch.setenv(RabbitServer.variable, "amqp://u:s3cret@example.test//")
     with rabbitmq.rabbit_server() as url:
         assert url == "amqp://u:s3cret@example.test//"

@@ -1,4 +1,4 @@
-"""The supervisor and the parent's end of it."""
+"""`SupervisedProcess` and its supervisor."""
 
 import os
 import signal
@@ -23,13 +23,13 @@ def process():
 
 
 def test_a_failing_command_reports_its_output(process):
-    """A command that fails raises with its code and what it wrote."""
+    """If a command fails, the error shows its exit code and its output."""
     with pytest.raises(ServerError, match=r"(?s)code 3.*it says"):
         process.run(["/bin/sh", "-c", "echo it says; exit 3"])
 
 
 def test_a_command_that_is_not_there_reports_so(process):
-    """A command that can't be run raises, and the supervisor goes on."""
+    """If a command doesn't exist, an error is raised, and the supervisor keeps running."""
     with pytest.raises(ServerError, match="No such file"):
         process.run(["/nonexistent"])
     process.run(["/bin/true"])
@@ -42,7 +42,7 @@ def test_a_command_that_hangs_is_ended(process):
 
 
 def test_a_server_that_ignores_a_signal_gets_the_next(process):
-    """Stopping goes through the signals until one works, and stays bounded."""
+    """`stop` sends each signal in turn until the server ends."""
     process.spawn(["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"])
     wait_until(lambda: "deaf" in process.log())
     process.stop(((signal.SIGTERM, 0.1), (signal.SIGKILL, 5.0)))
@@ -50,7 +50,7 @@ def test_a_server_that_ignores_a_signal_gets_the_next(process):
 
 
 def test_a_signal_to_the_supervisor_clears_up(process):
-    """A supervisor that is told to end takes the server and the directory along."""
+    """A supervisor that receives SIGTERM ends the server and deletes the directory."""
     process.spawn(["/bin/sleep", "60"])
     pid = process.pid
     process._supervisor.terminate()
@@ -62,7 +62,7 @@ def test_a_signal_to_the_supervisor_clears_up(process):
 
 
 def test_the_server_dies_with_a_killed_supervisor(process):
-    """Even a SIGKILL of the supervisor leaves neither server nor, after close, directory."""
+    """If the supervisor is killed, the server ends, and `close` deletes the directory."""
     process.spawn(["/bin/sleep", "60"])
     pid = process.pid
     process._supervisor.kill()
@@ -72,7 +72,7 @@ def test_the_server_dies_with_a_killed_supervisor(process):
 
 
 def test_threads_may_share_it(process):
-    """Requests from several threads get each its own answer."""
+    """If several threads make requests, each thread gets the replies to its own."""
     process.spawn(["/bin/sleep", "60"])
     pid = process.pid
     answers = []
@@ -94,13 +94,13 @@ def test_an_unread_reply_is_passed_over(process):
 
 
 def test_the_directory_stays_short(monkeypatch):
-    """A temporary directory too long for a socket's path is given up for /tmp."""
+    """If the path of the temporary directory is too long for a socket, /tmp is used instead."""
     monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 80)
     assert choose_base(for_others=False) == Path("/tmp")
 
 
 def test_the_directory_can_be_reached(tmp_path, monkeypatch):
-    """A temporary directory that others can't enter serves its owner alone."""
+    """A temporary directory that other users can't enter isn't used for their processes."""
     closed = Path(tempfile.mkdtemp(prefix="x", dir="/tmp"))
     try:
         monkeypatch.setattr(tempfile, "tempdir", str(closed))
@@ -111,7 +111,7 @@ def test_the_directory_can_be_reached(tmp_path, monkeypatch):
 
 
 def test_copies_can_be_read_by_all(tmp_path):
-    """A file that only its owner can read is copied, others are linked."""
+    """A file that every user can read is linked; any other is copied, and made readable."""
     private, public = tmp_path / "private", tmp_path / "public"
     for source in (private, public):
         source.write_text("content")

@@ -66,7 +66,7 @@ def test_restarts_under_the_same_address(how, persistent):
 
 
 def test_nothing_is_written_unless_asked():
-    """A server that isn't persistent leaves its directory empty but for the log."""
+    """A server that isn't persistent writes nothing into its directory except for the log."""
     with ValkeyServer() as server:
         ask(server.url, "SET", "a", "1")
         directory = server._process.directory
@@ -75,14 +75,14 @@ def test_nothing_is_written_unless_asked():
 
 
 def test_restarts_under_clients_that_keep_trying():
-    """Clients that reconnect all the time don't keep a server from its port."""
+    """Clients that keep reconnecting don't prevent a server from restarting on its port."""
     with ValkeyServer() as server:
         port, done = urlsplit(server.url).port, threading.Event()
 
         def connect_forever():
             while not done.is_set():
                 with socket.socket() as client:
-                    # Not connect(): one to itself would hold the port for good.
+                    # Not connect(): a connection to itself would hold the port for good.
                     client.connect_ex(("127.0.0.1", port))
 
         with ThreadPoolExecutor(2) as pool:
@@ -110,7 +110,7 @@ def test_four_start_at_once():
 
 
 def test_takes_another_port_if_another_server_has_it(monkeypatch):
-    """An answer on our port from a server that isn't ours is not taken for ours."""
+    """If another server answers on the reserved port, the server starts on a different port."""
     with ValkeyServer() as other:
         taken, reserve = urlsplit(other.url).port, SupervisedProcess.reserve_port
         ports = [taken]
@@ -123,7 +123,7 @@ def test_takes_another_port_if_another_server_has_it(monkeypatch):
 
 
 def test_gives_up_when_every_port_is_lost(monkeypatch):
-    """A machine without a free port gives an error with the server's own words."""
+    """If every port is taken, the error shows the server's own message."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(SupervisedProcess, "reserve_port", lambda _: taken.getsockname()[1])
         with pytest.raises(ServerError, match="Address already in use"):
@@ -132,7 +132,7 @@ def test_gives_up_when_every_port_is_lost(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port can't be kept")
 def test_the_port_of_a_stopped_server_is_kept():
-    """While a server is down, nobody is given its port."""
+    """While a server is stopped, no other socket can be bound to its port."""
     with ValkeyServer() as server:
         server.stop()
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -140,7 +140,7 @@ def test_the_port_of_a_stopped_server_is_kept():
 
 
 def test_uses_the_server_that_the_variable_names(monkeypatch):
-    """With the variable set, its URL is handed out, and control is refused."""
+    """With the variable set, its URL is used, and the server can't be started or stopped."""
     monkeypatch.setenv(VARIABLE, "redis://:s3cret@example.test:1/3")
     with valkey_server() as url:
         assert url == "redis://:s3cret@example.test:1/3"

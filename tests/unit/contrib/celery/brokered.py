@@ -1,4 +1,4 @@
-"""What tests of publishing share: texts, tasks, and what is in a real broker afterwards."""
+"""Shared by the tests of publishing: payloads, tasks, and access to a real broker's messages."""
 
 import json
 
@@ -40,7 +40,7 @@ def failing(self, *_):
 
 
 def take_messages(url):
-    """Take all messages out of the broker: by list, in the order that they were put there."""
+    """Take all messages out of the broker; return them by list, in the order of publishing."""
     found = {}
     with redis.Redis.from_url(url) as client:
         for key in sorted(client.keys()):

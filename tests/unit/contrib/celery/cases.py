@@ -1,4 +1,4 @@
-"""What is stamped: functions that make what is subscribed, options, and settings of the app."""
+"""Cases to stamp: what makes the thing to subscribe, its options, and the app's settings."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -9,12 +9,12 @@ LATER = datetime.now(UTC) + timedelta(hours=1)
 
 
 class Entering(Task):
-    """A Task class that runs in its own way, and publishes in Celery's."""
+    """A Task class that overrides how its task runs, but not how it is published."""
 
     priority = 6
 
     def __call__(self, *args, **kwargs):
-        """Run it."""
+        """Run the task."""
         return super().__call__(*args, **kwargs)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the Celery dispatcher share: an app with a broker in memory."""
+"""Fixtures of the Celery dispatcher's tests: an app with a broker in memory."""
 
 import secrets
 import weakref
@@ -46,17 +46,17 @@ class Desk:
         return Binding(subscription, target, lambda exc, *_: self.reported.append(exc))
 
     def deliver(self, binding, *raws):
-        """Dispatch notifications of these texts; return what is left of the batch."""
+        """Dispatch notifications with these raw payloads; return what is left of the batch."""
         return self.dispatch(*((binding, raw) for raw in raws))
 
     def dispatch(self, *pairs):
-        """Dispatch a batch of bindings with texts; return what is left of it."""
+        """Dispatch pairs of a binding and a raw payload; return what is left of the batch."""
         batch = Batch(self.deliveries(*pairs))
         self.dispatcher.dispatch(batch)
         return batch.rest()
 
     def deliveries(self, *pairs):
-        """Return the deliveries of bindings with texts."""
+        """Return deliveries, given pairs of a binding and a raw payload."""
         return [
             Delivery(
                 binding,
@@ -78,7 +78,7 @@ class Desk:
         return found
 
     def arguments(self, queue=None):
-        """Take out the arguments of the messages in a queue."""
+        """Take the messages out of a queue, and return their arguments."""
         return [message.payload[0] for message in self.messages(queue)]
 
     def run(self):
@@ -90,10 +90,10 @@ class Desk:
 
 @pytest.fixture(autouse=True)
 def own_process(monkeypatch):
-    """Keep what Celery, kombu and pgnotifier share in a process to the apps of the test.
+    """Isolate the test from what Celery, kombu and pgnotifier share in a process.
 
-    That is: shared tasks and subscriptions with who gets them, the current app (an earlier test's
-    may be closed, and would never learn of a `@shared_task`), and what the broker in memory holds.
+    That is: shared tasks and subscriptions, and the apps and notifiers that get them; the current
+    app (an earlier test's may be closed, and then gets no `@shared_task`); the messages in memory.
     """
     monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
     monkeypatch.setattr(_state, "default_app", None)
@@ -103,7 +103,7 @@ def own_process(monkeypatch):
     monkeypatch.setattr(memory.Channel, "queues", {})
     monkeypatch.setattr(memory.Transport, "global_state", virtual.BrokerState())
     for signal in (signals.before_task_publish, signals.after_task_publish, signals.task_sent):
-        # A receiver isn't connected while a dead one is listed that had the same address.
+        # A receiver isn't connected while a dead one with the same address is still listed.
         monkeypatch.setattr(signal, "receivers", [])
 
 
@@ -123,7 +123,7 @@ def desk(app):
 
 @pytest.fixture
 def make_desk():
-    """Yield a maker of desks, whose connections are closed in the end."""
+    """Yield a function that makes desks, and close their connections afterwards."""
     made = []
 
     def make(app, **settings):
@@ -149,7 +149,7 @@ def make_app(pgnotifier_redis_url):
 
 @pytest.fixture
 def pressed(monkeypatch):
-    """Return the ids of the tasks whose messages were stamped."""
+    """Return the ids of the tasks that stamped messages were made for."""
     ids = []
 
     def count(kind):

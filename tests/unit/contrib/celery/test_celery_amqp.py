@@ -1,4 +1,4 @@
-"""Messages for RabbitMQ: equal to what `apply_async` sends, and confirmed."""
+"""Messages for RabbitMQ: they equal those that `apply_async` sends, and are confirmed."""
 
 import contextlib
 import secrets
@@ -93,14 +93,14 @@ def test_conformance(app, make_desk, pressed, take, monkeypatch, case):
 
 
 def test_a_named_exchange(app, make_desk, pressed, take):
-    """Messages to an exchange reach what is bound to it."""
+    """Messages to an exchange reach the queue that is bound to it."""
     desk = make_desk(app)
     queue = Queue("low", Exchange("topics", "topic"), routing_key="orders.#")
     binding = desk.subscribe(callback, queue=queue, routing_key="orders.paid")
     desk.deliver(binding, *TEXTS)
     (messages,) = take().values()
     assert len(messages) == len(TEXTS)
-    assert len(pressed) == len(TEXTS) - 1  # one of them to compare
+    assert len(pressed) == len(TEXTS) - 1  # one of them for comparison
 
 
 def test_large_bodies(app, make_desk, take):
@@ -114,7 +114,7 @@ def test_large_bodies(app, make_desk, take):
 
 
 def test_counts_what_others_publish(app, make_desk, take):
-    """What goes through `apply_async` amid stamped messages is confirmed as well."""
+    """Messages that `apply_async` publishes between stamped ones are confirmed as well."""
     desk = make_desk(app)
     task = app.task(callback, name="one")
     one = desk.subscribe(callback)
@@ -137,7 +137,7 @@ def test_many_queues(app, make_desk, take):
 
 
 def test_acks_that_come_in_pieces(app, make_desk, carrier, monkeypatch):
-    """Acks are read many at once; half a frame, and what is no ack, are left for py-amqp."""
+    """Many acks are read at once; incomplete and other frames are left in py-amqp's buffer."""
     desk = make_desk(app)
     desk.deliver(desk.subscribe(callback), "1")
     (one,) = carrier
@@ -174,7 +174,7 @@ def carrier(monkeypatch):
 
 
 def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, monkeypatch):
-    """What wasn't confirmed is published again, with the same ids; what was isn't."""
+    """Messages that weren't confirmed are published again with the same ids; the others aren't."""
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
@@ -186,7 +186,7 @@ def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, mo
         sends.append(data)
         write(data)
         if len(sends) == 2:
-            # The first portion is confirmed; of the second one nobody knows.
+            # The first portion is confirmed; whether the second one has arrived is unknown.
             while 102 in carrier[0]._unconfirmed:
                 carrier[0]._channel.connection.drain_events(timeout=10)
             raise ConnectionResetError("lost")
@@ -202,13 +202,13 @@ def test_a_connection_lost_before_the_confirms(app, make_desk, carrier, take, mo
     shown = [(m.headers["id"], m.headers["argsrepr"].split(", ")[2]) for m in messages]
     assert [text for _, text in shown[:2]] == ["1", "2"]
     assert {text for _, text in shown} == {"1", "2", *texts}
-    # In doubt, twice, with one id.
+    # Those in doubt may be there twice, with the same id.
     assert len(set(shown)) == len({task_id for task_id, _ in shown}) == 252
     assert len(shown) <= 252 + 100
 
 
 def test_messages_that_the_broker_refuses(app, make_desk, take):
-    """A queue that is full refuses: the batch is to be tried again, and nothing is lost."""
+    """If a full queue refuses messages, they stay in the batch, and the next attempt sends them."""
     desk = make_desk(app)
     limits = {"x-max-length": 3, "x-overflow": "reject-publish"}
     binding = desk.subscribe(callback, queue=Queue("low", queue_arguments=limits))
@@ -222,7 +222,7 @@ def test_messages_that_the_broker_refuses(app, make_desk, take):
 
 
 def test_a_broker_that_does_not_confirm(app, make_desk, carrier, monkeypatch):
-    """Confirms are awaited for so long, and no longer."""
+    """If the broker doesn't confirm within a timeout, the attempt fails, and the batch is kept."""
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")

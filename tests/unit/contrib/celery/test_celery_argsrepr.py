@@ -1,4 +1,4 @@
-"""The arguments that a message shows: those that Celery would."""
+"""Stamped messages show their arguments as Celery does."""
 
 from celery.utils.saferepr import saferepr
 from hypothesis import given
@@ -29,5 +29,5 @@ VALUES = st.recursive(
     st.integers(0, 4),
 )
 def test_arguments_are_shown_as_celery_does(arguments, size, levels):
-    """The short cut shows just what Celery's `saferepr` does."""
+    """`show_arguments` returns the same text as Celery's `saferepr`."""
     assert show_arguments(arguments, size, levels) == saferepr(arguments, size, maxlevels=levels)

@@ -1,4 +1,4 @@
-"""What becomes of arguments in a message."""
+"""How arguments are carried in a message."""
 
 import ast
 import contextlib
@@ -51,7 +51,7 @@ literals = st.recursive(
 
 
 def same(one, other):
-    """Tell whether two values are equal, and of the same types all the way down."""
+    """Return whether two values are equal, and of the same types at every level."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
@@ -81,13 +81,13 @@ def through(value, serializer):
 
 @given(values)
 def test_any_value_survives_json(value):
-    """What a task of the user's own gets is the value, of the same types."""
+    """A user's own task gets any value back, with the same types."""
     assert same(through(wrap_exact(value), "json"), value)
 
 
 @given(literals, st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_payload_survives_any_serializer(value, serializer):
-    """What a callback gets in the worker is what it would have got inline."""
+    """A callback in a worker gets the same payload as it would have got inline."""
     raw = encode(value)
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
     assert same(unwrap(through(carried, serializer), decode), decode(raw))
@@ -95,7 +95,7 @@ def test_any_payload_survives_any_serializer(value, serializer):
 
 @given(st.lists(literals, min_size=1), st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_batch_survives_any_serializer(found, serializer):
-    """Each payload of a batch arrives as it would have by itself."""
+    """Each payload of a gathered batch arrives as it would have arrived alone."""
     parts = tuple(arrived(decode(raw), raw) for raw in map(encode, found))
     payloads = [part.payload for part in parts]
     whole = Notification("ch", payloads, parts[-1].raw, 7, None, len(parts), parts)
@@ -108,7 +108,7 @@ def test_any_batch_survives_any_serializer(found, serializer):
     st.sampled_from(["json", "msgspec", "pickle"]),
 )
 def test_any_number_survives_any_serializer(numbers, serializer):
-    """To its last digit, be it a Decimal or a float."""
+    """A number arrives with all its digits, whether it is a Decimal or a float."""
     raw = f'{{"a": [{", ".join(map(str, numbers))}]}}'
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
     assert same(unwrap(through(carried, serializer), decode), decode(raw))
@@ -117,7 +117,7 @@ def test_any_number_survives_any_serializer(numbers, serializer):
 
 @given(text, st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_text_survives_any_serializer(raw, serializer):
-    """So is what was made of any text, be it UTF-8 or not."""
+    """The payload made from any text arrives unchanged, whether the text is UTF-8 or not."""
     carried = wrap_payload(arrived(decode(raw), raw), serializer)
     assert same(unwrap(through(carried, serializer), decode), decode(raw))
 
@@ -132,7 +132,7 @@ def test_any_text_survives_any_serializer(raw, serializer):
     ],
 )
 def test_no_payload_poisons_a_message(raw):
-    """A payload that kombu, or we, would take for an envelope arrives as what it is."""
+    """A payload that looks like an envelope of kombu or pgnotifier arrives unchanged."""
     naive = None
     with contextlib.suppress(Exception):
         naive = unwrap(through(decode(raw), "json"), decode)
@@ -143,48 +143,48 @@ def test_no_payload_poisons_a_message(raw):
 
 
 def test_json_payloads_stay_readable():
-    """What JSON carries is not wrapped, so that monitors show it as it is."""
+    """A value that JSON can carry isn't wrapped, so that monitors show it as it is."""
     value = {"a": [1, 2.5, None, True, "ü"], "b": {"__type__": 1}}
     assert wrap_payload(arrived(value, ""), "json") is value
     assert wrap_exact(value) is value
 
 
 def test_a_payload_of_the_decoders_own_is_decoded_anew():
-    """A custom decoder's values need no serializer: the text travels, in ASCII."""
+    """If a custom decoder made the payload, its text is sent, in ASCII, and decoded again."""
     sent = wrap_payload(arrived(math.nan, "not ä number \udcff"), "json")
     assert sent[RAW].isascii()
     assert unwrap(sent, lambda text: ("mine", text)) == ("mine", "not ä number \udcff")
 
 
 def test_nan_survives_json():
-    """nan, which is equal to nothing, arrives as nan, wherever it stands."""
+    """NaN arrives as NaN, by itself and within a complex number."""
     assert math.isnan(through(wrap_exact(math.nan), "json"))
     (number,) = through(wrap_exact((complex(math.nan, -0.0),)), "json")
     assert repr(number) == repr(complex(math.nan, -0.0))
 
 
 def test_other_objects_are_left_to_kombu():
-    """What kombu has an encoder for goes through it, within a tuple too; the rest can't go."""
+    """Objects that kombu can encode arrive, also within a tuple; other objects can't be sent."""
     assert through(wrap_exact((date(2026, 1, 2), 2)), "json") == (date(2026, 1, 2), 2)
     with pytest.raises(serialization.EncodeError):
         through(wrap_exact((object(),)), "json")
 
 
 def test_trees_hold_no_objects():
-    """The JSON of a wrapped value holds no dict but the wrapper's own."""
+    """The JSON of a wrapped value contains no object except for the wrapper itself."""
     encoded = kombu_json.dumps(Exact({1: {"__type__": 1, "__value__": {2: 3}}}))
     assert encoded.count("{") == 1
 
 
 def test_exact_shows_as_its_value():
-    """A task's arguments are readable in a monitor."""
+    """An `Exact` has the repr of its value, so that a monitor shows readable arguments."""
     assert repr([Exact((1, "a"))]) == "[(1, 'a')]"
     assert pickle.loads(pickle.dumps(Exact(1))).value == 1
 
 
 @given(keys | st.tuples(keys) | st.frozensets(keys))
 def test_what_stands_for_an_id_is_text(id):
-    """Ids in messages are for the reader: a str as it is, all else as its repr."""
+    """An id is shown in a message as text: a str as it is, any other id as its repr."""
     shown = show_id(id)
     assert shown == id if isinstance(id, str) else shown.isascii()
     if isinstance(id, int | None | bytes):

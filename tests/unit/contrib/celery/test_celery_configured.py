@@ -1,4 +1,4 @@
-"""CeleryNotifier, shared subscriptions and modules that are discovered."""
+"""CeleryNotifier, shared subscriptions and the discovery of modules."""
 
 import sys
 
@@ -32,12 +32,12 @@ def callback(id, channel, payload, pid): ...
 
 
 def names(app):
-    """Return the names of the app's tasks that not every app has."""
+    """Return the names of the app's tasks, without those that every app has."""
     return app.tasks.keys() - Celery(set_as_current=False).tasks.keys()
 
 
 def test_configured_by_the_app(app):
-    """Each setting arrives where it is to have its effect."""
+    """A CeleryNotifier takes its settings from the configuration of the app."""
     notifier = CeleryNotifier(app)
     assert notifiers_of(app) == [notifier]
     assert (notifier.app, notifier.standby) == (app, "name")
@@ -49,7 +49,7 @@ def test_configured_by_the_app(app):
 
 
 def test_a_callable_and_heartbeats(app):
-    """The parameters may be supplied by a callable, and heartbeats be set."""
+    """The connection parameters may be a callable, and heartbeats can be configured."""
     app.conf.pgnotifier_dsn = lambda: "dbname=z"
     app.conf.pgnotifier_heartbeat = 3
     app.conf.pgnotifier_heartbeat_timeout = 1.5
@@ -60,7 +60,7 @@ def test_a_callable_and_heartbeats(app):
 
 
 def test_arguments_win(app):
-    """What is given takes the place of what is configured."""
+    """Arguments of CeleryNotifier override the configuration of the app."""
     found = []
     notifier = CeleryNotifier(
         app, db_conf={"dbname": "y"}, task_prefix="", standby=None, on_gap=found.append
@@ -72,7 +72,7 @@ def test_arguments_win(app):
 
 
 def check_that_it_cannot_start(notifier, says):
-    """Check that a module can be imported, and that whatever needs a connection says why not."""
+    """Check that subscribing works, and that whatever needs a connection says what is wrong."""
     notifier.subscribe("a", "ch", callback)
     assert not notifier.is_running()
     assert notifier.get_channels() == {"ch"}
@@ -83,7 +83,7 @@ def check_that_it_cannot_start(notifier, says):
 
 
 def test_without_dsn(caplog):
-    """Modules can be imported, and all else be done but connecting, which says what to set."""
+    """Without a DSN, everything except for connecting works, and the error says what to set."""
     notifier = CeleryNotifier(Celery("shop", set_as_current=False))
     assert not caplog.records
     check_that_it_cannot_start(notifier, "pgnotifier_dsn is missing")
@@ -106,7 +106,7 @@ def test_without_dsn(caplog):
     ],
 )
 def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
-    """It is warned of at once, and is an error once the notifier is to start."""
+    """An invalid setting is a warning at once, and an error when the notifier is to start."""
     app.conf[f"pgnotifier_{setting}"] = value
     notifier = CeleryNotifier(app)
     (warned,) = caplog.messages
@@ -119,7 +119,7 @@ def test_a_setting_that_cannot_be(app, caplog, setting, value, says):
     ("name", "text"), [("DSN", "s3cret"), ("BUFFER_SIZE", "many"), ("DSN", "")]
 )
 def test_a_variable_that_cannot_be(app, monkeypatch, name, text):
-    """So are variables of the environment; an empty one is one that isn't set."""
+    """An invalid environment variable is an error at the start; an empty one counts as missing."""
     monkeypatch.setenv(f"PGNOTIFIER_{name}", text)
     check_that_it_cannot_start(CeleryNotifier(app), r"parsed|SIZE must be an integer$|missing")
 
@@ -129,19 +129,19 @@ def test_a_variable_that_cannot_be(app, monkeypatch, name, text):
     [{"db_conf": "s3cret"}, {"buffer_size": 0}, {"heartbeat": "x"}, {"task_prefix": 7}],
 )
 def test_an_argument_that_cannot_be(app, arguments):
-    """What the code itself gives is refused at once."""
+    """An invalid argument is refused at once."""
     with pytest.raises((ConfigurationError, ArgumentTypeError)):
         CeleryNotifier(app, **arguments)
 
 
 def test_no_app():
-    """It takes apps only."""
+    """A CeleryNotifier refuses anything that isn't a Celery app."""
     with pytest.raises(ArgumentTypeError, match="app must be a Celery app"):
         CeleryNotifier("shop")
 
 
 def test_two_apps_do_not_mix(app):
-    """Each notifier's tasks are those of its app."""
+    """Each notifier registers its tasks in its own app."""
     other = Celery("other", broker="memory://", set_as_current=False)
     other.conf.pgnotifier_dsn = "dbname=other"
     one, two = CeleryNotifier(app), CeleryNotifier(other)
@@ -154,7 +154,7 @@ def test_two_apps_do_not_mix(app):
 
 
 def test_shared_with_notifiers_made_before_and_after(app):
-    """As with `@shared_task`, each gets the subscription; the function stays as it is."""
+    """Notifiers made before and after a shared subscription get it; the function stays as it is."""
 
     def create(name):
         made = Celery(name, broker="memory://", set_as_current=False)

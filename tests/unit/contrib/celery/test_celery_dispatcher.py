@@ -40,7 +40,7 @@ DSN = "postgresql://nobody:sesame@localhost:1/nothing"
 )
 @pytest.mark.parametrize("finalized", [True, False])
 def test_a_callable_becomes_a_task(app, make_desk, record, id, name, finalized):
-    """It is registered under the id's name, and called with what it would have got inline."""
+    """A callable is registered as a task under its id's name, and called as it would be inline."""
     if finalized:
         app.finalize()
     desk = make_desk(app)
@@ -54,7 +54,7 @@ def test_a_callable_becomes_a_task(app, make_desk, record, id, name, finalized):
 
 
 def test_one_task_serves_all_channels_of_an_id(desk, make_recorder):
-    """Each channel has its own callback, and a channel without one is an error that helps."""
+    """Each channel has its own callback; if a channel has none, the error says what to do."""
     first, second = make_recorder(), make_recorder()
     one = desk.subscribe(first, channel="one")
     two = desk.subscribe(second, channel="two")
@@ -77,7 +77,7 @@ def test_subscribing_again_replaces_the_callback(desk, make_recorder):
 
 
 def test_unbinding_forgets_the_task_with_its_last_channel(desk):
-    """Another id may have the name then."""
+    """The task is removed with its last channel, and then another id may use its name."""
     one = desk.subscribe(print, id="1", channel="one").subscription
     two = desk.subscribe(print, id="1", channel="two").subscription
     desk.app.finalize()
@@ -95,7 +95,7 @@ def test_unbinding_forgets_the_task_with_its_last_channel(desk):
     ("one", "other"), [("1", 1), (("a", "b"), "a.b"), (("a", ("b", "c")), ("a", "b", "c"))]
 )
 def test_two_ids_cannot_share_a_name(desk, one, other):
-    """The second is refused when it subscribes, both are named, and the first stays."""
+    """If two ids have the same task name, the second is refused, and the error names both."""
     desk.subscribe(print, id=one)
     with pytest.raises(TaskNameError) as caught:
         desk.subscribe(print, id=other, channel="other")
@@ -107,7 +107,7 @@ def test_two_ids_cannot_share_a_name(desk, one, other):
 
 @pytest.mark.parametrize("finalized", [True, False])
 def test_the_name_of_another_task_cannot_be_had(app, make_desk, finalized):
-    """Neither the name of a task that exists nor of one still to be made."""
+    """The name of another task is refused, whether that task exists or is still to be made."""
 
     @app.task(name="pgnotifier.a")
     def foreign():
@@ -122,7 +122,7 @@ def test_the_name_of_another_task_cannot_be_had(app, make_desk, finalized):
 
 
 def test_a_task_by_its_functions_name_is_another_task(app, make_desk):
-    """So does one whose name Celery makes of module and function."""
+    """The name that Celery makes from another task's module and function is refused, too."""
 
     @app.task
     def foreign():
@@ -133,7 +133,7 @@ def test_a_task_by_its_functions_name_is_another_task(app, make_desk):
 
 
 def test_a_name_taken_while_finalizing_is_an_error_for_each_delivery(app, make_desk, caplog):
-    """A task that nobody could foresee keeps its name; ours says why it can't run."""
+    """If another task takes the name while the app is finalized, each delivery reports it."""
     desk = make_desk(app)
     binding = desk.subscribe(print)
 
@@ -148,7 +148,7 @@ def test_a_name_taken_while_finalizing_is_an_error_for_each_delivery(app, make_d
 
 
 def test_notifiers_of_one_app_share_its_names(app, make_desk):
-    """The same id in two of them needs two prefixes."""
+    """Two notifiers of one app need different prefixes to subscribe the same id."""
     make_desk(app).subscribe(print)
     with pytest.raises(TaskNameError, match="two notifiers"):
         make_desk(app).subscribe(print)
@@ -157,7 +157,7 @@ def test_notifiers_of_one_app_share_its_names(app, make_desk):
 
 
 def test_apps_do_not_mix(make_desk):
-    """Each app has its own tasks, also those made by a factory in the same process."""
+    """Each app has its own tasks, even if a factory makes several apps in one process."""
     apps = [Celery("x", broker="memory://", set_as_current=False) for _ in range(2)]
     for app in apps:
         make_desk(app).subscribe(print)
@@ -167,7 +167,7 @@ def test_apps_do_not_mix(make_desk):
 
 
 def test_a_task_class_of_the_apps_own_is_used(record, make_desk):
-    """A context that it enters is there when the callback is called."""
+    """A callback's task is an instance of the app's own Task class, and runs as that defines."""
     entered = []
 
     class InContext(Task):
@@ -185,7 +185,7 @@ def test_a_task_class_of_the_apps_own_is_used(record, make_desk):
 
 
 def test_settings_made_after_subscribing_hold(desk, record):
-    """The configuration is read as late as with any other task."""
+    """Settings that are made after subscribing apply, as they do to any other task."""
     binding = desk.subscribe(record)
     desk.app.conf.task_annotations = {"pgnotifier.a": {"rate_limit": "5/m"}}
     desk.app.conf.task_serializer = "msgspec"
@@ -197,7 +197,7 @@ def test_settings_made_after_subscribing_hold(desk, record):
 
 @pytest.mark.parametrize("serializer", ["json", "pickle", "msgspec"])
 def test_the_serializer_of_a_subscription_carries_every_payload(desk, record, serializer):
-    """Whatever types it knows."""
+    """Every payload reaches the callback unchanged, whatever types the serializer supports."""
     odd = '{"__type__": "x", "__value__": 1}'
     raws = ["(1,)", str(10**30), '"\\ud800"', odd, "1.e999", "1.00000000000000001", "..."]
     desk.deliver(desk.subscribe(record, serializer=serializer), *raws)
@@ -213,7 +213,7 @@ def test_the_serializer_of_a_subscription_carries_every_payload(desk, record, se
 
 
 def test_the_notifiers_decoder_is_the_workers(app, make_desk, record):
-    """A payload that no serializer knows is made anew from its text."""
+    """With a custom decoder, the raw payload is sent, and the worker decodes it again."""
     desk = make_desk(app)
     notifier = Notifier(DSN, dispatcher=desk.dispatcher, decoder=lambda text: range(int(text)))
     binding = desk.subscribe(record)
@@ -240,7 +240,7 @@ def one_argument(one):
 
 
 class Awaited:
-    """Can be called, and must be awaited."""
+    """An object with a `__call__` that must be awaited."""
 
     async def __call__(self, *args):
         pass
@@ -267,20 +267,20 @@ def generator(*args):
     ],
 )
 def test_what_no_worker_can_call_is_refused(desk, fn, hint):
-    """With a way out."""
+    """A callable that a worker can't call is refused, and the error shows a way out."""
     with pytest.raises(DispatcherMismatchError, match=hint):
         desk.subscribe(fn)
 
 
 def test_a_group_takes_no_link(desk):
-    """What Celery would refuse for each notification is refused at once."""
+    """A link on a group, which Celery would refuse for each notification, is refused at once."""
     link = desk.app.signature("x")
     with pytest.raises(UnknownOptionError, match="chord"):
         desk.subscribe(group(link, link), link=link)
 
 
 def test_inline_refuses_tasks(app):
-    """A task given to an in-process dispatcher would run in the listener."""
+    """An in-process dispatcher refuses tasks, because they would run in the listener."""
     notifier = Notifier(DSN, autorun=False)
     task = app.task(nothing, name="x")
     for fn in (task, task.s()):
@@ -290,7 +290,7 @@ def test_inline_refuses_tasks(app):
 
 @pytest.mark.parametrize("app", ["shop", None, Celery])
 def test_the_app_must_be_an_app(app):
-    """Not its name, nor the class."""
+    """The name of an app, None and the class are refused."""
     with pytest.raises(ArgumentTypeError, match=r"Celery\('shop'\)"):
         CeleryDispatcher(app)
 
@@ -301,7 +301,7 @@ def test_the_prefix_must_be_text(app):
         CeleryDispatcher(app, task_prefix=None)
 
 
-# --- one's own tasks ----------------------------------------------------------------------------
+# --- the user's own tasks -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def calls():
 
 @pytest.fixture
 def task(app, calls):
-    """Return a task, as the decorator does: not made yet."""
+    """Return a task as the decorator returns it: the app hasn't made it yet."""
 
     @app.task(name="audit")
     def audit(*args, **kwargs):
@@ -322,7 +322,7 @@ def task(app, calls):
 
 
 def test_a_task_is_enqueued_as_it_is(desk, task, calls):
-    """It gets the four arguments, of the same types, with no wrapper of ours around it."""
+    """A user's own task is enqueued under its own name, with four arguments of the same types."""
     binding = desk.subscribe(task, id=(1, frozenset({2})), queue=None)
     assert not desk.app.finalized
     desk.deliver(binding, "{1: b'x'}", '{"a": 1}')
@@ -333,7 +333,7 @@ def test_a_task_is_enqueued_as_it_is(desk, task, calls):
 
 
 def test_a_signature_gets_them_before_its_own(desk, task, calls):
-    """As a chain's link gets its parent's result; `.si()` keeps them out."""
+    """A signature gets the four arguments before its own; an immutable one doesn't get them."""
     desk.dispatch(
         (desk.subscribe(task.s("x", k=1)), "(1,)"), (desk.subscribe(task.si("x")), "(1,)")
     )
@@ -342,7 +342,7 @@ def test_a_signature_gets_them_before_its_own(desk, task, calls):
 
 
 def test_a_signatures_options_hold_unless_the_subscription_says_else(desk, task):
-    """`.set()` is honoured, and overridden by the subscription's own."""
+    """A signature's own options apply, unless the subscription has the same ones."""
     signature = task.s().set(queue="low", priority=3)
     one, other = desk.subscribe(signature), desk.subscribe(signature, id="b", queue="high")
     desk.dispatch((one, "1"), (other, "2"))
@@ -351,7 +351,7 @@ def test_a_signatures_options_hold_unless_the_subscription_says_else(desk, task)
 
 
 def test_a_task_of_another_program_is_known_by_name(desk):
-    """A signature needs no task here."""
+    """The task of a signature doesn't have to be registered in this process."""
     desk.deliver(desk.subscribe(desk.app.signature("else.where")), "(1,)")
     (message,) = desk.messages()
     assert message.headers["task"] == "else.where"
@@ -359,7 +359,7 @@ def test_a_task_of_another_program_is_known_by_name(desk):
 
 
 def test_canvases_are_enqueued_as_they_are(desk, task, calls):
-    """A group's tasks all get the arguments, a chain's first, a chord's header."""
+    """All tasks of a group, the first of a chain and the header of a chord get the arguments."""
     parts = chain(task.s(1), task.s(2)), group(task.s(3), task.si(4)), task.s(5) | task.s(6)
     bindings = [desk.subscribe(part, id=str(at)) for at, part in enumerate(parts)]
     for _ in range(2):
@@ -380,7 +380,7 @@ def test_canvases_are_enqueued_as_they_are(desk, task, calls):
 
 
 def test_a_shared_task_goes_to_the_dispatchers_app(app, make_desk):
-    """Although in the deliverer's thread no app is current."""
+    """A shared task is sent to the dispatcher's app, although no app is current in the thread."""
     import threading
 
     @shared_task(name="shared")
@@ -396,18 +396,18 @@ def test_a_shared_task_goes_to_the_dispatchers_app(app, make_desk):
 
 
 def test_a_task_of_another_app_goes_to_that_one(desk, make_desk):
-    """With that app's broker, and not with ours."""
+    """A task of another app is sent to the queue of that app."""
     other = Celery("o", broker="memory://", task_default_queue="others", set_as_current=False)
     task = other.task(nothing, name="theirs")
     desk.deliver(desk.subscribe(task), "1")
     assert len(make_desk(other).messages()) == 1
 
 
-# --- what the app says is honoured --------------------------------------------------------------
+# --- what the app configures is honoured --------------------------------------------------------
 
 
 def test_routes_are_honoured(desk, task):
-    """Tasks made of callbacks have routes by name, as others do."""
+    """Routes apply to tasks made of callbacks, as they do to other tasks."""
     desk.app.conf.task_routes = {"pgnotifier.*": {"queue": "routed"}, "audit": "audits"}
     desk.dispatch((desk.subscribe(print), "1"), (desk.subscribe(task, id="b"), "2"))
     assert desk.arguments("routed") == [["a", "ch", 1, 7]]
@@ -415,7 +415,7 @@ def test_routes_are_honoured(desk, task):
 
 
 def test_signals_are_sent(desk):
-    """Receivers see each task and may change its message; one that raises stops nothing."""
+    """Signal receivers may change each message; one that raises doesn't prevent the publish."""
     sent = []
 
     def before(sender=None, headers=None, **_):
@@ -439,14 +439,14 @@ def test_signals_are_sent(desk):
 
 
 def test_an_eager_app_runs_the_callback_here(desk, record):
-    """With the same arguments as a worker would, and no broker."""
+    """An eager app runs the callback in this process, with a worker's arguments and no broker."""
     desk.app.conf.update(task_always_eager=True, broker_url="redis://localhost:1/0")
     assert not desk.deliver(desk.subscribe(record, id=("x",)), "{1: (2,)}", '{"__type__": 1}')
     assert record.calls == [(("x",), "ch", {1: (2,)}, 7), (("x",), "ch", {"__type__": 1}, 7)]
 
 
 def test_an_eager_app_runs_tasks_and_canvases_here(desk, task, calls):
-    """Their arguments have their types, be there a serializer on the way or not."""
+    """An eager app runs tasks and canvases in this process, with arguments of the same types."""
     desk.app.conf.update(task_always_eager=True)
     for fn in (
         task,
@@ -462,7 +462,7 @@ def test_an_eager_app_runs_tasks_and_canvases_here(desk, task, calls):
 
 
 def test_an_eager_callback_that_fails_stops_nothing(desk, record):
-    """Nor one that calls sys.exit(), nor one that raises what a broker might."""
+    """An eager callback that raises a broker's error or SystemExit doesn't end the batch."""
     desk.app.conf.update(task_always_eager=True, task_eager_propagates=True)
 
     def fail(*_):
@@ -480,7 +480,7 @@ def test_an_eager_callback_that_fails_stops_nothing(desk, record):
 
 
 def test_what_nobody_can_carry_is_set_aside(desk, task):
-    """It is reported, and the rest of the batch goes on."""
+    """A delivery that can't be serialized is reported, and the rest of the batch is published."""
     good = desk.subscribe(print)
     bad = desk.subscribe(task, id=(object(),))
     assert not desk.dispatch((good, "1"), (bad, "2"), (good, "3"))
@@ -489,21 +489,21 @@ def test_what_nobody_can_carry_is_set_aside(desk, task):
 
 
 def test_arguments_that_a_task_does_not_take_are_reported(desk, app):
-    """Celery's own check of the signature is a failure of one delivery."""
+    """If a task doesn't take the four arguments, its delivery is reported as failed."""
     task = app.task(one_argument, name="one")
     assert not desk.deliver(desk.subscribe(task), "1")
     assert [type(exc) for exc in desk.reported] == [TypeError]
 
 
 def test_a_queue_that_does_not_exist_is_reported(desk):
-    """Where missing queues aren't made, Celery's KeyError is no failure of the broker."""
+    """If a missing queue may not be made, the delivery is reported, and the batch doesn't fail."""
     desk.app.conf.update(task_create_missing_queues=False)
     assert not desk.deliver(desk.subscribe(print, queue="nowhere"), "1")
     assert [type(exc).__name__ for exc in desk.reported] == ["QueueNotFound"]
 
 
 def test_what_is_no_longer_live_is_passed_over(desk):
-    """A delivery whose subscription was removed meanwhile isn't published."""
+    """A delivery isn't published if its subscription was removed meanwhile."""
     gone, stays = desk.subscribe(print), desk.subscribe(print, id="b")
     gone.live = False
     assert not desk.dispatch((gone, "1"), (stays, "2"))
@@ -511,7 +511,7 @@ def test_what_is_no_longer_live_is_passed_over(desk):
 
 
 def test_a_batch_cancelled_in_the_middle_ends(desk, task):
-    """`stop()` gives up what is left at any moment."""
+    """If a batch is cancelled while it is published, the rest of it isn't published."""
     binding = desk.subscribe(print)
     batch = Batch([Delivery(binding, Notification("ch", 1, "1", 7, datetime.now(UTC)))] * 3)
     before = lambda **_: batch.cancel()  # noqa: E731
@@ -527,7 +527,7 @@ def test_a_batch_cancelled_in_the_middle_ends(desk, task):
     "url", ["redis://localhost:1/0", "redis://:sesame@localhost:1/0", "amqp://u:sesame@localhost:1"]
 )
 def test_a_broker_that_is_down_fails_the_batch_at_once(make_desk, url):
-    """All of it is left, for the next try, within the second; no message tells the password."""
+    """If the broker is down, the whole batch is left to be retried, and no password is shown."""
     desk = make_desk(Celery("x", broker=url, set_as_current=False))
     binding = desk.subscribe(print)
     batch = Batch(desk.deliveries((binding, "1"), (binding, "2")))
@@ -540,7 +540,7 @@ def test_a_broker_that_is_down_fails_the_batch_at_once(make_desk, url):
 
 
 def test_failures_of_the_broker_are_told_from_others(app):
-    """By type, and through what they were raised from."""
+    """A failure of the broker is recognised by its type, or by the type of its cause."""
     broker = Broker(app)
     app.conf.broker_url = "memory://"
     with broker.lease() as lease:
@@ -556,7 +556,7 @@ def test_failures_of_the_broker_are_told_from_others(app):
 
 
 def test_the_connection_is_kept_until_it_is_closed(app):
-    """One serves many batches; one lent out while closing isn't kept, nor one that failed."""
+    """A connection is kept for the next batch, unless it fails or is in use during `close()`."""
     broker = Broker(app)
     with broker.lease() as first:
         pass
@@ -579,7 +579,7 @@ def test_the_connection_is_kept_until_it_is_closed(app):
 
 
 def test_one_dispatcher_serves_one_notifier(app):
-    """Its workers could not tell whose decoder to use."""
+    """A second notifier is refused, because workers couldn't know which decoder to use."""
     dispatcher = CeleryDispatcher(app)
     Notifier(DSN, dispatcher=dispatcher)
     with pytest.raises(ConfigurationError, match="its own CeleryDispatcher") as caught:
@@ -588,7 +588,7 @@ def test_one_dispatcher_serves_one_notifier(app):
 
 
 def test_an_app_knows_its_notifiers(app):
-    """In the order they were made, each once, and none of another app's."""
+    """`notifiers_of` returns the notifiers of one app, each once, in order of creation."""
     assert notifiers_of(app) == []
     one = Notifier(DSN, dispatcher=CeleryDispatcher(app))
     two = Notifier(DSN)
@@ -602,7 +602,7 @@ def test_an_app_knows_its_notifiers(app):
 
 
 def test_the_repr_tells_no_secret(app, make_desk):
-    """But the app, the prefix and how many tasks there are."""
+    """The repr shows the app, the prefix and the number of tasks, but no password."""
     app.conf.broker_url = "redis://:sesame@localhost/0"
     desk = make_desk(app)
     desk.subscribe(print)
@@ -612,7 +612,7 @@ def test_the_repr_tells_no_secret(app, make_desk):
 
 
 def test_finalizing_beside_a_look_at_the_tasks():
-    """Who finalizes the app needs no lock that `app.tasks` holds while it wants to finalize."""
+    """Finalizing and binding need no lock that another thread holds as it reads `app.tasks`."""
     app = Celery("shop", set_as_current=False)
     dispatcher = CeleryDispatcher(app)
     dispatcher.bind(Subscription("a", "ch", print, dispatcher))
@@ -632,7 +632,7 @@ def test_finalizing_beside_a_look_at_the_tasks():
 
 
 def test_an_id_that_is_that_of_an_on_gap(make_app):
-    """Gaps and notifications would be told to the same callback, so the second is refused."""
+    """An id is refused if its task has the same name as another subscription's on_gap task."""
     notifier = Notifier("host=h", dispatcher=CeleryDispatcher(make_app()))
 
     def subscribe_first():
@@ -649,7 +649,7 @@ def test_an_id_that_is_that_of_an_on_gap(make_app):
         with pytest.raises(TaskNameError, match="is that of another subscription's on_gap, too"):
             second()
         assert [*notifier.get_subscriptions()["orders"]] == [left]
-        first()  # anew
+        first()  # again
         notifier.unsubscribe(left, "orders", autorun=False)
         second()
         notifier.remove_channels("orders", autorun=False)

@@ -1,4 +1,4 @@
-"""What starts, stops and refusals leave behind: nothing that grows with their number."""
+"""Starts, stops and refusals leave nothing behind that grows with their number."""
 
 import gc
 import resource
@@ -40,7 +40,7 @@ def app(request, pgnotifier_redis_url):
 def count(*kinds):
     """Return how many objects of these kinds there are."""
     gc.collect()
-    return sum(type(one) in kinds for one in gc.get_objects())  # a proxy is not to be looked into
+    return sum(type(one) in kinds for one in gc.get_objects())  # isinstance() evaluates proxies
 
 
 def measure():
@@ -55,7 +55,7 @@ def measure():
 
 
 def start_and_stop(desk, binding):
-    """Do what a listener does that is stopped after some notifications."""
+    """Deliver notifications and close the dispatcher, as a listener does; return the errors."""
     errors = []
 
     def deliver():
@@ -75,11 +75,11 @@ def start_and_stop(desk, binding):
     "app", ["redis", "rabbitmq", "redis that is down", "rabbitmq that is down"], indirect=True
 )
 def test_starts_and_stops(request, app, make_desk, pgnotifier_redis_url):
-    """Neither memory nor descriptors nor threads grow, be the broker there or not."""
+    """Memory, descriptors and threads don't grow, whether the broker is up or down."""
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     down = "down" in request.node.callspec.id
-    for _ in range(20):  # for what is made once
+    for _ in range(20):  # so that everything that is made once exists
         assert bool(start_and_stop(desk, binding)) is down
     take_messages(pgnotifier_redis_url)
     (held, descriptors, threads), publishers = measure(), count(TaskPublisher)
@@ -96,7 +96,7 @@ def test_starts_and_stops(request, app, make_desk, pgnotifier_redis_url):
 
 
 def test_refusals(app, make_desk, monkeypatch):
-    """Each costs a connection, which goes with what was made for it."""
+    """When a publish is refused, its connection and everything made for it are freed."""
     desk = make_desk(app)
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
@@ -116,7 +116,7 @@ def test_refusals(app, make_desk, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"countdown": 60}])
 @pytest.mark.parametrize("kind", ["callback", "task"])
 def test_subscriptions_that_come_and_go(app, make_desk, kind, options):
-    """What was learnt of each goes with it, though the connection stays."""
+    """What was learnt of a subscription is freed with it, though the connection is kept."""
     desk = make_desk(app)
     fn = callback if kind == "callback" else own(app)
     before = count(PublishPath)
@@ -131,7 +131,7 @@ def test_subscriptions_that_come_and_go(app, make_desk, kind, options):
 
 
 def test_dispatchers_that_nobody_used(app):
-    """An app keeps those of its notifiers alone."""
+    """An app keeps no reference to a dispatcher that has no notifier."""
     before = count(CeleryDispatcher)
     for _ in range(20):
         CeleryDispatcher(app)
@@ -141,7 +141,7 @@ def test_dispatchers_that_nobody_used(app):
 
 @pytest.mark.parametrize("kind", ["callback", "signature"])
 def test_notifiers_that_come_and_go(app, kind):
-    """An app forgets a dispatcher with its notifier, once nobody else refers to them."""
+    """An app frees an unsubscribed notifier and its dispatcher once nothing else refers to them."""
     task = app.task(callback, name="task")
     before = count(CeleryDispatcher, Notifier)
     for _ in range(50):
@@ -155,7 +155,7 @@ def test_notifiers_that_come_and_go(app, kind):
 
 
 def test_a_notifier_that_nothing_refers_to(app):
-    """A module may make it in a function: the app keeps it while it is subscribed."""
+    """An app keeps a notifier that nothing else refers to, as long as it has a subscription."""
     task = app.task(callback, name="task")
     Notifier("host=h", dispatcher=CeleryDispatcher(app), autorun=False).subscribe(
         "a", "ch", task.s()

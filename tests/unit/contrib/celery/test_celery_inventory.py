@@ -1,4 +1,4 @@
-"""Which task, queue and path each subscription has."""
+"""The inventory: which task, queue and path each subscription has."""
 
 import json
 import threading
@@ -50,7 +50,7 @@ def test_tasks_and_queues(make_app, make_desk):
 
 
 def test_reasons(make_app, make_desk):
-    """What shows beforehand, what came out later, and receivers of signals."""
+    """The inventory shows why messages can't be stamped, as soon as the reason is known."""
     desk = make_desk(make_app())
     fanout = desk.subscribe(callback, queue=Queue("all", Exchange("all", "fanout")))
     desk.subscribe(twice(own(desk.app)), id="canvas")
@@ -72,7 +72,7 @@ def test_reasons(make_app, make_desk):
 
 
 def test_removed_subscriptions_are_not_in_it(make_app, make_desk):
-    """An unsubscribed one goes, and a replaced one is there once."""
+    """A removed subscription isn't listed, and a replaced one is listed once."""
     desk = make_desk(make_app())
     first = desk.subscribe(callback)
     desk.subscribe(own(desk.app))
@@ -82,7 +82,7 @@ def test_removed_subscriptions_are_not_in_it(make_app, make_desk):
 
 
 def test_a_router_that_fails(make_app, make_desk):
-    """One that looks at the arguments, say, leaves the queue open."""
+    """If a router raises because it needs the arguments, the queue is shown as unknown."""
 
     def route(name, args, kwargs, options, task=None, **_):
         return {"queue": args[1]}
@@ -95,7 +95,7 @@ def test_a_router_that_fails(make_app, make_desk):
 
 @pytest.mark.parametrize("finalized", [False, True])
 def test_details(make_app, make_desk, finalized):
-    """`status()` has the same as JSON; asking for it doesn't finalize the app."""
+    """`details()` returns the inventory as JSON values, and doesn't finalize the app."""
     app = make_app()
     desk = make_desk(app)
     desk.subscribe(callback)
@@ -116,7 +116,7 @@ def test_details(make_app, make_desk, finalized):
 
 
 def test_the_workers_without_a_thread(make_app, monkeypatch, caplog):
-    """That nobody can ask them is a warning, and holds nothing up."""
+    """If no thread can be started to ask the workers, a warning is logged, and nothing waits."""
 
     def refuse(self):
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""No lock is held while Celery, or whatever else binds a subscription, is called."""
+"""No lock is held while Celery, or another dispatcher, binds a subscription."""
 
 import threading
 
@@ -41,7 +41,7 @@ def run_threads(*functions):
 
 @pytest.mark.parametrize("how", ["subscribe", "unsubscribe", "mute", "remove"])
 def test_a_handler_of_finalizing_changes_subscriptions(app, monkeypatch, how):
-    """A thread that subscribes waits for the one that finalizes, and that one goes on."""
+    """A finalize handler can change subscriptions while another thread subscribes: no deadlock."""
     handling, waiting = threading.Event(), threading.Event()
     finalize = app.finalize
 
@@ -78,7 +78,7 @@ def test_a_handler_of_finalizing_changes_subscriptions(app, monkeypatch, how):
 
 
 def test_a_task_class_subscribes_when_it_is_bound(app):
-    """A hook of the user's Task class that has another thread subscribe doesn't wait for ever."""
+    """If a Task class's hook waits for another thread to subscribe, there is no deadlock."""
     notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app))
     done = threading.Event()
 
@@ -95,7 +95,7 @@ def test_a_task_class_subscribes_when_it_is_bound(app):
 
 
 class Meeting(Dispatcher):
-    """A dispatcher whose calls wait for another thread to have come as far."""
+    """A dispatcher that calls `pause` at certain moments, so that another thread can run."""
 
     starts_listener = False
 
@@ -104,19 +104,19 @@ class Meeting(Dispatcher):
         self.pause = lambda *_: None
 
     def bind(self, subscription):
-        """Know it, after a pause."""
+        """Remember the subscription, after a pause."""
         self.pause("bind", subscription)
         self.known[subscription.id, subscription.channel] = subscription.fn
         self.pause("bound", subscription)
         return subscription.fn
 
     def unbind(self, subscription):
-        """Forget it, after a pause."""
+        """Forget the subscription, after a pause."""
         self.pause("unbind", subscription)
         self.known.pop((subscription.id, subscription.channel), None)
 
     def dispatch(self, batch):
-        """Deliver to nobody."""
+        """Acknowledge the batch without delivering it."""
         batch.done(len(batch))
 
 
@@ -127,7 +127,7 @@ def check_agreement(notifier, dispatcher):
 
 
 def test_unsubscribed_between_binding_and_registering():
-    """What is bound while the same is removed is registered, and known to its dispatcher."""
+    """If a subscription is removed while its successor is bound, the successor is registered."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("a", "ch", print)
@@ -144,7 +144,7 @@ def test_unsubscribed_between_binding_and_registering():
 
 
 def test_subscribed_again_before_it_is_forgotten():
-    """A dispatcher that forgets late doesn't forget what came since."""
+    """If an id is subscribed again before the old one is unbound, the new one stays bound."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("a", "ch", print)
@@ -161,7 +161,7 @@ def test_subscribed_again_before_it_is_forgotten():
 
 
 def test_what_failed_leaves_what_was():
-    """A subscription whose callback is refused leaves that of before, its on_gap included."""
+    """If a callback is refused, the subscription that it would replace stays, with its on_gap."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("a", "ch", print, on_gap=repr)
@@ -178,7 +178,7 @@ def test_what_failed_leaves_what_was():
 
 @pytest.mark.parametrize("same", [False, True])
 def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
-    """What another thread has subscribed stays when the server's refusal is undone."""
+    """Undoing a subscription that the server refused keeps what another thread has subscribed."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("a", "ch", print)
@@ -206,7 +206,7 @@ def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
 
 @pytest.mark.parametrize("kind", ["celery", "plain"])
 def test_threads_that_change_the_same(app, kind):
-    """However they meet, a dispatcher ends up with what is registered."""
+    """After threads have changed the same subscription, the dispatcher agrees with the registry."""
     dispatcher = CeleryDispatcher(app) if kind == "celery" else Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     app.finalize()
@@ -236,7 +236,7 @@ def test_threads_that_change_the_same(app, kind):
 
 
 def test_a_dispatcher_that_refuses_after_another_thread_was_faster():
-    """What was bound by the first try, and lost to another thread, doesn't stay."""
+    """If another thread is faster and the second bind is refused, the first bind is undone."""
     dispatcher = Meeting()
     notifier = Notifier(DSN, dispatcher=dispatcher)
     notifier.subscribe("other", "ch", print, dispatcher=InlineDispatcher())
@@ -260,7 +260,7 @@ def test_a_dispatcher_that_refuses_after_another_thread_was_faster():
 
 
 def test_subscribed_again_while_its_task_is_removed(app, monkeypatch):
-    """Who forgets an id's task takes from the next one neither its name nor its place."""
+    """If an id is subscribed again while its task is removed, the new task stays registered."""
     app.finalize()
     notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app))
     notifier.subscribe("a", "ch", print)
@@ -282,7 +282,7 @@ def test_subscribed_again_while_its_task_is_removed(app, monkeypatch):
 
 
 def test_what_celery_refuses_leaves_the_task_that_was(app):
-    """A Task class that fails as it is bound leaves the callback and the task of before."""
+    """If a Task class raises as it is bound, the previous callback and task stay."""
     app.finalize()
     notifier = Notifier(DSN, dispatcher=CeleryDispatcher(app))
     notifier.subscribe("a", "ch", print)

@@ -1,4 +1,4 @@
-"""Task names of ids."""
+"""Task names that are made from ids."""
 
 import enum
 import os
@@ -29,7 +29,7 @@ class Count(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Tagged:
-    """A value whose repr shows what it holds."""
+    """A value with a repr that shows its content."""
 
     tags: object
 
@@ -58,31 +58,31 @@ class Tagged:
     ],
 )
 def test_every_kind_of_id(id, name):
-    """An id's name is its str or repr, its parts joined with dots."""
+    """A task's name is made from the str or repr of the id; parts are joined with dots."""
     assert task_name("p.", id) == name
 
 
 @pytest.mark.parametrize("id", [object(), (1, object()), test_every_kind_of_id, threading.Lock()])
 def test_an_address_is_no_name(id):
-    """An id whose repr tells where it is in memory is refused, with a way out."""
+    """An id with a repr that shows a memory address is refused, with a way out."""
     with pytest.raises(TaskNameError, match="use a str or a tuple"):
         task_name("p.", id)
 
 
 def test_an_order_that_changes_is_no_name():
-    """So is one whose repr shows the members of a set in the order of their hashes."""
+    """An id with a repr that depends on the order of hashes is refused."""
     with pytest.raises(TaskNameError, match="not the same in every process"):
         task_name("p.", Tagged(frozenset({"a", "b"})))
 
 
 def test_a_lone_surrogate_is_no_name():
-    """A name that no message header could carry is refused."""
+    """A name with a lone surrogate is refused, because no message header can carry it."""
     with pytest.raises(TaskNameError, match="surrogate"):
         task_name("p.", "\ud800")
 
 
 def test_names_hang_on_no_hash_seed():
-    """A frozenset has one name in every process."""
+    """A frozenset has the same name in every process, whatever the hash seed is."""
     code = (
         "from pgnotifier.contrib.celery.naming import task_name;"
         "print(task_name('', frozenset(('abcdefgh'[i:j] for i in range(5) for j in range(8)))))"

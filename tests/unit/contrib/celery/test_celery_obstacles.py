@@ -1,4 +1,4 @@
-"""Obstacles: what is left to Celery, message by message, and why."""
+"""Obstacles: which messages aren't stamped but left to Celery, and why."""
 
 import functools
 import re
@@ -61,14 +61,14 @@ UNSTAMPED = {
 
 @pytest.mark.parametrize("case", UNSTAMPED)
 def test_obstacles(make_app, make_desk, pressed, caplog, pgnotifier_redis_url, case):
-    """What a stamp could get wrong is left to Celery, and the debug log says why."""
+    """If a stamp could be wrong, Celery makes each message, and the debug log says why."""
     make_fn, options, conf, reason = UNSTAMPED[case]
     app = make_app(**conf)
     desk = make_desk(app)
     with caplog.at_level("DEBUG", logger="pgnotifier.celery"):
         binding = desk.subscribe(make_fn(app), **options)
         assert not desk.deliver(binding, *TEXTS[:2])
-        del pressed[:]  # what a stamp was compared with
+        del pressed[:]  # those that were only stamped for comparison
         assert not desk.deliver(binding, *TEXTS)
     assert pressed == []
     assert desk.reported == []
@@ -86,7 +86,7 @@ METHODS = [
 
 @pytest.fixture
 def bound_task(desk):
-    """Return what the subscription of a task is bound to."""
+    """Return the target of a task's subscription."""
     return desk.subscribe(own(desk.app)).target
 
 
@@ -114,7 +114,7 @@ def test_patched_methods(bound_task, monkeypatch, base, name, kind):
 
 @pytest.mark.parametrize(("base", "name"), METHODS)
 def test_moved_sources(bound_task, monkeypatch, base, name):
-    """A method from a `.pyc` elsewhere, or of a frozen application, isn't taken for a patch."""
+    """A method isn't mistaken for a patch if its source is elsewhere, or frozen into a program."""
     code = getattr(base, name).__code__
     monkeypatch.setattr(getattr(base, name), "__code__", code.replace(co_filename="<frozen>"))
     monkeypatch.delattr(sys.modules[base.__module__], "__file__")

@@ -25,7 +25,7 @@ SIGNATURE = Celery("x", set_as_current=False).signature("x.link")
     ],
 )
 def test_unknown_options_are_refused(options, near):
-    """An option that Celery doesn't have, or that can't be one here, is a TypeError that helps."""
+    """An option that Celery doesn't have, or that can't be set here, is refused with a hint."""
     with pytest.raises(UnknownOptionError, match=near) as caught:
         check_options("resize", options)
     assert "'resize'" in str(caught.value)
@@ -65,7 +65,7 @@ def test_unknown_options_are_refused(options, near):
     ],
 )
 def test_values_that_cannot_work_are_refused(options, error):
-    """A value is checked when subscribing, and the message names id, option and value."""
+    """An invalid value is refused when subscribing; the error names the id, option and value."""
     with pytest.raises(error) as caught:
         check_options("resize", options)
     name, value = next(iter(options.items()))
@@ -76,7 +76,7 @@ def test_values_that_cannot_work_are_refused(options, error):
 
 
 def test_good_values_pass():
-    """What Celery takes is passed on as it is; None means the default."""
+    """Valid options are passed on as they are, except for None, which means the default."""
     options = {
         "queue": Queue("x"),
         "exchange": Exchange("x"),
@@ -139,7 +139,7 @@ def test_options_reach_the_message(desk):
 
 
 def test_exchange_and_routing_key_reach_the_broker(desk):
-    """A task may go to an exchange of the user's own, and from there to the bound queue."""
+    """A task that is published to a user's own exchange arrives in the queue bound to it."""
     queue = Queue("images", Exchange("media", "topic"), routing_key="image.*")
     with desk.app.connection_for_write() as connection:
         queue(connection.default_channel).declare()

@@ -1,4 +1,4 @@
-"""Publishing in batches: order, what fails, and what changes between them."""
+"""Publishing in batches: the order, failures, and changes between batches."""
 
 import base64
 import gc
@@ -17,20 +17,20 @@ from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 
 HUGE = "1" * 40
-"""An integer that msgpack has no room for."""
+"""An integer that is too large for msgpack."""
 
 
 @pytest.mark.parametrize("signal", ["before_task_publish", "after_task_publish"])
 def test_receivers_are_called(make_app, make_desk, pressed, pgnotifier_redis_url, signal):
-    """Receivers that come and go are called, and what they change is in the message."""
+    """A receiver is called while it is connected, and what it changes before publishing is sent."""
     calls = []
 
     def receive(sender, headers, **_):
         calls.append(sender)
         headers["trace"] = len(calls)
 
-    # In Celery 5.5, an app doesn't call new receivers once another one was found dead. So those of
-    # earlier tests are found before there is an app.
+    # In Celery 5.5, an app doesn't call new receivers once another one was found dead. So the dead
+    # receivers of earlier tests have to be found before there is an app.
     gc.collect()
     getattr(signals, signal).connect(receive)
     getattr(signals, signal).disconnect(receive)
@@ -54,7 +54,7 @@ def test_receivers_are_called(make_app, make_desk, pressed, pgnotifier_redis_url
 
 
 def test_routes_that_change(make_app, make_desk, pressed, pgnotifier_redis_url):
-    """A change of `task_routes` holds from the next batch on."""
+    """A change of `task_routes` applies from the next batch on."""
     app = make_app()
     desk = make_desk(app)
     binding = desk.subscribe(callback)
@@ -66,7 +66,7 @@ def test_routes_that_change(make_app, make_desk, pressed, pgnotifier_redis_url):
 
 
 def test_order_across_queues_and_ways(make_app, make_desk, pgnotifier_redis_url):
-    """What is stamped and what isn't, to one queue or another, stays in order in each queue."""
+    """Messages stay in order within each queue, whether they are stamped or not."""
     app = make_app()
     desk = make_desk(app)
     one = desk.subscribe(callback, id="one")
@@ -85,7 +85,7 @@ def test_order_across_queues_and_ways(make_app, make_desk, pgnotifier_redis_url)
 
 
 def test_what_cannot_be_published_is_set_aside(make_app, make_desk, pgnotifier_redis_url):
-    """One payload that the serializer refuses is reported once; the rest of the batch goes on."""
+    """A payload that the serializer refuses is reported once, and the rest is published."""
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
     texts = ["1", "2", "3", HUGE, "4", HUGE, "5"]
@@ -98,7 +98,7 @@ def test_what_cannot_be_published_is_set_aside(make_app, make_desk, pgnotifier_r
 def test_a_batch_without_a_part_when_an_answer_is_lost(
     make_app, make_desk, monkeypatch, pgnotifier_redis_url
 ):
-    """What can't be carried is reported once, and the rest is published again with its id."""
+    """If an answer is lost, a part that can't be sent is reported once; the rest keeps its ids."""
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
     desk.deliver(binding, "0", "0", "0")
@@ -130,7 +130,7 @@ def test_a_batch_without_a_part_when_an_answer_is_lost(
 
 @pytest.mark.parametrize("way", ["stamped", "apply_async"])
 def test_an_answer_that_is_lost(make_app, make_desk, monkeypatch, pgnotifier_redis_url, way):
-    """What may be in the broker is published again with the same ids, as tasks of their own."""
+    """If an answer is lost, the tasks are published again with the same ids."""
     desk = make_desk(make_app())
     binding = desk.subscribe(callback)
     desk.deliver(binding, *TEXTS)
@@ -162,7 +162,7 @@ def test_an_answer_that_is_lost(make_app, make_desk, monkeypatch, pgnotifier_red
 
 
 def test_times_are_those_of_the_batch(make_app, make_desk, pressed, pgnotifier_redis_url):
-    """What a countdown counts from is never older than the batch, stamped or not."""
+    """Countdowns start at the time of the batch, whether messages are stamped or not."""
     app = make_app()
     desk = make_desk(app)
     binding = desk.subscribe(callback, countdown=60, expires=600)
@@ -180,7 +180,7 @@ def test_times_are_those_of_the_batch(make_app, make_desk, pressed, pgnotifier_r
 
 
 def test_a_failure_is_reported_once(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
-    """Though the batch that it is in has to be tried again."""
+    """A failed delivery is reported once, even if its batch has to be tried again."""
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
     desk.deliver(binding, "1", "2", "3")
@@ -197,7 +197,7 @@ def test_a_failure_is_reported_once(make_app, make_desk, monkeypatch, pgnotifier
 
 
 def test_a_batch_emptied_in_the_middle(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
-    """`stop()` may take the batch away at any moment; the next one is published whole."""
+    """If a batch is cancelled while it is published, the whole next batch is published."""
     desk = make_desk(make_app())
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
@@ -212,7 +212,7 @@ def test_a_batch_emptied_in_the_middle(make_app, make_desk, monkeypatch, pgnotif
 
 
 def test_ids_are_forgotten(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
-    """Those of deliveries that were left out of the next try, too."""
+    """After a success no ids are kept, not even of deliveries that weren't tried again."""
     desk = make_desk(make_app())
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
@@ -226,7 +226,7 @@ def test_ids_are_forgotten(make_app, make_desk, monkeypatch, pgnotifier_redis_ur
 
 
 def test_removed_subscriptions_are_left_out(make_app, make_desk, pgnotifier_redis_url):
-    """What was unsubscribed or muted meanwhile isn't published, and is off the batch."""
+    """Deliveries to a removed subscription aren't published, and are removed from the batch."""
     desk = make_desk(make_app())
     first, second = desk.subscribe(callback), desk.subscribe(callback, id="b")
     desk.dispatch(*[(first, "1"), (second, "2")] * 3)
@@ -246,7 +246,7 @@ def shown(messages):
 
 
 def test_many_queues(make_app, make_desk, pgnotifier_redis_url):
-    """Tasks for any number of queues and priorities go in one round trip, in order in each."""
+    """Tasks for many queues and priorities are sent with one push for each, in order."""
     desk = make_desk(make_app())
     bindings = [desk.subscribe(callback, id=str(n), queue=f"q{n}") for n in range(7)]
     bindings.append(desk.subscribe(callback, id="7", queue="q0", priority=6))
@@ -266,7 +266,7 @@ def test_many_queues(make_app, make_desk, pgnotifier_redis_url):
 
 @pytest.mark.parametrize("stamped", [True, False])
 def test_a_queue_that_is_no_list(make_app, make_desk, pgnotifier_redis_url, stamped):
-    """Its tasks are reported, as no further try can help; all others are enqueued, once."""
+    """If a queue's key isn't a list, its tasks are reported, and all others are enqueued once."""
     desk = make_desk(make_app())
     good, bad = desk.subscribe(callback, id="g"), desk.subscribe(callback, id="b", queue="bad")
     if stamped:
@@ -282,7 +282,7 @@ def test_a_queue_that_is_no_list(make_app, make_desk, pgnotifier_redis_url, stam
 
 
 def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
-    """What Redis has is off the batch; what it refused is tried again, with the same ids."""
+    """If Redis refuses a push for now, only its tasks are tried again, with the same ids."""
     desk = make_desk(make_app())
     bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(3)]
     desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
@@ -313,7 +313,7 @@ def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnoti
 def test_an_answer_for_many_queues_that_is_lost(
     make_app, make_desk, monkeypatch, pgnotifier_redis_url
 ):
-    """All of them are published again, in order, with the same ids."""
+    """If the answer to several pushes is lost, all are published again with the same ids."""
     desk = make_desk(make_app())
     bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(2)]
     desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
@@ -339,7 +339,7 @@ def test_an_answer_for_many_queues_that_is_lost(
 
 
 def test_serializers_of_many_queues(make_app, make_desk, pgnotifier_redis_url):
-    """Subscriptions to one notification, each with a serializer and queue of its own."""
+    """Subscriptions to one channel may each have a serializer and a queue of their own."""
     desk = make_desk(make_app())
     kinds = ["json", "pickle", "msgspec"]
     bindings = [desk.subscribe(callback, id=k, queue=k, serializer=k) for k in kinds]

@@ -1,4 +1,4 @@
-"""Passwords of brokers, of result backends and of `pgnotifier_dsn`: nobody gets to see them."""
+"""Passwords of brokers, of result backends and of `pgnotifier_dsn` are never shown."""
 
 import traceback
 from itertools import product
@@ -15,7 +15,7 @@ REFUSED = "percent-encode characters"
 
 
 def connect(**conf):
-    """Return what the traceback of a failed connection says, without the lines of the source."""
+    """Return the traceback of a connection that fails, as text."""
     app = Celery("shop", set_as_current=False)
     app.conf.update(broker_connection_timeout=0.5, **conf)
     with pytest.raises(Exception, match=r".") as caught, Broker(app).lease():
@@ -27,11 +27,11 @@ def connect(**conf):
     ("scheme", "secret"),
     [
         *product(["redis", "rediss", "amqp", "amqps"], SECRETS),
-        *product(["sentinel"], ["hid/qzx", "hid qzx"]),  # which takes its time
+        *product(["sentinel"], ["hid/qzx", "hid qzx"]),  # fewer, because it is slow
     ],
 )
 def test_broker_urls(scheme, secret, free_port):
-    """Neither a server that is down shows the password, nor a URL that can't be parsed."""
+    """The password isn't shown if the server is down, or if the URL can't be parsed."""
     said = connect(
         broker_url=f"{scheme}://u:{secret}@127.0.0.1:{free_port}/0",
         broker_transport_options={"master_name": "main", "max_retries": 0},
@@ -51,7 +51,7 @@ def test_broker_urls(scheme, secret, free_port):
     ],
 )
 def test_lists_of_urls(url, free_port):
-    """Each of them is checked before one is used."""
+    """All URLs of a list are checked before one is used."""
     urls = [one.format(port=free_port) for one in ([url] if isinstance(url, str) else url)]
     said = connect(broker_url=urls if isinstance(url, list) else urls[0])
     assert "hid" not in said
@@ -59,7 +59,7 @@ def test_lists_of_urls(url, free_port):
 
 
 def test_result_backends(make_app, make_desk):
-    """One that can't be parsed holds deliveries back, as a broker does, and isn't quoted."""
+    """If the result backend's URL can't be parsed, the batch is kept and the URL isn't shown."""
     app = make_app(result_backend="redis://:hid/qzx@127.0.0.1:1/0")
     desk = make_desk(app)
     binding = desk.subscribe(lambda *_: None, ignore_result=False)
@@ -78,7 +78,7 @@ def test_result_backends(make_app, make_desk):
     ],
 )
 def test_settings_that_are_shown(dsn):
-    """`celery report` and `celery inspect conf` show no password of the setting's."""
+    """`celery report` and `celery inspect conf` don't show the password in `pgnotifier_dsn`."""
     app = Celery("shop", broker="memory://", set_as_current=False)
     app.conf.pgnotifier_dsn = dsn
     assert "pgnotifier_dsn" in app.conf.humanize()
@@ -88,14 +88,14 @@ def test_settings_that_are_shown(dsn):
 
 
 def test_what_is_mistaken_for_an_app():
-    """Somebody may pass the broker's URL, which is not quoted."""
+    """If the URL of a broker is passed instead of an app, the error doesn't show it."""
     with pytest.raises(ArgumentTypeError) as caught:
         CeleryDispatcher("redis://:hidqzx@h/0")
     assert "hidqzx" not in str(caught.value)
 
 
 def test_canvases(make_app):
-    """What shows a canvas, in `--list` and `status()`, hides what its arguments are called."""
+    """`details()` shows the tasks of a canvas, but not the passwords in its arguments."""
     app = make_app()
 
     @app.task

@@ -34,7 +34,7 @@ APPS = {
 
 @pytest.mark.parametrize("where", APPS)
 def test_wherever_celery_looks(where):
-    """In `app.conf`, in an object, and behind a namespace."""
+    """Settings are found in `app.conf`, in a configuration object, and behind a namespace."""
     app = APPS[where]()
     check_settings(app)
     assert read_setting(app, "dsn") == "dbname=x"
@@ -43,7 +43,7 @@ def test_wherever_celery_looks(where):
 
 
 def test_environment_variables_win(monkeypatch):
-    """As Celery's own do; numbers are read as such."""
+    """Environment variables override the configuration; numbers in them are parsed."""
     monkeypatch.setenv("PGNOTIFIER_DSN", "dbname=env")
     monkeypatch.setenv("PGNOTIFIER_BUFFER_SIZE", "7")
     monkeypatch.setenv("PGNOTIFIER_DRAIN_TIMEOUT", "2.5")
@@ -53,7 +53,7 @@ def test_environment_variables_win(monkeypatch):
 
 
 def test_a_variable_that_cannot_be_read(monkeypatch):
-    """It is named, and its value isn't shown."""
+    """If a variable can't be parsed, the error names it but doesn't show its value."""
     monkeypatch.setenv("PGNOTIFIER_BUFFER_SIZE", "s3cret")
     with pytest.raises(ConfigurationError, match="_BUFFER_SIZE must be an integer") as refused:
         read_setting(configured(), "buffer_size")
@@ -62,7 +62,7 @@ def test_a_variable_that_cannot_be_read(monkeypatch):
 
 @pytest.mark.parametrize("value", [True, "5", 5.5])
 def test_a_value_of_another_type(value):
-    """It is refused, by the name of the setting."""
+    """A value of the wrong type is refused, and the error names the setting."""
     app = configured(pgnotifier_buffer_size=value)
     with pytest.raises(ArgumentTypeError, match=r"pgnotifier_buffer_size.*int"):
         read_setting(app, "buffer_size")
@@ -81,6 +81,6 @@ def test_a_value_of_another_type(value):
     ],
 )
 def test_unknown_settings(app, says):
-    """One that begins with ours and isn't ours is refused, with the nearest name."""
+    """An unknown setting with pgnotifier's prefix is refused, and the error names a known one."""
     with pytest.raises(ConfigurationError, match=says):
         check_settings(app())

@@ -1,4 +1,4 @@
-"""Stamped messages: equal to what `apply_async` puts into the broker, ids and times aside."""
+"""Stamped messages equal those that `apply_async` sends, except for ids and times."""
 
 import base64
 import json
@@ -48,7 +48,7 @@ def normalised(message, ids):
 
 
 def published(desk, binding, url, texts=TEXTS):
-    """Return what a batch becomes in the broker, and the ids of its tasks."""
+    """Publish a batch; return the broker's messages, and the ids of the tasks."""
     assert not desk.deliver(binding, *texts)
     ids = []
     found = {
@@ -66,7 +66,7 @@ def test_conformance(make_app, make_desk, pressed, monkeypatch, pgnotifier_redis
     app = make_app(**conf)
     desk = make_desk(app)
     binding = desk.subscribe(make_fn(app), **options)
-    # The last time for the messages that hold times, which are taken over from the first one.
+    # Twice: if messages hold times, Celery makes the first one of each batch again.
     found, ids = published(desk, binding, pgnotifier_redis_url)
     found, ids = published(desk, binding, pgnotifier_redis_url)
     again = [task_id for task_id in ids if task_id in pressed]
@@ -80,7 +80,7 @@ def test_conformance(make_app, make_desk, pressed, monkeypatch, pgnotifier_redis
 
 
 def test_arguments_that_change_on_their_way(make_app, make_desk):
-    """A stamp that would not make what Celery has made is none."""
+    """A stamp is refused if it wouldn't make the same message as Celery."""
     desk = make_desk(make_app())
     target = desk.subscribe(callback).target
     first, second = (desk.deliveries((desk.subscribe(callback), text))[0] for text in "12")
@@ -99,7 +99,7 @@ def test_arguments_that_change_on_their_way(make_app, make_desk):
 
 
 def test_ids():
-    """They are random UUIDs."""
+    """Task ids are random UUIDs."""
     ids = list(islice(new_ids(), 1000))
     assert len(set(ids)) == 1000
     for one in ids:
@@ -108,12 +108,12 @@ def test_ids():
 
 
 def test_ids_after_a_fork():
-    """A child has others than its parent, which made some in advance."""
+    """A forked child doesn't use the ids that its parent has made in advance."""
     ids = new_ids()
     next(ids)
     reader, writer = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, of no concern
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads don't matter
         pid = os.fork()
     if pid == 0:
         os.write(writer, " ".join(islice(ids, 100)).encode())

@@ -1,4 +1,4 @@
-"""The options of tasks made of callbacks: what is refused, and what Celery makes of the rest."""
+"""The options of tasks made of callbacks: which are refused, and what the others do."""
 
 import pytest
 from celery import Celery, Task
@@ -40,7 +40,7 @@ def subscribe(notifier, task, fn=print, id="a", channel="ch", **options):
 
 
 def test_they_are_the_tasks(app, notifier):
-    """Each is what `app.task()` makes of it; no result is stored unless that is said."""
+    """Task options are set on the task as by `app.task()`, and results are ignored by default."""
     options = {
         "autoretry_for": (OSError,),
         "max_retries": None,
@@ -93,7 +93,7 @@ def test_they_are_the_tasks(app, notifier):
     ],
 )
 def test_what_cannot_be(app, notifier, task, error, says):
-    """It is refused at once, with the option, its value and the way out; nothing is made."""
+    """An invalid task option is refused at once, with a reason, and nothing is subscribed."""
     with pytest.raises(error, match="subscription 'a': task=") as caught:
         subscribe(notifier, task)
     assert says in str(caught.value)
@@ -102,7 +102,7 @@ def test_what_cannot_be(app, notifier, task, error, says):
 
 
 def test_an_option_of_tasks_given_as_one_of_publishing(notifier):
-    """The error says where it belongs; what is like `task` is found, too."""
+    """If a task option is given as a publish option, the error says where it belongs."""
     with pytest.raises(UnknownOptionError, match=r"give it as task=\{'max_retries': …\}"):
         notifier.subscribe("a", "ch", print, max_retries=5)
     with pytest.raises(UnknownOptionError, match="did you mean 'task'"):
@@ -110,7 +110,7 @@ def test_an_option_of_tasks_given_as_one_of_publishing(notifier):
 
 
 def test_tasks_and_signatures_have_their_own(app, notifier):
-    """They are refused, and in-process callbacks know no options at all."""
+    """`task=` is refused for tasks and signatures, and by an in-process dispatcher."""
 
     @app.task
     def own(*_): ...
@@ -125,7 +125,7 @@ def test_tasks_and_signatures_have_their_own(app, notifier):
 
 @pytest.mark.parametrize("finalized", [True, False])
 def test_an_id_on_several_channels(app, notifier, finalized):
-    """One task serves them, and so they have the same options; alone it may get others."""
+    """An id has the same task options on all channels; with one channel, they may be changed."""
     if finalized:
         app.finalize()
     subscribe(notifier, {"max_retries": 5})
@@ -142,7 +142,7 @@ def test_an_id_on_several_channels(app, notifier, finalized):
 
 
 def test_what_tells_of_gaps_has_them_too(app, notifier):
-    """If it is a callable: for a task of its own they aren't meant."""
+    """An on_gap callback gets the task options, too, but not an on_gap that is a task."""
 
     @app.task(name="own")
     def own(*_): ...
@@ -154,7 +154,7 @@ def test_what_tells_of_gaps_has_them_too(app, notifier):
 
 
 def test_bound(app, notifier):
-    """With `bind` the task comes before the four arguments."""
+    """With `bind`, the callback gets the task before the four arguments."""
     found = []
     subscribe(notifier, {"bind": True}, lambda *args: found.append(args))
     task = app.tasks["pgnotifier.a"]
@@ -163,7 +163,7 @@ def test_bound(app, notifier):
 
 
 def test_on_and_shared(app):
-    """Decorators take them as `subscribe()` does."""
+    """The decorators accept task options, as `subscribe()` does."""
     notifier = CeleryNotifier(app, db_conf=DSN)
     notifier.on(["one", "two"], id="a", task={"max_retries": 5})(print)
     configured.shared_subscription("ch", id="b", task={"max_retries": 6})(print)
@@ -172,7 +172,7 @@ def test_on_and_shared(app):
 
 
 def test_a_retry_has_the_arguments_as_they_came(app, notifier):
-    """`autoretry_for` sends them again as they were sent."""
+    """A retry by `autoretry_for` sends the arguments again as they were received."""
     sent = []
 
     def fail(*_):

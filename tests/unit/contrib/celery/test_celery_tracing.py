@@ -1,4 +1,4 @@
-"""Tracing: stamped messages have what Sentry and OpenTelemetry add to those of Celery."""
+"""Tracing: stamped messages have the headers that Sentry and OpenTelemetry add to Celery's."""
 
 import json
 import os
@@ -18,7 +18,7 @@ STAMPED, CANVAS = ["stamped", None], ["apply_async", "it is a canvas"]
 
 @pytest.fixture
 def run(pgnotifier_redis_url, preforked, tmp_path):
-    """Return a function that runs a scenario in a process of its own, and returns what it says."""
+    """Return a function that runs a scenario in a process of its own, and returns its result."""
 
     def run(scenario):
         log, argv = tmp_path / "log", [str(SCRIPT), scenario, pgnotifier_redis_url]
@@ -31,7 +31,7 @@ def run(pgnotifier_redis_url, preforked, tmp_path):
 
 
 def by_payload(headers, read):
-    """Return what is read of the headers of a notification's tasks, by its payload."""
+    """Return what `read` returns for the headers of each task, by the notification's payload."""
     found = defaultdict(list)
     for one in headers:
         if "," in one["argsrepr"]:  # not that of an immutable signature
@@ -40,7 +40,7 @@ def by_payload(headers, read):
 
 
 def check_traces(headers, read, count=6):
-    """Check that tasks of one notification have one trace, and no two notifications the same."""
+    """Check that tasks of one notification have the same trace, and other notifications another."""
     traces = by_payload(headers, read)
     assert len(traces) == count
     for ids in traces.values():
@@ -50,7 +50,7 @@ def check_traces(headers, read, count=6):
 
 
 def sentrys(headers):
-    """Return the id of Sentry's trace, having checked that the headers agree on it."""
+    """Return the id of Sentry's trace, and check that all headers agree on it."""
     trace_id, _, _ = headers["sentry-trace"].partition("-")
     assert len(trace_id) == 32
     assert f"sentry-trace_id={trace_id}" in headers["baggage"]
@@ -72,7 +72,7 @@ def opentelemetrys(headers):
 
 @pytest.mark.parametrize("scenario", ["sentry", "sentry_without_tracing"])
 def test_sentry(run, scenario):
-    """Each notification is a trace, whether Celery or a stamp made its messages."""
+    """Each notification has its own trace, whether Celery or a stamp made its messages."""
     found = run(scenario)
     assert found["ways"] == [STAMPED, STAMPED, CANVAS]
     check_traces(found["headers"], sentrys)
@@ -95,12 +95,12 @@ def test_opentelemetry(run):
         names = ("messaging.message.id", "messaging.message_id")
         assert sum(len(attributes.pop(name, "")) for name in names) == 36
         kinds[span["name"]].add(tuple(sorted(attributes.items())))
-    # Those of the instrumentation's own spans, and of ours.
+    # The instrumentation's own spans and ours have the same attributes.
     assert all(len(some) == 1 for some in kinds.values()), kinds
 
 
 def test_both(run):
-    """Neither gets in the other's way."""
+    """If both libraries are active, messages have the traces of both."""
     found = run("both")
     assert found["ways"] == [STAMPED, STAMPED, CANVAS]
     check_traces(found["headers"], sentrys)
@@ -108,7 +108,7 @@ def test_both(run):
 
 
 def test_a_sampler_that_says_no(run):
-    """No span is recorded, and workers learn of that decision."""
+    """If the sampler rejects a trace, no span is recorded, and the headers say so to workers."""
     found = run("unsampled")
     assert found["ways"] == [STAMPED, STAMPED, CANVAS]
     assert found["spans"] == 0
@@ -116,7 +116,7 @@ def test_a_sampler_that_says_no(run):
 
 
 def test_propagators(run):
-    """Whatever the propagator adds is in every message, each with the ids of its own span."""
+    """Each message has all headers that the propagator adds, with the ids of its own span."""
     for found in run("propagators"):
         assert found["ways"] == [STAMPED]
         parents = [one["traceparent"].split("-") for one in found["headers"]]
@@ -127,7 +127,7 @@ def test_propagators(run):
 
 
 def test_sentry_that_is_not_initialised(run):
-    """It costs nothing, and adds nothing."""
+    """If Sentry isn't initialised, messages are stamped, and have none of its headers."""
     found = run("not_initialised")
     assert found["ways"] == [STAMPED, STAMPED, CANVAS]
     names = {name for headers in found["headers"] for name in headers}
@@ -135,7 +135,7 @@ def test_sentry_that_is_not_initialised(run):
 
 
 def test_libraries_that_come_and_go(run):
-    """Each holds from the next batch on, and as long as it is there."""
+    """After a library is started or stopped, the change applies from the next batch on."""
     found = run("come_and_go")
     telemetry = {"traceparent"}
     sentry = {"sentry-trace", "baggage", "sentry-task-enqueued-time", "headers"}
@@ -148,7 +148,7 @@ def test_libraries_that_come_and_go(run):
 
 
 def test_a_receiver_that_nobody_knows(run):
-    """All goes through `apply_async`, and is traced as well."""
+    """If a signal has an unknown receiver, `apply_async` publishes all messages, with traces."""
     found = run("a_stranger")
     reason = "the signal before_task_publish has receivers"
     assert found["ways"] == [["apply_async", reason]] * 2 + [CANVAS]
@@ -157,7 +157,7 @@ def test_a_receiver_that_nobody_knows(run):
 
 
 def test_a_library_of_another_shape(run):
-    """It is left alone, and why is told."""
+    """If this version of Sentry isn't supported, Celery makes the messages, with that reason."""
     found = run("another_shape")
     assert found["ways"] == [
         ["apply_async", "this version of Sentry isn't supported: AttributeError"]
@@ -166,7 +166,7 @@ def test_a_library_of_another_shape(run):
 
 
 def test_headers_of_ones_own(run):
-    """They stay, inside and outside; those that hold a trace are left to the library."""
+    """A user's own headers are kept; if they hold a trace, Celery makes the messages."""
     found = run("headers_of_ones_own")
     assert found["ways"] == [STAMPED, ["apply_async", "its headers hold a trace of their own"]]
     for headers in found["headers"]:
@@ -178,7 +178,7 @@ def test_headers_of_ones_own(run):
 
 
 def test_another_try(run):
-    """What may be in the broker twice has the same ids, those of the trace included."""
+    """If an answer is lost, the tasks are published again with the same ids and traces."""
     headers = run("another_try")["headers"]
     assert len(headers) == 12
     for read in (sentrys, opentelemetrys):

@@ -1,4 +1,4 @@
-"""Publishes with tracing, in a process of its own: the libraries patch Celery for good.
+"""Publish with tracing, in a process of its own, because the libraries patch Celery for good.
 
     python traced.py SCENARIO BROKER
 
@@ -119,22 +119,22 @@ def unsampled():
 
 
 def propagators():
-    """The headers of messages that are stamped, with the usual propagator and with another."""
+    """Publish stamped messages with the usual propagator and with others."""
     from opentelemetry import propagate, trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     class Marking(TraceContextTextMapPropagator):
-        """Adds a header of its own."""
+        """A propagator that adds a header of its own."""
 
         def inject(self, carrier, context=None, setter=None):
-            """Add two."""
+            """Add the headers."""
             super().inject(carrier, context)
             ids = trace.get_current_span(context).get_span_context()
             carrier["x-span"] = f"{ids.span_id:016x}"
 
         @property
         def fields(self):
-            """Return the names."""
+            """Return the names of the headers."""
             return {*super().fields, "x-span"}
 
     spans = start_opentelemetry()
@@ -158,7 +158,7 @@ def not_initialised():
 
 
 def come_and_go():
-    """Tracing begins and ends while a listener runs."""
+    """Start and stop tracing while a listener runs."""
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
 
     desk = make_desk()
@@ -184,7 +184,7 @@ def come_and_go():
 
 
 def a_stranger():
-    """A receiver that nobody knows is called for each message."""
+    """Connect a receiver that pgnotifier doesn't know."""
     start_opentelemetry()
     calls = []
     signals.before_task_publish.connect(lambda **_: calls.append(1), weak=False)
@@ -193,7 +193,7 @@ def a_stranger():
 
 
 def another_shape():
-    """Another version of Sentry, with no such class."""
+    """Publish with a version of Sentry that lacks a method."""
     start_sentry()
     import sentry_sdk.tracing_utils
 
@@ -214,7 +214,7 @@ def headers_of_ones_own():
 
 
 def another_try():
-    """An answer is lost: what is published again has the same trace."""
+    """Lose an answer, so that the tasks are published again."""
     start_sentry()
     start_opentelemetry()
     desk = make_desk()

@@ -1,4 +1,4 @@
-"""Callbacks that a worker could import."""
+"""Callbacks for the tests, in a module that a worker can import."""
 
 import functools
 
@@ -6,7 +6,7 @@ called = []
 
 
 def callback(*args):
-    """Take down what it was called with."""
+    """Record the arguments."""
     called.append(args)
 
 
@@ -61,4 +61,4 @@ partial = functools.partial(callback, 1)
 
 @functools.wraps(callback)
 def wearing_its_name(*args):
-    """Have another one's name."""
+    """Have the name of `callback`."""

@@ -1,4 +1,4 @@
-"""What the tests of the RQ dispatcher share: a desk, and what is in a real Redis afterwards."""
+"""Fixtures of the RQ dispatcher's tests: a desk, and the content of a real Redis."""
 
 import zlib
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ class Desk:
         return Binding(subscription, target, lambda exc, *_: self.reported.append(exc))
 
     def batch(self, *pairs):
-        """Return the deliveries of bindings with texts, or with what was gathered."""
+        """Return a batch, given pairs of a binding and a raw payload."""
         return Batch(
             Delivery(
                 binding,
@@ -40,7 +40,7 @@ class Desk:
         )
 
     def deliver(self, binding, *raws):
-        """Dispatch notifications of these texts; return what is left of the batch."""
+        """Dispatch notifications with these raw payloads; return what is left of the batch."""
         batch = self.batch(*((binding, raw) for raw in raws))
         self.dispatcher.dispatch(batch)
         return batch.rest()
@@ -55,13 +55,13 @@ def client(pgnotifier_redis_url):
 
 @pytest.fixture
 def desk(client):
-    """Return a desk whose jobs go to the queue `default`."""
+    """Return a desk that enqueues jobs to the queue `default`."""
     return Desk(client)
 
 
 @pytest.fixture
 def make_desk():
-    """Return the maker of desks: of a queue, a connection or a URL."""
+    """Return a function that makes a desk, given a queue, a connection or a URL."""
     return Desk
 
 
@@ -77,9 +77,9 @@ def jobs(client):
 
 @pytest.fixture
 def take_all(client):
-    """Return a function that empties Redis, and returns all that was there.
+    """Return a function that empties Redis, and returns everything that was in it.
 
-    Ids of jobs are numbered by when they come up; times are left out; data is decompressed.
+    Job ids are replaced by numbers, in order; times are left out; data is decompressed.
     """
 
     def take():

@@ -1,4 +1,4 @@
-"""A server between client and Redis that loses what it is told to lose."""
+"""A proxy in front of Redis that loses transactions or answers on request."""
 
 import contextlib
 import socket
@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 
 class Lossy:
-    """Passes on what clients send, but for the next transactions.
+    """Forwards all that clients and Redis send, except for the transactions in `plan`.
 
     Attributes:
-        url: Where clients find it.
-        plan: What happens to each of the next transactions: `lost` (Redis never gets it),
-            `unanswered` (Redis makes it, the answer is lost), `late` (Redis gets it once `release`
-            is called); None lets one pass. The client's connection breaks each time.
-        held: What is late: a connection to Redis, and what is to go there.
+        url: The URL that clients connect to.
+        plan: What happens to each of the next transactions: `lost` (Redis never receives it),
+            `unanswered` (Redis executes it, the answer is lost), `late` (Redis receives it once
+            `release` is called); each breaks the client's connection. None forwards it.
+        held: The late transactions: pairs of a connection to Redis and the data to send to it.
     """
 
     def __init__(self, url):
@@ -31,7 +31,7 @@ class Lossy:
         self._threads[0].start()
 
     def release(self):
-        """Have Redis get what is late, and wait for its answer."""
+        """Send the late transactions to Redis, and wait for its answers."""
         while self.held:
             server, data = self.held.pop(0)
             server.sendall(data)

@@ -1,4 +1,4 @@
-"""What a worker can find by its name, and the reasons why it can't find the rest."""
+"""Which functions a worker can import by name, and why it can't import the others."""
 
 import importlib
 import sys
@@ -19,12 +19,12 @@ from pgnotifier.errors import DispatcherMismatchError
     ],
 )
 def test_found(fn, path):
-    """Functions of modules are found, and those of classes that need no instance."""
+    """Functions of modules and static methods of classes are found by their path."""
     assert find_path("a", fn) == path
 
 
 def in_main():
-    """Be a function of the program that runs."""
+    """Return a function that seems to be defined in the main program."""
     fn = types.FunctionType(callbacks.callback.__code__, {}, "task")
     fn.__module__ = "__main__"
     return fn
@@ -53,7 +53,7 @@ def in_main():
     ],
 )
 def test_refused(desk, fn, reason, way_out):
-    """What a worker could not import is refused when it subscribes, with the way out."""
+    """A function that a worker couldn't import is refused when subscribing, with a way out."""
     with pytest.raises(DispatcherMismatchError) as caught:
         desk.subscribe(fn, id="resize")
     assert str(caught.value).startswith("subscription 'resize': ")
@@ -62,7 +62,7 @@ def test_refused(desk, fn, reason, way_out):
 
 
 def test_a_class_method(desk, jobs):
-    """A method of a class is found as its class has it, though each look makes another object."""
+    """A class method is found by its path, although each access makes another object."""
     desk.deliver(desk.subscribe(callbacks.Shop.of_class), "1")
     (job,) = jobs()
     assert job.func == callbacks.Shop.of_class
@@ -102,7 +102,7 @@ del gone
 
 
 def test_decorated_while_its_module_is_imported(desk, jobs, tmp_path, monkeypatch):
-    """A decorator comes before the name; what the name is afterwards is seen at the first job."""
+    """A function that a decorator subscribes is checked at its first job, when it has its name."""
     bindings = []
     there = types.ModuleType("desk")
     there.subscribe = lambda fn, **options: bindings.append(desk.subscribe(fn, **options))
@@ -112,7 +112,7 @@ def test_decorated_while_its_module_is_imported(desk, jobs, tmp_path, monkeypatc
     importlib.import_module("shop_rq")
     monkeypatch.delitem(sys.modules, "shop_rq", raising=False)
     module = importlib.import_module("shop_rq")
-    del bindings[:4]  # those of the module that nobody can import any more
+    del bindings[:4]  # the bindings of the first import, which has been replaced
     for binding in bindings:
         desk.deliver(binding, "1", "2")
     assert [job.func for job in jobs()] == [module.right] * 2 + [module.within] * 2

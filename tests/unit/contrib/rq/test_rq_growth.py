@@ -1,4 +1,4 @@
-"""What starts, stops and refusals leave behind: nothing that grows with their number."""
+"""Starts, stops and refusals leave nothing behind that grows with their number."""
 
 import gc
 import threading
@@ -14,7 +14,7 @@ from pgnotifier.contrib.rq.sending import Sender
 def count(*kinds):
     """Return how many objects of these kinds there are."""
     gc.collect()
-    return sum(type(one) in kinds for one in gc.get_objects())  # a proxy is not to be looked into
+    return sum(type(one) in kinds for one in gc.get_objects())  # isinstance() evaluates proxies
 
 
 def descriptors():
@@ -23,14 +23,14 @@ def descriptors():
 
 
 def in_a_thread(work, *args):
-    """Do what a deliverer's thread does."""
+    """Call a function in a thread, as a deliverer does."""
     thread = threading.Thread(target=work, args=args)
     thread.start()
     thread.join()
 
 
 def test_starts_and_stops(make_desk, pgnotifier_redis_url):
-    """Connections and what is known of their transactions go with each stop."""
+    """Each stop frees the connections and what was known of their transactions."""
     desk = make_desk(pgnotifier_redis_url)
     binding = desk.subscribe(callbacks.callback)
     in_a_thread(desk.deliver, binding, "1")
@@ -59,7 +59,7 @@ def test_queues_that_come_and_go(make_desk, client, pgnotifier_redis_url):
 
 
 def test_a_server_that_is_down(make_desk, free_port):
-    """Tries cost nothing that is kept."""
+    """Failed attempts to reach a server that is down leave no open descriptors or senders."""
     desk = make_desk(f"redis://localhost:{free_port}")
     batch = desk.batch((desk.subscribe(callbacks.callback), "1"))
 

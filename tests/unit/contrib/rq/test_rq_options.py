@@ -1,4 +1,4 @@
-"""Options: checked when a subscription is made, and in the jobs afterwards."""
+"""Options: how they are checked when subscribing, and what they become in the jobs."""
 
 import callbacks
 import pytest
@@ -15,7 +15,7 @@ from pgnotifier.errors import (
 
 
 def test_unknown(desk):
-    """An unknown option is refused, and the nearest named."""
+    """An unknown option is refused, and the error names the nearest option."""
     with pytest.raises(UnknownOptionError, match=r"job_timout= .* did you mean 'job_timeout'\?"):
         desk.subscribe(callbacks.callback, job_timout=5)
     with pytest.raises(UnknownOptionError, match="there are at_front, description"):
@@ -42,7 +42,7 @@ def test_unknown(desk):
     ],
 )
 def test_refused(desk, options, error, what):
-    """Values that RQ could not use are refused, with the subscription's id and the reason."""
+    """Values that RQ couldn't use are refused, with the subscription's id and the reason."""
     with pytest.raises(error) as caught:
         desk.subscribe(callbacks.callback, id="resize", **options)
     assert "subscription 'resize'" in str(caught.value)
@@ -50,7 +50,7 @@ def test_refused(desk, options, error, what):
 
 
 def test_in_the_job(desk, jobs):
-    """Each option is where RQ has it."""
+    """Each option is set on the job."""
     binding = desk.subscribe(
         callbacks.callback,
         id="resize",
@@ -78,7 +78,7 @@ def test_in_the_job(desk, jobs):
 
 @pytest.mark.parametrize("option", ["queue", "description"])
 def test_a_lone_surrogate(desk, jobs, option):
-    """Redis takes none: as an option it is refused, and in an id it is escaped."""
+    """A lone surrogate, which Redis can't store, is refused in an option and escaped in an id."""
     with pytest.raises(ConfigurationError, match="surrogates not allowed"):
         desk.subscribe(callbacks.callback, **{option: "\ud800"})
     desk.deliver(desk.subscribe(callbacks.callback, id="\ud800"), "1")
@@ -88,7 +88,7 @@ def test_a_lone_surrogate(desk, jobs, option):
 
 
 def test_repeats(desk, jobs):
-    """A Repeat is taken as it is, where RQ has it."""
+    """A Repeat is passed on to the job, if this version of RQ has it."""
     rq_repeat = pytest.importorskip("rq.repeat", reason="RQ 2.0 and 2.1 repeat nothing")
     repeat = rq_repeat.Repeat(times=2, interval=60)
     desk.deliver(desk.subscribe(callbacks.callback, repeat=repeat), "1")
@@ -97,14 +97,14 @@ def test_repeats(desk, jobs):
 
 
 def test_retry_with_pauses(desk, jobs):
-    """A Retry is taken as it is."""
+    """A Retry is passed on to the job."""
     desk.deliver(desk.subscribe(callbacks.callback, retry=Retry(max=2, interval=[1, 5])), "1")
     (job,) = jobs()
     assert (job.retries_left, job.retry_intervals) == (2, [1, 5])
 
 
 def test_at_front(desk, jobs):
-    """Those of `at_front` come before all others, the last one first, as in RQ itself."""
+    """Jobs with `at_front` come before all others, the last one first, as in RQ itself."""
     back, front = (
         desk.subscribe(callbacks.callback, id="b"),
         desk.subscribe(callbacks.callback, id="f", at_front=True),
@@ -115,7 +115,7 @@ def test_at_front(desk, jobs):
 
 
 def test_queues(client, make_desk, jobs):
-    """A queue named by `queue=` has the settings of the dispatcher's; one given is taken as is."""
+    """A queue given by name has the settings of the dispatcher's; an rq.Queue is used as it is."""
     desk = make_desk(
         Queue("main", connection=client, default_timeout=33, serializer=JSONSerializer)
     )
@@ -129,7 +129,7 @@ def test_queues(client, make_desk, jobs):
 
 
 def test_what_it_is_made_of(client, pgnotifier_redis_url):
-    """A dispatcher takes a queue, a connection or a URL; what else, it says."""
+    """A dispatcher accepts a queue, a connection or a URL, and refuses anything else."""
     for given in (client, Queue(connection=client), pgnotifier_redis_url):
         dispatcher = RQDispatcher(given)
         assert dispatcher.is_reachable()
@@ -144,5 +144,5 @@ def test_what_it_is_made_of(client, pgnotifier_redis_url):
 
 
 def test_nobody_there():
-    """A Redis that isn't there is told as unreachable."""
+    """`is_reachable()` returns False if there is no Redis server."""
     assert not RQDispatcher("redis://localhost:1").is_reachable()

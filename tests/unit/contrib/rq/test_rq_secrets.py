@@ -1,4 +1,4 @@
-"""Passwords of Redis: nobody gets to see them."""
+"""Passwords of Redis are never shown."""
 
 import gc
 import traceback
@@ -17,7 +17,7 @@ SECRETS = ["hid/qzx", "hid#qzx", "hid?qzx", "hid[qzx", "hid]qzx", "hid%qzx", "hi
 
 @pytest.fixture
 def without_sockets():
-    """Have the sockets closed that old versions of redis-py leave open when they can't connect."""
+    """Close the sockets that old versions of redis-py leave open when they can't connect."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -28,7 +28,7 @@ def without_sockets():
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
 @pytest.mark.parametrize("secret", SECRETS)
 def test_urls(scheme, secret, free_port):
-    """Neither a server that is down shows the password, nor a URL that can't be parsed."""
+    """The password isn't shown if the server is down, or if the URL can't be parsed."""
     with pytest.raises((redis.RedisError, ValueError)) as caught:
         RQDispatcher(f"{scheme}://u:{secret}@127.0.0.1:{free_port}/0")._queue.connection.ping()
     said = "".join(traceback.format_exception(caught.value))
@@ -37,7 +37,7 @@ def test_urls(scheme, secret, free_port):
 
 
 def test_a_query_that_redis_does_not_know():
-    """It may be the rest of a password. It's refused at once: no job could be enqueued."""
+    """An unknown query parameter, which may be part of a password, is refused and not shown."""
     with pytest.raises(ConfigurationError, match="percent-encode characters such as") as caught:
         RQDispatcher("redis://h/0?password=hid&qzx=1")
     said = "".join(traceback.format_exception(caught.value)).partition("ConfigurationError")[2]
@@ -49,12 +49,12 @@ def test_a_query_that_redis_does_not_know():
 
 @pytest.mark.parametrize("url", ["unix:///tmp/with@sign.sock", "unix://u:pass@/tmp/a.sock?db=1"])
 def test_sockets(url):
-    """A path may hold an at sign, and a password may come before it."""
+    """The path of a socket may contain an at sign, and a password may come before it."""
     assert RQDispatcher(url)._queue.connection.connection_pool
 
 
 def test_what_is_mistaken_for_a_queue():
-    """A connection given as `queue=` is not shown with what it connects by."""
+    """If a connection is given as `queue=`, the error doesn't show its password."""
     connection = redis.Redis(password="hidqzx", ssl=True, ssl_password="hidqzx")
     dispatcher = RQDispatcher("redis://:hidqzx@h")
     subscription = Subscription(

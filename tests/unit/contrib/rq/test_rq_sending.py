@@ -1,4 +1,4 @@
-"""Sending: every job once, whatever becomes of Redis's answers."""
+"""Sending: each job is enqueued once, whether Redis's answers arrive or not."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ from pgnotifier.errors import ConfigurationError
 
 @pytest.fixture
 def lossy(pgnotifier_redis_url):
-    """Yield a server in front of Redis that loses what it is told to lose."""
+    """Yield a proxy in front of Redis that loses transactions or answers on request."""
     server = Lossy(pgnotifier_redis_url)
     yield server
     server.close()
@@ -33,7 +33,7 @@ def payloads(jobs):
 
 
 def try_to(desk, batch):
-    """Dispatch a batch as a deliverer does: again after a failure."""
+    """Dispatch a batch until all of it is acknowledged; return the number of failures."""
     failures = 0
     while batch.remaining:
         try:
@@ -55,7 +55,7 @@ def try_to(desk, batch):
     ids=lambda plan: "-".join(map(str, plan)),
 )
 def test_lost_answers(lossy, make_desk, jobs, monkeypatch, plan, retries):
-    """Each job is there once and in order, whichever transactions or answers are lost."""
+    """Each job is enqueued once and in order, whichever transactions or answers are lost."""
     monkeypatch.setattr(dispatcher, "PORTION", 2)
     client = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), retries))
     desk = make_desk(client)
@@ -68,7 +68,7 @@ def test_lost_answers(lossy, make_desk, jobs, monkeypatch, plan, retries):
 
 
 def test_a_transaction_that_comes_late(lossy, make_desk, jobs):
-    """One still on its way when it is sent again is made by one of the two."""
+    """If a transaction that is still on its way is sent again, only one of the two is executed."""
     client = redis.Redis.from_url(lossy.url)
     desk = make_desk(client)
     batch = desk.batch(*((desk.subscribe(callbacks.callback), str(n)) for n in range(3)))
@@ -85,7 +85,7 @@ def test_a_transaction_that_comes_late(lossy, make_desk, jobs):
 
 
 def test_the_late_one_wins(lossy, make_desk, jobs):
-    """What was made late, before it is sent again, isn't sent again."""
+    """If a late transaction is executed before the next attempt, its jobs aren't sent again."""
     client = redis.Redis.from_url(lossy.url)
     desk = make_desk(client)
     batch = desk.batch(*((desk.subscribe(callbacks.callback), str(n)) for n in range(3)))
@@ -100,7 +100,7 @@ def test_the_late_one_wins(lossy, make_desk, jobs):
 
 
 def test_unsubscribed_meanwhile(lossy, make_desk, jobs):
-    """What was enqueued without an answer is taken off, and what was unsubscribed is, too."""
+    """If jobs were enqueued without an answer, they aren't sent again, even if unsubscribed."""
     client = redis.Redis.from_url(lossy.url)
     desk = make_desk(client)
     kept, gone = desk.subscribe(callbacks.callback, id="k"), desk.subscribe(callbacks.other, id="g")
@@ -116,7 +116,7 @@ def test_unsubscribed_meanwhile(lossy, make_desk, jobs):
 
 
 def test_nobody_there(make_desk, free_port):
-    """While Redis is away, a batch stays as it is."""
+    """While Redis is down, nothing in a batch is acknowledged."""
     desk = make_desk(f"redis://localhost:{free_port}")
     batch = desk.batch((desk.subscribe(callbacks.callback), "1"))
     with pytest.raises(redis.ConnectionError):
@@ -125,7 +125,7 @@ def test_nobody_there(make_desk, free_port):
 
 
 def test_portions(desk, client, jobs):
-    """A large batch goes in transactions of 500 jobs, in order."""
+    """A large batch is sent in transactions of 500 jobs, in order."""
     before = client.info("commandstats").get("cmdstat_exec", {"calls": 0})["calls"]
     assert not desk.deliver(desk.subscribe(callbacks.callback), *map(str, range(1201)))
     assert client.info("commandstats")["cmdstat_exec"]["calls"] - before == 3
@@ -133,7 +133,7 @@ def test_portions(desk, client, jobs):
 
 
 def test_two_servers(desk, client, jobs, pgnotifier_private_valkey):
-    """Queues of several servers get what is theirs, in order."""
+    """Queues on two servers get their own jobs, in order."""
     with redis.Redis.from_url(pgnotifier_private_valkey.url) as second:
         queue = Queue(connection=second)
         here = desk.subscribe(callbacks.callback, id="h")
@@ -163,7 +163,7 @@ def test_one_that_cannot_be_written(client, make_desk):
 
 
 def test_a_queue_that_runs_jobs_itself(client, make_desk):
-    """With `is_async=False`, jobs run in the listener; one that fails is RQ's to tell of."""
+    """With `is_async=False`, jobs run in the listener, and a failing job isn't reported."""
     desk = make_desk(Queue(connection=client, is_async=False))
     del callbacks.called[:]
     good, bad = desk.subscribe(callbacks.callback), desk.subscribe(callbacks.failing, id="bad")
@@ -175,7 +175,7 @@ def test_a_queue_that_runs_jobs_itself(client, make_desk):
 
 
 def test_one_notifier_each(desk):
-    """A dispatcher serves one notifier; a second one is told."""
+    """A dispatcher serves one notifier; attaching a second one is refused."""
     first, second = Notifier("dbname=a"), Notifier("dbname=b")
     desk.dispatcher.attach(first)
     desk.dispatcher.attach(first)
@@ -184,7 +184,7 @@ def test_one_notifier_each(desk):
 
 
 def test_starts_nothing(pgnotifier_dsn, client, make_notifier, db):
-    """To subscribe doesn't start the listener: workers import the same module."""
+    """Subscribing doesn't start the listener, because workers import the same module."""
     notifier = make_notifier(pgnotifier_dsn, dispatcher=RQDispatcher(client))
     notifier.subscribe("a", "orders", callbacks.callback)
     assert not notifier.is_running()
@@ -195,7 +195,7 @@ def test_starts_nothing(pgnotifier_dsn, client, make_notifier, db):
 
 
 def test_many_queues(desk, client):
-    """Jobs of any number of queues go in one transaction, with one push for each, in order."""
+    """Jobs for many queues are sent in one transaction, with one push per end of a queue."""
     bindings = [desk.subscribe(callbacks.callback, id=f"{n}", queue=f"q{n}") for n in range(8)]
     front = desk.subscribe(callbacks.callback, id="front", queue="q0", at_front=True)
     batch = desk.batch(*(([*bindings, front][n % 9], str(n)) for n in range(450)))
@@ -214,7 +214,7 @@ def test_many_queues(desk, client):
 
 @pytest.fixture
 def second(pgnotifier_private_valkey):
-    """Yield a connection to another server, whose memory is limited by some tests."""
+    """Yield a connection to a second server. Some tests limit its memory."""
     client = redis.Redis.from_url(
         pgnotifier_private_valkey.url, retry=Retry(NoBackoff(), 0), socket_timeout=10
     )
@@ -223,7 +223,7 @@ def second(pgnotifier_private_valkey):
 
 
 def test_taking_turns_between_servers(desk, client, second, jobs):
-    """Each server gets its jobs in one transaction."""
+    """If jobs alternate between servers, each server gets its own in one transaction."""
     bindings = [
         desk.subscribe(callbacks.callback, id="here"),
         desk.subscribe(callbacks.callback, id="there", queue=Queue(connection=second)),
@@ -237,12 +237,12 @@ def test_taking_turns_between_servers(desk, client, second, jobs):
 
 
 def test_one_of_two_servers_refuses(desk, second, jobs):
-    """Jobs of the other one aren't enqueued again while those of the first are tried again."""
+    """While one server refuses its jobs, the other server's jobs aren't enqueued again."""
     bindings = [
         desk.subscribe(callbacks.callback, id="here"),
         desk.subscribe(callbacks.callback, id="there", queue=Queue(connection=second)),
     ]
-    desk.deliver(bindings[1], "-1")  # which learns how jobs are made
+    desk.deliver(bindings[1], "-1")  # so that the dispatcher learns how jobs are made
     second.config_set("maxmemory", 1)
     batch = desk.batch(*((bindings[n % 2], str(n)) for n in range(10)))
     try:
@@ -265,7 +265,7 @@ def test_one_of_two_servers_refuses(desk, second, jobs):
 
 @pytest.mark.parametrize("answer", ["answered", "unanswered"])
 def test_a_queue_that_is_no_list(lossy, make_desk, client, jobs, answer):
-    """Its jobs are reported, and nothing is left of them; all others are enqueued, once."""
+    """If a queue's key isn't a list, its jobs are reported and removed, and others are enqueued."""
     connection = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), 0))
     desk = make_desk(connection)
     good = desk.subscribe(callbacks.callback, id="good")
@@ -282,7 +282,7 @@ def test_a_queue_that_is_no_list(lossy, make_desk, client, jobs, answer):
 
 
 def test_leftovers_that_cannot_be_removed_at_once(desk, client, monkeypatch):
-    """What is left of jobs that aren't enqueued is removed with the next ones, at the latest."""
+    """If the remains of refused jobs can't be removed at once, the next dispatch removes them."""
     bad = desk.subscribe(callbacks.callback, id="bad", queue="taken")
     client.set("rq:queue:taken", "by something else")
     with monkeypatch.context() as patch:
@@ -302,7 +302,7 @@ def test_leftovers_that_cannot_be_removed_at_once(desk, client, monkeypatch):
 
 
 def test_a_list_of_queues_that_is_none(desk, client, jobs, caplog):
-    """Where RQ's list of queues can't be added to, jobs are enqueued; it is warned of once."""
+    """If RQ's set of queues can't be extended, jobs are enqueued, and one warning is logged."""
     client.set("rq:queues", "something else")
     for number in (1, 2):
         assert not desk.deliver(desk.subscribe(callbacks.callback), str(number))
@@ -313,7 +313,7 @@ def test_a_list_of_queues_that_is_none(desk, client, jobs, caplog):
 
 
 def test_a_key_of_a_job_that_is_taken(desk, client, jobs, monkeypatch):
-    """A job whose fields can't be written is on no queue, and whose key it is stays."""
+    """If the key of a job is taken, the job is reported and not enqueued, and the key is kept."""
     monkeypatch.setattr("pgnotifier.contrib.rq.targets.secrets.token_hex", lambda _: "0")
     client.set("rq:job:a-0", "something else")
     binding, other = desk.subscribe(callbacks.callback), desk.subscribe(callbacks.other, id="b")
@@ -326,7 +326,7 @@ def test_a_key_of_a_job_that_is_taken(desk, client, jobs, monkeypatch):
 
 
 def test_a_server_without_memory(make_desk, second):
-    """A refusal of the whole transaction leaves nothing of it, and is tried again."""
+    """If Redis refuses a whole transaction, nothing is enqueued, and the next attempt succeeds."""
     desk = make_desk(second)
     binding = desk.subscribe(callbacks.callback)
     desk.deliver(binding, "0")
@@ -349,7 +349,7 @@ def test_a_server_without_memory(make_desk, second):
 def in_a_fork(work):
     """Do something in a forked child, and wait for its end."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # there are threads, of no concern
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads don't matter
         pid = os.fork()
     if pid == 0:
         code = 1
@@ -361,7 +361,7 @@ def in_a_fork(work):
 
 
 def test_a_fork_between_two_tries(lossy, make_desk, jobs):
-    """What a child enqueues isn't taken for what the parent did, nor the reverse."""
+    """A forked child's transactions aren't mistaken for its parent's, even after a failure."""
     client = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), 0))
     desk = make_desk(client)
     binding = desk.subscribe(callbacks.callback)
@@ -375,7 +375,7 @@ def test_a_fork_between_two_tries(lossy, make_desk, jobs):
 
 
 def test_a_fork_amid_a_failure(lossy, make_desk, jobs):
-    """A child doesn't take over what its parent is unsure of."""
+    """A forked child doesn't take over its parent's unanswered transactions."""
     client = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), 0))
     desk = make_desk(client)
     binding = desk.subscribe(callbacks.callback)
@@ -390,7 +390,7 @@ def test_a_fork_amid_a_failure(lossy, make_desk, jobs):
 
 
 def test_two_threads_of_one_dispatcher(lossy, make_desk, jobs):
-    """What one thread is unsure of, another one doesn't settle."""
+    """A thread doesn't settle the unanswered transactions of another thread."""
     client = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), 0))
     desk = make_desk(client)
     binding = desk.subscribe(callbacks.callback)

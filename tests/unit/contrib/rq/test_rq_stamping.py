@@ -1,4 +1,4 @@
-"""What is in Redis afterwards: the same as if RQ had enqueued each job."""
+"""Stamped jobs: the content of Redis is the same as if RQ had enqueued each job."""
 
 import logging
 import pickle
@@ -44,7 +44,7 @@ if hasattr(rq, "Repeat"):  # from RQ 2.2 on
 
 @pytest.mark.parametrize("case", CASES)
 def test_conformance(desk, client, take_all, case):
-    """Jobs, queues and their registration are what `Queue.enqueue` makes."""
+    """Jobs, queues and their registration are the same as those that `Queue.enqueue` makes."""
     options = CASES[case]
     binding = desk.subscribe(callbacks.callback, id="resize", **options)
     assert not desk.deliver(binding, *TEXTS)
@@ -60,7 +60,7 @@ def test_conformance(desk, client, take_all, case):
 
 
 def test_the_path_is_told(desk):
-    """What was learnt is in `details()`; nothing before the first job."""
+    """`details()` shows the path of a subscription's jobs, once the first one has been made."""
     binding = desk.subscribe(callbacks.callback, id=("orders", 1), queue="images")
     row = {
         "id": "orders.1",
@@ -77,14 +77,14 @@ def test_the_path_is_told(desk):
 
 
 class Stamped(Job):
-    """Keeps a field of its own, which changes from job to job."""
+    """A job class with a field of its own, which differs from job to job."""
 
     def to_dict(self, include_meta=True, include_result=True):
         return {**super().to_dict(include_meta, include_result), "mirror": self.id[::-1]}
 
 
 def test_a_job_of_another_class(client, make_desk, take_all, caplog):
-    """A class whose jobs can't be stamped has RQ make each, and the log says why."""
+    """If the jobs of a class can't be stamped, RQ makes each one, and the log says why."""
     caplog.set_level(logging.DEBUG, "pgnotifier.rq")
     queue = Queue(connection=client, job_class=Stamped)
     desk = make_desk(queue)
@@ -110,16 +110,16 @@ def test_a_job_of_another_class(client, make_desk, take_all, caplog):
     ],
 )
 def test_ids_of_jobs(name, stem):
-    """What RQ doesn't take in an id is told apart by a hash of eight digits."""
+    """If a job id can't hold a subscription's id as it is, a hash of eight digits is added."""
     made = make_stem(name)
     assert made.startswith(stem)
     assert len(made) == len(stem) + (0 if made == name else 8)
     assert make_stem(f"{name}.") != made != make_stem(f"{name}_")
-    Job.create("f", id=f"{made}-1", connection=object())  # which checks it
+    Job.create("f", id=f"{made}-1", connection=object())  # checks the id
 
 
 def test_job_ids_differ(desk, jobs):
-    """Jobs of one subscription have ids of their own, which begin alike."""
+    """Jobs of one subscription have different ids, which begin with the same stem."""
     desk.deliver(desk.subscribe(callbacks.callback, id="résumé"), "1", "1")
     first, second = (job.id for job in jobs())
     assert first != second
@@ -138,7 +138,7 @@ def test_deflate(size):
 @pytest.mark.parametrize("text", [*TEXTS, "b'\\xff'", '{"__pgnotifier_raw__": "1"}', "1e999"])
 @pytest.mark.parametrize("key", ["resize", ("orders", 1)])
 def test_another_serializer(client, make_desk, jobs, text, key):
-    """Behind a serializer that isn't pickle, the callback gets the same values and types."""
+    """With a serializer that isn't pickle, the callback gets the same values and types."""
     desk = make_desk(Queue(connection=client, serializer=JSONSerializer))
     binding = desk.subscribe(callbacks.callback, id=key)
     batch = desk.batch((binding, text))
@@ -163,7 +163,7 @@ def test_no_objects_in_pickles(desk, client, jobs):
 
 
 def test_an_id_that_cannot_travel(client, make_desk, desk):
-    """An id that the serializer can't take is refused when it subscribes."""
+    """An id that the serializer can't carry is refused when subscribing."""
     with pytest.raises(DispatcherMismatchError, match="use a str or a tuple"):
         desk.subscribe(callbacks.callback, id=lambda: 1)
     queue = Queue(connection=client, serializer=JSONSerializer)
