@@ -308,7 +308,7 @@ def test_connected_while_it_listens(transactional_db, eventually, channel):
 
 
 def test_gaps_alone(channel):
-    """A channel is subscribed as long as only its `gap` signal has receivers."""
+    """A channel stays subscribed while only its `gap` signal has receivers."""
 
     def told(**_):
         """Do nothing."""
