@@ -17,7 +17,7 @@ def _database(variable):
 
 
 SECRET_KEY = "a test's"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # which is fast
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast
 USE_TZ = True
 ROOT_URLCONF = "urls"
 STATIC_URL = "static/"

@@ -15,7 +15,7 @@ class CaptureTests(TestCase):
     """`captureNotifications` in a transaction that never commits."""
 
     def test_what_is_sent(self):
-        """It captures what Python, triggers and SQL send, in order; duplicates once."""
+        """What Python, triggers and SQL send is captured in order, and duplicates once."""
         with captureNotifications() as sent:
             orders.notify("one")
             orders.notify("one")

@@ -202,7 +202,7 @@ def test_functions_have_a_path_of_their_own(db):
 
 
 def test_a_function_of_a_stranger(db, stranger):
-    """A stranger's function with the trigger's name isn't replaced, and stops no migration."""
+    """A stranger's function with the trigger's name is left alone, and the migration goes on."""
     made = NotifyOn("orders", name="pgnotifier_mine")
     theirs = "CREATE FUNCTION public.pgnotifier_mine() RETURNS trigger LANGUAGE plpgsql AS "
     theirs += "'BEGIN RETURN NULL; END -- pg_notify'"

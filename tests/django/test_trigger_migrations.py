@@ -274,7 +274,7 @@ def test_a_database_of_another_encoding(pgnotifier_postgres):
 
 @isolate_apps("shop")
 def test_names_and_fields_that_are_not_there():
-    """Any name works with `%`, and an unknown field is left out, for a check to report."""
+    """A name may contain any `%`, and an unknown field is left out, for a check to report."""
 
     class Odd(models.Model):
         class Meta:

@@ -37,7 +37,7 @@ class Task:
         """Enqueue."""
 
     def __call__(self, *_):
-        """Run here."""
+        """Run in this process."""
 
 
 async def coroutine(id, channel, payload, pid):

@@ -301,7 +301,7 @@ def test_one_line(free_port):
 
 @pytest.mark.parametrize("error", ["UndefinedFunction", "SyntaxError", "FeatureNotSupported"])
 def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
-    """An error of the setup is a failed connection, which may be retried; none is left open."""
+    """If a session can't be set up, ConnectionFailedError is raised and nothing is left open."""
     opened = []
 
     class Opened:

@@ -37,7 +37,7 @@ def test_what_raises(error, caplog):
 
 
 def test_no_thread_is_left(monkeypatch):
-    """If a thread can't be started, that is a problem, until one can be started again."""
+    """If a thread can't be started, a queue is reported as a problem until one can be."""
     probes, dispatcher = Probes(), Probed()
 
     def refuse(self):

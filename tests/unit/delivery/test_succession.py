@@ -1,4 +1,4 @@
-"""Waiting deliveries go to whoever has the id by then. With real threads, but without a server."""
+"""Waiting deliveries go to the current subscription of their id. No server is needed."""
 
 import gc
 import threading
@@ -253,7 +253,7 @@ def test_another_gathering(route, log, before, after, found, is_busy, eventually
 @pytest.mark.parametrize("gathering", [{}, {"batch": (100, 0.01)}])
 @pytest.mark.parametrize(("before", "at_once"), [({}, 2), ({"batch": (2, 3600)}, 3)])
 def test_leaving_a_dispatcher_that_is_down(route, log, before, at_once, gathering, eventually):
-    """What waits for a dispatcher that is down is delivered after a change to another one."""
+    """What waits for a dispatcher that is down is delivered by another one after a change."""
 
     class Down(InlineDispatcher):
         is_up = False
@@ -280,7 +280,7 @@ def test_leaving_a_dispatcher_that_is_down(route, log, before, at_once, gatherin
 
 
 def test_another_gathering_while_there_is_no_room(log):
-    """Notifications held back aren't lost if the gatherer has no room for earlier ones."""
+    """What is held back isn't lost if it has to make room for what is given back before it."""
     route = Route(size=2)
     by = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), by, batch=(2, 3600))

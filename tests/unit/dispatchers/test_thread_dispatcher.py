@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Return a function that makes some starts fail: of threads with a name, by number."""
+    """Return a function that makes some starts of threads fail, given their name and numbers."""
     start, started = threading.Thread.start, []
 
     def refuse(name, first, last):

@@ -77,7 +77,7 @@ def test_gaps_that_wait_become_one(deliverer, fake, deliver):
 
 
 def test_a_gap_that_is_added_after_the_release(deliverer, fake, deliver):
-    """A gap that is added after the release is delivered in order at the next one."""
+    """A gap added after a release is delivered after what was read before, at the next release."""
     hold = GapHold()
     hold.hold(deliverer)
     hold.release()
@@ -89,7 +89,7 @@ def test_a_gap_that_is_added_after_the_release(deliverer, fake, deliver):
 
 
 def test_a_gap_goes_to_the_dispatcher_that_a_subscription_moved_to(make_deliverer, deliverer, fake):
-    """It is delivered by the new dispatcher, before what is held back there."""
+    """A gap is delivered by the subscription's new dispatcher, before what that one holds back."""
     other = Fake()
     second = make_deliverer(other)
     second.start()

@@ -70,7 +70,7 @@ def test_a_clock_that_is_set():
 
 @pytest.mark.parametrize("age", [b"3", None])
 def test_little_is_known(age):
-    """With at most one query seen, the gap adds the time that a dead connection goes unnoticed."""
+    """With at most one query seen, the gap is longer by the time a dead connection may last."""
     standby = Standby("a")
     standby.learn((b"f", age and b"997", age, *ALONE), NOW)
     assert standby.take_over() == NOW.earlier(3 if age else UNKNOWN_AGE).earlier(UNKNOWN_AGE)

@@ -129,7 +129,7 @@ def test_bad_names(name):
         with pytest.raises(ChannelNameError) as caught:
             give()
         assert isinstance(caught.value, ValueError)
-        str(caught.value).encode()  # fit to be logged
+        str(caught.value).encode()  # it can be logged
 
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ["a"], ("a",), object()])

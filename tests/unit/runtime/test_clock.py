@@ -32,7 +32,7 @@ def test_earlier():
     ],
 )
 def test_a_clock_that_is_set(jump, since, until):
-    """If the clock is set, a stretch covers its times before and after the change."""
+    """If the clock is set during a stretch, the bounds cover its times by both settings."""
     begin = Moment(50.0, NOON)
     end = Moment(60.0, NOON + timedelta(seconds=10 + jump))
     bounds = NOON + timedelta(seconds=since), NOON + timedelta(seconds=until)

@@ -9,7 +9,7 @@ from pgnotifier._runtime.names import name_callable, spell
 
 
 class Colour(Enum):
-    """An id."""
+    """An enum with a member that is used as an id."""
 
     RED = 1
 

@@ -19,7 +19,7 @@ class Renewed:
         renew_in_children(self)
 
     def renew(self):
-        """Record it."""
+        """Record the name."""
         self.order.append(self.name)
 
 
