@@ -1,4 +1,4 @@
-"""What the tests of the Django project share."""
+"""Fixtures that the tests of the Django project share."""
 
 import pytest
 import waiting
@@ -13,12 +13,12 @@ pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings():
-    """Leave the databases' names as they are: the servers are this run's own."""
+    """Keep the databases' names, because the servers belong to this test run alone."""
 
 
 @pytest.fixture(autouse=True)
 def calls():
-    """Return what the project's receivers have taken down."""
+    """Return the list in which the project's receivers record their calls."""
     notifications.calls.clear()
     return notifications.calls
 
@@ -31,14 +31,14 @@ def eventually():
 
 @pytest.fixture(scope="session")
 def preforked():
-    """Yield what starts commands of Django in less time."""
+    """Yield a helper that starts Django commands from a preforked process, to save time."""
     with Preforked() as preforked:
         yield preforked
 
 
 @pytest.fixture
 def through():
-    """Return a function that has the project's tasks go through another dispatcher."""
+    """Return a function that replaces the dispatcher of the project's tasks."""
 
     def through(kind):
         replace_dispatchers(kind)
@@ -51,7 +51,7 @@ def through():
 
 @pytest.fixture
 def functions():
-    """Return a function that lists our trigger functions in a database."""
+    """Return a function that lists the package's trigger functions in a database."""
 
     def functions(alias="default"):
         with connections[alias].cursor() as cursor:
@@ -65,7 +65,7 @@ def functions():
 
 @pytest.fixture
 def stranger(db):
-    """Yield a role that may create things in `public`, as any could up to PostgreSQL 14."""
+    """Yield a role that may create objects in `public`, as any role could up to PostgreSQL 14."""
     with connections["default"].cursor() as cursor:
         cursor.execute(
             "CREATE ROLE stranger LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO stranger"

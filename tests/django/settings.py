@@ -1,4 +1,4 @@
-"""The settings of a project with two databases, whose servers the environment names."""
+"""Settings of a project with two PostgreSQL databases; the environment has their addresses."""
 
 import os
 
@@ -17,7 +17,7 @@ def _database(variable):
 
 
 SECRET_KEY = "a test's"
-PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # which takes no time
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # fast
 USE_TZ = True
 ROOT_URLCONF = "urls"
 STATIC_URL = "static/"

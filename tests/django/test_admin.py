@@ -1,4 +1,4 @@
-"""The admin's page of listeners."""
+"""The admin's pages about listeners."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ GAP = {
 
 @pytest.fixture
 def listener(db):
-    """Return what a listener has written."""
+    """Return the row that a listener has written."""
     notifier = get_notifier("default")
     watch = Watch({"default": notifier})
     watch._write(ended=False)
@@ -37,7 +37,7 @@ def listener(db):
 
 
 def test_the_list(admin_client, listener):
-    """Its state, and what it has done."""
+    """The list shows the name and the state of a listener, and has no button to add one."""
     page = admin_client.get("/admin/pgnotifier/listener/").content.decode()
     assert listener.name in page
     assert "listening" in page
@@ -45,7 +45,7 @@ def test_the_list(admin_client, listener):
 
 
 def test_a_listener(admin_client, listener):
-    """Its channels, receivers and tasks, and the last gaps; nothing can be changed."""
+    """A listener's page shows its receivers, dispatchers and gaps, and refuses changes."""
     url = f"/admin/pgnotifier/listener/{listener.pk.replace(':', '_3A')}/change/"
     page = admin_client.get(url).content.decode()
     for text in (
@@ -62,7 +62,7 @@ def test_a_listener(admin_client, listener):
 
 
 def test_times_and_names(admin_client, listener, settings):
-    """Times are those of who looks, to the second; names are what was given, each in a line."""
+    """Times are in the current time zone, to the second; names are as given, one per line."""
     settings.TIME_ZONE = "Asia/Tokyo"
     listener.gaps = [GAP | {"channels": ["a, b", " two  spaces"], "until": "unknown"}]
     listener.save()
@@ -80,7 +80,7 @@ def test_times_and_names(admin_client, listener, settings):
 
 @pytest.mark.parametrize("state", ["starting", "listening", "disconnected", "standby"])
 def test_why(admin_client, listener, state):
-    """Whatever its state is, the reason stands beside it; once it has ended, no more."""
+    """The list shows the reason beside each state, until the listener has stopped."""
     listener.state = listener.status["state"] = state
     listener.status["why"] = "there is <something>"
     listener.save()
@@ -92,7 +92,7 @@ def test_why(admin_client, listener, state):
 
 
 def test_one_that_is_silent(admin_client, listener):
-    """It was heard of last some time ago, and didn't say that it would stop."""
+    """A listener that hasn't reported for a minute is shown as silent, unless it has stopped."""
     listener.seen_at = timezone.now() - timedelta(minutes=1)
     listener.save()
     assert (
@@ -103,7 +103,7 @@ def test_one_that_is_silent(admin_client, listener):
 
 
 def test_the_rest_of_its_life(listener):
-    """What it writes again replaces what it has written; those long gone are forgotten."""
+    """A listener replaces its own row, and deletes the rows of those that are long gone."""
     old = timezone.now() - timedelta(days=2)
     Listener.objects.create(name="old", started_at=old, seen_at=old)
     watch = Watch({"default": get_notifier("default")})
@@ -115,7 +115,7 @@ def test_the_rest_of_its_life(listener):
 
 
 def test_a_process_that_has_died(listener):
-    """The next listener on the machine forgets it."""
+    """A listener deletes the rows of dead processes of its host, but not of other hosts."""
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait(30)
     now = timezone.now()
@@ -127,5 +127,5 @@ def test_a_process_that_has_died(listener):
 
 
 def test_who_may_look(client, listener):
-    """Staff with the permission; others are asked to log in."""
+    """A user who isn't logged in is redirected to the login page."""
     assert client.get("/admin/pgnotifier/listener/").status_code == 302

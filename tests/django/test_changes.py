@@ -1,4 +1,4 @@
-"""What `notify_on` tells, as receivers get it: money as Decimal, and the model as the sender."""
+"""Receivers get payloads of `notify_on` with money as Decimal, and the model as the sender."""
 
 import gc
 import tracemalloc
@@ -31,7 +31,7 @@ TOLD = {"model": "shop.order", "operation": "update", "pk": 5}
     ],
 )  # fmt: skip
 def test_money(text, expected):
-    """A `numeric` is a Decimal with the places of its field, whatever the number."""
+    """A `numeric` value becomes a Decimal with the decimal places of its field."""
     payload = TOLD | decode(f'{{"old": {{"amount": {text}}}, "new": {{"amount": {text}}}}}')
     restore_values(Order, payload)
     for side in ("old", "new"):
@@ -41,7 +41,7 @@ def test_money(text, expected):
 
 
 def test_what_is_no_money():
-    """Nothing else is changed; nor what isn't there, or isn't a number."""
+    """Other fields, missing values and values that aren't numbers stay unchanged."""
     for values in ({}, {"amount": None}, {"amount": "x"}, {"amount": [1]}, {"note": 1.5}, 5, None):
         payload = TOLD | {"new": values}
         restore_values(Order, payload)
@@ -52,7 +52,7 @@ def test_what_is_no_money():
 
 
 def test_numbers_that_no_column_has():
-    """Whoever sends one fills no memory."""
+    """A number with a huge exponent is left as it is, so it can't fill the memory."""
     payload = TOLD | {"new": {"amount": Decimal("1e999999")}}
     restore_values(Order, payload)
     assert payload["new"]["amount"] == Decimal("1e999999")
@@ -60,7 +60,7 @@ def test_numbers_that_no_column_has():
 
 @isolate_apps("shop")
 def test_where_else_money_is():
-    """In keys, in what refers to them, and in arrays."""
+    """Decimals are restored in primary keys, in foreign keys and in arrays."""
 
     class Priced(models.Model):
         price = models.DecimalField(primary_key=True, max_digits=9, decimal_places=2)
@@ -91,7 +91,7 @@ def test_where_else_money_is():
 
 
 def test_receivers_and_tasks(db, calls):
-    """Both get it, tasks also in batches; the text stays what was sent."""
+    """Receivers and tasks get Decimals, tasks also in batches; `raw` is the text as sent."""
     payload = '{"model": "shop.order", "pk": 1, "new": {"amount": 7.10}}'
     arrived = Notification("found", decode(payload), payload, 1, datetime.now(UTC))
     seen = []
@@ -112,7 +112,7 @@ def test_receivers_and_tasks(db, calls):
 
 
 def test_a_row_of_the_database(db, calls):
-    """As a query has it; in what a test captures, too."""
+    """Payloads have the Decimals that a query returns, both in receivers and in captures."""
     made = NotifyOn("found", old=["amount"], new=True, name="pgnotifier_money")
     with connection.schema_editor(atomic=False) as editor:
         editor.execute(made.create_sql(Order, editor), None)
@@ -133,7 +133,7 @@ def test_a_row_of_the_database(db, calls):
 
 @pytest.fixture
 def growth():
-    """Return a function that calls another, and returns by how many bytes the memory has grown."""
+    """Return a function that calls another twice, and returns the second call's memory growth."""
 
     def growth(call):
         call()
@@ -150,7 +150,7 @@ def growth():
 
 
 def test_models_that_a_sender_makes_up(growth):
-    """Nothing is kept of them."""
+    """Unknown model names in payloads aren't kept in memory."""
     number = 0
 
     def deliver():
@@ -169,7 +169,7 @@ def test_models_that_a_sender_makes_up(growth):
 
 
 def test_channels_that_a_user_makes_up(db, growth):
-    """A channel that was only notified of is forgotten; one that is heard is kept."""
+    """A channel that is only notified is forgotten; one with a receiver is kept."""
     number = 0
 
     def notify():

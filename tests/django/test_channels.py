@@ -1,4 +1,4 @@
-"""Channels: signals as Django's are, whose sender is PostgreSQL."""
+"""Channels: Django signals that are sent by PostgreSQL notifications."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ from shop.models import Order, orders
 
 @pytest.fixture
 def channel(request):
-    """Yield a channel of the test's own."""
+    """Yield a channel that only this test uses."""
     channel = Channel(f"test {request.node.name}"[:60])
     yield channel
     channel.receivers.clear()
@@ -37,12 +37,12 @@ def channel(request):
 
 
 def subscribed(channel):
-    """Return whether the notifier knows of the channel."""
+    """Return whether the notifier has subscriptions on the channel."""
     return channel.name in get_notifier(channel.database).get_subscriptions()
 
 
 def test_one_for_each_name():
-    """It is the same object, wherever it is made."""
+    """`Channel` returns the same object for the same name, and refuses invalid names."""
     assert Channel("orders") is orders
     assert Channel("Orders") is not orders
     assert isinstance(orders, Signal)
@@ -57,7 +57,7 @@ def test_one_for_each_name():
 
 
 def test_what_a_receiver_gets(db, channel):
-    """Payload, pid, channel, notification, signal and sender."""
+    """A receiver gets payload, pid, channel, notification, signal and sender."""
     seen = []
 
     @channel.connect
@@ -82,7 +82,7 @@ def test_what_a_receiver_gets(db, channel):
 
 
 def test_ways_to_connect(channel):
-    """As a decorator, with arguments or without, and by Django's own."""
+    """`connect` works as a decorator, with or without arguments; so does Django's `receiver`."""
 
     @channel.connect
     def one(**kwargs):
@@ -105,14 +105,14 @@ def test_ways_to_connect(channel):
 
 
 def test_once_for_a_uid(channel):
-    """A receiver that is connected again replaces nothing, as with any signal."""
+    """Connecting again with the same `dispatch_uid` has no effect, as with any signal."""
     for _ in range(2):
         channel.connect(lambda **_: None, weak=False, dispatch_uid="same")
     assert len(channel.live_receivers()) == 1
 
 
 def test_weakly_unless_told_otherwise(channel):
-    """A receiver that is gone is called no more."""
+    """A receiver that was garbage collected isn't called, unless connected with `weak=False`."""
     seen = []
 
     def connect():
@@ -133,7 +133,7 @@ def test_weakly_unless_told_otherwise(channel):
 
 
 def test_disconnected(channel):
-    """The last one takes the subscription along."""
+    """Disconnecting the last receiver removes the subscription."""
 
     def take(**_):
         """Do nothing."""
@@ -148,7 +148,7 @@ def test_disconnected(channel):
 
 
 def test_by_sender(db, channel):
-    """What `notify_on` sends has its model as the sender; all else the channel."""
+    """A payload of `notify_on` has its model as the sender; any other has the channel."""
     seen = []
     channel.connect(lambda payload, **_: seen.append(("model", payload)), sender=Order, weak=False)
     channel.connect(
@@ -163,7 +163,7 @@ def test_by_sender(db, channel):
 
 
 def test_async_receivers(db, channel):
-    """They are awaited, beside plain ones."""
+    """Async receivers are awaited, and plain receivers of the channel are called as well."""
     seen = []
 
     async def wait(payload, **_):
@@ -181,7 +181,7 @@ def test_async_receivers(db, channel):
 
 
 def test_errors_of_receivers(channel, caplog):
-    """They stop nobody, and are returned to who delivers; Django logs what others send."""
+    """`send_robust` returns and logs a receiver's error, and calls the other receivers."""
     seen = []
 
     def bad(**_):
@@ -196,7 +196,7 @@ def test_errors_of_receivers(channel, caplog):
 
 
 def test_sending_in_a_transaction(transactional_db, live_notifications, calls):
-    """With the COMMIT; not after a ROLLBACK, a savepoint's included."""
+    """A notification is sent on COMMIT, and not after a rollback, even to a savepoint."""
     with transaction.atomic():
         orders.notify("kept")
         with pytest.raises(ZeroDivisionError), transaction.atomic():
@@ -214,7 +214,7 @@ def test_sending_in_a_transaction(transactional_db, live_notifications, calls):
 
 
 def test_sending_from_a_coroutine(transactional_db, live_notifications):
-    """The same, awaited."""
+    """`anotify` sends a notification from a coroutine."""
     async_to_sync(orders.anotify)({"n": 1})
     assert [one.payload for one in live_notifications.wait_for(1)] == [{"n": 1}]
 
@@ -239,7 +239,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
     ids=repr,
 )
 def test_values_are_written_as_django_does(db, value):
-    """What `DjangoJSONEncoder` writes arrives, by itself and within something."""
+    """`notify` writes values as `DjangoJSONEncoder` does, also within containers."""
     with captureNotifications() as sent:
         orders.notify({"value": [value]})
         orders.notify(value)
@@ -249,7 +249,7 @@ def test_values_are_written_as_django_does(db, value):
 
 
 def test_values_that_django_does_not_write(db):
-    """An aware time is refused, as there; a model's choice goes as its value."""
+    """An aware time is refused, as in Django; an enum member is sent as its value."""
     with captureNotifications() as sent:
         with pytest.raises(PayloadEncodingError, match=r"a time with an offset .*payload\['at'\]"):
             orders.notify({"at": time(1, tzinfo=UTC)})
@@ -260,7 +260,7 @@ def test_values_that_django_does_not_write(db):
 
 
 def test_what_can_not_be_sent(db):
-    """It is refused before anything is sent, and the transaction goes on."""
+    """A payload that can't be sent is refused without breaking the transaction."""
     with captureNotifications() as sent:
         with pytest.raises(PayloadTooLargeError, match="8000 bytes"):
             orders.notify("x" * 8000)
@@ -271,7 +271,7 @@ def test_what_can_not_be_sent(db):
 
 
 def test_errors_in_the_listener(transactional_db, eventually, caplog):
-    """They are reported by the listener, once, and what comes later is delivered."""
+    """The listener reports a receiver's error once, and delivers later notifications."""
     caplog.set_level(logging.ERROR)
     seen = []
 
@@ -295,7 +295,7 @@ def test_errors_in_the_listener(transactional_db, eventually, caplog):
 
 
 def test_connected_while_it_listens(transactional_db, eventually, channel):
-    """It is live when `connect` returns."""
+    """While the listener runs, a subscription is active when `connect` returns."""
     notifier = get_notifier("default")
     notifier.start()
     seen = []
@@ -308,7 +308,7 @@ def test_connected_while_it_listens(transactional_db, eventually, channel):
 
 
 def test_gaps_alone(channel):
-    """Who is told of gaps only is heard, too."""
+    """A channel stays subscribed while only its `gap` signal has receivers."""
 
     def told(**_):
         """Do nothing."""
@@ -321,7 +321,7 @@ def test_gaps_alone(channel):
 
 
 def test_gaps(transactional_db, eventually, channel):
-    """Receivers of `gap` are told, before what comes later."""
+    """After a lost connection, receivers of `gap` are called before later notifications arrive."""
     seen = []
     channel.connect(lambda payload, **_: seen.append(payload), weak=False)
     channel.gap.connect(lambda gap, **_: seen.append(gap), weak=False)

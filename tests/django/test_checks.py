@@ -1,4 +1,4 @@
-"""System checks: what `manage.py check` says, with an id and a hint."""
+"""System checks: the problems that `manage.py check` reports, with an id and a hint."""
 
 import sys
 from io import StringIO
@@ -17,12 +17,12 @@ from pgnotifier.errors import PgNotifierError
 
 
 def said(**kwargs):
-    """Return what the checks say, by id."""
+    """Return what the checks report, by id."""
     return {one.id: one for one in run_checks(**kwargs) if (one.id or "").startswith("pgnotifier.")}
 
 
 def test_nothing_to_say():
-    """Of a project that is as it should be."""
+    """A valid project has no problems."""
     assert said() == {}
 
 
@@ -81,7 +81,7 @@ def test_nothing_to_say():
     ],
 )
 def test_settings(settings, given, number, message, hint):
-    """Unknown, of another type, or naming what isn't there."""
+    """Unknown settings, wrong types and names that don't exist are reported, with a hint."""
     settings.PGNOTIFIER = given
     found = said()[f"pgnotifier.{number}"]
     assert message in found.msg
@@ -91,12 +91,12 @@ def test_settings(settings, given, number, message, hint):
 
 
 def fail():
-    """Be a dispatcher's maker that fails."""
+    """Fail as the callable that makes a dispatcher."""
     raise KeyError("no such thing")
 
 
 def test_what_a_package_is_missing(settings, monkeypatch):
-    """It is named, with what to install."""
+    """If a dispatcher's package isn't installed, the check says how to install it."""
     for name in [name for name in sys.modules if name.startswith(("rq", "pgnotifier.contrib.rq"))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rq", None)
@@ -106,7 +106,7 @@ def test_what_a_package_is_missing(settings, monkeypatch):
 
 
 def test_a_package_that_is_missing_is_said_once(settings, monkeypatch):
-    """And not once more for each task."""
+    """A missing package is reported once, not again for each task."""
 
     def fail():
         raise PgNotifierError("celery isn't installed")
@@ -124,7 +124,7 @@ def test_a_package_that_is_missing_is_said_once(settings, monkeypatch):
 
 
 def test_a_task_that_is_refused(through):
-    """By its dispatcher: it is named; once its options are right, it is subscribed."""
+    """A task that its dispatcher refuses is reported; once another accepts it, it is subscribed."""
     channel = Channel("refused")
     through("tasks")
     try:
@@ -142,7 +142,7 @@ def test_a_task_that_is_refused(through):
 
 
 def test_a_database_without_a_name(monkeypatch):
-    """Django has no parameters to connect with."""
+    """A database without a name, which Django can't connect to, is reported."""
     monkeypatch.setitem(connections["default"].settings_dict, "NAME", "")
     monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", {})
     found = said()["pgnotifier.E015"]
@@ -150,21 +150,21 @@ def test_a_database_without_a_name(monkeypatch):
 
 
 def test_an_option_that_libpq_has_not(monkeypatch):
-    """It is named."""
+    """The check names a connection option that libpq doesn't have."""
     options = {"aplication_name": "shop"}
     monkeypatch.setitem(connections["default"].settings_dict, "OPTIONS", options)
     assert "aplication_name" in said()["pgnotifier.E015"].msg
 
 
 def test_values_that_are_fine(settings):
-    """None means the default."""
+    """Valid values are accepted, and None stands for the default."""
     settings.PGNOTIFIER = {"STANDBY": "shop", "HEARTBEAT": 5, "OVERFLOW": None}
     assert check_settings() == []
 
 
 @pytest.mark.parametrize("setting", [{"PORT": "6432"}, {"DISABLE_SERVER_SIDE_CURSORS": True}])
 def test_a_pooler(monkeypatch, setting):
-    """What looks like one is warned of."""
+    """Settings that suggest a connection pooler cause a warning."""
     for name, value in setting.items():
         monkeypatch.setitem(connections["default"].settings_dict, name, value)
     found = said()["pgnotifier.W001"]
@@ -173,7 +173,7 @@ def test_a_pooler(monkeypatch, setting):
 
 
 def test_databases_are_tried(db, monkeypatch):
-    """With `--database`: one that hears is fine, and one that isn't there is told."""
+    """With `--database`, a reachable database passes, and an unreachable one is reported."""
     assert said(databases=["default", "lite"]) == {}
     monkeypatch.setitem(connections["default"].settings_dict, "HOST", "127.0.0.1")
     monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
@@ -182,7 +182,7 @@ def test_databases_are_tried(db, monkeypatch):
 
 
 def test_a_table_that_a_stranger_has_made(stranger):
-    """Who writes to it would execute the stranger's triggers, a superuser above all."""
+    """A table that a stranger owns is reported, as its triggers would run on writes."""
     with connection.cursor() as cursor:
         cursor.execute(f"ALTER TABLE pgnotifier_listener OWNER TO {stranger}")
         cursor.execute("SELECT CURRENT_USER")
@@ -202,7 +202,7 @@ def test_a_table_that_a_stranger_has_made(stranger):
     ],
 )
 def test_a_table_of_another_role_of_the_project(stranger, made_known):
-    """One that migrates for the one that listens, say."""
+    """The table may belong to a related role, such as the one that runs migrations."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT CURRENT_USER, current_database()")
         me, database = cursor.fetchone()
@@ -214,7 +214,7 @@ def test_a_table_of_another_role_of_the_project(stranger, made_known):
 
 @isolate_apps("shop")
 def test_fields_that_are_not_there():
-    """They are named, with the model."""
+    """The check names the fields of a trigger that don't exist or have no column."""
 
     class Thing(models.Model):
         others = models.ManyToManyField("self")
@@ -229,7 +229,7 @@ def test_fields_that_are_not_there():
 
 @isolate_apps("shop")
 def test_models_without_a_table_of_their_own():
-    """Migrations make no trigger for them."""
+    """Proxy and unmanaged models cause a warning: migrations create no trigger for them."""
 
     class Base(models.Model):
         class Meta:
@@ -252,7 +252,7 @@ def test_models_without_a_table_of_their_own():
 
 
 def test_a_channel_of_another_database(monkeypatch):
-    """A model that is written to one database, and heard in another."""
+    """A channel in another database than the one its model is written to is reported."""
     monkeypatch.setattr(Channel("orders"), "_using", "second")
     found = said()["pgnotifier.E010"]
     assert "shop.Order is written to database 'default'" in found.msg

@@ -1,4 +1,4 @@
-"""`manage.py pgnotifier`, as a process; what it can say without one, here."""
+"""`manage.py pgnotifier`, run as a process, or in this process where that is enough."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def start(transactional_db, tmp_path, preforked):
-    """Yield a function that runs the command on the test's database, until it is ready."""
+    """Yield a function that runs the command on the test's database and waits until it is ready."""
     running = []
 
     def start(*args, ready="listening", **env):
@@ -61,12 +61,12 @@ def start(transactional_db, tmp_path, preforked):
         process.wait(60)
 
 
-DEFAULT_ONLY = ("--channel", "orders", "--noreload")  # the other database is another test's
+DEFAULT_ONLY = ("--channel", "orders", "--noreload")  # other tests use the second database
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends(start, eventually, number):
-    """The admin's row says what it does, and that it has stopped; the exit code is 0."""
+    """On SIGTERM or SIGINT the listener drains, marks its row as stopped and exits with 0."""
     process = start(*DEFAULT_ONLY)
     orders.notify(1)
     orders.notify(2)
@@ -89,7 +89,7 @@ def test_a_signal_drains_and_ends(start, eventually, number):
 
 
 def test_health_and_standby(start, eventually, unused_port):
-    """Both are those of the other commands."""
+    """A standby reports its health on the given host and port, and takes over from the leader."""
     leader = start(*DEFAULT_ONLY, "--standby", "shop")
     where = ("--health-port", str(unused_port), "--health-host", "127.0.0.2")
     second = start(*DEFAULT_ONLY, "--standby", "shop", *where, ready="")
@@ -128,7 +128,7 @@ def take(payload, **_):
 
 @pytest.fixture
 def reloading(start, tmp_path, eventually):
-    """Start a listener that reloads, with a receiver that is at work until it may go on."""
+    """Return a listener that runs with `--reload`; its receiver blocks until `go_on` is called."""
     (tmp_path / "extra.py").write_text("VERSION = 1\n")
     app = tmp_path / "slow"
     app.mkdir()
@@ -156,7 +156,7 @@ def reloading(start, tmp_path, eventually):
 
 
 def check_drained(process):
-    """All that was received was delivered, once, and nothing of it is left."""
+    """Assert that everything received was delivered once, and that the listener has ended."""
     told = process.taken.read_text().splitlines()
     assert [line.rsplit(" ", 1)[0] if "begun" in line else line for line in told] == [
         "begun slow", "done slow", "begun second", "done second"
@@ -176,7 +176,7 @@ def check_drained(process):
     ],
 )
 def test_a_signal_to_the_reloader(reloading, eventually, number, to_all):
-    """It drains, and ends both processes, with exit code 0."""
+    """On a signal, the listener drains, and both processes end with exit code 0."""
     if to_all:
         os.killpg(reloading.pid, number)
     else:
@@ -189,11 +189,11 @@ def test_a_signal_to_the_reloader(reloading, eventually, number, to_all):
 
 
 def test_a_second_signal_to_the_reloader(reloading, eventually):
-    """It ends both processes at once, with exit code 1."""
+    """A second signal ends both processes at once, with exit code 1."""
     reloading.send_signal(signal.SIGTERM)
     eventually(lambda: "delivering what was received" in reloading.log())
     first = time.monotonic()
-    eventually(lambda: time.monotonic() > first + SAME)  # what comes earlier is the same one
+    eventually(lambda: time.monotonic() > first + SAME)  # an earlier signal counts as the same one
     reloading.send_signal(signal.SIGTERM)
     assert reloading.wait(30) == 1
     with pytest.raises(ProcessLookupError):
@@ -201,7 +201,7 @@ def test_a_second_signal_to_the_reloader(reloading, eventually):
 
 
 def test_the_same_signal_twice(reloading):
-    """The process and its group get it, as from `timeout` of the coreutils: it drains."""
+    """A signal to the process and to its group, as sent by `timeout`, counts once."""
     reloading.send_signal(signal.SIGTERM)
     os.killpg(reloading.pid, signal.SIGTERM)
     reloading.go_on()
@@ -210,7 +210,7 @@ def test_the_same_signal_twice(reloading):
 
 
 def test_a_reloader_that_is_killed(reloading, eventually):
-    """Its child drains, and ends as well."""
+    """If the reloader is killed, its child drains and ends."""
     reloading.kill()
     eventually(lambda: "delivering what was received" in reloading.log())
     reloading.go_on()
@@ -227,11 +227,11 @@ def test_a_reloader_that_is_killed(reloading, eventually):
 
 
 def test_code_that_changes(reloading, eventually, tmp_path):
-    """What was received is delivered before the listener starts again; SIGTERM ends that, too."""
+    """When code changes, the listener drains and restarts; SIGTERM ends the new one."""
     times = itertools.count(2_000_000_000)
 
     def has_noticed():
-        # Django doesn't notice what changed before its first look at the file.
+        # Django doesn't notice changes from before it has first looked at the file.
         os.utime(tmp_path / "extra.py", (next(times),) * 2)
         return "delivering what was received" in reloading.log()
 
@@ -244,7 +244,7 @@ def test_code_that_changes(reloading, eventually, tmp_path):
 
 
 def test_no_connection(transactional_db):
-    """One line, and exit code 1."""
+    """With `--no-wait` and no server, the command exits with 1, without a traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "django", "pgnotifier", "--no-wait", *DEFAULT_ONLY],
         cwd=HERE,
@@ -264,7 +264,7 @@ def test_no_connection(transactional_db):
 
 
 def test_a_server_that_is_down(start):
-    """That the admin can't be told is no news, while the listener can't connect either."""
+    """While the listener can't connect, failing to report to the admin isn't a warning."""
     process = start(
         *(*DEFAULT_ONLY, "--verbosity", "2"),
         ready="DEBUG   can't report this listener to the admin",
@@ -276,7 +276,7 @@ def test_a_server_that_is_down(start):
 
 
 def test_list():
-    """Channels, receivers and tasks, as a table and as JSON."""
+    """`--list` shows channels, databases, receivers and tasks, as a table and as JSON."""
     out = StringIO()
     call_command("pgnotifier", "--list", stdout=out)
     lines = [line.split() for line in out.getvalue().splitlines()]
@@ -297,7 +297,7 @@ def test_list():
 
 
 def test_dispatch():
-    """Tasks go through another dispatcher, for this run."""
+    """`--dispatch` replaces the dispatcher of tasks for this run."""
     try:
         call_command("pgnotifier", "--list", "--dispatch", "tasks", stdout=StringIO())
         subscriptions = get_notifier("default")._lifecycle.registrar.registry.bindings("found")
@@ -308,7 +308,7 @@ def test_dispatch():
 
 
 def test_a_dispatcher_that_can_not_be():
-    """Whose options are others', say: it is told in a line."""
+    """`--dispatch` fails if the dispatcher refuses a task's options, and names the task."""
     channel = Channel("odd")
     channel.task(lambda **_: None, id="odd", expires=60)
     try:
@@ -321,7 +321,7 @@ def test_a_dispatcher_that_can_not_be():
 
 
 def test_an_unknown_channel():
-    """It is told, with the nearest."""
+    """An unknown channel is an error that suggests the channel with the closest name."""
     with pytest.raises(CommandError, match=r"no subscription on channel 'order' \(did you mean"):
         call_command("pgnotifier", "--noreload", "--channel", "order")
 
@@ -337,13 +337,13 @@ def test_an_unknown_channel():
     ],
 )
 def test_values_that_can_not_be(option, value):
-    """They are refused in a line that names the option."""
+    """An invalid value is an error that names the option."""
     with pytest.raises(CommandError, match=option):
         call_command("pgnotifier", "--noreload", f"{option}={value}")
 
 
 def test_a_hook_that_can_not_be_called(settings):
-    """It doesn't start, as the check says."""
+    """The command doesn't start if `ON_GAP` isn't callable, even without checks."""
     settings.PGNOTIFIER = {**settings.PGNOTIFIER, "ON_GAP": "shop.models.models"}
     with pytest.raises(
         CommandError, match=r"PGNOTIFIER\['ON_GAP'\] must be a callable or the path of one"

@@ -1,4 +1,4 @@
-"""The listener's connection: what DATABASES says; and those that receivers use."""
+"""The listener's connection, configured by DATABASES, and the connections of receivers."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -11,7 +11,7 @@ from shop.models import Customer, orders
 
 @pytest.fixture
 def database(monkeypatch):
-    """Return a function that changes what DATABASES says of the default one."""
+    """Return a function that changes the default database's settings and returns its parameters."""
 
     def database(**settings):
         for name, value in settings.items():
@@ -22,7 +22,7 @@ def database(monkeypatch):
 
 
 def test_as_django_has_it(database):
-    """Names, users, hosts and ports, and what libpq is to know besides."""
+    """The parameters are those of DATABASES, including options for libpq."""
     assert database(
         NAME="shop",
         USER="ada",
@@ -44,7 +44,7 @@ def test_as_django_has_it(database):
 
 
 def test_service_files(database):
-    """A service and a passfile are libpq's to read; there is no name then."""
+    """A service and a passfile are passed to libpq, and empty parameters are left out."""
     found = database(
         NAME="", OPTIONS={"service": "shop", "passfile": ".pgpass"}, USER="", HOST="", PORT=""
     )
@@ -52,7 +52,7 @@ def test_service_files(database):
 
 
 def test_what_is_not_for_listening(database):
-    """A pool is for short work, and isolation for transactions: the listener has none of these."""
+    """Options that aren't libpq's, such as a pool, aren't passed to the listener."""
     options = {"pool": {"min_size": 2}, "server_side_binding": True, "assume_role": "shop"}
     assert database(NAME="shop", OPTIONS=options).keys() <= {
         "dbname", "user", "host", "port", "client_encoding"
@@ -60,7 +60,7 @@ def test_what_is_not_for_listening(database):
 
 
 def test_what_can_not_be_listened_to():
-    """It is told by its alias."""
+    """An unknown alias and a database other than PostgreSQL are errors that name the alias."""
     with pytest.raises(ImproperlyConfigured, match="DATABASES has no alias 'nowhere'"):
         find_parameters("nowhere")
     with pytest.raises(ImproperlyConfigured, match="'lite' is SQLite, which doesn't have NOTIFY"):
@@ -68,7 +68,7 @@ def test_what_can_not_be_listened_to():
 
 
 def test_stale_connections(transactional_db, monkeypatch):
-    """Those past their age are closed, but never within a transaction."""
+    """Connections older than CONN_MAX_AGE are closed, but not within a transaction."""
     monkeypatch.setitem(connection.settings_dict, "CONN_MAX_AGE", 0)
     connection.close()
     Customer.objects.count()
@@ -81,7 +81,7 @@ def test_stale_connections(transactional_db, monkeypatch):
 
 
 def test_a_session_that_a_receiver_lost(transactional_db, eventually):
-    """The next one gets another, with CONN_HEALTH_CHECKS; none is left at the end."""
+    """With CONN_HEALTH_CHECKS a lost session is replaced; none is open at the end."""
     database = connections["default"].settings_dict
     before = {name: database[name] for name in ("CONN_MAX_AGE", "CONN_HEALTH_CHECKS")}
     database.update(CONN_MAX_AGE=None, CONN_HEALTH_CHECKS=True)

@@ -1,4 +1,4 @@
-"""The contract of dispatchers, of the one to Django's tasks."""
+"""The contract of dispatchers, for the one to Django's tasks."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pgnotifier.testing.contract import DispatcherContract, first, second
 
 
 class TestTaskDispatcher(DispatcherContract):
-    """With the backend that calls tasks when they are enqueued."""
+    """The contract, with the backend that calls tasks when they are enqueued."""
 
     @pytest.fixture
     def dispatcher(self, django_db_blocker):
@@ -15,7 +15,7 @@ class TestTaskDispatcher(DispatcherContract):
             yield TaskDispatcher()
 
     def test_a_batch_with_payloads_that_no_text_decodes_to(self, notifier, send, errors):
-        """They are reported alone; the rest arrives as the decoder of one's own made it."""
+        """Payloads that can't be serialized are reported; the rest of the batch arrives."""
         notifier.decoder = lambda text: object() if text == "bad" else (text, 1)
         notifier.subscribe("a", "a", first, batch=(4, 60))
         notifier.subscribe("b", "a", second)
@@ -31,7 +31,7 @@ class TestTaskDispatcher(DispatcherContract):
     def test_what_no_text_decodes_to_is_reported_once(
         self, notifier, dispatcher, send, errors, monkeypatch
     ):
-        """Though the backend is down at first, and what is left of the batch is tried again."""
+        """An unserializable payload is reported once, even if the rest of the batch is retried."""
         enqueue, down = dispatcher._enqueue, [ConnectionError("down")]
 
         def enqueue_later(*arguments):

@@ -1,4 +1,4 @@
-"""The helpers for projects' tests, in the kinds of tests that they are for."""
+"""The helpers for projects' tests, in the kinds of test case that they are made for."""
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -12,10 +12,10 @@ from shop.models import Order, orders
 
 
 class CaptureTests(TestCase):
-    """In a transaction that never commits."""
+    """`captureNotifications` in a transaction that never commits."""
 
     def test_what_is_sent(self):
-        """By Python, SQL and triggers, in order; equal ones once, as PostgreSQL has it."""
+        """What Python, triggers and SQL send is captured in order, and duplicates once."""
         with captureNotifications() as sent:
             orders.notify("one")
             orders.notify("one")
@@ -27,7 +27,7 @@ class CaptureTests(TestCase):
         assert (first, second["operation"], third) == ("one", "insert", "")
 
     def test_only_some_channels(self):
-        """By name, or as channels."""
+        """`channels` limits the capture to some channels, given by name or as objects."""
         with captureNotifications(channels=[orders, "third"]) as sent:
             for name in ("other", "orders", "third"):
                 Channel(name).notify(name)
@@ -35,7 +35,7 @@ class CaptureTests(TestCase):
         del Channel.known["other"], Channel.known["third"]
 
     def test_what_is_rolled_back(self):
-        """It isn't sent."""
+        """A notification that is rolled back isn't captured."""
         with captureNotifications() as sent:
             with pytest.raises(ZeroDivisionError), transaction.atomic():
                 orders.notify("lost")
@@ -44,7 +44,7 @@ class CaptureTests(TestCase):
         assert [one.payload for one in sent] == ["kept"]
 
     def test_nothing_is_left(self):
-        """The path and the schemas are what they were."""
+        """After the block, the search path is restored, and the schema is dropped."""
         with connection.cursor() as cursor:
             cursor.execute("SHOW search_path")
             before = cursor.fetchone()
@@ -57,7 +57,7 @@ class CaptureTests(TestCase):
             assert cursor.fetchone() == (0,)
 
     def test_what_is_found_within_the_block(self):
-        """Functions in `public` stay behind PostgreSQL's own, as they are outside of it."""
+        """A capture doesn't change which functions the search path finds."""
         with connection.cursor() as cursor:
             cursor.execute("CREATE FUNCTION public.upper(text) RETURNS text RETURN 'trapped'")
             for path in ("public", "public, pg_catalog"):
@@ -71,7 +71,7 @@ class CaptureTests(TestCase):
                 assert len(sent) == 1
 
     def test_an_error_in_the_block(self):
-        """It is the one that comes out, even if the transaction is broken."""
+        """An error in the block is raised as it is, even if the transaction is broken."""
         with pytest.raises(ZeroDivisionError), captureNotifications():
             1 / 0  # noqa: B018
         with (
@@ -83,7 +83,7 @@ class CaptureTests(TestCase):
             cursor.execute("SELECT no_such_column")
 
     def test_executed(self):
-        """Receivers are called at the end; what one raises comes out."""
+        """With `execute=True`, receivers are called at the end, and their errors are raised."""
         seen = []
 
         def bad(payload, **_):
@@ -101,10 +101,10 @@ class CaptureTests(TestCase):
 
 
 class LiveTests(TransactionTestCase):
-    """With transactions that commit, and a real listener."""
+    """`liveNotifications` with transactions that commit, and a real listener."""
 
     def test_receivers_are_called(self):
-        """And what arrived is returned."""
+        """The listener calls receivers, and `wait_for` returns what arrived."""
         seen = []
         orders.connect(take := lambda payload, **_: seen.append(payload))
         try:
@@ -119,7 +119,7 @@ class LiveTests(TransactionTestCase):
         assert seen == [first.payload, "second"]
 
     def test_errors_of_receivers(self):
-        """They fail the test that waits."""
+        """A receiver's error is raised by `wait_for`, and fails the test."""
 
         def bad(**_):
             raise ValueError("bad")
@@ -134,7 +134,7 @@ class LiveTests(TransactionTestCase):
             orders.disconnect(bad)
 
     def test_too_few(self):
-        """It is told what came."""
+        """If too few notifications arrive, `wait_for` fails and shows those that did."""
         with liveNotifications() as live:
             orders.notify("only")
             live.wait_for(1)
@@ -142,13 +142,13 @@ class LiveTests(TransactionTestCase):
                 live.wait_for(2, timeout=0.1)
 
     def test_capturing_needs_a_transaction(self):
-        """And says what else there is."""
+        """Capturing without a transaction is an error that suggests `liveNotifications`."""
         with pytest.raises(ImproperlyConfigured, match="liveNotifications"), captureNotifications():
             pass
 
 
 def test_the_fixture_for_capturing(capture_notifications):
-    """It is the same, with the test's transaction."""
+    """The fixture `capture_notifications` captures in the test's transaction."""
     with capture_notifications() as sent:
         orders.notify(1)
     assert [one.payload for one in sent] == [1]

@@ -1,4 +1,4 @@
-"""Settings that can't be: every command of the project works, but the one that listens."""
+"""Invalid settings: every command of the project works, except for the one that listens."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ STRICT = "import warnings\nwarnings.simplefilter('error')\n"
 
 @pytest.fixture
 def project(transactional_db, tmp_path, preforked):
-    """Return a function that runs commands with some `PGNOTIFIER`, and returns what they say."""
+    """Return a function that runs commands with some `PGNOTIFIER`, and returns their output."""
 
     def project(pgnotifier, *argv, script=COMMANDS):
         (tmp_path / "wrong.py").write_text(f"from settings import *\nPGNOTIFIER = {pgnotifier!r}\n")
@@ -68,7 +68,7 @@ def project(transactional_db, tmp_path, preforked):
     ],
 )
 def test_only_the_listener_refuses(project, pgnotifier, number, text):
-    """The checks say why, and so does the command that listens."""
+    """With invalid settings only the listener refuses to run; the checks say why, too."""
     said = project(pgnotifier)
     done, refused = said.split("refused:")
     for command in ("check", "migrate", "makemigrations", "showmigrations", "pgnotifier --list"):
@@ -89,7 +89,7 @@ def test_only_the_listener_refuses(project, pgnotifier, number, text):
     ],
 )
 def test_urls_in_the_wrong_place(project, pgnotifier):
-    """The checks, the log and the command refuse them, and show no password."""
+    """If a URL is in the wrong setting, its password is never shown."""
     assert "hid" not in project(pgnotifier)
 
 
@@ -109,7 +109,7 @@ runpy.run_module("django", run_name="__main__", alter_sys=True)
     ],
 )
 def test_problems_are_said_once(project, pgnotifier, text):
-    """By the check; what runs none, such as a worker, logs them."""
+    """A problem is reported once: by the checks, or by the log of a process without checks."""
     for script in (CHECK, "import django; django.setup()"):
         assert project(pgnotifier, script=script).count(text) == 1
 
@@ -125,13 +125,13 @@ print(*sorted(name for name in app.tasks if name.startswith("pgnotifier.")))
 
 
 def test_a_celery_app_that_is_made_later(project):
-    """After Django is set up: its workers know the tasks all the same; one warning is logged."""
+    """A Celery app made after `django.setup` has the tasks; one warning is logged."""
     warning, tasks = project({"DISPATCHER": "celery"}, script=LATE).splitlines()
     assert "tasks aren't subscribed" in warning
     assert tasks == "pgnotifier.work pgnotifier.work.async"
 
 
 def test_channels_without_tasks(project):
-    """They need no dispatcher: one may listen to them alone."""
+    """A listener for channels without tasks ignores an invalid dispatcher."""
     said = project({"DISPATCHER": "celry"}, "--channel", "nothing")
     assert "refused: no subscription on channel 'nothing'" in said

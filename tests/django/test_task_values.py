@@ -1,4 +1,4 @@
-"""What `notify_on` sends, in tasks: the same values, of the same types, with each serializer."""
+"""Tasks get the values of `notify_on` with the same types, whatever the serializer."""
 
 import os
 from contextlib import ExitStack
@@ -22,7 +22,7 @@ AMOUNTS = ["0.10", "5.00", "9999999.99", "-0.01", "12345678901234567.89"]
 
 @pytest.fixture
 def changes(transactional_db, through, eventually):
-    """Return a function that inserts rows while a listener enqueues what their trigger sends."""
+    """Return a function that inserts rows, and has a listener enqueue what their trigger sends."""
     made = NotifyOn("found", update=False, delete=False, new=["amount"], name="pgnotifier_values")
     _execute("ALTER TABLE shop_order ALTER amount TYPE numeric")
     with connection.schema_editor(atomic=False) as editor:
@@ -53,7 +53,7 @@ def _execute(sql):
 
 
 def check(calls):
-    """Each task had each amount, as the column has it, and the model as its sender."""
+    """Assert that each task got each amount as stored, with the model as its sender."""
     amounts = [payload["new"]["amount"] for what, _, payload, _ in calls if what == "work"]
     assert sorted(map(repr, amounts)) == sorted(repr(Decimal(one)) for one in AMOUNTS)
     assert {sender for _, sender, *_ in calls} == {Order}
@@ -65,14 +65,14 @@ def count(calls):
 
 
 def test_django(changes, calls):
-    """Django's tasks."""
+    """Django's tasks get the same values."""
     changes("tasks")
     check(calls)
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
 def test_celery(changes, calls, serializer):
-    """Celery's workers."""
+    """Celery's workers get the same values, with JSON and with pickle."""
     app = Celery("project", broker=os.environ["TEST_DJANGO_REDIS_URL"], set_as_current=True)
     app.conf.update(
         task_serializer=serializer,
@@ -90,7 +90,7 @@ def test_celery(changes, calls, serializer):
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
 def test_rq(changes, calls, settings, serializer):
-    """RQ's workers."""
+    """RQ's workers get the same values, with pickle and with JSON."""
 
     class Worker(SimpleWorker):
         death_penalty_class = TimerDeathPenalty

@@ -1,4 +1,4 @@
-"""Tasks: the same receivers, called by workers of Celery, RQ and Django."""
+"""Tasks: receivers that workers of Celery, RQ and Django call."""
 
 import os
 from datetime import timedelta
@@ -32,7 +32,7 @@ from shop.notifications import found
 
 @pytest.fixture
 def listening(transactional_db, through, eventually):
-    """Return a function that sends to a listener with a dispatcher, until all is enqueued."""
+    """Return a function that sends payloads to a listener, and waits until they are enqueued."""
 
     def listening(kind, *payloads):
         notifier = through(kind)
@@ -52,7 +52,7 @@ PAYLOADS = [{"n": 1}, (1, b"x"), "text", 2**70]
 
 
 def check(calls):
-    """Each task had each payload, as it was."""
+    """Assert that each task was called with each payload, unchanged."""
     for what in ("work", "async"):
         found_here = [(payload, kwargs) for name, _, payload, kwargs in calls if name == what]
         assert [payload for payload, _ in found_here] == PAYLOADS
@@ -64,19 +64,19 @@ def check(calls):
 
 
 def test_called_in_the_listener(listening, calls):
-    """With the dispatcher `inline`."""
+    """With the dispatcher `inline`, the listener calls the tasks."""
     listening("inline", *PAYLOADS)
     check(calls)
 
 
 def test_as_tasks_of_django(listening, calls):
-    """Enqueued with the backend, which here calls them at once."""
+    """With the dispatcher `tasks`, the backend gets the tasks, and here calls them at once."""
     listening("tasks", *PAYLOADS)
     check(calls)
 
 
 def test_as_jobs_of_rq(listening, calls, settings):
-    """Enqueued with RQ, and called by its worker."""
+    """With the dispatcher `rq`, tasks are enqueued as jobs, and RQ's worker calls them."""
     url = os.environ["TEST_DJANGO_REDIS_URL"]
     settings.PGNOTIFIER = {"RQ_QUEUE": url}
     listening("rq", *PAYLOADS)
@@ -93,7 +93,7 @@ def test_as_jobs_of_rq(listening, calls, settings):
 
 
 def test_as_tasks_of_celery(listening, calls, settings):
-    """Enqueued with Celery, named by their ids, and called by its worker."""
+    """With the dispatcher `celery`, tasks are named by their ids; Celery's worker calls them."""
     from celery import Celery
     from celery.contrib.testing.worker import start_worker
 
@@ -109,14 +109,14 @@ def test_as_tasks_of_celery(listening, calls, settings):
 
 
 def test_in_a_test(db, calls):
-    """`captureNotifications(execute=True)` calls them, too."""
+    """`captureNotifications(execute=True)` calls tasks as well."""
     with captureNotifications(execute=True):
         found.notify(PAYLOADS[0])
     assert sorted(name for name, *_ in calls) == ["async", "work"]
 
 
 def test_the_decorated_function_stays_as_it_is():
-    """So that it can be called, and tested, like any other."""
+    """`Channel.task` returns the function itself, so that it can be called and tested."""
     channel = Channel("decorated")
 
     @channel.task
@@ -132,7 +132,7 @@ def test_the_decorated_function_stays_as_it_is():
 @pytest.mark.django_db(databases="__all__")
 @pytest.mark.parametrize("texts", [[text] for text in HARD] + [HARD], ids=len)
 def test_any_payload_is_run(calls, texts):
-    """Be it one that nests as deep as it may, or a batch of such: its notification shows it."""
+    """A task gets any payload, even a deeply nested one or a batch; its notification shows it."""
     payloads = list(map(decode, texts))
     payload = payloads[0] if len(texts) == 1 else payloads
     run("work", "found", payload, 1)
@@ -143,7 +143,7 @@ def test_any_payload_is_run(calls, texts):
 
 
 def test_a_task_that_is_not_there():
-    """A worker says which, and what to do."""
+    """A task that a worker doesn't have is an error that names the task and the channel."""
     with pytest.raises(ReceiverNotFoundError, match="no task 'nothing' on channel 'found'"):
         run("nothing", "found", 1, 1)
     with pytest.raises(ReceiverNotFoundError, match="no task 'work' on channel 'nowhere'"):
@@ -151,7 +151,7 @@ def test_a_task_that_is_not_there():
 
 
 def test_gaps_of_tasks(db):
-    """They are called as tasks, with the gap."""
+    """`on_gap` is called as a task with the gap, even if another task has the same id."""
     channel, seen = Channel("gaps"), []
     channel.task(
         lambda **_: None, id="a", on_gap=lambda sender, gap, **_: seen.append((sender, gap))
@@ -178,7 +178,7 @@ def test_gaps_of_tasks(db):
     ],
 )
 def test_options_are_those_of_the_dispatcher(through, id, options, error, text):
-    """One that is refused stops no process of the project, but the listener; inline, all go."""
+    """An option that is refused stops only the listener; `inline` accepts any."""
     channel = Channel("options")
     try:
         channel.task(lambda **_: None, id="a", queue="low", anything=1)
@@ -196,7 +196,7 @@ def test_options_are_those_of_the_dispatcher(through, id, options, error, text):
 
 
 def test_options_of_tasks(db):
-    """Queue, priority and backend reach the backend."""
+    """Queue, priority and backend are passed to the backend."""
     from pgnotifier.contrib.django.task_dispatcher import TaskDispatcher
 
     dispatcher = TaskDispatcher()
@@ -216,7 +216,7 @@ def _subscription(dispatcher, **options):
 
 
 def test_dispatchers():
-    """By name, or by what makes one; what can't be one is told."""
+    """A class makes a dispatcher; None and a callable that makes something else are refused."""
     assert isinstance(make_dispatcher(InlineDispatcher), InlineDispatcher)
     with pytest.raises(ImproperlyConfigured, match="tasks need PGNOTIFIER"):
         make_dispatcher(None)
@@ -225,7 +225,7 @@ def test_dispatchers():
 
 
 def test_by_its_path(settings):
-    """Of a class or a function."""
+    """The dispatcher may be a path, and a path that can't be imported is refused."""
     settings.PGNOTIFIER = {"DISPATCHER": "pgnotifier.InlineDispatcher"}
     assert isinstance(make_dispatcher("pgnotifier.InlineDispatcher"), InlineDispatcher)
     settings.PGNOTIFIER = {"DISPATCHER": "no.such.thing"}

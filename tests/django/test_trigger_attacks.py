@@ -1,4 +1,4 @@
-"""What a stranger who may create things in `public` gets out of the package's SQL: nothing."""
+"""The package's SQL doesn't run code of a stranger who may create objects in `public`."""
 
 import pytest
 from django.apps import apps
@@ -14,7 +14,7 @@ from pgnotifier.contrib.django.upkeep import drop_orphans, refresh_triggers
 from pgnotifier.contrib.django.watching import Watch
 from shop.models import Customer, Letter, Order, orders
 
-# What is shadowed, with arguments that fit better than PostgreSQL's own.
+# What the stranger shadows, with argument types that match better than PostgreSQL's own.
 FUNCTIONS = [
     "array_append", "cardinality", "chr", "concat",
     "coalesce", "current_setting", "jsonb_build_array", "jsonb_build_object",
@@ -49,11 +49,11 @@ TYPES = ["text", "jsonb", "name", "oid", "regclass", "regtype", "record", "trigg
 
 @pytest.fixture
 def theft(stranger):
-    """Yield a function that tells how often the stranger's code has run; all names are shadowed."""
+    """Shadow all names; yield a function that returns how often the stranger's code has run."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SEQUENCE stolen; GRANT ALL ON SEQUENCE stolen TO PUBLIC")
         cursor.execute("SET ROLE stranger")
-        # A sequence keeps what was taken from it, whatever is rolled back or caught.
+        # A rollback or a caught exception doesn't reset a sequence.
         body = "$$ BEGIN PERFORM pg_catalog.nextval('public.stolen'); RETURN {}; END $$"
         made = "CREATE FUNCTION public.{}({}) RETURNS {} LANGUAGE plpgsql AS " + body
         for name in FUNCTIONS:
@@ -97,12 +97,12 @@ def _try(cursor, sql):
     cursor.execute("SAVEPOINT here")
     try:
         cursor.execute(sql)
-    except Exception:  # noqa: BLE001 - some signatures can't be
+    except Exception:  # noqa: BLE001 - some signatures are invalid
         cursor.execute("ROLLBACK TO SAVEPOINT here")
 
 
 def test_the_traps_work(theft):
-    """They are what a superuser runs who names no schema."""
+    """A superuser who uses names without a schema runs the stranger's code."""
     for number, sql in enumerate(
         [
             "SELECT to_jsonb(5::bigint)",
@@ -121,7 +121,7 @@ def test_the_traps_work(theft):
 
 
 def test_changes_of_rows(theft):
-    """What triggers run: of some columns, and of all."""
+    """Triggers, of some columns or of all, don't run the stranger's code."""
     with connection.cursor() as cursor:
         for table, column in (("shop_order", "note"), ("shop_letter", "text")):
             cursor.execute(
@@ -142,7 +142,7 @@ def test_changes_of_rows(theft):
 
 
 def test_what_migrations_run(theft):
-    """Creating, creating again, refreshing, removing, and dropping what is left."""
+    """Creating, replacing, refreshing and removing triggers doesn't run the stranger's code."""
     made = NotifyOn("orders", update=["note"], new=True, name="pgnotifier_attacked")
     with connection.schema_editor(atomic=False) as editor:
         for _ in range(2):
@@ -167,13 +167,13 @@ def test_what_migrations_run(theft):
 
 
 def test_sending(theft):
-    """`Channel.notify`, and what a test captures."""
+    """`Channel.notify` doesn't run the stranger's code."""
     orders.notify("hello")
     assert theft() == 0
 
 
 def test_what_a_listener_writes_for_the_admin(theft):
-    """Its row, written for the first time and again; and what is forgotten."""
+    """Inserting and updating a listener's row doesn't run the stranger's code."""
     watch = Watch({"default": get_notifier("default")})
     for ended in (False, True):
         watch._write(ended=ended)
@@ -184,13 +184,13 @@ def test_what_a_listener_writes_for_the_admin(theft):
 
 
 def test_what_a_check_looks_up(theft):
-    """The owner of that table, for `check --database`."""
+    """Finding the owner of the table of listeners doesn't run the stranger's code."""
     assert find_foreign_owner() is None
     assert theft() == 0
 
 
 def test_functions_have_a_path_of_their_own(db):
-    """All of ours, whatever the session's is."""
+    """Each function of the package sets its own search path."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT proconfig FROM pg_proc WHERE proname LIKE 'pgnotifier%%' AND proconfig IS NOT"
@@ -202,7 +202,7 @@ def test_functions_have_a_path_of_their_own(db):
 
 
 def test_a_function_of_a_stranger(db, stranger):
-    """It is neither replaced, as it could be changed later, nor does it stop a migration."""
+    """A stranger's function with the trigger's name is left alone, and the migration goes on."""
     made = NotifyOn("orders", name="pgnotifier_mine")
     theirs = "CREATE FUNCTION public.pgnotifier_mine() RETURNS trigger LANGUAGE plpgsql AS "
     theirs += "'BEGIN RETURN NULL; END -- pg_notify'"
@@ -222,7 +222,7 @@ def test_a_function_of_a_stranger(db, stranger):
 
 
 def test_migrating_as_another_role(db, stranger, functions):
-    """Who doesn't own an orphan leaves it, and goes on."""
+    """A role that doesn't own an orphaned function leaves it, and the migration goes on."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE shop_away (id bigint PRIMARY KEY)")
     state = ProjectState.from_apps(apps)

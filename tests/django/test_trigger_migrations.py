@@ -1,4 +1,4 @@
-"""Migrations of tables that notify: whatever is renamed, added or dropped, changes are told."""
+"""Migrations of tables with triggers: changes are sent after renaming, adding and dropping."""
 
 import json
 
@@ -41,7 +41,7 @@ def migrate(db):
 
 
 def told_by(*statements):
-    """Return what is told of statements."""
+    """Return the payloads that statements send."""
     with transaction.atomic(), captureNotifications() as sent, connection.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
@@ -54,7 +54,7 @@ def create(*constraints, fields=FIELDS, name="Thing", **options):
 
 
 def test_columns_and_keys_that_are_renamed(migrate):
-    """What is told has their names of now, though the declaration is the same."""
+    """After columns are renamed, payloads have the new names, with the same declaration."""
     migrate(create(NotifyOn("things", update=["text"], new=["text"], name="t")))
     renamed = models.TextField(db_column="other text")
     key = models.BigAutoField(primary_key=True, db_column="other key")
@@ -71,7 +71,7 @@ def test_columns_and_keys_that_are_renamed(migrate):
 
 
 def test_a_column_that_is_not_there_any_more(migrate):
-    """As long as nobody has run `migrate`, changes are told without values, and none fails."""
+    """If a column is missing until `migrate` runs, changes are sent without values."""
     migrate(create(NotifyOn("things", update=["text"], new=["text"], name="t")))
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_thing RENAME text TO other")
@@ -85,7 +85,7 @@ def test_a_column_that_is_not_there_any_more(migrate):
 
 
 def test_a_model_that_is_renamed(migrate):
-    """The payload names it as it is now."""
+    """After a model is renamed, payloads have its new name."""
     migrate(create(NotifyOn("things", name="t")))
     migrate(migrations.RenameModel("Thing", "Other"))
     (told,) = told_by("INSERT INTO shop_other (text) VALUES ('a')")
@@ -93,7 +93,7 @@ def test_a_model_that_is_renamed(migrate):
 
 
 def test_changes_within_one_migration(migrate, functions):
-    """A table is created and renamed, or dropped, before its trigger is made."""
+    """One migration may create a table and then rename it, change it or drop it."""
     migrate(create(NotifyOn("things", name="t")), migrations.AlterModelTable("thing", "away"))
     (told,) = told_by("INSERT INTO away (text) VALUES ('a')")
     assert told["model"] == "shop.thing"
@@ -109,7 +109,7 @@ def test_changes_within_one_migration(migrate, functions):
 
 
 def test_two_of_one_channel(migrate):
-    """Both are there, and both tell."""
+    """Two triggers with the same channel both send a notification."""
     one, two = NotifyOn("things", update=False), NotifyOn("things", update=["text"], new=True)
     migrate(create(one, two))
     told = told_by("INSERT INTO shop_thing (text) VALUES ('a')")
@@ -117,7 +117,7 @@ def test_two_of_one_channel(migrate):
 
 
 def test_names_that_begin_alike(migrate, functions):
-    """Those that PostgreSQL would cut off to the same are two, and stay what they are."""
+    """Names that PostgreSQL would truncate to the same name stay distinct."""
     long = "x" * 70
     migrate(
         create(NotifyOn("a", name=f"{long}a"), name="A"),
@@ -136,7 +136,7 @@ def test_names_that_begin_alike(migrate, functions):
 
 
 def test_shortening():
-    """At a character's end, and differently for different ends."""
+    """Names are cut at the end of a character, and differ if their ends do."""
     assert shorten("short", 63) == "short"
     cut = {shorten("é日" * 20 + end, 63) for end in "ab"}
     assert len(cut) == 2
@@ -144,7 +144,7 @@ def test_shortening():
 
 
 def test_two_models_with_one_name_for_the_trigger(migrate):
-    """The second one's function gets another name, and the first one's stays."""
+    """Two models may have triggers of the same name; each keeps its own function."""
     migrate(
         create(NotifyOn("a", name="same"), name="A"), create(NotifyOn("b", name="same"), name="B")
     )
@@ -153,7 +153,7 @@ def test_two_models_with_one_name_for_the_trigger(migrate):
 
 
 def test_many_fields(migrate):
-    """More than a function of PostgreSQL takes arguments."""
+    """A trigger may have more fields than a PostgreSQL function may have arguments."""
     names = [f"f{number}" for number in range(150)]
     fields = [FIELDS[0], *((name, models.IntegerField(default=0)) for name in names)]
     migrate(create(NotifyOn("things", update=names, new=names, name="t"), fields=fields))
@@ -163,7 +163,7 @@ def test_many_fields(migrate):
 
 
 def test_a_table_with_a_schema_and_partitions(migrate):
-    """They are told as the model's."""
+    """Changes of a partition in another schema are sent as changes of the model."""
     migrate(create(name="Thing", db_table="plain"))
     made = NotifyOn("things", name="t")
     state = ProjectState()
@@ -188,7 +188,7 @@ def test_a_table_with_a_schema_and_partitions(migrate):
 
 @pytest.mark.parametrize("statement", ["RAISE 'no'", "ASSERT false"])
 def test_a_cast_that_raises(migrate, statement):
-    """Somebody's own, to JSON: the change is told without values."""
+    """If a user's cast to JSON raises an error, the change is sent without values."""
     with connection.cursor() as cursor:
         cursor.execute(
             "CREATE TYPE odd AS ENUM ('a'); CREATE FUNCTION fail(odd) RETURNS json"
@@ -205,7 +205,7 @@ def test_a_cast_that_raises(migrate, statement):
 
 @pytest.mark.parametrize("channel", ["back\\slash\\", "it's 100%s of $1 \\", 'a"b'])
 def test_sessions_that_read_backslashes_otherwise(migrate, channel):
-    """A trigger does the same where `standard_conforming_strings` is off, as in old scripts."""
+    """A trigger works the same where `standard_conforming_strings` is off."""
     migrate(create(NotifyOn(channel, new=["text"], name=f"t {channel}")))
     with captureNotifications() as sent, connection.cursor() as cursor:
         cursor.execute("SET standard_conforming_strings = off")
@@ -215,7 +215,7 @@ def test_sessions_that_read_backslashes_otherwise(migrate, channel):
 
 
 def test_no_right_to_call_pg_notify(pgnotifier_postgres):
-    """Where that was taken away, rows can be changed, and are told of with NOTIFY."""
+    """A role that may not call `pg_notify` can change rows; the trigger uses NOTIFY instead."""
     channel = "it's 100%s of $1 \\"
     source = make_source(Customer, NotifyOn(channel, new=["name"]).definition)
     with (
@@ -239,7 +239,7 @@ def test_no_right_to_call_pg_notify(pgnotifier_postgres):
 
 
 def test_what_json_has_one_value_for(migrate):
-    """NULL and JSON's null differ, as do two ways to write a JSON, and both are told."""
+    """A change from NULL to JSON's null is sent, and null to null isn't a change."""
     fields = [FIELDS[0], ("value", models.JSONField(null=True))]
     migrate(create(NotifyOn("things", name="t"), fields=fields))
     told = told_by(
@@ -251,7 +251,7 @@ def test_what_json_has_one_value_for(migrate):
 
 
 def test_a_database_of_another_encoding(pgnotifier_postgres):
-    """NOTIFY counts the bytes that the server has, and so does the trigger."""
+    """The trigger measures a payload in the server's encoding, as NOTIFY does."""
     with psycopg.connect(pgnotifier_postgres.dsn, autocommit=True) as admin:
         admin.execute("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
         try:
@@ -264,7 +264,7 @@ def test_a_database_of_another_encoding(pgnotifier_postgres):
                 source = make_source(Order, NotifyOn("orders", new=["note"]).definition)
                 latin.execute(make_create('"shop_order"', "t", ["insert"], source))
                 latin.execute("LISTEN orders")
-                for count in (7500, 8000):  # of two bytes each in UTF-8
+                for count in (7500, 8000):  # each has two bytes in UTF-8
                     latin.execute("INSERT INTO shop_order (note) VALUES (repeat('é', %s))", [count])
                 told = [one.payload for one in latin.notifies(timeout=5, stop_after=2)]
         finally:
@@ -274,7 +274,7 @@ def test_a_database_of_another_encoding(pgnotifier_postgres):
 
 @isolate_apps("shop")
 def test_names_and_fields_that_are_not_there():
-    """No model fails for its name, and none for a field: a check tells of that."""
+    """A name may contain any `%`, and an unknown field is left out, for a check to report."""
 
     class Odd(models.Model):
         class Meta:

@@ -1,4 +1,4 @@
-"""Triggers of any table: whatever its names, types and values are, its rows can be changed."""
+"""Triggers of any table: its rows can be changed, whatever its names, types and values are."""
 
 import pytest
 from django.db import connection, models, transaction
@@ -64,7 +64,7 @@ CREATE TYPE shop_pair AS (a integer, b json);
 CREATE DOMAIN shop_plain AS text COLLATE "C";
 """
 
-# `"` in the names of tables is none that Django can quote.
+# Django can't quote a table's name that contains `"`.
 AWKWARD = [
     "$",
     "$$",
@@ -87,7 +87,7 @@ column_names = st.one_of(names, st.sampled_from(['"', 'a"b', "changed", "head", 
 
 
 def cut(name):
-    """Return as much of a name as PostgreSQL takes."""
+    """Return as much of a name as PostgreSQL keeps."""
     return name.encode()[:63].decode(errors="ignore").strip(".")
 
 
@@ -99,18 +99,18 @@ class RawField(models.Field):
         self.kind = kind
 
     def db_type(self, connection):
-        """Return the type as PostgreSQL knows it."""
+        """Return the column's PostgreSQL type."""
         return self.kind
 
     def deconstruct(self):
-        """Return how to make it again."""
+        """Return the arguments to make it again."""
         name, path, args, options = super().deconstruct()
         return name, path, args, {**options, "kind": self.kind}
 
 
 @st.composite
 def tables(draw):
-    """Make a table's name, its columns, and what is told of it."""
+    """Draw a table's name, its columns, their types, and the fields that its trigger sends."""
     columns = draw(st.lists(column_names, min_size=1, max_size=4, unique=True))
     kinds = [draw(st.sampled_from(sorted(VALUES))) for _ in columns]
     fields = [f"f{number}" for number in range(len(columns))]
@@ -125,7 +125,7 @@ def quoted(name):
 
 @pytest.fixture
 def types(db):
-    """Create the types that PostgreSQL doesn't have; return those that this server has."""
+    """Create the types that PostgreSQL doesn't have; return the types that this server supports."""
     with connection.cursor() as cursor:
         cursor.execute(TYPES)
         try:
@@ -149,11 +149,11 @@ def types(db):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_any_table(types, table, channel, name, key):
-    """Its trigger can be made, and removed; each change of a row is made, and told."""
+    """For any table, the trigger can be created and removed, and each change is made and sent."""
     table, columns, kinds, update, old, new = table
     kinds = [kind if kind in types else "json" for kind in kinds]
     made = NotifyOn(channel, update=update, old=old, new=new, name=name)
-    # A model's own "constraints" have the model's name put in, as here.
+    # Django puts the model's name into the names of its "constraints", as here.
     fields = [("key", models.CharField(primary_key=True, db_column="the key", max_length=9999))]
     fields += [
         (f"f{number}", RawField(kind, null=True, db_column=column))
@@ -175,9 +175,9 @@ def test_any_table(types, table, channel, name, key):
         with connection.schema_editor(atomic=False) as editor:
             constraint.constraint_sql(model, editor)
             editor.remove_constraint(model, constraint)
-            editor.add_constraint(model, constraint)  # and deferred, once more
+            editor.add_constraint(model, constraint)  # and the deferred SQL creates it again
         with captureNotifications() as sent:
-            # Incompressible, as an index takes no key of over 2,700 bytes.
+            # Compressible, because an index refuses keys that take more than 2,700 bytes.
             cursor.execute(
                 f"INSERT INTO {quoted(table)} ({listed}) VALUES (repeat('k', {key}), {firsts})"
             )

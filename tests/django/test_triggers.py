@@ -1,4 +1,4 @@
-"""Triggers: what rows tell when they change, and how migrations install them."""
+"""Triggers: what they send when rows change, and how migrations install them."""
 
 from decimal import Decimal
 
@@ -18,7 +18,7 @@ from shop.models import Customer, Letter, Note, Order
 
 
 def test_what_an_insert_tells(db):
-    """Operation, model, key and new values."""
+    """An insert sends the operation, the model, the primary key and the new values."""
     with captureNotifications() as sent:
         order = Order.objects.create(item="tea", note='a "quoted" note é')
     (told,) = sent
@@ -32,7 +32,7 @@ def test_what_an_insert_tells(db):
 
 
 def test_what_an_update_tells(db):
-    """Which of the fields that are watched have changed, and the values that were asked for."""
+    """An update sends which watched fields have changed, and the requested values."""
     order = Order.objects.create(item="tea")
     customer = Customer.objects.create(name="Ada")
     with captureNotifications() as sent:
@@ -49,7 +49,7 @@ def test_what_an_update_tells(db):
 
 
 def test_what_a_delete_tells(db):
-    """The key, and old values."""
+    """A delete sends the primary key and the old values."""
     order = Order.objects.create(item="tea")
     key = order.pk
     with captureNotifications() as sent:
@@ -64,7 +64,7 @@ def test_what_a_delete_tells(db):
 
 
 def test_what_is_not_told(db):
-    """Updates of other fields, or of nothing."""
+    """An update of fields that aren't watched, or to the same value, isn't sent."""
     Order.objects.create(item="tea")
     with captureNotifications() as sent:
         Order.objects.update(item="coffee", amount=Decimal("1.10"))
@@ -73,7 +73,7 @@ def test_what_is_not_told(db):
 
 
 def test_whole_rows(db):
-    """Of an abstract model's heir; every column counts."""
+    """A child of an abstract model has its own trigger, which watches every column."""
     letter = Letter.objects.create(text="one")
     with captureNotifications() as sent:
         Letter.objects.update(extra="more")
@@ -86,7 +86,7 @@ def test_whole_rows(db):
 
 
 def test_too_much_to_tell(db):
-    """A row that is larger than a payload can be is told without its values."""
+    """A row that is too large for a payload is sent without its values."""
     with captureNotifications() as sent:
         letter = Letter.objects.create(text="é" * 4000)
     (told,) = sent
@@ -100,7 +100,7 @@ def test_too_much_to_tell(db):
 
 @pytest.mark.django_db(transaction=True, databases=["default", "second"])
 def test_the_second_database(calls):
-    """Its models tell there, and its channels are heard there."""
+    """A model in the second database sends its changes there, and its channel listens there."""
     with liveNotifications(using="second") as live:
         note = Note.objects.create(text="hello")
         (told,) = live.wait_for(1)
@@ -112,12 +112,12 @@ def test_the_second_database(calls):
 
 
 def test_no_migration_is_missing(db):
-    """What is declared is what was migrated."""
+    """The migrations of the project match its declarations."""
     call_command("makemigrations", "--check", "--dry-run", verbosity=0)
 
 
 def _detect(before, after):
-    """Return the operations that lead from some constraints to others."""
+    """Return the operations that change some constraints into others."""
     states = []
     for constraints in (before, after):
         state = ProjectState()
@@ -137,7 +137,7 @@ class _Graph:
 
 
 def test_makemigrations_notices_changes(db):
-    """A trigger that is added, changed or removed; and none that stays the same."""
+    """`makemigrations` notices a trigger that was added, changed or removed."""
     one = NotifyOn("a", update=["text"], name="one")
     same = NotifyOn("a", update=["text"], name="one")
     other = NotifyOn("a", update=["text"], new=["text"], name="one")
@@ -155,7 +155,7 @@ def test_makemigrations_notices_changes(db):
 
 @pytest.fixture
 def migrate(transactional_db):
-    """Yield a function that applies operations to a table, or takes them back."""
+    """Yield a function that applies operations to a table, or reverses them."""
     state = ProjectState()
 
     def migrate(*operations, forwards=True):
@@ -183,7 +183,7 @@ FIELDS = [("id", models.BigAutoField(primary_key=True)), ("text", models.TextFie
 
 
 def test_forwards_and_backwards(migrate, functions):
-    """What was added is there, and what was removed is gone, with its function."""
+    """Adding a trigger creates it, and reversing that removes it with its function."""
     before = functions()
     create = migrations.CreateModel("Thing", FIELDS)
     add = migrations.AddConstraint("thing", NotifyOn("things", name="pgnotifier_thing"))
@@ -217,7 +217,7 @@ def _told_by(statement):
 
 
 def test_a_table_that_is_dropped(migrate, functions):
-    """Its function goes with the next `migrate`; others stay."""
+    """The function of a dropped table's trigger is dropped after `migrate`; others stay."""
     before = functions()
     constraints = [NotifyOn("things", name="pgnotifier_thing")]
     create = migrations.CreateModel("Thing", FIELDS, {"constraints": constraints})
@@ -235,7 +235,7 @@ def test_a_table_that_is_dropped(migrate, functions):
 
 @pytest.mark.django_db(databases=["lite"])
 def test_other_databases():
-    """SQLite has no such triggers, and its tables are made all the same."""
+    """On SQLite, tables are created without triggers."""
     state = ProjectState()
     constraints = [NotifyOn("things", name="pgnotifier_thing")]
     create = migrations.CreateModel("Thing", FIELDS, {"constraints": constraints})
@@ -255,7 +255,7 @@ def test_other_databases():
 
 @isolate_apps("shop")
 def test_names():
-    """They are made of the channel's and the model's, and each model's is its own."""
+    """A trigger's default name begins with `pgnotifier_` and ends with the model's name."""
 
     class Named(models.Model):
         class Meta:
@@ -270,7 +270,7 @@ def test_names():
 
 @isolate_apps("shop")
 def test_a_declaration_that_is_repeated():
-    """The same one is there once; two of one channel are both there, under two names."""
+    """A repeated declaration has no effect; another one for the same channel is added."""
 
     class Twice(models.Model):
         class Meta:
@@ -284,7 +284,7 @@ def test_a_declaration_that_is_repeated():
 
 @isolate_apps("shop")
 def test_a_composite_key():
-    """It is told as an array."""
+    """A composite primary key is sent as an array."""
 
     class Pair(models.Model):
         pk = models.CompositePrimaryKey("a", "b")
@@ -299,7 +299,7 @@ def test_a_composite_key():
 
 
 def test_what_can_not_be():
-    """It is told where it is declared."""
+    """Invalid arguments raise an error at the declaration."""
     with pytest.raises(ValueError, match="'x': at least one of insert, update and delete"):
         NotifyOn("x", insert=False, update=False, delete=False)
     with pytest.raises(TypeError, match="a list of names, not 'status'"):
@@ -307,7 +307,7 @@ def test_what_can_not_be():
 
 
 def test_a_channel_with_quotes(db):
-    """Names go into SQL as they are."""
+    """Names of channels and triggers may contain quotes."""
     made = NotifyOn("it's", name='a "b"')
     with connection.schema_editor(atomic=False) as editor:
         sql = made.create_sql(Customer, editor)
@@ -319,7 +319,7 @@ def test_a_channel_with_quotes(db):
 
 
 def test_full_clean(db):
-    """It constrains no row."""
+    """The trigger, although it is a constraint, accepts every row when it is validated."""
     Order(item="tea", status="new", note="x", customer=Customer.objects.create(name="Ada")).clean()
     Letter(text="x", extra="y").full_clean()
     assert apps.get_model("shop.letter") is Letter

@@ -1,4 +1,4 @@
-"""What the unit tests share: deliverers that end."""
+"""Fixtures that the unit tests share."""
 
 from time import monotonic
 
@@ -11,14 +11,14 @@ from pgnotifier.payload import decode
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-    """Use short pauses between tries."""
+    """Use short pauses between attempts."""
     monkeypatch.setattr(Backoff, "FIRST", 0.001)
     monkeypatch.setattr(Backoff, "LAST", 0.01)
 
 
 @pytest.fixture
 def make_deliverer(eventually):
-    """Yield a maker of deliverers, which are stopped afterwards and must end."""
+    """Yield a function that makes deliverers; after the test they are stopped and must end."""
     made = []
 
     def deliverer(dispatcher, *, size=1000, overflow="block", decode=decode, on_room=lambda: None):

@@ -1,4 +1,4 @@
-"""What the tests of deliverers share: a dispatcher, a gate, and how to fill a buffer."""
+"""Helpers for the tests of deliverers: a dispatcher, a gate, and functions to fill a buffer."""
 
 import threading
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ PROVEN = Moment(0.0, NOW)
 
 
 class Fake(Dispatcher):
-    """Takes batches down; `behave`, if given, is called with each one first."""
+    """Records batches, and calls `behave`, if given, with each one before delivering it."""
 
     def __init__(self, behave=None):
         self.batches = []
@@ -43,7 +43,7 @@ def put(deliverer, bindings, *numbers, channel="a", proven_at=PROVEN):
 
 
 class Gate:
-    """A callback or decoder that waits at its first call until it is opened."""
+    """A callback or decoder that blocks at its first call until it is opened."""
 
     def __init__(self):
         self.reached = threading.Event()

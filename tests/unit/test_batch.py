@@ -1,4 +1,4 @@
-"""Batches: what is acknowledged, what is left, and what becomes of the rest."""
+"""Batches: what is acknowledged, what is left, and what happens to the rest."""
 
 import threading
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def make(count, passed_on=None):
-    """Return a batch of so many deliveries."""
+    """Return a batch with that many deliveries."""
     binding = SimpleNamespace(
         live=True, successor=None if passed_on is None else 1, passed_on=passed_on
     )
@@ -27,7 +27,7 @@ def payloads(deliveries):
 
 
 def test_it_is_a_sequence_that_does_not_change():
-    """Whatever is acknowledged, it holds the same deliveries."""
+    """A batch is a sequence of the same deliveries, whatever is acknowledged."""
     batch = make(4)
     before = list(batch)
     batch.done(2)
@@ -43,7 +43,7 @@ def test_it_is_a_sequence_that_does_not_change():
 
 
 def test_done():
-    """A prefix is acknowledged; `rest` returns what follows, or the first of it."""
+    """`done` acknowledges the first deliveries; `rest` returns those that follow."""
     batch = make(5)
     batch.done(0)
     assert payloads(batch.rest()) == [0, 1, 2, 3, 4]
@@ -57,7 +57,7 @@ def test_done():
 
 @pytest.mark.parametrize("count", [-1, 3, 1.5])
 def test_more_than_is_left(count):
-    """It is refused, and nothing is acknowledged."""
+    """An invalid count is refused, and nothing is acknowledged."""
     batch = make(4)
     batch.done(2)
     with pytest.raises(BatchError, match=rf"done\({count}\): 2 of 4 deliveries are left"):
@@ -66,7 +66,7 @@ def test_more_than_is_left(count):
 
 
 def test_leaving():
-    """What is left is what was named, in that order, which may be something else."""
+    """`leave` sets which deliveries are left, in which order; they may be from elsewhere."""
     batch, other = make(4), make(1)
     batch.done(1)
     batch.leave([other[0], *batch.rest()[1:]])
@@ -78,7 +78,7 @@ def test_leaving():
 
 
 def test_one_by_one():
-    """Each is acknowledged when the next one is asked for; the one in hand waits no longer."""
+    """A delivery is acknowledged when the next one is asked for; the current one isn't waiting."""
     batch = make(3)
     found = [(len(batch.rest()), batch.waiting) for _ in batch.one_by_one()]
     assert found == [(3, 2), (2, 1), (1, 0)]
@@ -87,7 +87,7 @@ def test_one_by_one():
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_an_exception_leaves_the_one_in_hand(at):
-    """And what comes after it."""
+    """An exception in the loop leaves the current delivery and those after it."""
     batch = make(3)
     with pytest.raises(ConnectionError):
         for one in batch.one_by_one():
@@ -97,7 +97,7 @@ def test_an_exception_leaves_the_one_in_hand(at):
 
 
 def test_a_break_leaves_the_one_in_hand():
-    """The loop may be begun anew."""
+    """After a break, a new loop begins with the delivery at which the first one ended."""
     batch = make(3)
     for one in batch.one_by_one():
         if one.notification.payload == 1:
@@ -106,7 +106,7 @@ def test_a_break_leaves_the_one_in_hand():
 
 
 def test_leaving_amid_one_by_one():
-    """What is left then stays as it was named, and the loop ends."""
+    """`leave` within the loop ends it, and what is left is what was given."""
     batch, other = make(3), make(1)
     for one in batch.one_by_one():
         assert one is batch[0]
@@ -115,7 +115,7 @@ def test_leaving_amid_one_by_one():
 
 
 def test_a_loop_that_is_kept():
-    """The one in hand is left, though an exception keeps the loop from being closed."""
+    """The current delivery is left, even if the loop's generator is never closed."""
     batch = make(3)
     kept = batch.one_by_one()
     next(kept)
@@ -124,7 +124,7 @@ def test_a_loop_that_is_kept():
 
 
 def test_what_is_not_live_is_passed_on():
-    """It isn't yielded, though it was live when the loop began."""
+    """A delivery that ends during the loop isn't yielded, but passed on to its successor."""
     passed_on = []
     batch = make(3, passed_on)
     for _ in batch.one_by_one():
@@ -134,7 +134,7 @@ def test_what_is_not_live_is_passed_on():
 
 
 def test_cancelled():
-    """There is nothing more to deliver; to acknowledge what is under way does no harm."""
+    """A cancelled batch has nothing left, and acknowledging a delivery has no effect."""
     batch = make(5)
     assert not batch.is_cancelled
     assert [one.notification.payload for one in batch.one_by_one() if not batch.cancel()] == [0]
@@ -148,7 +148,7 @@ def test_cancelled():
 
 @pytest.mark.usefixtures("short_pauses")
 def test_returning_too_early(make_deliverer, eventually, caplog):
-    """What wasn't acknowledged is tried again, and the log says how much that was."""
+    """What `dispatch` left unacknowledged is tried again, and the log says how much that was."""
 
     class Hasty(Fake):
         def dispatch(self, batch):
@@ -168,7 +168,7 @@ def test_returning_too_early(make_deliverer, eventually, caplog):
 
 @pytest.mark.usefixtures("short_pauses")
 def test_done_out_of_order(make_deliverer, eventually):
-    """What was left is tried again, and nothing else; each counts once as delivered."""
+    """Only the deliveries that are left are tried again, and each one counts once."""
 
     class Two(Fake):
         def dispatch(self, batch):
@@ -187,7 +187,7 @@ def test_done_out_of_order(make_deliverer, eventually):
 
 
 def test_stopping_amid_a_batch(make_deliverer, eventually):
-    """The dispatcher sees that it is cancelled; nothing is tried again though it raises."""
+    """On `stop` the batch is cancelled, and its dispatcher isn't called again if it raises."""
     seen = []
 
     class Stuck(Fake):
@@ -211,7 +211,7 @@ def test_stopping_amid_a_batch(make_deliverer, eventually):
 
 
 def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually):
-    """What is delivered in the place of a deliverer that has ended is given up, too."""
+    """On `stop`, deliveries for another dispatcher that has ended are given up as well."""
     gate, inline, full = Gate(), InlineDispatcher(), ThreadDispatcher(1, max_pending=1)
     deliverer = make_deliverer(inline)
     release = threading.Event()
@@ -235,7 +235,7 @@ def test_stopping_while_another_dispatcher_is_helped(make_deliverer, eventually)
 
 
 def bind_to(dispatcher, fn):
-    """Return a binding whose target is what the dispatcher makes of it."""
+    """Return a binding with the target that the dispatcher makes."""
     binding = bind(dispatcher, fn)
     binding.target = dispatcher.bind(binding.subscription)
     return binding

@@ -1,4 +1,4 @@
-"""The inline dispatcher: what it calls, what it survives, what it refuses."""
+"""The inline dispatcher: what it calls, which errors it catches, and what it refuses."""
 
 import functools
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from pgnotifier.dispatch import Binding
 
 
 class Async:
-    """An object that is called as a coroutine function."""
+    """An object that is called like a coroutine function."""
 
     async def __call__(self, id, channel, payload, pid):
         """Do nothing."""
@@ -31,13 +31,13 @@ class Async:
 
 
 class Task:
-    """What a Celery task looks like."""
+    """An object that looks like a Celery task."""
 
     def apply_async(self):
         """Enqueue."""
 
     def __call__(self, *_):
-        """Run here."""
+        """Run in this process."""
 
 
 async def coroutine(id, channel, payload, pid):
@@ -83,7 +83,7 @@ def test_calls_in_order():
     [ValueError("no"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()],
 )
 def test_raising_callbacks(error):
-    """Whatever a callback raises is reported with its subscription; the others are called."""
+    """Any exception of a callback is reported with its subscription; the others are called."""
     calls, reports = [], []
 
     def fail(*_):
@@ -99,7 +99,7 @@ def test_raising_callbacks(error):
 
 
 def test_ended_bindings_are_passed_over():
-    """A delivery whose subscription was removed, even by a callback before it, is left out."""
+    """A delivery is skipped if its subscription was removed, even by an earlier callback."""
     calls, reports = [], []
     batch = deliveries(
         lambda *_: setattr(last.binding, "live", False), calls.append, reports=reports
@@ -110,7 +110,7 @@ def test_ended_bindings_are_passed_over():
 
 
 def test_a_batch_that_is_cancelled():
-    """`stop()` may give up the rest of the batch at any moment."""
+    """When a batch is cancelled, the rest of it isn't delivered."""
     calls, reports = [], []
     batch = deliveries(lambda *_: batch.cancel(), lambda *_: calls.append(1), reports=reports)
     InlineDispatcher().dispatch(batch)
@@ -129,20 +129,20 @@ def test_a_batch_that_is_cancelled():
     ],
 )
 def test_functions_that_would_do_nothing(fn):
-    """Coroutine and generator functions, whose body a mere call doesn't run, are refused."""
+    """Coroutine and generator functions are refused: calling them doesn't run their body."""
     with pytest.raises(DispatcherMismatchError) as caught:
         bound(fn)
     assert isinstance(caught.value, TypeError)
 
 
 def test_tasks_are_refused():
-    """What has `apply_async` would run in the listener, and is refused with a hint."""
+    """An object with `apply_async` is refused with a hint at the Celery dispatcher."""
     with pytest.raises(DispatcherMismatchError, match="dispatcher=CeleryDispatcher"):
         bound(Task())
 
 
 def test_options_are_refused():
-    """Options are for queues; the refusal names them."""
+    """Options are refused by name, because only queues take them."""
     with pytest.raises(UnknownOptionError, match="'queue', 'countdown'"):
         bound(print, queue="low", countdown=1)
 
@@ -161,12 +161,12 @@ def test_options_are_refused():
     ],
 )
 def test_callables(fn):
-    """Any other callable is taken as it is: builtins, methods, classes, partials, mocks."""
+    """Any other callable is accepted: builtins, methods, classes, partials and mocks."""
     assert bound(fn) is fn
 
 
 def test_a_dispatcher_of_ones_own():
-    """`bind` and `dispatch` are enough, and both are needed."""
+    """A custom dispatcher has to define `bind` and `dispatch`, and nothing else."""
 
     class Mine(Dispatcher):
         def bind(self, subscription):

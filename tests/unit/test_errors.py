@@ -1,4 +1,4 @@
-"""Errors: the tree in the docstring is the tree of the code."""
+"""Errors: the tree in the module's docstring matches the code."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ TREE = dict(re.findall(r"[├└]── (\w+) +\((\w+)\) +\S", errors.__doc__))
 
 
 def find_exceptions():
-    """Return the bases of each exception that users meet, by name."""
+    """Return the bases of each public exception, by name."""
     found = {"PgNotifierError": []}
     bases = {}
     for path in PACKAGE.rglob("*.py"):
@@ -29,11 +29,11 @@ def find_exceptions():
 
 
 def test_the_tree_is_whole():
-    """It has every exception, those of integrations as well, and no other."""
+    """The tree has every public exception, including those of integrations, and no others."""
     assert TREE.keys() == find_exceptions().keys()
 
 
 def test_the_tree_names_the_bases():
-    """What can be caught without an import from here."""
+    """The tree names a base of each exception."""
     found = find_exceptions()
     assert {name: base for name, base in TREE.items() if base not in found[name]} == {}

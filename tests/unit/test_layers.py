@@ -1,4 +1,4 @@
-"""The tree is the route: imports run downwards only, there is no cycle, and private is private."""
+"""The package has layers: imports go downwards only, and there are no cycles."""
 
 import ast
 import re
@@ -36,11 +36,11 @@ LAYERS = (
     "demo",
     "__main__",
 )
-"""From the lowest to the highest. A module imports from its own layer and from lower ones."""
+"""The layers, lowest first. A module imports from its own layer and from lower ones."""
 LAZY = {("pgnotifier.cli.command", "pgnotifier.demo")}
-"""Commands that import what they run only once they are called."""
+"""Imports of commands that are executed only when the command is called."""
 PUBLIC = ("pgnotifier", "pgnotifier.dispatchers", "pgnotifier.testing", "pgnotifier.contrib")
-"""What users import from; with `payload` and `errors`, whose functions and classes have docs."""
+"""What users import from, along with `payload` and `errors`, which have documented names."""
 
 
 def name_of(path):
@@ -52,7 +52,7 @@ MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(tree):
-    """Yield what a module imports of ours, for types only as well, as names of modules."""
+    """Yield the names of the package's modules that a module imports, including for types only."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             for alias in node.names:
@@ -74,13 +74,13 @@ def layer(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_import_runs_upwards(module):
-    """Not even for a type."""
+    """A module doesn't import from a higher layer, not even for a type."""
     above = {one for one in IMPORTS[module] if layer(one) > layer(module)}
     assert {one for one in above if (module, one.rpartition(".")[0]) not in LAZY} == set()
 
 
 def test_there_is_no_cycle():
-    """Whoever reads a module needs to know those below it, and no others."""
+    """The imports have no cycle."""
     try:
         TopologicalSorter(IMPORTS).prepare()
     except CycleError as exc:
@@ -102,13 +102,13 @@ def is_public(module):
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_users_import_what_is_public(path):
-    """In all that we show them."""
+    """The documentation and the examples import from public modules only."""
     shown = re.findall(r"^\s*(?:from|import) (pgnotifier[\w.]*)", path.read_text(), re.MULTILINE)
     assert [module for module in shown if not is_public(module)] == []
 
 
 def test_what_is_private_says_so():
-    """All modules of the core but the public ones are in packages with an underscore."""
+    """Each module and package of the core belongs to a layer."""
     flat = {path.stem for path in PACKAGE.glob("*.py")}
     assert flat <= set(LAYERS)
     assert {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"} <= set(

@@ -1,4 +1,4 @@
-"""Each module of the core has its test file: the tree of tests mirrors that of the package."""
+"""Each module of the core has its test file: the tree of tests mirrors the package's."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ ELSEWHERE = {
     "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
     "gathering.py": "unit/delivery/test_batching.py",
 }
-"""The modules that tests of another name cover."""
+"""The modules that a test file with another name covers."""
 
 
 def core_modules():
@@ -56,14 +56,14 @@ def core_modules():
 
 
 def mirror(module):
-    """Return where the test file of a module belongs: `_a/b.py` has `unit/a/test_b.py`."""
+    """Return where the test file of a module belongs: for `_a/b.py` it is `unit/a/test_b.py`."""
     *folders, name = module.parts
     return "/".join(["unit", *(folder.lstrip("_") for folder in folders), f"test_{name}"])
 
 
 @pytest.mark.parametrize("module", [*core_modules()], ids=str)
 def test_each_module_has_its_tests(module):
-    """Under the same name, or else in a file that is listed, and never both."""
+    """A module has a test file of its name or one that is listed, but not both."""
     mirrored = (TESTS / mirror(module)).exists()
     listed = ELSEWHERE.get(module.as_posix())
     assert mirrored is (listed is None), f"{mirror(module)} exists: {mirrored}; listed: {listed}"
@@ -71,5 +71,5 @@ def test_each_module_has_its_tests(module):
 
 
 def test_what_is_listed_exists():
-    """No module is listed that is gone."""
+    """Each listed module exists."""
     assert set(ELSEWHERE) <= {module.as_posix() for module in core_modules()}

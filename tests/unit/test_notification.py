@@ -14,7 +14,7 @@ AT = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
 
 def test_notification():
-    """A notification is frozen, equal to one of the same content, and tells it in its repr."""
+    """A notification is frozen, equals one with the same content, and its repr shows it."""
     one = Notification("a", {"n": 1}, '{"n": 1}', 7, AT)
     assert one == Notification("a", {"n": 1}, '{"n": 1}', 7, AT)
     assert one != Notification("b", {"n": 1}, '{"n": 1}', 7, AT)
@@ -31,7 +31,7 @@ def test_notification():
 
 
 def test_arrival():
-    """One that keeps its bytes can't be told from one that was made of their text."""
+    """An `Arrival`, which keeps its bytes, behaves like a `Notification` made from their text."""
     one = Arrival("a", [1], b"[1, '\xff']", 7, AT, 2)
     same = Notification("a", [1], "[1, '\udcff']", 7, AT, 2)
     assert one.raw == same.raw

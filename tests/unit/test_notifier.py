@@ -1,4 +1,4 @@
-"""What a notifier refuses at the call that causes it, and does without any server."""
+"""What a notifier refuses at the call that causes it, and what it does without a server."""
 
 import inspect
 
@@ -31,12 +31,12 @@ def no_server(monkeypatch):
 
 @pytest.fixture
 def offline():
-    """Return a notifier of a server that isn't there."""
+    """Return a notifier for a server that doesn't exist."""
     return Notifier({"host": "nowhere.invalid", "port": 1})
 
 
 class Queue(Dispatcher):
-    """A dispatcher to a queue that takes the option `queue` and keeps a list of its calls."""
+    """A dispatcher to a queue that takes the option `queue` and records its calls."""
 
     starts_listener = False
 
@@ -44,27 +44,27 @@ class Queue(Dispatcher):
         self.calls = []
 
     def attach(self, notifier):
-        """Note the notifier."""
+        """Record the notifier."""
         self.calls.append(("attach", notifier))
 
     def bind(self, subscription):
-        """Note the subscription."""
+        """Record the subscription."""
         if set(subscription.options) - {"queue"}:
             raise UnknownOptionError("no such option")
         self.calls.append(("bind", subscription.id, dict(subscription.options)))
         return subscription.fn
 
     def unbind(self, subscription):
-        """Note the subscription."""
+        """Record the subscription."""
         self.calls.append(("unbind", subscription.id))
 
     def dispatch(self, batch):
-        """Deliver to nobody."""
+        """Acknowledge the batch without delivering it."""
         batch.done(len(batch))
 
 
 def test_signatures():
-    """The names, the order and the defaults of the arguments are those that were promised."""
+    """The methods have the documented argument names, order and defaults."""
     wanted = {
         "add_channels": "(self, channels, autorun=True)",
         "add_channel": "(self, channel, autorun=True)",
@@ -91,7 +91,7 @@ def test_signatures():
 
 
 def test_making_does_not_connect(offline):
-    """A notifier is made, asked and filled without a connection, unless it is told to run."""
+    """A notifier doesn't connect when it is made, queried or changed with `autorun=False`."""
     offline.add_channels(["a", "b"], autorun=False)
     offline.add_channel("c", autorun=False)
     offline.subscribe(1, "d", print, autorun=False)
@@ -131,7 +131,7 @@ def test_bad_channel_names(offline, name):
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ["a"], ("a",), {"a"}])
 def test_channels_that_are_no_str(offline, name):
-    """What takes one channel takes a str, and nothing that holds one."""
+    """A method that takes one channel refuses anything but a str, even a list of str."""
     for call in (
         lambda: offline.add_channel(name),
         lambda: offline.remove_channel(name),
@@ -161,7 +161,7 @@ def test_bad_ids_and_callbacks(offline):
 
 
 def test_refused_by_the_dispatcher(offline):
-    """What the dispatcher refuses isn't registered, and leaves what was there before."""
+    """A subscription that its dispatcher refuses isn't registered and changes nothing."""
 
     async def coroutine(*_):
         """Do nothing."""
@@ -195,25 +195,25 @@ def test_refused_by_the_dispatcher(offline):
     ],
 )
 def test_bad_settings(settings, error):
-    """A setting that can't work is refused when the notifier is made, by name."""
+    """An invalid setting is refused by name when the notifier is made."""
     with pytest.raises(error, match=next(iter(settings))):
         Notifier({}, **settings)
 
 
 def test_settings_are_keywords():
-    """Beyond the connection everything is named."""
+    """Settings other than the connection are keyword-only."""
     with pytest.raises(TypeError):
         Notifier({}, InlineDispatcher())
 
 
 def test_a_dispatcher_class_for_a_subscription(offline):
-    """A dispatcher given to a subscription is an instance, too."""
+    """A subscription's dispatcher has to be an instance, not a class."""
     with pytest.raises(ArgumentTypeError, match="an instance of"):
         offline.subscribe(1, "a", print, dispatcher=InlineDispatcher)
 
 
 def test_queues_do_not_start_it():
-    """With a dispatcher to a queue, `autorun=True` starts nothing that isn't running."""
+    """With a dispatcher to a queue, `autorun=True` doesn't start the listener."""
     notifier = Notifier({"host": "nowhere.invalid"}, dispatcher=Queue())
     notifier.subscribe(1, "a", print)
     notifier.add_channels(["b"])
@@ -228,7 +228,7 @@ def test_queues_do_not_start_it():
 
 
 def test_what_a_dispatcher_is_told():
-    """A dispatcher learns of its notifier once, and of every subscription that comes or goes."""
+    """A dispatcher is attached once, and called for each subscription added or removed."""
     queue, other = Queue(), Queue()
     notifier = Notifier({}, dispatcher=queue, autorun=False)
     notifier.subscribe(1, "a", print, queue="low")
@@ -250,7 +250,7 @@ def test_what_a_dispatcher_is_told():
 
 
 def test_on_returns_the_function(offline):
-    """The decorator leaves the function as it is, and names it by module and qualname."""
+    """The decorator returns the function itself; its default id is module and qualname."""
 
     @offline.on(["a", "b"], autorun=False)
     def callback(id, channel, payload, pid):
@@ -264,7 +264,7 @@ def test_on_returns_the_function(offline):
 
 
 def test_errors_descend_from_ours():
-    """Every error is a PgNotifierError, so that one `except` suffices."""
+    """Every error is a PgNotifierError, so that one `except` is enough."""
     found = [
         one
         for one in vars(pgnotifier.errors).values()

@@ -1,4 +1,4 @@
-"""Decoding and encoding, from plain examples to whatever hypothesis thinks of."""
+"""Decoding and encoding, from plain examples to values that hypothesis generates."""
 
 import ast
 import contextlib
@@ -31,7 +31,7 @@ BIG = 10**4300 - 1
 
 
 def decode(text):
-    """Decode, and fail if that warned: were warnings errors, `decode` would catch them."""
+    """Decode a text; fail if that warns, because `decode` would catch warnings that are errors."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         value = payload.decode(text)
@@ -42,7 +42,7 @@ def decode(text):
 
 
 def typed(value):
-    """Make two values equal only if their types are, too, and the signs of their zeros."""
+    """Return a value that is equal only if types and signs of zeros are equal, too."""
     match value:
         case float() | Decimal():
             return type(value), repr(value)
@@ -57,7 +57,7 @@ def typed(value):
 
 
 def name(value):
-    """Name a test's parameter briefly; some can't be printed."""
+    """Return a short id for a parameter; some can't be printed."""
     return ascii(value[:30]) if isinstance(value, str) else type(value).__name__
 
 
@@ -86,7 +86,7 @@ def name(value):
         # JSON that msgspec refuses
         *((r'["\ud800", null]', ["\ud800", None]), ('["caf\udce9", true]', ["caf\udce9", True])),
         (f"[-{BIG}, {BIG}]", [-BIG, BIG]),
-        # Nested as deep as it may be, or looking deeper than it is
+        # As deeply nested as is allowed, or looking deeper than it is
         ("[" * 200 + "]" * 200, json.loads("[" * 200 + "]" * 200)),
         (json.dumps([{'"[': ["\\", None]}] * 300), [{'"[': ["\\", None]}] * 300),
         ("(" * 50 + ")" * 50, ()),
@@ -102,7 +102,7 @@ def name(value):
     ids=name,
 )
 def test_a_value_arrives_as_what_its_text_looks_like(text, value):
-    """JSON comes first, then a Python literal."""
+    """A text is decoded as JSON if possible, or else as a Python literal."""
     assert typed(decode(text)) == typed(value)
 
 
@@ -123,18 +123,18 @@ def test_a_value_arrives_as_what_its_text_looks_like(text, value):
             "1 if 2 else 3",
         ),
         *("{[]}", "{**{1: 2}}", "[1][0]", "set([1])", "(1 2)", "#", "'a' b'b'", "[True, true]"),
-        # What the compiler would warn of, or can't read
+        # Texts that the compiler would warn of, or can't read
         *(r'"\d"', r"'\400'", r"b'\u0041'", "0x1for x", "1if 2else 3", "1jif 2else 3"),
         *("\ufeff1", "1\x00", "'\x00'", "'\ud800'", "b'\xe9'", r"'\N{NO SUCH NAME}'"),
         *("1" * 4301, "[" + "1" * 4301 + "]", "(" * 51 + "1," + ")" * 51),
-        # Numbers that would fill the memory of whoever makes an int of them
+        # Numbers that would fill the memory if they were converted to an int
         *("1e8001", "-1E+999999999", "[1e-99999999999999999999]", f"[{'1.5,' * 200}1e9000]"),
         *("0x" + "f" * 3572, "0o" + "7" * 4762, "0b" + "1" * 14285),
     ],
     ids=name,
 )
 def test_what_looks_like_no_value_is_text(text):
-    """The text arrives untouched, blanks included."""
+    """A text that isn't a value is returned unchanged, including its blanks."""
     assert decode(text) == text
 
 
@@ -150,9 +150,9 @@ HOSTILE = [
 
 
 def test_hostile_text_is_decoded_in_linear_time():
-    """What no parser likes neither raises nor warns, nor holds up what comes behind it."""
+    """A text that is hard to parse doesn't raise, warn or take long."""
     for text in HOSTILE:
-        start = time.thread_time()  # the time that other processes take doesn't count
+        start = time.thread_time()  # not counting other processes
         decode(text)
         assert time.thread_time() - start < 1, text[:20]
 
@@ -171,7 +171,7 @@ sys.exit(len(decoded) != 4 * len(texts))
 
 
 def test_hostile_text_does_not_overflow_a_small_stack():
-    """A thread with half of macOS's stack lives through every depth of nesting."""
+    """Any depth of nesting can be decoded in a thread with half of macOS's stack."""
     texts = list(HOSTILE)
     for depth in (40, 50, 60, 150, 200, 250, 600, 1300):
         for opening, closing in ("[]", "()", ("{1:", "}"), ('{"a":', "}"), ("-(", ")")):
@@ -182,7 +182,7 @@ def test_hostile_text_does_not_overflow_a_small_stack():
 
 
 def test_many_threads_decode_at_once():
-    """No thread sees another's text, or changes the warnings of the process."""
+    """Threads that decode at once don't mix up texts, and don't change the warning filters."""
     wrong = []
 
     def work(number):
@@ -201,7 +201,7 @@ def test_many_threads_decode_at_once():
 
 
 def test_threads_that_disturb_each_other(monkeypatch):
-    """A parser that fails because another thread parses, too, is asked again."""
+    """If the parser fails because another thread is parsing, it is called again."""
     failures, literal_eval = [SystemError("recursion depth mismatch")] * 3, ast.literal_eval
 
     def disturbed(text):
@@ -248,14 +248,14 @@ KNOT.append(KNOT)
         *((..., "..."), ([..., INF, 0.1], "[...,1.e999,0.1]")),
         *(({1: ...}, "{1:...}"), ({(1, "x"): b"\0"}, r"{(1,'x'):b'\x00'}")),
         *(("\ud800", r"'\ud800'"), (["'\ud83d\ude00"], r"['\'\ud83d\ude00']")),
-        # Subclasses go as what they extend.
+        # Subclasses are sent as their base class.
         *((OrderedDict(a=1), '{"a":1}'), (defaultdict(list, {1: []}), "{1:[]}")),
         *((Level.HIGH, "2"), ([Color.RED], '["red"]'), (Color.RED, "red"), (Point(1, 2), "(1,2)")),
     ],
     ids=name,
 )
 def test_a_value_is_sent_as(value, text):
-    """Text goes as it is, then comes JSON, then a Python literal; each as short as can be."""
+    """A text is sent as it is, other values as JSON or else as a Python literal, in short form."""
     assert encode(value) == text
     assert decode(text) == value
 
@@ -284,7 +284,7 @@ def test_a_value_is_sent_as(value, text):
     ids=name,
 )
 def test_what_no_payload_carries_is_refused(value, words):
-    """The message says what and where, and holds no more of the value than that."""
+    """The error says what can't be sent and where it is, and is short."""
     with pytest.raises(PayloadEncodingError) as caught:
         encode(value)
     assert words in str(caught.value)
@@ -313,7 +313,7 @@ ODD = timezone(timedelta(seconds=30))
         (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
         *((Mood.GOOD, "good"), (Mood.BOTH, "('good',1)"), ([Mood.NESTED], '[["2026-01-02"]]')),
         (Item(1, Item(2, AT.date())), '{"id":1,"due":{"id":2,"due":"2026-01-02"}}'),
-        # Within what goes as a literal, and as keys
+        # Within literals, and as keys
         (({"at": AT.date()}, Item(1, {2})), "({'at':'2026-01-02'},{'id':1,'due':{2}})"),
         *(({AT.date(): 1}, '{"2026-01-02":1}'), ({Mood.BOTH: 1}, "{('good',1):1}")),
         *(({UUID(int=5): {Mood.GOOD}}, "{'00000000-0000-0000-0000-000000000005':{'good'}}"),),
@@ -321,7 +321,7 @@ ODD = timezone(timedelta(seconds=30))
     ids=name,
 )
 def test_what_no_payload_has_a_type_for_is_sent_as(value, text):
-    """The text arrives, or what is in it: a str, or the value of an Enum, or a dict."""
+    """A value of a type that payloads don't have is sent as a str, dict or Enum value."""
     assert encode(value) == text
 
 
@@ -330,10 +330,10 @@ class Money:  # noqa: D101
 
 
 class MoneyEncoder(json.JSONEncoder):
-    """Knows money, and writes dates in its own way."""
+    """Encodes Money, and dates in its own way."""
 
     def default(self, o):
-        """Return what is written."""
+        """Return the value to encode instead."""
         if isinstance(o, Money):
             return {"euros": Decimal(5)}
         return str(o) if isinstance(o, date) else super().default(o)
@@ -343,7 +343,7 @@ class MoneyEncoder(json.JSONEncoder):
     "encoder", [MoneyEncoder, MoneyEncoder().default, lambda o: MoneyEncoder().default(o)]
 )
 def test_an_encoder_of_ones_own_comes_first(encoder):
-    """It is asked for what neither JSON nor a literal has a type for, then the built-in ways."""
+    """A custom encoder is called for other types before the built-in conversions."""
     value = {"price": Money(), "at": AT, "id": UUID(int=5), "both": (Money(),)}
     assert decode(encode(value, encoder)) == {
         "price": {"euros": "5"},
@@ -362,20 +362,20 @@ def test_an_encoder_of_ones_own_comes_first(encoder):
 
 @pytest.mark.parametrize("encoder", [lambda o: o, lambda o: [o], lambda o: {"more": (o,)}])
 def test_an_encoder_that_comes_to_no_end(encoder):
-    """It is refused, rather than asked for ever."""
+    """An encoder that always returns new objects is refused rather than called forever."""
     with pytest.raises(PayloadEncodingError, match=r"needs over 10 substitutions|nested too deep"):
         encode(Money(), encoder)
 
 
 def test_what_an_encoder_raises_is_its_own():
-    """A fault of it is not taken for a refusal."""
+    """An exception of an encoder is raised as it is."""
     with pytest.raises(ZeroDivisionError):
         encode(Money(), lambda _: 1 / 0)
 
 
 @pytest.mark.parametrize("encoder", ["str", 1, MoneyEncoder()])
 def test_what_can_be_no_encoder(encoder):
-    """The mistake is named, rather than found with the first odd value."""
+    """An invalid encoder is refused at once, even if it isn't needed for the value."""
     with pytest.raises(
         ArgumentTypeError, match=r"encoder must be a subclass of json\.JSONEncoder, or a"
     ):
@@ -386,7 +386,7 @@ def test_what_can_be_no_encoder(encoder):
     "value", [AT, [Decimal("1.5")], Decimal(3), Mood.GOOD, Item(1, 1), UUID(int=1)]
 )
 def test_encode_exactly_puts_nothing_in_place_of_a_value(value):
-    """An id that would be another one in a worker is refused."""
+    """`encode_exactly` refuses values that would arrive as another type."""
     with pytest.raises(PayloadEncodingError):
         encode_exactly(value)
 
@@ -412,7 +412,7 @@ def test_encode_exactly_puts_nothing_in_place_of_a_value(value):
     ids=name,
 )
 def test_what_json_changes_is_not_exact_json(value):
-    """Exact is what any JSON encoder and decoder hand back, type and all."""
+    """`exact_json` is False for a value that JSON encoders and decoders would change."""
     assert not exact_json(value)
 
 
@@ -421,7 +421,7 @@ def test_what_json_changes_is_not_exact_json(value):
 any_text = st.text(st.characters())  # lone surrogates included
 ints = st.integers() | st.sampled_from([BIG, -BIG, 2**64, -(2**63)])
 finite = st.floats(allow_nan=False, allow_infinity=False)
-# Only the sign of a zero may be lost, which a set's repr would show.
+# A zero may lose its sign, which a set's repr would show.
 no_zero = st.complex_numbers(allow_nan=False).filter(lambda number: number.real and number.imag)
 finite_complex = no_zero.filter(lambda number: math.isfinite(abs(number.real) + abs(number.imag)))
 
@@ -446,7 +446,7 @@ def literals(leaves):
 @settings(deadline=None)
 @given(json_values, st.booleans())
 def test_every_json_value_round_trips(value, ascii_only):
-    """What the standard library writes is read as the standard library reads it."""
+    """A text that the standard library writes is decoded as the standard library does."""
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert typed(decode(text)) == typed(json.loads(text))
 
@@ -468,7 +468,7 @@ numbers = st.builds(
     st.sampled_from(["", ", 1.5" * 300, ", 1.50" * 300]),
 )
 def test_every_number_keeps_its_digits(found, more):
-    """One with a fraction or an exponent is a float if that shows the same digits, or a Decimal."""
+    """A number with a fraction or exponent is a float if that keeps its digits, else a Decimal."""
     text = f"[0{''.join(f', {number}' for number in found)}{more}]"
     exact = json.loads(text, parse_float=Decimal)
     for number, arrived in zip(exact, decode(text), strict=True):
@@ -490,14 +490,14 @@ def test_every_number_keeps_its_digits(found, more):
 @settings(deadline=None)
 @given(literals(repr_leaves))
 def test_every_literal_round_trips_through_repr(value):
-    """What `repr()` shows of builtin values is what arrives."""
+    """The `repr()` of builtin values is decoded to the same values."""
     assert typed(decode(repr(value))) == typed(value)
 
 
 @settings(deadline=None)
 @given(literals(odd_leaves) | json_values)
 def test_every_value_round_trips_through_encode(value):
-    """What was sent is what arrives, in a text that PostgreSQL can hold."""
+    """A value arrives as it was sent, in a text without NUL characters."""
     text = encode(value)
     assert typed(decode(text)) == typed(value)
     assert b"\0" not in text.encode()
@@ -510,7 +510,7 @@ tokens = st.sampled_from([*"()[]{},:+-#.'\"\\ \n\r\f01_ej", *words])
 @settings(deadline=None, max_examples=500)
 @given(any_text | st.lists(tokens).map("".join))
 def test_no_text_raises_or_warns_and_text_survives_encode(text):
-    """Whatever arrives is decoded, and every text can be sent as text."""
+    """Any text can be decoded, and any text can be sent as text."""
     assert typed(payload.decode(text)) == typed(decode(text))  # whatever the filters
     sent = encode(text)
     assert decode(sent) == text

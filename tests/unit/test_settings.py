@@ -1,4 +1,4 @@
-"""The table of settings: what values each takes, and what errors say."""
+"""The table of settings: which values each setting takes, and what its errors say."""
 
 import pytest
 
@@ -38,7 +38,7 @@ from pgnotifier.settings import SETTINGS, Setting, check_settings
     ],
 )
 def test_what_cannot_be(name, value, error, says):
-    """The error names the setting, what it has to be, and the value."""
+    """An error names the setting, the values that it takes, and the value given."""
     with pytest.raises(error) as refused:
         check_settings(**{name: value})
     assert says.partition(".*")[0] in str(refused.value)
@@ -47,7 +47,7 @@ def test_what_cannot_be(name, value, error, says):
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_defaults(name):
-    """Each is a value that the setting takes."""
+    """Each setting accepts its default, and has an explanation."""
     check_settings(**{name: SETTINGS[name].default})
     assert SETTINGS[name].explain().endswith(".")
 
@@ -63,20 +63,20 @@ def test_defaults(name):
     ],
 )
 def test_texts(name, text, value):
-    """A text, as of a variable of the environment, is read as a value."""
+    """A text, for example from an environment variable, is converted to a value."""
     assert SETTINGS[name].read("it", text) == value
 
 
 @pytest.mark.parametrize(("name", "text"), [("buffer_size", "s3cret"), ("heartbeat", "s3cret")])
 def test_a_text_that_is_none_is_not_shown(name, text):
-    """What can't be read may have been meant for somewhere else."""
+    """An error doesn't show a text that can't be converted, as it may be a secret."""
     with pytest.raises(ConfigurationError, match=r"^THAT must be") as refused:
         SETTINGS[name].read("THAT", text)
     assert text not in str(refused.value)
 
 
 def test_secrets():
-    """Of a value that may hold a password, errors show the type."""
+    """For a setting that may hold a password, errors show only the type of the value."""
     setting = Setting("a str", lambda value: isinstance(value, str), is_secret=True)
     with pytest.raises(ArgumentTypeError, match=r"^dsn must be a str, not dict$"):
         setting.check("dsn", {"password": "s3cret"})

@@ -36,7 +36,7 @@ def status(last_gap=None):
 
 
 def test_json():
-    """A status is JSON-able, with its last gap and its dispatchers or without."""
+    """A status can be written as JSON, with or without a last gap."""
     gap = Gap(AT, AT, frozenset({"b", "a"}), "why")
     found = json.loads(json.dumps(status(gap).to_dict()))
     assert found["state"] == "listening"
@@ -61,13 +61,13 @@ def test_json():
 
 
 def test_frozen():
-    """A status is of one moment, and can't be changed."""
+    """A status can't be changed."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         status().state = "stopped"
 
 
 def test_of_a_notifier_that_never_ran():
-    """Before the start all is zero, the state is stopped, and no password is shown."""
+    """Before the start, the state is stopped, all counts are zero, and no password is shown."""
     notifier = Notifier("postgresql://u:s3cret@h/db")
     notifier.add_channels(["a", "b"], autorun=False)
     notifier.subscribe(1, "b", print, autorun=False)

@@ -1,4 +1,4 @@
-"""A name means one thing: no class of a framework's package is called as another class is."""
+"""One name for one thing: class names of integrations and dispatchers are unique in the package."""
 
 import ast
 from collections import defaultdict
@@ -12,11 +12,11 @@ SHARED = {
     "Command": "Django looks for a command by this name",
     "Listener": "the core's listener, and the row that it has in Django's admin",
 }
-"""Names that a framework gives, or that mean the same thing in both places."""
+"""Names that a framework requires, or that mean the same thing in both places."""
 
 
 def test_class_names():
-    """Each class in `contrib` and `dispatchers` has a name of its own."""
+    """The name of each class in `contrib` and `dispatchers` is unique."""
     places = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

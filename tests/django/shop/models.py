@@ -1,4 +1,4 @@
-"""Models that tell of their changes."""
+"""Models with triggers that notify of changes."""
 
 from django.db import models
 
@@ -9,13 +9,13 @@ notes = Channel("notes", using="second")
 
 
 class Customer(models.Model):
-    """Who orders."""
+    """A customer, who places orders."""
 
     name = models.CharField(max_length=50)
 
 
 class Order(models.Model):
-    """What is ordered."""
+    """An order of an item."""
 
     customer = models.ForeignKey(Customer, models.CASCADE, null=True)
     item = models.CharField(max_length=50)
@@ -36,7 +36,7 @@ notify_on(
 
 
 class Dated(models.Model):
-    """What others extend."""
+    """An abstract model with a trigger."""
 
     text = models.CharField(max_length=9000)
 
@@ -46,7 +46,7 @@ class Dated(models.Model):
 
 
 class Letter(Dated):
-    """One of them."""
+    """A child model of `Dated`, with a column of its own."""
 
     extra = models.CharField(max_length=20, default="")
 
@@ -55,7 +55,7 @@ class Letter(Dated):
 
 
 class Note(models.Model):
-    """What is in the second database."""
+    """A model in the second database."""
 
     text = models.CharField(max_length=50)
 

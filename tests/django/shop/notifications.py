@@ -1,4 +1,4 @@
-"""Found in every app; what it takes down is what tests look at."""
+"""Receivers and tasks, which the package imports from every app. They record their calls."""
 
 from django.dispatch import receiver
 
@@ -11,23 +11,23 @@ found = Channel("found")
 
 @receiver(orders)
 def take_order(sender, payload, **kwargs):
-    """Take it down."""
+    """Record the call."""
     calls.append(("order", sender, payload, kwargs))
 
 
 @notes.connect
 def take_note(sender, payload, **kwargs):
-    """Take it down."""
+    """Record the call."""
     calls.append(("note", sender, payload, kwargs))
 
 
 @found.task(id="work")
 def work(sender, payload, **kwargs):
-    """Take it down, as a task."""
+    """Record the call, as a task."""
     calls.append(("work", sender, payload, kwargs))
 
 
 @found.task(id=("work", "async"))
 async def work_asynchronously(sender, payload, **kwargs):
-    """Take it down, as an async task."""
+    """Record the call, as an async task."""
     calls.append(("async", sender, payload, kwargs))

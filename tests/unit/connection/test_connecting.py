@@ -1,4 +1,4 @@
-"""Connection parameters that keep their password, quoting, and pauses between tries."""
+"""Connection parameters that keep their password secret, quoting, and backoff."""
 
 import traceback
 from types import SimpleNamespace
@@ -36,14 +36,14 @@ def known(parameters):
     ],
 )
 def test_forms(db_conf):
-    """A dict, a conninfo string and a URI mean the same; a port is an int or a str."""
+    """A dict, a conninfo string and a URI are equivalent, and a port may be an int or a str."""
     found = known(Parameters(db_conf))
     wanted = {"host": "h", "port": "6432", "dbname": "shop", "user": "u", "password": "p w"}
     assert found.items() >= wanted.items()
 
 
 def test_defaults(monkeypatch):
-    """A name, UTF-8 and a connect timeout are set; user's timeouts and names win, None is unset."""
+    """Defaults are set for a name, UTF-8 and a timeout; the user's name and timeout are kept."""
     monkeypatch.delenv("PGCONNECT_TIMEOUT", raising=False)
     found = known(Parameters({"host": "h", "password": None}))
     assert found["fallback_application_name"] == "pgnotifier"
@@ -60,7 +60,7 @@ def test_defaults(monkeypatch):
 
 
 def test_values_are_quoted():
-    """Whatever is in a value arrives as it is, and never as another parameter."""
+    """A value is passed unchanged, and can't add another parameter."""
     odd = "it's a \\ 'trap' host=evil"
     found = known(Parameters({"host": "h", "password": odd, "dbname": odd}))
     assert found["password"] == found["dbname"] == odd
@@ -69,7 +69,7 @@ def test_values_are_quoted():
 
 @pytest.mark.parametrize("db_conf", [5432, b"host=h", ["host=h"], object()])
 def test_other_types(db_conf):
-    """What is neither a dict nor a str is refused when the notifier is made."""
+    """Anything but a dict or a str is refused when the notifier is made."""
     with pytest.raises(ArgumentTypeError, match="db_conf"):
         Parameters(db_conf)
 
@@ -89,7 +89,7 @@ def test_other_types(db_conf):
     ],
 )
 def test_unknown_names(db_conf, name, hint):
-    """An unknown parameter is named, and the one that was probably meant."""
+    """An error names the unknown parameter, and suggests a similar one."""
     with pytest.raises(ConfigurationError) as caught:
         Parameters(db_conf)
     assert f"{name!r} is not a connection parameter" in str(caught.value)
@@ -98,7 +98,7 @@ def test_unknown_names(db_conf, name, hint):
 
 
 def test_unknown_without_a_hint():
-    """What resembles nothing gets no hint, and a key that is no str no crash."""
+    """A name without a similar one gets no suggestion, even if it isn't a str."""
     for db_conf, name in (({"qqqqqq": 1}, "qqqqqq"), ({7: 1}, "7")):
         with pytest.raises(ConfigurationError, match=repr(name)) as caught:
             Parameters(db_conf)
@@ -122,7 +122,7 @@ def test_unknown_without_a_hint():
     ],
 )
 def test_malformed_strings_keep_their_pieces(db_conf):
-    """A string that can't be parsed, or only wrongly, is refused with nothing of it quoted."""
+    """A malformed string is refused, and the error doesn't quote any part of it."""
     with pytest.raises(ConfigurationError) as caught:
         Parameters(db_conf)
     text = "".join(traceback.format_exception(caught.value))
@@ -141,7 +141,7 @@ def test_malformed_strings_keep_their_pieces(db_conf):
     ],
 )
 def test_at_signs_in_their_place(db_conf):
-    """An at sign that is encoded, or stands where it is allowed, is no mistake."""
+    """An at sign is accepted if it is encoded or in an allowed place."""
     assert Parameters(db_conf)
 
 
@@ -162,7 +162,7 @@ def test_at_signs_in_their_place(db_conf):
     ],
 )
 def test_values_that_cannot_be(db_conf, what):
-    """A value that no server could be reached with is refused when the notifier is made."""
+    """An invalid value is refused when the notifier is made, without showing a secret."""
     with pytest.raises(ConfigurationError, match=what) as caught:
         Parameters(db_conf)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -170,19 +170,19 @@ def test_values_that_cannot_be(db_conf, what):
 
 @pytest.mark.parametrize("port", [5432, "5432", "5432,5433", ",", " 5432 ", None])
 def test_ports(port):
-    """A port is a number, or several for several hosts, or left out."""
+    """A port is a number, a list for several hosts, or left out."""
     assert Parameters({"host": "a,b", "port": port})
 
 
 def test_repr_has_no_password():
-    """What is shown says where to connect to, without the password."""
+    """The repr shows where it connects to, without the password."""
     parameters = Parameters(f"postgresql://u:{SECRET}@h:1/db?sslpassword={SECRET}")
     assert repr(parameters) == "host=h port=1 dbname=db user=u"
     assert SECRET not in str(parameters)
 
 
 def test_libpq_quoting_the_password(monkeypatch):
-    """Should libpq's message hold the password, neither ours nor the traceback does."""
+    """If libpq's message has the password, the error and its traceback don't."""
 
     def connect(conninfo, **_):
         raise psycopg.OperationalError(f"no such thing: {conninfo}")
@@ -196,7 +196,7 @@ def test_libpq_quoting_the_password(monkeypatch):
 @pytest.mark.parametrize("name", ["password", "sslpassword"])
 @pytest.mark.parametrize("kind", [psycopg.OperationalError, psycopg.ProgrammingError])
 def test_libpq_quoting_other_secrets(monkeypatch, name, kind):
-    """Nor that of a key, nor percent-encoded, nor if it is libpq that refuses it."""
+    """A key's password is hidden too, also percent-encoded, or if libpq refuses it."""
 
     def connect(*_, **__):
         raise kind("no key: 's/esame' or 's%2Fecret'\nor otherwise")
@@ -209,7 +209,7 @@ def test_libpq_quoting_other_secrets(monkeypatch, name, kind):
 
 
 def test_a_password_that_is_the_user_name(monkeypatch):
-    """With the usual password of developers the message still names user and database."""
+    """If the password equals a name, the error still shows that name."""
 
     def connect(conninfo, **_):
         raise psycopg.OperationalError('database "postgres" does not exist')
@@ -221,7 +221,7 @@ def test_a_password_that_is_the_user_name(monkeypatch):
 
 
 def test_backoff():
-    """Pauses double from 0.1 s to 30 s, jittered down by half at most."""
+    """Pauses double from 0.1 s to 30 s, with a jitter of at most half."""
     for _ in range(50):
         backoff = Backoff()
         bound = 0.1
@@ -233,7 +233,7 @@ def test_backoff():
 
 
 class Pieces:
-    """A libpq connection on which a query's answer arrives in pieces, None between two."""
+    """A libpq connection on which a query's answer arrives in pieces."""
 
     nonblocking = socket = backend_pid = 0
     notifies = None
@@ -243,7 +243,7 @@ class Pieces:
 
     @property
     def pgconn(self):
-        """Itself, as psycopg's connection has it."""
+        """Return itself, in the place of psycopg's libpq connection."""
         return self
 
     def parameter_status(self, name):
@@ -251,10 +251,10 @@ class Pieces:
         return b"UTF8"
 
     def send_query(self, query):
-        """Take a query."""
+        """Accept a query."""
 
     def is_busy(self):
-        """Say yes once between two pieces."""
+        """Return True once between two pieces."""
         return bool(self.pieces and self.pieces[0] == "pause" and self.pieces.pop(0))
 
     def get_result(self):
@@ -263,7 +263,7 @@ class Pieces:
 
 
 def test_a_refusal_in_pieces():
-    """A refusal whose end arrives later is still one, and the next query is no longer refused."""
+    """A refusal that arrives in pieces is raised once, and the next query works."""
     error = SimpleNamespace(
         status=pq.ExecStatus.FATAL_ERROR,
         get_error_message=lambda encoding: "not here",
@@ -290,7 +290,7 @@ def test_listen_query():
 
 
 def test_one_line(free_port):
-    """What libpq says in several lines is said in one."""
+    """A message of libpq with several lines is put into one."""
     text = " server closed\n\tThis probably means\n"
     assert in_one_line(text) == "server closed; This probably means"
     with pytest.raises(ConnectionFailedError) as caught:
@@ -301,7 +301,7 @@ def test_one_line(free_port):
 
 @pytest.mark.parametrize("error", ["UndefinedFunction", "SyntaxError", "FeatureNotSupported"])
 def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
-    """No parameter is wrong: it may pass. Neither connection is left open."""
+    """If a session can't be set up, ConnectionFailedError is raised and nothing is left open."""
     opened = []
 
     class Opened:

@@ -1,4 +1,4 @@
-"""Batches and debounces, with time in the test's own hands."""
+"""Batches and debounces, with times that the tests set."""
 
 import tracemalloc
 
@@ -11,7 +11,7 @@ from pgnotifier.gathering import Batch, Debounce, check_gathering
 
 
 class Bench:
-    """A gatherer, and what came out of it."""
+    """A gatherer, and a list of what it has returned."""
 
     def __init__(self, limit=1000, max_size=10_000):
         self.gatherer = Gatherer(limit, max_size)
@@ -44,7 +44,7 @@ def bench():
 
 
 def test_a_batch_that_is_full(bench):
-    """It goes at once, and the next one begins."""
+    """A full batch is delivered at once, and the next one begins."""
     binding = bench.bind(batch=(3, 10))
     bench.add(binding, *range(7))
     assert bench.out == [("a", [0, 1, 2]), ("a", [3, 4, 5])]
@@ -52,7 +52,7 @@ def test_a_batch_that_is_full(bench):
 
 
 def test_a_batch_that_is_old(bench):
-    """It goes when its first notification has waited long enough, be it full or not."""
+    """A batch is delivered when its first notification has waited long enough, full or not."""
     binding = bench.bind(batch=(3, 10))
     bench.add(binding, 0, at=0.0)
     bench.add(binding, 1, at=9.0)
@@ -65,7 +65,7 @@ def test_a_batch_that_is_old(bench):
 
 
 def test_a_batch_is_not_cut_short_by_the_one_before(bench):
-    """What filled a batch early leaves the next one its whole time, and nothing behind."""
+    """A batch after one that was full early gets its whole time."""
     binding = bench.bind(batch=(2, 10))
     for second in range(9):
         bench.add(binding, second, at=float(second))
@@ -79,7 +79,7 @@ def test_a_batch_is_not_cut_short_by_the_one_before(bench):
 
 
 def test_batches_keep_their_notifications(bench):
-    """Parts are what arrived; the rest is that of the latest."""
+    """A batch has its notifications as parts, and the attributes of the latest one."""
     binding = bench.bind(batch=(2, 10))
     first, second = (
         Delivery(binding, Notification("ch", n, f"{n}", 100 + n, at)) for n, at in ((1, 5), (2, 6))
@@ -93,7 +93,7 @@ def test_batches_keep_their_notifications(bench):
 
 
 def test_a_storm(bench):
-    """The latest goes once there is quiet."""
+    """A debounce delivers the latest notification of each key after a quiet time."""
     binding = bench.bind(debounce=2, key=lambda payload: payload["id"])
     for second in range(5):
         bench.add(binding, {"id": 1, "n": second}, at=float(second))
@@ -108,7 +108,7 @@ def test_a_storm(bench):
 
 @pytest.mark.parametrize(("debounce", "at_most"), [(2, 20.0), ((2, 5), 5.0)])
 def test_a_storm_without_end(bench, debounce, at_most):
-    """It goes after ten times the seconds, or what was set, though there is no quiet."""
+    """Without a quiet time, it delivers after ten times the seconds, or the given maximum."""
     binding = bench.bind(debounce=debounce, key=len)
     now = 0.0
     while not bench.out:
@@ -119,7 +119,7 @@ def test_a_storm_without_end(bench, debounce, at_most):
 
 
 def test_equal_texts_are_one_storm(bench):
-    """Without a key, and by subscription."""
+    """Without a key, equal texts are debounced together, for each subscription."""
     one, two = bench.bind("one", debounce=1), bench.bind("two", debounce=1)
     for payload, at in ((1, 0.1), (2, 0.2), (1, 0.3)):
         bench.add(one, payload, at=at)
@@ -129,7 +129,7 @@ def test_equal_texts_are_one_storm(bench):
 
 
 def test_counts(bench):
-    """A delivery tells how many notifications it stands for, without keeping them."""
+    """A debounced notification has the number of those it stands for, but doesn't keep them."""
     binding = bench.bind(debounce=1, key=bool)
     for n in range(1, 1000):
         assert list(bench.gatherer.add(Delivery(binding, Notification("ch", n, "", 7, n)), 0)) == []
@@ -140,7 +140,7 @@ def test_counts(bench):
 
 
 def test_the_end(bench):
-    """All that is held goes, in the order in which it came."""
+    """At the end, everything that is held back is delivered in its order."""
     batched = bench.bind("batched", batch=(10, 10))
     debounced = bench.bind("debounced", debounce=1)
     bench.add(debounced, 1, 2)
@@ -153,7 +153,7 @@ def test_the_end(bench):
 
 
 def test_memory_is_bounded():
-    """Over the limit, what is oldest goes early."""
+    """Above the limit, the oldest notifications are delivered early."""
     bench = Bench(limit=10)
     binding = bench.bind(debounce=1)
     bench.add(binding, *range(100))
@@ -163,7 +163,7 @@ def test_memory_is_bounded():
 
 @pytest.mark.parametrize("given", [{"debounce": 1}, {"batch": (1000, 60)}])
 def test_memory_is_bounded_in_bytes(given):
-    """So it is if the texts are long; and what has gone counts no longer."""
+    """The bytes held back are limited as well, and delivered ones don't count."""
     bench = Bench(max_size=1000)
     binding = bench.bind(**given)
     for number in range(100):
@@ -179,7 +179,7 @@ def test_memory_is_bounded_in_bytes(given):
 
 
 def test_a_storm_counts_once():
-    """Of a debounce, the latest alone takes room."""
+    """Only the latest notification of a debounce counts towards the limit."""
     bench = Bench(max_size=1000)
     binding = bench.bind(debounce=1, key=len)
     for number in range(100):
@@ -197,7 +197,7 @@ def test_a_storm_counts_once():
     ],
 )
 def test_memory_of_what_went_early(given, make):
-    """Neither texts nor keys nor times of what has gone are kept."""
+    """Texts, keys and times of early deliveries aren't kept."""
     gatherer = Gatherer(100_000, 1_000_000)
     binding = Bench().bind(**given)
 
@@ -220,7 +220,7 @@ def test_memory_of_what_went_early(given, make):
 
 
 def test_times_are_kept_though_much_goes_early():
-    """What is left goes when its time has come."""
+    """Notifications that aren't delivered early are delivered when they are due."""
     bench = Bench(limit=50)
     binding = bench.bind(debounce=10)
     for number in range(1000):
@@ -237,7 +237,7 @@ def test_times_are_kept_though_much_goes_early():
 
 @pytest.mark.parametrize("key", [lambda _: 1 / 0, lambda _: []])
 def test_a_key_that_fails(bench, key):
-    """It raises, and nothing is held."""
+    """If `key` raises, the error is raised, and nothing is held back."""
     binding = bench.bind(debounce=1, key=key)
     with pytest.raises((ZeroDivisionError, TypeError)):
         bench.add(binding, 1)
@@ -256,7 +256,7 @@ def test_a_key_that_fails(bench, key):
     ],
 )
 def test_what_can_be_asked_for(given, found):
-    """A pair of size and seconds, seconds, or a pair of these; and a key."""
+    """`batch` takes size and seconds, `debounce` seconds or a pair of them, with a key."""
     given = {"batch": None, "debounce": None, "key": None, **given}
     assert check_gathering("a", **given) == found
 
@@ -284,7 +284,7 @@ def test_what_can_be_asked_for(given, found):
     ],
 )
 def test_what_cannot_be(given, error, says):
-    """Each mistake is told, with the subscription's id."""
+    """Each error has a clear message with the subscription's id."""
     given = {"batch": None, "debounce": None, "key": None, **given}
     with pytest.raises(error, match=says) as refused:
         check_gathering("orders", **given)

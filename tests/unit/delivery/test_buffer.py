@@ -1,4 +1,4 @@
-"""Buffers: their bounds, and what becomes of what is too much."""
+"""Buffers: their bounds, and what happens to notifications beyond them."""
 
 import gc
 import itertools
@@ -23,7 +23,7 @@ def make(overflow="block", size=3, max_bytes=1000):
 
 
 def numbers(buffer):
-    """Take everything out."""
+    """Take everything out of the buffer, and return it."""
     found = []
     while buffer:
         found += [
@@ -37,7 +37,7 @@ def numbers(buffer):
 )
 @pytest.mark.parametrize("bound", [{"size": 3}, {"size": 100, "max_bytes": 300}])
 def test_dropping(overflow, kept, bound):
-    """What is too much in number or in bytes goes, and is counted."""
+    """Notifications beyond the bound in number or in bytes are dropped and counted."""
     buffer = make(overflow, **bound)
     buffer.put([item(number, size=100) for number in (1, 2, 3)])
     assert buffer.dropped == 0
@@ -48,7 +48,7 @@ def test_dropping(overflow, kept, bound):
 
 
 def test_a_payload_may_push_out_several():
-    """The bytes count, not the number."""
+    """A large payload replaces several small ones, as the bytes count."""
     buffer = make("drop_oldest", size=100, max_bytes=300)
     buffer.put([item(number, size=100) for number in (1, 2, 3)])
     buffer.put([item(4, size=250)])
@@ -57,7 +57,7 @@ def test_a_payload_may_push_out_several():
 
 
 def test_bytes_are_given_back():
-    """What was taken or dropped no longer counts, in thousands of rounds."""
+    """Notifications that were taken or dropped no longer count, even after many rounds."""
     buffer = make("drop_oldest", size=100, max_bytes=500)
     for number in range(3000):
         buffer.put([item(number, size=100) for _ in range(7 if number % 10 == 0 else 1)])
@@ -66,7 +66,7 @@ def test_bytes_are_given_back():
 
 
 def test_one_gap_for_what_was_dropped():
-    """It reaches back to the proof of the oldest that is lost, on all the channels concerned."""
+    """The gap begins at the proof of the oldest that was dropped, for all their channels."""
     buffer = make("drop_newest", size=1)
     first, second = (Moment(at, NOW + timedelta(seconds=at)) for at in (5.0, 9.0))
     buffer.put([item(1)])
@@ -81,7 +81,7 @@ def test_one_gap_for_what_was_dropped():
 
 
 def test_gaps_are_told_once_a_second():
-    """A storm makes one gap a second, and the last one at once."""
+    """While notifications are dropped, a gap is reported once a second, and the last at once."""
     buffer = make("drop_newest", size=1)
     told = []
     for n in range(100):
@@ -96,7 +96,7 @@ def test_gaps_are_told_once_a_second():
 
 
 def test_markers_are_never_dropped():
-    """They stay where they stood between what is left."""
+    """Markers aren't dropped, and keep their place among the notifications that are left."""
     for overflow, kept in (
         ("drop_oldest", ["barrier", "barrier", 3, 4, "barrier", 5, 6]),
         ("drop_newest", [1, "barrier", "barrier", 2, 3, 4, "barrier"]),
@@ -115,7 +115,7 @@ def test_markers_are_never_dropped():
 
 
 def test_blocking_by_bytes(caplog):
-    """A buffer with too many bytes has room again when half of them are taken."""
+    """A buffer that is full by bytes has room again when half of them were taken."""
     buffer = make(size=10_000, max_bytes=4 * BATCH_BYTES)
     for number in range(5):
         buffer.put([item(number, size=BATCH_BYTES)])
@@ -132,14 +132,14 @@ def test_blocking_by_bytes(caplog):
 
 
 def test_batches_are_bounded_by_bytes():
-    """Long payloads make small batches: decoded, they may take fifty times as much."""
+    """Batches of long payloads are small, because decoded payloads take much memory."""
     buffer = make(size=10_000, max_bytes=10**9)
     buffer.put([item(number, size=8000) for number in range(500)])
     assert len(buffer.take(BATCH)) == BATCH_BYTES // 8000 + 1
 
 
 def test_markers_hold():
-    """A closed barrier stops everything but haste, and comes out by itself."""
+    """A closed marker stops everything, except for draining; once open, it is taken alone."""
     buffer, barrier = make(), GapMarker()
     buffer.hold(barrier)
     buffer.put([item(1)])
@@ -155,5 +155,5 @@ def test_markers_hold():
 
 
 def test_the_garbage_collector_has_nothing_to_look_at():
-    """What waits is none of its business: it would go through a full buffer again and again."""
+    """The garbage collector doesn't track items, so a full buffer isn't scanned again and again."""
     assert not gc.is_tracked(item(1))

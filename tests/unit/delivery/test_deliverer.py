@@ -1,4 +1,4 @@
-"""Deliverers with a dispatcher of the test's own: order, retries, overflow, decoding."""
+"""Deliverers with a dispatcher made for the tests: order, retries, overflow and decoding."""
 
 import threading
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_order_and_batches(make_deliverer, eventually):
-    """What was put comes out in its order, whole batches at a time, and in none too large."""
+    """Notifications are delivered in order, in batches of limited size."""
     fake = Fake()
     deliverer = make_deliverer(fake, size=10_000)
     put(deliverer, [bind(fake)], *range(2500))
@@ -25,7 +25,7 @@ def test_order_and_batches(make_deliverer, eventually):
 
 
 def test_a_dispatcher_says_how_large_its_batches_are(make_deliverer, eventually):
-    """`batch_size` bounds them."""
+    """A dispatcher's `batch_size` limits its batches."""
     fake = Fake()
     fake.batch_size = 40
     deliverer = make_deliverer(fake)
@@ -36,7 +36,7 @@ def test_a_dispatcher_says_how_large_its_batches_are(make_deliverer, eventually)
 
 
 def test_a_batch_counts_deliveries(make_deliverer, eventually):
-    """A channel with many subscriptions makes no larger batches; one notification stays whole."""
+    """A batch is limited by deliveries, but one notification isn't split across batches."""
     fake = Fake()
     deliverer = make_deliverer(fake)
     put(deliverer, [bind(fake, id=number) for number in range(300)], *range(5))
@@ -47,7 +47,7 @@ def test_a_batch_counts_deliveries(make_deliverer, eventually):
 
 
 def test_bindings_of_one_notification_come_in_turn(make_deliverer, eventually):
-    """Each subscription gets the notification before anyone gets the next one."""
+    """All subscriptions get a notification before any gets the next one."""
     calls = []
     inline = InlineDispatcher()
 
@@ -81,7 +81,7 @@ def test_payloads_are_not_shared(make_deliverer, eventually):
 
 
 def test_a_failing_batch_is_tried_again(make_deliverer, eventually, caplog):
-    """A dispatcher that raises gets what it left in the batch again, and nothing twice."""
+    """When a dispatcher raises, only the deliveries left in the batch are tried again."""
     fake = Fake()
 
     def fail_twice(batch):
@@ -103,12 +103,12 @@ def test_a_failing_batch_is_tried_again(make_deliverer, eventually, caplog):
 
 
 def test_retrying_shows_and_keeps_the_order(make_deliverer, eventually):
-    """While a queue is down this shows, and what comes later waits behind."""
+    """While a queue is down, `retrying` is True, and later notifications wait in order."""
     fake, up = Fake(), threading.Event()
 
     def down(batch):
         if not up.is_set():
-            raise SystemExit  # whatever a client library comes up with
+            raise SystemExit  # as a client library might
 
     fake.behave = down
     deliverer = make_deliverer(fake)
@@ -124,7 +124,7 @@ def test_retrying_shows_and_keeps_the_order(make_deliverer, eventually):
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
 def test_dropping(make_deliverer, eventually, overflow):
-    """A full buffer drops its oldest or newest, and goes on taking."""
+    """A full buffer drops its oldest or newest notifications, and accepts new ones."""
     gate, inline = Gate(), InlineDispatcher()
     deliverer = make_deliverer(inline, size=3, overflow=overflow)
     deliverer.start()
@@ -144,7 +144,7 @@ def test_dropping(make_deliverer, eventually, overflow):
 
 
 def test_blocking(make_deliverer, eventually, caplog):
-    """A full buffer keeps all, asks the reader to pause, and says once that it has room."""
+    """A full buffer keeps everything, is reported as full, and says once that it has room."""
     gate, inline, room = Gate(), InlineDispatcher(), threading.Event()
     deliverer = make_deliverer(inline, size=2, on_room=room.set)
     deliverer.start()
@@ -169,7 +169,7 @@ def test_blocking(make_deliverer, eventually, caplog):
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt()])
 def test_failing_decoder(make_deliverer, eventually, error):
-    """A text that the user's decoder fails on is reported per subscription; the rest goes on."""
+    """A decoder's error is reported for each subscription, and the others are delivered."""
     fake, reports = Fake(), []
 
     def fail(text):
@@ -189,7 +189,7 @@ def test_failing_decoder(make_deliverer, eventually, error):
 
 
 def test_bytes_that_are_not_unicode(make_deliverer, eventually):
-    """Bytes that are no UTF-8 stand as lone surrogates, and stop nothing."""
+    """Bytes that aren't UTF-8 are delivered as lone surrogates."""
     fake = Fake()
     deliverer = make_deliverer(fake)
     deliverer.inbox.append(Item("a", (bind(fake),), b"\xff\xfe ok", 7, NOW, PROVEN))

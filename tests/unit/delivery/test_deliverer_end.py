@@ -1,4 +1,4 @@
-"""Deliverers that stop, and deliveries whose subscription has ended."""
+"""Deliverers that stop, and deliveries of subscriptions that have ended."""
 
 import threading
 from time import monotonic
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_stop_delivers_the_rest(make_deliverer):
-    """Stopping waits for what was received, and gives up nothing if there is time."""
+    """`stop` waits until everything received is delivered, if there is time."""
     fake = Fake()
     deliverer = make_deliverer(fake, size=10_000)
     put(deliverer, [bind(fake)], *range(3000))
@@ -22,12 +22,12 @@ def test_stop_delivers_the_rest(make_deliverer):
 
 
 def test_stop_before_start(make_deliverer):
-    """Stopping one that was never started returns at once."""
+    """Stopping a deliverer that was never started returns at once."""
     assert make_deliverer(Fake()).stop(monotonic() + 20) == 0
 
 
 def test_stop_gives_up_at_its_deadline(make_deliverer, eventually):
-    """A stuck callback is left alone; what waits behind it is counted, and never delivered."""
+    """At the deadline, what waits behind a blocked callback is counted and never delivered."""
     gate, inline = Gate(), InlineDispatcher()
     deliverer = make_deliverer(inline)
     put(deliverer, [bind(inline, gate)], 0, 1, 2)
@@ -43,7 +43,7 @@ def test_stop_gives_up_at_its_deadline(make_deliverer, eventually):
 
 
 def test_stop_counts_a_callback_that_is_busy(make_deliverer, eventually):
-    """A callback that isn't done by the deadline counts, though nothing waits behind it."""
+    """A callback that hasn't returned by the deadline is counted."""
     gate, inline = Gate(), InlineDispatcher()
     deliverer = make_deliverer(inline)
     put(deliverer, [bind(inline, gate)], 0)
@@ -55,7 +55,7 @@ def test_stop_counts_a_callback_that_is_busy(make_deliverer, eventually):
 
 
 def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
-    """What a slow decoder holds at the deadline is given up too, counted, and never delivered."""
+    """What is being decoded at the deadline is counted and never delivered."""
     gate, fake = Gate(), Fake()
     deliverer = make_deliverer(fake, decode=gate)
     put(deliverer, [bind(fake)], 0, 1, 2)
@@ -69,7 +69,7 @@ def test_stop_counts_what_is_being_decoded(make_deliverer, eventually):
 
 
 def test_stop_during_retries(make_deliverer, eventually):
-    """A queue that stays down doesn't hold stopping up beyond the deadline."""
+    """A queue that stays down doesn't delay `stop` beyond the deadline."""
     fake = Fake()
 
     def down(batch):
@@ -84,7 +84,7 @@ def test_stop_during_retries(make_deliverer, eventually):
 
 
 def test_stop_from_its_own_thread(make_deliverer, eventually):
-    """A callback that stops its deliverer isn't waited for; what was there is delivered."""
+    """`stop` in a callback doesn't wait for the callback; the rest is delivered."""
     inline, calls, returned = InlineDispatcher(), [], []
     deliverer = make_deliverer(inline)
 
@@ -100,7 +100,7 @@ def test_stop_from_its_own_thread(make_deliverer, eventually):
 
 
 def test_unsubscribed_while_queued(make_deliverer, eventually):
-    """What waits for a subscription that has ended since isn't delivered to it."""
+    """A notification that waits for a subscription isn't delivered once that has ended."""
     gate, inline = Gate(), InlineDispatcher()
     staying, leaving = bind(inline, gate), bind(inline, gate, id=2)
     deliverer = make_deliverer(inline)
@@ -116,7 +116,7 @@ def test_unsubscribed_while_queued(make_deliverer, eventually):
 
 
 def test_unsubscribed_while_retrying(make_deliverer, eventually):
-    """What waits for the next try is left out of it once its subscription has ended."""
+    """A delivery isn't tried again once its subscription has ended."""
     fake, up = Fake(), threading.Event()
 
     def down(batch):

@@ -1,15 +1,15 @@
-"""How far a deliverer is with ending."""
+"""The steps of ending a deliverer."""
 
 from pgnotifier._delivery.ending import Ending
 
 
 def flags(ending):
-    """Return whether it drains, is abandoned, and has retired."""
+    """Return whether it is draining, is abandoned, and has retired."""
     return ending.is_draining, ending.is_abandoned, ending.has_retired
 
 
 def test_draining_and_abandoning():
-    """Who is abandoned drains as well."""
+    """An ending that is abandoned is draining as well."""
     ending = Ending()
     assert flags(ending) == (False, False, False)
     ending.drain()
@@ -20,7 +20,7 @@ def test_draining_and_abandoning():
 
 
 def test_retiring():
-    """It ends once its thread has said that it is idle, and only if nothing has come since."""
+    """A deliverer retires once its thread has reported that it is idle, unless it is busy."""
     ending = Ending()
     ending.is_idle = True  # from before it was asked
     with ending.bell.lock:
@@ -33,7 +33,7 @@ def test_retiring():
 
 
 def test_in_a_child_the_lock_is_free():
-    """Whoever held it in the parent isn't there."""
+    """In a forked child, the lock is free, even if the parent held it."""
     ending = Ending()
     before = ending.bell
     with before.lock:

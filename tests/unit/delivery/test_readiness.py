@@ -1,4 +1,4 @@
-"""Whether queues can be reached: what dispatchers do that nobody expects."""
+"""Readiness: whether queues can be reached, even if dispatchers misbehave."""
 
 import threading
 
@@ -9,7 +9,7 @@ from pgnotifier._delivery.readiness import Probes
 
 
 class Probed(InlineDispatcher):
-    """A dispatcher with a queue that answers as told."""
+    """A dispatcher with a queue that gives the configured answer."""
 
     def __init__(self, answer=True):
         super().__init__()
@@ -22,7 +22,7 @@ class Probed(InlineDispatcher):
 
 
 def test_answers():
-    """Only queues that can't be reached are trouble."""
+    """Only queues that can't be reached are reported as problems."""
     ours = [InlineDispatcher(), Probed(), Probed(answer=False)]
     assert Probes().readiness_problems(ours) == ["Probed can't reach its queue"]
     assert Probes().readiness_problems([]) == []
@@ -30,14 +30,14 @@ def test_answers():
 
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit("secret")])
 def test_what_raises(error, caplog):
-    """It is trouble, and logged; the answer doesn't have its text."""
+    """An exception is a problem and is logged; the report doesn't contain its text."""
     trouble = Probes().readiness_problems([Probed(error)])
     assert trouble == [f"Probed can't probe its queue: {type(error).__name__}"]
     assert caplog.records[-1].exc_info[1] is error
 
 
 def test_no_thread_is_left(monkeypatch):
-    """Where no thread can be started there is trouble, and none once one can."""
+    """If a thread can't be started, a queue is reported as a problem until one can be."""
     probes, dispatcher = Probes(), Probed()
 
     def refuse(self):

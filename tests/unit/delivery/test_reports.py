@@ -31,7 +31,7 @@ def now(monkeypatch):
 
 
 def test_an_error_is_logged_with_its_traceback(caplog):
-    """The log names the subscription and the channel and has the traceback; no payload."""
+    """The log has the subscription, the channel and the traceback of an error."""
     try:
         raise ValueError("no such order")
     except ValueError as exc:
@@ -46,7 +46,7 @@ def test_an_error_is_logged_with_its_traceback(caplog):
 
 
 def test_the_same_error_is_logged_once_a_minute(caplog, now):
-    """Further errors of a kind are counted, and their number logged with the next one."""
+    """Repeated errors are counted, and their number is logged with the next one."""
     report, calls = ErrorReport(lambda *args: calls.append(args)), []
     for _ in range(1000):
         report(ValueError("x"), subscription(), NOTIFICATION)
@@ -62,7 +62,7 @@ def test_the_same_error_is_logged_once_a_minute(caplog, now):
 
 
 def test_other_errors_are_logged_at_once(caplog, now):
-    """Another exception type, subscription or channel is another incident."""
+    """An error of another type, subscription or channel is logged at once."""
     report = ErrorReport(None)
     for exc, what in (
         (ValueError("x"), subscription()),
@@ -76,7 +76,7 @@ def test_other_errors_are_logged_at_once(caplog, now):
 
 
 def test_errors_of_bygone_subscriptions_are_forgotten(caplog, now, monkeypatch):
-    """Of ever new kinds only the latest are remembered; the others would be logged anew."""
+    """Only the latest kinds of error are remembered; a forgotten one is logged again."""
     monkeypatch.setattr(reporting, "REMEMBERED", 3)
     report = ErrorReport(None)
     for key in (1, 2, 3, 4, 3, 2, 1):
@@ -91,7 +91,7 @@ def test_errors_of_bygone_subscriptions_are_forgotten(caplog, now, monkeypatch):
 
 @pytest.mark.parametrize("error", [ValueError("broken hook"), SystemExit(1), KeyboardInterrupt()])
 def test_on_error_failing(caplog, error):
-    """A hook that raises is logged, and stops nothing."""
+    """An exception of the hook is logged, and reporting goes on."""
 
     def hook(*_):
         raise error
@@ -104,7 +104,7 @@ def test_on_error_failing(caplog, error):
 
 
 def test_on_error_gets_what_happened():
-    """The hook gets the very exception, the subscription and the notification."""
+    """The hook gets the exception itself, the subscription and the notification."""
     calls = []
     exc, what = ValueError("x"), subscription()
     ErrorReport(lambda *args: calls.append(args))(exc, what, NOTIFICATION)
@@ -133,7 +133,7 @@ def test_gaps_come_in_order_one_at_a_time(eventually):
 
 
 def test_a_slow_gap_hook_holds_nobody_up(eventually):
-    """Reporting a gap returns while the hook is still busy with the one before."""
+    """Reporting a gap doesn't wait for the hook."""
     opened, seen = threading.Event(), []
 
     def hook(gap):
@@ -149,7 +149,7 @@ def test_a_slow_gap_hook_holds_nobody_up(eventually):
 
 
 def test_on_gap_failing(caplog, eventually):
-    """A hook that raises, or exits, is logged, and gets the next gap all the same."""
+    """If the hook raises an exception, that is logged, and the hook gets the next gap."""
     seen = []
 
     def hook(gap):
@@ -163,7 +163,7 @@ def test_on_gap_failing(caplog, eventually):
 
 
 def test_gaps_are_logged_without_a_hook(caplog):
-    """Each gap is a warning with its bounds and reason, unless there is a hook to handle it."""
+    """Without a hook, each gap is logged as a warning with its bounds and reason."""
     one = gap(1)
     GapReport(None)(one)
     (record,) = caplog.records
@@ -173,7 +173,7 @@ def test_gaps_are_logged_without_a_hook(caplog):
 
 
 def test_gaps_with_a_hook(caplog):
-    """They are handled, and so not for somebody who is on call."""
+    """With a hook, a gap is logged as INFO, because the hook handles it."""
     caplog.set_level(logging.INFO)
     report = GapReport(lambda _: None)
     report(gap(1))
@@ -181,7 +181,7 @@ def test_gaps_with_a_hook(caplog):
 
 
 def test_fields(caplog):
-    """Records carry what they say as attributes, too."""
+    """Log records have the fields of their event as attributes."""
     one = gap(1)
     GapReport(None)(one)
     ErrorReport(None)(ValueError("x"), subscription(("a", 1), "orders"), NOTIFICATION)

@@ -1,4 +1,4 @@
-"""What waits goes to whom the id belongs to when its turn comes. Real threads, but no server."""
+"""Waiting deliveries go to the current subscription of their id. No server is needed."""
 
 import gc
 import threading
@@ -70,11 +70,11 @@ class Route:
         self.router.hand_on()
 
     def plug(self, *dispatchers, behind=()):
-        """Have each dispatcher be busy with a callback, until `unplug`.
+        """Block each dispatcher with a busy callback until `unplug`.
 
         Args:
             dispatchers: The dispatchers.
-            behind: Sent together with the last plug, so that they are on their way already.
+            behind: What to send together with the last plug, so that it is on its way already.
         """
         for dispatcher in dispatchers:
             plug = threading.Event(), threading.Event()
@@ -96,16 +96,16 @@ class Route:
         self._plugs.clear()
 
     def settle(self):
-        """Wait until nothing waits."""
+        """Wait until there is nothing left to deliver."""
         deadline = monotonic() + 30
         still = 0
-        while still < 3:  # what is handed on is in none of them for a moment
+        while still < 3:  # while it is handed on, a delivery is in none of them
             still = 0 if self._is_busy() else still + 1
             assert monotonic() < deadline, [d.waiting for d in self.router.deliverers.values()]
             sleep(0.0005)
 
     def holds_back(self, dispatcher, count):
-        """Return whether so many notifications are gathered, and wait for more."""
+        """Return whether that many notifications are held back."""
         return self.router.deliverers[dispatcher]._gatherer.waiting == count
 
     def stop(self):
@@ -119,7 +119,7 @@ class Route:
         assert self.errors == []
 
     def _is_busy(self):
-        """Return whether some deliverer does anything but wait for more."""
+        """Return whether a deliverer is doing anything other than waiting."""
         found = tuple(self.router.deliverers.values())
         return any(d.waiting or d.succession.news or not self._rests(d) for d in found)
 
@@ -149,7 +149,7 @@ def route():
 
 
 class Log(list):
-    """What callbacks were called with."""
+    """Records the calls of callbacks."""
 
     def taking(self, name):
         return lambda _id, _channel, payload, _pid: self.append((name, payload))
@@ -167,7 +167,7 @@ def log():
 
 @pytest.mark.parametrize("make", [InlineDispatcher, lambda: ThreadDispatcher(1)])
 def test_another_callback(route, log, make):
-    """It gets what waits, though that was on its way to the one before."""
+    """A replaced callback's waiting notifications go to the new one, even if already decoded."""
     by = make()
     route.subscribe("a", "ch", log.taking("old"), by)
     route.plug(by, behind=[1, 2])
@@ -183,7 +183,7 @@ def test_another_callback(route, log, make):
 @pytest.mark.parametrize("make", [InlineDispatcher, lambda: ThreadDispatcher(1)])
 @pytest.mark.parametrize("make_other", [InlineDispatcher, lambda: ThreadDispatcher(3)])
 def test_another_dispatcher(route, log, make, make_other, gathering):
-    """What waits for the one before comes first, and nothing is called by that any more."""
+    """After a change of dispatcher, waiting notifications go to the new callback, in order."""
     one, other = make(), make_other()
     route.subscribe("a", "ch", log.taking("old"), one, **gathering)
     route.subscribe("b", "ch", log.taking("b"), one)
@@ -207,7 +207,7 @@ def test_another_dispatcher(route, log, make, make_other, gathering):
 
 
 def test_there_and_back(route, log):
-    """Several changes while the first dispatcher is busy don't change the order either."""
+    """Several changes while the first dispatcher is busy keep the order."""
     one, other = InlineDispatcher(), InlineDispatcher()
     route.subscribe("a", "ch", log.taking(0), one)
     route.plug(one, behind=[1, 2])
@@ -232,7 +232,7 @@ def test_there_and_back(route, log):
 )
 @pytest.mark.parametrize("is_busy", [True, False])
 def test_another_gathering(route, log, before, after, found, is_busy, eventually):
-    """What is held back is delivered in the shape that is expected now, without a further wait."""
+    """What is held back is delivered at once, in the shape that the new subscription expects."""
     by = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), by, **before)
     if is_busy:
@@ -253,7 +253,7 @@ def test_another_gathering(route, log, before, after, found, is_busy, eventually
 @pytest.mark.parametrize("gathering", [{}, {"batch": (100, 0.01)}])
 @pytest.mark.parametrize(("before", "at_once"), [({}, 2), ({"batch": (2, 3600)}, 3)])
 def test_leaving_a_dispatcher_that_is_down(route, log, before, at_once, gathering, eventually):
-    """What it couldn't deliver, and what waits behind that, is delivered though it stays down."""
+    """What waits for a dispatcher that is down is delivered by another one after a change."""
 
     class Down(InlineDispatcher):
         is_up = False
@@ -292,7 +292,7 @@ def test_another_gathering_while_there_is_no_room(log):
 
 @pytest.mark.parametrize("gathering", [{}, {"batch": (100, 3600)}, {"debounce": 3600}])
 def test_stopping_amid_a_change(route, log, gathering, eventually):
-    """What is handed on is delivered though the other deliverer has ended."""
+    """A delivery that is handed on is delivered, even if the other deliverer has ended."""
     one, other = InlineDispatcher(), ThreadDispatcher(1)
     route.subscribe("b", "other", log.taking("b"), other)
     route.send("other", 0)
@@ -310,7 +310,7 @@ def test_stopping_amid_a_change(route, log, gathering, eventually):
 
 
 def test_a_callback_that_moves_itself(route, log):
-    """What is behind the notification that it is called with goes to the new one."""
+    """If a callback replaces itself, later notifications go to the new one."""
     by, other = InlineDispatcher(), InlineDispatcher()
 
     def move(_id, _channel, payload, _pid):
@@ -325,7 +325,7 @@ def test_a_callback_that_moves_itself(route, log):
 
 
 def test_an_unsubscribed_id(route, log):
-    """What waited for it isn't delivered, nor to the one that subscribes anew with its id."""
+    """Waiting notifications of an unsubscribed id aren't delivered, even if it subscribes again."""
     by = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), by)
     route.plug(by, behind=[1])
@@ -338,7 +338,7 @@ def test_an_unsubscribed_id(route, log):
 
 
 def test_removed_after_a_change(route, log):
-    """What waited for a former binding isn't delivered either."""
+    """After a change and an unsubscribe, waiting notifications aren't delivered."""
     one = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), one)
     route.plug(one, behind=[1])
@@ -351,7 +351,7 @@ def test_removed_after_a_change(route, log):
 
 @pytest.mark.parametrize("make_other", [lambda by: by, lambda _: InlineDispatcher()])
 def test_taking_a_change_back(route, log, make_other):
-    """As after a LISTEN that was refused: the callback of before gets all that waits."""
+    """When a change is undone, as after a refused LISTEN, the former callback gets what waits."""
     by = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), by)
     route.plug(by, behind=[1])
@@ -365,7 +365,7 @@ def test_taking_a_change_back(route, log, make_other):
 
 
 def test_taking_back_what_was_replaced(route, log):
-    """Taking back a change does nothing once there was another one."""
+    """Undoing a change has no effect after another change."""
     by = InlineDispatcher()
     route.subscribe("a", "ch", log.taking("old"), by)
     undo = route.subscribe("a", "ch", log.taking("new"), by)
@@ -381,7 +381,7 @@ def test_taking_back_what_was_replaced(route, log):
 
 @pytest.mark.parametrize("make_other", [lambda by: by, lambda _: InlineDispatcher()])
 def test_gaps(route, log, make_other):
-    """What tells of a gap goes to the new `on_gap`, or to nobody if there is none any more."""
+    """A waiting gap goes to the new `on_gap`, or to nobody if the new subscription has none."""
     by = InlineDispatcher()
     for name in ("a", "b"):
         route.subscribe(name, "ch", log.taking("old"), by, on_gap=log.taking("old gap"))
@@ -402,12 +402,12 @@ def test_gaps(route, log, make_other):
 
 
 def count_bindings():
-    """Count the bindings of the process by `type`, as `isinstance` would look into proxies."""
+    """Count the process's bindings by `type`, because `isinstance` would look into proxies."""
     return sum(type(one) is Binding for one in gc.get_objects())
 
 
 def test_nothing_is_kept(route, log):
-    """Of callbacks that were replaced, once nothing waits for them."""
+    """Replaced callbacks aren't kept once nothing waits for them."""
     dispatchers = [InlineDispatcher(), InlineDispatcher()]
 
     def replace(count):
@@ -428,7 +428,7 @@ def test_nothing_is_kept(route, log):
 
 
 class Changes(RuleBasedStateMachine):
-    """Sends, and changes of one subscription, while its dispatchers are busy or not."""
+    """Sends notifications and changes a subscription, with dispatchers busy or not."""
 
     @initialize()
     def begin(self):

@@ -1,4 +1,4 @@
-"""Lanes: order, bounds, and who is told that there is work."""
+"""Lanes: their order, their bounds, and how workers are woken and counted."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ def batch(*pairs):
 
 
 def take_all(lanes):
-    """Return what may begin now."""
+    """Return the deliveries that may begin now."""
     turns = []
     while turn := lanes.take():
         turns.append(turn)
@@ -34,7 +34,7 @@ def payloads(turns):
 
 
 def test_one_of_a_lane_at_a_time():
-    """The next of a subscription begins when the one before is done; others don't wait."""
+    """A subscription's next delivery begins when the one before is done; others don't wait."""
     lanes = Lanes(100, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
     lanes.put(batch((one, 1), (one, 2), (two, 3), (one, 4)))
@@ -49,7 +49,7 @@ def test_one_of_a_lane_at_a_time():
 
 
 def test_without_order_all_begin():
-    """They aren't held back by each other."""
+    """Without order, deliveries of a subscription don't wait for each other."""
     lanes = Lanes(100, ordered=False)
     one = binding(lanes, 1)
     lanes.put(batch((one, 1), (one, 2)))
@@ -57,7 +57,7 @@ def test_without_order_all_begin():
 
 
 def test_it_is_bounded():
-    """What there is no room for stays in the batch."""
+    """A delivery for which there is no room stays in the batch."""
     lanes = Lanes(2, ordered=True)
     one, two, three = (binding(lanes, n) for n in (1, 2, 3))
     waiting = batch((one, 1), (two, 2), (three, 3))
@@ -71,7 +71,7 @@ def test_it_is_bounded():
 
 
 def test_what_is_no_longer_live_is_left_out():
-    """It isn't even counted."""
+    """A delivery that isn't live any more is left out, and isn't counted."""
     lanes = Lanes(2, ordered=True)
     one = binding(lanes, 1)
     one.live = False
@@ -81,7 +81,7 @@ def test_what_is_no_longer_live_is_left_out():
 
 
 def test_clearing():
-    """What hasn't begun is returned; what has goes on, and its lane with it."""
+    """`clear` returns what hasn't begun; a lane goes on once its current delivery is done."""
     lanes = Lanes(100, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
     lanes.put(batch((one, 1), (one, 2), (two, 3)))
@@ -98,7 +98,7 @@ def test_clearing():
     ("id", "gap"), [("a", ("a", "gap")), (("a",), ("a", "gap")), (("a", 1), ("a", 1, "gap"))]
 )
 def test_gaps_share_a_lane(id, gap):
-    """With what they are a gap of, and with nothing else."""
+    """A subscription's gaps share its lane, and other subscriptions don't."""
     lanes = Lanes(1, ordered=True)
     subscription = Subscription(id, "a", print, None, on_gap=print)
     told = subscription.for_gaps()
@@ -110,7 +110,7 @@ def test_gaps_share_a_lane(id, gap):
 
 
 def test_dismissed():
-    """Nobody waits any longer, until there is something again."""
+    """`dismiss` ends the wait of the workers, until there is a new delivery."""
     lanes = Lanes(1, ordered=True)
     lanes.dismiss()
     assert lanes.wait(60) is None
@@ -119,7 +119,7 @@ def test_dismissed():
 
 
 def test_who_ends_is_counted_no_longer():
-    """From the moment of its last look on, so that whoever puts something in has one started."""
+    """A worker that found nothing isn't counted, so a new one is started for new deliveries."""
     lanes = Lanes(10, ordered=True)
     one = binding(lanes, 1)
     lanes.put(batch((one, 1)))
@@ -133,7 +133,7 @@ def test_who_ends_is_counted_no_longer():
 
 
 def test_muted_while_waiting():
-    """What is muted when its turn comes is left out; a mute that is over by then does nothing."""
+    """A delivery is left out if it is muted when its turn comes, not if it is unmuted by then."""
     lanes = Lanes(10, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
     lanes.put(batch((one, 1), (one, 2), (two, 3), (one, 4)))
@@ -149,7 +149,7 @@ def test_muted_while_waiting():
 
 
 def test_taking_back():
-    """What hasn't begun of a binding is given up in order; its lane goes on with what is left."""
+    """`take_back` returns a binding's deliveries in order, and the lane goes on with the rest."""
     lanes = Lanes(10, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
     told = Subscription((1, "gap"), "a", print, None, tells_gaps=True)

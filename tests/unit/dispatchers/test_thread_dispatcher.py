@@ -1,4 +1,4 @@
-"""ThreadDispatcher when threads can't be started, and when they end at a bad moment."""
+"""ThreadDispatcher when threads can't be started, or end at a bad moment."""
 
 import logging
 import threading
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("short_pauses")
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Return what has so many starts of threads with a name fail, from the one with a number on."""
+    """Return a function that makes some starts of threads fail, given their name and numbers."""
     start, started = threading.Thread.start, []
 
     def refuse(name, first, last):
@@ -39,7 +39,7 @@ def bind(dispatcher, fn, name):
 
 @pytest.mark.parametrize("refused", [(1, 1), (1, 5)])
 def test_no_thread_at_all(make_deliverer, eventually, refuse, caplog, refused):
-    """It is tried again until there is one; nothing is lost, and the log says so once."""
+    """Without a thread, it retries until one starts; nothing is lost, and one warning is logged."""
     dispatcher = ThreadDispatcher(4)
     calls = []
     one = bind(dispatcher, lambda *args: calls.append(args[2]), 1)
@@ -56,7 +56,7 @@ def test_no_thread_at_all(make_deliverer, eventually, refuse, caplog, refused):
 
 
 def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
-    """Those that there are do it all, and one that can be started later joins them."""
+    """If not all threads start, the others do the work, and more are started later."""
     dispatcher = ThreadDispatcher(3)
     calls, go_on = [], threading.Event()
     refuse("pgnotifier-worker", 2, 4)
@@ -65,7 +65,7 @@ def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
     deliverer.start()
 
     def callback(_id, _channel, payload, _pid):
-        assert go_on.wait(60)  # else one thread may be quick enough that no further one is wanted
+        assert go_on.wait(60)  # or else a single thread might be fast enough
         calls.append(payload)
 
     def find_warnings():
@@ -88,7 +88,7 @@ def test_fewer_threads_than_wanted(make_deliverer, eventually, refuse, caplog):
 
 
 def test_stopping_without_a_thread(make_deliverer, refuse, eventually):
-    """What no thread could be had for is given up at the deadline, and counted."""
+    """If no thread can be started, what waits is given up at the deadline and counted."""
     dispatcher = ThreadDispatcher(2)
     refuse("pgnotifier-worker", 1, 10**9)
     deliverer = make_deliverer(dispatcher)
@@ -100,7 +100,7 @@ def test_stopping_without_a_thread(make_deliverer, refuse, eventually):
 
 
 def test_a_worker_that_ends_at_that_moment(monkeypatch, eventually):
-    """What is put in between its last look and its end is called all the same."""
+    """A delivery that arrives between a worker's last check and its end is called."""
     monkeypatch.setattr(threads, "IDLE", 0.0)
     looked, go_on = threading.Event(), threading.Event()
     dispatcher = ThreadDispatcher(1)
@@ -129,7 +129,7 @@ def test_a_worker_that_ends_at_that_moment(monkeypatch, eventually):
 
 @pytest.mark.parametrize("max_workers", [1, 2])
 def test_workers_that_end_all_the_time(monkeypatch, eventually, max_workers):
-    """Thousands of notifications that come as a worker's time is over are all delivered."""
+    """Every notification is delivered, even if workers end all the time."""
     monkeypatch.setattr(threads, "IDLE", 0.0001)
     dispatcher = ThreadDispatcher(max_workers)
     calls = []

@@ -1,4 +1,4 @@
-"""The server of the health port: answers that fail, or never come, and too many who ask."""
+"""The server of the health port: answers that fail or never come, and too many clients."""
 
 import errno
 import http.client
@@ -14,7 +14,7 @@ from pgnotifier._health.http_server import Answer, HttpServer
 
 
 class Answers:
-    """The answers to paths, as the test sets them."""
+    """The answers to paths, which the test sets."""
 
     def __init__(self):
         self.futures = {}
@@ -37,7 +37,7 @@ class Answers:
             connection.close()
 
     def connect(self, path):
-        """Return a connection on which a path is asked for."""
+        """Return a connection that has requested a path."""
         client = socket.create_connection(("127.0.0.1", self.port), timeout=15)
         client.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
         return client
@@ -45,7 +45,7 @@ class Answers:
 
 @pytest.fixture
 def answers(eventually):
-    """Yield the answers of a server that runs."""
+    """Yield the answers of a running server."""
     answers = Answers()
     listening = socket.create_server(("127.0.0.1", 0))
     answers.port = listening.getsockname()[1]
@@ -57,7 +57,7 @@ def answers(eventually):
 
 
 def test_stopping_waits_for_nobody(free_port):
-    """Another server may listen on the port at once, though the thread is still busy."""
+    """`stop` frees the port at once, even if the thread is still busy."""
     begun, go_on = threading.Event(), threading.Event()
 
     def find_answer(path):
@@ -79,14 +79,14 @@ def test_stopping_waits_for_nobody(free_port):
 
 
 def test_an_answer_that_fails(answers, caplog):
-    """It is an error of the server's, and logged; the client sees none of it."""
+    """An exception is logged, and the client gets a 500 without its text."""
     answers("/").set_exception(ValueError("secret"))
     assert answers.ask("/") == (500, b'{"error": "Internal Server Error"}\n')
     assert str(caplog.records[-1].exc_info[1]) == "secret"
 
 
 def test_an_answer_that_does_not_come(answers, monkeypatch):
-    """Who waits for it is sent away, and others have theirs."""
+    """If an answer doesn't come in time, the client gets a 503, and others get their answers."""
     monkeypatch.setattr(answering, "ANSWER_TIMEOUT", 0.3)
     answers.give("/other")
     assert answers.ask("/") == (503, b'{"error": "Service Unavailable"}\n')
@@ -94,13 +94,13 @@ def test_an_answer_that_does_not_come(answers, monkeypatch):
 
 
 def test_many_who_wait(answers):
-    """Those who wait longest go when more come, and after those who ask nothing."""
+    """With too many connections, idle ones are closed first, then those that wait longest."""
     idle = socket.create_connection(("127.0.0.1", answers.port), timeout=15)
     waiting = [answers.connect("/") for _ in range(answering.MAX_CONNECTIONS)]
     with idle:
         assert idle.recv(1) == b""
     answers.give("/other")
-    assert answers.ask("/other")[0] == 200  # the first who waits has made room
+    assert answers.ask("/other")[0] == 200  # the first waiting client was disconnected
     answers.give("/")
     responses = []
     for client in waiting:
@@ -110,7 +110,7 @@ def test_many_who_wait(answers):
 
 
 def test_a_client_that_sends_more(answers, eventually):
-    """What comes after a request changes nothing, whenever it comes."""
+    """Anything that a client sends after its request is ignored."""
     with answers.connect("/") as client:
         client.sendall(b"GET /other HTTP/1.1\r\n\r\n" * 10)
         eventually(lambda: "/" in answers.futures)
@@ -123,7 +123,7 @@ def test_a_client_that_sends_more(answers, eventually):
 
 
 def test_no_descriptor_is_left(answers, monkeypatch):
-    """The oldest connection gives its own; without any, the server waits for one."""
+    """Without free descriptors, the oldest connection is closed, or else the server waits."""
     refusals = []
     accept = socket.socket.accept
 
@@ -137,7 +137,7 @@ def test_no_descriptor_is_left(answers, monkeypatch):
     refusals += [OSError(errno.EMFILE, "Too many open files")] * 2
     assert answers.ask("/")[0] == 200
     with socket.create_connection(("127.0.0.1", answers.port), timeout=15) as idle:
-        assert answers.ask("/")[0] == 200  # so the one before is accepted as well
+        assert answers.ask("/")[0] == 200  # so `idle` is accepted as well
         refusals += [OSError(errno.EMFILE, "Too many open files")]
         assert answers.ask("/")[0] == 200
         assert idle.recv(1) == b""

@@ -1,4 +1,4 @@
-"""Holds: what is read after a gap is delivered behind that gap, once it is released."""
+"""Holds: what is read after a gap is delivered after it, once the hold is released."""
 
 from datetime import timedelta
 
@@ -12,13 +12,13 @@ from pgnotifier.notification import Gap
 
 
 def make_gap(reason):
-    """Return a gap of a minute."""
+    """Return a gap of a minute, with a reason."""
     return Gap(NOW, NOW + timedelta(minutes=1), frozenset("a"), reason)
 
 
 @pytest.fixture
 def fake():
-    """Return a dispatcher."""
+    """Return a dispatcher that records its batches."""
     return Fake()
 
 
@@ -32,18 +32,18 @@ def deliverer(make_deliverer, fake):
 
 @pytest.fixture
 def deliver(fake):
-    """Return what makes the deliveries of gaps, for one subscription."""
+    """Return a function that makes the deliveries of gaps for one subscription."""
     binding = bind(fake, id="gap")
     return lambda gaps: [Delivery(binding, gap.to_notification("a")) for gap in gaps]
 
 
 def reasons(fake):
-    """Return what was delivered: of gaps the reason."""
+    """Return what was delivered, with the reason for each gap."""
     return [one["reason"] if isinstance(one, dict) else one for one in fake.delivered]
 
 
 def test_gaps_are_delivered_before_what_is_held(deliverer, fake, deliver):
-    """What was read before the gap isn't held back."""
+    """The gap is delivered before what was read after it; what was read before isn't held."""
     hold = GapHold()
     put(deliverer, [bind(fake)], 1)
     hold.hold(deliverer)
@@ -57,7 +57,7 @@ def test_gaps_are_delivered_before_what_is_held(deliverer, fake, deliver):
 
 
 def test_a_released_hold_holds_nothing(deliverer, fake):
-    """A deliverer that is made later delivers at once."""
+    """After the release, a deliverer that is added later isn't held back."""
     hold = GapHold()
     hold.release()
     hold.hold(deliverer)
@@ -66,7 +66,7 @@ def test_a_released_hold_holds_nothing(deliverer, fake):
 
 
 def test_gaps_that_wait_become_one(deliverer, fake, deliver):
-    """The users are informed of them together."""
+    """Gaps that wait for the release are delivered as one."""
     hold = GapHold()
     hold.hold(deliverer)
     hold.add([make_gap("first")], deliver)
@@ -77,7 +77,7 @@ def test_gaps_that_wait_become_one(deliverer, fake, deliver):
 
 
 def test_a_gap_that_is_added_after_the_release(deliverer, fake, deliver):
-    """It is delivered behind what was read by then, once that is released, too."""
+    """A gap added after a release is delivered after what was read before, at the next release."""
     hold = GapHold()
     hold.hold(deliverer)
     hold.release()
@@ -89,7 +89,7 @@ def test_a_gap_that_is_added_after_the_release(deliverer, fake, deliver):
 
 
 def test_a_gap_goes_to_the_dispatcher_that_a_subscription_moved_to(make_deliverer, deliverer, fake):
-    """It arrives there before what is held back there."""
+    """A gap is delivered by the subscription's new dispatcher, before what that one holds back."""
     other = Fake()
     second = make_deliverer(other)
     second.start()

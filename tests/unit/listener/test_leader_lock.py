@@ -1,4 +1,4 @@
-"""What a standby makes of what it sees of the leader."""
+"""What a standby concludes from what it sees of the leader."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from pgnotifier._runtime.clock import Moment
 
 NOW = Moment.now()
 ALONE = b"7", b"f"
-"""The pid of a leader without a companion, and that it has none."""
+"""The pid of a leader, and that it has no companion."""
 
 
 def ago(seconds):
@@ -15,24 +15,24 @@ def ago(seconds):
 
 
 def test_keys_are_those_of_the_name():
-    """One name makes one lock, in every process."""
+    """The same name gives the same lock, in every process."""
     assert Standby("a").query == Standby("a").query != Standby("b").query
 
 
 def test_nobody_led():
-    """Whoever gets the lock at once takes over from nobody."""
+    """A standby that gets the lock at once doesn't take over, because there was no leader."""
     standby = Standby("a")
     assert standby.learn((b"t", b"1000", b"0.1", *ALONE), NOW)
     assert standby.take_over() is None
 
 
 def test_since_the_last_query_but_one():
-    """What was committed before it, the leader had got."""
+    """The gap begins at the leader's last query but one, before which it received everything."""
     standby = Standby("a")
     for begun, asked in ((b"970", 29), (b"980", 19), (b"980", 18), (b"995", 4), (b"995", 3)):
         assert not standby.learn((b"f", begun, b"1", *ALONE), ago(asked))
     assert standby.learn((b"t", None, None, *ALONE), NOW)
-    # That at 980 began between the polls of 29 and of 19 seconds ago, and was the last but one.
+    # The query at 980 was the last but one. It began between the polls 29 and 19 seconds ago.
     assert standby.take_over() == ago(29)
     assert standby.take_over() is None
 
@@ -51,7 +51,7 @@ def test_a_late_answer(late):
 
 
 def test_one_query_seen_late_is_one():
-    """One query, seen by answers that took a different time, isn't two."""
+    """A query that is seen in several answers counts once, even if their delays differ."""
     standby = Standby("a")
     standby.learn((b"f", b"990", b"1", *ALONE), Moment(988.0, NOW.wall))  # three seconds on the way
     standby.learn((b"f", b"990", b"3", *ALONE), Moment(993.0, NOW.wall))
@@ -61,7 +61,7 @@ def test_one_query_seen_late_is_one():
 
 
 def test_a_clock_that_is_set():
-    """If the server's clock is set back, no sign is dated later than it was seen."""
+    """If the server's clock is set back, a sign of life isn't dated later than it was seen."""
     standby = Standby("a")
     standby.learn((b"f", b"990", b"-3600", *ALONE), ago(10))
     standby.learn((b"f", b"991", b"-3600", *ALONE), ago(9))
@@ -70,21 +70,21 @@ def test_a_clock_that_is_set():
 
 @pytest.mark.parametrize("age", [b"3", None])
 def test_little_is_known(age):
-    """With one query seen, or none, a gap reaches back by what a dead connection may take."""
+    """With at most one query seen, the gap is longer by the time a dead connection may last."""
     standby = Standby("a")
     standby.learn((b"f", age and b"997", age, *ALONE), NOW)
     assert standby.take_over() == NOW.earlier(3 if age else UNKNOWN_AGE).earlier(UNKNOWN_AGE)
 
 
 class Leader:
-    """A leader as a standby sees it, a poll a second."""
+    """A leader as a standby sees it, polled once a second."""
 
     def __init__(self, **settings):
         self.standby = Standby("a", **settings)
         self.now = 0
 
     def polls(self, seconds, pid=b"7", accompanied=b"t", query=None):
-        """Poll; return after how many seconds it has vanished."""
+        """Poll; return after how many seconds the leader has vanished, or None."""
         for second in range(seconds):
             self.now += 1
             begun = b"%d" % (self.now if query is None else query)
@@ -97,33 +97,33 @@ class Leader:
 
 
 def test_a_leader_that_has_vanished():
-    """It asks nothing any more, and its companion's session has ended."""
+    """A leader has vanished if it sends no queries and its companion's session has ended."""
     leader = Leader()
     assert leader.polls(5) is None
-    assert leader.polls(20, query=5) is None  # until PostgreSQL notices that of the companion
+    assert leader.polls(20, query=5) is None  # PostgreSQL hasn't noticed yet
     gone = leader.polls(120, query=5, accompanied=b"f")
     assert gone is not None
     assert 20 <= gone <= UNKNOWN_AGE - 20 + 1
-    assert leader.polls(120, query=5, accompanied=b"f") is None  # said once
+    assert leader.polls(120, query=5, accompanied=b"f") is None  # reported once
 
 
 @pytest.mark.parametrize(
     "seen",
     [
-        {"query": 5},  # it pauses: its companion is there
-        {"accompanied": b"f"},  # it asks: its companion may have had no connection
-        {"accompanied": b"f", "query": 5, "pid": b"8"},  # never had one
+        {"query": 5},  # it pauses, but its companion is there
+        {"accompanied": b"f"},  # it sends queries; its companion may have failed to connect
+        {"accompanied": b"f", "query": 5, "pid": b"8"},  # it never had a companion
     ],
 )
 def test_a_leader_that_is_there(seen):
-    """One of the signs is enough."""
+    """A leader hasn't vanished if there is any sign of life, or if it never had a companion."""
     leader = Leader()
     leader.polls(5)
     assert leader.polls(1000, **seen) is None
 
 
 def test_long_heartbeats():
-    """A leader that asks seldom has so much more time."""
+    """A leader with a long heartbeat has more time."""
     leader = Leader(heartbeat=300.0, timeout=5.0)
     leader.polls(5)
     gone = leader.polls(1000, query=5, accompanied=b"f")

@@ -1,4 +1,4 @@
-"""The reader's connection, with a session of the test's own, where the timing must be exact."""
+"""The reader's connection, with a session made for the tests, where exact timing matters."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ from pgnotifier.status import Latency
 
 
 class LateNotification:
-    """A session with which libpq finds a notification only while it looks for the answer."""
+    """A session in which libpq finds a notification only while it looks for the answer."""
 
     def __init__(self, fd, outcome):
         self.fd = fd
@@ -29,21 +29,21 @@ class LateNotification:
         self.row = ()
 
     def send(self, query):
-        """Take a query."""
+        """Accept a query."""
 
     def flush(self):
-        """Have nothing left to send."""
+        """Return that nothing is left to send."""
         return False
 
     def consume(self):
-        """Have nothing to read."""
+        """Do nothing, because there is nothing to read."""
 
     def notifies(self):
-        """Return what was parsed."""
+        """Return the next parsed notification."""
         return self.arrived.pop(0) if self.arrived else None
 
     def close(self):
-        """Have nothing to close."""
+        """Do nothing."""
 
     def answered(self):
         """Parse the notification and the answer."""
@@ -55,7 +55,7 @@ class LateNotification:
 
 @pytest.mark.parametrize("outcome", [None, ListenRefusedError("no"), ConnectionLostError("gone")])
 def test_what_comes_with_an_answer(make_deliverer, record, outcome):
-    """What is read together with an answer, a refusal or the end is delivered at once."""
+    """A notification that arrives with an answer, a refusal or the end is delivered at once."""
     inline = InlineDispatcher()
     binding = Binding(Subscription(1, "a", record, inline), record, lambda *_: None)
     registry = Registry().bind(binding)
@@ -78,7 +78,7 @@ def test_what_comes_with_an_answer(make_deliverer, record, outcome):
 
 
 class Flood:
-    """A session with which `count` notifications can be read at once."""
+    """A session that can read `count` notifications at once."""
 
     def __init__(self, fd):
         self.fd = fd
@@ -88,10 +88,10 @@ class Flood:
         self.looks = 0
 
     def send(self, query):
-        """Take a query."""
+        """Accept a query."""
 
     def flush(self):
-        """Have nothing left to send."""
+        """Return that nothing is left to send."""
         return False
 
     def answered(self):
@@ -100,23 +100,23 @@ class Flood:
         return self.looks == 2
 
     def consume(self):
-        """Read."""
+        """Read everything."""
         self.parsed, self.count = self.count, 0
 
     def notifies(self):
-        """Return what was parsed."""
+        """Return the next parsed notification."""
         if not self.parsed:
             return None
         self.parsed -= 1
         return SimpleNamespace(relname=b"a", be_pid=7, extra=b"1")
 
     def close(self):
-        """Have nothing to close."""
+        """Do nothing."""
 
 
 @pytest.fixture
 def flooded(monkeypatch):
-    """Yield a connection that pauses for a minute, its session, and what stops it."""
+    """Yield a connection that pauses for a minute, its session, and an event that stops it."""
     monkeypatch.setattr(reader_connection, "PAUSE", 60.0)
     stopping = threading.Event()
     router = Router(Registry, lambda _: None, set)
@@ -132,7 +132,7 @@ def flooded(monkeypatch):
 
 
 def test_what_comes_now_and_then_is_not_held_up(flooded):
-    """Notifications that come by themselves, or some after quiet, are read at once."""
+    """Single notifications, or several after quiet, are read without a pause."""
     connection, session, _ = flooded
     begun = monotonic()
     for count in (1, 5, 1):
@@ -145,7 +145,7 @@ def test_what_comes_now_and_then_is_not_held_up(flooded):
 
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_pause_while_notifications_come_fast(flooded, stops):
-    """The reader then lets some come before it reads again; a command or `stop` ends that."""
+    """After many notifications the reader pauses, until a command or `stop` ends the pause."""
     connection, session, stopping = flooded
     session.count = 100_000
     connection.read_at = monotonic()
@@ -179,7 +179,7 @@ def test_a_pause_before_an_answer(flooded):
 
 
 def test_latency():
-    """The latest round trip, the mean of all and the slowest are kept."""
+    """The latency has the last round trip, the highest, and the mean of all."""
     latency = Latency(0, 0, 0, 0).plus(0.1).plus(0.3).plus(0.2)
     assert (latency.last, latency.highest, latency.count) == (0.2, 0.3, 3)
     assert latency.mean == pytest.approx(0.2)

@@ -7,7 +7,7 @@ from pgnotifier._runtime.clock import Moment
 
 
 def test_notifications_make_the_next_one_due_soon():
-    """Only the first that arrives after a round trip does: others don't put it off."""
+    """The first notification after a round trip makes the next one due soon; others don't."""
     trips = RoundTrips(600.0)
     trips.note_success(Moment.now())
     assert 500 < trips.due_in <= 600
@@ -20,7 +20,7 @@ def test_notifications_make_the_next_one_due_soon():
 
 
 def test_one_that_is_due_sooner_stays_so():
-    """A short heartbeat isn't made longer by notifications."""
+    """A notification doesn't delay a round trip that is due sooner."""
     trips = RoundTrips(0.01)
     trips.note_success(Moment.now())
     due_at = trips.due_at
@@ -29,7 +29,7 @@ def test_one_that_is_due_sooner_stays_so():
 
 
 def test_success_proves_what_was_committed_before_the_query():
-    """Nothing is proven about what was committed while the answer was on its way."""
+    """A round trip proves what was committed before its query, and nothing later."""
     trips = RoundTrips(15.0)
     begun = Moment.now().earlier(2.0)
     trips.note_arrival()

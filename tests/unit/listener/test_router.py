@@ -1,4 +1,4 @@
-"""Routing: what comes goes to those who are subscribed by then."""
+"""Routing: a notification goes to the subscriptions at the time it is read."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from pgnotifier._registry.registry import Registry
 
 
 class Taker:
-    """Stands in a deliverer's place."""
+    """Takes the place of a deliverer."""
 
     def __init__(self):
         self.inbox = []
@@ -18,7 +18,7 @@ class Taker:
         self.succession = SimpleNamespace()
 
     def start(self):
-        """Have nothing to start."""
+        """Do nothing."""
 
     def stow(self):
         """Take over the inbox."""
@@ -26,24 +26,24 @@ class Taker:
         self.inbox = []
 
     def ring(self):
-        """Have nothing to wake."""
+        """Do nothing."""
 
 
 class Connection:
-    """Has notifications, and more of them with each read; at the end it may be lost."""
+    """Has notifications, and more of them with each read; it may be lost at the end."""
 
     def __init__(self, *reads, error=None):
         self.parsed, *self.reads = map(list, reads)
         self.error = error
 
     def notifies(self):
-        """Return the next one that is parsed."""
+        """Return the next parsed notification."""
         if not self.parsed:
             return None
         return SimpleNamespace(relname=b"a", be_pid=7, extra=self.parsed.pop(0))
 
     def read_more(self):
-        """Read."""
+        """Read; return whether there was anything."""
         if self.reads:
             self.parsed = self.reads.pop(0)
             return True
@@ -53,7 +53,7 @@ class Connection:
 
 
 def test_a_subscription_made_between_two_reads():
-    """Each read may bring what was sent after a subscription was made, and goes to that, too."""
+    """A subscription made between two reads gets what the second one reads."""
     fake, taker = Fake(), Taker()
     registries = [Registry().bind(bind(fake, id=number)) for number in (1, 2)]
     router = Router(lambda: registries[0], lambda _: taker, set)
@@ -70,7 +70,7 @@ def test_a_subscription_made_between_two_reads():
 
 
 def test_what_was_read_before_the_connection_was_lost():
-    """It is counted and handed on."""
+    """What was read before the connection was lost is counted and handed on."""
     fake, taker = Fake(), Taker()
     registry = Registry().bind(bind(fake))
     router = Router(lambda: registry, lambda _: taker, set)
@@ -83,7 +83,7 @@ def test_what_was_read_before_the_connection_was_lost():
 
 
 def test_what_a_listener_sends_to_itself():
-    """It is noted with the sender's pid; it isn't counted, and doesn't end up in a buffer."""
+    """The listener's own notifications are recorded with their pid, not counted or delivered."""
     fake, taker = Fake(), Taker()
     registry = Registry().bind(bind(fake))
     router = Router(lambda: registry, lambda _: taker, set)

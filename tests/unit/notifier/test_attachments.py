@@ -1,4 +1,4 @@
-"""Attachments: which dispatchers a notifier uses, and which it has forgotten."""
+"""Attachments: which dispatchers a notifier uses, and which it no longer uses."""
 
 import gc
 import weakref
@@ -10,33 +10,33 @@ from pgnotifier._notifier.attachments import Attachments
 
 
 class Recorder(InlineDispatcher):
-    """A dispatcher that keeps a list of its calls."""
+    """A dispatcher that records its calls."""
 
     def __init__(self):
         self.calls = []
 
     def attach(self, notifier):
-        """Note the notifier."""
+        """Record the notifier."""
         self.calls.append(notifier)
 
     def open(self):
-        """Note the call."""
+        """Record the call."""
         self.calls.append("open")
 
     def forget_in_child(self):
-        """Note the call."""
+        """Record the call."""
         self.calls.append("forget")
 
 
 @pytest.fixture
 def default():
-    """Return the notifier's own dispatcher."""
+    """Return the notifier's default dispatcher."""
     return Recorder()
 
 
 @pytest.fixture
 def attachments(default):
-    """Return the attachments of a notifier, here a str, with its own dispatcher attached."""
+    """Return the attachments of a notifier, which is a str here, with its default dispatcher."""
     made = Attachments("notifier", default)
     made.attach(default, lambda: False)
     return made
@@ -52,7 +52,7 @@ def test_attached_once(attachments, is_running, calls):
 
 
 def test_one_that_cannot_be_opened(attachments):
-    """It isn't in use, and the next subscription tries again."""
+    """A dispatcher that can't be opened isn't in use, so that the next attempt opens it."""
     other = Recorder()
     other.open = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -61,13 +61,13 @@ def test_one_that_cannot_be_opened(attachments):
 
 
 def test_no_dispatcher(attachments):
-    """What isn't an instance of a dispatcher is refused by name."""
+    """Anything but an instance of a dispatcher is refused by name."""
     with pytest.raises(ArgumentTypeError, match=r"pgnotifier\.Dispatcher, not <class"):
         attachments.attach(Recorder, lambda: False)
 
 
 def test_the_default_one_stays(attachments, default):
-    """Others go when they are unused, and only these are returned."""
+    """`remove` removes and returns other dispatchers, but not the default one."""
     other = Recorder()
     attachments.attach(other, lambda: False)
     assert attachments.remove({default, other}) == {other}
@@ -75,14 +75,14 @@ def test_the_default_one_stays(attachments, default):
 
 
 def test_added_while_others_are_opened(attachments, default):
-    """Dispatchers may be attached amid opening, by another thread or by a dispatcher."""
+    """A dispatcher may be attached while others are being opened."""
     default.open = lambda: attachments.attach(Recorder(), lambda: False)
     attachments.open_all()
     assert len(attachments.in_use) == 2
 
 
 def test_a_forked_child(attachments, default):
-    """Removed dispatchers forget their threads as well, unless they are gone."""
+    """In a forked child, removed dispatchers that still exist forget their threads as well."""
     removed, gone = Recorder(), Recorder()
     for one in (removed, gone):
         attachments.attach(one, lambda: False)

@@ -1,4 +1,4 @@
-"""Autostart: the truth table of its docstring, row by row."""
+"""Autostart: each row of the truth table in its docstring."""
 
 import contextlib
 import itertools
@@ -25,7 +25,7 @@ HEAD, ROWS = TABLE[0], TABLE[1:]
 
 
 def fits(row, case):
-    """Return whether a row of the table is about a case."""
+    """Return whether a row of the table applies to a case."""
     return all(cell in ("-", value) for cell, value in zip(row, case, strict=False))
 
 
@@ -33,7 +33,7 @@ CASES = list(itertools.product(*VALUES.values()))
 
 
 def test_the_table_is_whole():
-    """It names each input, and exactly one row fits each case."""
+    """The table has a column for each input, and exactly one row applies to each case."""
     assert [*VALUES, "starts"] == HEAD
     assert [sum(fits(row, case) for row in ROWS) for case in CASES] == [1] * len(CASES)
 
@@ -44,7 +44,7 @@ def test_the_table_is_whole():
     ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
 )
 def test_row(row, case):
-    """Each row says what is decided in each case that it fits."""
+    """The result of a row is what `starts` returns in each case to which it applies."""
     asked, awaited, held, autorun, dispatchers = case
     with hold_starts() if CHOICES[held] else contextlib.nullcontext():
         started = starts(
@@ -60,7 +60,7 @@ def test_row(row, case):
 
 
 def test_holds_may_overlap():
-    """Starts are held until the end of the last block, whatever the order of the ends."""
+    """Starts are held until the last of overlapping blocks has ended, in any order."""
 
     def would_start():
         return starts(None, asked=True, is_awaited=False, dispatchers=[])

@@ -1,4 +1,4 @@
-"""Lifecycle: what starts and ends with a listener, and what waits for it."""
+"""Lifecycle: what starts and ends with a listener, and which calls wait for it."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from pgnotifier._runtime.sync import Gate, Outcome
 
 
 class Listener:
-    """A listener that connects, and ends, when the test says so."""
+    """A listener that connects and ends when the test says so."""
 
     def __init__(self):
         self.ready = Outcome()
@@ -25,18 +25,18 @@ class Listener:
         """Begin to connect."""
 
     def end(self, why):
-        """Note why it didn't start."""
+        """Record why it didn't start."""
         self.aborted = why
 
     def request(self, verb, channels=()):
-        """Note what is asked for, which is done at once."""
+        """Record a request, which is done at once."""
         outcome = Outcome()
         outcome.settle()
         self.asked.append((verb, channels))
         return outcome
 
     def stop(self, timeout):
-        """End, with nothing given up."""
+        """End without giving anything up."""
         self.is_alive = False
         self.ended.open()
         return 0
@@ -46,19 +46,19 @@ class Listener:
         return False
 
     def delivering_here(self):
-        """Return no thread."""
+        """Return an empty list of threads."""
         return []
 
 
 @pytest.fixture
 def notifier():
-    """Return a notifier of a server that isn't there."""
+    """Return a notifier for a server that doesn't exist."""
     return Notifier("host=nowhere", daemon=True)
 
 
 @pytest.fixture
 def lifecycle(notifier):
-    """Return a lifecycle that makes listeners without connections."""
+    """Yield a lifecycle with listeners that don't connect."""
     lifecycle = notifier._lifecycle
     made = []
 
@@ -73,7 +73,7 @@ def lifecycle(notifier):
 
 
 def test_one_listener_at_a_time(lifecycle):
-    """It is started once, and the next one after it has stopped."""
+    """A listener is started once, and the next one after it has stopped."""
     lifecycle.begin()
     lifecycle.begin()
     assert len(lifecycle.made) == 1
@@ -86,7 +86,7 @@ def test_one_listener_at_a_time(lifecycle):
 
 
 def test_no_connection_in_time(lifecycle):
-    """The listener is stopped, and the error says how long it has tried."""
+    """If there is no connection in time, the listener is stopped and the error has the time."""
     lifecycle.startup_wait = 0.2
     with pytest.raises(ConnectionFailedError, match=r"within 0\.2 s.*host=nowhere"):
         lifecycle.start()
@@ -95,7 +95,7 @@ def test_no_connection_in_time(lifecycle):
 
 
 def test_a_dispatcher_that_cannot_be_opened(lifecycle, notifier):
-    """Nothing is started, and nothing is left running."""
+    """If a dispatcher can't be opened, the start fails, and nothing is left running."""
     notifier._lifecycle.attachments.default.open = lambda: 1 / 0
     with pytest.raises(ZeroDivisionError):
         lifecycle.start()
@@ -104,7 +104,7 @@ def test_a_dispatcher_that_cannot_be_opened(lifecycle, notifier):
 
 
 def test_starting_is_interrupted(lifecycle, notifier):
-    """What waits for the listener gets an exception that isn't Ctrl-C's."""
+    """On Ctrl-C, waiting calls get NotifierStoppedError, not KeyboardInterrupt."""
 
     def interrupt():
         raise KeyboardInterrupt
@@ -116,7 +116,7 @@ def test_starting_is_interrupted(lifecycle, notifier):
 
 
 def test_restarts_what_runs(lifecycle):
-    """A listener that runs is asked to replace its connection; no other one is made."""
+    """`restart` has the running listener replace its connection, without a new listener."""
     lifecycle.begin()
     lifecycle.restart()
     (listener,) = lifecycle.made
@@ -125,7 +125,7 @@ def test_restarts_what_runs(lifecycle):
 
 @pytest.mark.parametrize("full", [False, True])
 def test_not_confirmed_in_time(lifecycle, monkeypatch, full):
-    """The error says why: the state, and whether a buffer is full."""
+    """The error shows the state, and whether a buffer is full."""
     monkeypatch.setattr(module, "LIVE_TIMEOUT", 0.0)
     lifecycle.begin()
     lifecycle.listener.deliverers[0] = SimpleNamespace(buffer=SimpleNamespace(full=full))

@@ -42,7 +42,7 @@ def test_changes_make_new_values():
 
 
 def test_no_ops_keep_what_is_there():
-    """Adding what is there, or removing and muting what isn't, changes nothing."""
+    """Adding an existing channel, or removing or muting an unknown one, changes nothing."""
     registry = Registry().add(["a"]).bind(binding(1, "a"))
     assert ids(registry.add(["a"]), "a") == [1]
     assert set(registry.remove(["zzz"])) == {"a"}
@@ -53,7 +53,7 @@ def test_no_ops_keep_what_is_there():
 
 
 def test_an_unknown_channel_has_nothing():
-    """A channel that isn't there has no lanes and no bindings, and isn't muted."""
+    """An unknown channel has no lanes and no bindings, and isn't muted."""
     registry = Registry()
     assert registry.lanes("a") == ()
     assert list(registry.bindings("a")) == []
@@ -63,7 +63,7 @@ def test_an_unknown_channel_has_nothing():
 
 
 def test_replacing_keeps_the_place():
-    """Subscriptions stay in subscribing order, and a replaced one keeps its place."""
+    """Subscriptions keep the order in which they were made, even when one is replaced."""
     registry = Registry()
     for name in ("x", "y", "z"):
         registry = registry.bind(binding(name, "a"))
@@ -74,7 +74,7 @@ def test_replacing_keeps_the_place():
 
 
 def test_unsubscribing_the_last_removes_the_channel():
-    """A channel goes with its last subscription, even one that had been added by itself."""
+    """A channel is removed with its last subscription, even if it was added by itself."""
     registry = Registry().add(["a"]).bind(binding(1, "a")).bind(binding(2, "a"))
     registry = registry.unbind(1, "a")
     assert set(registry) == {"a"}
@@ -91,7 +91,7 @@ def test_lanes_group_by_dispatcher():
 
 
 def test_muted_have_no_lanes():
-    """A muted subscription is in no lane, and on a muted channel none is."""
+    """A muted subscription is in no lane, and a muted channel has none."""
     registry = Registry().bind(binding(1, "a")).bind(binding(2, "a", muted=True))
     assert lane_ids(registry, "a") == [(INLINE, [1])]
     silent = registry.mute("a", muted=True)
@@ -117,24 +117,24 @@ def test_muted_have_no_lanes():
     ],
 )
 def test_good_names(name):
-    """Any Unicode text of 1 to 63 bytes is a channel, whatever characters it has."""
+    """Any Unicode text of 1 to 63 bytes is a valid channel name."""
     assert check_channel(name) == name
     assert check_channels(name) == [name]
 
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ü" * 32, "😀" * 16, "a\0b", "\0", "\ud800"])
 def test_bad_names(name):
-    """A name that PostgreSQL can't LISTEN to is a ValueError of ours, alone or among others."""
+    """A name that PostgreSQL can't LISTEN to is refused with ChannelNameError, a ValueError."""
     for give in (lambda: check_channel(name), lambda: check_channels(["a", name])):
         with pytest.raises(ChannelNameError) as caught:
             give()
         assert isinstance(caught.value, ValueError)
-        str(caught.value).encode()  # fit to be logged
+        str(caught.value).encode()  # it can be logged
 
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ["a"], ("a",), object()])
 def test_names_that_are_no_str(name):
-    """A name that isn't a str is a TypeError of ours, which says what it is."""
+    """A name that isn't a str is refused with a TypeError that names its type."""
     with pytest.raises(ArgumentTypeError, match=type(name).__name__) as caught:
         check_channel(name)
     assert isinstance(caught.value, TypeError)
@@ -142,14 +142,14 @@ def test_names_that_are_no_str(name):
 
 @pytest.mark.parametrize("channels", [None, 1, b"ab", bytearray(b"ab"), object()])
 def test_no_channels(channels):
-    """What is neither a str nor an iterable is refused; so are bytes, though they iterate."""
+    """Anything but a str or an iterable is refused, and so are bytes."""
     with pytest.raises(ArgumentTypeError):
         check_channels(channels)
 
 
 @pytest.mark.parametrize("channels", [[["a"]], [("a", "b")], ["a", None], [b"a"], {"a", 1}])
 def test_nested_iterables(channels):
-    """An iterable holds names, and not further iterables."""
+    """An iterable of channels may not contain anything but names."""
     with pytest.raises(ArgumentTypeError):
         check_channels(channels)
 
@@ -166,24 +166,24 @@ def test_nested_iterables(channels):
     ],
 )
 def test_iterables(channels):
-    """Any iterable of names is taken once, in its order, each name once."""
+    """Any iterable of names is accepted, in its order, without duplicates."""
     assert check_channels(channels) == ["b", "a"]
 
 
 def test_empty_iterables_and_sets():
-    """No names are no names, and a set is as good as a list."""
+    """An empty iterable gives no names, and sets are accepted."""
     assert check_channels([]) == check_channels(()) == []
     assert sorted(check_channels({"a", "b"})) == ["a", "b"]
 
 
 @pytest.mark.parametrize("id", [42, "x", (2, "y"), frozenset({1}), None, True, b"z", 1.5, object()])
 def test_hashable_ids(id):
-    """Anything hashable is an id, as it is."""
+    """Any hashable object is a valid id."""
     assert check_id(id) is id
 
 
 @pytest.mark.parametrize("id", [[], {}, set(), (1, []), bytearray()])
 def test_unhashable_ids(id):
-    """An unhashable id is a TypeError of ours with a way out, however deep the reason lies."""
+    """An unhashable id, even a nested one, is refused with a hint at tuple and frozenset."""
     with pytest.raises(ArgumentTypeError, match="use a tuple or frozenset"):
         check_id(id)

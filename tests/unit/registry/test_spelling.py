@@ -1,4 +1,4 @@
-"""Channels whose names hold capitals are warned of, once."""
+"""Channel names with capitals cause a warning, once."""
 
 import logging
 import threading
@@ -27,7 +27,7 @@ def test_capitals(caplog):
 
 
 def test_by_case_alone(caplog):
-    """Others that are registered, and differ by nothing else, are named."""
+    """The warning names registered channels that differ only by case."""
     spelling = Spelling()
     spelling.check("Orders", {"orders"})
     spelling.check("ORDERS", {"orders", "Orders"})
@@ -39,7 +39,7 @@ def test_by_case_alone(caplog):
 
 
 def test_the_one_without_capitals_comes_later(caplog):
-    """It is warned of as well, once, unless it was named already."""
+    """A later name without capitals causes a warning as well, once."""
     spelling = Spelling()
     spelling.check("Orders", set())
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_the_one_without_capitals_comes_later(caplog):
 
 
 def test_one_call_adds_both(caplog):
-    """One warning names both, in whatever order they are given."""
+    """If one call adds both names, one warning names both, in any order."""
     for names in (["Orders", "orders"], ["orders", "Orders"]):
         caplog.clear()
         Notifier("host=nowhere").add_channels(names, autorun=False)
@@ -61,7 +61,7 @@ def test_one_call_adds_both(caplog):
 
 @pytest.mark.parametrize("name", ["orders", "größe", "Shop.Orders", "Two words", "9A", "É"])
 def test_what_is_not_meant(caplog, name):
-    """Names without capitals, and those that SQL takes in quotes only."""
+    """Names without capitals, and those that SQL always has to quote, cause no warning."""
     spelling = Spelling()
     spelling.check(name, set())
     spelling.warn()
@@ -69,7 +69,7 @@ def test_what_is_not_meant(caplog, name):
 
 
 def test_at_subscribe_time(caplog):
-    """By each way of adding a channel, once for each name."""
+    """Each method that adds a channel warns, once per name."""
     notifier = Notifier("host=nowhere")
     for _ in range(2):
         notifier.add_channels(["Orders", "orders"], autorun=False)
@@ -79,7 +79,7 @@ def test_at_subscribe_time(caplog):
 
 
 def test_channels_that_come_and_go(monkeypatch, caplog):
-    """Of names that are gone, so many are remembered and no more, and those the latest."""
+    """Only a limited number of removed names are remembered, the latest ones."""
     monkeypatch.setattr(spelling_module, "REMEMBERED", 100)
     logging.getLogger("pgnotifier.spelling").setLevel(logging.ERROR)
     try:
@@ -114,7 +114,7 @@ def test_channels_that_come_and_go(monkeypatch, caplog):
     ],
 )
 def test_a_handler_of_the_log_that_waits_for_who_subscribes(change):
-    """A warning is logged without the notifier's lock, which other threads may want meanwhile."""
+    """The warning is logged without the notifier's lock, so other threads can subscribe."""
     notifier = Notifier("host=nowhere")
 
     class Handler(logging.Handler):

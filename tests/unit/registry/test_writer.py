@@ -1,4 +1,4 @@
-"""What the server refuses is undone, whatever other threads have done meanwhile."""
+"""A change that the server refuses is undone, whatever other threads have done meanwhile."""
 
 import threading
 
@@ -11,10 +11,10 @@ REFUSED = ListenRefusedError("no")
 
 
 class Listener:
-    """A listener whose server answers when the test says so.
+    """A listener with a server that answers when the test says so.
 
     Attributes:
-        asked: What it was asked to listen to, with the outcome of that.
+        asked: The requests, with their outcomes.
     """
 
     is_alive = True
@@ -24,7 +24,7 @@ class Listener:
         self.asked = []
 
     def request(self, verb, channels):
-        """Take down what it is asked for."""
+        """Record the request."""
         outcome = Outcome()
         self.asked.append((verb, channels, outcome))
         return outcome
@@ -34,14 +34,14 @@ class Listener:
         return False
 
     def retire(self, dispatchers):
-        """Let go of dispatchers."""
+        """Do nothing."""
 
 
 class Caller:
     """A call on a thread of its own, which waits for the server.
 
     Attributes:
-        refused: Whether it raised that the server refused.
+        refused: Whether it raised ListenRefusedError.
     """
 
     def __init__(self, listener, eventually, call, *args, **kwargs):
@@ -85,21 +85,21 @@ def begin(notifier, eventually):
 
 
 def first(*args):
-    """Be called."""
+    """Do nothing."""
 
 
 def second(*args):
-    """Be called."""
+    """Do nothing."""
 
 
 def third(*args):
-    """Be called."""
+    """Do nothing."""
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2), (1, 2, 0), (0, 2, 1)])
 @pytest.mark.parametrize("other", [False, True])
 def test_all_are_refused(notifier, begin, order, other):
-    """Three threads subscribe one id, and all are refused: nothing is left behind."""
+    """If three threads subscribe one id and all are refused, nothing is left."""
     by = InlineDispatcher() if other else None
     calls = [begin("subscribe", 1, "a", first)]
     calls += [begin("subscribe", 1, "a", second, dispatcher=by)]
@@ -114,7 +114,7 @@ def test_all_are_refused(notifier, begin, order, other):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_what_was_there_before_is_there_again(notifier, begin, order):
-    """With its place, though two threads have tried to replace it."""
+    """If all replacements are refused, the former subscription is back in its place."""
     notifier.subscribe(1, "a", first, autorun=False)
     notifier.subscribe(2, "a", first, autorun=False)
     calls = [begin("subscribe", 1, "a", second), begin("subscribe", 1, "a", third)]
@@ -127,7 +127,7 @@ def test_what_was_there_before_is_there_again(notifier, begin, order):
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize(("accepted", "left"), [(0, first), (1, second)])
 def test_one_is_accepted(notifier, begin, order, accepted, left):
-    """It is what is left, whether or not it was the latest."""
+    """If one of two changes is accepted, it is what is left, whether or not it was the latest."""
     calls = [begin("subscribe", 1, "a", first), begin("subscribe", 1, "a", second)]
     for at in order:
         calls[at].settle(None if at == accepted else REFUSED)
@@ -148,7 +148,7 @@ def test_one_is_accepted(notifier, begin, order, accepted, left):
     ],
 )
 def test_a_channel_that_two_have_added(notifier, begin, calls, order, accepted):
-    """It stays if one of them is accepted, with that one's subscription alone."""
+    """A channel added by two stays if one is accepted, with only that one's subscription."""
     begun = [begin(*call) for call in calls]
     for at in order:
         begun[at].settle(None if at == accepted else REFUSED)
@@ -159,7 +159,7 @@ def test_a_channel_that_two_have_added(notifier, begin, calls, order, accepted):
 
 
 def test_a_channel_that_was_there(notifier, begin):
-    """It stays, be it with or without subscriptions."""
+    """An existing channel stays when changes of it are refused."""
     notifier.add_channels("a", autorun=False)
     begin("subscribe", 1, "a", first).settle(REFUSED)
     begin("add_channels", "a").settle(REFUSED)
@@ -167,7 +167,7 @@ def test_a_channel_that_was_there(notifier, begin):
 
 
 def test_removed_meanwhile(notifier, begin):
-    """What a user has removed and added again isn't undone."""
+    """A refusal doesn't undo what a user has removed and added again in the meantime."""
     call, channels = begin("subscribe", 1, "a", first), begin("add_channels", "a")
     notifier.remove_channels("a", autorun=False)
     notifier.subscribe(1, "a", second, autorun=False)

@@ -1,4 +1,4 @@
-"""The bell: no ring is lost, whoever is sleeping by then."""
+"""The bell: no ring is lost, whoever is waiting by then."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ LONG = 30
 
 @pytest.fixture
 def bell():
-    """Return a bell whose lock is held for the length of the test."""
+    """Yield a bell with its lock held for the duration of the test."""
     bell = Bell()
     with bell.lock:
         yield bell
@@ -25,7 +25,7 @@ def in_a_thread(fn):
 
 
 def test_a_ring_before_the_wait(bell):
-    """It ends the next wait, however often it was rung, and only that."""
+    """Rings before a wait end that wait at once, but not the one after it."""
     for _ in range(3):
         bell.ring()
     began = time.monotonic()
@@ -37,7 +37,7 @@ def test_a_ring_before_the_wait(bell):
 
 
 def test_a_ring_amid_the_wait(bell):
-    """The lock is free while the owner waits, and the owner's again afterwards."""
+    """During a wait the lock is free, and afterwards the owner holds it again."""
     seen = []
 
     def ring():
@@ -55,7 +55,7 @@ def test_a_ring_amid_the_wait(bell):
 
 
 def test_rings_of_several_threads_at_once(bell):
-    """Each thing that is rung for is seen, though rings may fall together."""
+    """No event is missed, even if several threads ring at the same time."""
     seen, threads = set(), []
 
     def ring(number):

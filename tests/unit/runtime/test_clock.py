@@ -1,4 +1,4 @@
-"""Moments: stretches of time hold though a clock is set, or stops."""
+"""Moments: stretches of time are right even if a clock is set or stops."""
 
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -11,7 +11,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def test_now():
-    """The present, by both clocks."""
+    """`Moment.now` returns the present by both clocks."""
     before, now, after = (monotonic(), datetime.now(UTC)), Moment.now(), monotonic()
     assert before[0] <= now.steady <= after
     assert before[1] <= now.wall <= datetime.now(UTC)
@@ -19,7 +19,7 @@ def test_now():
 
 
 def test_earlier():
-    """Both clocks go back alike."""
+    """`earlier` moves both clocks back by the same time."""
     assert Moment(100.0, NOON).earlier(60.0) == Moment(40.0, NOON - timedelta(minutes=1))
 
 
@@ -27,12 +27,12 @@ def test_earlier():
     ("jump", "since", "until"),
     [
         (0, 0, 10),  # undisturbed
-        (3600, 0, 3610),  # set on: what was committed at first bears the old time
-        (-3600, -3600, 10),  # set back: what was committed at last bears the new one
+        (3600, 0, 3610),  # set forward: what was committed at first has the old time
+        (-3600, -3600, 10),  # set back: what was committed at last has the new time
     ],
 )
 def test_a_clock_that_is_set(jump, since, until):
-    """A stretch of ten seconds holds by the clock as it was, and as it is."""
+    """If the clock is set during a stretch, the bounds cover its times by both settings."""
     begin = Moment(50.0, NOON)
     end = Moment(60.0, NOON + timedelta(seconds=10 + jump))
     bounds = NOON + timedelta(seconds=since), NOON + timedelta(seconds=until)

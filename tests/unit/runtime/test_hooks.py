@@ -1,4 +1,4 @@
-"""Hooks: called in order on a thread of their own, and never by whoever has them called."""
+"""Hooks: they are called in order on a thread of their own, never by the caller's thread."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ from pgnotifier._runtime.hooks import Hook
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Return an Event: while it is set, no thread can be started."""
+    """Return an Event; while it is set, no thread can be started."""
     start, refused = threading.Thread.start, threading.Event()
 
     def refusing(self):
@@ -23,7 +23,7 @@ def refuse(monkeypatch):
 
 
 def test_order(eventually):
-    """One call after the other, each followed by what is to come then."""
+    """Calls are made in order, each followed by its own follow-up."""
     calls = []
     hook = Hook("on_gap", calls.append)
     for number in range(100):
@@ -34,7 +34,7 @@ def test_order(eventually):
 
 
 def test_without_a_thread(refuse, eventually, caplog):
-    """The caller goes on; what waits is called once there is a thread; the log says so once."""
+    """Without a thread, calls wait until one can be started, and one warning is logged."""
     calls = []
     hook = Hook("on_gap", lambda number: calls.append((number, threading.current_thread())))
     assert not hook.is_stuck

@@ -1,4 +1,4 @@
-"""Locks that a forked child finds free, whoever held them."""
+"""Locks are free in a forked child, whoever held them in the parent."""
 
 import subprocess
 import sys
@@ -87,10 +87,10 @@ def run(source):
 
 
 def test_children_of_busy_threads_subscribe():
-    """Forked while other threads subscribe, each child subscribes as well."""
+    """A child can subscribe, even if it was forked while other threads subscribed."""
     assert run(SCRIPT) == ["hung", "0"]
 
 
 def test_a_lock_held_at_fork_is_free_in_the_child():
-    """Those of modules, of apps, of notifiers, and of dispatchers that aren't running."""
+    """Locks of modules, apps, notifiers and idle dispatchers are free in a child."""
     assert run(HELD) == ["0"] * 5

@@ -1,4 +1,4 @@
-"""What log records carry, and that the docs list all of it."""
+"""Fields of log records: what they contain, and that the documentation lists all of them."""
 
 import logging
 import re
@@ -19,24 +19,24 @@ STATES = {
     "stopped",
     "stamped",
     "unstamped",
-}  # that of the moment is the event's name
+}  # the current state is the event's name
 
 
 def test_about():
-    """What isn't known is left out."""
+    """A field that is None is left out."""
     assert about("gap", why="x", since=None) == {"pgnotifier_event": "gap", "why": "x"}
 
 
 @pytest.mark.parametrize(("number", "found"), [(0, "0 tasks"), (1, "1 task"), (2, "2 tasks")])
 def test_count(number, found):
-    """One is no plural."""
+    """`count` uses the singular for one only."""
     assert count(number, "task") == found
 
 
 @pytest.mark.parametrize(
     ("seconds", "found"),
     [
-        (-1, "under 0.1 s"),  # never, but a clock may be set
+        (-1, "under 0.1 s"),  # impossible, unless a clock is set
         (0, "under 0.1 s"),
         (0.35, "0.3 s"),
         (9.94, "9.9 s"),
@@ -49,7 +49,7 @@ def test_count(number, found):
     ],
 )
 def test_duration(seconds, found):
-    """No `0.0 s`, no `1e+06 s`, and no more digits than anybody wants."""
+    """A duration is written in a suitable unit, with few digits and without an exponent."""
     assert duration(seconds) == found
 
 
@@ -58,12 +58,12 @@ def test_duration(seconds, found):
     [(0, "under 0.1 %"), (1e-5, "under 0.1 %"), (0.012, "1.2 %"), (0.0999, "10 %"), (1, "100 %")],
 )
 def test_percent(fraction, found):
-    """No `1e+02 %`, and no `1e-05 %`."""
+    """A percentage is written without an exponent."""
     assert percent(fraction) == found
 
 
 def test_every_record_is_listed():
-    """With its fields; and none is listed that there isn't."""
+    """The documentation lists each event with its fields, and no others."""
     rows = re.findall(r"^\| (`.*?) \| .* \|(.*)\|$", DOCS.read_text(), re.MULTILINE)
     listed = {name: fields for names, fields in rows for name in re.findall(r"`(\w+)`", names)}
     listed.pop("pgnotifier_event")
@@ -80,7 +80,7 @@ def test_every_record_is_listed():
 
 
 def test_every_call_has_fields():
-    """No module logs without."""
+    """Each logging call passes fields."""
     calls = re.compile(
         r"(?:logger\.(?:log|debug|info|warning|error|exception)|self\._warn\w*)\(\n?"
     )

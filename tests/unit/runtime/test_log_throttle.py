@@ -1,4 +1,4 @@
-"""LogThrottle incidents are a warning a minute."""
+"""LogThrottle logs one warning a minute."""
 
 import logging
 
@@ -7,7 +7,7 @@ from pgnotifier._runtime.log_records import LogThrottle
 
 
 def test_a_warning_a_minute(caplog, monkeypatch):
-    """What comes within a minute of a warning is logged at a lower level, whatever it says."""
+    """Anything logged within a minute of a warning gets a lower level."""
     now = 1000.0
     monkeypatch.setattr(recurring, "monotonic", lambda: now)
     caplog.set_level(logging.DEBUG)
@@ -21,7 +21,7 @@ def test_a_warning_a_minute(caplog, monkeypatch):
 
 
 def test_the_other_level(caplog):
-    """It can be chosen."""
+    """The lower level can be chosen."""
     caplog.set_level(logging.INFO)
     log = LogThrottle(logging.getLogger("pgnotifier.test"), others=logging.INFO)
     log("first")

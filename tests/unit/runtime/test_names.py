@@ -1,4 +1,4 @@
-"""How ids and callables are named."""
+"""The names of ids and callables."""
 
 import functools
 from enum import Enum
@@ -9,13 +9,13 @@ from pgnotifier._runtime.names import name_callable, spell
 
 
 class Colour(Enum):
-    """An id."""
+    """An enum with a member that is used as an id."""
 
     RED = 1
 
 
 class Secret:
-    """A callable with a repr that mustn't be shown."""
+    """A callable with a repr that may not be shown."""
 
     def __call__(self):
         """Do nothing."""
@@ -36,17 +36,17 @@ class Secret:
     ],
 )
 def test_spell(id, expected):
-    """The same id has the same name in every process."""
+    """An id has the same name in every process."""
     assert spell(id) == expected
 
 
 def test_spell_shows_the_rest_as_asked():
-    """Also inside of a tuple."""
+    """Other values are shown by the given function, also within a tuple."""
     assert spell(("a", 5), lambda value: f"<{value}>") == "a.<5>"
 
 
 def test_name_callable():
-    """A function has its own name, and any other callable that of its type: no repr is shown."""
+    """A function has its own name, and any other callable its type's, without a repr."""
     assert name_callable(functools.wraps) == "functools.wraps"
     assert name_callable(Secret()) == f"{__name__}.Secret"
     partial = functools.partial(Secret(), "s3cret")

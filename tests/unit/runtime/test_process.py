@@ -1,4 +1,4 @@
-"""What is renewed in a forked child."""
+"""Objects that are renewed in a forked child."""
 
 import os
 
@@ -10,21 +10,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarni
 
 
 class Renewed:
-    """Takes down, in a child, that it was renewed."""
+    """Records, in a child, that it was renewed."""
 
-    order: list[str] = []  # noqa: RUF012 - of each process its own
+    order: list[str] = []  # noqa: RUF012 - each process has its own
 
     def __init__(self, name):
         self.name = name
         renew_in_children(self)
 
     def renew(self):
-        """Take it down."""
+        """Record the name."""
         self.order.append(self.name)
 
 
 def test_a_child_renews_in_order():
-    """First what was registered first; in the parent nothing, and nothing that is gone."""
+    """A child renews the existing objects in the order of registration; the parent renews none."""
     first, second = Renewed("first"), Renewed("second")
     Renewed("gone")
     read, write = os.pipe()

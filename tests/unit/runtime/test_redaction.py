@@ -1,4 +1,4 @@
-"""Redaction: what hides passwords in texts that others have written."""
+"""Redaction: passwords are hidden in texts from other sources."""
 
 import pickle
 import time
@@ -17,7 +17,7 @@ from pgnotifier._runtime.redaction import redact, show
 @pytest.mark.parametrize("user", ["", "u"])
 @pytest.mark.parametrize("scheme", ["redis", "amqps", "postgresql+psycopg", "sentinel"])
 def test_urls(scheme, user, password):
-    """Whatever the password holds, it is hidden; the scheme, the user and the host are shown."""
+    """Any password in a URL is hidden; the scheme, the user and the host are shown."""
     shown = redact(f"can't reach {scheme}://{user}:{password}@server:1/0, sorry")
     assert shown == f"can't reach {scheme}://{user}:***@server:1/0, sorry"
 
@@ -36,7 +36,7 @@ def test_urls(scheme, user, password):
     ],
 )
 def test_what_holds_no_password(text):
-    """It stays as it is: ports, hosts, and the word itself."""
+    """A text without a password stays as it is, even with ports, hosts or the word itself."""
     assert redact(text) == text
 
 
@@ -55,27 +55,27 @@ def test_what_holds_no_password(text):
     ],
 )
 def test_other_forms(text):
-    """Query, connection string, repr, a list for failover, and what Python says of a port."""
+    """Passwords in queries, connection strings, reprs, lists and port errors are hidden."""
     assert "hid" not in redact(text)
     assert "***" in redact(text)
 
 
 def test_what_was_cut_off():
-    """A URL of which the end is missing shows nothing of its password."""
+    """A truncated URL shows nothing of its password."""
     url = "redis://:" + "hidden" * 30 + "@h"
     assert "hid" not in redact(repr(url)[:80])
     assert "hid" not in show(url)
 
 
 def test_known_secrets():
-    """They are hidden as they are, and percent-encoded or decoded."""
+    """Known secrets are hidden, also percent-encoded or decoded."""
     assert redact("a%2Fb a/b", "a/b") == "*** ***"
     assert redact("a%2Fb a/b", "a%2Fb") == "*** ***"
 
 
 @pytest.mark.parametrize("secret", ["a", "on", "at", "role", "connect", ".", "*", "é"])
 def test_short_secrets(secret):
-    """They are hidden where they stand alone, and not within the words of a message."""
+    """A short secret is hidden where it stands alone, but not within words."""
     text = "connection to 10.0.0.1 failed: authentication of role_é7 denied"
     assert redact(text, secret) == text
     for shown in (f"'{secret}'", f"={secret} ", f"@{secret}:", f"\\n{secret}\\n", f"\n{secret}"):
@@ -83,20 +83,20 @@ def test_short_secrets(secret):
 
 
 def test_long_secrets():
-    """They are hidden wherever they stand, and so are those of which another one is a part."""
+    """A long secret is hidden everywhere, even if it contains another one."""
     assert redact("xhunter22hunter22y", "hunter22") == "x******y"
     assert redact("hunter22 and hunter22hunter22", "hunter22", "hunter22hunter22") == "*** and ***"
 
 
 @pytest.mark.parametrize("kind", [ConfigurationError, ConnectionFailedError])
 def test_errors(kind):
-    """The message of each of the package's own hides passwords, wherever it goes."""
+    """The messages of the package's errors hide passwords, also after pickling."""
     exc = kind("can't reach redis://:hidden@h")
     assert str(exc) == str(pickle.loads(pickle.dumps(exc))) == "can't reach redis://:***@h"
 
 
 def test_long_texts():
-    """A payload in a message costs no time to speak of, whatever it looks like."""
+    """Redacting a text as long as a payload takes little time."""
     begun = time.process_time()
     for piece in ("a", "a://", "a://:", "password", "password='", "a://b:1", "Port "):
         redact(piece * (8000 // len(piece)))

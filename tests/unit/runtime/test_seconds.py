@@ -1,4 +1,4 @@
-"""Numbers of seconds: which are allowed, and how an error says so."""
+"""Numbers of seconds: which are allowed, and what an error says otherwise."""
 
 import pytest
 
@@ -31,7 +31,7 @@ UP_TO_A_CENTURY = "at least 0 and at most 3155760000 (a century)"
     ],
 )
 def test_find_problem(allowed, value, expected):
-    """A value in the range has no problem; for any other, the range or the type is named."""
+    """A value in the range has no problem; any other gets the range or the type."""
     assert allowed.find_problem(value) == expected
 
 
@@ -39,5 +39,5 @@ def test_find_problem(allowed, value, expected):
     ("value", "expected"), [(1, True), (1.5, True), (True, False), ("1", False), (1j, False)]
 )
 def test_is_number(value, expected):
-    """A bool is not a number."""
+    """A bool is not a number, and neither is a str or a complex."""
     assert is_number(value) is expected

@@ -1,4 +1,4 @@
-"""Misspelt names: the nearest one is suggested, or else all are listed."""
+"""Misspelt names: the nearest name is suggested, or else all are listed."""
 
 import re
 from pathlib import Path
@@ -24,19 +24,19 @@ PACKAGE = Path(pgnotifier.__file__).parent
     ],
 )
 def test_suggest(name, prefix, expected):
-    """The nearest name, or all names in their order."""
+    """The nearest name is suggested, or all names in their order."""
     assert suggest(name, KNOWN, prefix=prefix) == expected
 
 
 def test_nothing_is_near():
-    """A name that is like none of them, or no names at all, suggest nothing."""
+    """There is no nearest name if none is similar, or if there are no names."""
     assert find_nearest("colour", KNOWN) is None
     assert find_nearest("queue", ()) is None
     assert find_nearest("queue", KNOWN) == "queue"
 
 
 def test_there_is_one_of_each():
-    """No other module looks for near names, or aligns the columns of a table."""
+    """Only one module looks for similar names, and only one aligns columns."""
     found = {
         (match[0], path.relative_to(PACKAGE).as_posix())
         for path in PACKAGE.rglob("*.py")

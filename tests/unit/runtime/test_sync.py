@@ -1,4 +1,4 @@
-"""Gates and outcomes: waiting that an interrupt can't harm."""
+"""Gates and outcomes: an interrupt during a wait does no harm."""
 
 import functools
 import itertools
@@ -12,7 +12,7 @@ from pgnotifier._runtime.sync import Gate, Outcome
 
 
 def interrupted_at(moment, call):
-    """Run a call with Ctrl-C at one moment: the n-th event of its trace; tell if it came so far."""
+    """Run a call with Ctrl-C at the n-th event of its trace; return whether it came that far."""
     events = itertools.count()
 
     def trace(frame, event, argument):
@@ -32,7 +32,7 @@ def interrupted_at(moment, call):
 
 
 def opens(gate):
-    """Return whether it can be opened, by a thread that might hang."""
+    """Return whether the gate can be opened, by a thread because that might hang."""
     thread = threading.Thread(target=gate.open, daemon=True)
     thread.start()
     thread.join(60)
@@ -40,7 +40,7 @@ def opens(gate):
 
 
 def test_wait():
-    """It is closed until it is opened, which lets everyone through, for ever."""
+    """A gate is closed until it is opened, which lets everyone through for good."""
     gate = Gate()
     assert not gate.is_open
     assert not gate.wait(0)
@@ -56,7 +56,7 @@ def test_wait():
 
 
 def test_opened_by_many_at_once():
-    """No waiter is missed, and no opener fails, whoever comes first."""
+    """With many waiters and openers at once, none hangs or fails."""
     with ThreadPoolExecutor(8) as pool:
         for _ in range(500):
             gate = Gate()
@@ -67,7 +67,7 @@ def test_opened_by_many_at_once():
 
 
 def test_interrupted_anywhere():
-    """Whatever moment of a wait Ctrl-C comes in, others can open the gate and pass it."""
+    """If a wait is interrupted at any moment, others can still open and pass the gate."""
     for moment in itertools.count():
         gate = Gate()
         interrupted = interrupted_at(moment, functools.partial(gate.wait, 0.001))
@@ -79,7 +79,7 @@ def test_interrupted_anywhere():
 
 
 def test_outcome():
-    """It is done, or raises what made it fail, each time that it is asked."""
+    """An outcome succeeds or raises its exception each time its result is asked for."""
     outcome = Outcome()
     assert not outcome.wait(0)
     outcome.settle()
@@ -93,7 +93,7 @@ def test_outcome():
 
 
 def test_outcome_of_another_thread():
-    """`result()` waits until it is settled."""
+    """`result()` waits until the outcome is settled."""
     outcome = Outcome()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(outcome.result)
