@@ -59,9 +59,9 @@ notify_on("shop.Order", channel=orders)  # type: ignore[arg-type]
 
 @orders.task(5)  # type: ignore[call-overload,untyped-decorator]
 def invoice(sender: Any, payload: Any) -> None:
-    """Become a task by an id that isn't named."""
+    """Become a task, with an id that is given by position."""
 
 
 @notifier.on(5)  # type: ignore[arg-type]
 def count(id: str, channel: str, payload: Any, pid: int) -> None:
-    """Subscribe to what is no name."""
+    """Subscribe to a number, which is not a channel."""

@@ -14,7 +14,7 @@ entries = Channel("entries", using="audit")
 
 
 class Order(models.Model):
-    """A model that tells of its changes."""
+    """A model with a trigger that notifies of its changes."""
 
     status: "models.CharField[str, str]" = models.CharField(max_length=20)
 
