@@ -97,7 +97,7 @@ def route(arrived):
     router.hand_on()
     while deliverer.waiting:
         deliveries = []
-        taken = deliverer._buffer.take(1000)
+        taken = deliverer.buffer.take(1000)
         deliverer._decoder.decode_items(taken, deliveries, deliverer.succession)
         taker.dispatch(Batch(deliveries))
     return taker.taken
