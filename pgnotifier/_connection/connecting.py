@@ -68,6 +68,14 @@ class Connecting:
     def _run(self) -> None:
         _here.parameters = self._parameters
         try:
+            self._connect()
+        finally:
+            _here.parameters = None  # without a thread of its own, this is the caller's
+        self.done = True
+        self._wake()
+
+    def _connect(self) -> None:
+        try:
             connection = self._parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
             self.error = exc
@@ -85,8 +93,6 @@ class Connecting:
                 connection.close()
             else:
                 self._prepare(connection)
-        self.done = True
-        self._wake()
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
         try:

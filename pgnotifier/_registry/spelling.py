@@ -21,7 +21,9 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)  # PostgreSQL folds no o
 
 
 REMEMBERED = 10_000
-"""How many names are remembered, in all their spellings. Channels may come and go without end."""
+"""How many names are remembered. Channels may come and go without end."""
+SPELLINGS = 10
+"""How many spellings of a name are remembered."""
 
 Warn = Callable[[], None]
 """Logs one warning."""
@@ -53,7 +55,8 @@ class Spelling:
         has_capitals = folded != name
         if name in named or not (_IDENTIFIER.fullmatch(name) if has_capitals else others):
             return
-        self._named[folded] = named | ({name, folded} & {name, *others})
+        new = {name, folded} if folded in others else {name}
+        self._named[folded] = new if len(named) >= SPELLINGS else named | new
         if len(self._named) > REMEMBERED:
             del self._named[next(iter(self._named))]
         shown = ", ".join(map(repr, others))

@@ -1,5 +1,6 @@
 """Channel names with capitals cause a warning, once."""
 
+import itertools
 import logging
 import threading
 import tracemalloc
@@ -104,6 +105,25 @@ def test_channels_that_come_and_go(monkeypatch, caplog):
     spelling.check("Channel1", set())
     spelling.warn()
     assert [record.channel for record in caplog.records] == ["Channel1"]
+
+
+def test_many_spellings_of_one_name():
+    """Only the latest spellings are remembered, however many ways to write a name there are."""
+    spelling = Spelling()
+    letters = "abcdefghijkl"
+    logging.getLogger("pgnotifier.spelling").setLevel(logging.ERROR)
+    try:
+        tracemalloc.start()
+        for choice in itertools.islice(
+            itertools.product(*zip(letters, letters.upper(), strict=True)), 1, None
+        ):
+            spelling.check("".join(choice), set())
+            spelling.warn()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        logging.getLogger("pgnotifier.spelling").setLevel(logging.NOTSET)
+    assert kept < 100_000
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_external_servers_are_used(
 
 
 def run_user_tests(directory):
-    (directory / "pytest.ini").touch()  # so that none in a parent directory is used
+    (directory / "pytest.ini").touch()  # otherwise pytest looks in parent directories
     (directory / "conftest.py").write_text('pytest_plugins = ["pgnotifier.testing.plugin"]\n')
     (directory / "test_user.py").write_text(USER_TESTS)
     done = subprocess.run(
