@@ -164,7 +164,8 @@ class Preforked:
                 env = {**os.environ, "C_FORCE_ROOT": "1"}
                 env.pop("DJANGO_SETTINGS_MODULE", None)
                 self._forking[kind] = subprocess.Popen(
-                    [sys.executable, "-P", __file__, kind],
+                    # Unbuffered, so that what a command prints is in its log at once.
+                    [sys.executable, "-u", "-P", __file__, kind],
                     env=env,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -237,7 +238,6 @@ def _settle_in(argv, cwd, env, log):
         os.dup2(source, target)
     os.close(nothing)
     os.close(output)
-    sys.stdout.reconfigure(write_through=True)
     is_module = argv[0] == "-m"
     sys.argv = argv[1:] if is_module else argv
     first = cwd if is_module else str(Path(argv[0]).parent)

@@ -80,7 +80,7 @@ os._exit(0)
 def run(source):
     """Run a script, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=170
+        [sys.executable, "-u", "-c", source], capture_output=True, text=True, timeout=170
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
