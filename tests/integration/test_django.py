@@ -44,9 +44,10 @@ def run(*argv, env, cwd=PROJECT):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_project(env):
+def test_the_project(env, tmp_path):
     """All tests of the project pass, and none is skipped."""
-    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", env=env)
+    kept = f"--basetemp={tmp_path / 'project'}"  # which goes with this test's own files
+    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", kept, env=env)
     *_, summary = told.splitlines()
     assert "passed" in summary
     for word in ("failed", "error", "skipped", "warning"):
