@@ -151,7 +151,8 @@ def _decode_unread(text: str, exc: BaseException) -> Any:
     msgspec refuses some valid JSON as well: lone surrogates (escaped, or bytes that aren't UTF-8),
     and an int of 4,300 digits with a sign.
     """
-    if type(exc) is not msgspec.DecodeError or "\\u" in text:
+    may_be_json = type(exc) is not msgspec.DecodeError or "\\u" in text or not _is_unicode(text)
+    if may_be_json:
         if isinstance(exc.__cause__, TooManyDigitsError):
             return text
         try:
