@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pgnotifier._connection.parameters import Parameters, Supply, make_parameters
-from pgnotifier._delivery.buffer import BUFFER_BYTES, Overflow
 from pgnotifier._delivery.reports import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Settings
@@ -20,7 +19,7 @@ from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.gathering import check_gathering
 from pgnotifier.payload import decode
-from pgnotifier.settings import check_settings
+from pgnotifier.settings import BUFFER_BYTES, Overflow, check_settings
 from pgnotifier.status import OnState
 
 Fn = TypeVar("Fn", bound=Callable[..., object])

@@ -21,10 +21,7 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
-from pgnotifier.payload import encode
-
-MAX_PAYLOAD_BYTES = 7999
-"""The longest payload of NOTIFY: https://www.postgresql.org/docs/current/sql-notify.html."""
+from pgnotifier.payload import MAX_PAYLOAD_BYTES, encode
 
 _NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
 _MOST_CANCELS = 10

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,13 +13,10 @@ from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Gap
+from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.buffer")
 
-Overflow = Literal["block", "drop_oldest", "drop_newest"]
-
-BUFFER_BYTES = 64 * 1024 * 1024
-"""How many bytes of payloads may wait by default."""
 BATCH_BYTES = 1024 * 1024
 """The most bytes of payloads in a batch. Some take fifty times as many once they are decoded."""
 MORE = 100_000

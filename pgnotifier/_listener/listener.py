@@ -10,7 +10,7 @@ from time import monotonic
 from pgnotifier._connection.connecting import is_connecting_here
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
-from pgnotifier._delivery.buffer import REPORT_PAUSE, Overflow
+from pgnotifier._delivery.buffer import REPORT_PAUSE
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._listener.commands import Commands, Verb
@@ -27,6 +27,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import Gate, Outcome, is_held_here
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, PgNotifierError
+from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.listener")
 
