@@ -86,7 +86,7 @@ class Runnable:
         Returns:
             How many deliveries were given up.
         """
-        return self._lifecycle.stop(timeout)
+        return self._lifecycle.stop(timeout) or 0
 
     def check_configured(self) -> None:
         """Check what would prevent a start, whatever the server says.

@@ -1,10 +1,12 @@
 """Synchronization: gates, outcomes, bells, and locks that a forked child finds free."""
 
 import contextlib
+import functools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.process import renew_in_children
@@ -183,6 +185,27 @@ class ChangeLock:
                     )
         finally:
             del self._local.waiting
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def may_be_put_off(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R | None]:
+    """Have calls of a method put off while their thread is in the midst of another change.
+
+    The method's object has a `ChangeLock` as its `lock`. A call that is put off returns None.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if self.lock.puts_off(functools.partial(call, self, *args, **kwargs)):
+            return None
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 def is_held_here(lock: "threading.RLock") -> bool:
