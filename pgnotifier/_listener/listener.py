@@ -116,13 +116,7 @@ class Listener:
             else Leadership(self.connection, self._heartbeat, settings.standby)
         )
         self.listening = Listening(
-            registry,
-            self._commands,
-            self.connection,
-            self._heartbeat,
-            self._leadership,
-            self._gaps,
-            self._state,
+            registry, self._commands, self.connection, self._leadership, self._gaps, report_state
         )
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
         self._starter: int | None = threading.get_ident()  # until the reader runs

@@ -152,7 +152,7 @@ def test_taking_back():
     """`take_back` returns a binding's deliveries in order, and the lane goes on with the rest."""
     lanes = Lanes(10, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
-    told = Subscription((1, "gap"), "a", print, None, tells_gaps=True)
+    told = Subscription((1, "gap"), "a", print, None, delivers_gaps=True)
     gap = Binding(told, SimpleNamespace(lane=lanes.lane(told)), print)
     assert gap.target.lane is one.target.lane
     lanes.put(batch((one, 1), (two, 2), (gap, 3), (one, 4)))
