@@ -42,7 +42,8 @@ CONTAINED = {
     "demo/__init__.py": 2,  # shown to the user
     "demo/scenario.py": 2,
     "demo/stage.py": 2,
-    "testing/contract.py": 2,
+    "testing/contract/delivery.py": 1,
+    "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
     "testing/postgres.py": 3,
 }
