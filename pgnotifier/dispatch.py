@@ -378,6 +378,13 @@ class Binding:
                 found = one
         return found if changes else self
 
+    def latest(self) -> "Binding":
+        """Return the last of the bindings that have replaced this one, or this one."""
+        found = self
+        while found.successor is not None:
+            found = found.successor
+        return found
+
     def can_become(self, subscription: Subscription) -> bool:
         """Return whether waiting deliveries can go to another subscription in the same way."""
         return (

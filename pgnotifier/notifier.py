@@ -14,7 +14,6 @@ from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
-from pgnotifier._runtime import process
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.gathering import check_gathering
@@ -127,7 +126,6 @@ class Notifier(Runnable):
         )
         self._changes = Changes(self, self._lifecycle, autorun)
         self._changes.attach(self._lifecycle.attachments.default)
-        process.notifiers.add(self)
 
     def __repr__(self) -> str:
         state = self._lifecycle.reports.states.current.state

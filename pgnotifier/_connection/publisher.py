@@ -66,11 +66,8 @@ class Publisher:
                 return
         # This thread is already inside this method: a signal handler, a finalizer or `db_conf`
         # has called it.
-        another = Publisher(self._parameters)
-        try:
-            another._notify(channel, text)
-        finally:
-            another.close()
+        with contextlib.closing(Publisher(self._parameters)) as another:
+            another.notify(channel, payload, encoder)
 
     def _notify(self, channel: str, text: str) -> None:
         self._closing = False

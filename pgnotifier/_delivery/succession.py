@@ -180,7 +180,6 @@ class Succession:
 
     def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
-        while binding.successor is not None:
-            binding = binding.successor
+        binding = binding.latest()
         self.helped.add(binding.subscription.dispatcher)
         return shape(Delivery(binding, arrived))

@@ -9,7 +9,7 @@ from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._registry.registry import Registry
-from pgnotifier.dispatch import Binding, Delivery, Dispatcher
+from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.notification import Gap
 
 
@@ -84,16 +84,10 @@ def _by_dispatcher(
     """
     grouped: dict[Dispatcher, list[Delivery]] = {}
     for one in deliveries:
-        latest = _find_latest(one.binding)
+        latest = one.binding.latest()
         moved = Delivery(latest, one.notification) if latest.dispatcher in known else one
         grouped.setdefault(moved.binding.dispatcher, []).append(moved)
     return grouped
-
-
-def _find_latest(binding: Binding) -> Binding:
-    while binding.successor is not None:
-        binding = binding.successor
-    return binding
 
 
 class Gaps:

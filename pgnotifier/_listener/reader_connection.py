@@ -369,9 +369,7 @@ class ReaderConnection:
 
     def end(self) -> None:
         """Close everything, as the reader ends."""
-        if self.session is not None:
-            self.session.close()
-        self._pause.forget()
+        self.close()
         self._waiter.close()
 
     def forget_in_child(self) -> None:

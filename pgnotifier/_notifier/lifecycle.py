@@ -107,6 +107,7 @@ class Lifecycle:
         self._owner = owner
         self._health = health
         self._stopped = Gate()
+        process.renew_in_children(self)
 
     @property
     def running(self) -> Listener | None:
@@ -207,8 +208,8 @@ class Lifecycle:
         """Return whether the calling code must not wait for a listener that waits for it."""
         return self.lock.is_catching_up or listener.waits_for_caller()
 
-    def forget_in_child(self) -> None:
-        """Forget the parent's listener, threads and port in a forked child."""
+    def renew(self) -> None:
+        """Have no listener in a forked child: the parent's, its threads and its port stay there."""
         self.lock = ChangeLock()
         self._stopped.open()
         self._health.forget_in_child()

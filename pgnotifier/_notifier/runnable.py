@@ -153,10 +153,6 @@ class Runnable:
         check_settings(wait=wait)
         self._lifecycle.startup_wait = wait
 
-    def forget_in_child(self) -> None:
-        """Forget the parent's threads, locks and connections in a forked child."""
-        self._lifecycle.forget_in_child()
-
 
 def _describe(lifecycle: Lifecycle) -> Status:
     """Return the status of a notifier: see `Notifier.status`."""

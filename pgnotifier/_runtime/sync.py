@@ -11,6 +11,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.process import renew_in_children
 
+logger = logging.getLogger("pgnotifier.locks")
+
 
 class Gate:
     """Opens once; from then on, nobody waits for it."""
@@ -36,7 +38,7 @@ class Gate:
         try:
             # Looked at again, as `open` may just have missed this waiter.
             if not self.is_open:
-                waiter.acquire(timeout=-1 if timeout is None else min(max(0, timeout), _FOREVER))
+                _acquire(waiter, timeout)
         finally:
             self._waiting.remove(waiter)
         return self.is_open
@@ -59,9 +61,6 @@ class Outcome(Gate):
         self.wait()
         if self._exc is not None:
             raise self._exc
-
-
-_FOREVER = threading.TIMEOUT_MAX
 
 
 class Bell:
@@ -95,16 +94,15 @@ class Bell:
         self.is_waited_for = True
         self.lock.release()
         try:
-            if timeout is None:
-                self._unrung.acquire()
-            else:
-                self._unrung.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+            _acquire(self._unrung, timeout)
         finally:
             self.lock.acquire()
             self.is_waited_for = False
 
 
-logger = logging.getLogger("pgnotifier.locks")
+def _acquire(lock: threading.Lock, timeout: float | None) -> None:
+    """Acquire a lock, waiting for so many seconds at most; without a limit if None."""
+    lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
 class ForkSafeLock:
