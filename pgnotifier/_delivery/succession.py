@@ -1,4 +1,4 @@
-"""Succession: what waits for a binding goes to its successor.
+"""Succession: what waits for a subscription goes to the one that has replaced it.
 
 An id that is subscribed again keeps its binding, unless another dispatcher or another way of
 gathering is to deliver from now on. Then the binding gets a successor. Its deliverer takes back

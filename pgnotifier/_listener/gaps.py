@@ -1,4 +1,4 @@
-"""Gaps: report them, and hold back deliveries until the users know of them."""
+"""Gaps: report them, and hold back what was read later until `on_gap` has returned."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping

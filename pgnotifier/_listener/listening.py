@@ -1,4 +1,4 @@
-"""What the reader listens to: the live channels, on a connection that is replaced when lost."""
+"""Listening: connect, listen to the channels that are live, and replace a lost connection."""
 
 import logging
 from collections.abc import Callable, Iterable

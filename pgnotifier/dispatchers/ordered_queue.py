@@ -1,4 +1,4 @@
-"""Lanes: queues of deliveries for workers, which keep each subscription's deliveries in order."""
+"""A queue of deliveries for workers, in lanes that keep each subscription's deliveries in order."""
 
 import threading
 from collections import deque

@@ -9,13 +9,12 @@ import pgnotifier
 TESTS = Path(__file__).parents[1]
 PACKAGE = Path(pgnotifier.__file__).parent
 ELSEWHERE = {
+    "_connection/connecting.py": "faults/test_down.py",
     "_connection/encoding.py": "integration/test_encodings.py",
     "_connection/inheriting.py": "faults/test_fork.py",
-    "_connection/parameters.py": "unit/connection/test_connecting.py",
     "_connection/publisher.py": "integration/test_notify.py",
-    "_connection/session.py": "integration/test_live_changes.py",
     "_connection/session_settings.py": "faults/test_settings.py",
-    "_connection/wakeup.py": "unit/listener/test_reader_connection.py",
+    "_connection/waiter.py": "unit/listener/test_reader_connection.py",
     "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
     "_health/health_server.py": "integration/test_health.py",
@@ -28,7 +27,7 @@ ELSEWHERE = {
     "_listener/listening.py": "faults/test_reconnect.py",
     "_listener/new_connection.py": "integration/test_listening.py",
     "_listener/pause.py": "faults/test_pause.py",
-    "_listener/queue_usage.py": "faults/test_backlog.py",
+    "_listener/queue_usage.py": "faults/test_queue_usage.py",
     "_listener/state.py": "unit/test_status.py",
     "_notifier/changes.py": "unit/test_notifier.py",
     "_notifier/runnable.py": "unit/test_notifier.py",
