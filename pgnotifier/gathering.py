@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
-from pgnotifier.settings import DAY, is_whole, seconds
+from pgnotifier.settings import DAY, seconds, whole_number
 
 PATIENCE = 10
 """A debounce waits at most this many times its seconds for quiet, by default."""
+_SIZE = whole_number(1)
 _SECONDS = seconds(most=DAY)
 
 
@@ -74,10 +75,7 @@ def _check_batch(what: str, given: Any) -> Batch:
             f"{what}: batch must be a pair (max_size, max_seconds), not {given!r}"
         )
     size, longest = given
-    if not is_whole(size):
-        raise ArgumentTypeError(f"{what}: the size of a batch must be an integer, not {size!r}")
-    if size < 1:
-        raise ConfigurationError(f"{what}: the size of a batch must be at least 1, not {size!r}")
+    _SIZE.check(f"{what}: the size of a batch", size)
     return Batch(size, _check_seconds(what, "batch", longest))
 
 

@@ -147,7 +147,14 @@ def seconds(
     )
 
 
-def _count(default: int, least: int, why: str = "") -> Setting:
+def whole_number(least: int, default: Any = REQUIRED, why: str = "") -> Setting:
+    """Return a setting that is an integer.
+
+    Args:
+        least: The smallest one.
+        default: The value if none is given.
+        why: What follows the smallest one in errors.
+    """
     return Setting(
         "an integer", is_whole, default, f"at least {least}{why}", lambda value: value >= least, int
     )
@@ -157,8 +164,8 @@ _OVERFLOW = "'block', 'drop_oldest' or 'drop_newest'"
 
 SETTINGS: Mapping[str, Setting] = {
     "standby": Setting("a name", is_text, None, "a name, or None", is_filled),
-    "buffer_size": _count(100_000, 1),
-    "buffer_bytes": _count(BUFFER_BYTES, MAX_PAYLOAD_BYTES, " (one payload)"),
+    "buffer_size": whole_number(1, 100_000),
+    "buffer_bytes": whole_number(MAX_PAYLOAD_BYTES, BUFFER_BYTES, " (one payload)"),
     "overflow": Setting(
         _OVERFLOW, is_text, "block", _OVERFLOW, lambda value: value in get_args(Overflow)
     ),
