@@ -199,7 +199,8 @@ def may_be_put_off(
 
     @functools.wraps(method)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        if self.lock.puts_off(functools.partial(call, self, *args, **kwargs)):
+        later = getattr(self, method.__name__)  # which a subclass may have extended
+        if self.lock.puts_off(functools.partial(later, *args, **kwargs)):
             return None
         return method(self, *args, **kwargs)
 
