@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple
@@ -76,10 +76,15 @@ class GapMarker:
         deliveries: What to deliver first.
     """
 
-    def __init__(self) -> None:
-        self.is_open = False
+    def __init__(self, deliveries: Iterable[Delivery] | None = None) -> None:
+        """Make a marker that holds back what comes after it, or an open one.
+
+        Args:
+            deliveries: What to deliver first. The marker is open if this is known by now.
+        """
+        self.is_open = deliveries is not None
         self.is_taken = False
-        self.deliveries: tuple[Delivery, ...] = ()
+        self.deliveries = tuple(deliveries or ())
 
 
 class Buffer:

@@ -171,12 +171,9 @@ class Succession:
         if self.find is None:
             return False
         deliverer = self.find(binding.dispatcher)
-        if not isinstance(item, Delivery):
-            return deliverer.take_over(item.for_bindings((binding,)))
-        marker = GapMarker()
-        marker.is_open = True
-        marker.deliveries = (Delivery(binding, item.notification),)
-        return deliverer.take_over(marker)
+        if isinstance(item, Delivery):
+            return deliverer.take_over(GapMarker([Delivery(binding, item.notification)]))
+        return deliverer.take_over(item.for_bindings((binding,)))
 
     def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""

@@ -192,7 +192,6 @@ class Gaps:
             if deliverer.release(marker, self.deliveries([both], dispatcher)):
                 self._dropped[deliverer] = marker, both
                 return
-        marker = GapMarker()
-        deliverer.hold(marker)
-        deliverer.release(marker, self.deliveries([missed], dispatcher))
+        marker = GapMarker(self.deliveries([missed], dispatcher))
+        deliverer.take_over(marker)
         self._dropped[deliverer] = marker, missed
