@@ -10,7 +10,7 @@ from report import show
 from results import Section
 
 WIDTH, COLUMNS = 460, 2
-BAR, HEAD, NAMES = 18, 44, 170
+ROW, HEAD, NAMES = 18, 44, 170
 LINE_HEIGHT = 170
 COLOUR, OTHER, INK = "#2f6db3", "#b9c4d0", "#222"
 
@@ -21,7 +21,7 @@ def draw(sections: Sequence[Section], path: Path) -> None:
     tops = [0.0] * COLUMNS
     for section in sections:
         column = tops.index(min(tops))
-        drawn, height = _curve(section) if section.is_curve else _bars(section)
+        drawn, height = _curve(section) if section.is_curve else _rows(section)
         title = _text(0, 16, section.title, 'font-weight="bold"') + _text(0, 32, section.unit)
         place = f'<g transform="translate({20 + column * (WIDTH + 40)} {tops[column] + 10:.0f})">'
         parts.append(f"{place}{title}{drawn}</g>")
@@ -34,13 +34,13 @@ def draw(sections: Sequence[Section], path: Path) -> None:
     )
 
 
-def _bars(section: Section) -> tuple[str, float]:
+def _rows(section: Section) -> tuple[str, float]:
     """Return a rectangle for each row, and the height of all."""
     values = [statistics.median(row.figures) for row in section.rows]
     longest = max(*values, 1e-9)
     parts = []
     for number, (row, value) in enumerate(zip(section.rows, values, strict=True)):
-        top = HEAD + number * BAR
+        top = HEAD + number * ROW
         length = max(1.0, value / longest * (WIDTH - NAMES - 110))
         ours = row.name.startswith("pgnotifier") and not row.ratios
         shown = show(value)
@@ -48,10 +48,10 @@ def _bars(section: Section) -> tuple[str, float]:
             shown += f"  (ratio {statistics.median(row.ratios):.2f})"
         parts.append(
             _text(NAMES - 8, top + 12, row.name, 'text-anchor="end"')
-            + f'<rect x="{NAMES}" y="{top}" width="{length:.1f}" height="{BAR - 4}" '
+            + f'<rect x="{NAMES}" y="{top}" width="{length:.1f}" height="{ROW - 4}" '
             f'fill="{COLOUR if ours else OTHER}"/>' + _text(NAMES + length + 6, top + 12, shown)
         )
-    return "".join(parts), len(values) * BAR
+    return "".join(parts), len(values) * ROW
 
 
 def _curve(section: Section) -> tuple[str, float]:

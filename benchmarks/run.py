@@ -2,8 +2,8 @@
 
 import broker
 import cpu
+import django_signals
 import growth
-import hooks
 import inline
 import jobs
 import latency
@@ -21,7 +21,7 @@ if __name__ == "__main__":
             for one in (
                 inline,
                 cpu,
-                hooks,
+                django_signals,
                 broker,
                 rabbitmq,
                 jobs,

@@ -286,7 +286,7 @@ class Subscription:
         muted: Whether this subscription is muted. Its channel may be muted, too.
         gathering: How several notifications become one delivery; None if they don't.
         on_gap: What gaps are delivered to, if anything; like `fn`.
-        tells_gaps: Whether it delivers the gaps of another subscription.
+        delivers_gaps: Whether it delivers the gaps of another subscription.
     """
 
     id: Hashable
@@ -297,7 +297,7 @@ class Subscription:
     muted: bool = False
     gathering: Gathering | None = None
     on_gap: Any = None
-    tells_gaps: bool = False
+    delivers_gaps: bool = False
 
     def for_gaps(self) -> "Subscription | None":
         """Return the subscription that gets the gaps, with the id `(id, "gap")`, if any."""
@@ -305,7 +305,12 @@ class Subscription:
             return None
         parts = self.id if isinstance(self.id, tuple) else (self.id,)
         return replace(
-            self, id=(*parts, "gap"), fn=self.on_gap, gathering=None, on_gap=None, tells_gaps=True
+            self,
+            id=(*parts, "gap"),
+            fn=self.on_gap,
+            gathering=None,
+            on_gap=None,
+            delivers_gaps=True,
         )
 
 
@@ -372,6 +377,13 @@ class Binding:
             if one.dispatcher in dispatchers:
                 found = one
         return found if changes else self
+
+    def latest(self) -> "Binding":
+        """Return the last of the bindings that have replaced this one, or this one."""
+        found = self
+        while found.successor is not None:
+            found = found.successor
+        return found
 
     def can_become(self, subscription: Subscription) -> bool:
         """Return whether waiting deliveries can go to another subscription in the same way."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from pgnotifier._runtime.seconds import DAY, Seconds, is_number
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.settings import DAY, seconds, whole_number
 
 PATIENCE = 10
 """A debounce waits at most this many times its seconds for quiet, by default."""
-_SECONDS = Seconds(DAY)
+_SIZE = whole_number(1)
+_SECONDS = seconds(most=DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,9 @@ def _check_batch(what: str, given: Any) -> Batch:
         raise ArgumentTypeError(
             f"{what}: batch must be a pair (max_size, max_seconds), not {given!r}"
         )
-    size, seconds = given
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise ArgumentTypeError(f"{what}: the size of a batch must be an integer, not {size!r}")
-    if size < 1:
-        raise ConfigurationError(f"{what}: the size of a batch must be at least 1, not {size!r}")
-    return Batch(size, _check_seconds(what, "batch", seconds))
+    size, longest = given
+    _SIZE.check(f"{what}: the size of a batch", size)
+    return Batch(size, _check_seconds(what, "batch", longest))
 
 
 def _check_debounce(what: str, given: Any, key: Callable[[Any], Hashable] | None) -> Debounce:
@@ -100,8 +98,5 @@ def _check_debounce(what: str, given: Any, key: Callable[[Any], Hashable] | None
 
 
 def _check_seconds(what: str, name: str, value: Any) -> float:
-    if (expected := _SECONDS.find_problem(value)) is not None:
-        raise (ConfigurationError if is_number(value) else ArgumentTypeError)(
-            f"{what}: the time of a {name} must be {expected}, not {value!r:.80}"
-        )
+    _SECONDS.check(f"{what}: the time of a {name}", value)
     return float(value)

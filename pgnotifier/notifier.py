@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pgnotifier._connection.parameters import Parameters, Supply, make_parameters
-from pgnotifier._delivery.buffer import BUFFER_BYTES, Overflow
 from pgnotifier._delivery.reports import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Settings
@@ -15,12 +14,11 @@ from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
-from pgnotifier._runtime import process
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.gathering import check_gathering
 from pgnotifier.payload import decode
-from pgnotifier.settings import check_settings
+from pgnotifier.settings import BUFFER_BYTES, Overflow, check_settings
 from pgnotifier.status import OnState
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
@@ -128,7 +126,6 @@ class Notifier(Runnable):
         )
         self._changes = Changes(self, self._lifecycle, autorun)
         self._changes.attach(self._lifecycle.attachments.default)
-        process.notifiers.add(self)
 
     def __repr__(self) -> str:
         state = self._lifecycle.reports.states.current.state

@@ -21,6 +21,9 @@ from pgnotifier._payload.plain import (
     refuse,
 )
 
+MAX_PAYLOAD_BYTES = 7999
+"""The longest payload of NOTIFY: https://www.postgresql.org/docs/current/sql-notify.html."""
+
 
 def decode(text: str) -> Any:
     r"""Return the value of a notification's text. Never raises or warns.

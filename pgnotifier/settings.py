@@ -7,16 +7,23 @@ as `PGNOTIFIER["HEARTBEAT"]`, to commands as `--drain-timeout`, and in the envir
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from pgnotifier._connection.publisher import MAX_PAYLOAD_BYTES
-from pgnotifier._delivery.buffer import BUFFER_BYTES
 from pgnotifier._runtime.redaction import show
-from pgnotifier._runtime.seconds import DAY, Seconds, is_number
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.payload import MAX_PAYLOAD_BYTES
 
-OVERFLOW = ("block", "drop_oldest", "drop_newest")
-OVERFLOW_SHOWN = "'block', 'drop_oldest' or 'drop_newest'"
+Overflow = Literal["block", "drop_oldest", "drop_newest"]
+BUFFER_BYTES = 64 * 1024 * 1024
+"""How many bytes of payloads may wait by default."""
+
+DAY = 86_400
+CENTURY = 36_525 * DAY
+"""Beyond it, dates overflow."""
+_SHOWN: dict[float, str] = {DAY: f"{DAY} (a day)", CENTURY: f"{CENTURY} (a century)"}
+
+REQUIRED: Any = object()
+"""The default of a setting that always has to be given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +52,19 @@ class Setting:
     metavar: str = ""
     help: str = ""
 
-    def find_problem(self, value: Any) -> str | None:
-        """Return the problem with a value as "must be …, not …", or None if it is valid."""
+    def find_expected(self, value: Any) -> str | None:
+        """Return what a value must be instead, or None if it is valid."""
         if value is None and self.default is None:
             return None
         if not self.is_kind(value):
-            return f"must be {self.kind}, not {self._show(value)}"
-        if not self.is_within(value):
-            return f"must be {self.limits}, not {self._show(value)}"
-        return None
+            return self.kind
+        return None if self.is_within(value) else self.limits
+
+    def find_problem(self, value: Any) -> str | None:
+        """Return the problem with a value as "must be …, not …", or None if it is valid."""
+        if (expected := self.find_expected(value)) is None:
+            return None
+        return f"must be {expected}, not {type(value).__name__ if self.is_secret else show(value)}"
 
     def check(self, shown: str, value: Any) -> None:
         """Check a value.
@@ -92,9 +103,6 @@ class Setting:
         default = "none" if self.default is None else repr(self.default)
         return f"It is {self.kind}{limits}. Default: {default}."
 
-    def _show(self, value: Any) -> str:
-        return type(value).__name__ if self.is_secret else show(value)
-
 
 def is_whole(value: Any) -> bool:
     """Return whether a value is an int, and not a bool."""
@@ -111,37 +119,61 @@ def is_filled(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _seconds(default: float, allowed: Seconds, *, metavar: str = "", help: str = "") -> Setting:
+def is_number(value: Any) -> bool:
+    """Return whether a value is an int or a float, and not a bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def seconds(
+    default: Any = REQUIRED, most: float = float("inf"), *, allows_zero: bool = False, **others: Any
+) -> Setting:
+    """Return a setting that is a number of seconds. NaN is never within its limits.
+
+    Args:
+        default: The value if none is given.
+        most: The longest duration.
+        allows_zero: Whether 0 is one.
+        others: More attributes of the setting.
+    """
+    least = "at least 0" if allows_zero else "above 0"
     return Setting(
-        allowed.kind,
+        "a number of seconds",
         is_number,
         default,
-        allowed.limits,
-        allowed.includes,
+        f"{least} and at most {_SHOWN[most]}" if most in _SHOWN else least,
+        lambda value: value <= most and (value >= 0 if allows_zero else value > 0),
         float,
-        metavar=metavar,
-        help=help,
+        **others,
     )
 
 
-def _count(default: int, least: int, why: str = "") -> Setting:
+def whole_number(least: int, default: Any = REQUIRED, why: str = "") -> Setting:
+    """Return a setting that is an integer.
+
+    Args:
+        least: The smallest one.
+        default: The value if none is given.
+        why: What follows the smallest one in errors.
+    """
     return Setting(
         "an integer", is_whole, default, f"at least {least}{why}", lambda value: value >= least, int
     )
 
 
+_OVERFLOW = "'block', 'drop_oldest' or 'drop_newest'"
+
 SETTINGS: Mapping[str, Setting] = {
     "standby": Setting("a name", is_text, None, "a name, or None", is_filled),
-    "buffer_size": _count(100_000, 1),
-    "buffer_bytes": _count(BUFFER_BYTES, MAX_PAYLOAD_BYTES, " (one payload)"),
+    "buffer_size": whole_number(1, 100_000),
+    "buffer_bytes": whole_number(MAX_PAYLOAD_BYTES, BUFFER_BYTES, " (one payload)"),
     "overflow": Setting(
-        OVERFLOW_SHOWN, is_text, OVERFLOW[0], OVERFLOW_SHOWN, lambda value: value in OVERFLOW
+        _OVERFLOW, is_text, "block", _OVERFLOW, lambda value: value in get_args(Overflow)
     ),
-    "heartbeat": _seconds(15.0, Seconds(DAY)),
-    "heartbeat_timeout": _seconds(5.0, Seconds(DAY)),
-    "drain_timeout": _seconds(
+    "heartbeat": seconds(15.0, DAY),
+    "heartbeat_timeout": seconds(5.0, DAY),
+    "drain_timeout": seconds(
         30.0,
-        Seconds(allows_zero=True),
+        allows_zero=True,
         metavar="SECONDS",
         help="How long to go on delivering what was received, after SIGTERM or SIGINT.",
     ),

@@ -1,4 +1,4 @@
-"""Inheriting: a forked child lets go of its parent's connections."""
+"""Connections that a forked child inherits: it lets go of them without ending the sessions."""
 
 import os
 import weakref

@@ -34,7 +34,6 @@ KEEPALIVE = {
 }
 """Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
-_SHUFFLE: Mapping[str, Any] = {"load_balance_hosts": "random"}  # since libpq 16
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 _SECRET = ("password", "sslpassword")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
@@ -99,8 +98,9 @@ class Parameters:
                 wrong, the database doesn't exist, or the server refuses a session setting.
             ConfigurationError: libpq refuses the value of a parameter.
         """
-        shuffled = shuffle and _SHUFFLE.keys() <= _OPTIONS - self._known.keys()
-        settings = dict(_SHUFFLE) if shuffled else {}
+        settings = {}
+        if shuffle and "load_balance_hosts" in _OPTIONS - self._known.keys():  # since libpq 16
+            settings["load_balance_hosts"] = "random"
         try:
             return self._open(settings)
         except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors

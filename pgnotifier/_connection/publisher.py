@@ -21,10 +21,7 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
-from pgnotifier.payload import encode
-
-MAX_PAYLOAD_BYTES = 7999
-"""The longest payload of NOTIFY: https://www.postgresql.org/docs/current/sql-notify.html."""
+from pgnotifier.payload import MAX_PAYLOAD_BYTES, encode
 
 _NOTIFY = "SELECT pg_catalog.pg_notify(%s, %s)"
 _MOST_CANCELS = 10
@@ -69,11 +66,8 @@ class Publisher:
                 return
         # This thread is already inside this method: a signal handler, a finalizer or `db_conf`
         # has called it.
-        another = Publisher(self._parameters)
-        try:
-            another._notify(channel, text)
-        finally:
-            another.close()
+        with contextlib.closing(Publisher(self._parameters)) as another:
+            another.notify(channel, payload, encoder)
 
     def _notify(self, channel: str, text: str) -> None:
         self._closing = False

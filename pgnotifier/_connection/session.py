@@ -11,19 +11,11 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._connection.encoding import Encoding, find_encoding
 from pgnotifier._connection.parameters import MAX_NAME_BYTES
-from pgnotifier.errors import (
-    ListenRefusedError,
-    in_one_line,
-)
+from pgnotifier.errors import ListenRefusedError, in_one_line
 
 READ_ONLY = b"25006"
-
-
 CANCELED = b"57014"
-
-
 """https://www.postgresql.org/docs/current/errcodes-appendix.html"""
-
 
 STANDBY = (
     "it is a hot standby, which can't LISTEN. Connect to the primary; or give all hosts, separated "

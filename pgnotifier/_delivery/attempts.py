@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from time import monotonic
 
 from pgnotifier._delivery.buffer import Trouble
@@ -20,30 +18,39 @@ LAST_PAUSE = 0.2
 """The longest pause between two attempts while draining, in seconds."""
 
 
-@dataclass(eq=False)
 class Attempts:
     """Dispatches a deliverer's batches, with pauses between the attempts.
 
     The deliverer's thread calls the methods, except for `cancel`, which any thread may call.
 
     Attributes:
-        _name: The dispatcher's name in the log.
-        _ending: The deliverer's.
-        _renew: Returns what to dispatch next, given what is left of a batch.
-        _count_waiting: Returns how many notifications are waiting, for the log.
         delivered: How many deliveries dispatchers have acknowledged.
         trouble: Since when it has been retrying, and why; None if it isn't.
-        _batches: The current one, after those that it has interrupted.
     """
 
-    _name: str
-    _ending: Ending
-    _renew: Callable[[list[Delivery]], list[Delivery]]
-    _count_waiting: Callable[[], int]
-    delivered: int = field(default=0, init=False)
-    trouble: Trouble | None = field(default=None, init=False)
-    _batches: list[Batch] = field(default_factory=list, init=False)
-    _warn: LogThrottle = field(default_factory=partial(LogThrottle, logger), init=False)
+    def __init__(
+        self,
+        name: str,
+        ending: Ending,
+        renew: Callable[[list[Delivery]], list[Delivery]],
+        count_waiting: Callable[[], int],
+    ) -> None:
+        """Begin without a batch.
+
+        Args:
+            name: The dispatcher's name in the log.
+            ending: The deliverer's.
+            renew: Returns what to dispatch next, given what is left of a batch.
+            count_waiting: Returns how many notifications are waiting, for the log.
+        """
+        self.delivered = 0
+        self.trouble: Trouble | None = None
+        self._name = name
+        self._ending = ending
+        self._renew = renew
+        self._count_waiting = count_waiting
+        self._batches: list[Batch] = []  # the current one, after those that it has interrupted
+        self._warn = LogThrottle(logger)
 
     @property
     def waiting(self) -> int:

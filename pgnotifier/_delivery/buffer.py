@@ -2,10 +2,10 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -13,13 +13,10 @@ from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Gap
+from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.buffer")
 
-Overflow = Literal["block", "drop_oldest", "drop_newest"]
-
-BUFFER_BYTES = 64 * 1024 * 1024
-"""How many bytes of payloads may wait by default."""
 BATCH_BYTES = 1024 * 1024
 """The most bytes of payloads in a batch. Some take fifty times as many once they are decoded."""
 MORE = 100_000
@@ -79,10 +76,15 @@ class GapMarker:
         deliveries: What to deliver first.
     """
 
-    def __init__(self) -> None:
-        self.is_open = False
+    def __init__(self, deliveries: Iterable[Delivery] | None = None) -> None:
+        """Make a marker that holds back what comes after it, or an open one.
+
+        Args:
+            deliveries: What to deliver first. The marker is open if this is known by now.
+        """
+        self.is_open = deliveries is not None
         self.is_taken = False
-        self.deliveries: tuple[Delivery, ...] = ()
+        self.deliveries = tuple(deliveries or ())
 
 
 class Buffer:

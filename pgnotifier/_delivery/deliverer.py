@@ -9,7 +9,7 @@ from typing import Any
 
 from pgnotifier._delivery.attempts import Attempts
 from pgnotifier._delivery.batching import Gatherer
-from pgnotifier._delivery.buffer import BUFFER_BYTES, Buffer, GapMarker, Item, Overflow, Trouble
+from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
 from pgnotifier._delivery.decoding import Decoder
 from pgnotifier._delivery.ending import Ending
 from pgnotifier._delivery.succession import Succession
@@ -18,6 +18,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import is_held_here
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.notification import Gap
+from pgnotifier.settings import BUFFER_BYTES, Overflow
 
 logger = logging.getLogger("pgnotifier.delivery")
 

@@ -1,4 +1,4 @@
-"""Ending: how far a deliverer is on its way to the end."""
+"""The end of a deliverer: the flags by which its thread drains, gives up or retires."""
 
 from pgnotifier._runtime.sync import Bell
 

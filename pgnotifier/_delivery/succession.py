@@ -1,4 +1,4 @@
-"""Succession: what waits for a binding goes to its successor.
+"""Succession: what waits for a subscription goes to the one that has replaced it.
 
 An id that is subscribed again keeps its binding, unless another dispatcher or another way of
 gathering is to deliver from now on. Then the binding gets a successor. Its deliverer takes back
@@ -7,7 +7,6 @@ to the other dispatcher's deliverer.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Protocol
 
@@ -24,35 +23,47 @@ class Successor(Protocol):
     def take_over(self, item: Item | GapMarker) -> bool: ...
 
 
-@dataclass(eq=False)
 class Succession:
     """The successors of the bindings that a deliverer delivers to.
 
     Any thread may call `note`. The deliverer's thread calls the rest.
 
     Attributes:
-        _dispatcher: The deliverer's dispatcher.
-        _ending: Guards its buffer; its bell is rung when there is something to do.
-        _buffer: What waits undecoded.
-        _gatherer: What is held back.
-        _decode: Makes a delivery of an item, or reports that it can't.
-        _deliver: Has another dispatcher deliver, in place of its own deliverer.
         find: Returns the deliverer of a dispatcher, which is made if there is none. None: there is
             no other deliverer.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
         news: The bindings that have got a successor since `take_back` has run.
     """
 
-    _dispatcher: Dispatcher
-    _ending: Ending
-    _buffer: Buffer
-    _gatherer: Gatherer
-    _decode: Callable[[Binding, Item], Delivery | None]
-    _deliver: Callable[[Delivery], None]
-    find: Callable[[Dispatcher], Successor] | None = field(default=None, init=False)
-    helped: set[Dispatcher] = field(default_factory=set, init=False)
-    news: list[Binding] = field(default_factory=list, init=False)
-    _have_been: bool = field(default=False, init=False)
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        ending: Ending,
+        buffer: Buffer,
+        gatherer: Gatherer,
+        decode: Callable[[Binding, Item], Delivery | None],
+        deliver: Callable[[Delivery], None],
+    ) -> None:
+        """Begin without a successor.
+
+        Args:
+            dispatcher: The deliverer's dispatcher.
+            ending: Guards its buffer; its bell is rung when there is something to do.
+            buffer: What waits undecoded.
+            gatherer: What is held back.
+            decode: Makes a delivery of an item, or reports that it can't.
+            deliver: Has another dispatcher deliver, in place of its own deliverer.
+        """
+        self.find: Callable[[Dispatcher], Successor] | None = None
+        self.helped: set[Dispatcher] = set()
+        self.news: list[Binding] = []
+        self._dispatcher = dispatcher
+        self._ending = ending
+        self._buffer = buffer
+        self._gatherer = gatherer
+        self._decode = decode
+        self._deliver = deliver
+        self._have_been = False  # any successors
 
     def note(self, binding: Binding) -> None:
         """Learn that a binding has a successor."""
@@ -160,16 +171,12 @@ class Succession:
         if self.find is None:
             return False
         deliverer = self.find(binding.dispatcher)
-        if not isinstance(item, Delivery):
-            return deliverer.take_over(item.for_bindings((binding,)))
-        marker = GapMarker()
-        marker.is_open = True
-        marker.deliveries = (Delivery(binding, item.notification),)
-        return deliverer.take_over(marker)
+        if isinstance(item, Delivery):
+            return deliverer.take_over(GapMarker([Delivery(binding, item.notification)]))
+        return deliverer.take_over(item.for_bindings((binding,)))
 
     def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""
-        while binding.successor is not None:
-            binding = binding.successor
+        binding = binding.latest()
         self.helped.add(binding.subscription.dispatcher)
         return shape(Delivery(binding, arrived))

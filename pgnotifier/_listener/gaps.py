@@ -1,4 +1,4 @@
-"""Gaps: report them, and hold back deliveries until the users know of them."""
+"""Gaps: report them, and hold back what was read later until `on_gap` has returned."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,7 +9,7 @@ from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._registry.registry import Registry
-from pgnotifier.dispatch import Binding, Delivery, Dispatcher
+from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.notification import Gap
 
 
@@ -84,16 +84,10 @@ def _by_dispatcher(
     """
     grouped: dict[Dispatcher, list[Delivery]] = {}
     for one in deliveries:
-        latest = _find_latest(one.binding)
+        latest = one.binding.latest()
         moved = Delivery(latest, one.notification) if latest.dispatcher in known else one
         grouped.setdefault(moved.binding.dispatcher, []).append(moved)
     return grouped
-
-
-def _find_latest(binding: Binding) -> Binding:
-    while binding.successor is not None:
-        binding = binding.successor
-    return binding
 
 
 class Gaps:
@@ -198,7 +192,6 @@ class Gaps:
             if deliverer.release(marker, self.deliveries([both], dispatcher)):
                 self._dropped[deliverer] = marker, both
                 return
-        marker = GapMarker()
-        deliverer.hold(marker)
-        deliverer.release(marker, self.deliveries([missed], dispatcher))
+        marker = GapMarker(self.deliveries([missed], dispatcher))
+        deliverer.take_over(marker)
         self._dropped[deliverer] = marker, missed

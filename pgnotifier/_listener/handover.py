@@ -12,8 +12,8 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._connection.session import ConnectionLostError, Session, listen_query, notify_query
 from pgnotifier._listener.connection_attempts import connect
-from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import Standby
+from pgnotifier._listener.new_connection import check
 from pgnotifier._listener.reader_connection import (
     LISTEN_TIMEOUT,
     SILENT,
@@ -59,16 +59,12 @@ class UpTo:
 
 
 def move(
-    connection: ReaderConnection,
-    heartbeat: Heartbeat,
-    channels: Iterable[str],
-    standby: Standby | None = None,
+    connection: ReaderConnection, channels: Iterable[str], standby: Standby | None = None
 ) -> None:
     """Move to a new connection.
 
     Args:
         connection: The reader's connection, to be replaced.
-        heartbeat: Checks that the new connection receives notifications.
         channels: What to listen to from now on.
         standby: The lead that the new connection is to take from the old one, if any.
 
@@ -93,7 +89,7 @@ def move(
     connection.session = session
     connection.hand_on()
     try:
-        heartbeat.check()
+        check(connection)
     except NotListeningError as exc:
         raise ConnectionLostError(str(exc)) from exc
 

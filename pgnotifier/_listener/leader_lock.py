@@ -30,7 +30,8 @@ locktype OPERATOR(pg_catalog.=) 'advisory' AND classid OPERATOR(pg_catalog.=) %d
 AND objid OPERATOR(pg_catalog.=) %d AND objsubid OPERATOR(pg_catalog.=) 1
 AND granted AND datname OPERATOR(pg_catalog.=) pg_catalog.current_database()"""
 _ACCOMPANY = b"SELECT pg_catalog.pg_try_advisory_lock_shared(%d)"
-_TERMINATE = b"SELECT pg_catalog.pg_terminate_backend(%d)"
+TERMINATE = b"SELECT pg_catalog.pg_terminate_backend(%d)"
+"""Ends the session of a leader that has vanished, given its pid."""
 
 
 class Standby:
@@ -100,10 +101,6 @@ class Standby:
             if alone >= self._alone_for and silent >= self._silent_for:
                 self.vanished, self._accompanied = int(pid), None  # once
         return False
-
-    def terminate(self, pid: int) -> bytes:
-        """Return a query that ends the session of a leader that has vanished."""
-        return _TERMINATE % pid
 
     def take_over(self) -> Moment | None:
         """Take the lead; return since when notifications may be missed, None if nobody led.

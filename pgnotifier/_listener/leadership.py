@@ -13,7 +13,7 @@ from time import monotonic
 
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._listener.heartbeat import Heartbeat
-from pgnotifier._listener.leader_lock import Standby
+from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
 from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import about
@@ -103,7 +103,7 @@ class Leadership:
             extra=about("leader_vanished", standby=name, pid=pid),
         )
         try:
-            self._connection.ask(self.view.terminate(pid))
+            self._connection.ask(TERMINATE % pid)
         except ListenRefusedError as exc:  # it belongs to another role
             logger.warning(
                 "this role may not end it; PostgreSQL will end it some time: %s",

@@ -10,7 +10,7 @@ from time import monotonic
 from pgnotifier._connection.connecting import is_connecting_here
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
-from pgnotifier._delivery.buffer import REPORT_PAUSE, Overflow
+from pgnotifier._delivery.buffer import REPORT_PAUSE
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
 from pgnotifier._listener.commands import Commands, Verb
@@ -27,6 +27,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import Gate, Outcome, is_held_here
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, PgNotifierError
+from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.listener")
 
@@ -115,13 +116,7 @@ class Listener:
             else Leadership(self.connection, self._heartbeat, settings.standby)
         )
         self.listening = Listening(
-            registry,
-            self._commands,
-            self.connection,
-            self._heartbeat,
-            self._leadership,
-            self._gaps,
-            self._state,
+            registry, self._commands, self.connection, self._leadership, self._gaps, report_state
         )
         self._thread = threading.Thread(target=self._run, name="pgnotifier-reader", daemon=True)
         self._starter: int | None = threading.get_ident()  # until the reader runs

@@ -1,8 +1,7 @@
-"""What the reader listens to: the live channels, on a connection that is replaced when lost."""
+"""Listening: connect, listen to the channels that are live, and replace a lost connection."""
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from time import monotonic
 
 from pgnotifier._connection.session import ConnectionLostError
@@ -10,8 +9,8 @@ from pgnotifier._listener.commands import Commands
 from pgnotifier._listener.connection_attempts import connect
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.handover import move
-from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
+from pgnotifier._listener.new_connection import listen
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
@@ -33,7 +32,6 @@ LONGEST_PAUSE = 1.0
 """Seconds between two attempts to connect, at most."""
 
 
-@dataclass(eq=False)
 class Listening:
     """Makes connections, and listens to the live channels on them; owned by the reader.
 
@@ -42,28 +40,39 @@ class Listening:
     that of the restart.
 
     Attributes:
-        _registry: Returns the current registry.
-        _commands: What was asked for and isn't done yet.
-        _connection: The reader's connection.
-        _heartbeat: Checks that a new connection receives notifications.
-        _leadership: Asks for the lead, if listeners share a standby name.
-        _gaps: Holds back deliveries, and reports what may have been missed.
-        _state: Is set to `listening`, `standby` or `disconnected`.
         live: The channels that are listened to, or will be once this listener leads.
         leads: Whether the connection listens. False on a standby.
         reconnects: How many connections have replaced another one.
     """
 
-    _registry: Callable[[], Registry]
-    _commands: Commands
-    _connection: ReaderConnection
-    _heartbeat: Heartbeat
-    _leadership: Leadership | None
-    _gaps: Gaps
-    _state: StateReport
-    live: set[str] = field(default_factory=set, init=False)
-    leads: bool = field(default=False, init=False)
-    reconnects: int = field(default=0, init=False)
+    def __init__(
+        self,
+        registry: Callable[[], Registry],
+        commands: Commands,
+        connection: ReaderConnection,
+        leadership: Leadership | None,
+        gaps: Gaps,
+        state: StateReport,
+    ) -> None:
+        """Begin without a connection.
+
+        Args:
+            registry: Returns the current registry.
+            commands: What was asked for and isn't done yet.
+            connection: The reader's connection.
+            leadership: Asks for the lead, if listeners share a standby name.
+            gaps: Holds back deliveries, and reports what may have been missed.
+            state: Is set to `listening`, `standby` or `disconnected`.
+        """
+        self.live: set[str] = set()
+        self.leads = False
+        self.reconnects = 0
+        self._registry = registry
+        self._commands = commands
+        self._connection = connection
+        self._leadership = leadership
+        self._gaps = gaps
+        self._state = state
 
     @property
     def wanted(self) -> frozenset[str]:
@@ -90,7 +99,7 @@ class Listening:
         self._connection.router.start_deliverers(registered)
         if self.leads:
             view = None if self._leadership is None else self._leadership.view
-            move(self._connection, self._heartbeat, registered, view)
+            move(self._connection, registered, view)
         else:
             session = connect(self._connection)
             self._connection.close()
@@ -206,7 +215,7 @@ class Listening:
 
     def _listen(self) -> None:
         """Listen to every live channel, on a connection that has the lead."""
-        self._heartbeat.listen(self.live | self._commands.channels("listen"))
+        listen(self._connection, self.live | self._commands.channels("listen"))
         self.leads = True
         self._become("listening", count(len(self.live), "channel"))
 

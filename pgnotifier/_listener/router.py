@@ -1,4 +1,4 @@
-"""Routing: put each notification into the buffers of the dispatchers that are to deliver it."""
+"""Routing: put each notification into the buffers of its dispatchers; make their deliverers."""
 
 import logging
 import secrets

@@ -8,7 +8,7 @@ from pgnotifier._listener.commands import Verb
 from pgnotifier._notifier.autostart import starts
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
 from pgnotifier._registry.change import Change, Claim
-from pgnotifier._runtime.sync import Outcome
+from pgnotifier._runtime.sync import ChangeLock, Outcome, may_be_put_off
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.errors import ListenRefusedError
 
@@ -34,15 +34,19 @@ class Changes:
         self._attachments = lifecycle.attachments
         self._autorun = autorun
 
+    @property
+    def lock(self) -> ChangeLock:
+        """Guards the registry."""
+        return self._lifecycle.lock
+
     def attach(self, dispatcher: Dispatcher) -> None:
         """Attach a dispatcher that isn't attached yet."""
         self._attachments.attach(dispatcher, self._lifecycle.is_running)
 
+    @may_be_put_off
     def add_channels(self, names: list[str], autorun: bool) -> None:
         """Add channels: see `Notifier.add_channels`."""
-        if self._lifecycle.lock.puts_off(partial(self.add_channels, names, autorun)):
-            return
-        with self._lifecycle.lock:
+        with self.lock:
             claim = self._registrar.add(names)
             done = self._request("listen", names, autorun)
         self._wait_live(
@@ -52,19 +56,17 @@ class Changes:
             undo=lambda: self._remove_refused(claim),
         )
 
+    @may_be_put_off
     def remove_channels(self, names: list[str], autorun: bool) -> None:
         """Remove channels: see `Notifier.remove_channels`."""
-        if self._lifecycle.lock.puts_off(partial(self.remove_channels, names, autorun)):
-            return
-        with self._lifecycle.lock:
+        with self.lock:
             self._registrar.remove(names)
             self._request("unlisten", names, autorun)
         self._unbind_leaving()
 
+    @may_be_put_off
     def subscribe(self, given: Subscription, autorun: bool) -> None:
         """Add or replace a subscription: see `Notifier.subscribe`."""
-        if self._lifecycle.lock.puts_off(partial(self.subscribe, given, autorun)):
-            return
         change, done = self._bind(given, autorun)
         self._wait_live(
             done,
@@ -73,27 +75,24 @@ class Changes:
             undo=lambda: self._take_back(change),
         )
 
+    @may_be_put_off
     def unsubscribe(self, id: Hashable, channel: str, autorun: bool) -> None:
         """Remove a subscription: see `Notifier.unsubscribe`."""
-        if self._lifecycle.lock.puts_off(partial(self.unsubscribe, id, channel, autorun)):
-            return
-        with self._lifecycle.lock:
+        with self.lock:
             if self._registrar.unsubscribe(id, channel):
                 self._request("unlisten", [channel], autorun)
         self._unbind_leaving()
 
+    @may_be_put_off
     def mute_channels(self, names: list[str] | None, *, muted: bool) -> None:
         """Mute or unmute channels; None stands for all."""
-        if self._lifecycle.lock.puts_off(partial(self.mute_channels, names, muted=muted)):
-            return
-        with self._lifecycle.lock:
+        with self.lock:
             self._registrar.mute_channels(self._or_all(names), muted)
 
+    @may_be_put_off
     def mute_subscriber(self, id: Hashable, names: list[str] | None, *, muted: bool) -> None:
         """Mute or unmute an id on channels; None stands for all."""
-        if self._lifecycle.lock.puts_off(partial(self.mute_subscriber, id, names, muted=muted)):
-            return
-        with self._lifecycle.lock:
+        with self.lock:
             self._registrar.mute_subscriber(id, self._or_all(names), muted)
 
     def _or_all(self, names: list[str] | None) -> list[str]:
@@ -109,14 +108,14 @@ class Changes:
         """
         again = False
         while True:
-            with self._lifecycle.lock:
+            with self.lock:
                 change = self._registrar.begin(given.id, given.channel, undoing)
             try:
                 self._registrar.bind(given, change, again=again)
             except BaseException:
                 self._unbind_leaving()
                 raise
-            with self._lifecycle.lock:
+            with self.lock:
                 if self._registrar.complete(change):
                     done = self._request("listen", [given.channel], autorun)
                     break
@@ -128,7 +127,7 @@ class Changes:
     def _unbind_leaving(self) -> None:
         """Have dispatchers forget what was removed. Without the lock, as in `_bind`."""
         while True:
-            with self._lifecycle.lock:
+            with self.lock:
                 leaving = self._registrar.next_leaving()
             if leaving is None:
                 break
@@ -136,13 +135,13 @@ class Changes:
             try:
                 self._registrar.unbind(subscription, change)
             finally:
-                with self._lifecycle.lock:
+                with self.lock:
                     self._registrar.forgotten(change, subscription)
         self._forget_unused()
 
     def _forget_unused(self) -> None:
         """Forget the dispatchers that have lost their last subscription."""
-        with self._lifecycle.lock:
+        with self.lock:
             unused = self._attachments.remove(self._registrar.take_unused())
             listener = self._lifecycle.running
             if listener is not None and unused:
@@ -151,7 +150,7 @@ class Changes:
     def _take_back(self, refused: Change) -> None:
         """Restore what was there before a subscription that the server has refused."""
         while True:
-            with self._lifecycle.lock:
+            with self.lock:
                 before = self._registrar.refuse(refused)
                 if before is None:
                     self._registrar.take_back(refused)
@@ -162,7 +161,7 @@ class Changes:
         self._remove_refused(refused.claim)
 
     def _remove_refused(self, claim: Claim) -> None:
-        with self._lifecycle.lock:
+        with self.lock:
             self._registrar.give_up(claim)
         self._unbind_leaving()
 
@@ -183,7 +182,7 @@ class Changes:
     ) -> None:
         """Wait until a change is live; undo it if the server refuses it, else keep it."""
         self._registrar.spelling.warn()
-        end: Callable[[], None] = partial(self._keep, keep)
+        end: Callable[[], object] = partial(self._keep, keep)
         try:
             if done is not None:
                 self._lifecycle.confirm(done)
@@ -195,10 +194,10 @@ class Changes:
         finally:
             end()
 
+    @may_be_put_off
     def _keep(self, keep: Callable[[], None]) -> None:
-        if not self._lifecycle.lock.puts_off(partial(self._keep, keep)):
-            with self._lifecycle.lock:
-                keep()
+        with self.lock:
+            keep()
 
     def _starts_notifier(self, autorun: bool) -> bool:
         # A callback may still run after a `stop()` that waits for it, or has given it up, and a

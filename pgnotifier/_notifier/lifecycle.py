@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +18,7 @@ from pgnotifier._notifier.attachments import Attachments
 from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
-from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome
+from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
 from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, NotLiveError
 
@@ -108,6 +107,7 @@ class Lifecycle:
         self._owner = owner
         self._health = health
         self._stopped = Gate()
+        process.renew_in_children(self)
 
     @property
     def running(self) -> Listener | None:
@@ -124,10 +124,9 @@ class Lifecycle:
         listener = self.running
         return listener is not None and not listener.ready.is_open
 
+    @may_be_put_off
     def start(self) -> None:
         """Start a listener unless one runs, and wait until it listens: see `Notifier.start`."""
-        if self.lock.puts_off(self.start):
-            return
         listener = self._started_listener()
         if self.is_awaited_by(listener):
             return
@@ -141,15 +140,14 @@ class Lifecycle:
                     self._ended()
             raise
 
+    @may_be_put_off
     def begin(self) -> None:
         """Start a listener unless one runs, and don't wait for it."""
-        if not self.lock.puts_off(self.begin):
-            self._started_listener()
+        self._started_listener()
 
+    @may_be_put_off
     def restart(self) -> None:
         """Have the listener replace its connection; start one if none runs."""
-        if self.lock.puts_off(self.restart):
-            return
         with self.lock:
             listener = self.running
             done = listener.request("restart") if listener is not None else None
@@ -158,6 +156,7 @@ class Lifecycle:
         else:
             self.confirm(done)
 
+    @may_be_put_off
     def stop(self, timeout: float) -> int:
         """Stop the listener: see `Notifier.stop`.
 
@@ -167,8 +166,6 @@ class Lifecycle:
         Returns:
             How many deliveries were given up.
         """
-        if self.lock.puts_off(partial(self.stop, timeout)):
-            return 0
         undelivered, deadline = 0, monotonic() + timeout
         with self.lock:  # wait for a `start` that is about to create the listener
             listener = self.listener
@@ -211,8 +208,8 @@ class Lifecycle:
         """Return whether the calling code must not wait for a listener that waits for it."""
         return self.lock.is_catching_up or listener.waits_for_caller()
 
-    def forget_in_child(self) -> None:
-        """Forget the parent's listener, threads and port in a forked child."""
+    def renew(self) -> None:
+        """Have no listener in a forked child: the parent's, its threads and its port stay there."""
         self.lock = ChangeLock()
         self._stopped.open()
         self._health.forget_in_child()

@@ -86,7 +86,7 @@ class Runnable:
         Returns:
             How many deliveries were given up.
         """
-        return self._lifecycle.stop(timeout)
+        return self._lifecycle.stop(timeout) or 0
 
     def check_configured(self) -> None:
         """Check what would prevent a start, whatever the server says.
@@ -152,10 +152,6 @@ class Runnable:
     def startup_wait(self, wait: bool | float | None) -> None:
         check_settings(wait=wait)
         self._lifecycle.startup_wait = wait
-
-    def forget_in_child(self) -> None:
-        """Forget the parent's threads, locks and connections in a forked child."""
-        self._lifecycle.forget_in_child()
 
 
 def _describe(lifecycle: Lifecycle) -> Status:

@@ -9,8 +9,6 @@ from rpds import HashTrieMap
 from pgnotifier.dispatch import Binding, Dispatcher
 
 Lane = tuple[Dispatcher, tuple[Binding, ...]]
-
-
 """A dispatcher, and its bindings on one channel in subscribing order."""
 
 
@@ -27,6 +25,9 @@ class Channel:
     muted: bool = False
     bindings: Mapping[Hashable, Binding] = field(default_factory=dict)
     lanes: tuple[Lane, ...] = ()
+
+
+_EMPTY = Channel()
 
 
 class Registry:
@@ -52,18 +53,15 @@ class Registry:
 
     def lanes(self, channel: str) -> tuple[Lane, ...]:
         """Return the bindings to deliver to on a channel, by dispatcher."""
-        found = self._channels.get(channel)
-        return () if found is None else found.lanes
+        return self._channels.get(channel, _EMPTY).lanes
 
     def binding(self, id: Hashable, channel: str) -> Binding | None:
         """Return the binding of an id on a channel, if there is one."""
-        found = self._channels.get(channel)
-        return None if found is None else found.bindings.get(id)
+        return self._channels.get(channel, _EMPTY).bindings.get(id)
 
     def bindings(self, channel: str) -> Iterable[Binding]:
         """Return a channel's bindings in subscribing order."""
-        found = self._channels.get(channel)
-        return () if found is None else found.bindings.values()
+        return self._channels.get(channel, _EMPTY).bindings.values()
 
     def callbacks(self) -> dict[str, dict[Hashable, Any]]:
         """Return the callbacks by channel and id, without channels that have none."""
@@ -74,15 +72,14 @@ class Registry:
 
     def is_muted(self, channel: str) -> bool:
         """Return whether the whole channel is muted."""
-        found = self._channels.get(channel)
-        return found is not None and found.muted
+        return self._channels.get(channel, _EMPTY).muted
 
     def add(self, channels: Iterable[str]) -> "Registry":
         """Return a registry with these channels added."""
         grown = self._channels
         for name in channels:
             if name not in grown:
-                grown = grown.insert(name, Channel())
+                grown = grown.insert(name, _EMPTY)
         return Registry(grown)
 
     def remove(self, channels: Iterable[str]) -> "Registry":
@@ -95,13 +92,13 @@ class Registry:
     def bind(self, binding: Binding) -> "Registry":
         """Return a registry with this binding, which replaces one with the same id and channel."""
         name = binding.subscription.channel
-        before = self._channels.get(name) or Channel()
+        before = self._channels.get(name, _EMPTY)
         return self._with(name, before.muted, {**before.bindings, binding.id: binding})
 
     def unbind(self, id: Hashable, channel: str) -> "Registry":
         """Return a registry without this subscription, or without its channel if none is left."""
-        before = self._channels.get(channel)
-        if before is None or id not in before.bindings:
+        before = self._channels.get(channel, _EMPTY)
+        if id not in before.bindings:
             return self
         left = dict(before.bindings)
         del left[id]

@@ -192,7 +192,7 @@ class Registrar:
         If the subscription is the dispatcher's again by now, it is bound again instead.
         """
         by, after = subscription.dispatcher, change.before
-        if after is not None and subscription.tells_gaps:
+        if after is not None and subscription.delivers_gaps:
             after = after.for_gaps()
         if after is None or after.dispatcher is not by:
             by.unbind(subscription)

@@ -1,4 +1,4 @@
-"""Moments: points in time by two clocks, because either may be wrong.
+"""Points in time by two clocks, because either may be wrong.
 
 The wall clock may be set while a connection is lost; the steady one stops while the machine sleeps.
 """

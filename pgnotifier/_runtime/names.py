@@ -1,4 +1,4 @@
-"""Names: how ids are spelt, in every process alike."""
+"""Names of ids and callables, the same in every process."""
 
 import functools
 from collections.abc import Callable, Hashable

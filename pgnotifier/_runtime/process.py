@@ -42,14 +42,11 @@ class Runner(Protocol):
 
     def stop(self, timeout: float) -> object: ...
     def wait(self, timeout: float) -> bool: ...
-    def forget_in_child(self) -> None: ...
 
 
 EXIT_TIMEOUT = 0.7
 """Seconds for delivering the rest when the process ends: Ctrl-C takes less than a second."""
 
-notifiers: "weakref.WeakSet[Runner]" = weakref.WeakSet()
-"""Those that have `forget_in_child` called in forked children."""
 running: "set[Runner]" = set()
 """Those that keep the process alive, unless they are daemons. A script may keep its notifier in no
 variable."""
@@ -100,8 +97,6 @@ def _in_child() -> None:
         one.renew()
     running.clear()
     finishing.clear()
-    for notifier in tuple(notifiers):
-        notifier.forget_in_child()
 
 
 # concurrent.futures ends its executors in the same way, and the latest registered function is

@@ -1,13 +1,17 @@
 """Synchronization: gates, outcomes, bells, and locks that a forked child finds free."""
 
 import contextlib
+import functools
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.process import renew_in_children
+
+logger = logging.getLogger("pgnotifier.locks")
 
 
 class Gate:
@@ -34,7 +38,7 @@ class Gate:
         try:
             # Looked at again, as `open` may just have missed this waiter.
             if not self.is_open:
-                waiter.acquire(timeout=-1 if timeout is None else min(max(0, timeout), _FOREVER))
+                _acquire(waiter, timeout)
         finally:
             self._waiting.remove(waiter)
         return self.is_open
@@ -57,9 +61,6 @@ class Outcome(Gate):
         self.wait()
         if self._exc is not None:
             raise self._exc
-
-
-_FOREVER = threading.TIMEOUT_MAX
 
 
 class Bell:
@@ -93,16 +94,15 @@ class Bell:
         self.is_waited_for = True
         self.lock.release()
         try:
-            if timeout is None:
-                self._unrung.acquire()
-            else:
-                self._unrung.acquire(timeout=min(max(0.0, timeout), threading.TIMEOUT_MAX))
+            _acquire(self._unrung, timeout)
         finally:
             self.lock.acquire()
             self.is_waited_for = False
 
 
-logger = logging.getLogger("pgnotifier.locks")
+def _acquire(lock: threading.Lock, timeout: float | None) -> None:
+    """Acquire a lock, waiting for so many seconds at most; without a limit if None."""
+    lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
 class ForkSafeLock:
@@ -183,6 +183,28 @@ class ChangeLock:
                     )
         finally:
             del self._local.waiting
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def may_be_put_off(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[Any, P], R | None]:
+    """Have calls of a method put off while their thread is in the midst of another change.
+
+    The method's object has a `ChangeLock` as its `lock`. A call that is put off returns None.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        later = getattr(self, method.__name__)  # which a subclass may have extended
+        if self.lock.puts_off(functools.partial(later, *args, **kwargs)):
+            return None
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 def is_held_here(lock: "threading.RLock") -> bool:

@@ -236,8 +236,8 @@ class LiveView(View):
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(ratio=1)
         grid.add_column(justify="right")
-        bar = ProgressBar(total=max(1, self._total), completed=done)
-        grid.add_row(bar, Text(f"{done} of {self._total}" if self._total else "starting"))
+        progress = ProgressBar(total=max(1, self._total), completed=done)
+        grid.add_row(progress, Text(f"{done} of {self._total}" if self._total else "starting"))
         return grid
 
     def _figures(self, summary: Summary) -> RenderableType:

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from contextvars import copy_context
 from typing import ClassVar
 
@@ -173,7 +173,7 @@ class AsyncioDispatcher(LaneDispatcher):
         try:
             returned = binding.target.fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
             if inspect.isawaitable(returned):
-                await _wait(returned)
+                await returned
         except asyncio.CancelledError as exc:
             delivery.report(exc)
             task = asyncio.current_task()
@@ -192,7 +192,3 @@ def _report(deliveries: Iterable[Delivery]) -> None:
                 "loop ends: `async with notifier:` does"
             )
         )
-
-
-async def _wait(returned: Awaitable[object]) -> None:
-    await returned

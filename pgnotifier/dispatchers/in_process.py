@@ -5,23 +5,18 @@ import inspect
 from pgnotifier.dispatch import Callback, Delivery, Subscription
 from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
 
-_UNCALLED_KINDS = (
-    inspect.iscoroutinefunction,
-    inspect.isgeneratorfunction,
-    inspect.isasyncgenfunction,
-)
-
 
 def runs_when_called(fn: object) -> bool:
     """Return whether a call runs its body, as that of a coroutine or generator function doesn't."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-    return not any(kind(f) for kind in _UNCALLED_KINDS for f in (fn, called))
+    return not (is_generator(fn) or any(map(inspect.iscoroutinefunction, (fn, called))))
 
 
 def is_generator(fn: object) -> bool:
     """Return whether a call makes a generator, asynchronous or not."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
-    return any(kind(f) for kind in _UNCALLED_KINDS[1:] for f in (fn, called))
+    kinds = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(kind(one) for kind in kinds for one in (fn, called))
 
 
 def check_in_process(subscription: Subscription) -> None:

@@ -1,4 +1,4 @@
-"""Lanes: queues of deliveries for workers, which keep each subscription's deliveries in order."""
+"""A queue of deliveries for workers, in lanes that keep each subscription's deliveries in order."""
 
 import threading
 from collections import deque
@@ -68,7 +68,7 @@ class Lanes:
     def lane(self, subscription: Subscription) -> Lane:
         """Return the lane of a subscription, which it shares with its `on_gap`."""
         parts = subscription.id if isinstance(subscription.id, tuple) else (subscription.id,)
-        key = (subscription.channel, parts[:-1] if subscription.tells_gaps else parts)
+        key = (subscription.channel, parts[:-1] if subscription.delivers_gaps else parts)
         with self._lock:
             lane = self._lanes.get(key)
             if lane is None:

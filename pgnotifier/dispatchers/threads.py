@@ -4,12 +4,14 @@ import logging
 import os
 import threading
 from contextvars import copy_context
+from typing import Any
 
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.dispatch import Batch, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process, call
 from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
 from pgnotifier.errors import ConfigurationError
+from pgnotifier.settings import is_whole
 
 logger = logging.getLogger("pgnotifier.threads")
 
@@ -124,12 +126,12 @@ class ThreadDispatcher(LaneDispatcher):
                 return
 
 
-def check_positive(**numbers: object) -> None:
+def check_positive(**numbers: Any) -> None:
     """Raise unless all are integers from 1 on.
 
     Raises:
         ConfigurationError: One isn't.
     """
     for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        if not is_whole(number) or number < 1:
             raise ConfigurationError(f"{name} must be an integer from 1 on, not {number!r:.80}")

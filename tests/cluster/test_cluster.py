@@ -156,7 +156,7 @@ def test_sigterm_drains(celery_setup, application, start_listener):
     celery_setup.worker.kill("SIGTERM")
     application.notify(*[("load", str(number)) for number in range(3000)])
     application.notify(("odd", "the last"))
-    wait_for_callable("heard", lambda: application.waiting_in_broker() > 0)
+    wait_for_callable("received", lambda: application.waiting_in_broker() > 0)
     listener.kill("SIGTERM")
     assert "everything received was delivered" in listener.logs()
     assert application.waiting_in_broker() == 3001

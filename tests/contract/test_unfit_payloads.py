@@ -28,13 +28,13 @@ def decode(text):
 
 
 @pytest.fixture
-def hear(pgnotifier_dsn, db, eventually):
+def enqueue(pgnotifier_dsn, db, eventually):
     """Return a function that has a dispatcher enqueue texts in batches of three.
 
     It returns the text and count of each payload that was reported.
     """
 
-    def hear(dispatcher, fn, texts=TEXTS, channel="a"):
+    def enqueue(dispatcher, fn, texts=TEXTS, channel="a"):
         reported = []
         notifier = Notifier(
             pgnotifier_dsn,
@@ -52,21 +52,21 @@ def hear(pgnotifier_dsn, db, eventually):
         assert notifier.stop(60) == 0
         return reported
 
-    return hear
+    return enqueue
 
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
-def test_rq(hear, broker_url, serializer):
+def test_rq(enqueue, broker_url, serializer):
     """With RQ, only unfit payloads are reported, both with pickle and with JSON."""
     with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
-        reported = hear(RQDispatcher(queue), first)
+        reported = enqueue(RQDispatcher(queue), first)
         assert [job.args[-2] for job in queue.jobs] == FIT
     assert reported == UNFIT
 
 
 @pytest.mark.parametrize("serializer", ["json", "pickle"])
-def test_celery(hear, broker_url, serializer):
+def test_celery(enqueue, broker_url, serializer):
     """With Celery, only unfit payloads are reported, in first messages and in stamped ones."""
     with Celery("unfit", broker=broker_url, set_as_current=False) as app:
 
@@ -74,7 +74,7 @@ def test_celery(hear, broker_url, serializer):
         def work(*arguments):
             """Take a callback's four arguments."""
 
-        assert hear(CeleryDispatcher(app), work) == UNFIT
+        assert enqueue(CeleryDispatcher(app), work) == UNFIT
         with app.connection() as connection:
             queue = connection.SimpleQueue("celery", no_ack=True, accept=[serializer])
             arguments = [queue.get(timeout=30).payload[0] for _ in FIT]
@@ -83,10 +83,10 @@ def test_celery(hear, broker_url, serializer):
 
 
 @pytest.mark.parametrize("serializer", [DefaultSerializer, JSONSerializer])
-def test_nothing_is_left(hear, broker_url, serializer):
+def test_nothing_is_left(enqueue, broker_url, serializer):
     """A batch of unfit payloads only is reported as a whole, and nothing of it is enqueued."""
     with Redis.from_url(broker_url) as connection:
         queue = Queue(connection=connection, serializer=serializer)
-        reported = hear(RQDispatcher(queue), first, ["bad 1", "bad 2", "bad 3", "1"])
+        reported = enqueue(RQDispatcher(queue), first, ["bad 1", "bad 2", "bad 3", "1"])
         assert [job.args[-2] for job in queue.jobs] == [[["1"]]]
     assert reported == [("bad 3", 3)]

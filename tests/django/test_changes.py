@@ -19,7 +19,7 @@ from pgnotifier.payload import decode
 from shop.models import Order
 from shop.notifications import found
 
-TOLD = {"model": "shop.order", "operation": "update", "pk": 5}
+UPDATE = {"model": "shop.order", "operation": "update", "pk": 5}
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ TOLD = {"model": "shop.order", "operation": "update", "pk": 5}
 )  # fmt: skip
 def test_money(text, expected):
     """A `numeric` value becomes a Decimal with the decimal places of its field."""
-    payload = TOLD | decode(f'{{"old": {{"amount": {text}}}, "new": {{"amount": {text}}}}}')
+    payload = UPDATE | decode(f'{{"old": {{"amount": {text}}}, "new": {{"amount": {text}}}}}')
     restore_values(Order, payload)
     for side in ("old", "new"):
         value = payload[side]["amount"]
@@ -40,12 +40,12 @@ def test_money(text, expected):
         assert str(abs(value) if value == 0 else value) == expected
 
 
-def test_what_is_no_money():
+def test_what_is_not_money():
     """Other fields, missing values and values that aren't numbers stay unchanged."""
     for values in ({}, {"amount": None}, {"amount": "x"}, {"amount": [1]}, {"note": 1.5}, 5, None):
-        payload = TOLD | {"new": values}
+        payload = UPDATE | {"new": values}
         restore_values(Order, payload)
-        assert payload == TOLD | {"new": values}
+        assert payload == UPDATE | {"new": values}
     assert type(decode('{"note": 1.5}')["note"]) is float
     for payload in (None, 5, "text", [1, None, {"model": 5}], {"model": "no.such"}, {}):
         restore_values(find_model(payload), payload)
@@ -53,7 +53,7 @@ def test_what_is_no_money():
 
 def test_numbers_that_no_column_has():
     """A number with a huge exponent is left as it is, so it can't fill the memory."""
-    payload = TOLD | {"new": {"amount": Decimal("1e999999")}}
+    payload = UPDATE | {"new": {"amount": Decimal("1e999999")}}
     restore_values(Order, payload)
     assert payload["new"]["amount"] == Decimal("1e999999")
 
@@ -103,9 +103,9 @@ def test_receivers_and_tasks(db, calls):
     run("work", "found", decode(payload), 1)
     run("work", "found", [decode(payload), {"model": "shop.customer"}], 1)
     (given,) = seen
-    (_, sender, told, more), (_, _, batch, _) = calls
+    (_, sender, given_to_task, more), (_, _, batch, _) = calls
     assert given["sender"] is sender is Order
-    for one in (given["payload"], given["notification"].payload, told, batch[0]):
+    for one in (given["payload"], given["notification"].payload, given_to_task, batch[0]):
         assert str(one["new"]["amount"]) == "7.10"
     assert more["notification"].raw == '{"model":"shop.order","pk":1,"new":{"amount":7.1}}'
     assert batch[1] == {"model": "shop.customer"}

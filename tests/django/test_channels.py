@@ -111,7 +111,7 @@ def test_once_for_a_uid(channel):
     assert len(channel.live_receivers()) == 1
 
 
-def test_weakly_unless_told_otherwise(channel):
+def test_weakly_by_default(channel):
     """A receiver that was garbage collected isn't called, unless connected with `weak=False`."""
     seen = []
 
@@ -154,12 +154,12 @@ def test_by_sender(db, channel):
     channel.connect(
         lambda payload, **_: seen.append(("plain", payload)), sender=channel, weak=False
     )
-    told = {"model": "shop.order", "operation": "insert"}
+    of_model = {"model": "shop.order", "operation": "insert"}
     other = {"model": "no.such"}
     with captureNotifications(execute=True):
-        for payload in (told, other, {"model": 5}, [1]):
+        for payload in (of_model, other, {"model": 5}, [1]):
             channel.notify(payload)
-    assert seen == [("model", told), ("plain", other), ("plain", {"model": 5}), ("plain", [1])]
+    assert seen == [("model", of_model), ("plain", other), ("plain", {"model": 5}), ("plain", [1])]
 
 
 def test_async_receivers(db, channel):
@@ -310,13 +310,13 @@ def test_connected_while_it_listens(transactional_db, eventually, channel):
 def test_gaps_alone(channel):
     """A channel stays subscribed while only its `gap` signal has receivers."""
 
-    def told(**_):
+    def receiver(**_):
         """Do nothing."""
 
-    channel.gap.connect(told)
+    channel.gap.connect(receiver)
     assert subscribed(channel)
-    channel.connect(told)
-    channel.disconnect(told)
+    channel.connect(receiver)
+    channel.disconnect(receiver)
     assert subscribed(channel)
 
 

@@ -157,8 +157,8 @@ def reloading(start, tmp_path, eventually):
 
 def check_drained(process):
     """Assert that everything received was delivered once, and that the listener has ended."""
-    told = process.taken.read_text().splitlines()
-    assert [line.rsplit(" ", 1)[0] if "begun" in line else line for line in told] == [
+    taken = process.taken.read_text().splitlines()
+    assert [line.rsplit(" ", 1)[0] if "begun" in line else line for line in taken] == [
         "begun slow", "done slow", "begun second", "done second"
     ]  # fmt: skip
     assert "everything received was delivered" in process.log()

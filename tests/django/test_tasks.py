@@ -26,7 +26,7 @@ from pgnotifier.contrib.django.notifiers import get_notifier, make_dispatcher
 from pgnotifier.contrib.django.running import ReceiverNotFoundError, run
 from pgnotifier.contrib.django.test import captureNotifications
 from pgnotifier.payload import decode
-from pgnotifier.testing.hard_payloads import HARD
+from pgnotifier.testing.contract.hard_payloads import HARD
 from shop.notifications import found
 
 

@@ -40,7 +40,7 @@ def migrate(db):
     return migrate
 
 
-def told_by(*statements):
+def sent_by(*statements):
     """Return the payloads that statements send."""
     with transaction.atomic(), captureNotifications() as sent, connection.cursor() as cursor:
         for statement in statements:
@@ -61,7 +61,7 @@ def test_columns_and_keys_that_are_renamed(migrate):
     migrate(
         migrations.AlterField("thing", "text", renamed), migrations.AlterField("thing", "id", key)
     )
-    first, second = told_by(
+    first, second = sent_by(
         "INSERT INTO shop_thing (\"other text\") VALUES ('a')",
         "UPDATE shop_thing SET \"other text\" = 'b'",
     )
@@ -75,28 +75,28 @@ def test_a_column_that_is_not_there_any_more(migrate):
     migrate(create(NotifyOn("things", update=["text"], new=["text"], name="t")))
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_thing RENAME text TO other")
-    told = told_by(
+    sent = sent_by(
         "INSERT INTO shop_thing (other) VALUES ('a')",
         "UPDATE shop_thing SET other = 'b'",
         "DELETE FROM shop_thing",
     )
-    assert [one.get("truncated") for one in told] == [True, True, None]
-    assert all(one["pk"] > 0 for one in told)
+    assert [one.get("truncated") for one in sent] == [True, True, None]
+    assert all(one["pk"] > 0 for one in sent)
 
 
 def test_a_model_that_is_renamed(migrate):
     """After a model is renamed, payloads have its new name."""
     migrate(create(NotifyOn("things", name="t")))
     migrate(migrations.RenameModel("Thing", "Other"))
-    (told,) = told_by("INSERT INTO shop_other (text) VALUES ('a')")
-    assert told["model"] == "shop.other"
+    (sent,) = sent_by("INSERT INTO shop_other (text) VALUES ('a')")
+    assert sent["model"] == "shop.other"
 
 
 def test_changes_within_one_migration(migrate, functions):
     """One migration may create a table and then rename it, change it or drop it."""
     migrate(create(NotifyOn("things", name="t")), migrations.AlterModelTable("thing", "away"))
-    (told,) = told_by("INSERT INTO away (text) VALUES ('a')")
-    assert told["model"] == "shop.thing"
+    (sent,) = sent_by("INSERT INTO away (text) VALUES ('a')")
+    assert sent["model"] == "shop.thing"
     migrate(
         create(NotifyOn("things", name="gone"), name="Gone"),
         migrations.DeleteModel("Gone"),
@@ -104,16 +104,16 @@ def test_changes_within_one_migration(migrate, functions):
         migrations.AddConstraint("thing", NotifyOn("others", name="t")),
         migrations.AddField("thing", "more", models.TextField(default="")),
     )
-    (told,) = told_by("UPDATE away SET more = 'x'")
-    assert told["changed"] == ["more"]
+    (sent,) = sent_by("UPDATE away SET more = 'x'")
+    assert sent["changed"] == ["more"]
 
 
 def test_two_of_one_channel(migrate):
     """Two triggers with the same channel both send a notification."""
     one, two = NotifyOn("things", update=False), NotifyOn("things", update=["text"], new=True)
     migrate(create(one, two))
-    told = told_by("INSERT INTO shop_thing (text) VALUES ('a')")
-    assert ["new" in one for one in told] in ([True, False], [False, True])
+    sent = sent_by("INSERT INTO shop_thing (text) VALUES ('a')")
+    assert ["new" in one for one in sent] in ([True, False], [False, True])
 
 
 def test_names_that_begin_alike(migrate, functions):
@@ -125,14 +125,14 @@ def test_names_that_begin_alike(migrate, functions):
         create(NotifyOn("c"), name="C" * 95, db_table="c"),
         create(NotifyOn("d"), name="C" * 94 + "d", db_table="d"),
     )
-    (told,) = told_by("INSERT INTO shop_a (text) VALUES ('a')")
-    assert told["model"] == "shop.a"
+    (sent,) = sent_by("INSERT INTO shop_a (text) VALUES ('a')")
+    assert sent["model"] == "shop.a"
     for table in "cd":
-        (told,) = told_by(f"INSERT INTO {table} (text) VALUES ('a')")
-        assert told["operation"] == "insert"
+        (sent,) = sent_by(f"INSERT INTO {table} (text) VALUES ('a')")
+        assert sent["operation"] == "insert"
     migrate(migrations.RemoveConstraint("A", shorten(f"{long}a", 63)))
-    (told,) = told_by("INSERT INTO shop_b DEFAULT VALUES")
-    assert told["model"] == "shop.b"
+    (sent,) = sent_by("INSERT INTO shop_b DEFAULT VALUES")
+    assert sent["model"] == "shop.b"
 
 
 def test_shortening():
@@ -148,8 +148,8 @@ def test_two_models_with_one_name_for_the_trigger(migrate):
     migrate(
         create(NotifyOn("a", name="same"), name="A"), create(NotifyOn("b", name="same"), name="B")
     )
-    told = told_by("INSERT INTO shop_a (text) VALUES ('a')", "INSERT INTO shop_b (text) VALUES (1)")
-    assert [one["model"] for one in told] == ["shop.a", "shop.b"]
+    sent = sent_by("INSERT INTO shop_a (text) VALUES ('a')", "INSERT INTO shop_b (text) VALUES (1)")
+    assert [one["model"] for one in sent] == ["shop.a", "shop.b"]
 
 
 def test_many_fields(migrate):
@@ -158,8 +158,8 @@ def test_many_fields(migrate):
     fields = [FIELDS[0], *((name, models.IntegerField(default=0)) for name in names)]
     migrate(create(NotifyOn("things", update=names, new=names, name="t"), fields=fields))
     values = ", ".join("1" for _ in names)
-    (told,) = told_by(f"INSERT INTO shop_thing ({', '.join(names)}) VALUES ({values})")
-    assert told["new"] == dict.fromkeys(names, 1)
+    (sent,) = sent_by(f"INSERT INTO shop_thing ({', '.join(names)}) VALUES ({values})")
+    assert sent["new"] == dict.fromkeys(names, 1)
 
 
 def test_a_table_with_a_schema_and_partitions(migrate):
@@ -177,13 +177,13 @@ def test_a_table_with_a_schema_and_partitions(migrate):
         )
     with connection.schema_editor(atomic=False) as editor:
         editor.add_constraint(model, made)
-        told = told_by(
+        sent = sent_by(
             "INSERT INTO \"other schema\".log VALUES (1, 'a')", "UPDATE log_1 SET text = 'b'"
         )
-        assert [one["operation"] for one in told] == ["insert", "update"]
-        assert {one["model"] for one in told} == {"shop.log"}
+        assert [one["operation"] for one in sent] == ["insert", "update"]
+        assert {one["model"] for one in sent} == {"shop.log"}
         editor.remove_constraint(model, made)
-    assert told_by("UPDATE log_1 SET text = 'c'") == []
+    assert sent_by("UPDATE log_1 SET text = 'c'") == []
 
 
 @pytest.mark.parametrize("statement", ["RAISE 'no'", "ASSERT false"])
@@ -198,9 +198,9 @@ def test_a_cast_that_raises(migrate, statement):
     migrate(create(NotifyOn("things", new=True, name="t")))
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE shop_thing ADD odd odd")
-    (told,) = told_by("INSERT INTO shop_thing (text, odd) VALUES ('a', 'a')")
-    assert told.pop("pk") > 0
-    assert told == {"model": "shop.thing", "operation": "insert", "truncated": True}
+    (sent,) = sent_by("INSERT INTO shop_thing (text, odd) VALUES ('a', 'a')")
+    assert sent.pop("pk") > 0
+    assert sent == {"model": "shop.thing", "operation": "insert", "truncated": True}
 
 
 @pytest.mark.parametrize("channel", ["back\\slash\\", "it's 100%s of $1 \\", 'a"b'])
@@ -232,22 +232,22 @@ def test_no_right_to_call_pg_notify(pgnotifier_postgres):
         try:
             session.execute("SET ROLE pgnotifier_poor")
             session.execute("INSERT INTO shop_customer (name) VALUES (E'it''s \\\\ $1 %s')")
-            (told,) = session.notifies(timeout=20, stop_after=1)
+            (sent,) = session.notifies(timeout=20, stop_after=1)
         finally:
             session.execute("RESET ROLE; DROP OWNED BY pgnotifier_poor; DROP ROLE pgnotifier_poor")
-    assert json.loads(told.payload)["new"] == {"name": "it's \\ $1 %s"}
+    assert json.loads(sent.payload)["new"] == {"name": "it's \\ $1 %s"}
 
 
 def test_what_json_has_one_value_for(migrate):
     """A change from NULL to JSON's null is sent, and null to null isn't a change."""
     fields = [FIELDS[0], ("value", models.JSONField(null=True))]
     migrate(create(NotifyOn("things", name="t"), fields=fields))
-    told = told_by(
+    sent = sent_by(
         "INSERT INTO shop_thing (value) VALUES (NULL)",
         "UPDATE shop_thing SET value = 'null'",
         "UPDATE shop_thing SET value = 'null'",
     )
-    assert [one.get("changed") for one in told] == [None, ["value"]]
+    assert [one.get("changed") for one in sent] == [None, ["value"]]
 
 
 def test_a_database_of_another_encoding(pgnotifier_postgres):
@@ -266,10 +266,10 @@ def test_a_database_of_another_encoding(pgnotifier_postgres):
                 latin.execute("LISTEN orders")
                 for count in (7500, 8000):  # each has two bytes in UTF-8
                     latin.execute("INSERT INTO shop_order (note) VALUES (repeat('é', %s))", [count])
-                told = [one.payload for one in latin.notifies(timeout=5, stop_after=2)]
+                sent = [one.payload for one in latin.notifies(timeout=5, stop_after=2)]
         finally:
             admin.execute("DROP DATABASE latin WITH (FORCE)")
-    assert ["truncated" in one for one in told] == [False, True]
+    assert ["truncated" in one for one in sent] == [False, True]
 
 
 @isolate_apps("shop")

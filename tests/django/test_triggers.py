@@ -17,13 +17,13 @@ from pgnotifier.contrib.django.upkeep import drop_orphans
 from shop.models import Customer, Letter, Note, Order
 
 
-def test_what_an_insert_tells(db):
+def test_insert(db):
     """An insert sends the operation, the model, the primary key and the new values."""
     with captureNotifications() as sent:
         order = Order.objects.create(item="tea", note='a "quoted" note é')
-    (told,) = sent
-    assert told.channel == "orders"
-    assert told.payload == {
+    (change,) = sent
+    assert change.channel == "orders"
+    assert change.payload == {
         "model": "shop.order",
         "operation": "insert",
         "pk": order.pk,
@@ -31,14 +31,14 @@ def test_what_an_insert_tells(db):
     }
 
 
-def test_what_an_update_tells(db):
+def test_update(db):
     """An update sends which watched fields have changed, and the requested values."""
     order = Order.objects.create(item="tea")
     customer = Customer.objects.create(name="Ada")
     with captureNotifications() as sent:
         Order.objects.update(status="paid", customer=customer)
-    (told,) = sent
-    assert told.payload == {
+    (change,) = sent
+    assert change.payload == {
         "model": "shop.order",
         "operation": "update",
         "pk": order.pk,
@@ -48,14 +48,14 @@ def test_what_an_update_tells(db):
     }
 
 
-def test_what_a_delete_tells(db):
+def test_delete(db):
     """A delete sends the primary key and the old values."""
     order = Order.objects.create(item="tea")
     key = order.pk
     with captureNotifications() as sent:
         order.delete()
-    (told,) = sent
-    assert told.payload == {
+    (change,) = sent
+    assert change.payload == {
         "model": "shop.order",
         "operation": "delete",
         "pk": key,
@@ -63,7 +63,7 @@ def test_what_a_delete_tells(db):
     }
 
 
-def test_what_is_not_told(db):
+def test_what_is_not_sent(db):
     """An update of fields that aren't watched, or to the same value, isn't sent."""
     Order.objects.create(item="tea")
     with captureNotifications() as sent:
@@ -78,19 +78,19 @@ def test_whole_rows(db):
     with captureNotifications() as sent:
         Letter.objects.update(extra="more")
         Letter.objects.update(extra="more")
-    (told,) = sent
-    assert told.channel == "dated"
-    assert told.payload["changed"] == ["extra"]
-    assert told.payload["old"] == {"id": letter.pk, "text": "one", "extra": ""}
-    assert told.payload["new"] == {"id": letter.pk, "text": "one", "extra": "more"}
+    (change,) = sent
+    assert change.channel == "dated"
+    assert change.payload["changed"] == ["extra"]
+    assert change.payload["old"] == {"id": letter.pk, "text": "one", "extra": ""}
+    assert change.payload["new"] == {"id": letter.pk, "text": "one", "extra": "more"}
 
 
-def test_too_much_to_tell(db):
+def test_a_row_that_is_too_large(db):
     """A row that is too large for a payload is sent without its values."""
     with captureNotifications() as sent:
         letter = Letter.objects.create(text="é" * 4000)
-    (told,) = sent
-    assert told.payload == {
+    (change,) = sent
+    assert change.payload == {
         "model": "shop.letter",
         "operation": "insert",
         "pk": letter.pk,
@@ -103,12 +103,12 @@ def test_the_second_database(calls):
     """A model in the second database sends its changes there, and its channel listens there."""
     with liveNotifications(using="second") as live:
         note = Note.objects.create(text="hello")
-        (told,) = live.wait_for(1)
-    assert told.payload == {
+        (change,) = live.wait_for(1)
+    assert change.payload == {
         "model": "shop.note", "operation": "insert", "pk": note.pk, "new": {"text": "hello"}
     }  # fmt: skip
     ((what, sender, payload, _),) = calls
-    assert (what, sender, payload) == ("note", Note, told.payload)
+    assert (what, sender, payload) == ("note", Note, change.payload)
 
 
 def test_no_migration_is_missing(db):
@@ -196,19 +196,19 @@ def test_forwards_and_backwards(migrate, functions):
         with connection.schema_editor() as editor:
             add.database_forwards("shop", editor, state, later)
         assert functions() == sorted([*before, "pgnotifier_thing"])
-        assert _told_by("INSERT INTO shop_thing (text) VALUES ('x')") == ["insert"]
-        assert _told_by("UPDATE shop_thing SET text = 'y'") == ["update"]
-        assert _told_by("DELETE FROM shop_thing") == ["delete"]
+        assert _sent_by("INSERT INTO shop_thing (text) VALUES ('x')") == ["insert"]
+        assert _sent_by("UPDATE shop_thing SET text = 'y'") == ["update"]
+        assert _sent_by("DELETE FROM shop_thing") == ["delete"]
         with connection.schema_editor() as editor:
             add.database_backwards("shop", editor, later, state)
         assert functions() == before
-        assert _told_by("INSERT INTO shop_thing (text) VALUES ('x')") == []
-        assert _told_by("DELETE FROM shop_thing") == []
+        assert _sent_by("INSERT INTO shop_thing (text) VALUES ('x')") == []
+        assert _sent_by("DELETE FROM shop_thing") == []
     with connection.schema_editor() as editor:
         create.database_backwards("shop", editor, state, ProjectState())
 
 
-def _told_by(statement):
+def _sent_by(statement):
     from django.db import transaction
 
     with transaction.atomic(), captureNotifications() as sent, connection.cursor() as cursor:

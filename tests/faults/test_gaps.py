@@ -18,13 +18,13 @@ def test_on_gap_comes_first(pgnotifier_dsn, sessions, make_notifier, ledger):
     """Nothing that is received after a gap is delivered before `on_gap` has returned."""
     reading, done = threading.Event(), threading.Event()
 
-    def read_anew(gap):
+    def read_table(gap):
         ledger.gaps.append(gap)
         reading.set()
         assert done.wait(15)
         ledger.delivered.append(("read", None))
 
-    notifier = make_notifier(pgnotifier_dsn, on_gap=read_anew)
+    notifier = make_notifier(pgnotifier_dsn, on_gap=read_table)
     notifier.subscribe(1, "orders", ledger.callback)
     sessions.notify("orders", 1)
     eventually(lambda: notifier.status().received == 1)  # or the session may end before
@@ -100,7 +100,7 @@ def test_flapping_while_on_gap_hangs(
     """Gaps that occur while `on_gap` hangs are merged: few are kept, and all are reported."""
     monkeypatch.setattr(hook, "MOST", 2)
     hanging, done = threading.Event(), threading.Event()
-    told = make_recorder()
+    own = make_recorder()
     gaps, states = [], []
 
     def hang(gap):
@@ -113,7 +113,7 @@ def test_flapping_while_on_gap_hangs(
         assert done.wait(60)
 
     notifier = make_notifier(pgnotifier_dsn, on_gap=hang, on_state=hang_too)
-    notifier.subscribe(1, "orders", ledger.callback, on_gap=told)
+    notifier.subscribe(1, "orders", ledger.callback, on_gap=own)
     for number in range(6):
         sessions.terminate()
         eventually(lambda number=number: notifier.status().gaps == number + 1)
@@ -126,7 +126,7 @@ def test_flapping_while_on_gap_hangs(
     done.set()
     eventually(lambda: len(ledger.delivered) == 6)
     assert ledger.delivered == [(number, "orders") for number in range(6)]
-    assert len(gaps) == len(told.payloads) == 3
+    assert len(gaps) == len(own.payloads) == 3
     assert gaps[-1].since < last.since
     assert gaps[-1].until == last.until
     eventually(lambda: len(states) == 3)
@@ -149,7 +149,7 @@ def test_a_failing_hook(pgnotifier_dsn, sessions, make_notifier, ledger, caplog)
     eventually(lambda: ledger.delivered == [(1, "orders")])
 
 
-def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_recorder):
+def test_on_gap_of_subscriptions(pgnotifier_dsn, sessions, make_notifier, make_recorder):
     """An unmuted subscription's own `on_gap` is called with the gap, before later notifications."""
     calls, gaps = [], []
 
@@ -166,9 +166,9 @@ def test_subscriptions_are_told(pgnotifier_dsn, sessions, make_notifier, make_re
     eventually(lambda: gaps)
     sessions.notify("orders", 1)
     eventually(lambda: len(calls) == 5)
-    told, later = calls[:2], calls[2:]
+    of_gaps, later = calls[:2], calls[2:]
     (gap,) = gaps
-    assert told == [
+    assert of_gaps == [
         (("a", "gap"), "orders", gap.to_dict(), 0),
         (("b", 2, "gap"), "orders", gap.to_dict(), 0),
     ]

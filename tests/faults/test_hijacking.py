@@ -17,7 +17,7 @@ import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener import pause, queue_usage
-from pgnotifier._listener.leader_lock import Standby
+from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -42,7 +42,8 @@ CONTAINED = {
     "demo/__init__.py": 2,  # shown to the user
     "demo/scenario.py": 2,
     "demo/stage.py": 2,
-    "testing/contract.py": 2,
+    "testing/contract/delivery.py": 1,
+    "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
     "testing/postgres.py": 3,
 }
@@ -55,7 +56,7 @@ EXECUTED = {
     "oldest": (queue_usage._OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
-    "terminate": (Standby("shop").terminate(0), ()),
+    "terminate": (TERMINATE % 0, ()),
     "identity": (pause.IDENTITY, ()),
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),

@@ -43,12 +43,12 @@ def test_issue_script(pgnotifier_dsn, sessions, run_script):
     script = run_script(MUST_SHOW, pgnotifier_dsn)
     payload = '{"topic": "abc", "data": "some data", "something": "else"}'
 
-    def heard():
+    def both_delivered():
         sessions.notify("ch1", payload)
         sessions.notify("ch2", "[1, 2]")
         return "42 ch1" in script.out and "complex" in script.out
 
-    eventually(heard)
+    eventually(both_delivered)
     shown = "42 ch1 {'topic': 'abc', 'data': 'some data', 'something': 'else'} <class 'int'>"
     assert shown in script.out
     assert "ignored\ncomplex (2, 'another_id') ch2 [1, 2]\n" in script.out

@@ -10,7 +10,6 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
 
@@ -233,8 +232,14 @@ def test_a_leader_that_stops(pgnotifier_dsn, sessions, make_notifier, monkeypatc
 
     It sends heartbeats, too, as an answered query doesn't prove that notifications arrive.
     """
-    beats, beat = [], Heartbeat.beat
-    monkeypatch.setattr(Heartbeat, "beat", lambda self: beats.append(self) or beat(self))
+    beats, round_trip = [], ReaderConnection.round_trip
+
+    def count_beats(connection, query, timeout, token=None):
+        if token is not None:
+            beats.append(token)
+        round_trip(connection, query, timeout, token)
+
+    monkeypatch.setattr(ReaderConnection, "round_trip", count_beats)
     monkeypatch.setattr("pgnotifier._listener.leadership.POLL", 0.1)
     leader = make_notifier(pgnotifier_dsn, standby="shop", heartbeat=2.0)
     leader.add_channel("orders")

@@ -33,11 +33,11 @@ def test_core(install, db, eventually):
     write_callback(environment, db.dsn)
     program = environment.start("python", "-W", "error", "plain.py")
 
-    def is_heard():
+    def is_delivered():
         db.notify("orders", '{"total": 9.5}')
         return "orders: {'total': 9.5} from session" in program.log
 
-    eventually(is_heard)
+    eventually(is_delivered)
     loaded = environment.run("python", "-c", "import pgnotifier, sys; print(*sys.modules)").stdout
     frameworks = {"celery", "kombu", "redis", "rq", "django", "click", "rich"}
     assert not frameworks & set(loaded.split())

@@ -173,5 +173,5 @@ def test_removed_and_added_again(running, db, record, settle):
     settle(running)
     assert record.payloads == []
     running.subscribe("again", "first", record)
-    db.notify("first", "heard")
-    assert record.wait_for(1) == ["heard"]
+    db.notify("first", "received")
+    assert record.wait_for(1) == ["received"]

@@ -106,7 +106,7 @@ def test_any_dispatcher(notifier, db, eventually):
 
 
 @pytest.mark.parametrize("options", [{"batch": 5}, {"debounce": 0}, {"key": len}])
-def test_mistakes_are_told_at_once(notifier, options):
+def test_mistakes_are_refused_at_once(notifier, options):
     """An invalid option raises, and doesn't subscribe."""
     with pytest.raises((TypeError, ValueError)):
         notifier.subscribe("a", "ch", print, autorun=False, **options)

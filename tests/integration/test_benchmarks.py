@@ -89,7 +89,7 @@ def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventual
     assert ratios["task.delay loop"][0] > 0
 
 
-def test_a_median_below_its_limit_is_told(monkeypatch, capsys):
+def test_a_median_below_its_limit_is_shown(monkeypatch, capsys):
     """A missed limit is shown in the table, and in the result that becomes the exit code."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from report import print_table

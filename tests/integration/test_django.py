@@ -47,11 +47,11 @@ def run(*argv, env, cwd=PROJECT):
 def test_the_project(env, tmp_path):
     """All tests of the project pass, and none is skipped."""
     kept = f"--basetemp={tmp_path / 'project'}"  # which goes with this test's own files
-    told = run("-m", "pytest", "-q", "-p", "no:cacheprovider", kept, env=env)
-    *_, summary = told.splitlines()
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", kept, env=env)
+    *_, summary = output.splitlines()
     assert "passed" in summary
     for word in ("failed", "error", "skipped", "warning"):
-        assert word not in summary, told
+        assert word not in summary, output
 
 
 PGTRIGGER = """
@@ -89,7 +89,7 @@ def test_with_django_pgtrigger(env, tmp_path):
     (tmp_path / "with_pgtrigger.py").write_text(
         "from settings import *\nMIGRATION_MODULES = {'shop': 'of_shop'}\n"
     )
-    told = run(
+    output = run(
         "-W",
         "error",
         "-c",
@@ -101,7 +101,7 @@ def test_with_django_pgtrigger(env, tmp_path):
             "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}",
         },
     )
-    *operations, triggers = told.splitlines()
+    *operations, triggers = output.splitlines()
     assert sorted(operations) == [
         "it's $$ 100%s insert None",
         "orders delete None",

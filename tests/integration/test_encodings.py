@@ -67,7 +67,7 @@ def test_bytes_that_are_not_unicode(encoded, make_notifier, record):
     notifier.subscribe(1, "ü", record)
     with psycopg.connect(encoded, autocommit=True, client_encoding="SQL_ASCII") as odd:
         odd.execute(b"NOTIFY \"\xc3\xbc\", '\xff\xfe'")
-        odd.execute(b"NOTIFY \"\xff\", 'nobody hears this one'")
+        odd.execute(b"NOTIFY \"\xff\", 'nobody listens to this one'")
         odd.execute(b"NOTIFY \"\xc3\xbc\", '\xc3\xbc'")
     notifier.notify("ü", "ß")
     assert record.wait_for(3) == ["\udcff\udcfe", "ü", "ß"]

@@ -95,8 +95,8 @@ def test_started_later(pgnotifier_postgres, make_notifier, record):
     pgnotifier_postgres.create_database(name)
     try:
         notifier.start()
-        notifier.notify("a", "heard")
-        assert record.wait_for(1) == ["heard"]
+        notifier.notify("a", "received")
+        assert record.wait_for(1) == ["received"]
     finally:
         notifier.stop()
         pgnotifier_postgres.drop_database(name)
@@ -189,8 +189,8 @@ def test_a_right_password(scram_server, make_notifier, caplog, record, form):
     notifier = make_notifier(form(scram_server.dsn))
     notifier.subscribe(1, "a", record)
     notifier.restart()
-    notifier.notify("a", "heard")
-    assert record.wait_for(1) == ["heard"]
+    notifier.notify("a", "received")
+    assert record.wait_for(1) == ["received"]
     assert PASSWORD not in shown(notifier, [], caplog)
 
 
@@ -222,8 +222,8 @@ def test_refused_at_the_start(pgnotifier_dsn, make_notifier, monkeypatch, record
         assert not notifier.is_running()
         assert notifier.get_channels() == set()
     notifier.subscribe(1, "a", record)
-    notifier.notify("a", "heard")
-    assert record.wait_for(1) == ["heard"]
+    notifier.notify("a", "received")
+    assert record.wait_for(1) == ["received"]
 
 
 def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
@@ -236,8 +236,8 @@ def test_refused_while_running(notifier, monkeypatch, record, make_recorder):
             with pytest.raises(ListenRefusedError, match="refused LISTEN"):
                 notifier.subscribe(1, channel, refused)
     assert notifier.get_subscriptions() == {"a": {1: record}}
-    notifier.notify("a", "heard")
-    assert record.wait_for(1) == ["heard"]
+    notifier.notify("a", "received")
+    assert record.wait_for(1) == ["received"]
     assert refused.payloads == []
 
 

@@ -105,12 +105,12 @@ def test_committed_between_removing_and_subscribing_again(notifier, db, record, 
     """It isn't delivered to a later subscription to the channel either."""
     for number in range(300):
         notifier.subscribe(number, "a", record)
-        db.notify("a", "heard")
+        db.notify("a", "received")
         record.wait_for(number + 1)
         notifier.remove_channels("a")
         db.notify("a", "between")
     settle(notifier)
-    assert record.payloads == ["heard"] * 300
+    assert record.payloads == ["received"] * 300
 
 
 def test_a_removal_ends_what_is_on_its_way(notifier, db, make_recorder, settle):

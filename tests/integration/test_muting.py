@@ -7,11 +7,11 @@ def test_muting_channels(notifier, db, record, settle):
     notifier.subscribe(1, "b", record)
     notifier.mute_channels("a")
     db.notify("a", "muted")
-    db.notify("b", "heard")
+    db.notify("b", "received")
     settle(notifier)
     notifier.unmute_channels(["a"])
     db.notify("a", "unmuted")
-    assert record.wait_for(2) == ["heard", "unmuted"]
+    assert record.wait_for(2) == ["received", "unmuted"]
 
 
 def test_muting_all_channels(notifier, db, record, settle):
@@ -33,8 +33,8 @@ def test_muting_no_channels(notifier, db, record):
     notifier.subscribe(1, "a", record)
     notifier.mute_channels([])
     notifier.mute_subscriber(1, ())
-    db.notify("a", "heard")
-    assert record.wait_for(1) == ["heard"]
+    db.notify("a", "received")
+    assert record.wait_for(1) == ["received"]
     notifier.mute_channels()
     notifier.unmute_channels([])
     notifier.unmute_subscriber(1, set())
@@ -90,8 +90,8 @@ def test_muting_outlives_replacing(notifier, db, record, settle):
     settle(notifier)
     assert record.calls == []
     notifier.unmute_subscriber(1)
-    db.notify("a", "heard")
-    assert record.wait_for(1) == ["heard"]
+    db.notify("a", "received")
+    assert record.wait_for(1) == ["received"]
 
 
 def test_muting_ends_what_waits(notifier, db, record, settle):

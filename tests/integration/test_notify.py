@@ -149,9 +149,9 @@ def test_on_its_own_connection(notifier, db, record, eventually):
     (publishing,) = db.listening()
     notifier.subscribe(1, "a", record)
     assert len(db.listening()) == 2
-    notifier.notify("a", "heard")
+    notifier.notify("a", "received")
     record.wait_for(1)
-    assert record.calls == [(1, "a", "heard", publishing)]
+    assert record.calls == [(1, "a", "received", publishing)]
     notifier.stop()
     eventually(lambda: db.listening() == [])
     notifier.notify("a", "again")

@@ -198,12 +198,12 @@ def test_many_threads(notifier, db, make_recorder, settle):
     assert failures == []
     wanted = {f"thread {number}, {n}" for number in range(8) for n in range(4)}
     assert notifier.get_channels() - {"shared"} == wanted
-    heard = make_recorder()
+    recorded = make_recorder()
     for channel in wanted:
-        notifier.subscribe("heard", channel, heard, autorun=False)
+        notifier.subscribe("late", channel, recorded, autorun=False)
         db.notify(channel)
-    assert len(heard.wait_for(len(wanted))) == len(wanted)
-    assert set(heard.channels) == wanted
+    assert len(recorded.wait_for(len(wanted))) == len(wanted)
+    assert set(recorded.channels) == wanted
     settle(notifier)
     kept = notifier.get_subscriptions()
     assert notifier.status().subscriptions == sum(map(len, kept.values()))

@@ -140,7 +140,7 @@ def gap(since, until, *channels):
     )
 
 
-def test_all_delivered_is_no_offence(ledger):
+def test_all_delivered_is_not_an_offence(ledger):
     """If all notifications come once, in order and by both routes, there is no offence."""
     keys = [*commit(ledger, "orders", "payments"), *commit(ledger, "orders", sender=2)]
     for key, channel in zip(keys, ["orders", "payments", "orders"], strict=True):

@@ -28,13 +28,13 @@ def states(*notifiers):
     return [notifier.status().state for notifier in notifiers]
 
 
-def test_one_hears(join, db, settle):
+def test_one_listens(join, db, settle):
     """Of two notifiers with one name, only the first delivers; the other is on standby."""
-    (first, heard, _), (second, idle, _) = join(), join()
+    (first, busy, _), (second, idle, _) = join(), join()
     assert states(first, second) == ["listening", "standby"]
     db.notify("ch", 1)
     settle(first)
-    assert heard.payloads == [1]
+    assert busy.payloads == [1]
     assert idle.payloads == []
     assert second.status().received == 0
 
@@ -50,12 +50,12 @@ def test_names_are_apart(join, db):
 
 def test_takes_over_when_the_leader_stops(join, db, eventually):
     """A standby takes over with all of its channels, and reports a gap."""
-    (first, heard, _), (second, record, gaps) = join(), join()
+    (first, busy, _), (second, record, gaps) = join(), join()
     second.subscribe("b", "later", record)
     second.add_channels(["empty", "gone"])
     second.remove_channel("gone")
     db.notify("ch", 1)
-    heard.wait_for(1)
+    busy.wait_for(1)
     first.stop()
     eventually(lambda: states(second) == ["listening"])
     db.notify("ch", 2)
@@ -112,8 +112,8 @@ def test_sessions_end_under_load(join, db, eventually):
     try:
         for _ in range(8):
             eventually(lambda: "listening" in states(*(n for n, *_ in joined)))
-            heard = sum(len(record.calls) for _, record, _ in joined)
-            eventually(lambda h=heard: sum(len(r.calls) for _, r, _ in joined) > h + 20)
+            before = sum(len(record.calls) for _, record, _ in joined)
+            eventually(lambda before=before: sum(len(r.calls) for _, r, _ in joined) > before + 20)
             db.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
                 " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -123,11 +123,11 @@ def test_sessions_end_under_load(join, db, eventually):
         done.set()
         sender.join()
 
-    def is_heard():
+    def is_delivered():
         db.notify("ch", None)  # after all others
         return any(None in record.payloads for _, record, _ in joined)
 
-    eventually(is_heard)
+    eventually(is_delivered)
     for notifier, *_ in joined:
         notifier.stop()
     payloads = [n for _, record, _ in joined for n in record.payloads if n is not None]

@@ -130,7 +130,7 @@ def test_bad_channel_names(offline, name):
 
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ["a"], ("a",), {"a"}])
-def test_channels_that_are_no_str(offline, name):
+def test_channels_that_are_not_str(offline, name):
     """A method that takes one channel refuses anything but a str, even a list of str."""
     for call in (
         lambda: offline.add_channel(name),
@@ -191,7 +191,7 @@ def test_refused_by_the_dispatcher(offline):
         ({"buffer_size": 1.5}, ArgumentTypeError),
         ({"overflow": "drop"}, ConfigurationError),
         ({"overflow": None}, ArgumentTypeError),
-        ({"unheard_of": 1}, TypeError),
+        ({"no_such_option": 1}, TypeError),
     ],
 )
 def test_bad_settings(settings, error):
@@ -227,7 +227,7 @@ def test_queues_do_not_start_it():
     assert not never.is_running()
 
 
-def test_what_a_dispatcher_is_told():
+def test_what_is_called_of_a_dispatcher():
     """A dispatcher is attached once, and called for each subscription added or removed."""
     queue, other = Queue(), Queue()
     notifier = Notifier({}, dispatcher=queue, autorun=False)

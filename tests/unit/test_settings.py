@@ -3,7 +3,10 @@
 import pytest
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
-from pgnotifier.settings import SETTINGS, Setting, check_settings
+from pgnotifier.settings import CENTURY, DAY, SETTINGS, Setting, check_settings, is_number, seconds
+
+UP_TO_A_DAY = "above 0 and at most 86400 (a day)"
+UP_TO_A_CENTURY = "at least 0 and at most 3155760000 (a century)"
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,38 @@ def test_secrets():
     setting = Setting("a str", lambda value: isinstance(value, str), is_secret=True)
     with pytest.raises(ArgumentTypeError, match=r"^dsn must be a str, not dict$"):
         setting.check("dsn", {"password": "s3cret"})
+
+
+@pytest.mark.parametrize(
+    ("allowed", "value", "expected"),
+    [
+        (seconds(most=DAY), 1, None),
+        (seconds(most=DAY), 0.001, None),
+        (seconds(most=DAY), DAY, None),
+        (seconds(most=DAY), 0, UP_TO_A_DAY),
+        (seconds(most=DAY), -1, UP_TO_A_DAY),
+        (seconds(most=DAY), DAY + 1, UP_TO_A_DAY),
+        (seconds(most=DAY), float("nan"), UP_TO_A_DAY),
+        (seconds(most=DAY), float("inf"), UP_TO_A_DAY),
+        (seconds(most=DAY), "1", "a number of seconds"),
+        (seconds(most=DAY), True, "a number of seconds"),
+        (seconds(most=DAY), None, "a number of seconds"),
+        (seconds(most=CENTURY, allows_zero=True), 0, None),
+        (seconds(most=CENTURY, allows_zero=True), -0.5, UP_TO_A_CENTURY),
+        (seconds(most=CENTURY, allows_zero=True), float("inf"), UP_TO_A_CENTURY),
+        (seconds(allows_zero=True), float("inf"), None),
+        (seconds(allows_zero=True), -1, "at least 0"),
+        (seconds(), 0, "above 0"),
+    ],
+)
+def test_expected_seconds(allowed, value, expected):
+    """A value in the range has no problem; any other gets the range or the type."""
+    assert allowed.find_expected(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1, True), (1.5, True), (True, False), ("1", False), (1j, False)]
+)
+def test_is_number(value, expected):
+    """A bool is not a number, and neither is a str or a complex."""
+    assert is_number(value) is expected

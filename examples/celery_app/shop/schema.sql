@@ -1,4 +1,4 @@
--- Each new row is told on a channel, with the row itself as the payload.
+-- Each new row is sent on a channel, with the row itself as the payload.
 CREATE TABLE IF NOT EXISTS images (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     path text NOT NULL,

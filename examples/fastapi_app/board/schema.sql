@@ -1,4 +1,4 @@
--- Each new order is told on a channel, with the row itself as the payload.
+-- Each new order is sent on a channel, with the row itself as the payload.
 CREATE TABLE IF NOT EXISTS orders (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     item text NOT NULL

@@ -87,7 +87,7 @@ class CeleryDispatcher(Dispatcher):
         self._obstacles: WeakKeyDictionary[CeleryTarget, str] = WeakKeyDictionary()
         self._names: dict[tuple[Hashable, str], str] = {}  # of the tasks made of callbacks
         self._targets: dict[tuple[Hashable, str], CeleryTarget] = {}
-        self._telling_gaps: set[tuple[Hashable, str]] = set()  # those of an on_gap
+        self._delivering_gaps: set[tuple[Hashable, str]] = set()  # those of an on_gap
 
     def __repr__(self) -> str:
         return (
@@ -134,7 +134,7 @@ class CeleryDispatcher(Dispatcher):
         options = check_options(key, given)
         _check_callback(key, fn)
         if _is_published_as_it_is(fn):
-            if made_with and not subscription.tells_gaps:
+            if made_with and not subscription.delivers_gaps:
                 raise UnknownOptionError(
                     f"subscription {key!r}: task= is only for plain callables; {fn!r:.80} is a "
                     "task already: set its options where it is defined"
@@ -145,15 +145,15 @@ class CeleryDispatcher(Dispatcher):
         else:
             target = self._bind_callback(key, channel, fn, options, made_with)
         self._targets[key, channel] = target
-        if subscription.tells_gaps:
-            self._telling_gaps.add((key, channel))
+        if subscription.delivers_gaps:
+            self._delivering_gaps.add((key, channel))
         self._tasks.hold(self)
         return target
 
     def _is_taken(self, subscription: "Subscription") -> bool:
         """Return whether the id of an `on_gap` is that of another subscription, or the reverse."""
-        known = (subscription.id, subscription.channel) in self._telling_gaps
-        return known is not subscription.tells_gaps
+        known = (subscription.id, subscription.channel) in self._delivering_gaps
+        return known is not subscription.delivers_gaps
 
     def _bind_callback(
         self,
@@ -175,7 +175,7 @@ class CeleryDispatcher(Dispatcher):
         """Remove the callback; with its last channel, remove its task."""
         self._forget(subscription.id, subscription.channel)
         self._targets.pop((subscription.id, subscription.channel), None)
-        self._telling_gaps.discard((subscription.id, subscription.channel))
+        self._delivering_gaps.discard((subscription.id, subscription.channel))
         if not self._targets:
             self._tasks.let_go(self)
 

@@ -9,15 +9,15 @@ from kombu import compression as kombu_compression
 from kombu import serialization as kombu_serialization
 from kombu.entity import Exchange, Queue
 
-from pgnotifier._runtime.seconds import CENTURY, Seconds, is_number
 from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, UnknownOptionError
+from pgnotifier.settings import CENTURY, Setting, is_number, is_whole, seconds
 
 _compression: Any = kombu_compression
 _serialization: Any = kombu_serialization
 
-_DELAYS = Seconds(CENTURY, allows_zero=True)
-_LIMITS = Seconds(CENTURY)
+_DELAYS = seconds(most=CENTURY, allows_zero=True)
+_LIMITS = seconds(most=CENTURY)
 
 
 class InvalidError(Exception):
@@ -134,13 +134,13 @@ def check_limit(value: Any) -> None:
     _check_range(_LIMITS, value)
 
 
-def _check_range(allowed: Seconds, value: Any) -> None:
-    if (expected := allowed.find_problem(value)) is not None:
+def _check_range(allowed: Setting, value: Any) -> None:
+    if (expected := allowed.find_expected(value)) is not None:
         raise InvalidError(f"it must be {expected}", is_type=not is_number(value))
 
 
 def _check_priority(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not is_whole(value):
         raise InvalidError("it must be an int", is_type=True)
     if not 0 <= value <= 255:
         raise InvalidError("it must be from 0 to 9 (255 at most, for brokers that know more)")

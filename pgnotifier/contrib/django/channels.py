@@ -1,9 +1,7 @@
 """Provide `Channel`, a Django signal that is sent by PostgreSQL notifications."""
 
-import logging
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import Any, ClassVar, Self, TypeVar, overload
 from weakref import ReferenceType, WeakValueDictionary
 
@@ -17,17 +15,12 @@ from pgnotifier._connection.publisher import check_size, make_text
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
-from pgnotifier._runtime.log_records import about
-from pgnotifier._runtime.redaction import redact
-from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.changes import find_model, restore_values
+from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
-from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
-from pgnotifier.contrib.django.running import run
+from pgnotifier.contrib.django.notifiers import get_notifier
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.notification import Notification
-
-logger = logging.getLogger("pgnotifier.django")
 
 RECEIVERS = "receivers"
 """The id of the subscription that calls all receivers of a channel."""
@@ -37,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _is_listener: ContextVar[bool] = ContextVar("pgnotifier_is_listener", default=False)
 
 
-class Channel(Signal):
+class Channel(TaskSignal):
     """A PostgreSQL channel as a Django signal.
 
         orders = Channel("orders")
@@ -68,13 +61,7 @@ class Channel(Signal):
 
     # Weak, because programs may make channel names from what their users send.
     known: ClassVar[WeakValueDictionary[str, "Channel"]] = CHANNELS
-    _kept: ClassVar[set["Channel"]] = set()
-    _is_subscribing: ClassVar[bool] = False
-
-    name: str
     gap: Signal
-    tasks: dict[Hashable, Callable[..., Any]]
-    gap_tasks: dict[Hashable, Callable[..., Any]]
 
     def __new__(cls, name: str, *, using: str | None = None) -> Self:
         """Return the channel of that name.
@@ -97,21 +84,13 @@ class Channel(Signal):
                 )
             return found  # type: ignore[return-value]
         channel = super().__new__(cls)
-        Signal.__init__(channel)
-        channel.name = name
+        TaskSignal.__init__(channel, name, using)
         channel.gap = _GapSignal(channel)
-        channel.tasks = {}
-        channel.gap_tasks = {}
-        channel._options = {}
-        channel._problems = {}
-        channel._using = using
         cls.known[name] = channel
         return channel
 
     def __init__(self, name: str, *, using: str | None = None) -> None:
-        self._using: str | None
-        self._options: dict[Hashable, dict[str, Any]]
-        self._problems: dict[Hashable, Exception]
+        """Do nothing, as the channel may be an existing one: see `__new__`."""
 
     def __repr__(self) -> str:
         return f"<Channel {self.name!r}>"
@@ -121,15 +100,6 @@ class Channel(Signal):
         """Return all existing channels."""
         # `valuerefs` makes a list in one step, so that other threads may add some meanwhile.
         return [one for ref in cls.known.valuerefs() if (one := ref()) is not None]
-
-    def keep(self) -> None:
-        """Keep this channel, even if nothing else refers to it any more."""
-        self._kept.add(self)
-
-    @property
-    def database(self) -> str:
-        """The alias of the channel's database."""
-        return self._using or str(conf.get("DATABASE"))
 
     # --- receiving ---
 
@@ -179,67 +149,6 @@ class Channel(Signal):
             notifier.unsubscribe(RECEIVERS, self.name, notifier.is_running())
         return bool(done)
 
-    @overload
-    def task(
-        self,
-        fn: F,
-        *,
-        id: Hashable = None,
-        on_gap: Callable[..., object] | None = None,
-        **options: Any,
-    ) -> F: ...
-
-    @overload
-    def task(
-        self,
-        fn: None = None,
-        *,
-        id: Hashable = None,
-        on_gap: Callable[..., object] | None = None,
-        **options: Any,
-    ) -> Callable[[F], F]: ...
-
-    def task(
-        self,
-        fn: Callable[..., Any] | None = None,
-        *,
-        id: Hashable = None,
-        on_gap: Callable[..., object] | None = None,
-        **options: Any,
-    ) -> Any:
-        """Have a worker call a receiver: a worker of Celery, of RQ, or of Django's tasks.
-
-            @orders.task(id="invoice", queue="low")
-            def invoice(sender, payload, **kwargs): ...
-
-        `PGNOTIFIER["DISPATCHER"]` chooses the kind of worker. The receiver gets the same arguments
-        as others do. Its `notification` is made in the worker, with the time at which it runs.
-
-        This method doesn't raise if the dispatcher refuses the task, because every process of the
-        project calls it. Instead, `manage.py check` reports it, and `manage.py pgnotifier` doesn't
-        start.
-
-        Args:
-            fn: A receiver, sync or async. If none is given, a decorator is returned.
-            id: The name of the task. Default: `"module.qualname"` of the function.
-            on_gap: A receiver that a worker calls with `gap` when notifications may have been
-                missed.
-            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
-
-        Returns:
-            The receiver.
-        """
-        if fn is None:
-            return lambda fn: self.task(fn, id=id, on_gap=on_gap, **options)
-        key = f"{fn.__module__}.{fn.__qualname__}" if id is None else id
-        self._options[key] = {**options, "on_gap": None if on_gap is None else run}
-        self.tasks[key] = fn
-        if on_gap is not None:
-            self.gap_tasks[gap_id(key)] = on_gap
-        self.keep()
-        self._try_to_subscribe(key)
-        return fn
-
     @classmethod
     def start_subscribing(cls) -> None:
         """Subscribe the existing receivers and tasks, and later ones when they are connected.
@@ -250,14 +159,7 @@ class Channel(Signal):
         for channel in cls.all_known():
             if channel.receivers or channel.gap.receivers:
                 channel._listen()
-            for key in [*channel._options]:
-                channel._try_to_subscribe(key)
-
-    def find_problems(self) -> dict[Hashable, Exception]:
-        """Try again to subscribe the tasks that failed; return why they fail, by id."""
-        for key in [*self._problems]:
-            self._try_to_subscribe(key)
-        return dict(self._problems)
+            channel.subscribe_known_tasks()
 
     def _listen(self) -> None:
         """Subscribe to notifications and gaps, unless that is done already, or it is too early."""
@@ -274,36 +176,6 @@ class Channel(Signal):
                 dispatcher=SignalDispatcher.shared(notifier),
                 on_gap=self.deliver_gap,
             )
-
-    def subscribe_tasks(self) -> None:
-        """Subscribe the tasks again, after the dispatcher was replaced.
-
-        Raises:
-            ImproperlyConfigured: The dispatcher doesn't exist, or can't be made.
-            PgNotifierError: `Notifier.subscribe` refuses a task.
-        """
-        for key in self._options:
-            self._subscribe(key)
-
-    def _try_to_subscribe(self, key: Hashable) -> None:
-        """Subscribe a task, unless it is too early; if that fails, record the reason."""
-        if not self._is_subscribing:
-            return
-        try:
-            self._subscribe(key)
-        except Exception as exc:  # noqa: BLE001 - a user's dispatcher may raise anything
-            self._problems[key] = exc
-            what = (
-                "tasks aren't" if isinstance(exc, ImproperlyConfigured) else f"task {key!r} isn't"
-            )
-            _warn_once(redact(f"{what} subscribed: {exc}"))
-
-    def _subscribe(self, key: Hashable) -> None:
-        notifier = get_notifier(self.database)
-        through = task_dispatcher(self.database)
-        live = notifier.is_running()
-        notifier.subscribe(key, self.name, run, live, dispatcher=through, **self._options[key])
-        self._problems.pop(key, None)
 
     def deliver(self, arrived: Notification) -> list[Exception]:
         """Call the receivers with a notification; return the exceptions that they raised."""
@@ -393,18 +265,6 @@ class _GapSignal(Signal):
     def connect(self, *args: Any, **kwargs: Any) -> None:
         super().connect(*args, **kwargs)
         self._channel._listen()
-
-
-def gap_id(id: Hashable) -> Hashable:
-    """Return the id of the task that is run for the gaps of a task."""
-    return (*id, "gap") if isinstance(id, tuple) else (id, "gap")
-
-
-@lru_cache(256)
-def _warn_once(text: str) -> None:
-    """Warn of a problem, for workers, because they don't run checks."""
-    level = logging.DEBUG if conf.runs_checks() else logging.WARNING
-    logger.log(level, "%s", text, extra=about("not_subscribed"))
 
 
 def find_task_problems() -> list[tuple[Channel, Hashable, Exception]]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from django.core.exceptions import FieldDoesNotExist
 
-from pgnotifier._connection.publisher import MAX_PAYLOAD_BYTES
+from pgnotifier.payload import MAX_PAYLOAD_BYTES
 
 Fields = bool | Sequence[str]
 

@@ -13,13 +13,13 @@ notifier = CeleryNotifier(app)
 
 @notifier.on("ch", id="a")
 def record(id, channel, payload, pid):
-    write("heard", payload, os.getpid(), os.getppid())
+    write("received", payload, os.getpid(), os.getppid())
 """
 
 
 def payloads(shop, count):
     """Return the payloads of the tasks that ran, once there are `count` of them."""
-    return [payload for payload, *_ in shop.wait_written("heard", count)]
+    return [payload for payload, *_ in shop.wait_written("received", count)]
 
 
 def ask(shop, *args):
@@ -47,12 +47,12 @@ def test_listens_and_works(open_shop, pool):
         shop.notify(("ch", str(number)))
     assert sorted(payloads(shop, 20)) == list(range(20))
     if "prefork" in pool:
-        assert len({pid for _, pid, _ in shop.written("heard")}) == 20
+        assert len({pid for _, pid, _ in shop.written("received")}) == 20
     assert shop.sessions() == 2  # a leader has a companion
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     assert shop.sessions() == 0
-    assert len(shop.written("heard")) == 20
+    assert len(shop.written("received")) == 20
     assert "Traceback" not in worker.log
 
 
@@ -67,7 +67,7 @@ def test_survives_a_restart_of_the_pool(open_shop):
     assert restart.wait() == 0, restart.log
     shop.notify(("ch", "2"))
     assert payloads(shop, 2) == [1, 2]
-    (_, before, _), (_, after, _) = shop.written("heard")
+    (_, before, _), (_, after, _) = shop.written("received")
     assert before != after
 
 
@@ -84,7 +84,7 @@ def test_of_two_one_listens(open_shop):
     second.wait_for("took over")
     shop.notify(("ch", "10"))
     assert 10 in payloads(shop, 11)
-    assert len(shop.written("heard")) == 11
+    assert len(shop.written("received")) == 11
 
 
 def test_a_command_with_standby_and_a_worker(open_shop):
@@ -100,7 +100,7 @@ def test_a_command_with_standby_and_a_worker(open_shop):
     listener.wait_for("took over")
     listener.signal(signal.SIGTERM)
     assert listener.wait() == 0
-    assert len(shop.written("heard")) == 1
+    assert len(shop.written("received")) == 1
 
 
 def test_inspect(open_shop):
@@ -126,7 +126,7 @@ def test_works_without_postgresql(open_shop):
     """A worker runs tasks while its listener can't connect, and logs once that it can't."""
     shop = open_shop(
         SHOP.replace(
-            "@notifier.on", "@app.task(name='own')\ndef own(): write('heard', 0)\n\n@notifier.on"
+            "@notifier.on", "@app.task(name='own')\ndef own(): write('received', 0)\n\n@notifier.on"
         )
     )
     worker = shop.worker("--pgnotifier", DSN="postgresql://127.0.0.1:1/none")

@@ -141,7 +141,7 @@ def test_some_channels_only(open_shop, eventually):
     ],
     ids=["no notifier", "no channel", "taken name"],
 )
-def test_what_cannot_be_listened_to_is_told(open_shop, source, hint):
+def test_why_it_cannot_listen(open_shop, source, hint):
     """`celery pgnotifier` shows what is wrong and how to fix it, and exits with 2."""
     shop = open_shop(source)
     refused = shop.celery("pgnotifier")
@@ -160,7 +160,7 @@ def test_no_connection_is_one_line(open_shop, pgnotifier_dsn):
     assert "sesame" not in line
 
 
-def test_a_wrong_password_is_not_told(open_shop):
+def test_a_wrong_password_is_not_shown(open_shop):
     """If PostgreSQL refuses the password, its reason is shown, and the password isn't."""
     with PostgresServer(tcp=True) as server:
         if server.is_external:
@@ -258,7 +258,7 @@ def test_without_a_dsn(open_shop):
     assert "pgnotifier.id" in inspected.log
 
 
-def test_what_cannot_be_delivered_in_time_is_told(open_shop):
+def test_what_cannot_be_delivered_in_time_is_logged(open_shop):
     """If `--drain-timeout` passes, the undelivered notifications are logged; the exit code is 1."""
     shop = open_shop(SLOW)
     listener = shop.listener("--drain-timeout", "0.3")
@@ -284,7 +284,7 @@ def test_a_second_signal_ends_at_once(open_shop, eventually):
     assert "second signal" in listener.log
 
 
-def test_the_log_goes_where_it_is_told_to(open_shop, eventually):
+def test_where_the_log_goes(open_shop, eventually):
     """The log is written to `--logfile` in the app's format; at WARNING nothing is logged."""
     shop = open_shop(SOURCE + "\napp.conf.worker_log_format = '<%(levelname)s> %(message)s'\n")
     listener = shop.celery("pgnotifier", "-l", "debug", "-f", "listener.log")

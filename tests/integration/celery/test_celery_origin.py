@@ -52,7 +52,7 @@ def shop(open_module_shop):
     return shop
 
 
-def test_headers_tell_the_origin(shop):
+def test_headers_show_the_origin(shop):
     """A task's headers have the notification's channel, pid and time, beside the task's own."""
     before = datetime.now(UTC)
     pid = shop.notify(*[("ch", f'{{"n": {number}}}') for number in range(5)])

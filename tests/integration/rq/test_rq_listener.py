@@ -70,7 +70,7 @@ def test_standby_and_health(open_shop, free_port, eventually):
     eventually(lambda: enqueued(shop) == [1])
 
 
-def test_what_cannot_be_delivered_in_time_is_told(open_shop):
+def test_what_cannot_be_delivered_in_time_is_logged(open_shop):
     """If `--drain-timeout` passes, the undelivered notifications are logged; the exit code is 1."""
     shop = open_shop(SLOW)
     listener = shop.listener("--drain-timeout", "0.3")
@@ -92,7 +92,7 @@ def test_some_channels_only(open_shop, eventually):
     assert "no subscription on channel 'image' (did you mean 'images'?)" in refused.log
 
 
-def test_what_is_wrong_is_told(open_shop):
+def test_what_is_wrong_is_shown(open_shop):
     """A missing module ends the command with 2, a failed connection with 1; both say why."""
     shop = open_shop(SOURCE)
     nothing = shop.pgnotifier("listen", "nowhere")

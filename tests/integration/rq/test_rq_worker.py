@@ -26,13 +26,13 @@ def wait(id, channel, payload, pid):
 """
 
 FAILING = """
-def told(job, connection, type, value, traceback):
-    write("told", job.args[2], str(value))
+def failed(job, connection, type, value, traceback):
+    write("failed", job.args[2], str(value))
 
 def done(job, connection, result, *args):
     write("finished", job.args[2], result)
 
-@notifier.on("orders", id="fail", retry=2, job_timeout=30, on_failure=told, on_success=done)
+@notifier.on("orders", id="fail", retry=2, job_timeout=30, on_failure=failed, on_success=done)
 def fail(id, channel, payload, pid):
     write("tries", payload)
     if payload % 2:
@@ -143,7 +143,7 @@ def test_retries_and_callbacks(open_shop, eventually):
     shop.worker()
     shop.notify(("orders", "1"), ("orders", "2"))
     assert shop.wait_written("finished", 1) == [(2, 20)]
-    assert shop.wait_written("told", 1)[-1] == (1, "odd")
+    assert shop.wait_written("failed", 1)[-1] == (1, "odd")
     failed = FailedJobRegistry(shop.queue, connection=shop.redis)
     (job_id,) = eventually(failed.get_job_ids)
     job = Queue(shop.queue, connection=shop.redis).fetch_job(job_id)

@@ -31,15 +31,15 @@ notifier = Notifier("dbname=shop")
 notifier.subscribe("resize", "images", print)
 
 class App:
-    told = Notifier("dbname=app")
-    told.add_channel("orders")
+    audit = Notifier("dbname=app")
+    audit.add_channel("orders")
 """
 
 
 def test_found(write):
     """Notifiers in the current directory are found by name; the default name is `notifier`."""
     name = write(FOUND)
-    first, second, third = find_notifiers([name, f"{name}:notifier", f"{name}:App.told"])
+    first, second, third = find_notifiers([name, f"{name}:notifier", f"{name}:App.audit"])
     assert isinstance(first, Notifier)
     assert first is second
     assert not first.is_running()
@@ -85,7 +85,7 @@ def test_errors_of_the_module_are_its_own(write, source, error):
 def test_listing(write):
     """The listing shows subscriptions, and channels without any, as a table and as JSON."""
     name = write(FOUND)
-    found = find_notifiers([name, f"{name}:App.told"])
+    found = find_notifiers([name, f"{name}:App.audit"])
     assert show_table(found).splitlines() == [
         "CHANNEL  SUBSCRIPTION  CALLBACK",
         "images   resize        builtins.print",

@@ -80,17 +80,17 @@ def test_one_gap_for_what_was_dropped():
     assert buffer.take_missed(LATER, at_once=True) is None
 
 
-def test_gaps_are_told_once_a_second():
+def test_gaps_are_reported_once_a_second():
     """While notifications are dropped, a gap is reported once a second, and the last at once."""
     buffer = make("drop_newest", size=1)
-    told = []
+    reported = []
     for n in range(100):
         now = Moment(100.0 + n / 10, NOW + timedelta(seconds=n / 10))
         buffer.put([item(n, proven_at=now), item(n, proven_at=now)])
         if gap := buffer.take_missed(now, at_once=False):
-            told.append(gap)
-    assert 9 <= len(told) <= 1 + 10 / REPORT_PAUSE
-    assert all(a.until <= b.since for a, b in itertools.pairwise(told))
+            reported.append(gap)
+    assert 9 <= len(reported) <= 1 + 10 / REPORT_PAUSE
+    assert all(a.until <= b.since for a, b in itertools.pairwise(reported))
     assert buffer.has_missed
     assert buffer.take_missed(now, at_once=True)
 

@@ -101,10 +101,10 @@ def test_gaps_share_a_lane(id, gap):
     """A subscription's gaps share its lane, and other subscriptions don't."""
     lanes = Lanes(1, ordered=True)
     subscription = Subscription(id, "a", print, None, on_gap=print)
-    told = subscription.for_gaps()
-    assert told.id == gap
+    for_gaps = subscription.for_gaps()
+    assert for_gaps.id == gap
     lane = lanes.lane(subscription)
-    assert lanes.lane(told) is lane
+    assert lanes.lane(for_gaps) is lane
     assert lanes.lane(Subscription(gap, "a", print, None)) is not lane
     assert lanes.lane(Subscription(id, "b", print, None)) is not lane
 
@@ -152,8 +152,8 @@ def test_taking_back():
     """`take_back` returns a binding's deliveries in order, and the lane goes on with the rest."""
     lanes = Lanes(10, ordered=True)
     one, two = binding(lanes, 1), binding(lanes, 2)
-    told = Subscription((1, "gap"), "a", print, None, tells_gaps=True)
-    gap = Binding(told, SimpleNamespace(lane=lanes.lane(told)), print)
+    for_gaps = Subscription((1, "gap"), "a", print, None, delivers_gaps=True)
+    gap = Binding(for_gaps, SimpleNamespace(lane=lanes.lane(for_gaps)), print)
     assert gap.target.lane is one.target.lane
     lanes.put(batch((one, 1), (two, 2), (gap, 3), (one, 4)))
     found = lanes.take_back(one)

@@ -133,7 +133,7 @@ def test_bad_names(name):
 
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ["a"], ("a",), object()])
-def test_names_that_are_no_str(name):
+def test_names_that_are_not_str(name):
     """A name that isn't a str is refused with a TypeError that names its type."""
     with pytest.raises(ArgumentTypeError, match=type(name).__name__) as caught:
         check_channel(name)

@@ -41,7 +41,7 @@ def test_its_program_is_looked_for():
         pass
 
 
-def test_an_end_before_it_is_ready_is_told():
+def test_an_end_before_it_is_ready_is_shown():
     """If the command ends before it is ready, the error comes at once and shows its output."""
     began = time.monotonic()
     command = Command([sys.executable, "-c", "print('bad luck')"], ready="good")
@@ -53,7 +53,7 @@ def test_an_end_before_it_is_ready_is_told():
     assert time.monotonic() - began < 30
 
 
-def test_taking_too_long_is_told():
+def test_taking_too_long_is_shown():
     """If the command isn't ready in time, the error names the text that was awaited."""
     command = Command(["python", "-c", TALK], env={"WHO": "x"}, ready="never", timeout=0.5)
     with pytest.raises(ServerError, match=r"hasn't within 0.5 s, without writing 'never'"), command:

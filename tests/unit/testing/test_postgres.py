@@ -230,7 +230,7 @@ def test_reports_why_it_did_not_start():
         _ = server.dsn
 
 
-def test_the_log_tells_why_it_did_not_start(server):
+def test_the_log_shows_why_it_did_not_start(server):
     """If a later start fails, the error shows what the server wrote to its log."""
     server.stop()
     settings = Path(conninfo_to_dict(server.dsn)["host"]) / "data" / "postgresql.auto.conf"

@@ -43,8 +43,8 @@ def test_a_command_that_hangs_is_ended(process):
 
 def test_a_server_that_ignores_a_signal_gets_the_next(process):
     """`stop` sends each signal in turn until the server ends."""
-    process.spawn(["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"])
-    wait_until(lambda: "deaf" in process.log())
+    process.spawn(["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done"])
+    wait_until(lambda: "ready" in process.log())
     process.stop(((signal.SIGTERM, 0.1), (signal.SIGKILL, 5.0)))
     assert process.pid is None
 

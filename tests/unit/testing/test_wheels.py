@@ -23,7 +23,7 @@ from pgnotifier.testing.wheels import POSTGRES_HOME, find_postgres
         (valkey_server, ValkeyServer.variable),
     ],
 )
-def test_a_missing_wheel_is_told_with_the_ways_out(run_server, variable, monkeypatch):
+def test_a_missing_wheel_is_reported_with_the_ways_out(run_server, variable, monkeypatch):
     """Without the wheel, the error names the extra to install and the variable to set."""
     monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

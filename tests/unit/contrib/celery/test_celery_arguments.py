@@ -149,7 +149,7 @@ def test_json_payloads_stay_readable():
     assert wrap_exact(value) is value
 
 
-def test_a_payload_of_the_decoders_own_is_decoded_anew():
+def test_a_payload_of_the_decoders_own_is_decoded_again():
     """If a custom decoder made the payload, its text is sent, in ASCII, and decoded again."""
     sent = wrap_payload(arrived(math.nan, "not ä number \udcff"), "json")
     assert sent[RAW].isascii()

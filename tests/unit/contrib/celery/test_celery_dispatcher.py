@@ -106,7 +106,7 @@ def test_two_ids_cannot_share_a_name(desk, one, other):
 
 
 @pytest.mark.parametrize("finalized", [True, False])
-def test_the_name_of_another_task_cannot_be_had(app, make_desk, finalized):
+def test_the_name_of_another_task_is_refused(app, make_desk, finalized):
     """The name of another task is refused, whether that task exists or is still to be made."""
 
     @app.task(name="pgnotifier.a")
@@ -539,7 +539,7 @@ def test_a_broker_that_is_down_fails_the_batch_at_once(make_desk, url):
     assert batch.remaining == 2
 
 
-def test_failures_of_the_broker_are_told_from_others(app):
+def test_which_failures_are_the_brokers(app):
     """A failure of the broker is recognised by its type, or by the type of its cause."""
     broker = Broker(app)
     app.conf.broker_url = "memory://"
@@ -601,7 +601,7 @@ def test_an_app_knows_its_notifiers(app):
     assert not any(notifier.is_running() for notifier in (one, two, three))
 
 
-def test_the_repr_tells_no_secret(app, make_desk):
+def test_the_repr_shows_no_secret(app, make_desk):
     """The repr shows the app, the prefix and the number of tasks, but no password."""
     app.conf.broker_url = "redis://:sesame@localhost/0"
     desk = make_desk(app)

@@ -63,19 +63,19 @@ def test_every_kind_of_id(id, name):
 
 
 @pytest.mark.parametrize("id", [object(), (1, object()), test_every_kind_of_id, threading.Lock()])
-def test_an_address_is_no_name(id):
+def test_an_address_is_not_a_name(id):
     """An id with a repr that shows a memory address is refused, with a way out."""
     with pytest.raises(TaskNameError, match="use a str or a tuple"):
         task_name("p.", id)
 
 
-def test_an_order_that_changes_is_no_name():
+def test_an_order_that_changes_is_not_a_name():
     """An id with a repr that depends on the order of hashes is refused."""
     with pytest.raises(TaskNameError, match="not the same in every process"):
         task_name("p.", Tagged(frozenset({"a", "b"})))
 
 
-def test_a_lone_surrogate_is_no_name():
+def test_a_lone_surrogate_is_not_a_name():
     """A name with a lone surrogate is refused, because no message header can carry it."""
     with pytest.raises(TaskNameError, match="surrogate"):
         task_name("p.", "\ud800")

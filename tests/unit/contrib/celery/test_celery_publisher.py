@@ -265,7 +265,7 @@ def test_many_queues(make_app, make_desk, pgnotifier_redis_url):
 
 
 @pytest.mark.parametrize("stamped", [True, False])
-def test_a_queue_that_is_no_list(make_app, make_desk, pgnotifier_redis_url, stamped):
+def test_a_queue_that_is_not_a_list(make_app, make_desk, pgnotifier_redis_url, stamped):
     """If a queue's key isn't a list, its tasks are reported, and all others are enqueued once."""
     desk = make_desk(make_app())
     good, bad = desk.subscribe(callback, id="g"), desk.subscribe(callback, id="b", queue="bad")

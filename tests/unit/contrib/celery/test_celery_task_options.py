@@ -141,7 +141,7 @@ def test_an_id_on_several_channels(app, notifier, finalized):
     notifier.subscribe("a", "other", print, task={"max_retries": 6})
 
 
-def test_what_tells_of_gaps_has_them_too(app, notifier):
+def test_on_gap_has_them_too(app, notifier):
     """An on_gap callback gets the task options, too, but not an on_gap that is a task."""
 
     @app.task(name="own")

@@ -264,7 +264,7 @@ def test_one_of_two_servers_refuses(desk, second, jobs):
 
 
 @pytest.mark.parametrize("answer", ["answered", "unanswered"])
-def test_a_queue_that_is_no_list(lossy, make_desk, client, jobs, answer):
+def test_a_queue_that_is_not_a_list(lossy, make_desk, client, jobs, answer):
     """If a queue's key isn't a list, its jobs are reported and removed, and others are enqueued."""
     connection = redis.Redis.from_url(lossy.url, retry=Retry(NoBackoff(), 0))
     desk = make_desk(connection)

@@ -59,7 +59,7 @@ def test_conformance(desk, client, take_all, case):
     assert desk.reported == []
 
 
-def test_the_path_is_told(desk):
+def test_the_path_is_shown(desk):
     """`details()` shows the path of a subscription's jobs, once the first one has been made."""
     binding = desk.subscribe(callbacks.callback, id=("orders", 1), queue="images")
     row = {

@@ -1,9 +1,10 @@
 """The part of the contract with payloads that queues may change: deep, exact or odd values."""
 
 from collections.abc import Callable
-from typing import Any
 
 from pgnotifier.notifier import Notifier
+from pgnotifier.testing.contract.calls import first
+from pgnotifier.testing.contract.setup import ContractSetup
 
 DEEP_JSON = (
     '{"a":' * 199 + "[12345678901234567.89]" + "}" * 199,
@@ -25,17 +26,12 @@ HARD = DEEP_JSON + DEEP_LITERALS + ODD
 """Payloads with the deepest allowed nesting, or with values that queues have no types for."""
 
 
-class HardPayloads:
+class HardPayloads(ContractSetup):
     """The tests of `DispatcherContract` with hard payloads."""
-
-    ordered: bool
-    adapt: Callable[[Any], Any]
-    callback: Callable[..., object]
-    wait_for: Callable[[int], Any]
 
     def test_hard_payloads(self, notifier: Notifier, send: Callable[..., int]) -> None:
         """They arrive as they would in this process, with the same types and all digits."""
-        notifier.subscribe("a", "a", self.adapt(self.callback))
+        notifier.subscribe("a", "a", self.adapt(first))
         notifier.start()
         send("a", *HARD)
         found = [repr(call.payload) for call in self.wait_for(len(HARD))]
@@ -48,7 +44,7 @@ class HardPayloads:
         """A batch that contains them is delivered completely."""
         texts = [f"{place}" for place in range(10)]
         texts[5:5] = HARD
-        notifier.subscribe("a", "a", self.adapt(self.callback), batch=(len(texts), 30))
+        notifier.subscribe("a", "a", self.adapt(first), batch=(len(texts), 30))
         notifier.start()
         send("a", *texts)
         (call,) = self.wait_for(1)

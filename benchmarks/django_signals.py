@@ -1,4 +1,4 @@
-"""Measure what Django's signals add to a notification: `python benchmarks/hooks.py`.
+"""Measure what Django's signals add to a notification: `python benchmarks/django_signals.py`.
 
 Compares a `Channel` with one receiver to a callback of pgnotifier's InlineDispatcher, in turns.
 Both are called in the listening process, 100,000 times, for notifications that another process
