@@ -82,12 +82,14 @@ class Trace(msgspec.Struct, eq=False, gc=False):
         A subscription gets each notification once. A second delivery to it is therefore of another
         notification, with the same content.
         """
+        if delivery.binding is self.delivery.binding:
+            return delivery is self.delivery
         mine, other = self.delivery.notification, delivery.notification
         if mine.raw != other.raw or mine.channel != other.channel or mine.pid != other.pid:
             return False
         if (mine.received_at, mine.count) != (other.received_at, other.count):
             return False
-        for one in (self.delivery, *self.others):
+        for one in self.others:
             if one.binding is delivery.binding:
                 return one is delivery
         self.others += (delivery,)

@@ -39,6 +39,7 @@ class Described:
         id_attribute: The name of the attribute that holds the task's id.
         nothing: An empty context, for the first span of a trace.
         is_plain: Whether the propagators add exactly what `_show` returns.
+        known_span: The SDK's class of spans, if its spans keep these attributes as they are.
     """
 
     name: str
@@ -47,6 +48,23 @@ class Described:
     id_attribute: str
     nothing: Any
     is_plain: bool
+    known_span: Any
+
+    def set_attributes(self, span: Any, task_id: str) -> None:
+        """Set the attributes of a span that is recorded, and that no other thread knows yet."""
+        attributes = {**self.attributes, self.id_attribute: task_id}
+        kept = span._attributes if type(span) is self.known_span else None  # noqa: SLF001
+        if (
+            kept is not None
+            and not kept
+            and kept.max_value_len is None
+            and (kept.maxlen is None or kept.maxlen >= len(attributes))
+        ):
+            # The SDK has already kept such attributes as they are. Having it check them for each
+            # span would take a third of the time that a span takes.
+            kept._dict.update(attributes)  # noqa: SLF001
+        else:
+            span.set_attributes(attributes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +100,7 @@ class OpenTelemetry(Library):
             _api("instrumentation.celery").MESSAGING_MESSAGE_ID,
             _api("context").Context(),
             _is_plain(_api("propagate").get_global_textmap()),
+            _find_known_span(found),
         )
 
     def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:
@@ -91,12 +110,10 @@ class OpenTelemetry(Library):
         """
         root = trace.known.get(OpenTelemetry)
         parent = described.nothing if root is None else _find_parent(trace)
-        span = self.tracer.start_span(
-            described.name,
-            context=parent,
-            kind=described.kind,
-            attributes={**described.attributes, described.id_attribute: task_id},
-        )
+        # Like the instrumentation, set the attributes once the sampler has decided.
+        span = self.tracer.start_span(described.name, context=parent, kind=described.kind)
+        if span.is_recording():
+            described.set_attributes(span, task_id)
         ids = span.get_span_context()
         headers = _show(ids) if described.is_plain else _inject(span, parent)
         span.end()
@@ -150,6 +167,17 @@ class _Attributes:
     def set_attribute(self, name: str, value: Any) -> None:
         """Record an attribute."""
         self.attributes[name] = value
+
+
+def _find_known_span(attributes: Mapping[str, Any]) -> Any:
+    """Return the SDK's class of spans, if its spans keep these attributes as they are."""
+    sdk, api = (sys.modules.get(f"opentelemetry.{name}") for name in ("sdk.trace", "attributes"))
+    known_span = getattr(sdk, "_Span", None)
+    keeper = getattr(api, "BoundedAttributes", None)
+    if known_span is None or keeper is None:  # another SDK
+        return None
+    kept = getattr(keeper(attributes=attributes), "_dict", None)
+    return known_span if kept == attributes else None
 
 
 def _is_plain(propagator: Any) -> bool:

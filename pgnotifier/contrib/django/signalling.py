@@ -8,6 +8,7 @@ from django.db import connections
 
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, Subscription
+from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.notifier import Notifier
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ class SignalDispatcher(Dispatcher):
     """
 
     starts_listener = False
+    # Few, for the same reason as those of `InlineDispatcher`.
+    batch_size = InlineDispatcher.batch_size
     _shared: ClassVar[WeakKeyDictionary[Notifier, "SignalDispatcher"]] = WeakKeyDictionary()
 
     @classmethod
@@ -41,6 +44,9 @@ class SignalDispatcher(Dispatcher):
 
     def dispatch(self, batch: Batch) -> None:
         """Call the receivers for each delivery; report the exceptions that they raise."""
+        # Once for the whole batch: after that, nothing happens between two notifications, and
+        # looking for connections costs more than calling a receiver.
+        close_stale_connections()
         for delivery in batch.one_by_one():
             self._deliver(delivery)
         self._opened = connections.all(initialized_only=True)
@@ -55,7 +61,6 @@ class SignalDispatcher(Dispatcher):
         self._opened = ()
 
     def _deliver(self, delivery: Delivery) -> None:
-        close_stale_connections()
         try:
             for error in delivery.binding.target(delivery.notification):
                 delivery.report(error)

@@ -115,6 +115,24 @@ def test_a_sampler_that_says_no(run):
     assert {one["traceparent"][-2:] for one in found["headers"]} <= {"00", "02"}
 
 
+def test_limits_of_spans(run):
+    """The SDK's limits hold for the spans of stamped messages as for the instrumentation's own."""
+    assert [len(attributes) for attributes in run("few_attributes")] == [2] * 5
+    found = run("short_attributes")
+    assert {len(attributes.pop("messaging.message.id")) for attributes in found} == {8}
+    assert found == found[:1] * 5
+    assert found[0]["celery.action"] == "apply_as"
+
+
+def test_attributes_of_a_span_processor(run):
+    """What a span processor adds to a span when it starts is kept, besides our attributes."""
+    found = run("attributes_of_ones_own")
+    assert len({attributes.pop("messaging.message.id") for attributes in found}) == 5
+    assert found == found[:1] * 5
+    assert found[0]["mark"] == "mine"
+    assert found[0]["celery.action"] == "apply_async"
+
+
 def test_propagators(run):
     """Each message has all headers that the propagator adds, with the ids of its own span."""
     for found in run("propagators"):

@@ -33,7 +33,7 @@ def start_sentry(**options):
     sentry_sdk.init("http://key@localhost/1", transport=Nowhere, **options)
 
 
-def start_opentelemetry(sampler=None):
+def start_opentelemetry(sampler=None, limits=None, first=None):
     from opentelemetry import trace
     from opentelemetry.instrumentation.celery import CeleryInstrumentor
     from opentelemetry.sdk.trace import TracerProvider
@@ -41,7 +41,9 @@ def start_opentelemetry(sampler=None):
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     spans = InMemorySpanExporter()
-    provider = TracerProvider(sampler=sampler)
+    provider = TracerProvider(sampler=sampler, span_limits=limits)
+    if first is not None:
+        provider.add_span_processor(first)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     trace.set_tracer_provider(provider)
     CeleryInstrumentor().instrument()
@@ -148,6 +150,40 @@ def propagators():
         ids = [f"{span.context.span_id:016x}" for span in spans.get_finished_spans()]
         found.append({"headers": take(), "spans": ids, "ways": say(desk)})
     return found
+
+
+def publish_five(**options):
+    """Return the attributes of five spans: the instrumentation's own two come first."""
+    spans = start_opentelemetry(**options)
+    desk = make_desk()
+    desk.deliver(desk.subscribe(callback), *"12345")
+    assert say(desk) == [["stamped", None]]
+    return [dict(span.attributes) for span in spans.get_finished_spans()]
+
+
+def few_attributes():
+    from opentelemetry.sdk.trace import SpanLimits
+
+    return publish_five(limits=SpanLimits(max_span_attributes=2))
+
+
+def short_attributes():
+    from opentelemetry.sdk.trace import SpanLimits
+
+    return publish_five(limits=SpanLimits(max_span_attribute_length=8))
+
+
+def attributes_of_ones_own():
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Marking(SpanProcessor):
+        """Adds an attribute to each span."""
+
+        def on_start(self, span, parent_context=None):
+            """Add it."""
+            span.set_attribute("mark", "mine")
+
+    return publish_five(first=Marking())
 
 
 def not_initialised():
