@@ -26,6 +26,7 @@ class Connecting:
     reader still reacts to `stop()`, and can abandon the attempt.
 
     Attributes:
+        is_asking: Whether it waits for a `db_conf` callable to return connection parameters.
         done: Whether it has ended; the rest is valid from then on.
         error: Why connecting or the statement failed, if it did.
         row: The first row of the statement's answer.
@@ -56,6 +57,7 @@ class Connecting:
         self._connection: psycopg.Connection[Any] | None = None
         self.error: Exception | None = None
         self._abandoned = False
+        self.is_asking = True
         self.done = False
         self.row: tuple[Any, ...] = ()
         try:
@@ -76,7 +78,9 @@ class Connecting:
 
     def _connect(self) -> None:
         try:
-            connection = self._parameters.connect(shuffle=self._shuffle)
+            parameters = self._parameters.resolve()
+            self.is_asking = False
+            connection = parameters.connect(shuffle=self._shuffle)
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
             self.error = exc
         except BaseException as exc:  # noqa: BLE001 - db_conf() calls sys.exit(), say

@@ -11,6 +11,7 @@ from psycopg import pq
 
 from pgnotifier._connection.inheriting import keep_from_children
 from pgnotifier._connection.session_settings import options_without_timeouts, set_up
+from pgnotifier._runtime.names import name_callable
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.errors import (
@@ -76,6 +77,11 @@ class Parameters:
         _check_values(given)
         self.conninfo = libpq.make_conninfo("", **self._known)
 
+    @property
+    def source(self) -> str:
+        """Where they come from, for messages."""
+        return "db_conf"
+
     def __repr__(self) -> str:
         return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
 
@@ -85,6 +91,10 @@ class Parameters:
         Raises:
             ConfigurationError: They were not.
         """
+
+    def resolve(self) -> "Parameters":
+        """Return the parameters for a connection that is about to be made."""
+        return self
 
     def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
         """Make a connection in autocommit mode, with the session settings that pgnotifier needs.
@@ -119,7 +129,8 @@ class Parameters:
     def _find_secrets(self) -> list[str]:
         # A password that equals a parameter shown in the repr, such as the user, can't be hidden.
         shown = [str(value) for name, value in self._known.items() if name in _SHOWN]
-        found = (str(self._known.get(name) or "") for name in _SECRET)
+        found = [str(self._known.get(name) or "") for name in _SECRET]
+        found += _find_custom_values(str(self._known.get("options") or ""))
         return [one for one in found if one not in shown]
 
     def _open(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
@@ -168,14 +179,13 @@ class SuppliedParameters(Parameters):
         self._known = {}
 
     def __repr__(self) -> str:
-        name = getattr(self._supply, "__qualname__", "db_conf")
-        return super().__repr__() or f"from {name}()"
+        return super().__repr__() or f"from {name_callable(self._supply)}()"
 
-    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
-        """Call the callable, and connect with the parameters that it returns.
+    def resolve(self) -> Parameters:
+        """Call the callable, and return the parameters that it returns.
 
         Raises:
-            ConnectionFailedError: The callable raised, or connecting failed.
+            ConnectionFailedError: The callable raised.
             PgNotifierError: The callable returned invalid parameters.
         """
         try:
@@ -189,7 +199,20 @@ class SuppliedParameters(Parameters):
             ) from exc
         parameters = Parameters(supplied)
         self._known = parameters._known  # noqa: SLF001 - of the same class, for the repr
-        return parameters.connect(shuffle=shuffle)
+        return parameters
+
+    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
+        """Connect with the parameters that the callable returns.
+
+        Raises:
+            PgNotifierError: As `resolve` and `Parameters.connect` raise it.
+        """
+        return self.resolve().connect(shuffle=shuffle)
+
+    @property
+    def source(self) -> str:
+        """The name of the callable, for messages."""
+        return f"db_conf ({name_callable(self._supply)})"
 
 
 class MissingParameters(Parameters):
@@ -259,6 +282,20 @@ def _parse(conninfo: str) -> dict[str, Any]:
         "contain spaces in single quotes, or a postgresql:// URI with special characters "
         "percent-encoded"
     ) from None
+
+
+def _find_custom_values(options: str) -> list[str]:
+    """Return the values of settings that applications define, as in `-c shop.key=value`.
+
+    These may be secret, and the server quotes what it refuses. If a value contains a blank that
+    isn't escaped, the server takes its other words for options.
+    """
+    words = re.split(r"(?<!\\)\s+", options)
+    first = next((at for at, word in enumerate(words) if _CUSTOM.match(word)), len(words))
+    return [_CUSTOM.sub("", word) for word in words[first:] if word != "-c"]
+
+
+_CUSTOM = re.compile(r"(?:-c|--)?[\w-]+\.[\w.-]+=")
 
 
 # libpq checks these values itself, before it connects:

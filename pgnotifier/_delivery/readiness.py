@@ -2,11 +2,11 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from pgnotifier._runtime.aside import call_aside, is_without_thread
 from pgnotifier._runtime.log_records import about
 from pgnotifier.dispatch import Dispatcher
 
@@ -14,29 +14,6 @@ logger = logging.getLogger("pgnotifier.health")
 
 PROBE_TIMEOUT = 5.0
 """Seconds that all queues together have to answer."""
-
-T = TypeVar("T")
-
-
-def call_aside(name: str, fn: Callable[..., T], *args: Any) -> Future[T]:
-    """Call a function on a daemon thread of its own, and return its future result.
-
-    Not by an executor: the end of the process would wait for that one's threads.
-    """
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()  # nobody who awaits it may cancel it
-
-    def run() -> None:
-        try:
-            future.set_result(fn(*args))
-        except BaseException as exc:  # noqa: BLE001 - who awaits it decides
-            future.set_exception(exc)
-
-    try:
-        threading.Thread(target=run, name=name, daemon=True).start()
-    except RuntimeError as exc:  # the system has no thread left
-        future.set_exception(exc)
-    return future
 
 
 class Probes:
@@ -78,6 +55,8 @@ def _judge(answer: Future[bool]) -> str | None:
     if not answer.done():
         return f"got no answer from its queue within {PROBE_TIMEOUT:g} s"
     error = answer.exception()
+    if is_without_thread(answer):
+        return f"can't probe its queue: {error}"
     if error is not None:
         logger.error("a queue can't be probed", exc_info=error, extra=about("probe_failed"))
         return f"can't probe its queue: {type(error).__name__}"

@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Protocol
 
-from pgnotifier._delivery.readiness import call_aside
 from pgnotifier._health.http_server import Answer, HttpServer
+from pgnotifier._runtime.aside import call_aside, is_without_thread
 from pgnotifier.errors import ConfigurationError, ConnectionFailedError
 from pgnotifier.settings import check_settings
 from pgnotifier.status import Status
@@ -92,10 +92,16 @@ class HealthServer:
     def _find_answer(self, path: str) -> Future[Answer]:
         """Return the answer for a path, which a check on a thread of its own makes."""
         if path not in PATHS:
-            unknown: Future[Answer] = Future()
-            unknown.set_result(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
-            return unknown
-        return call_aside("pgnotifier-check", self._check, path)
+            return _give(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
+        answer = call_aside("pgnotifier-check", self._check, path)
+        if is_without_thread(answer):
+            return _give(self._check_here(path, str(answer.exception())))
+        return answer
+
+    def _check_here(self, path: str, why: str) -> Answer:
+        """Return an answer without waiting for anything, because no thread can be started."""
+        trouble = [why] if path == "/readyz" else self._find_stopped()
+        return _report([], trouble)
 
     def _check(self, path: str) -> Answer:
         if path == "/readyz":
@@ -103,12 +109,28 @@ class HealthServer:
             found = [
                 call_aside("pgnotifier-check", one.readiness_problems) for one in self._notifiers
             ]
-            trouble = [why for each in found for why in each.result()]
+            trouble = [why for each in found for why in _problems(each)]
         else:
-            trouble = ["stopped" for one in self._notifiers if not one.is_running()]
-        states = [notifier.status().state for notifier in self._notifiers]
-        status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
-        return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
+            trouble = self._find_stopped()
+        return _report([notifier.status().state for notifier in self._notifiers], trouble)
+
+    def _find_stopped(self) -> list[str]:
+        return ["stopped" for one in self._notifiers if not one.is_running()]
+
+
+def _problems(found: Future[list[str]]) -> list[str]:
+    return [str(found.exception())] if is_without_thread(found) else found.result()
+
+
+def _give(answer: Answer) -> Future[Answer]:
+    given: Future[Answer] = Future()
+    given.set_result(answer)
+    return given
+
+
+def _report(states: Sequence[str], trouble: Sequence[str]) -> Answer:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
+    return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
 
 
 def _make_answer(status: HTTPStatus, content: object) -> Answer:

@@ -2,41 +2,58 @@
 
 An attempt that began while the network was away may not notice for a long time that it is back, and
 an attempt to several hosts waits for each host that hangs. So another attempt is added each second
-("hedging"), and the first that succeeds is used.
+("hedging"), and the first that succeeds is used. A `db_conf` callable that hangs is called once
+more, and not again until it returns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.session import Session
 from pgnotifier._listener.reader_connection import ReaderConnection
+from pgnotifier._runtime.log_records import duration
 
 HEDGE = 1.0
 """Seconds after which another attempt is added."""
 MOST_TRIES = 10
 """The largest number of attempts at a time."""
+MOST_ASKING = 2
+"""The largest number of attempts at a time that wait for a `db_conf` callable."""
+SILENCE = 10.0
+"""Seconds after which a callable that hasn't returned is the reason why there is no connection."""
 
 
-def connect(connection: ReaderConnection, *, hedged: bool = False) -> Session:
+def connect(
+    connection: ReaderConnection,
+    *,
+    hedged: bool = False,
+    explain: Callable[[str], object] = lambda _why: None,
+) -> Session:
     """Return a new connection; the reader's connection is read meanwhile.
 
     Args:
         connection: The reader's connection.
         hedged: Whether to add another attempt each second until one is answered.
+        explain: Called with the reason, again and again, while a `db_conf` callable hangs.
 
     Raises:
         PgNotifierError: No connection could be made.
     """
     tries: list[Connecting] = []
+    parameters, began = connection.parameters, monotonic()
     try:
         while True:
-            tries.append(Connecting(connection.parameters, connection.wake, shuffle=bool(tries)))
-            may_hedge = hedged and len(tries) < MOST_TRIES
-            done = wait_for_any(connection, tries, HEDGE if may_hedge else None)
+            asking = sum(one.is_asking for one in tries)
+            if not tries or (hedged and len(tries) < MOST_TRIES and asking < MOST_ASKING):
+                tries.append(Connecting(parameters, connection.wake, shuffle=bool(tries)))
+            done = wait_for_any(connection, tries, HEDGE)
             if done is not None:
                 tries.remove(done)
                 return done.result()
+            lasted = monotonic() - began
+            if lasted >= SILENCE and all(one.is_asking for one in tries):
+                explain(f"{parameters.source} hasn't returned for {duration(lasted)}")
     finally:
         for other in tries:
             other.abandon()

@@ -203,7 +203,9 @@ class Listening:
             ListenRefusedError: The server refused LISTEN, as a standby server does.
             NotListeningError: A pooler keeps notifications from arriving.
         """
-        self._connection.session = connect(self._connection, hedged=hedged)
+        self._connection.session = connect(
+            self._connection, hedged=hedged, explain=self._state.explain
+        )
         self.leads = False
         try:
             if self._leadership is None or self._leadership.acquire():

@@ -1,12 +1,14 @@
 """The methods of `Notifier` that start it, stop it, check it and describe it."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
+from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
 from pgnotifier.status import DispatcherStatus, Status
 
@@ -29,18 +31,26 @@ class Runnable:
     async def __aenter__(self) -> Self:
         """Start without blocking the event loop: see `start()`."""
         self._lifecycle.attachments.open_all()
-        starting = asyncio.ensure_future(asyncio.to_thread(self.start))
+        starting = _await_aside(self.start)
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            await asyncio.to_thread(self.stop)
+            await self._stop_aside()
             await asyncio.wait([starting])
             raise
+        except NoThreadError as exc:
+            raise ConnectionFailedError(f"can't listen: {exc}") from exc
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop without blocking the event loop: see `stop()`."""
-        await asyncio.to_thread(self.stop)
+        await self._stop_aside()
+
+    async def _stop_aside(self) -> None:
+        try:
+            await _await_aside(self.stop)
+        except NoThreadError:  # so the event loop has to wait
+            self.stop()
 
     def start(self) -> None:
         """Connect, and return when every registered channel is listened to.
@@ -152,6 +162,12 @@ class Runnable:
     def startup_wait(self, wait: bool | float | None) -> None:
         check_settings(wait=wait)
         self._lifecycle.startup_wait = wait
+
+
+def _await_aside(method: Callable[[], Any]) -> "asyncio.Future[Any]":
+    # Not by `asyncio.to_thread`: its pool has few threads, which may all be busy, and it would call
+    # the method later if no thread can be started now.
+    return asyncio.wrap_future(call_aside(f"pgnotifier-{method.__name__}", method))
 
 
 def _describe(lifecycle: Lifecycle) -> Status:

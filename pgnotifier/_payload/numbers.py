@@ -28,7 +28,8 @@ class TooManyDigitsError(ValueError):
 def read_number(text: str) -> float | Decimal:
     """Return the value of a JSON number that has a fraction or an exponent.
 
-    It is a float if the float's `repr` has the same digits, apart from zeros at either end.
+    It is a float if the float's `repr` has the same digits, apart from zeros at either end. A
+    Decimal survives being written as JSON and read again.
 
     Raises:
         TooManyDigitsError: The number has over 8,000 digits when it is written out.
@@ -47,7 +48,9 @@ def read_number(text: str) -> float | Decimal:
         return value
     if exact.adjusted() >= LONGEST or exact.adjusted() < -LONGEST:
         raise TooManyDigitsError
-    return exact
+    # Without a point, the digits of the Decimal would be read as an int: those of `12e0`, written
+    # into a task's message.
+    return exact if exact.as_tuple().exponent else Decimal(f"{exact}.0")
 
 
 def survives(number: Decimal) -> bool:

@@ -8,12 +8,11 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from time import monotonic
 from types import FrameType
 
-from pgnotifier._delivery.readiness import call_aside
 from pgnotifier._health.health_server import HealthServer
+from pgnotifier._runtime.aside import call_aside, is_without_thread
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
@@ -135,15 +134,11 @@ def stop_all(notifiers: Sequence[Notifier], timeout: float) -> int:
     """
     deadline = monotonic() + timeout
     aside = {one: call_aside("pgnotifier-stop", one.stop, timeout) for one in notifiers[1:]}
-    here = [notifiers[0], *(one for one, done in aside.items() if _is_without_thread(done))]
+    here = [notifiers[0], *(one for one, done in aside.items() if is_without_thread(done))]
     undelivered = 0
     for done_with, one in enumerate(here):
         undelivered += one.stop(max(0.0, deadline - monotonic()) / (len(here) - done_with))
     return undelivered + sum(done.result() for one, done in aside.items() if one not in here)
-
-
-def _is_without_thread(done: Future[int]) -> bool:
-    return done.done() and isinstance(done.exception(), RuntimeError)
 
 
 def _start(notifiers: Sequence[Notifier]) -> None:

@@ -84,12 +84,74 @@ def test_a_column_that_is_not_there_any_more(migrate):
     assert all(one["pk"] > 0 for one in sent)
 
 
+def test_columns_that_change_their_types(pgnotifier_postgres):
+    """A session that has used a trigger goes on sending values after types of columns change."""
+    made = NotifyOn("things", update=["name"], old=["name"], new=True)
+    source = make_source(Customer, made.definition)
+    with (
+        pgnotifier_postgres.database() as dsn,
+        psycopg.connect(dsn, autocommit=True) as session,
+    ):
+        session.execute("CREATE TABLE shop_customer (id integer, name text)")
+        session.execute(make_create('"shop_customer"', "t", ["insert", "update"], source))
+        session.execute("INSERT INTO shop_customer VALUES (1, 'a')")
+        session.execute("LISTEN things")
+        change = "UPDATE shop_customer SET name = 'b'"
+        session.execute(change)
+        session.execute("ALTER TABLE shop_customer ALTER id TYPE bigint, ALTER name TYPE varchar")
+        session.execute(change.replace("b", "c"))
+        session.execute("ALTER TABLE shop_customer ALTER name TYPE integer USING 7")
+        session.execute(change.replace("b", "8"))
+        told = [json.loads(one.payload) for one in session.notifies(timeout=20, stop_after=3)]
+    update = {"model": "shop.customer", "operation": "update", "pk": 1, "changed": ["name"]}
+    assert told == [
+        {**update, "old": {"name": old}, "new": {"id": 1, "name": new}}
+        for old, new in [("a", "b"), ("b", "c"), (7, 8)]
+    ]
+
+
+@pytest.mark.parametrize("fires", ["DISABLE", "ENABLE ALWAYS", "ENABLE REPLICA"])
+def test_a_trigger_that_is_replaced_keeps_when_it_fires(migrate, fires):
+    """A trigger that was disabled, or enabled for replicas, is so after `migrate` replaces it."""
+    migrate(create(NotifyOn("things", name="t")))
+    with connection.cursor() as cursor:
+        cursor.execute(f"ALTER TABLE shop_thing {fires} TRIGGER t")
+    migrate(migrations.RenameModel("Thing", "Other"))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT t.tgenabled::text, p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid ="
+            " t.tgfoid WHERE t.tgrelid = 'shop_other'::regclass AND t.tgname = 't'"
+        )
+        ((enabled, source),) = cursor.fetchall()
+    assert "shop.other" in source
+    assert enabled == {"DISABLE": "D", "ENABLE ALWAYS": "A", "ENABLE REPLICA": "R"}[fires]
+
+
 def test_a_model_that_is_renamed(migrate):
     """After a model is renamed, payloads have its new name."""
     migrate(create(NotifyOn("things", name="t")))
     migrate(migrations.RenameModel("Thing", "Other"))
     (sent,) = sent_by("INSERT INTO shop_other (text) VALUES ('a')")
     assert sent["model"] == "shop.other"
+
+
+def test_a_model_that_is_moved_to_another_app(migrate, caplog):
+    """`migrate` warns of a trigger that exists only in the migrations' state, as after a move."""
+    migrate(create(NotifyOn("things", name="before")))
+    moved = create(NotifyOn("things", name="after"), name="Moved", db_table="shop_thing")
+    assert not caplog.records
+    migrate(
+        migrations.SeparateDatabaseAndState(
+            state_operations=[migrations.DeleteModel("Thing"), moved]
+        ),
+        create(NotifyOn("others", name="other"), name="Other"),
+    )
+    (record,) = caplog.records
+    assert record.pgnotifier_event == "trigger_missing"
+    assert record.levelname == "WARNING"
+    assert 'table "shop_thing" has no trigger after' in record.getMessage()
+    migrate(migrations.RunSQL("DROP TABLE shop_thing"))
+    assert len(caplog.records) == 1
 
 
 def test_changes_within_one_migration(migrate, functions):

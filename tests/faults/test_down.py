@@ -51,6 +51,47 @@ def lost(notifier):
     eventually(lambda: state(notifier) == "disconnected")
 
 
+def test_db_conf_that_hangs(pgnotifier_dsn, sessions, make_notifier, ledger):
+    """While `db_conf` hangs, it is called once more, and then `why` and the log name it."""
+    release, calls = threading.Event(), []
+    release.set()
+
+    def find_server():
+        calls.append(1)
+        assert release.wait(120)
+        return pgnotifier_dsn
+
+    notifier = make_notifier(find_server)
+    notifier.add_channel("a")
+    assert len(calls) == 1
+    release.clear()
+    sessions.terminate()
+    eventually(lambda: "hasn't returned for" in (notifier.status().why or ""), timeout=60)
+    assert "find_server) hasn't returned for 1" in notifier.status().why  # 10 s and more
+    assert notifier.status().state == "disconnected"
+    assert len(calls) == 3
+    release.set()
+    eventually(lambda: notifier.status().state == "listening")
+
+
+def test_db_conf_that_hangs_at_the_start(make_notifier, caplog):
+    """A start that `db_conf` keeps waiting logs a warning with its name."""
+    release = threading.Event()
+
+    def find_server():
+        assert release.wait(120)
+        raise LookupError
+
+    notifier = make_notifier(find_server)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(notifier.start)
+        eventually(lambda: "find_server) hasn't returned" in caplog.text, timeout=60)
+        release.set()
+        with pytest.raises(ConnectionFailedError, match="LookupError"):
+            started.result(30)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 def test_subscribe_waits_for_the_connection(
     pgnotifier_dsn, sessions, make_notifier, ledger, outage
 ):

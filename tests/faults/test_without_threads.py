@@ -1,10 +1,14 @@
 """A process in which no thread can be started for a while."""
 
+import asyncio
+import json
 import threading
+import urllib.error
+import urllib.request
 
 import pytest
 
-from pgnotifier import InlineDispatcher
+from pgnotifier import AsyncioDispatcher, InlineDispatcher
 from pgnotifier.cli import foreground
 from pgnotifier.errors import ConnectionFailedError
 
@@ -70,6 +74,57 @@ def test_a_start_without_a_thread(
     notifier.start()
     db.notify("a", 1)
     assert record.wait_for(1) == [1]
+
+
+def test_probes_without_a_thread(pgnotifier_dsn, make_notifier, refuse, free_port, caplog):
+    """`/readyz` answers 503 with the reason, and `/healthz` 200, as the listener is running."""
+    notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
+    notifier.add_channel("a")
+
+    def ask(path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=60) as answer:
+            return json.load(answer)
+
+    refuse.add("pgnotifier-check")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        ask("/readyz")
+    with refused.value as answer:
+        assert answer.code == 503
+        assert json.load(answer)["trouble"] == ["no thread can be started: can't start new thread"]
+    assert ask("/healthz")["ok"]
+    assert "a health check failed" not in caplog.text
+    refuse.clear()
+    assert ask("/readyz") == {"ok": True, "states": ["listening"], "trouble": []}
+
+
+def test_a_coroutine_that_starts_without_a_thread(pgnotifier_dsn, make_notifier, refuse):
+    """`async with` raises `ConnectionFailedError`, and nothing starts the notifier later."""
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=AsyncioDispatcher())
+
+    async def main():
+        notifier.subscribe(1, "a", print, autorun=False)
+        refuse.update(["pgnotifier-", "asyncio"])
+        with pytest.raises(ConnectionFailedError, match="no thread can be started"):
+            async with notifier:
+                pass
+        refuse.clear()
+        await asyncio.to_thread(threading.get_ident)
+        assert not notifier.is_running()
+
+    asyncio.run(main())
+
+
+def test_a_coroutine_that_stops_without_a_thread(pgnotifier_dsn, make_notifier, refuse):
+    """The end of `async with` stops the notifier, though no thread can be started for that."""
+    notifier = make_notifier(pgnotifier_dsn, dispatcher=AsyncioDispatcher())
+
+    async def main():
+        notifier.subscribe(1, "a", print, autorun=False)
+        async with notifier:
+            refuse.add("pgnotifier-")
+        assert not notifier.is_running()
+
+    asyncio.run(main())
 
 
 def test_several_that_stop_without_a_thread(pgnotifier_dsn, make_notifier, db, refuse, eventually):

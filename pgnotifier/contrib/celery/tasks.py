@@ -325,8 +325,9 @@ def _choose(known: CallbackTask, like: CallbackTask, channel: str) -> CallbackTa
     """Return the known task of a name, or the new one if it can replace that."""
     if known.owner is not like.owner:
         raise TaskNameError(
-            f"ids {known.id!r} and {like.id!r} of two notifiers of the app would share the task "
-            f"name {known.name!r}; give one of their dispatchers another task_prefix"
+            f"ids {known.id!r} and {like.id!r} of two dispatchers of the app, or of two notifiers, "
+            f"would share the task name {known.name!r}; unsubscribe the former, or give one "
+            "dispatcher another task_prefix"
         )
     if type(known.id) is not type(like.id) or known.id != like.id:
         raise TaskNameError(

@@ -51,6 +51,9 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
     A change of a row never fails because of its notification. If making the payload fails (a user's
     cast raises an error, a value is too large for jsonb), the payload is sent without values. The
     block that catches the error costs a subtransaction, but that doesn't get an id.
+
+    A session keeps the plan of `NEW.column` with the type that the column had. After an ALTER TABLE
+    that has changed the type, that is an error; the second attempt then has a new plan.
     """
     minimal = (
         f"'model', {literal(model._meta.label_lower)}, 'operation', pg_catalog.lower(TG_OP), "
@@ -59,10 +62,11 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
     truncated = "OPERATOR(pg_catalog.||) '{\"truncated\": true}'::pg_catalog.jsonb"
     unchanged = "(head OPERATOR(pg_catalog.-) 'changed'::pg_catalog.text)"
     too_long = f"pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) {MAX_PAYLOAD_BYTES}"
+    mismatch = "(SQLSTATE OPERATOR(pg_catalog.=) '42804')"  # datatype_mismatch
     failed = "'pgnotifier: ', TG_NAME, ' notifies of a change without its values: ', SQLERRM"
     return "\n".join(
         [
-            "BEGIN",
+            "FOR attempt IN 1..2 LOOP BEGIN",
             *_begin_payload(model),
             *(_find_changes(model, definition.update) if definition.update else ()),
             "    whole := head;",
@@ -74,10 +78,17 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
             f"    IF {too_long} THEN  -- so many columns",
             f"        payload := ({unchanged} {truncated})::pg_catalog.text;",
             "    END IF;",
+            "    EXIT;",
             "EXCEPTION WHEN OTHERS OR ASSERT_FAILURE THEN",  # OTHERS doesn't include that
-            f"    RAISE WARNING USING MESSAGE = pg_catalog.concat({failed});",
-            f"    payload := (head {truncated})::pg_catalog.text;",
-            "END;",
+            f"    IF {mismatch} AND (attempt OPERATOR(pg_catalog.=) 1) THEN",
+            "        DISCARD PLANS;",
+            "        changed := '{}';",
+            "    ELSE",
+            f"        RAISE WARNING USING MESSAGE = pg_catalog.concat({failed});",
+            f"        payload := (head {truncated})::pg_catalog.text;",
+            "        EXIT;",
+            "    END IF;",
+            "END; END LOOP;",
             f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
             f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
             "END IF;",
@@ -216,7 +227,7 @@ def make_create(table: str, name: str, events: Sequence[str], source: str) -> st
 
     The function has the trigger's name, in the table's schema; if that name is taken, it gets
     another one. It never replaces another function, because the owner of that function could change
-    it later.
+    it later. A trigger that it replaces stays disabled or `ENABLE ALWAYS`, if it was.
 
     Args:
         table: The name of the table, quoted by Django.
@@ -253,6 +264,15 @@ DECLARE
         pg_catalog.quote_ident(schema_name), '.', pg_catalog.quote_ident(table_name),
         ' FOR EACH ROW EXECUTE FUNCTION ', pg_catalog.quote_ident(schema_name), '.',
         pg_catalog.quote_ident(its_function), '()');
+    IF fires OPERATOR(pg_catalog.<>) 'O' THEN
+        EXECUTE pg_catalog.concat(
+            'ALTER TABLE ', pg_catalog.quote_ident(schema_name), '.',
+            pg_catalog.quote_ident(table_name),
+            CASE WHEN fires OPERATOR(pg_catalog.=) 'D' THEN ' DISABLE'
+                WHEN fires OPERATOR(pg_catalog.=) 'A' THEN ' ENABLE ALWAYS'
+                ELSE ' ENABLE REPLICA' END,
+            ' TRIGGER ', pg_catalog.quote_ident(its_name));
+    END IF;
 END
 $pgnotifier$;"""  # noqa: S608 - names are quoted
 
@@ -293,14 +313,18 @@ AND t.tgname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 """Finds the source of the function that a table's trigger calls."""
 
+FIND_TABLE = "SELECT pg_catalog.to_regclass(%s::pg_catalog.text) IS NOT NULL"
+"""Finds whether a table exists."""
+
 _DECLARED = """    its_schema pg_catalog.oid;
     schema_name pg_catalog.text;
     table_name pg_catalog.text;
     former pg_catalog.oid;
+    fires pg_catalog.text;
     dropping pg_catalog.text;
 """
 
-_DROP = f"""    SELECT t.tgfoid INTO former FROM pg_catalog.pg_trigger t
+_DROP = f"""    SELECT t.tgfoid, t.tgenabled INTO former, fires FROM pg_catalog.pg_trigger t
     WHERE t.tgrelid OPERATOR(pg_catalog.=) its_table
     AND t.tgname OPERATOR(pg_catalog.=) its_name;
     IF FOUND THEN

@@ -5,12 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps as installed_apps
-from django.db import connections, transaction
+from django.db import connections, router, transaction
 from django.db.utils import Error
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact
-from pgnotifier.contrib.django.trigger_sql import FIND_ORPHANS, FIND_SOURCE, make_source, quote
+from pgnotifier.contrib.django.trigger_sql import (
+    FIND_ORPHANS,
+    FIND_SOURCE,
+    FIND_TABLE,
+    make_source,
+    quote,
+)
 from pgnotifier.contrib.django.triggers import NotifyOn
 
 logger = logging.getLogger("pgnotifier.django")
@@ -20,7 +26,8 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
     """Replace the triggers of an app that `migrate` has made out of date.
 
     If a column or a model is renamed, a trigger has to send another payload, although its
-    declaration stays the same.
+    declaration stays the same. A trigger that migrations declare but have not created is not
+    created here: the one that it replaces is unknown, and both would notify of a change.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
@@ -30,12 +37,32 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
         with connection.cursor() as cursor:
             cursor.execute(FIND_SOURCE, [table, str(made.name)])
             row = cursor.fetchone()
-        if row is None or row[0] == make_source(model, made.definition):
-            continue
-        if not _execute(using, made.create_in(model, table)):
+        if row is None:
+            if router.allow_migrate_model(using, model):
+                _warn_of_missing(connection, model, made, table)
+        elif row[0] != make_source(model, made.definition) and not _execute(
+            using, made.create_in(model, table)
+        ):
             logger.warning(
                 "trigger %s of %s is not up to date", made.name, table, extra=about("trigger_stale")
             )
+
+
+def _warn_of_missing(connection: Any, model: Any, made: NotifyOn, table: str) -> None:
+    """Warn of a trigger that doesn't exist, if its table does."""
+    with connection.cursor() as cursor:
+        cursor.execute(FIND_TABLE, [table])
+        (exists,) = cursor.fetchone()
+    if exists:
+        logger.warning(
+            "table %s has no trigger %s, which %s declares, so it doesn't notify of changes; if a "
+            "migration has changed the state alone, as in a move to another app, remove the former "
+            "NotifyOn by RemoveConstraint and add this one by AddConstraint in the database, too",
+            table,
+            made.name,
+            model._meta.label,
+            extra=about("trigger_missing"),
+        )
 
 
 def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:

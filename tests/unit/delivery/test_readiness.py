@@ -46,6 +46,6 @@ def test_no_thread_is_left(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert probes.readiness_problems([dispatcher]) == [
-            "Probed can't probe its queue: RuntimeError"
+            "Probed can't probe its queue: no thread can be started: can't start new thread"
         ]
     assert probes.readiness_problems([dispatcher]) == []
