@@ -18,9 +18,11 @@ from preforked import Preforked
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 
-# How long an example takes depends on what else runs on the machine.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
+# How long an example takes depends on what else runs on the machine. `make check` has as many
+# examples as Hypothesis has by default, with --hypothesis-profile=thorough.
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+settings.load_profile("quick")
 
 
 MEMORY = Path("/dev/shm")

@@ -7,7 +7,7 @@ its own arguments, environment, directory and output, and with Python's regular 
 Run as a script, this module is the process that forks. It reads requests from its standard input,
 one line of JSON each, and answers on its standard output:
 
-- `{"argv", "cwd", "env", "log"}`: start a command; the answer is its pid.
+- `{"argv", "cwd", "env", "out", "err"}`: start a command; the answer is its pid.
 - `{"pid"}`: the answer is the exit code of that command, null while it runs.
 """
 
@@ -24,11 +24,13 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from functools import partial
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
 MODULES = {
+    "core": ("pgnotifier", "pgnotifier.cli"),  # which import none of the optional packages
     "celery": (
         *("celery.bin.celery", "celery.bin.worker", "celery.apps.worker"),
         *("celery.worker.components", "celery.worker.consumer", "celery.worker.strategy"),
@@ -72,6 +74,8 @@ MODULES = {
     ),
 }
 """What is imported for each kind of command; modules that don't exist are skipped."""
+FLAGS = {"core": ("-W", "error")}
+"""Python's own flags for the commands of a kind."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -152,10 +156,25 @@ class Preforked:
         """Start `python -m celery …` for an app that first imports libraries for tracing."""
         return self.fork("tracing", [*argv][1:], **options)
 
-    def fork(self, kind, argv, *, cwd, env, log):
-        """Start a module (`-m …`) or a script in a fork of a process of that kind."""
-        request = {"argv": argv, "cwd": str(cwd), "env": env, "log": str(log)}
-        return Forked(partial(self._ask, kind), **request)
+    def fork(self, kind, argv, *, cwd, env, log, errors=None):
+        """Start `-m module`, `-c code` or a script in a fork of a process of that kind.
+
+        Its output is appended to the file `log`, or what it writes to stderr to the file `errors`.
+        """
+        request = {"argv": argv, "cwd": str(cwd), "env": env, "out": str(log)}
+        return Forked(partial(self._ask, kind), **request, err=str(errors or log))
+
+    def run(self, kind, argv, *, env, cwd="/", timeout=60):
+        """Run it to its end, as `subprocess.run(…, capture_output=True, text=True)` does."""
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            forked = self.fork(kind, argv, cwd=cwd, env=env, log=out, errors=err)
+            try:
+                code = forked.wait(timeout)
+            except subprocess.TimeoutExpired:
+                forked.kill_group()
+                raise
+            return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
     def _ask(self, kind, request):
         with self._lock:
@@ -165,7 +184,7 @@ class Preforked:
                 env.pop("DJANGO_SETTINGS_MODULE", None)
                 self._forking[kind] = subprocess.Popen(
                     # Unbuffered, so that what a command prints is in its log at once.
-                    [sys.executable, "-u", "-P", __file__, kind],
+                    [sys.executable, "-u", "-P", *FLAGS.get(kind, ()), __file__, kind],
                     env=env,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -224,7 +243,7 @@ def _look(pid):
     return os.waitstatus_to_exitcode(status) if found else None
 
 
-def _settle_in(argv, cwd, env, log):
+def _settle_in(argv, cwd, env, out, err):
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -232,17 +251,25 @@ def _settle_in(argv, cwd, env, log):
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for target, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, append), (2, err, append)):
+        source = os.open(path, flags, 0o666)
         os.dup2(source, target)
-    os.close(nothing)
-    os.close(output)
-    is_module = argv[0] == "-m"
-    sys.argv = argv[1:] if is_module else argv
-    first = cwd if is_module else str(Path(argv[0]).parent)
+        os.close(source)
+    is_script = argv[0] not in ("-m", "-c")
+    first = str(Path(argv[0]).parent) if is_script else cwd
     sys.path[:0] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    return (runpy.run_module, sys.argv[0]) if is_module else (runpy.run_path, argv[0])
+    if argv[0] == "-c":
+        sys.argv = ["-c", *argv[2:]]
+        return _run_code, argv[1]
+    sys.argv = argv if is_script else argv[1:]
+    return (runpy.run_path if is_script else partial(runpy.run_module, alter_sys=True)), sys.argv[0]
+
+
+def _run_code(code, run_name):
+    # In a module that stays, as `python -c` has it: what it starts may go on after its last line.
+    main = sys.modules[run_name] = types.ModuleType(run_name)
+    exec(compile(code, "<string>", "exec"), vars(main))
 
 
 def main():
@@ -253,8 +280,7 @@ def main():
     gc.collect()
     gc.freeze()  # so that the forks' garbage collector skips all this
     run, what = serve()
-    options = {"alter_sys": True} if run is runpy.run_module else {}
-    run(what, run_name="__main__", **options)
+    run(what, run_name="__main__")
 
 
 if __name__ == "__main__":
