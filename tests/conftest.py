@@ -186,9 +186,12 @@ def settle(db):
 
 
 @pytest.fixture(scope="session")
-def preforked():
+def preforked(tmp_path_factory):
     """Yield what starts the commands of Celery, RQ, Django and pgnotifier faster."""
-    with Preforked() as preforked:
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which all workers share
+    with Preforked(directory) as preforked:
         yield preforked
 
 

@@ -4,8 +4,9 @@ Importing Celery takes more than a second of CPU time, and the tests start hundr
 listeners. A fork runs what a new process would run: the same module or script as `__main__`, with
 its own arguments, environment, directory and output, and with Python's regular shutdown.
 
-Run as a script, this module is the process that forks. It reads requests from its standard input,
-one line of JSON each, and answers on its standard output:
+Run as a script, this module is the process that forks, in the background. The processes of a test
+run share it, by a socket in a directory that they share. It ends when the last one has left. It
+gets requests, one line of JSON each, and answers in the same way:
 
 - `{"argv", "cwd", "env", "out", "err"}`: start a command; the answer is its pid.
 - `{"pid"}`: the answer is the exit code of that command, null while it runs.
@@ -13,12 +14,15 @@ one line of JSON each, and answers on its standard output:
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -129,9 +133,15 @@ class Forked(_Group):
 
 
 class Preforked:
-    """Starts commands; as a context manager, it ends the processes that fork them."""
+    """Starts commands; as a context manager, it ends those that still run.
 
-    def __init__(self):
+    Args:
+        directory: Where the sockets are of the processes that fork. What uses the same directory
+            shares them.
+    """
+
+    def __init__(self, directory):
+        self._directory = directory
         self._forking = {}
         self._lock = threading.Lock()
 
@@ -179,28 +189,58 @@ class Preforked:
     def _ask(self, kind, request):
         with self._lock:
             if kind not in self._forking:
+                self._forking[kind] = self._connect(kind)
+            _send(self._forking[kind], request)
+            return _receive(self._forking[kind])
+
+    def _connect(self, kind):
+        connection = socket.socket(socket.AF_UNIX)
+        with _in_directory(self._directory) as directory:
+            try:
+                connection.connect(f"{directory}/{kind}")
+            except (FileNotFoundError, ConnectionRefusedError):
                 # Celery reads the first when it is imported; Django must find no settings.
                 env = {**os.environ, "C_FORCE_ROOT": "1"}
                 env.pop("DJANGO_SETTINGS_MODULE", None)
-                self._forking[kind] = subprocess.Popen(
-                    # Unbuffered, so that what a command prints is in its log at once.
-                    [sys.executable, "-u", "-P", *FLAGS.get(kind, ()), __file__, kind],
-                    env=env,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            process = self._forking[kind]
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
+                # Unbuffered, so that what a command prints is in its log at once.
+                python = [sys.executable, "-u", "-P", *FLAGS.get(kind, ())]
+                argv = [*python, __file__, kind, self._directory]
+                # It returns once there is a socket.
+                subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, check=True)
+                connection.connect(f"{directory}/{kind}")
+        return connection
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self._forking.values():
-            with process:
-                process.stdin.close()
+        for forking in self._forking.values():
+            forking.close()
+
+
+def _send(connection, message):
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection):
+    """Return the next message; raise EOFError if the other side has left."""
+    line = b""
+    while not line.endswith(b"\n"):  # only one message at a time is under way
+        if not (more := connection.recv(65536)):
+            raise EOFError
+        line += more
+    return json.loads(line)
+
+
+@contextlib.contextmanager
+def _in_directory(directory):
+    """Yield a short path of a directory, for names of sockets, while nobody else is here."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
 
 
 def _is_module(argv):
@@ -222,20 +262,69 @@ def _is_at_home(argv, env):
 # --- the process that forks ---
 
 
-def serve():
-    """Answer requests until there are no more; in a fork, return what it has to run."""
-    requests, answers = os.fdopen(os.dup(0), "rb", 0), os.dup(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests' process
-    while line := requests.readline():
-        request = json.loads(line)
-        if "pid" in request:
-            answer = _look(request["pid"])
-        elif not (answer := os.fork()):
-            requests.close()
-            os.close(answers)
-            return _settle_in(**request)
-        os.write(answers, json.dumps(answer).encode() + b"\n")
+def open_socket(kind, directory):
+    """Return a socket for requests, and go on in the background."""
+    listener = socket.socket(socket.AF_UNIX)
+    # The client that has started this process has the lock.
+    opened = os.open(directory, os.O_RDONLY)
+    path = f"/proc/self/fd/{opened}/{kind}"
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    listener.bind(path)
+    listener.listen()
+    os.close(opened)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests' processes
+    return listener
+
+
+def serve(listener, kind, directory):
+    """Answer requests until all clients have left; in a fork, return what it has to run."""
+    started = {}  # the pids, by client
+    while started or not _close(listener, kind, directory):
+        readable, _, _ = select.select([listener, *started], [], [])
+        for client in readable:
+            if client is listener:
+                started[listener.accept()[0]] = set()
+                continue
+            try:
+                request = _receive(client)
+            except (EOFError, ConnectionResetError):
+                _end(started.pop(client))
+                client.close()
+                continue
+            if "pid" in request:
+                answer = _look(request["pid"])
+            elif answer := os.fork():
+                started[client].add(answer)
+            else:
+                for one in (listener, *started):
+                    one.close()
+                return _settle_in(**request)
+            with contextlib.suppress(BrokenPipeError):
+                _send(client, answer)
     os._exit(0)
+
+
+def _close(listener, kind, directory):
+    """Close the socket, unless a client has just come; return whether it is closed."""
+    # While a client connects, it has the lock.
+    with contextlib.suppress(FileNotFoundError), _in_directory(directory) as directory:
+        if select.select([listener], [], [], 0)[0]:
+            return False
+        Path(directory, kind).unlink()
+    listener.close()
+    return True
+
+
+def _end(pids):
+    """Kill what still runs of a client that has left."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if _look(pid) is None:
+                os.killpg(pid, signal.SIGKILL)
 
 
 def _look(pid):
@@ -274,12 +363,14 @@ def _run_code(code, run_name):
 
 def main():
     """Import the modules of a kind, answer requests, and run a command in each fork."""
-    for name in MODULES[sys.argv[1]]:
+    kind, directory = sys.argv[1:]
+    listener = open_socket(kind, directory)
+    for name in MODULES[kind]:
         with contextlib.suppress(ImportError):  # in an extra, or in another version
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the forks' garbage collector skips all this
-    run, what = serve()
+    run, what = serve(listener, kind, directory)
     run(what, run_name="__main__")
 
 
