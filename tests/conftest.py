@@ -18,9 +18,11 @@ from preforked import Preforked
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
 
-# How long an example takes depends on what else runs on the machine.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
+# How long an example takes depends on what else runs on the machine. `make check` has as many
+# examples as Hypothesis has by default, with --hypothesis-profile=thorough.
+settings.register_profile("thorough", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("thorough"), max_examples=25)
+settings.load_profile("quick")
 
 
 MEMORY = Path("/dev/shm")
@@ -64,7 +66,8 @@ def _keep_servers_in_memory():
 def pytest_collection_modifyitems(items):
     """Have one process run the tests that use RabbitMQ, and run the longest tests first.
 
-    RabbitMQ is slow to start, and a long test that began last would delay the end of the run.
+    RabbitMQ is slow to start, also after a test that closes it, which so comes last. A long test
+    that began last would delay the end of the run.
     """
     for item in items:
         names = (item.name, *getattr(item, "fixturenames", ()))
@@ -72,7 +75,11 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
             item.add_marker(pytest.mark.servers)
     yield  # pytest-randomly shuffles the tests here
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    items.sort(key=_when)
+
+
+def _when(item):
+    return 0 if item.get_closest_marker("long") else 2 if item.get_closest_marker("last") else 1
 
 
 def pytest_collection_finish():
@@ -184,9 +191,12 @@ def settle(db):
 
 
 @pytest.fixture(scope="session")
-def preforked():
+def preforked(tmp_path_factory):
     """Yield what starts the commands of Celery, RQ, Django and pgnotifier faster."""
-    with Preforked() as preforked:
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which all workers share
+    with Preforked(directory) as preforked:
         yield preforked
 
 
@@ -199,8 +209,7 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def rabbitmq():
-    """Yield a RabbitMQ server that the tests of this process share; tests must not stop it."""
+def _rabbitmq_server():
     try:
         with RabbitServer() as server:
             yield server
@@ -211,8 +220,14 @@ def rabbitmq():
 
 
 @pytest.fixture
+def rabbitmq(_rabbitmq_server):
+    """Return a RabbitMQ server that the tests of this process share; tests must not stop it."""
+    if not _rabbitmq_server.is_running():  # the last test was one that breaks it
+        _rabbitmq_server.start()
+    return _rabbitmq_server
+
+
+@pytest.fixture
 def breakable_rabbitmq(rabbitmq):
-    """Yield that server for a test that stops or kills it; it runs again for the next test."""
-    yield rabbitmq
-    if not rabbitmq.is_running():
-        rabbitmq.start()
+    """Return that server for a test that stops, kills or closes it."""
+    return rabbitmq

@@ -4,31 +4,37 @@ Importing Celery takes more than a second of CPU time, and the tests start hundr
 listeners. A fork runs what a new process would run: the same module or script as `__main__`, with
 its own arguments, environment, directory and output, and with Python's regular shutdown.
 
-Run as a script, this module is the process that forks. It reads requests from its standard input,
-one line of JSON each, and answers on its standard output:
+Run as a script, this module is the process that forks, in the background. The processes of a test
+run share it, by a socket in a directory that they share. It ends when the last one has left. It
+gets requests, one line of JSON each, and answers in the same way:
 
-- `{"argv", "cwd", "env", "log"}`: start a command; the answer is its pid.
+- `{"argv", "cwd", "env", "out", "err"}`: start a command; the answer is its pid.
 - `{"pid"}`: the answer is the exit code of that command, null while it runs.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
 import os
 import runpy
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import types
 from functools import partial
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
 MODULES = {
+    "core": ("pgnotifier", "pgnotifier.cli"),  # which import none of the optional packages
     "celery": (
         *("celery.bin.celery", "celery.bin.worker", "celery.apps.worker"),
         *("celery.worker.components", "celery.worker.consumer", "celery.worker.strategy"),
@@ -72,6 +78,8 @@ MODULES = {
     ),
 }
 """What is imported for each kind of command; modules that don't exist are skipped."""
+FLAGS = {"core": ("-W", "error")}
+"""Python's own flags for the commands of a kind."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -125,9 +133,15 @@ class Forked(_Group):
 
 
 class Preforked:
-    """Starts commands; as a context manager, it ends the processes that fork them."""
+    """Starts commands; as a context manager, it ends those that still run.
 
-    def __init__(self):
+    Args:
+        directory: Where the sockets are of the processes that fork. What uses the same directory
+            shares them.
+    """
+
+    def __init__(self, directory):
+        self._directory = directory
         self._forking = {}
         self._lock = threading.Lock()
 
@@ -152,36 +166,81 @@ class Preforked:
         """Start `python -m celery …` for an app that first imports libraries for tracing."""
         return self.fork("tracing", [*argv][1:], **options)
 
-    def fork(self, kind, argv, *, cwd, env, log):
-        """Start a module (`-m …`) or a script in a fork of a process of that kind."""
-        request = {"argv": argv, "cwd": str(cwd), "env": env, "log": str(log)}
-        return Forked(partial(self._ask, kind), **request)
+    def fork(self, kind, argv, *, cwd, env, log, errors=None):
+        """Start `-m module`, `-c code` or a script in a fork of a process of that kind.
+
+        Its output is appended to the file `log`, or what it writes to stderr to the file `errors`.
+        """
+        request = {"argv": argv, "cwd": str(cwd), "env": env, "out": str(log)}
+        return Forked(partial(self._ask, kind), **request, err=str(errors or log))
+
+    def run(self, kind, argv, *, env, cwd="/", timeout=60):
+        """Run it to its end, as `subprocess.run(…, capture_output=True, text=True)` does."""
+        with tempfile.TemporaryDirectory() as directory:
+            out, err = Path(directory, "out"), Path(directory, "err")
+            forked = self.fork(kind, argv, cwd=cwd, env=env, log=out, errors=err)
+            try:
+                code = forked.wait(timeout)
+            except subprocess.TimeoutExpired:
+                forked.kill_group()
+                raise
+            return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
     def _ask(self, kind, request):
         with self._lock:
             if kind not in self._forking:
+                self._forking[kind] = self._connect(kind)
+            _send(self._forking[kind], request)
+            return _receive(self._forking[kind])
+
+    def _connect(self, kind):
+        connection = socket.socket(socket.AF_UNIX)
+        with _in_directory(self._directory) as directory:
+            try:
+                connection.connect(f"{directory}/{kind}")
+            except (FileNotFoundError, ConnectionRefusedError):
                 # Celery reads the first when it is imported; Django must find no settings.
                 env = {**os.environ, "C_FORCE_ROOT": "1"}
                 env.pop("DJANGO_SETTINGS_MODULE", None)
-                self._forking[kind] = subprocess.Popen(
-                    # Unbuffered, so that what a command prints is in its log at once.
-                    [sys.executable, "-u", "-P", __file__, kind],
-                    env=env,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                )
-            process = self._forking[kind]
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
+                # Unbuffered, so that what a command prints is in its log at once.
+                python = [sys.executable, "-u", "-P", *FLAGS.get(kind, ())]
+                argv = [*python, __file__, kind, self._directory]
+                # It returns once there is a socket.
+                subprocess.run(argv, env=env, stdin=subprocess.DEVNULL, check=True)
+                connection.connect(f"{directory}/{kind}")
+        return connection
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self._forking.values():
-            with process:
-                process.stdin.close()
+        for forking in self._forking.values():
+            forking.close()
+
+
+def _send(connection, message):
+    connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _receive(connection):
+    """Return the next message; raise EOFError if the other side has left."""
+    line = b""
+    while not line.endswith(b"\n"):  # only one message at a time is under way
+        if not (more := connection.recv(65536)):
+            raise EOFError
+        line += more
+    return json.loads(line)
+
+
+@contextlib.contextmanager
+def _in_directory(directory):
+    """Yield a short path of a directory, for names of sockets, while nobody else is here."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
 
 
 def _is_module(argv):
@@ -203,20 +262,69 @@ def _is_at_home(argv, env):
 # --- the process that forks ---
 
 
-def serve():
-    """Answer requests until there are no more; in a fork, return what it has to run."""
-    requests, answers = os.fdopen(os.dup(0), "rb", 0), os.dup(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests' process
-    while line := requests.readline():
-        request = json.loads(line)
-        if "pid" in request:
-            answer = _look(request["pid"])
-        elif not (answer := os.fork()):
-            requests.close()
-            os.close(answers)
-            return _settle_in(**request)
-        os.write(answers, json.dumps(answer).encode() + b"\n")
+def open_socket(kind, directory):
+    """Return a socket for requests, and go on in the background."""
+    listener = socket.socket(socket.AF_UNIX)
+    # The client that has started this process has the lock.
+    opened = os.open(directory, os.O_RDONLY)
+    path = f"/proc/self/fd/{opened}/{kind}"
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    listener.bind(path)
+    listener.listen()
+    os.close(opened)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests' processes
+    return listener
+
+
+def serve(listener, kind, directory):
+    """Answer requests until all clients have left; in a fork, return what it has to run."""
+    started = {}  # the pids, by client
+    while started or not _close(listener, kind, directory):
+        readable, _, _ = select.select([listener, *started], [], [])
+        for client in readable:
+            if client is listener:
+                started[listener.accept()[0]] = set()
+                continue
+            try:
+                request = _receive(client)
+            except (EOFError, ConnectionResetError):
+                _end(started.pop(client))
+                client.close()
+                continue
+            if "pid" in request:
+                answer = _look(request["pid"])
+            elif answer := os.fork():
+                started[client].add(answer)
+            else:
+                for one in (listener, *started):
+                    one.close()
+                return _settle_in(**request)
+            with contextlib.suppress(BrokenPipeError):
+                _send(client, answer)
     os._exit(0)
+
+
+def _close(listener, kind, directory):
+    """Close the socket, unless a client has just come; return whether it is closed."""
+    # While a client connects, it has the lock.
+    with contextlib.suppress(FileNotFoundError), _in_directory(directory) as directory:
+        if select.select([listener], [], [], 0)[0]:
+            return False
+        Path(directory, kind).unlink()
+    listener.close()
+    return True
+
+
+def _end(pids):
+    """Kill what still runs of a client that has left."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            if _look(pid) is None:
+                os.killpg(pid, signal.SIGKILL)
 
 
 def _look(pid):
@@ -224,7 +332,7 @@ def _look(pid):
     return os.waitstatus_to_exitcode(status) if found else None
 
 
-def _settle_in(argv, cwd, env, log):
+def _settle_in(argv, cwd, env, out, err):
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -232,29 +340,38 @@ def _settle_in(argv, cwd, env, log):
     os.environ.clear()
     os.environ.update(env)
     tempfile.tempdir = None
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+    append = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for target, path, flags in ((0, os.devnull, os.O_RDONLY), (1, out, append), (2, err, append)):
+        source = os.open(path, flags, 0o666)
         os.dup2(source, target)
-    os.close(nothing)
-    os.close(output)
-    is_module = argv[0] == "-m"
-    sys.argv = argv[1:] if is_module else argv
-    first = cwd if is_module else str(Path(argv[0]).parent)
+        os.close(source)
+    is_script = argv[0] not in ("-m", "-c")
+    first = str(Path(argv[0]).parent) if is_script else cwd
     sys.path[:0] = [first, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
-    return (runpy.run_module, sys.argv[0]) if is_module else (runpy.run_path, argv[0])
+    if argv[0] == "-c":
+        sys.argv = ["-c", *argv[2:]]
+        return _run_code, argv[1]
+    sys.argv = argv if is_script else argv[1:]
+    return (runpy.run_path if is_script else partial(runpy.run_module, alter_sys=True)), sys.argv[0]
+
+
+def _run_code(code, run_name):
+    # In a module that stays, as `python -c` has it: what it starts may go on after its last line.
+    main = sys.modules[run_name] = types.ModuleType(run_name)
+    exec(compile(code, "<string>", "exec"), vars(main))
 
 
 def main():
     """Import the modules of a kind, answer requests, and run a command in each fork."""
-    for name in MODULES[sys.argv[1]]:
+    kind, directory = sys.argv[1:]
+    listener = open_socket(kind, directory)
+    for name in MODULES[kind]:
         with contextlib.suppress(ImportError):  # in an extra, or in another version
             importlib.import_module(name)
     gc.collect()
     gc.freeze()  # so that the forks' garbage collector skips all this
-    run, what = serve()
-    options = {"alter_sys": True} if run is runpy.run_module else {}
-    run(what, run_name="__main__", **options)
+    run, what = serve(listener, kind, directory)
+    run(what, run_name="__main__")
 
 
 if __name__ == "__main__":

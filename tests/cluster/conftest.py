@@ -1,6 +1,7 @@
 """pytest-celery's clusters, with local processes as brokers, workers and listeners."""
 
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -36,6 +37,15 @@ BROKERS = ["celery_redis_broker", "celery_rabbitmq_broker"]
 def pytest_configure(config):
     """Load the plug-in for these tests only: importing it takes half a second."""
     config.pluginmanager.import_plugin("pytest_celery.plugin")
+
+
+def pytest_collection_modifyitems(items):
+    """Stop RabbitMQ in one way only outside of the gates, because it is slow to start."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and {"rabbitmq", "SIGTERM"} <= {
+            *re.findall(r"[^\W_]+", item.name)
+        }:
+            item.add_marker(pytest.mark.gate)
 
 
 @pytest.fixture(autouse=True)

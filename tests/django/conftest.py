@@ -30,9 +30,9 @@ def eventually():
 
 
 @pytest.fixture(scope="session")
-def preforked():
+def preforked(tmp_path_factory):
     """Yield a helper that starts Django commands from a preforked process, to save time."""
-    with Preforked() as preforked:
+    with Preforked(tmp_path_factory.getbasetemp()) as preforked:
         yield preforked
 
 

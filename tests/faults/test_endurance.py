@@ -30,7 +30,7 @@ def usage():
 
 
 @pytest.mark.parametrize(
-    "many", [300, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.timeout(900)])]
+    "many", [100, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.timeout(900)])]
 )
 def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
     """Many reconnects in a loop take no more memory, threads or descriptors than a few."""
@@ -60,7 +60,7 @@ def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
         reconnect(100)
         memory = resident()
         reconnect(many)
-        assert resident() - memory < 4 * MIB
+        assert resident() - memory < (4 if many > 1000 else 2) * MIB
         assert notifier.status().gaps == notifier.status().reconnects
 
 

@@ -94,11 +94,12 @@ def two(run_script, pgnotifier_dsn):
     return first, second
 
 
-def test_killed(two, run_script, pgnotifier_dsn, orders):
+@pytest.mark.parametrize("rounds", [3, pytest.param(6, marks=pytest.mark.gate)])
+def test_killed(two, run_script, pgnotifier_dsn, orders, rounds):
     """When the leader is killed, the standby takes over within two seconds, again and again."""
     leader, standby = two
     scripts, times = [*two], []
-    for _ in range(4):
+    for _ in range(rounds):
         orders.send()
         os.kill(leader.pid, signal.SIGKILL)
         killed = time.monotonic()
@@ -110,14 +111,15 @@ def test_killed(two, run_script, pgnotifier_dsn, orders):
         leader, standby = standby, run_script(LISTENER, pgnotifier_dsn, "15")
         scripts.append(standby)
         eventually(lambda one=standby: state(one) == "standby", 20)
-    assert orders.check(*scripts) >= 80
+    assert orders.check(*scripts) >= 20 * rounds
     assert min(times) < 2
 
 
-def test_frozen(two, sessions, orders):
+@pytest.mark.parametrize("rounds", [2, pytest.param(6, marks=pytest.mark.gate)])
+def test_frozen(two, sessions, orders, rounds):
     """A frozen leader loses the lead with its session; when it wakes, it delivers nothing twice."""
     leader, standby = two
-    for _ in range(4):
+    for _ in range(rounds):
         orders.send()
         os.kill(leader.pid, signal.SIGSTOP)
         try:

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,16 +35,15 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
     running = []
 
     def run(command):
-        argv = shlex.split(command)
-        if argv[0] != "celery":
-            done = subprocess.run(
-                argv, cwd=directory, env=env, capture_output=True, text=True, timeout=60
-            )
+        program, *argv = shlex.split(command)
+        if program == "python":
+            done = preforked.run("core", argv, cwd=directory, env=env)
             assert done.returncode == 0, done.stderr
             return done.stdout
-        log = directory / f"{argv[3]}.log"
+        assert program == "celery"
+        log = directory / f"{argv[2]}.log"
         log.touch()
-        celery = [sys.executable, "-m", *argv]
+        celery = [sys.executable, "-m", program, *argv]
         process = preforked.start(celery, cwd=directory, env=env, log=log)
         running.append(process)
         return process, log

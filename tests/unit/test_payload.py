@@ -443,7 +443,6 @@ def literals(leaves):
     return st.recursive(keys, containers, max_leaves=12)
 
 
-@settings(deadline=None)
 @given(json_values, st.booleans())
 def test_every_json_value_round_trips(value, ascii_only):
     """A text that the standard library writes is decoded as the standard library does."""
@@ -462,7 +461,6 @@ numbers = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(
     st.lists(numbers | finite.map(repr), max_size=9),
     st.sampled_from(["", ", 1.5" * 300, ", 1.50" * 300]),
@@ -495,14 +493,12 @@ def test_a_whole_number_with_an_exponent_travels_in_a_task(text):
     assert type(decode(text)) is Decimal
 
 
-@settings(deadline=None)
 @given(literals(repr_leaves))
 def test_every_literal_round_trips_through_repr(value):
     """The `repr()` of builtin values is decoded to the same values."""
     assert typed(decode(repr(value))) == typed(value)
 
 
-@settings(deadline=None)
 @given(literals(odd_leaves) | json_values)
 def test_every_value_round_trips_through_encode(value):
     """A value arrives as it was sent, in a text without NUL characters."""
@@ -515,7 +511,7 @@ words = ("'a'", r"'\d'", "b'", "'''", "0x", "1if", "set()", "True", "...")
 tokens = st.sampled_from([*"()[]{},:+-#.'\"\\ \n\r\f01_ej", *words])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 @given(any_text | st.lists(tokens).map("".join))
 def test_no_text_raises_or_warns_and_text_survives_encode(text):
     """Any text can be decoded, and any text can be sent as text."""

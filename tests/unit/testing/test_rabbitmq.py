@@ -26,6 +26,7 @@ def take(url, name):
         return queue.get(timeout=10).payload
 
 
+@pytest.mark.gate  # each start takes long; tests/cluster restart it, too
 def test_restarts_under_the_same_address_with_what_it_held(breakable_rabbitmq):
     """After a stop or a kill, the server restarts with its address and its persistent messages."""
     url = breakable_rabbitmq.url
@@ -38,6 +39,7 @@ def test_restarts_under_the_same_address_with_what_it_held(breakable_rabbitmq):
         assert take(url, how) == 1
 
 
+@pytest.mark.last
 def test_leaves_nothing(breakable_rabbitmq):
     """Closing the server removes its processes, directory and ports, Erlang's daemon included."""
     pid, directory = breakable_rabbitmq.pid, breakable_rabbitmq._process.directory

@@ -12,6 +12,7 @@ from uuid import UUID
 import pytest
 
 from pgnotifier import TaskNameError
+from pgnotifier.contrib.celery import naming
 from pgnotifier.contrib.celery.naming import task_name
 
 
@@ -84,12 +85,12 @@ def test_a_lone_surrogate_is_not_a_name():
 def test_names_hang_on_no_hash_seed():
     """A frozenset has the same name in every process, whatever the hash seed is."""
     code = (
-        "from pgnotifier.contrib.celery.naming import task_name;"
+        "import runpy, sys; task_name = runpy.run_path(sys.argv[1])['task_name'];"  # not Celery
         "print(task_name('', frozenset(('abcdefgh'[i:j] for i in range(5) for j in range(8)))))"
     )
     names = {
         subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", code, naming.__file__],
             env={**os.environ, "PYTHONHASHSEED": seed},
             check=True,
             capture_output=True,
