@@ -102,9 +102,9 @@ def test_columns_that_change_their_types(pgnotifier_postgres):
         session.execute(change.replace("b", "c"))
         session.execute("ALTER TABLE shop_customer ALTER name TYPE integer USING 7")
         session.execute(change.replace("b", "8"))
-        told = [json.loads(one.payload) for one in session.notifies(timeout=20, stop_after=3)]
+        sent = [json.loads(one.payload) for one in session.notifies(timeout=20, stop_after=3)]
     update = {"model": "shop.customer", "operation": "update", "pk": 1, "changed": ["name"]}
-    assert told == [
+    assert sent == [
         {**update, "old": {"name": old}, "new": {"id": 1, "name": new}}
         for old, new in [("a", "b"), ("b", "c"), (7, 8)]
     ]
