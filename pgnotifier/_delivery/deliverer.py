@@ -182,9 +182,10 @@ class Deliverer:
             return not marker.is_taken
 
     def take_over(self, item: Item | GapMarker) -> bool:
-        """Deliver what another deliverer hands on; return False if this one has ended."""
+        """Deliver what another deliverer hands on; return False if this one ends or has ended."""
         with self._ending.bell.lock:
-            if self._ending.has_ended:
+            # Once it has retired, its dispatcher gets a new deliverer, which would overtake it.
+            if self._ending.has_ended or self._ending.has_retired:
                 return False
             if isinstance(item, GapMarker):
                 self.buffer.hold(item)

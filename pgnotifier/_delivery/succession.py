@@ -170,10 +170,16 @@ class Succession:
         """Hand on to another dispatcher's deliverer; return False if that has ended."""
         if self.find is None:
             return False
-        deliverer = self.find(binding.dispatcher)
+        handed: Item | GapMarker
         if isinstance(item, Delivery):
-            return deliverer.take_over(GapMarker([Delivery(binding, item.notification)]))
-        return deliverer.take_over(item.for_bindings((binding,)))
+            handed = GapMarker([Delivery(binding, item.notification)])
+        else:
+            handed = item.for_bindings((binding,))
+        found = self.find(binding.dispatcher)
+        if found.take_over(handed):
+            return True
+        successor = self.find(binding.dispatcher)  # if the one that was found has just retired
+        return successor is not found and successor.take_over(handed)
 
     def _stand_in(self, binding: Binding, arrived: Notification) -> Delivery:
         """Return the delivery that a deliverer which has ended would have dispatched."""

@@ -12,7 +12,7 @@ from time import monotonic
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError, Session
-from pgnotifier._connection.waiter import Waiter
+from pgnotifier._connection.wakeup import Waiter
 from pgnotifier._runtime.log_records import about, duration, percent
 
 logger = logging.getLogger("pgnotifier.pause")

@@ -19,7 +19,7 @@ from pgnotifier._connection.session import (
     Session,
     listen_query,
 )
-from pgnotifier._connection.waiter import Waiter
+from pgnotifier._connection.wakeup import Waiter
 from pgnotifier._listener.pause import Pause
 from pgnotifier._listener.round_trips import RoundTrips
 from pgnotifier._listener.router import Router

@@ -14,7 +14,7 @@ ELSEWHERE = {
     "_connection/inheriting.py": "faults/test_fork.py",
     "_connection/publisher.py": "integration/test_notify.py",
     "_connection/session_settings.py": "faults/test_settings.py",
-    "_connection/waiter.py": "unit/listener/test_reader_connection.py",
+    "_connection/wakeup.py": "unit/listener/test_reader_connection.py",
     "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
     "_health/health_server.py": "integration/test_health.py",

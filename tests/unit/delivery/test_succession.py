@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pgnotifier import Delivery, InlineDispatcher, Notification, Subscription, ThreadDispatcher
-from pgnotifier._delivery.buffer import GapMarker
+from pgnotifier._delivery.buffer import GapMarker, Item
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._listener.router import Router
 from pgnotifier._registry.writer import Registrar
@@ -514,3 +514,21 @@ class Changes(RuleBasedStateMachine):
 
 Changes.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 TestChanges = Changes.TestCase
+
+
+def test_handing_on_to_a_deliverer_that_has_just_retired():
+    """What is handed on goes to the dispatcher's next deliverer, which else would overtake it."""
+    route = Route()
+    first, second = InlineDispatcher(), InlineDispatcher()
+    old, retired, new = route._make(first), route._make(second), route._make(second)
+    assert not retired.retire()
+    retired._ending.is_idle = True  # as its thread reports
+    assert retired.retire()
+    found = deque([retired, new])
+    old.succession.find = lambda _: found.popleft()
+    before, after = (
+        Binding(Subscription(1, "a", print, by), print, lambda *_: None) for by in (first, second)
+    )
+    item = Item("a", (before,), b"1", 7, PROVEN.wall, PROVEN)
+    old.succession.forward(after, item)
+    assert (retired.waiting, new.waiting) == (0, 1)
