@@ -11,7 +11,13 @@ import msgspec
 
 from pgnotifier._payload.literal import read_literal, write_literal
 from pgnotifier._payload.nesting import JSON_DEPTH, LITERAL_DEPTH, is_shallow_json
-from pgnotifier._payload.numbers import TooManyDigitsError, read_json, read_number, survives
+from pgnotifier._payload.numbers import (
+    TooManyDigitsError,
+    read_exact,
+    read_json,
+    read_number,
+    survives,
+)
 from pgnotifier._payload.plain import (
     INT_BOUND,
     Encoder,
@@ -62,7 +68,11 @@ def decode_bytes(data: bytes) -> Any:
     `Notification.raw`.
     """
     try:
-        if len(data) <= JSON_DEPTH or is_shallow_json(data):
+        # The checks that decide for most texts are in line: a call costs as much as reading a short
+        # text does.
+        if len(data) <= JSON_DEPTH:
+            return read_exact(data)
+        if data.rfind(b"{") < JSON_DEPTH > data.rfind(b"[") or is_shallow_json(data):
             return read_json(data)
     except _UNREAD as exc:
         return _decode_unread(data.decode("utf-8", "surrogateescape"), exc)
