@@ -14,7 +14,7 @@ test unit coverage gates: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 
 # More processes than there are cores, as many tests wait for a server or for time to pass.
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 4 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m pytest -n 5 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
 
 # What needs no worker and no other server than PostgreSQL, or Valkey.
 unit: $(VENV)/.tmp
@@ -30,7 +30,7 @@ coverage: $(VENV)/.tmp
 
 # What takes too long for every run of the tests, or measures, and so runs by itself.
 gates: $(VENV)/.tmp
-	$(PY) -m pytest -m gate $(ARGS)
+	$(PY) -m pytest -m gate $(EXAMPLES) $(ARGS)
 
 lint: $(VENV)/.synced
 	$(VENV)/bin/ruff check .
@@ -44,6 +44,7 @@ types: $(VENV)/.synced
 	$(VENV)/bin/pyright
 
 # All that has to hold before a change is merged; CI runs it.
+check: EXAMPLES := --hypothesis-profile=thorough
 check: lint types test gates
 	$(PY) -m pytest -q -n 2 tests/installed
 	scripts/other_versions

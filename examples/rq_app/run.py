@@ -35,5 +35,5 @@ with postgres_server() as dsn, valkey_server() as url:
         while (report := run("store.report")) != DONE:
             if time.monotonic() > deadline:
                 sys.exit(f"after {TIMEOUT} s:\n{report}{worker.log}{listener.log}")
-            time.sleep(0.2)
+            time.sleep(0.5)
         print(report, end="")

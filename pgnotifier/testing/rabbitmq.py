@@ -28,6 +28,8 @@ class RabbitServer(Server):
     """
 
     variable: ClassVar[str] = "PGNOTIFIER_TEST_AMQP_URL"
+    start_timeout: ClassVar[float] = 150.0
+    """Seconds; eight are usual, all of them computing, and so many more on a busy machine."""
 
     @property
     def url(self) -> str:

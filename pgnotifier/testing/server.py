@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from pgnotifier.testing.process import Steps, SupervisedProcess
 
-START_TIMEOUT = 60.0  # seconds; a second is usual, but machines that test are busy
 PORT_ATTEMPTS = 5
 LOG_TAIL = 4000  # characters of the log in an error
 
@@ -34,6 +33,8 @@ class Server(ABC):
 
     variable: ClassVar[str]
     kill_steps: ClassVar[Steps] = ((signal.SIGKILL, 10.0),)
+    start_timeout: ClassVar[float] = 60.0
+    """Seconds; a second is usual, but machines that run tests are busy."""
 
     def __init__(self) -> None:
         self._external = os.environ.get(self.variable) or None
@@ -179,7 +180,7 @@ class Server(ABC):
     def _launch(self) -> None:
         process = self._owned()
         process.spawn(self._argv(), self._env())
-        deadline = time.monotonic() + START_TIMEOUT
+        deadline = time.monotonic() + self.start_timeout
         while (pid := process.pid) is not None and time.monotonic() < deadline:
             if self._is_ready(pid):
                 return

@@ -82,7 +82,7 @@ if not ending and pid:
     script.prints("parent")
     before = set(sessions.pids())
     assert len(before) == 2
-    with Sender(pgnotifier_dsn, ["orders"]) as sender:
+    with Sender(pgnotifier_dsn, ["orders"], rate=300) as sender:
         script.prints("reconnects 0 listening")
         sender.wait_for(20)
         check_deliveries(script, sender)

@@ -92,7 +92,14 @@ def stuck(request):
     one.close()
 
 
-@pytest.fixture(scope="module", params=["socket", "tcp"])
+# One process runs all tests with one of the servers.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("socket", marks=pytest.mark.xdist_group("overflow-socket")),
+        pytest.param("tcp", marks=pytest.mark.xdist_group("overflow-tcp")),
+    ],
+)
 def server(request):
     """Yield a server with the shortest possible queue, which soon gives up dead connections."""
     settings = {"max_notify_queue_pages": 64, "tcp_user_timeout": 1000}

@@ -4,8 +4,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from browser import open_browser
-from playwright.sync_api import expect
 
 from pgnotifier.testing import Command
 
@@ -46,6 +44,9 @@ def insert(pgnotifier_dsn):
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of playwright's pipes
 def test_orders_appear(serve, insert, free_port):
     """Each order appears once and in order in every window, also after a lost session."""
+    from browser import open_browser  # which takes long to import
+    from playwright.sync_api import expect
+
     with open_browser() as browser:
         with serve() as server:
             insert("early")

@@ -38,20 +38,20 @@ def ask(port, path):
         return refused.code, json.load(refused)
 
 
-def run(*arguments):
-    """Run `pgnotifier health`."""
-    code = "from pgnotifier.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, "health", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+@pytest.fixture
+def run(preforked):
+    """Return a function that runs `pgnotifier health`."""
+
+    def run(*arguments):
+        code = "from pgnotifier.cli import main; main()"
+        argv = ["-c", code, "health", *map(str, arguments)]
+        return preforked.run("core", argv, env=dict(os.environ))
+
+    return run
 
 
 def test_listening_and_disconnected(
-    pgnotifier_dsn, db, make_notifier, free_port, monkeypatch, eventually
+    pgnotifier_dsn, db, make_notifier, free_port, monkeypatch, eventually, run
 ):
     """A disconnected listener is live, but not ready; a stopped one closes the port."""
     notifier = make_notifier(pgnotifier_dsn, health_port=free_port)
@@ -277,7 +277,7 @@ def test_a_broker_that_does_not_answer(pgnotifier_dsn, make_notifier, monkeypatc
 
 
 @pytest.mark.parametrize(("host", "others"), [(None, ["127.0.0.2", "::1"]), ("::1", ["127.0.0.1"])])
-def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, host, others):
+def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, run, host, others):
     """The port is open on 127.0.0.1 only, or on `health_host` only."""
     make_notifier(pgnotifier_dsn, health_port=free_port, health_host=host).add_channel("a")
     own = host or "127.0.0.1"

@@ -1,11 +1,12 @@
 """Tracing with real workers: a task belongs to the trace of its notification."""
 
 from collections import defaultdict
+from importlib.util import find_spec  # importing them takes long
 
 import pytest
 
-pytest.importorskip("sentry_sdk")
-pytest.importorskip("opentelemetry.instrumentation.celery")
+MISSING = [name for name in ("sentry_sdk", "opentelemetry") if find_spec(name) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason="needs libraries for tracing")
 
 SOURCE = """
 libraries = os.environ["LIBRARIES"].split("+")

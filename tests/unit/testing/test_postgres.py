@@ -24,7 +24,8 @@ from pgnotifier.testing import postgres as postgres_module
 from pgnotifier.testing.postgres import LOCK_FILE
 from pgnotifier.testing.process import SupervisedProcess
 
-pytestmark = pytest.mark.servers
+# They share a server.
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("postgres")]
 
 VARIABLE = PostgresServer.variable
 

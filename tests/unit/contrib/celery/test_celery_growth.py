@@ -106,7 +106,7 @@ def test_refusals(app, make_desk, monkeypatch):
         raise ConnectionResetError("no")
 
     monkeypatch.setattr("redis.Redis.lpush", refuse)
-    for _ in range(50):
+    for _ in range(20):
         with pytest.raises(Exception, match="no"):
             desk.dispatcher.dispatch(Batch(desk.deliveries((binding, "3"))))
     assert count(TaskPublisher) <= publishers
@@ -120,7 +120,7 @@ def test_subscriptions_that_come_and_go(app, make_desk, kind, options):
     desk = make_desk(app)
     fn = callback if kind == "callback" else own(app)
     before = count(PublishPath)
-    for number in range(50):
+    for number in range(20):
         binding = desk.subscribe(fn, id=str(number), **options)
         desk.deliver(binding, "1", "2", "3")
         desk.dispatcher.unbind(binding.subscription)
@@ -144,7 +144,7 @@ def test_notifiers_that_come_and_go(app, kind):
     """An app frees an unsubscribed notifier and its dispatcher once nothing else refers to them."""
     task = app.task(callback, name="task")
     before = count(CeleryDispatcher, Notifier)
-    for _ in range(50):
+    for _ in range(20):
         notifier = Notifier("host=h", dispatcher=CeleryDispatcher(app), autorun=False)
         notifier.subscribe("a", "ch", callback if kind == "callback" else task.s())
         assert notifiers_of(app)[-1] is notifier
