@@ -178,7 +178,7 @@ def test_supply_returns_nonsense(make_notifier):
         make_notifier(lambda: {"hots": "x"}).start()
 
 
-@pytest.mark.parametrize("options", ["-c shop.key=x s3cretword", "--shop.key=x\ts3cretword -c a=1"])
+@pytest.mark.parametrize("options", ["-c shop.key=x s3cretword", "--shop.key=x\ts3cretword"])
 def test_refused_options(pgnotifier_dsn, make_notifier, options):
     """The server's error doesn't show a setting of the application's, which may be secret."""
     notifier = make_notifier({**conninfo_to_dict(pgnotifier_dsn), "options": options})
@@ -191,7 +191,7 @@ def test_refused_options_that_are_not_secret(pgnotifier_dsn, make_notifier):
     """The value of PostgreSQL's own setting that the server refuses is shown."""
     options = "-c shop.key=x -c work_mem=much"
     notifier = make_notifier({**conninfo_to_dict(pgnotifier_dsn), "options": options})
-    with pytest.raises(ConnectionFailedError, match='invalid value for parameter "work_mem".*much'):
+    with pytest.raises(ConnectionFailedError, match='parameter "work_mem": "much"'):
         notifier.start()
 
 
