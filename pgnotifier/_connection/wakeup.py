@@ -6,6 +6,8 @@ import selectors
 import socket
 from collections.abc import Callable
 
+from pgnotifier.errors import ConnectionFailedError
+
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; other systems always report POLLHUP
 
 
@@ -17,16 +19,27 @@ class Waiter:
 
         Args:
             before: Called just before each wait.
+
+        Raises:
+            ConnectionFailedError: The process has no descriptor left.
         """
         self._before = before
-        self._woken, self._waker = socket.socketpair()
-        self._woken.setblocking(False)  # noqa: FBT003 - positional only
-        self._waker.setblocking(False)  # noqa: FBT003
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._woken, selectors.EVENT_READ)
+        try:
+            self._open()
+        except OSError as exc:
+            raise ConnectionFailedError(f"can't listen: {exc.strerror or exc}") from exc
         self._watched: dict[int, int] = {}  # the events registered for each descriptor
-        self._pause_selector = selectors.DefaultSelector()
-        self._pause_selector.register(self._woken, selectors.EVENT_READ)
+
+    def _open(self) -> None:
+        with contextlib.ExitStack() as opened:  # closes some if not all can be opened
+            self._woken, self._waker = map(opened.enter_context, socket.socketpair())
+            self._woken.setblocking(False)  # noqa: FBT003 - positional only
+            self._waker.setblocking(False)  # noqa: FBT003
+            self._selector = opened.enter_context(selectors.DefaultSelector())
+            self._selector.register(self._woken, selectors.EVENT_READ)
+            self._pause_selector = opened.enter_context(selectors.DefaultSelector())
+            self._pause_selector.register(self._woken, selectors.EVENT_READ)
+            opened.pop_all()
 
     def wake(self) -> None:
         """End the current wait, or the next one. A no-op once closed."""

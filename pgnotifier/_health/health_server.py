@@ -64,11 +64,18 @@ class HealthServer:
 
         Raises:
             ConfigurationError: It can't be opened, for example because it is in use.
-            ConnectionFailedError: No thread can be started.
+            ConnectionFailedError: No thread can be started, or no descriptor is left.
         """
         if self._server is not None or self._port is None:
             return
-        server = HttpServer(_listen(self._host, self._port), self._find_answer)
+        listening = _listen(self._host, self._port)
+        try:
+            server = HttpServer(listening, self._find_answer)
+        except OSError as exc:
+            listening.close()
+            raise ConnectionFailedError(
+                f"health_port {self._port} isn't open: {exc.strerror or exc}"
+            ) from exc
         try:
             server.start()
         except RuntimeError as exc:

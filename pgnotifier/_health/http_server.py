@@ -60,6 +60,9 @@ class HttpServer:
             listening: A bound and listening socket.
             find_answer: Returns the future of the answer for a path. The server's thread calls
                 it, so it must not wait. All who ask until that is done get this answer.
+
+        Raises:
+            OSError: The process has no descriptor left. The socket is still the caller's.
         """
         listening.settimeout(0)
         self._listening = listening
@@ -68,7 +71,13 @@ class HttpServer:
         self._waiting: set[socket.socket] = set()  # those that wait for an answer
         self._answers: dict[str, asyncio.Future[Answer]] = {}  # under way, by path
         self._selector = selectors.DefaultSelector()
-        self._loop = asyncio.SelectorEventLoop(self._selector)
+        try:
+            for one in socket.socketpair():  # as a loop needs; one without can't be closed
+                one.close()
+            self._loop = asyncio.SelectorEventLoop(self._selector)
+        except OSError:
+            self._selector.close()
+            raise
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="pgnotifier-health", daemon=True)
 

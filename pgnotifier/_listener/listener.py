@@ -5,7 +5,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 
 from pgnotifier._connection.connecting import is_connecting_here
 from pgnotifier._connection.parameters import Parameters
@@ -30,6 +30,11 @@ from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, PgNot
 from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.listener")
+
+START_TIMEOUT = 1.0
+"""Seconds in which `stop()` tries to start deliverers that no thread could be started for."""
+START_PAUSE = 0.05
+"""Seconds between two tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,7 @@ class Listener:
             self._thread.join(timeout)
         for deliverer in self.deliverers.values():
             deliverer.drain()  # all at once: each may need the whole time
+        self._start_rest(deadline)
         undelivered, stopped = 0, set[Deliverer]()
         while left := [d for d in self.deliverers.values() if d not in stopped]:
             # A deliverer that hands something on to another dispatcher may make a new one.
@@ -210,6 +216,12 @@ class Listener:
         for deliverer in self.deliverers.values():
             deliverer.close_dispatcher()
         return undelivered
+
+    def _start_rest(self, deadline: float) -> None:
+        """Start the deliverers that couldn't be started: the reader's thread has room for one."""
+        latest = min(deadline, monotonic() + START_TIMEOUT)
+        while not self.router.resume() and monotonic() < latest:
+            sleep(START_PAUSE)  # the system counts a thread for a moment after it has ended
 
     def forget_in_child(self) -> None:
         """End the deliverers in a forked child, where no other thread of ours runs."""

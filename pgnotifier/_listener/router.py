@@ -14,6 +14,7 @@ from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import LogThrottle, about, count
+from pgnotifier._runtime.sync import is_held_here
 from pgnotifier.dispatch import Binding, Dispatcher
 
 logger = logging.getLogger("pgnotifier.routing")
@@ -207,10 +208,16 @@ class Router:
         """Whether something is to be tried again: to start a deliverer, or to end one."""
         return bool(self._unstarted or self._retiring or self._to_retire)
 
-    def resume(self) -> None:
-        """Try to start the deliverers that no thread could be started for."""
+    def resume(self) -> bool:
+        """Try to start the deliverers that no thread could be started for; return whether all run.
+
+        A finalizer that interrupts this very thing changes nothing.
+        """
+        if is_held_here(self.making):
+            return True
         with self.making:
             self._start_all()
+            return not self._unstarted
 
     def retire(self, dispatchers: Iterable[Dispatcher]) -> None:
         """Have the deliverers of dispatchers end once they have nothing to do; for any thread.

@@ -304,12 +304,13 @@ class Lifecycle:
         raise ConnectionFailedError(f"not connected within {waited}: {reason}")
 
     def _stop_listener(self, listener: Listener, timeout: float) -> int:
+        began = monotonic()
         undelivered = listener.stop(timeout)
         if undelivered:
             logger.error(
                 "stopped with %s undelivered after %s",
                 count(undelivered, "notification"),
-                duration(timeout),
+                duration(monotonic() - began),
                 extra=about("undelivered", count=undelivered),
             )
         if not self._owner.daemon:

@@ -127,6 +127,21 @@ def test_a_coroutine_that_stops_without_a_thread(pgnotifier_dsn, make_notifier, 
     asyncio.run(main())
 
 
+def test_a_deliverer_that_is_started_at_the_end(notifier, db, record, refuse, eventually):
+    """A deliverer that couldn't be started before is started by `stop()`, and delivers."""
+    threads = threading.active_count()
+    refuse.add("pgnotifier-InlineDispatcher")
+    notifier.subscribe(1, "a", record)
+    db.notify("a", 1)
+    eventually(lambda: notifier.status().received == 1)
+    stopping = threading.Thread(target=notifier.stop)
+    stopping.start()
+    eventually(lambda: not notifier.is_running() or threading.active_count() <= threads + 1)
+    refuse.clear()
+    stopping.join(30)
+    assert record.payloads == [1]
+
+
 def test_several_that_stop_without_a_thread(pgnotifier_dsn, make_notifier, db, refuse, eventually):
     """Notifiers that stop while no thread can be started deliver all that they have received."""
     release, delivered = threading.Event(), []

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import traceback
 from datetime import UTC, datetime
 
 import pytest
@@ -175,6 +176,23 @@ def test_supply_returns_nonsense(make_notifier):
         make_notifier(lambda: 7).start()
     with pytest.raises(ConfigurationError, match="hots"):
         make_notifier(lambda: {"hots": "x"}).start()
+
+
+@pytest.mark.parametrize("options", ["-c shop.key=x s3cretword", "--shop.key=x\ts3cretword"])
+def test_refused_options(pgnotifier_dsn, make_notifier, options):
+    """The server's error doesn't show a setting of the application's, which may be secret."""
+    notifier = make_notifier({**conninfo_to_dict(pgnotifier_dsn), "options": options})
+    with pytest.raises(ConnectionFailedError, match="invalid command-line argument") as caught:
+        notifier.start()
+    assert "s3cretword" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_refused_options_that_are_not_secret(pgnotifier_dsn, make_notifier):
+    """The value of PostgreSQL's own setting that the server refuses is shown."""
+    options = "-c shop.key=x -c work_mem=much"
+    notifier = make_notifier({**conninfo_to_dict(pgnotifier_dsn), "options": options})
+    with pytest.raises(ConnectionFailedError, match='parameter "work_mem": "much"'):
+        notifier.start()
 
 
 def test_keepalives():

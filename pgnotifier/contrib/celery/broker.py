@@ -102,7 +102,8 @@ class Broker:
         )
         seen: BaseException | None = exc
         while seen is not None and not isinstance(seen, SerializationError):
-            if is_wrong_type(seen.__cause__ or seen):
+            # kombu wraps a KeyError, such as that of an unknown `task_compression`.
+            if is_wrong_type(seen.__cause__ or seen) or isinstance(seen.__cause__, KeyError):
                 return False
             if isinstance(seen, failures):
                 return True

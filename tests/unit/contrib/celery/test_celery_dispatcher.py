@@ -212,6 +212,15 @@ def test_the_serializer_of_a_subscription_carries_every_payload(desk, record, se
     assert not desk.reported
 
 
+def test_an_unknown_compression_of_the_app(make_app, make_desk, pgnotifier_redis_url, record):
+    """If the app names a compression that doesn't exist, each task is reported, and none waits."""
+    app = make_app(broker=pgnotifier_redis_url)
+    app.conf.task_compression = "nonsense"
+    desk = make_desk(app)
+    desk.deliver(desk.subscribe(record), "1", "2")
+    assert [type(error).__name__ for error in desk.reported] == ["OperationalError"] * 2
+
+
 def test_the_notifiers_decoder_is_the_workers(app, make_desk, record):
     """With a custom decoder, the raw payload is sent, and the worker decodes it again."""
     desk = make_desk(app)
@@ -551,7 +560,9 @@ def test_which_failures_are_the_brokers(app):
         encoding.__cause__ = OperationalError()
         assert broker.has_failed(OperationalError(), producer)
         assert broker.has_failed(backend_gave_up, producer)
-        for exc in (encoding, KeyError("x"), ValueError(), TypeError()):
+        unknown = OperationalError("'nonsense'")  # as kombu says of an unknown compression
+        unknown.__cause__ = KeyError("nonsense")
+        for exc in (encoding, unknown, KeyError("x"), ValueError(), TypeError()):
             assert not broker.has_failed(exc, producer)
 
 
