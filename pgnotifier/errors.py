@@ -14,6 +14,8 @@
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
+    ├── LogNotInstalledError     (LookupError)      no durable log in the database, or an old one
+    ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
 
@@ -105,6 +107,14 @@ class NotifierStoppedError(PgNotifierError, RuntimeError):
 
 class BatchError(PgNotifierError, ValueError):
     """A dispatcher acknowledged more deliveries than are left in a batch, or left some over."""
+
+
+class LogNotInstalledError(PgNotifierError, LookupError):
+    """The database has no durable log, or one that is too old: run `pgnotifier install`."""
+
+
+class LogRefusedError(PgNotifierError, RuntimeError):
+    """The server refused a statement of the durable log: a privilege is missing, for example."""
 
 
 class PayloadEncodingError(PgNotifierError, TypeError):

@@ -21,6 +21,8 @@ LAYERS = (
     "status",
     "dispatch",
     "_connection",
+    "_log",
+    "durable",
     "_registry",
     "_delivery",
     "_listener",
@@ -91,7 +93,7 @@ def is_public(module):
     """Return whether users may import from a module."""
     parts = module.split(".")
     return not any(part.startswith("_") for part in parts) and (
-        module in {"pgnotifier", "pgnotifier.payload", "pgnotifier.errors"}
+        module in {"pgnotifier", "pgnotifier.durable", "pgnotifier.payload", "pgnotifier.errors"}
         or parts[1] in {"dispatchers", "testing", "contrib", "demo"}
     )
 
