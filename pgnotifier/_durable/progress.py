@@ -101,6 +101,12 @@ class Progress:
             times.append(self._paused_until)
         return min(times)
 
+    def become(self, sub: int) -> None:
+        """Have another number in the log: a new position was made."""
+        if sub != self.sub:
+            self.sub, self._is_locked = sub, False
+            self._flight = self._retried = self._known = self._ahead = None
+
     def disconnect(self) -> None:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
         self._is_locked = False

@@ -260,13 +260,17 @@ class Source:
             if key not in progress:
                 progress[key] = Progress(binding, self._hand_over, self._waiter.wake)
         for key, one in progress.items():
-            one.wanted = wanted.get(key)
-            if one.sub is None and one.wanted is not None:
-                subscription = one.wanted.subscription
+            binding = wanted.get(key)
+            # Its position may have been forgotten between two subscriptions.
+            if binding is not None and (binding is not one.wanted or one.sub is None):
+                subscription = binding.subscription
                 assert subscription.durability is not None
-                one.sub = session.subscribe(
-                    str(subscription.id), subscription.channel, subscription.durability
+                one.become(
+                    session.subscribe(
+                        str(subscription.id), subscription.channel, subscription.durability
+                    )
                 )
+            one.wanted = binding
         self.progress = progress
 
     def _hand_over(self, items: Sequence[EntryItem]) -> None:
