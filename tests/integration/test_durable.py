@@ -225,10 +225,10 @@ def test_the_notification(log, make_notifier, eventually):
     callback = Recalcitrant({1: 1})
     notifier.subscribe("invoice", "paid", callback, durable=True)
     before = datetime.now(UTC)
-    (id,) = log.publish("paid", 1, key="k")
+    (number,) = log.publish("paid", 1, key="k")
     eventually(lambda: errors)
     (arrived,) = errors
-    assert (arrived.id, arrived.key, arrived.attempt, arrived.raw) == (id, "k", 1, "1")
+    assert (arrived.id, arrived.key, arrived.attempt, arrived.raw) == (number, "k", 1, "1")
     assert abs(arrived.published_at - before).total_seconds() < 60
 
 
@@ -392,7 +392,7 @@ def test_several_replicas(log, make_notifier, record, eventually):
     log.publish("paid", *range(200))
     eventually(lambda: len(record.calls) >= 400)
     for name in ("a", "b"):
-        payloads = [payload for id, _, payload, _ in record.calls if id == name]
+        payloads = [call[2] for call in record.calls if call[0] == name]
         assert payloads == list(range(200))
 
 
@@ -405,3 +405,40 @@ def test_starting_again(notifier, log, record):
     log.publish("paid", 2)
     notifier.start()
     assert record.wait_for(2) == [1, 2]
+
+
+def test_status(notifier, log, eventually):
+    """`status()` says how far each durable subscription is, and what has failed."""
+    go_on, callback = threading.Event(), Recalcitrant({1: 9})
+
+    def wait(*args):
+        if args[2] == 2:
+            go_on.wait(60)
+        callback(*args)
+
+    notifier.subscribe("invoice", "paid", wait, durable=True, max_attempts=1)
+    log.publish("paid", 1)
+    eventually(lambda: callback.calls == [1])
+    ids = log.publish("paid", 2, 3)
+
+    def status():
+        ((one,), (shown,)) = notifier.status().durable, notifier.status().to_dict()["durable"]
+        assert shown["id"] == one.id == "invoice"
+        return one
+
+    eventually(lambda: status().lag_seconds > 0 and status().lag == 2)
+    assert status().dead == 1
+    go_on.set()
+    eventually(lambda: (status().lag, status().lag_seconds) == (0, 0.0))
+    assert (status().last_id, status().failed, status().channel) == (ids[-1], 0, "paid")
+
+
+def test_space_is_given_back(notifier, log, record, eventually):
+    """What every subscription has passed is truncated while the notifier runs."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish_together("paid", *range(100))
+    record.wait_for(100)
+    log.execute("SELECT pgnotifier.reclaim('0', 0)")  # new entries go to the next slot
+    log.publish("paid", 100)
+    record.wait_for(101)
+    eventually(lambda: log.execute("SELECT count(*) FROM pgnotifier.log")[0][0] < 100, timeout=120)
