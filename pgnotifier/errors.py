@@ -11,6 +11,7 @@
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
     ├── NotListeningError        (ConnectionError)  LISTEN succeeded, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
+    ├── UnknownSubscriptionError (LookupError)      no position in the log for this subscription
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
@@ -93,6 +94,10 @@ class NotListeningError(PgNotifierError, ConnectionError):
 
 class NotifyRefusedError(PgNotifierError, RuntimeError):
     """The server answered NOTIFY with an error: its queue is full, or a privilege is missing."""
+
+
+class UnknownSubscriptionError(PgNotifierError, LookupError):
+    """A durable subscription has no position in the log."""
 
 
 class NotLiveError(PgNotifierError, TimeoutError):

@@ -9,6 +9,7 @@ from time import monotonic
 
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.ending import Ending
+from pgnotifier._delivery.intake import settle_acknowledged
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
@@ -33,6 +34,7 @@ class Attempts:
         _count_waiting: Returns how many notifications are waiting, for the log.
         delivered: How many deliveries dispatchers have acknowledged.
         trouble: Since when it has been retrying, and why; None if it isn't.
+        has_entries: Whether some deliveries are durable, so that they are to be settled.
         _batches: The current one, after those that it has interrupted.
     """
 
@@ -42,6 +44,7 @@ class Attempts:
     _count_waiting: Callable[[], int]
     delivered: int = field(default=0, init=False)
     trouble: Trouble | None = field(default=None, init=False)
+    has_entries: bool = field(default=False, init=False)
     _batches: list[Batch] = field(default_factory=list, init=False)
     _warn: LogThrottle = field(default_factory=partial(LogThrottle, logger), init=False)
 
@@ -74,15 +77,19 @@ class Attempts:
                 break
             self._note_failure(failure)
             self._pause(backoff.pause())
-            batch = self._replace(batch)
+            batch = self._replace(batch, by)
         if not self._ending.is_abandoned:
+            if self.has_entries and not by.settles_itself:
+                settle_acknowledged(batch, ())
             self._note_success()
             self.delivered += delivered
         self._batches.pop()
 
-    def _replace(self, batch: Batch) -> Batch:
+    def _replace(self, batch: Batch, by: Dispatcher) -> Batch:
         """Return the batch of the next attempt."""
         left = list(batch.rest())
+        if self.has_entries and not (by.settles_itself or batch.is_cancelled):
+            settle_acknowledged(batch, left)
         batch.leave(())
         renewed = self._renew(left)
         with self._ending.bell.lock:

@@ -1,0 +1,344 @@
+"""A session that reads the log: each method is one step of a subscription's way through it."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import psycopg
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.session import STANDBY
+from pgnotifier._durable.receipt import Failure
+from pgnotifier._log.installing import check
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier.durability import Durability
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    LogNotInstalledError,
+    LogRefusedError,
+    PgNotifierError,
+    in_one_line,
+)
+
+logger = logging.getLogger("pgnotifier.durable")
+
+LOCKS = 1885957742
+"""The first key of the advisory locks; the second is the number of a subscription. The schema uses
+0."""
+
+
+class Row(NamedTuple):
+    """An entry as it is in the log, or one that has failed.
+
+    Attributes:
+        id: Its number.
+        at: When it was published.
+        key: Its key, if any.
+        payload: Its payload.
+        attempts: How often it was tried.
+        n: Its number among those that have failed.
+    """
+
+    id: int
+    at: datetime
+    key: str | None
+    payload: str
+    attempts: int = 0
+    n: int = 0
+
+
+class Window(NamedTuple):
+    """Where a subscription is in the log.
+
+    Attributes:
+        state: "taken", or why it can't be read: "busy", "gone" or "foreign".
+        channel: Its channel.
+        n: The number of the position.
+        done: Each entry that is visible in this snapshot is delivered.
+        target: The end of the window, a snapshot.
+        last_id: Of the window, entries up to this one are delivered.
+        is_now: Whether the window ends at the present.
+        id_hi: The highest number in the log when the position was saved.
+        newest: The highest number in the log now.
+    """
+
+    state: str
+    channel: str
+    n: int
+    done: str
+    target: str
+    last_id: int
+    is_now: bool
+    id_hi: int
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A new position.
+
+    Attributes:
+        done: As in `Window`.
+        target: As in `Window`; None if no window is under way.
+        last_id: As in `Window`.
+    """
+
+    done: str
+    target: str | None = None
+    last_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An entry that has failed, and what is to become of it.
+
+    Attributes:
+        row: The entry.
+        failure: Why.
+        is_dead: Whether it isn't retried any more.
+        pause: The seconds after which it is retried.
+    """
+
+    row: Row
+    failure: Failure
+    is_dead: bool
+    pause: float
+
+
+class LogSession:
+    """A connection in autocommit mode that one thread uses.
+
+    A subscription is held by an advisory lock of the session while its entries are delivered,
+    rather than by the lock of its row. That needs a transaction, and one that is open for as long
+    as a broker is down would keep the whole database from being vacuumed. The row is locked just
+    for the moment in which its position moves.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        """Take the connection."""
+        self.connection = connection
+        self._has_rung = False
+        connection.add_notify_handler(self._note_ring)
+        self._shares: bool | None = None  # what `doze` has returned, while dozing
+
+    @property
+    def is_dozing(self) -> bool:
+        """Whether publishers ring the bell."""
+        return self._shares is not None
+
+    def prepare(self) -> None:
+        """Have commits wait for the disk, though not for replicas, and listen to the bell.
+
+        Raises:
+            LogNotInstalledError: The schema isn't installed, or is too old.
+            LogRefusedError: The server is a standby; or this role may not use the log.
+        """
+        (is_standby,) = self._one("SELECT pg_is_in_recovery()")
+        if is_standby:
+            raise LogRefusedError(f"the durable log can't be read here: {STANDBY}")
+        check(self.connection)
+        self.connection.execute("SET synchronous_commit TO local")
+        self.connection.execute("LISTEN pgnotifier_wake")
+
+    def subscribe(self, name: str, channel: str, durability: Durability) -> int:
+        """Return a subscription's number; if it is new, make its position first."""
+        since, from_id, from_time = split_start(durability.start)
+        return int(
+            self._one(
+                "SELECT pgnotifier.subscribe(%s, %s, %s, %s::bigint, %s::timestamptz)",
+                (name, channel, since, from_id, from_time),
+            )[0]
+        )
+
+    def lock(self, sub: int) -> bool:
+        """Hold a subscription, so that no other replica advances it; return False if one does."""
+        return bool(self._one("SELECT pg_try_advisory_lock(%s, %s)", (LOCKS, sub))[0])
+
+    def unlock(self, sub: int) -> None:
+        """Let other replicas have it."""
+        self.connection.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCKS, sub))
+
+    def take(self, sub: int, known: int | None = None, ahead: str | None = None) -> Window:
+        """Find the window of a subscription.
+
+        Args:
+            sub: Its number.
+            known: The number of the position after which `ahead` was found.
+            ahead: A snapshot up to which there was nothing to deliver.
+        """
+        return Window(
+            *self._one(
+                "SELECT state, channel, n, done::text, target::text, last_id, is_now, id_hi, newest"
+                " FROM pgnotifier.take(%s, %s, %s::pg_snapshot)",
+                (sub, known, ahead),
+            )
+        )
+
+    def read(self, channel: str, window: Window, limit: int) -> list[Row]:
+        """Return the first entries of a window, in order. Call it after `take`."""
+        found = self.connection.execute(
+            "SELECT id, at, key, payload FROM pgnotifier.batch("
+            "%s, %s::pg_snapshot, %s::pg_snapshot, %s, %s)",
+            (channel, window.done, window.target, window.last_id, limit),
+        )
+        return [Row(*row) for row in found]
+
+    def save(self, sub: int, known: int, place: Place, failed: Iterable[Failed] = ()) -> int | None:
+        """Move a position, and put aside what has failed.
+
+        Args:
+            sub: The subscription's number.
+            known: The number of the position that it moves on from.
+            place: The new position.
+            failed: What has failed of the entries that it moves past.
+
+        Returns:
+            The number of the new position; None if it was moved elsewhere meanwhile.
+        """
+        with self.connection.transaction():
+            now = self.take(sub)
+            if now.state != "taken" or now.n != known:
+                return None
+            for one in failed:
+                row, why = one.row, one.failure
+                self._one(
+                    "SELECT pgnotifier.fail(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                    (sub, row.id, row.at, now.channel, row.key, row.payload, why.error,
+                     why.traceback, one.pause, one.is_dead),
+                )  # fmt: skip
+            return int(
+                self._one(
+                    "SELECT pgnotifier.save(%s, %s::pg_snapshot, %s::pg_snapshot, %s)",
+                    (sub, place.done, place.target, place.last_id),
+                )[0]
+            )
+
+    def reanchor(self) -> None:
+        """Give positions that were copied from another database new ones here.
+
+        What they hadn't delivered is retried. A no-op if another session is about to do the same.
+        """
+        try:
+            with self.connection.transaction():
+                self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                (number,) = self._one("SELECT pgnotifier.reanchor()")
+        except psycopg.errors.LockNotAvailable:
+            return
+        logger.warning(
+            "the database was copied or restored: subscriptions go on with %s that they had not "
+            "delivered, and with what is published from now on",
+            count(number, "entry", "entries"),
+            extra=about("reanchored", count=number),
+        )
+
+    def seconds_to_retry(self, sub: int) -> float | None:
+        """Return in how many seconds something is to be retried; None if nothing is."""
+        (seconds,) = self._one(
+            "SELECT extract(epoch FROM min(retry_at) - clock_timestamp())::float8"
+            " FROM pgnotifier.failed WHERE sub = %s AND NOT dead",
+            (sub,),
+        )
+        return None if seconds is None else float(seconds)
+
+    def read_due(self, sub: int, limit: int) -> list[Row]:
+        """Return what is to be retried now."""
+        found = self.connection.execute(
+            "SELECT id, at, key, payload, attempts, n FROM pgnotifier.due(%s, %s)", (sub, limit)
+        )
+        return [Row(*row) for row in found]
+
+    def settle_retried(self, done: Iterable[Row], failed: Iterable[Failed]) -> None:
+        """Forget what has succeeded at last, and note what has failed again."""
+        with self.connection.transaction():
+            self._one("SELECT pgnotifier.drop_failed(%s)", ([row.n for row in done],))
+            for one in failed:
+                why = one.failure
+                self._one(
+                    "SELECT pgnotifier.fail_again(%s, %s, %s, %s, %s)",
+                    (one.row.n, why.error, why.traceback, one.pause, one.is_dead),
+                )
+
+    def doze(self) -> None:
+        """Have publishers ring the bell from now on; look once more before waiting for it."""
+        if self._shares is None:
+            self._shares = bool(self._one("SELECT pgnotifier.doze()")[0])
+
+    def wake_up(self) -> None:
+        """Have publishers not ring any more, unless other readers sleep."""
+        if self._shares is not None:
+            shares, self._shares = self._shares, None
+            self.connection.execute("SELECT pgnotifier.awake(%s)", (shares,))
+
+    def has_rung(self) -> bool:
+        """Read what has arrived, without waiting; return whether the bell has rung."""
+        pgconn = self.connection.pgconn
+        pgconn.consume_input()
+        while pgconn.notifies() is not None:
+            self._has_rung = True
+        rung, self._has_rung = self._has_rung, False
+        return rung
+
+    def _note_ring(self, _: object) -> None:
+        """Learn that it has rung while a query was under way."""
+        self._has_rung = True
+
+    def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
+        found = self.connection.execute(query.encode(), values).fetchone()
+        assert found is not None
+        return tuple(found)
+
+
+def split_start(start: str | datetime | int) -> tuple[str, int | None, datetime | None]:
+    """Return the arguments of the SQL functions that stand for a place in the log."""
+    if isinstance(start, datetime):
+        return "time", None, start
+    if isinstance(start, int):
+        return "id", start, None
+    return start, None, None
+
+
+def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
+    """Return the error of pgnotifier that stands for one of the driver."""
+    reason = in_one_line(exc)
+    made: PgNotifierError
+    match exc:
+        case (
+            psycopg.errors.InvalidSchemaName()
+            | psycopg.errors.UndefinedTable()
+            | psycopg.errors.UndefinedFunction()
+            | psycopg.errors.UndefinedColumn()
+        ):
+            made = LogNotInstalledError(
+                f"the durable log isn't installed, or is too old ({parameters!r}): {reason}. "
+                "Run: pgnotifier install"
+            )
+        case psycopg.errors.InsufficientPrivilege():
+            made = LogRefusedError(
+                f"this role may not read the durable log ({parameters!r}): {reason}. Its owner "
+                "can allow that: pgnotifier install --grant-listener ROLE"
+            )
+        case _:
+            made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")
+    made.__cause__ = exc
+    return made
+
+
+def seek(
+    connection: psycopg.Connection[Any], name: str, channel: str, to: str | datetime | int
+) -> bool:
+    """Move a subscription's position, and wake its reader; return False if there is none."""
+    since, from_id, from_time = split_start(to)
+    found = connection.execute(
+        "SELECT pgnotifier.seek(%s, %s, %s, %s::bigint, %s::timestamptz)",
+        (name, channel, since, from_id, from_time),
+    ).fetchone()
+    connection.execute("NOTIFY pgnotifier_wake")
+    return bool(found and found[0])
+
+
+def forget(connection: psycopg.Connection[Any], name: str, channel: str) -> bool:
+    """Delete a subscription's position, and what has failed; return False if there is none."""
+    found = connection.execute("SELECT pgnotifier.forget(%s, %s)", (name, channel)).fetchone()
+    return bool(found and found[0])
