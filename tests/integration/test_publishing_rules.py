@@ -18,6 +18,7 @@ from pgnotifier.errors import (
     LogRefusedError,
     PayloadEncodingError,
 )
+from pgnotifier.testing import PostgresServer
 
 
 @pytest.fixture
@@ -302,26 +303,29 @@ def test_publishing_without_waking(log, pgnotifier_dsn, setting):
         connection.commit()
         connection.execute("SET pgnotifier.wake = on")
         publish(connection, "a", "loud")
-    assert [one.pid for one in log.notifies(timeout=10, stop_after=1)] == [
-        connection.info.backend_pid
-    ]
+        connection.commit()
+        (woken,) = log.notifies(timeout=10, stop_after=1)
+        assert woken.pid == connection.info.backend_pid
     assert [*log.notifies(timeout=0.1)] == []
 
 
-def test_two_phase_commit(log, pgnotifier_postgres):
+@pytest.mark.servers
+def test_two_phase_commit():
     """A transaction that has woken a reader can't be prepared; with the setting it can."""
-    if log.execute("SHOW max_prepared_transactions").fetchone() == ("0",):
-        pytest.fail("the server allows no prepared transactions")
-    log.execute("SELECT pgnotifier.doze()")
-    for wake in ("on", "off"):
+    with (
+        PostgresServer(settings={"max_prepared_transactions": 2}) as server,
+        psycopg.connect(server.dsn, autocommit=True) as log,
+        psycopg.connect(server.dsn, autocommit=True) as reader,
+    ):
+        install(log)
+        reader.execute("SELECT pgnotifier.doze()")
         log.execute("BEGIN")
-        log.execute(f"SET LOCAL pgnotifier.wake = {wake}")
-        publish(log, "a", wake)
-        if wake == "on":
-            with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
-                log.execute("PREPARE TRANSACTION 'one'")
-            log.execute("ROLLBACK")
-    log.execute("PREPARE TRANSACTION 'one'")
-    assert published(log) == []
-    log.execute("COMMIT PREPARED 'one'")
-    assert published(log) == ["off"]
+        publish(log, "a", "loud")
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
+            log.execute("PREPARE TRANSACTION 'one'")
+        log.execute("BEGIN; SET LOCAL pgnotifier.wake = off")
+        publish(log, "a", "quiet")
+        log.execute("PREPARE TRANSACTION 'two'")
+        assert published(log) == []
+        log.execute("COMMIT PREPARED 'two'")
+        assert published(log) == ["quiet"]
