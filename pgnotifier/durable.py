@@ -4,12 +4,21 @@ What is published durably is kept in the schema `pgnotifier` until each durable 
 got it.
 """
 
-from pgnotifier._log.installing import VERSION, check, grant, grant_script, install, uninstall
+from pgnotifier._log.installing import (
+    VERSION,
+    Part,
+    check,
+    grant,
+    grant_script,
+    install,
+    uninstall,
+)
 from pgnotifier._log.installing import script as install_script
 from pgnotifier._log.publishing import apublish, apublish_many, publish, publish_many
 
 __all__ = [
     "VERSION",
+    "Part",
     "apublish",
     "apublish_many",
     "check",

@@ -134,7 +134,7 @@ class Position:
             is_whole = len(entries) < limit
             if is_whole and not entries:
                 self._known, self._ahead = n, target
-                if not is_now and not last_id and time.monotonic() < until:
+                if not is_now and time.monotonic() < until:
                     continue
             is_last = is_whole and is_now
             return Reading(entries, is_last, newest, done, target, is_whole, id_hi)
@@ -151,18 +151,21 @@ class Position:
         """
         count = len(reading.entries) if settled is None else settled
         target: str | None
+        ahead: str | None
         if count < len(reading.entries) or not reading.is_whole:
             if not count:
                 return
             done, target, last_id = reading.done, reading.target, reading.entries[count - 1].id
+            ahead = None
         else:
             if not count and not self._is_due(reading):
                 return
             done, target, last_id = reading.target, None, 0
+            ahead = done
         row = connection.execute(_SAVE, (self.sub, done, target, last_id)).fetchone()
         assert row is not None
         # If the transaction is rolled back, no position has this number, and nothing is assumed.
-        self._known, self._ahead = row[0], done
+        self._known, self._ahead = (row[0] if ahead else None), ahead
         self._saved_at = time.monotonic()
 
     def _is_due(self, reading: Reading) -> bool:

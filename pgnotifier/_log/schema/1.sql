@@ -248,17 +248,52 @@ DECLARE
         SELECT one FROM pg_snapshot_xip(done) AS one
         WHERE one::text::bigint < top - 1000 AND pg_visible_in_snapshot(one, target)
     );
+    is_long boolean;
 BEGIN
+    -- A transaction may have published a million entries, which are sorted for each batch if they
+    -- are read as one range. So that isn't done with a long window, or one of few transactions.
+    is_long := hi::text::bigint - top <= 50 OR EXISTS (
+        SELECT FROM pgnotifier.log AS l WHERE l.xid >= lo AND l.xid < hi OFFSET 20000
+    );
+    IF NOT is_long THEN
+        RETURN QUERY
+        SELECT w.id, w.at, w.key, w.payload FROM (
+            SELECT l.id, l.at, l.key, l.payload FROM pgnotifier.log AS l
+            WHERE l.xid >= lo AND l.xid < hi AND l.id > batch.last_id AND l.channel = batch.channel
+                AND pg_visible_in_snapshot(l.xid, target)
+                AND NOT pg_visible_in_snapshot(l.xid, done)
+            UNION ALL
+            SELECT o.* FROM unnest(late) AS x (xid) CROSS JOIN LATERAL (
+                SELECT l.id, l.at, l.key, l.payload FROM pgnotifier.log AS l
+                WHERE l.xid = x.xid AND l.id > batch.last_id AND l.channel = batch.channel
+                ORDER BY l.xid, l.id LIMIT lim
+            ) AS o
+        ) AS w
+        ORDER BY w.id LIMIT lim;
+        RETURN;
+    END IF;
     RETURN QUERY
-    SELECT w.id, w.at, w.key, w.payload FROM (
-        SELECT l.id, l.at, l.key, l.payload FROM pgnotifier.log AS l
-        WHERE l.xid >= lo AND l.xid < hi AND l.id > batch.last_id AND l.channel = batch.channel
-            AND pg_visible_in_snapshot(l.xid, target) AND NOT pg_visible_in_snapshot(l.xid, done)
+    WITH RECURSIVE x (xid) AS ( -- each transaction of the window
+        (
+            SELECT l.xid FROM pgnotifier.log AS l
+            WHERE l.xid >= lo AND l.xid < hi ORDER BY l.xid, l.id LIMIT 1
+        )
         UNION ALL
+        SELECT (
+            SELECT l.xid FROM pgnotifier.log AS l
+            WHERE l.xid > x.xid AND l.xid < hi ORDER BY l.xid, l.id LIMIT 1
+        ) FROM x WHERE x.xid IS NOT NULL
+    )
+    SELECT o.* FROM (
+        SELECT x.xid FROM x
+        WHERE pg_visible_in_snapshot(x.xid, target) AND NOT pg_visible_in_snapshot(x.xid, done)
+        UNION ALL SELECT unnest(late)
+    ) AS x CROSS JOIN LATERAL (
         SELECT l.id, l.at, l.key, l.payload FROM pgnotifier.log AS l
-        WHERE l.xid = ANY (late) AND l.id > batch.last_id AND l.channel = batch.channel
-    ) AS w
-    ORDER BY w.id LIMIT lim;
+        WHERE l.xid = x.xid AND l.id > batch.last_id AND l.channel = batch.channel
+        ORDER BY l.xid, l.id LIMIT lim
+    ) AS o
+    ORDER BY o.id LIMIT lim;
 END $$;
 
 -- Whether a position was written here, and not copied here from elsewhere.
@@ -307,10 +342,12 @@ BEGIN
     END IF;
     state := 'taken';
     is_now := false;
+    IF n = known THEN
+        done := ahead;
+        target := NULL;
+        last_id := 0;
+    END IF;
     IF target IS NULL THEN
-        IF n = known THEN
-            done := ahead;
-        END IF;
         target := pgnotifier.next_tick(done);
         IF target IS NULL THEN
             target := pgnotifier.snapshot();
