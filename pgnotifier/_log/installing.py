@@ -106,13 +106,13 @@ def script(since: int = 0) -> str:
     Args:
         since: The version that is installed. Default: none.
     """
-    folder = files("pgnotifier._log").joinpath("schema")
-    steps = (folder.joinpath(f"{n}.sql").read_text("ascii") for n in range(since + 1, VERSION + 1))
-    return "\n".join([_BEGIN.strip(), *steps, _END.strip()]) + "\n"
+    return "\n".join([_BEGIN.strip(), *_steps(since), _END.strip()]) + "\n"
 
 
 def grant_script(role: str, part: Part) -> str:
     """Return the statements that grant a role the rights of a publisher or a listener.
+
+    They need one transaction.
 
     Raises:
         ArgumentTypeError: There is no such part.
@@ -120,7 +120,7 @@ def grant_script(role: str, part: Part) -> str:
     if part not in _GRANTS:
         raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
     to = sql.Identifier(role).as_string(None)
-    return _GRANTS[part].lstrip().format(role=to)
+    return "\n".join([_BEGIN.strip(), _GRANTS[part].strip().format(role=to), _END.strip()]) + "\n"
 
 
 def install(connection: psycopg.Connection[Any]) -> bool:
@@ -135,10 +135,9 @@ def install(connection: psycopg.Connection[Any]) -> bool:
     with _translated("install the durable log"), connection.transaction():
         connection.execute(_BEGIN.encode())
         version = _installed_version(connection)
-        if version < VERSION:
-            connection.execute(script(version).encode())
-        else:
-            connection.execute(_END.encode())
+        for step in _steps(version):
+            connection.execute(step.encode())
+        connection.execute(_END.encode())
     return version < VERSION
 
 
@@ -190,6 +189,13 @@ def check(connection: psycopg.Connection[Any]) -> int:
             f"this pgnotifier needs {VERSION}. Run: pgnotifier install"
         )
     return version
+
+
+def _steps(since: int) -> Iterator[str]:
+    """Yield the statements of each version after one."""
+    folder = files("pgnotifier._log").joinpath("schema")
+    for version in range(since + 1, VERSION + 1):
+        yield folder.joinpath(f"{version}.sql").read_text("ascii")
 
 
 def _installed_version(connection: psycopg.Connection[Any]) -> int:

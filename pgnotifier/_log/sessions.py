@@ -80,6 +80,8 @@ def find_session(connection: object) -> Session:
         connection = connection.connection
     if isinstance(connection, psycopg.Connection):
         return _PsycopgSession(connection)
+    if _is_instance(connection, "django.utils.connection", "ConnectionProxy"):  # `django.db`'s
+        connection = sys.modules["django.db"].connections[connection.alias]  # type: ignore[attr-defined]
     if _is_instance(connection, "sqlalchemy.orm", "Session", "scoped_session"):
         return _AlchemySession(connection.connection())  # type: ignore[attr-defined]
     if _is_instance(connection, "sqlalchemy", "Connection"):

@@ -214,11 +214,12 @@ def check_log(
                 check(connections[alias].connection)
         except LogNotInstalledError as exc:
             # An error would stop `migrate`, which installs it.
+            app = "pgnotifier.contrib.django.durable"
+            added = "" if apps.is_installed(app) else f"add {app!r} to INSTALLED_APPS, and "
             found.append(
                 checks.Warning(
                     f"Channels of database {alias!r} are durable, but {exc}",
-                    hint="Or add 'pgnotifier.contrib.django.durable' to INSTALLED_APPS, and run "
-                    "`manage.py migrate`.",
+                    hint=f"Or {added}run `manage.py migrate`.",
                     id="pgnotifier.W004",
                 )
             )

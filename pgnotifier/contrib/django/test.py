@@ -261,7 +261,7 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
     # Not the name that a listener has in the log: what it hasn't got yet is none of the test's.
     name = f"{RECEIVERS} of a test {secrets.token_hex(8)}"
     for channel in channels:
-        options = {"durable": True, "max_attempts": 1} if channel.durable else {}
+        options: dict[str, Any] = {"durable": True, "max_attempts": 1} if channel.durable else {}
         notifier.subscribe(name, channel.name, _deliver_live, autorun=False, **options)
     try:
         notifier.start()
