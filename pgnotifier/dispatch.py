@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
+from uuid import UUID, uuid5
 from weakref import ref
 
 import msgspec
@@ -16,6 +18,8 @@ from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Entry, Notification
 
 Callback = Callable[[Hashable, str, Any, int], object]
+_IDS = UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51")
+"""The namespace of the ids that `Delivery.identify` returns."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +60,17 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
                 if entry.receipt is not None and entry.receipt.covers(self.binding.mutes):
                     entry.receipt.settle(entry.id)
 
+    def identify(self) -> UUID | None:
+        """Return an id that a durable delivery has again if it is repeated; otherwise None.
+
+        Dispatchers give it to tasks and jobs, so that workers can recognise a repeat.
+        """
+        entries = [f"{one.id} {_in_utc(one.published_at)}" for one in self.entries()]
+        if not entries:
+            return None
+        subscription = self.binding.subscription
+        return uuid5(_IDS, repr((subscription.id, subscription.channel, entries)))
+
     def pass_on(self) -> None:
         """Hand this delivery on to the binding that has replaced its own, if there is one.
 
@@ -64,6 +79,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """
         if self.binding.successor is not None:
             self.binding.passed_on.append(self)
+
+
+def _in_utc(at: datetime | None) -> str:
+    # A restored database may give a number again, but not at the same time.
+    return "" if at is None else at.astimezone(UTC).isoformat()
 
 
 class Batch(Sequence[Delivery]):

@@ -90,6 +90,22 @@ class Place:
     last_id: int = 0
 
 
+class Figures(NamedTuple):
+    """How far behind a subscription is.
+
+    Attributes:
+        behind: How many entries were published since its position was saved, on any channel.
+        saved_at: When that was.
+        failed: How many entries are to be retried.
+        dead: How many have failed for good.
+    """
+
+    behind: int
+    saved_at: datetime
+    failed: int
+    dead: int
+
+
 @dataclass(frozen=True, slots=True)
 class Failed:
     """An entry that has failed, and what is to become of it.
@@ -259,6 +275,21 @@ class LogSession:
                     "SELECT pgnotifier.fail_again(%s, %s, %s, %s, %s)",
                     (one.row.n, why.error, why.traceback, one.pause, one.is_dead),
                 )
+
+    def figures(self, subs: Sequence[int]) -> dict[int, Figures]:
+        """Return how far behind subscriptions are."""
+        found = self.connection.execute(
+            "SELECT p.sub, (SELECT last_value FROM pgnotifier.log_id_seq) - p.id_hi, p.at,"
+            " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND NOT f.dead),"
+            " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND f.dead)"
+            " FROM pgnotifier.positions p WHERE p.sub = ANY(%s)",
+            (list(subs),),
+        )
+        return {sub: Figures(max(0, behind), *rest) for sub, behind, *rest in found}
+
+    def reclaim(self) -> None:
+        """Give back the space of what every subscription has passed, if nobody uses it."""
+        self.connection.execute("SELECT pgnotifier.reclaim()")
 
     def doze(self) -> None:
         """Have publishers ring the bell from now on; look once more before waiting for it."""

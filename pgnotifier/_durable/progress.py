@@ -2,17 +2,19 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.flight import Flight, launch, retry_pause
-from pgnotifier._durable.log_session import Failed, LogSession, Place, Window
+from pgnotifier._delivery.buffer import Trouble
+from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Window
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import about
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
+from pgnotifier.status import DurableStatus
 
 logger = logging.getLogger("pgnotifier.durable")
 
@@ -42,6 +44,7 @@ class Progress:
             none.
         last_id: The latest entry that was delivered by this process.
         held_since: Since when an entry that fails has held it up.
+        figures: What the database says, now and then.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class Progress:
         self.behind_since: datetime | None = None
         self.last_id: int | None = None
         self.held_since: datetime | None = None
+        self.figures: Figures | None = None
+        self._is_elsewhere = False  # whether another replica advances it
         self._hand_over = hand_over
         self._on_settled = on_settled
         self._is_locked = False
@@ -101,6 +106,38 @@ class Progress:
             times.append(self._paused_until)
         return min(times)
 
+    def describe(self, name: Hashable, channel: str, trouble: Trouble) -> DurableStatus:
+        """Return the status. Any thread may call it.
+
+        Args:
+            name: The subscription's id.
+            channel: Its channel.
+            trouble: Since when the log can't be read, and why.
+        """
+        figures, since = self.figures, self.behind_since
+        if self._is_elsewhere and figures is not None:
+            since = figures.saved_at if figures.behind else None
+        is_behind = since is not None
+        seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
+        return DurableStatus(
+            id=str(name),
+            channel=channel,
+            last_id=self.last_id,
+            lag=figures.behind if figures is not None and is_behind else 0,
+            lag_seconds=max(0.0, seconds),
+            failed=figures.failed if figures is not None else 0,
+            dead=figures.dead if figures is not None else 0,
+            held_since=self.held_since,
+            since=trouble.since,
+            why=trouble.why,
+        )
+
+    def become(self, sub: int) -> None:
+        """Have another number in the log: a new position was made."""
+        if sub != self.sub:
+            self.sub, self._is_locked = sub, False
+            self._flight = self._retried = self._known = self._ahead = None
+
     def disconnect(self) -> None:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
         self._is_locked = False
@@ -138,6 +175,7 @@ class Progress:
     def _lock(self, session: LogSession) -> bool:
         if not self._is_locked and self.sub is not None:
             self._is_locked = session.lock(self.sub)
+            self._is_elsewhere = not self._is_locked
         return self._is_locked
 
     def _let_go(self, session: LogSession) -> None:

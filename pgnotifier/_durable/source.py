@@ -2,9 +2,10 @@
 
 import logging
 import math
+import random
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -23,6 +24,7 @@ from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Binding, Dispatcher
+from pgnotifier.status import DurableStatus
 from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
@@ -40,6 +42,10 @@ in flight has not rung for is late by no more than that."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung: under load,
 each publication would ring it."""
+FIGURES_PAUSE = 5.0
+"""Seconds between two looks for what `status()` says."""
+RECLAIM_PAUSE = 30.0
+"""Seconds between two tries to give space back, at most. Each source of each replica tries."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 
@@ -87,12 +93,18 @@ class Source:
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
         self._stop_at: float | None = None
+        self._figures_at = self._reclaim_at = 0.0
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # --- called by any thread ---
+
+    def describe(self) -> Iterator[DurableStatus]:
+        """Yield what the subscriptions are at, as far as it was known a moment ago."""
+        for (name, channel), one in self.progress.items():
+            yield one.describe(name, channel, self.trouble)
 
     def start(self) -> None:
         """Start the thread.
@@ -204,6 +216,7 @@ class Source:
             self._look_up(session)
             if self.ready.is_open and self._has_retired():
                 return
+            self._look_at_figures(session)
             if self._visit_all(session):
                 session.wake_up()
                 poll, busy_until = FIRST_POLL, monotonic() + PATIENCE
@@ -260,14 +273,31 @@ class Source:
             if key not in progress:
                 progress[key] = Progress(binding, self._hand_over, self._waiter.wake)
         for key, one in progress.items():
-            one.wanted = wanted.get(key)
-            if one.sub is None and one.wanted is not None:
-                subscription = one.wanted.subscription
+            found = wanted.get(key)
+            # Its position may have been forgotten between two subscriptions.
+            if found is not None and (found is not one.wanted or one.sub is None):
+                subscription = found.subscription
                 assert subscription.durability is not None
-                one.sub = session.subscribe(
-                    str(subscription.id), subscription.channel, subscription.durability
+                one.become(
+                    session.subscribe(
+                        str(subscription.id), subscription.channel, subscription.durability
+                    )
                 )
+            one.wanted = found
         self.progress = progress
+
+    def _look_at_figures(self, session: LogSession) -> None:
+        """Look now and then how far behind the subscriptions are, and give space back."""
+        if monotonic() < self._figures_at:
+            return
+        self._figures_at = monotonic() + FIGURES_PAUSE
+        known = [one for one in self.progress.values() if one.sub is not None]
+        figures = session.figures([one.sub for one in known if one.sub is not None])
+        for one in known:
+            one.figures = figures.get(one.sub or 0)
+        if monotonic() >= self._reclaim_at:
+            self._reclaim_at = monotonic() + RECLAIM_PAUSE * random.uniform(0.5, 1.0)  # noqa: S311
+            session.reclaim()
 
     def _hand_over(self, items: Sequence[EntryItem]) -> None:
         deliverer = self._give(self.dispatcher, items)

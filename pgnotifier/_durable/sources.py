@@ -13,6 +13,7 @@ from pgnotifier._durable.source import Source
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Dispatcher
+from pgnotifier.status import DurableStatus
 
 LAST_SAVE = 0.5
 """Seconds for saving what is settled when the time of `stop()` is over."""
@@ -87,6 +88,10 @@ class Sources:
         """Have a changed registry looked at by whoever runs."""
         for one in self.by_dispatcher.values():
             one.request()
+
+    def describe(self) -> tuple[DurableStatus, ...]:
+        """Return what each durable subscription is at."""
+        return tuple(status for one in self.by_dispatcher.values() for status in one.describe())
 
     def stop(self, deadline: float) -> None:
         """Have all read no more; return at once. Deliverers go on until the deadline."""

@@ -34,6 +34,7 @@ from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.errors import PgNotifierError, UnknownOptionError
 from pgnotifier.notification import Notification
 from pgnotifier.notifier import Notifier
+from pgnotifier.testing.durable_contract import DurableContract
 from pgnotifier.testing.hard_payloads import HardPayloads
 
 TIMEOUT = 60.0
@@ -89,7 +90,7 @@ def failing(id: Hashable, channel: str, payload: Any, pid: int) -> None:
     raise ValueError("this callback always fails")
 
 
-class DispatcherContract(HardPayloads):
+class DispatcherContract(HardPayloads, DurableContract):
     """The tests for every dispatcher. Subclass it, and add a fixture `dispatcher`.
 
     Attributes:
@@ -526,3 +527,24 @@ class QueueDispatcherContract(DispatcherContract):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         assert sorted(call.payload for call in self.wait_for(100)) == list(range(100))
+
+    def test_durable_entries_and_an_outage(
+        self, notifier: Notifier, publish: Callable[..., None]
+    ) -> None:
+        """Entries wait in the log until the queue is back; stopping meanwhile loses none."""
+        notifier.subscribe("a", "a", self.adapt(first), durable=True)
+        notifier.start()
+        publish("a", "0")
+        self.wait_for(1)
+        with self.outage():
+            publish("a", *map(str, range(1, 50)))
+            deadline = time.monotonic() + TIMEOUT
+            while not notifier.status().dispatchers[0].retrying:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            notifier.stop(0.1)
+        notifier.start()
+        deadline = time.monotonic() + TIMEOUT
+        while {call.payload for call in self._worked()} != set(range(50)):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
