@@ -18,7 +18,7 @@ from pgnotifier._connection.session import encoding_of
 from pgnotifier._log import sessions
 from pgnotifier._log.composing import Composer, Draft, Key, chunk, take_some
 from pgnotifier._log.refusals import explained
-from pgnotifier._log.sessions import AsyncPublisher, Publisher, Rows, Session
+from pgnotifier._log.sessions import Given, GivenForAsyncio, Rows, Session
 from pgnotifier._payload.plain import Encoder
 
 Order = Literal["key"] | None
@@ -50,7 +50,7 @@ _LOCK = f"SELECT pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), {_ARRAY})"
 
 
 def publish(
-    connection: Publisher,
+    connection: Given,
     channel: str,
     payload: Any = "",
     key: str | None = None,
@@ -94,7 +94,7 @@ def publish(
 
 
 def publish_many(
-    connection: Publisher,
+    connection: Given,
     channel: str,
     payloads: Iterable[Any],
     key: Key = None,
@@ -130,7 +130,7 @@ def publish_many(
 
 
 async def apublish(
-    connection: AsyncPublisher,
+    connection: GivenForAsyncio,
     channel: str,
     payload: Any = "",
     key: str | None = None,
@@ -161,7 +161,7 @@ async def apublish(
 
 
 async def apublish_many(
-    connection: AsyncPublisher,
+    connection: GivenForAsyncio,
     channel: str,
     payloads: Iterable[Any],
     key: Key = None,

@@ -27,7 +27,7 @@ ARRAY = "CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.text[])"
 _BINARY_ARRAY = "CAST(%b AS pg_catalog.text[])"
 
 
-class Transaction(Protocol):
+class SyncConnection(Protocol):
     """A connection or session that commits: of psycopg, psycopg2, SQLAlchemy or Django."""
 
     def commit(self) -> None:
@@ -37,7 +37,7 @@ class Transaction(Protocol):
         """Roll the transaction back."""
 
 
-class AsyncTransaction(Protocol):
+class AsyncioConnection(Protocol):
     """The same for asyncio: of psycopg or SQLAlchemy."""
 
     async def commit(self) -> None:
@@ -47,8 +47,8 @@ class AsyncTransaction(Protocol):
         """Roll the transaction back."""
 
 
-Publisher = Transaction | psycopg.Cursor[Any]
-AsyncPublisher = AsyncTransaction | psycopg.AsyncCursor[Any]
+Given = SyncConnection | psycopg.Cursor[Any]
+GivenForAsyncio = AsyncioConnection | psycopg.AsyncCursor[Any]
 
 
 class Session(Protocol):
