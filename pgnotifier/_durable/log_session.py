@@ -10,6 +10,7 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import STANDBY
+from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.receipt import Failure
 from pgnotifier._log.installing import check
 from pgnotifier._runtime.log_records import about, count
@@ -94,12 +95,14 @@ class Figures(NamedTuple):
     """How far behind a subscription is.
 
     Attributes:
+        newest: The highest number in the log.
         behind: How many entries were published since its position was saved, on any channel.
         saved_at: When that was.
         failed: How many entries are to be retried.
         dead: How many have failed for good.
     """
 
+    newest: int
     behind: int
     saved_at: datetime
     failed: int
@@ -236,12 +239,18 @@ class LogSession:
 
         What they hadn't delivered is retried. A no-op if another session is about to do the same.
         """
+        impatient = self.connection
+        if isinstance(impatient, ImpatientConnection):
+            before, impatient.patience = impatient.patience, None  # it writes the whole log anew
         try:
             with self.connection.transaction():
                 self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 (number,) = self._one("SELECT pgnotifier.reanchor()")
         except psycopg.errors.LockNotAvailable:
             return
+        finally:
+            if isinstance(impatient, ImpatientConnection):
+                impatient.patience = before
         logger.warning(
             "the database was copied or restored: subscriptions go on with %s that they had not "
             "delivered, and with what is published from now on",
@@ -279,13 +288,13 @@ class LogSession:
     def figures(self, subs: Sequence[int]) -> dict[int, Figures]:
         """Return how far behind subscriptions are."""
         found = self.connection.execute(
-            "SELECT p.sub, (SELECT last_value FROM pgnotifier.log_id_seq) - p.id_hi, p.at,"
+            "SELECT p.sub, newest.last_value, greatest(newest.last_value - p.id_hi, 0), p.at,"
             " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND NOT f.dead),"
             " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND f.dead)"
-            " FROM pgnotifier.positions p WHERE p.sub = ANY(%s)",
+            " FROM pgnotifier.positions p, pgnotifier.log_id_seq newest WHERE p.sub = ANY(%s)",
             (list(subs),),
         )
-        return {sub: Figures(max(0, behind), *rest) for sub, behind, *rest in found}
+        return {sub: Figures(*rest) for sub, *rest in found}
 
     def reclaim(self) -> None:
         """Give back the space of what every subscription has passed, if nobody uses it."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 
+from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.flight import Flight, launch, retry_pause
-from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Window
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_records import about, count
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
 from pgnotifier.status import DurableStatus
@@ -114,16 +114,18 @@ class Progress:
             channel: Its channel.
             trouble: Since when the log can't be read, and why.
         """
-        figures, since = self.figures, self.behind_since
+        figures, since, flight, lag = self.figures, self.behind_since, self._flight, 0
         if self._is_elsewhere and figures is not None:
-            since = figures.saved_at if figures.behind else None
-        is_behind = since is not None
+            since, lag = (figures.saved_at if figures.behind else None), figures.behind
+        elif flight is not None:
+            newest = flight.rows[-1].id if figures is None else figures.newest
+            lag = max(len(flight.rows), newest - flight.rows[0].id + 1)
         seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
         return DurableStatus(
             id=str(name),
             channel=channel,
             last_id=self.last_id,
-            lag=figures.behind if figures is not None and is_behind else 0,
+            lag=lag,
             lag_seconds=max(0.0, seconds),
             failed=figures.failed if figures is not None else 0,
             dead=figures.dead if figures is not None else 0,
@@ -256,16 +258,20 @@ class Progress:
         head = flight.head
         place = flight.place_after(head)
         self._saved_at = monotonic()
-        self._flight = None if has_ended else flight.after(head)
+        left: Flight | None = None if has_ended else flight.after(head)
+        if place is not None:
+            failed = list(flight.failed(head, self.durability))
+            if self._save(session, place, failed):
+                self.last_id = head[-1].id
+                self._attempts, self.held_since = 0, None
+            else:
+                left = None
+        # Only now: if the session has just ended, it is saved in the next one.
+        self._flight = left
         if len(head) == len(flight.rows):
             self._backoff, self._paused_until = Backoff(), -math.inf
         elif has_ended:  # the rest was dropped, and is read again
             self._paused_until = monotonic() + self._backoff.pause()
-        if place is not None:
-            failed = list(flight.failed(head, self.durability))
-            if self._save(session, place, failed) and head:
-                self.last_id = head[-1].id
-                self._attempts, self.held_since = 0, None
 
     def _save(self, session: LogSession, place: Place, failed: Sequence[Failed] = ()) -> bool:
         """Move the position; return False if it was moved elsewhere meanwhile."""
@@ -275,7 +281,6 @@ class Progress:
         self._ahead = place.done
         self._saved_at = monotonic()
         if self._known is None:
-            self._flight = None
             return False
         for one in failed:
             self._retry_at = min(self._retry_at, monotonic() + one.pause)
@@ -287,11 +292,11 @@ class Progress:
         flight = self._retried
         if flight is None or not (flight.has_ended or at_once):
             return
-        self._retried = None
         settled = [row for row in flight.rows if row.id not in flight.ledger.left]
         failed = list(flight.failed(settled, self.durability))
         done = [row for row in settled if row.id not in flight.ledger.failures]
         session.settle_retried(done, failed)
+        self._retried = None
         # What was dropped is due still; not at once, as it may be dropped again.
         self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
         for one in failed:
@@ -327,12 +332,12 @@ class Progress:
         subscription = self.binding.subscription
         attempts = failed.row.attempts + 1
         logger.error(
-            "subscription %r on channel %r: entry %d has failed %d times, and is set aside; "
-            "see `pgnotifier dead list`",
+            "subscription %r on channel %r: entry %d has failed %s, and is set aside; see "
+            "`pgnotifier dead list`",
             subscription.id,
             subscription.channel,
             failed.row.id,
-            attempts,
+            count(attempts, "time"),
             extra=about(
                 "dead_letter",
                 subscription=subscription.id,

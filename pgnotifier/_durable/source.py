@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from time import monotonic
+from typing import Any
 
 import psycopg
 
@@ -17,6 +18,7 @@ from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import LogSession, translate
+from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.progress import Progress
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
@@ -24,7 +26,6 @@ from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Binding, Dispatcher
-from pgnotifier.status import DurableStatus
 from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
@@ -32,6 +33,7 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
+from pgnotifier.status import DurableStatus
 
 logger = logging.getLogger("pgnotifier.durable")
 
@@ -69,6 +71,7 @@ class Source:
         registry: Callable[[], Registry],
         hand_over: Callable[[Dispatcher, Sequence[EntryItem]], Deliverer | None],
         may_retire: Callable[[Dispatcher], bool],
+        patience: float,
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -79,6 +82,7 @@ class Source:
             hand_over: Gives entries to the dispatcher's deliverer, and returns that; None if
                 nothing may be delivered any more.
             may_retire: Called when it has no subscription left; returns whether it is to end.
+            patience: The seconds within which the server has to answer.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -88,6 +92,7 @@ class Source:
         self._registry = registry
         self._give = hand_over
         self._may_retire = may_retire
+        self._patience = patience
         self._known: Registry | None = None
         self._deliverer: Deliverer | None = None
         self._asked: deque[Outcome] = deque()
@@ -163,10 +168,12 @@ class Source:
 
     def _connect_and_serve(self) -> None:
         """Read until the connection is lost; then pause."""
-        connection: psycopg.Connection[object] | None = None
+        connection: psycopg.Connection[Any] | None = None
         why: Exception
         try:
-            connection = self._parameters.connect()
+            connection = self._parameters.connect(kind=ImpatientConnection)
+            if isinstance(connection, ImpatientConnection):
+                connection.patience = self._patience
             session = LogSession(connection)
             session.prepare()
             self._serve(session)

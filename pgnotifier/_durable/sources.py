@@ -50,6 +50,7 @@ class Sources:
         parameters: Parameters,
         registry: Callable[[], Registry],
         find_deliverer: Callable[[Dispatcher], Deliverer],
+        patience: float,
     ) -> None:
         """Take what they work with. Nothing is started.
 
@@ -57,11 +58,13 @@ class Sources:
             parameters: Where to connect.
             registry: Returns the current registry of durable subscriptions.
             find_deliverer: Returns the deliverer of a dispatcher, which is made if there is none.
+            patience: The seconds within which the server has to answer a query.
         """
         self.by_dispatcher: Mapping[Dispatcher, Source] = {}
         self._parameters = parameters
         self._registry = registry
         self._find_deliverer = find_deliverer
+        self._patience = patience
         self._lock = threading.RLock()  # so that nothing is started or handed over after `stop`
         self._is_stopping = False
 
@@ -128,7 +131,12 @@ class Sources:
         found = self.by_dispatcher.get(dispatcher)
         if found is None and not self._is_stopping:
             found = Source(
-                dispatcher, self._parameters, self._registry, self._hand_over, self._may_retire
+                dispatcher,
+                self._parameters,
+                self._registry,
+                self._hand_over,
+                self._may_retire,
+                self._patience,
             )
             found.start()
             self.by_dispatcher = {**self.by_dispatcher, dispatcher: found}

@@ -34,6 +34,8 @@ logger = logging.getLogger("pgnotifier.notifier")
 
 STOP_TIMEOUT = 5.0
 """Seconds that `stop()` may take."""
+READING_PATIENCE = 6
+"""How many times the timeout of a heartbeat a query of the durable log may take."""
 LIVE_TIMEOUT = 30.0
 """Seconds that a change waits for the server's confirmation while the connection is down."""
 
@@ -300,6 +302,7 @@ class Lifecycle:
             self.parameters,
             lambda: self.durable_registrar.registry,
             listener.router.deliverer_for,
+            READING_PATIENCE * self.settings.heartbeat_timeout,
         )
         self._readings = []
         return listener

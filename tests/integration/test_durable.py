@@ -427,7 +427,7 @@ def test_status(notifier, log, eventually):
         return one
 
     eventually(lambda: status().lag_seconds > 0 and status().lag == 2)
-    assert status().dead == 1
+    eventually(lambda: status().dead == 1)
     go_on.set()
     eventually(lambda: (status().lag, status().lag_seconds) == (0, 0.0))
     assert (status().last_id, status().failed, status().channel) == (ids[-1], 0, "paid")
