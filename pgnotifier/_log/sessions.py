@@ -5,6 +5,7 @@ else has imported them.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -51,7 +52,7 @@ Given = SyncConnection | psycopg.Cursor[Any]
 GivenForAsyncio = AsyncioConnection | psycopg.AsyncCursor[Any]
 
 
-class Session(Protocol):
+class Session(ABC):
     """What executes the statements of a publication.
 
     Attributes:
@@ -60,12 +61,15 @@ class Session(Protocol):
 
     encoding: Encoding | None
 
+    @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
 
+    @abstractmethod
     def array(self, texts: Sequence[str | None]) -> Any:
         """Return the argument for `ARRAY`."""
 
+    @abstractmethod
     def transaction(self) -> AbstractContextManager[object]:
         """Return a transaction around several statements, unless one is open."""
 
@@ -149,7 +153,7 @@ def has_no_transaction(connection: psycopg.Connection[Any] | psycopg.AsyncConnec
     return connection.autocommit and idle
 
 
-class _PsycopgSession:
+class _PsycopgSession(Session):
     """A connection of psycopg, and a cursor of our own on it."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
@@ -180,7 +184,7 @@ def for_psycopg(statement: str) -> bytes:
     return statement.replace(ARRAY, _BINARY_ARRAY).encode()
 
 
-class _TextArrays:
+class _TextArrays(Session):
     """Sends an array as its text, which each driver can send."""
 
     def array(self, texts: Sequence[str | None]) -> str:

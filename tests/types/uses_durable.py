@@ -18,10 +18,10 @@ def find_key(payload: dict[str, Any]) -> str:
     return str(payload["id"])
 
 
-with psycopg.connect("dbname=shop", row_factory=dict_row) as connection:
+with psycopg.connect("dbname=shop") as connection:
     assert_type(install(connection), bool)
     assert_type(publish(connection, "orders", {"id": 7}), int)
-    publish(connection.cursor(), "orders")
+    publish(connection.cursor(row_factory=dict_row), "orders")
     publish(connection, "orders", date.today(), "7", order="key", encoder=str)
     assert_type(publish_many(connection, "orders", [{"id": 7}], find_key, order="key"), list[int])
     publish_many(connection, "orders", range(5), "one for all", encoder=repr)
