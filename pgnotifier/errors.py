@@ -17,8 +17,9 @@
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
     ├── LogNotInstalledError     (LookupError)      no durable log in the database, or an old one
     ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
+    ├── EntryKeyError            (ValueError)       a key that an entry of the log can't have
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
-    └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
+    └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes, or 64 MiB
 
 Integrations, the test servers and the demo add theirs:
 
@@ -122,9 +123,13 @@ class LogRefusedError(PgNotifierError, RuntimeError):
     """The server refused a statement of the durable log: a privilege is missing, for example."""
 
 
+class EntryKeyError(PgNotifierError, ValueError):
+    """A key of an entry is missing, over 1 kB, or contains what PostgreSQL refuses."""
+
+
 class PayloadEncodingError(PgNotifierError, TypeError):
     """The value can't be written as a payload."""
 
 
 class PayloadTooLargeError(PgNotifierError, ValueError):
-    """The payload is over 7,999 bytes, which is the maximum for NOTIFY."""
+    """The payload is over 7,999 bytes, the maximum for NOTIFY; or over 64 MiB in an entry."""

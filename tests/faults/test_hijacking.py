@@ -40,6 +40,7 @@ CONTAINED = {
     "_log/guard.py": 3,
     "_log/installing.py": 5,
     "_log/positions.py": 6,
+    "_log/publishing.py": 4,
     "_log/reclaim.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,

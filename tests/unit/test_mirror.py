@@ -29,6 +29,10 @@ ELSEWHERE = {
     "_listener/pause.py": "faults/test_pause.py",
     "_listener/queue_usage.py": "faults/test_backlog.py",
     "_listener/state.py": "unit/test_status.py",
+    "_log/composing.py": "integration/test_publishing_rules.py",
+    "_log/publishing.py": "integration/test_publishing.py",
+    "_log/refusals.py": "integration/test_publishing_rules.py",
+    "_log/sessions.py": "integration/test_publishing.py",
     "_notifier/changes.py": "unit/test_notifier.py",
     "_notifier/runnable.py": "unit/test_notifier.py",
     "_payload/literal.py": "unit/test_payload.py",
@@ -42,6 +46,7 @@ ELSEWHERE = {
     "dispatchers/in_process.py": "contract",
     "dispatchers/inline.py": "integration/test_callbacks.py",
     "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
+    "durable.py": "integration/test_publishing.py",
     "gathering.py": "unit/delivery/test_batching.py",
 }
 """The modules that a test file with another name covers."""

@@ -160,6 +160,19 @@ BEGIN
     RETURN pgnotifier.publish(channel, payload::text, key);
 END $$;
 
+-- Have other transactions that publish with these keys wait until this one ends, so that ids, and
+-- with them deliveries, are in the order of these calls. Locks that are taken together are taken in
+-- the same order by everybody, so that nobody waits in a circle.
+CREATE FUNCTION pgnotifier.lock_keys(channel text, keys text[]) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(number) FROM (
+        SELECT DISTINCT hashtextextended(concat(channel, chr(1), key) COLLATE "C", 1885957742)
+        FROM unnest(keys) AS key WHERE key IS NOT NULL ORDER BY 1
+    ) AS locks (number);
+    RETURN true;
+END $$;
+
 -- A reader is about to sleep. Returns whether it shares the lock of those that sleep; another
 -- session may hold it, which costs some notifications too many, or the next poll's delay.
 CREATE FUNCTION pgnotifier.doze() RETURNS boolean

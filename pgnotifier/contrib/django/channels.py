@@ -1,7 +1,7 @@
 """Provide `Channel`, a Django signal that is sent by PostgreSQL notifications."""
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, ClassVar, Self, TypeVar, overload
@@ -15,6 +15,9 @@ from django.utils.functional import Promise
 
 from pgnotifier._connection.publisher import check_size, make_text
 from pgnotifier._connection.session import encoding_of
+from pgnotifier._log.composing import Key
+from pgnotifier._log.publishing import Order, publish_in, publish_many_in
+from pgnotifier._log.sessions import DjangoSession
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime.log_records import about
@@ -25,6 +28,7 @@ from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier, task_dispatcher
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
+from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.notification import Notification
 
 logger = logging.getLogger("pgnotifier.django")
@@ -57,8 +61,12 @@ class Channel(Signal):
     There is one object for each name, for as long as something refers to it. A channel that has had
     a receiver, a task or a trigger is kept.
 
+    A durable channel, `Channel("orders", durable=True)`, has its entries kept in the log: each
+    receiver or task gets them at least once, even if nothing listens when they are published.
+
     Attributes:
         name: The name of the channel.
+        durable: Whether `notify` publishes to the log, and receivers and tasks read from it.
         gap: A signal that is sent when notifications of this channel may have been missed, before
             later notifications are delivered. Its argument `gap` is a dict of `since`, `until`,
             `channels` and `reason`.
@@ -72,21 +80,25 @@ class Channel(Signal):
     _is_subscribing: ClassVar[bool] = False
 
     name: str
+    durable: bool
     gap: Signal
     tasks: dict[Hashable, Callable[..., Any]]
     gap_tasks: dict[Hashable, Callable[..., Any]]
 
-    def __new__(cls, name: str, *, using: str | None = None) -> Self:
+    def __new__(cls, name: str, *, using: str | None = None, durable: bool | None = None) -> Self:
         """Return the channel of that name.
 
         Args:
             name: The name of the channel: case-sensitive, up to 63 bytes.
             using: The alias of the channel's database in DATABASES. Default:
                 `PGNOTIFIER["DATABASE"]`.
+            durable: Whether it is durable. Its database needs the log: add
+                `pgnotifier.contrib.django.durable` to INSTALLED_APPS. Default: no.
 
         Raises:
             ChannelNameError: PostgreSQL doesn't allow the name.
-            ImproperlyConfigured: The channel already belongs to another database.
+            ImproperlyConfigured: The channel already belongs to another database; or it was made
+                with another `durable=`.
         """
         found = cls.known.get(check_channel(name))
         if found is not None:
@@ -95,10 +107,16 @@ class Channel(Signal):
                     f"channel {name!r} belongs to database {found.database!r} already, and can't "
                     f"belong to {using!r} as well; use another name"
                 )
+            if durable is not None and durable != found.durable:
+                raise ImproperlyConfigured(
+                    f"channel {name!r} has been made with durable={found.durable}, so it can't be "
+                    f"made with durable={durable} as well; define it once, and import it"
+                )
             return found  # type: ignore[return-value]
         channel = super().__new__(cls)
         Signal.__init__(channel)
         channel.name = name
+        channel.durable = bool(durable)
         channel.gap = _GapSignal(channel)
         channel.tasks = {}
         channel.gap_tasks = {}
@@ -108,7 +126,7 @@ class Channel(Signal):
         cls.known[name] = channel
         return channel
 
-    def __init__(self, name: str, *, using: str | None = None) -> None:
+    def __init__(self, name: str, *, using: str | None = None, durable: bool | None = None) -> None:
         self._using: str | None
         self._options: dict[Hashable, dict[str, Any]]
         self._problems: dict[Hashable, Exception]
@@ -223,8 +241,9 @@ class Channel(Signal):
             fn: A receiver, sync or async. If none is given, a decorator is returned.
             id: The name of the task. Default: `"module.qualname"` of the function.
             on_gap: A receiver that a worker calls with `gap` when notifications may have been
-                missed.
-            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
+                missed. A durable channel misses nothing, so its tasks don't take this.
+            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`; for
+                a durable channel also `start=`, `max_attempts=` and `on_failure=`.
 
         Returns:
             The receiver.
@@ -233,6 +252,8 @@ class Channel(Signal):
             return lambda fn: self.task(fn, id=id, on_gap=on_gap, **options)
         key = f"{fn.__module__}.{fn.__qualname__}" if id is None else id
         self._options[key] = {**options, "on_gap": None if on_gap is None else run}
+        if self.durable:
+            self._options[key]["durable"] = True
         self.tasks[key] = fn
         if on_gap is not None:
             self.gap_tasks[gap_id(key)] = on_gap
@@ -272,7 +293,8 @@ class Channel(Signal):
                 self.deliver,
                 notifier.is_running(),
                 dispatcher=SignalDispatcher.shared(notifier),
-                on_gap=self.deliver_gap,
+                on_gap=None if self.durable else self.deliver_gap,
+                durable=self.durable,
             )
 
     def subscribe_tasks(self) -> None:
@@ -342,12 +364,18 @@ class Channel(Signal):
     # --- sending ---
 
     def notify(
-        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+        self,
+        payload: Any = "",
+        using: str | None = None,
+        encoder: Encoder | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
         """Send a notification when the transaction commits; at once if there is none.
 
         Within `atomic()` the notification belongs to the transaction: PostgreSQL sends it with the
-        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint.
+        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint. A durable channel
+        publishes an entry to the log in the same way: see `publish`.
 
         Args:
             payload: The value to send. Types that JSON or a Python literal can hold arrive
@@ -357,12 +385,23 @@ class Channel(Signal):
             using: An alias of DATABASES. Default: the channel's database.
             encoder: A callable that returns a replacement for a value of any other type; or a
                 subclass of `json.JSONEncoder` with a method `default` that does so.
+            key: What the entry of a durable channel is about.
 
         Raises:
             PayloadEncodingError: The value can't be encoded.
-            PayloadTooLargeError: The encoded payload has over 7,999 bytes.
+            PayloadTooLargeError: The encoded payload has over 7,999 bytes; over 64 MiB if the
+                channel is durable.
+            ArgumentTypeError: There is a key, and the channel isn't durable.
+            LogNotInstalledError: The channel is durable, and its database has no log.
             django.db.Error: PostgreSQL refused the notification.
         """
+        if self.durable:
+            self.publish(payload, key, using=using, encoder=encoder)
+            return
+        if key is not None:
+            raise ArgumentTypeError(
+                f"channel {self.name!r} isn't durable, so its notifications have no key"
+            )
         text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
             # Check it here, because an error of the server would abort the caller's transaction.
@@ -370,10 +409,53 @@ class Channel(Signal):
             cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
     async def anotify(
-        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+        self,
+        payload: Any = "",
+        using: str | None = None,
+        encoder: Encoder | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
         """Send a notification: see `notify`."""
-        await sync_to_async(self.notify)(payload, using, encoder)
+        await sync_to_async(self.notify)(payload, using, encoder, key=key)
+
+    def publish(
+        self,
+        payload: Any = "",
+        key: str | None = None,
+        *,
+        order: Order = None,
+        using: str | None = None,
+        encoder: Encoder | None = None,
+    ) -> int:
+        """Publish an entry to the log in the current transaction, whether or not it is durable.
+
+        For the arguments and errors, see `pgnotifier.durable.publish` and `notify`.
+
+        Returns:
+            The id of the entry.
+        """
+        session = DjangoSession(connections[using or self.database])
+        write = _write_lazily if encoder is None else encoder
+        return publish_in(session, self.name, payload, key, order=order, encoder=write)
+
+    def publish_many(
+        self,
+        payloads: Iterable[Any],
+        key: Key = None,
+        *,
+        order: Order = None,
+        using: str | None = None,
+        encoder: Encoder | None = None,
+    ) -> list[int]:
+        """Publish an entry for each payload, in order: see `pgnotifier.durable.publish_many`.
+
+        Returns:
+            The ids of the entries, in order.
+        """
+        session = DjangoSession(connections[using or self.database])
+        write = _write_lazily if encoder is None else encoder
+        return publish_many_in(session, self.name, payloads, key, order=order, encoder=write)
 
 
 def _write_lazily(value: Any) -> str:
