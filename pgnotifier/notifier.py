@@ -363,6 +363,10 @@ class Notifier(Runnable):
             found.setdefault(channel, {}).update(callbacks)
         return found
 
+    def is_durable(self, id: Hashable, channel: str) -> bool:
+        """Return whether an id has a durable subscription to a channel."""
+        return self._durable_changes.has(id, channel)
+
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
 

@@ -28,6 +28,36 @@ from pgnotifier.errors import (
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
+_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, %s)"
+_UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
+_WINDOW = """
+SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
+    newest
+FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
+"""
+_READ = """
+SELECT id, at, key, payload
+FROM pgnotifier.batch(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
+"""
+_MOVE = """
+SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s)
+"""
+_NEXT_RETRY = """
+SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
+    OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
+FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) %s AND NOT dead
+"""
+_FIGURES = """
+SELECT p.sub, s.last_value, s.last_value OPERATOR(pg_catalog.-) p.id_hi, p.at,
+    (SELECT pg_catalog.count(*) FROM pgnotifier.failed AS f
+    WHERE f.sub OPERATOR(pg_catalog.=) p.sub AND NOT f.dead),
+    (SELECT pg_catalog.count(*) FROM pgnotifier.failed AS f
+    WHERE f.sub OPERATOR(pg_catalog.=) p.sub AND f.dead)
+FROM pgnotifier.positions AS p CROSS JOIN pgnotifier.log_id_seq AS s
+WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
+"""
+_DOZE = "SELECT pgnotifier.doze()"
+_WAKE = "SELECT pgnotifier.awake(%s)"
 
 
 class Row(NamedTuple):
@@ -147,11 +177,11 @@ class LogSession:
 
     def lock(self, sub: int) -> bool:
         """Hold a subscription, so that no other replica advances it; return False if one does."""
-        return bool(self._one("SELECT pg_try_advisory_lock(%s, %s)", (LOCKS, sub))[0])
+        return bool(self._one(_LOCK, (LOCKS, sub))[0])
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
-        self.connection.execute("SELECT pg_advisory_unlock(%s, %s)", (LOCKS, sub))
+        self.connection.execute(_UNLOCK, (LOCKS, sub))
 
     def take(self, sub: int, known: int | None = None, ahead: str | None = None) -> Window:
         """Find the window of a subscription.
@@ -161,22 +191,12 @@ class LogSession:
             known: The number of the position after which `ahead` was found.
             ahead: A snapshot up to which there was nothing to deliver.
         """
-        return Window(
-            *self._one(
-                "SELECT state, channel, n, done::text, target::text, last_id, is_now, id_hi, newest"
-                " FROM pgnotifier.take(%s, %s, %s::pg_snapshot)",
-                (sub, known, ahead),
-            )
-        )
+        return Window(*self._one(_WINDOW, (sub, known, ahead)))
 
     def read(self, channel: str, window: Window, limit: int) -> list[Row]:
         """Return the first entries of a window, in order. Call it after `take`."""
-        found = self.connection.execute(
-            "SELECT id, at, key, payload FROM pgnotifier.batch("
-            "%s, %s::pg_snapshot, %s::pg_snapshot, %s, %s)",
-            (channel, window.done, window.target, window.last_id, limit),
-        )
-        return [Row(*row) for row in found]
+        values = (channel, window.done, window.target, window.last_id, limit)
+        return [Row(*row) for row in self.connection.execute(_READ, values)]
 
     def save(self, sub: int, known: int, place: Place, failed: Iterable[Failed] = ()) -> int | None:
         """Move a position, and put aside what has failed.
@@ -196,12 +216,7 @@ class LogSession:
                 return None
             for row, failure in failed:
                 record_failure(self.connection, sub, now.channel, row, failure)
-            return int(
-                self._one(
-                    "SELECT pgnotifier.save(%s, %s::pg_snapshot, %s::pg_snapshot, %s)",
-                    (sub, place.done, place.target, place.last_id),
-                )[0]
-            )
+            return int(self._one(_MOVE, (sub, place.done, place.target, place.last_id))[0])
 
     def reanchor(self) -> bool:
         """Repair positions that were copied from another server; return whether that is done."""
@@ -216,11 +231,7 @@ class LogSession:
 
     def seconds_to_retry(self, sub: int) -> float | None:
         """Return in how many seconds something is to be retried; None if nothing is."""
-        (seconds,) = self._one(
-            "SELECT extract(epoch FROM min(retry_at) - clock_timestamp())::float8"
-            " FROM pgnotifier.failed WHERE sub = %s AND NOT dead",
-            (sub,),
-        )
+        (seconds,) = self._one(_NEXT_RETRY, (sub,))
         return None if seconds is None else float(seconds)
 
     def read_due(self, sub: int, limit: int) -> list[Row]:
@@ -240,25 +251,19 @@ class LogSession:
 
     def figures(self, subs: Sequence[int]) -> dict[int, Figures]:
         """Return how far behind subscriptions are."""
-        found = self.connection.execute(
-            "SELECT p.sub, newest.last_value, greatest(newest.last_value - p.id_hi, 0), p.at,"
-            " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND NOT f.dead),"
-            " (SELECT count(*) FROM pgnotifier.failed f WHERE f.sub = p.sub AND f.dead)"
-            " FROM pgnotifier.positions p, pgnotifier.log_id_seq newest WHERE p.sub = ANY(%s)",
-            (list(subs),),
-        )
-        return {sub: Figures(*rest) for sub, *rest in found}
+        found = self.connection.execute(_FIGURES, (list(subs),))
+        return {sub: Figures(newest, max(0, behind), *rest) for sub, newest, behind, *rest in found}
 
     def doze(self) -> None:
         """Have publishers ring the bell from now on; look once more before waiting for it."""
         if self._shares is None:
-            self._shares = bool(self._one("SELECT pgnotifier.doze()")[0])
+            self._shares = bool(self._one(_DOZE)[0])
 
     def wake_up(self) -> None:
         """Have publishers not ring any more, unless other readers sleep."""
         if self._shares is not None:
             shares, self._shares = self._shares, None
-            self.connection.execute("SELECT pgnotifier.awake(%s)", (shares,))
+            self.connection.execute(_WAKE, (shares,))
 
     def has_rung(self) -> bool:
         """Read what has arrived, without waiting; return whether the bell has rung."""

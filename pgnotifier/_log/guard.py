@@ -12,6 +12,7 @@ import psycopg
 from psycopg import errors
 
 from pgnotifier._log.installing import check
+from pgnotifier._runtime.log_records import about
 from pgnotifier.errors import LogRefusedError
 
 logger = logging.getLogger("pgnotifier.log")
@@ -61,7 +62,11 @@ def reanchor(connection: psycopg.Connection[Any]) -> bool:
             connection.execute(_REPEATABLE)
             row = connection.execute(_REANCHOR).fetchone()
     except _LATER as exc:
-        logger.debug("durable subscriptions can't be re-anchored yet: %s", exc)
+        logger.debug(
+            "durable subscriptions can't be re-anchored yet: %s",
+            exc,
+            extra=about("reanchoring_later", error=type(exc).__name__),
+        )
         return False
     assert row is not None
     logger.warning(
@@ -69,5 +74,6 @@ def reanchor(connection: psycopg.Connection[Any]) -> bool:
         "and %d entries that were undelivered there are delivered again",
         connection.info.dbname,
         row[0],
+        extra=about("reanchored", count=row[0]),
     )
     return True

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import Standby
 from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
@@ -36,6 +37,7 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
+    "_durable/log_session.py": 10,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 5,
@@ -46,11 +48,13 @@ CONTAINED = {
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
     "_listener/queue_usage.py": 2,
+    "_notifier/durable_changes.py": 1,  # NOTIFY
     "demo/__init__.py": 2,  # shown to the user
     "demo/scenario.py": 2,
     "demo/stage.py": 2,
     "testing/contract.py": 2,
     "testing/databases.py": 3,
+    "testing/durable_contract.py": 1,
     "testing/postgres.py": 3,
 }
 """How many statements each file has. If you add one, add it to `EXECUTED`, too, unless nothing in
@@ -101,6 +105,15 @@ ON_LOG = {
         dead_letters._FIND,
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
+    "hold": (log_session._LOCK, (log_session.LOCKS, 1)),
+    "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
+    "window": (log_session._WINDOW, (1, None, None)),
+    "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
+    "move": (log_session._MOVE, (1, "3:3:", "900:900:", 7)),
+    "next retry": (log_session._NEXT_RETRY, (1,)),
+    "figures": (log_session._FIGURES, ([1],)),
+    "sleep": (log_session._DOZE, ()),
+    "wake": (log_session._WAKE, (True,)),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),

@@ -18,6 +18,10 @@ ELSEWHERE = {
     "_connection/wakeup.py": "unit/listener/test_reader_connection.py",
     "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
+    "_durable/log_session.py": "integration/test_durable.py",
+    "_durable/progress.py": "integration/test_durable.py",
+    "_durable/source.py": "faults/test_durable.py",
+    "_durable/sources.py": "integration/test_durable.py",
     "_health/health_server.py": "integration/test_health.py",
     "_listener/commands.py": "integration/test_live_changes.py",
     "_listener/connection_attempts.py": "faults/test_down.py",
@@ -34,6 +38,7 @@ ELSEWHERE = {
     "_log/refusals.py": "integration/test_publishing_rules.py",
     "_log/sessions.py": "integration/test_publishing.py",
     "_notifier/changes.py": "unit/test_notifier.py",
+    "_notifier/durable_changes.py": "integration/test_durable.py",
     "_notifier/runnable.py": "unit/test_notifier.py",
     "_payload/literal.py": "unit/test_payload.py",
     "_payload/nesting.py": "unit/test_payload.py",
@@ -47,6 +52,7 @@ ELSEWHERE = {
     "dispatchers/inline.py": "integration/test_callbacks.py",
     "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
     "durable.py": "integration/test_publishing.py",
+    "durability.py": "integration/test_durable.py",
     "gathering.py": "unit/delivery/test_batching.py",
 }
 """The modules that a test file with another name covers."""
