@@ -24,7 +24,10 @@ from pgnotifier.errors import (
     ConfigurationError,
     ConnectionFailedError,
     DispatcherMismatchError,
+    EntryKeyError,
     ListenRefusedError,
+    LogNotInstalledError,
+    LogRefusedError,
     NotifierStoppedError,
     NotifyRefusedError,
     NotListeningError,
@@ -34,10 +37,11 @@ from pgnotifier.errors import (
     PgNotifierError,
     TaskNameError,
     UnknownOptionError,
+    UnknownSubscriptionError,
 )
 from pgnotifier.notification import Gap, Notification
 from pgnotifier.notifier import Notifier
-from pgnotifier.status import DispatcherStatus, StateChange, Status
+from pgnotifier.status import DispatcherStatus, DurableStatus, StateChange, Status
 
 __version__ = "0.1.0"
 
@@ -54,9 +58,13 @@ __all__ = [
     "Dispatcher",
     "DispatcherMismatchError",
     "DispatcherStatus",
+    "DurableStatus",
+    "EntryKeyError",
     "Gap",
     "InlineDispatcher",
     "ListenRefusedError",
+    "LogNotInstalledError",
+    "LogRefusedError",
     "NotListeningError",
     "NotLiveError",
     "Notification",
@@ -72,5 +80,6 @@ __all__ = [
     "TaskNameError",
     "ThreadDispatcher",
     "UnknownOptionError",
+    "UnknownSubscriptionError",
     "errors",
 ]

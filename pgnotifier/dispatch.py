@@ -4,17 +4,22 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, overload
+from uuid import UUID, uuid5
 from weakref import ref
 
 import msgspec
 
+from pgnotifier.durability import Durability
 from pgnotifier.errors import BatchError
 from pgnotifier.gathering import Gathering
-from pgnotifier.notification import Notification
+from pgnotifier.notification import Entry, Notification
 
 Callback = Callable[[Hashable, str, Any, int], object]
+_IDS = UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51")
+"""The namespace of the ids that `Delivery.identify` returns."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -29,8 +34,42 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     notification: Notification
 
     def report(self, exc: BaseException) -> None:
-        """Report to the log and to `on_error` that this delivery failed and isn't tried again."""
+        """Report to the log and to `on_error` that this delivery failed.
+
+        The dispatcher doesn't try it again. What belongs to a durable subscription comes again
+        later, or is set aside, as that subscription's options say.
+        """
         self.binding.report(exc, self.binding.subscription, self.notification)
+        for entry in self.entries():
+            if entry.receipt is not None:
+                entry.receipt.fail(entry.id, exc)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries of the log that it consists of; none unless it is durable."""
+        whole = self.notification
+        yield from (one for one in whole.parts or (whole,) if isinstance(one, Entry))
+
+    def settle(self) -> None:
+        """Note that a durable delivery is done, so that it doesn't come again; else a no-op.
+
+        Only dispatchers with `settles_itself` call it. It also does nothing once the subscription
+        was muted or removed: what wasn't delivered then mustn't count as done.
+        """
+        if isinstance(self.notification, Entry) and self.binding.live:
+            for entry in self.entries():
+                if entry.receipt is not None and entry.receipt.covers(self.binding.mutes):
+                    entry.receipt.settle(entry.id)
+
+    def identify(self) -> UUID | None:
+        """Return an id that a durable delivery has again if it is repeated; otherwise None.
+
+        Dispatchers give it to tasks and jobs, so that workers can recognise a repeat.
+        """
+        entries = [f"{one.id} {_in_utc(one.published_at)}" for one in self.entries()]
+        if not entries:
+            return None
+        subscription = self.binding.subscription
+        return uuid5(_IDS, repr((subscription.id, subscription.channel, entries)))
 
     def pass_on(self) -> None:
         """Hand this delivery on to the binding that has replaced its own, if there is one.
@@ -40,6 +79,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """
         if self.binding.successor is not None:
             self.binding.passed_on.append(self)
+
+
+def _in_utc(at: datetime | None) -> str:
+    # A restored database may give a number again, but not at the same time.
+    return "" if at is None else at.astimezone(UTC).isoformat()
 
 
 class Batch(Sequence[Delivery]):
@@ -177,6 +221,14 @@ class Dispatcher(ABC):
     False for dispatchers to a queue: workers import the same modules and must never listen.
     """
 
+    settles_itself: ClassVar[bool] = False
+    """Whether it calls `Delivery.settle` for each delivery, once that is done.
+
+    True for dispatchers that hand deliveries to threads or tasks of this process: what such a
+    dispatcher has acknowledged may not even have begun. For all others, what is acknowledged is
+    done, and the notifier settles it.
+    """
+
     batch_size: ClassVar[int] = 1000
     """How many deliveries a batch has at most, unless a single notification makes more."""
 
@@ -220,7 +272,8 @@ class Dispatcher(ABC):
         `Batch.one_by_one` does.
 
         A dispatcher that hands deliveries to threads or tasks of this process acknowledges them
-        at that moment, and counts them as `pending` until they are done.
+        at that moment, and counts them as `pending` until they are done. It has `settles_itself`,
+        and calls `Delivery.settle` for each that is done.
         """
 
     @property
@@ -287,6 +340,7 @@ class Subscription:
         gathering: How several notifications become one delivery; None if they don't.
         on_gap: What gaps are delivered to, if anything; like `fn`.
         delivers_gaps: Whether it delivers the gaps of another subscription.
+        durability: How it reads the log, if it is durable; None if it listens.
     """
 
     id: Hashable
@@ -298,6 +352,7 @@ class Subscription:
     gathering: Gathering | None = None
     on_gap: Any = None
     delivers_gaps: bool = False
+    durability: Durability | None = None
 
     def for_gaps(self) -> "Subscription | None":
         """Return the subscription that gets the gaps, with the id `(id, "gap")`, if any."""
@@ -334,6 +389,7 @@ class Binding:
         on_gap: The binding that gets the gaps, if any.
         live: Whether it is delivered to. False while the subscription or its channel is muted,
             and for good once it was removed or has a successor.
+        mutes: How often it has been muted.
         successor: The binding of the same id and channel that has replaced this one.
         former: The binding that this one has replaced, as long as something waits for it.
         passed_on: What a dispatcher didn't deliver because there is a successor.
@@ -347,6 +403,7 @@ class Binding:
     id: Hashable = field(init=False)
     gathering: Gathering | None = field(init=False)
     live: bool = field(init=False, default=True)
+    mutes: int = field(init=False, default=0)
     successor: "Binding | None" = field(init=False, default=None)
     former: "ref[Binding] | None" = field(init=False, default=None)
     passed_on: deque[Delivery] = field(init=False, default_factory=deque)

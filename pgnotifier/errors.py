@@ -11,11 +11,15 @@
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
     ├── NotListeningError        (ConnectionError)  LISTEN succeeded, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
+    ├── UnknownSubscriptionError (LookupError)      no position in the log for this subscription
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
+    ├── LogNotInstalledError     (LookupError)      no durable log in the database, or an old one
+    ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
+    ├── EntryKeyError            (ValueError)       a key that an entry of the log can't have
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
-    └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes
+    └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes, or 64 MiB
 
 Integrations, the test servers and the demo add theirs:
 
@@ -92,6 +96,10 @@ class NotifyRefusedError(PgNotifierError, RuntimeError):
     """The server answered NOTIFY with an error: its queue is full, or a privilege is missing."""
 
 
+class UnknownSubscriptionError(PgNotifierError, LookupError):
+    """A durable subscription has no position in the log."""
+
+
 class NotLiveError(PgNotifierError, TimeoutError):
     """The change is registered, but the server has not confirmed it in time.
 
@@ -107,9 +115,21 @@ class BatchError(PgNotifierError, ValueError):
     """A dispatcher acknowledged more deliveries than are left in a batch, or left some over."""
 
 
+class LogNotInstalledError(PgNotifierError, LookupError):
+    """The database has no durable log, or one that is too old: run `pgnotifier install`."""
+
+
+class LogRefusedError(PgNotifierError, RuntimeError):
+    """The server refused a statement of the durable log: a privilege is missing, for example."""
+
+
+class EntryKeyError(PgNotifierError, ValueError):
+    """A key of an entry is missing, over 1 kB, or contains what PostgreSQL refuses."""
+
+
 class PayloadEncodingError(PgNotifierError, TypeError):
     """The value can't be written as a payload."""
 
 
 class PayloadTooLargeError(PgNotifierError, ValueError):
-    """The payload is over 7,999 bytes, which is the maximum for NOTIFY."""
+    """The payload is over 7,999 bytes, the maximum for NOTIFY; or over 64 MiB in an entry."""

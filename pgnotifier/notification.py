@@ -1,9 +1,9 @@
-"""The values that callbacks and hooks get: `Notification`, and `Gap` for what may be missed."""
+"""The values that callbacks and hooks get: `Notification` (or `Entry`), and `Gap`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,6 +23,9 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
         count: How many notifications it stands for, if the subscription has `batch` or
             `debounce`. The other attributes are those of the latest one.
         parts: The notifications of a batch. The payload is the list of their payloads.
+
+    Those of durable subscriptions are of the subclass `Entry`, which has values for `id`, `key` and
+    `published_at` as well. They are properties here, so that they cost other notifications nothing.
     """
 
     channel: str
@@ -32,6 +35,26 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
     received_at: datetime
     count: int = 1
     parts: "tuple[Notification, ...]" = ()
+
+    @property
+    def id(self) -> int | None:
+        """The number of the entry in the log, for a durable subscription. Otherwise None."""
+        return None
+
+    @property
+    def key(self) -> str | None:
+        """The key that it was published with, if any."""
+        return None
+
+    @property
+    def published_at(self) -> datetime | None:
+        """When it was published, by the server's clock, for a durable subscription."""
+        return None
+
+    @property
+    def attempt(self) -> int:
+        """How often it has been tried for this subscription, this time included."""
+        return 1
 
 
 _kept = Notification.__dict__["raw"].__get__
@@ -68,6 +91,40 @@ class Arrival(Notification, frozen=True, gc=False):
 
     def __hash__(self) -> int:
         return hash(self.plain())
+
+
+class Receipt(Protocol):
+    """What entries of the log that were read together share, until each of them is settled."""
+
+    def settle(self, entry: int) -> None:
+        """Note that an entry is done."""
+        ...
+
+    def fail(self, entry: int, exc: BaseException) -> None:
+        """Note that an entry has failed, and that its dispatcher doesn't try it again."""
+        ...
+
+    def covers(self, mutes: int) -> bool:
+        """Return whether a binding hasn't been muted since these entries were read."""
+        ...
+
+
+class Entry(Notification, frozen=True, gc=False):
+    """A notification that was read from the log, for a durable subscription.
+
+    Attributes:
+        id: The number of the entry.
+        key: The key that it was published with, if any.
+        published_at: When it was published, by the server's clock; aware.
+        attempt: How often it has been tried for this subscription, this time included.
+        receipt: Is told when it is settled. For dispatchers' own use: see `Delivery.settle`.
+    """
+
+    id: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
+    key: str | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    published_at: datetime | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
+    attempt: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
+    receipt: Receipt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Notifier: the object that users create, fill with subscriptions, and start."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -10,12 +11,15 @@ from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Settings
 from pgnotifier._listener.state import StateReport
 from pgnotifier._notifier.changes import Changes
+from pgnotifier._notifier.durable_changes import DurableChanges
 from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
+from pgnotifier.durability import check_durability, check_name, check_place
+from pgnotifier.errors import ConfigurationError, UnknownSubscriptionError
 from pgnotifier.gathering import check_gathering
 from pgnotifier.payload import decode
 from pgnotifier.settings import BUFFER_BYTES, Overflow, check_settings
@@ -125,6 +129,7 @@ class Notifier(Runnable):
             wait,
         )
         self._changes = Changes(self, self._lifecycle, autorun)
+        self._durable_changes = DurableChanges(self, self._lifecycle, autorun)
         self._changes.attach(self._lifecycle.attachments.default)
 
     def __repr__(self) -> str:
@@ -157,8 +162,8 @@ class Notifier(Runnable):
         self.add_channels(check_channel(channel), autorun)
 
     def get_channels(self) -> set[str]:
-        """Return the names of the registered channels."""
-        return set(self._lifecycle.registrar.registry)
+        """Return the names of the registered channels, those of durable subscriptions included."""
+        return {*self._lifecycle.registrar.registry, *self._lifecycle.durable_registrar.registry}
 
     def remove_channels(self, channels: Channels, autorun: bool = True) -> None:
         """Remove channels and their subscriptions, which get nothing more from now on.
@@ -171,7 +176,9 @@ class Notifier(Runnable):
             ArgumentTypeError: A channel isn't a str.
             ChannelNameError: No channel can have such a name.
         """
-        self._changes.remove_channels(check_channels(channels), autorun)
+        names = check_channels(channels)
+        self._changes.remove_channels(names, autorun)
+        self._durable_changes.remove_channels(names, autorun)
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
         """Remove one channel and its subscriptions: see `remove_channels`."""
@@ -189,6 +196,10 @@ class Notifier(Runnable):
         debounce: float | tuple[float, float] | None = None,
         key: Callable[[Any], Hashable] | None = None,
         on_gap: Callable[..., object] | None = None,
+        durable: bool = False,
+        start: str | datetime | None = None,
+        max_attempts: int | None = None,
+        on_failure: str | None = None,
         **options: Any,
     ) -> None:
         """Have `fn(id, channel, payload, pid)` called for each notification on a channel.
@@ -212,12 +223,24 @@ class Notifier(Runnable):
             on_gap: Called or enqueued as `on_gap((id, "gap"), channel, gap, 0)` when
                 notifications of the channel may have been missed, before any later ones. The
                 gap is a `Gap.to_dict()`.
+            durable: Whether it gets what `pgnotifier.durable.publish` publishes, at least once,
+                even if nobody listens at that moment. It gets no notifications. Its id must be a
+                str, under which the database keeps its position for good.
+            start: For `durable`: where it begins if it has no position yet: "now" (the default),
+                "oldest", or an aware datetime.
+            max_attempts: For `durable`: how often an entry is tried before it is set aside as a
+                dead letter. Default: 5.
+            on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
+                else until an entry that fails has succeeded.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
+            LogNotInstalledError: The database has no durable log: run `pgnotifier install`.
+            LogRefusedError: This role may not read it.
             ArgumentTypeError: The id isn't hashable, the channel isn't a str, or a callable isn't.
             UnknownOptionError: The dispatcher has no such option.
-            ConfigurationError: `batch`, `debounce` and `key` don't go together, or can't work.
+            ConfigurationError: `batch`, `debounce` and `key` don't go together, or can't work; or
+                the options of `durable`; or the id is subscribed to the channel in the other way.
             DispatcherMismatchError: The dispatcher can't run such a callback.
             PgNotifierError: Whatever else `add_channels` raises.
         """
@@ -227,10 +250,26 @@ class Notifier(Runnable):
         if on_gap is not None:
             check_callable("on_gap", on_gap, of=id)
         gathering = check_gathering(id, batch, debounce, key)
+        durability = check_durability(id, durable, start, max_attempts, on_failure)
+        if durable and on_gap is not None:
+            raise ConfigurationError(
+                f"subscription {id!r:.80}: a durable subscription misses nothing, so it takes no "
+                "on_gap"
+            )
+        changes, others = self._changes, self._durable_changes
+        if durable:
+            changes, others = others, changes
+        if others.has(id, channel):
+            raise ConfigurationError(
+                f"subscription {id!r:.80} on channel {channel!r} is "
+                f"{'not ' if durable else ''}durable; unsubscribe it first"
+            )
         by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
-        self._changes.attach(by)
+        changes.attach(by)
         given = (id, channel, fn, by, MappingProxyType(options))
-        self._changes.subscribe(Subscription(*given, gathering=gathering, on_gap=on_gap), autorun)
+        changes.subscribe(
+            Subscription(*given, gathering=gathering, on_gap=on_gap, durability=durability), autorun
+        )
 
     def on(
         self,
@@ -265,41 +304,85 @@ class Notifier(Runnable):
 
         return subscribed
 
-    def unsubscribe(self, id: Hashable, channel: str, autorun: bool = True) -> None:
+    def unsubscribe(
+        self, id: Hashable, channel: str, autorun: bool = True, *, forget: bool = False
+    ) -> None:
         """Remove a subscription, if it is there, and its channel if no other one is left.
 
         Its callback gets nothing more once this has returned: what waits is discarded, even if
-        the id subscribes again.
+        the id subscribes again. A durable subscription continues from its position then.
 
         Args:
             id: The subscription's id.
             channel: Its channel.
             autorun: As for `remove_channels`.
+            forget: Whether to delete the position of a durable subscription from the database, and
+                what has failed for it. This also works if it isn't subscribed here.
+
+        Raises:
+            ConnectionFailedError: The position can't be deleted, as no connection could be made.
+            LogNotInstalledError: The database has no durable log.
+            LogRefusedError: This role may not do so.
         """
-        self._changes.unsubscribe(check_id(id), check_channel(channel), autorun)
+        check_channel(channel)
+        for changes in (self._changes, self._durable_changes):
+            changes.unsubscribe(check_id(id), channel, autorun)
+        if forget:
+            self._durable_changes.forget(check_name(id), channel)
+
+    def seek(self, id: str, channel: str, to: str | datetime | int) -> None:
+        """Move the position of a durable subscription, whoever reads it at the moment.
+
+        Args:
+            id: The subscription's id. It needn't be subscribed here.
+            channel: Its channel.
+            to: "now", which leaves out everything until now; "oldest"; an aware datetime; or the
+                number of an entry. From there on, everything is delivered again that the log still
+                has. For a time or a number, a few earlier entries may be as well.
+
+        Raises:
+            UnknownSubscriptionError: It has no position.
+            ConnectionFailedError: No connection could be made.
+            LogNotInstalledError: The database has no durable log.
+            LogRefusedError: This role may not do so.
+        """
+        place = check_place(id, to)
+        if not self._durable_changes.seek(check_name(id), check_channel(channel), place):
+            raise UnknownSubscriptionError(
+                f"subscription {id!r:.80} on channel {channel!r} has no position in the log: "
+                "nobody has subscribed it with durable=True yet"
+            )
 
     def get_subscriptions(self) -> dict[str, dict[Hashable, Any]]:
         """Return the callbacks by channel and id, without channels that have none."""
-        return self._lifecycle.registrar.registry.callbacks()
+        found = self._lifecycle.registrar.registry.callbacks()
+        for channel, callbacks in self._lifecycle.durable_registrar.registry.callbacks().items():
+            found.setdefault(channel, {}).update(callbacks)
+        return found
+
+    def is_durable(self, id: Hashable, channel: str) -> bool:
+        """Return whether an id has a durable subscription to a channel."""
+        return self._durable_changes.has(id, channel)
 
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
 
-        What arrives or is due meanwhile is discarded. Unknown channels are ignored.
+        What arrives or is due meanwhile is discarded. Durable subscriptions get it afterwards.
+        Unknown channels are ignored.
         """
-        self._changes.mute_channels(_check_or_all(channels), muted=True)
+        self._mute_channels(channels, muted=True)
 
     def unmute_channels(self, channels: Channels | None = None) -> None:
         """Deliver again on these channels, or on all; muted subscriptions stay muted."""
-        self._changes.mute_channels(_check_or_all(channels), muted=False)
+        self._mute_channels(channels, muted=False)
 
     def mute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver nothing to an id on these channels, or on all that it subscribed to."""
-        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=True)
+        self._mute_subscriber(id, channels, muted=True)
 
     def unmute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver to an id again on these channels, or on all that it subscribed to."""
-        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=False)
+        self._mute_subscriber(id, channels, muted=False)
 
     def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in its own transaction on its own connection.
@@ -321,6 +404,12 @@ class Notifier(Runnable):
         """
         self._lifecycle.publisher.notify(check_channel(channel), payload, encoder)
 
+    def _mute_channels(self, channels: Channels | None, *, muted: bool) -> None:
+        names = None if channels is None else check_channels(channels)
+        for changes in (self._changes, self._durable_changes):
+            changes.mute_channels(names, muted=muted)
 
-def _check_or_all(channels: Channels | None) -> list[str] | None:
-    return None if channels is None else check_channels(channels)
+    def _mute_subscriber(self, id: Hashable, channels: Channels | None, *, muted: bool) -> None:
+        names = None if channels is None else check_channels(channels)
+        for changes in (self._changes, self._durable_changes):
+            changes.mute_subscriber(check_id(id), names, muted=muted)

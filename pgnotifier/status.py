@@ -86,6 +86,44 @@ class DispatcherStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DurableStatus:
+    """One durable subscription of a running notifier, as it was a few seconds ago at most.
+
+    Attributes:
+        id: The subscription's id.
+        channel: Its channel.
+        last_id: The number of the latest entry that this process has delivered to it.
+        lag: About how many entries it is behind. Those of other channels are counted as well,
+            because the log isn't kept by channel.
+        lag_seconds: How long ago the oldest entry was published that isn't delivered yet.
+        failed: How many entries have failed, and are going to be retried.
+        dead: How many entries have failed for good: see `pgnotifier dead list`.
+        held_since: Since when an entry that fails holds it up, with `on_failure="stop"`.
+        since: Since when the log can't be read; aware, in UTC. None if it can.
+        why: The reason for that, or None.
+    """
+
+    id: str
+    channel: str
+    last_id: int | None
+    lag: int
+    lag_seconds: float
+    failed: int
+    dead: int
+    held_since: datetime | None
+    since: datetime | None
+    why: str | None
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return {
+            **asdict(self),
+            "held_since": self.held_since and self.held_since.isoformat(),
+            "since": self.since and self.since.isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The status of a notifier at one moment.
 
@@ -108,6 +146,7 @@ class Status:
         gaps: How many gaps this notifier has reported.
         last_gap: The latest gap.
         dispatchers: The dispatchers for which something was received.
+        durable: The durable subscriptions.
     """
 
     state: State
@@ -125,6 +164,7 @@ class Status:
     gaps: int
     last_gap: Gap | None
     dispatchers: tuple[DispatcherStatus, ...]
+    durable: tuple[DurableStatus, ...] = ()
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""
@@ -136,4 +176,5 @@ class Status:
                 {**asdict(one), "since": one.since and one.since.isoformat()}
                 for one in self.dispatchers
             ),
+            "durable": tuple(one.to_dict() for one in self.durable),
         }

@@ -14,6 +14,7 @@ import waiting
 from database import Database
 from hypothesis import HealthCheck, settings
 from preforked import Preforked
+from published import DurableLog
 
 from pgnotifier import Notifier
 from pgnotifier.testing import RabbitServer, ServerNotInstalledError
@@ -142,6 +143,14 @@ def db(pgnotifier_dsn):
     database = Database(pgnotifier_dsn)
     yield database
     database.connection.close()
+
+
+@pytest.fixture
+def log(pgnotifier_dsn):
+    """Install the durable log in the test's database, and yield a session that publishes there."""
+    log = DurableLog(pgnotifier_dsn)
+    yield log
+    log.connection.close()
 
 
 def _our_threads():

@@ -96,10 +96,13 @@ class Parameters:
         """Return the parameters for a connection that is about to be made."""
         return self
 
-    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
+    def connect(
+        self, *, shuffle: bool = False, kind: type[psycopg.Connection[Any]] = psycopg.Connection
+    ) -> psycopg.Connection[Any]:
         """Make a connection in autocommit mode, with the session settings that pgnotifier needs.
 
         Args:
+            kind: The class of the connection.
             shuffle: Whether to try hosts and addresses in a random order, because the first one
                 may hang. Ignored if the parameters set `load_balance_hosts`.
 
@@ -112,7 +115,7 @@ class Parameters:
         if shuffle and "load_balance_hosts" in _OPTIONS - self._known.keys():  # since libpq 16
             settings["load_balance_hosts"] = "random"
         try:
-            return self._open(settings)
+            return self._open(kind, settings)
         except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors
             shown = redact(exc, *self._find_secrets())
             reason = in_one_line(shown)
@@ -133,28 +136,32 @@ class Parameters:
         found += _find_custom_values(str(self._known.get("options") or ""))
         return [one for one in found if one not in shown]
 
-    def _open(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
-        connection = self._connect(settings)
+    def _open(
+        self, kind: type[psycopg.Connection[Any]], settings: dict[str, Any]
+    ) -> psycopg.Connection[Any]:
+        connection = self._connect(kind, settings)
         version = connection.info.server_version
         try:
             _set_up_or_close(connection)
         except psycopg.Error:
             # The role or database may set a timeout that is too short for setting up the session.
             options = options_without_timeouts(self._known.get("options"), version)
-            connection = self._connect({**settings, "options": options})
+            connection = self._connect(kind, {**settings, "options": options})
             _set_up_or_close(connection)
         return connection
 
-    def _connect(self, settings: dict[str, Any]) -> psycopg.Connection[Any]:
+    def _connect(
+        self, kind: type[psycopg.Connection[Any]], settings: dict[str, Any]
+    ) -> psycopg.Connection[Any]:
         # Prepared statements fail behind a pooler that shares server sessions.
         settings = {"autocommit": True, "prepare_threshold": None, **settings}
         try:
-            return keep_from_children(psycopg.connect(self.conninfo, **settings))
+            return keep_from_children(kind.connect(self.conninfo, **settings))
         except psycopg.OperationalError as exc:
             if "MULE_INTERNAL" not in str(exc):  # PostgreSQL can't convert it to UTF-8
                 raise
             return keep_from_children(
-                psycopg.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
+                kind.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
             )
 
 
@@ -201,13 +208,15 @@ class SuppliedParameters(Parameters):
         self._known = parameters._known  # noqa: SLF001 - of the same class, for the repr
         return parameters
 
-    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:
+    def connect(
+        self, *, shuffle: bool = False, kind: type[psycopg.Connection[Any]] = psycopg.Connection
+    ) -> psycopg.Connection[Any]:
         """Connect with the parameters that the callable returns.
 
         Raises:
             PgNotifierError: As `resolve` and `Parameters.connect` raise it.
         """
-        return self.resolve().connect(shuffle=shuffle)
+        return self.resolve().connect(shuffle=shuffle, kind=kind)
 
     @property
     def source(self) -> str:
@@ -236,7 +245,12 @@ class MissingParameters(Parameters):
         """
         raise ConfigurationError(self._why)
 
-    def connect(self, *, shuffle: bool = False) -> psycopg.Connection[Any]:  # noqa: ARG002
+    def connect(
+        self,
+        *,
+        shuffle: bool = False,  # noqa: ARG002
+        kind: type[psycopg.Connection[Any]] = psycopg.Connection,  # noqa: ARG002
+    ) -> psycopg.Connection[Any]:
         """Raise the error.
 
         Raises:

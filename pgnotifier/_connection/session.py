@@ -135,7 +135,7 @@ def is_quiet(connection: psycopg.Connection[Any]) -> bool:
         return not selector.select(0)
 
 
-def encoding_of(connection: psycopg.Connection[Any]) -> Encoding:
+def encoding_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> Encoding:
     """Return the encoding of a connection's database."""
     return find_encoding(
         (connection.pgconn.parameter_status(b"server_encoding") or b"UTF8").decode()

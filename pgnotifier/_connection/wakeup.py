@@ -77,6 +77,11 @@ class Waiter:
         """Stop watching a descriptor. Call this before it is closed."""
         self._watch(fd, 0)
 
+    def unwatch(self) -> None:
+        """Stop watching all descriptors. Call this before they are closed, or just afterwards."""
+        for fd in [fd for fd, events in self._watched.items() if events]:
+            self._watch(fd, 0)
+
     def close(self) -> None:
         """Close the descriptors."""
         self._selector.close()

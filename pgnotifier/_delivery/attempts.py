@@ -7,6 +7,7 @@ from time import monotonic
 
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.ending import Ending
+from pgnotifier._delivery.intake import settle_acknowledged
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
@@ -26,6 +27,7 @@ class Attempts:
     Attributes:
         delivered: How many deliveries dispatchers have acknowledged.
         trouble: Since when it has been retrying, and why; None if it isn't.
+        has_entries: Whether some deliveries are durable, so that they are to be settled.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Attempts:
         """
         self.delivered = 0
         self.trouble: Trouble | None = None
+        self.has_entries = False
         self._name = name
         self._ending = ending
         self._renew = renew
@@ -81,15 +84,19 @@ class Attempts:
                 break
             self._note_failure(failure)
             self._pause(backoff.pause())
-            batch = self._replace(batch)
+            batch = self._replace(batch, by)
         if not self._ending.is_abandoned:
+            if self.has_entries and not by.settles_itself:
+                settle_acknowledged(batch, ())
             self._note_success()
             self.delivered += delivered
         self._batches.pop()
 
-    def _replace(self, batch: Batch) -> Batch:
+    def _replace(self, batch: Batch, by: Dispatcher) -> Batch:
         """Return the batch of the next attempt."""
         left = list(batch.rest())
+        if self.has_entries and not (by.settles_itself or batch.is_cancelled):
+            settle_acknowledged(batch, left)
         batch.leave(())
         renewed = self._renew(left)
         with self._ending.bell.lock:

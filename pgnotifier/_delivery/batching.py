@@ -6,9 +6,10 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from sys import getsizeof
 
+from msgspec.structs import replace
+
 from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.gathering import Batch, Debounce
-from pgnotifier.notification import Notification
 
 SPARE = 64
 """How many times may be kept beyond twice the number of deliveries held."""
@@ -28,7 +29,9 @@ class _Open:
     parts: list[Delivery] = field(default_factory=list)  # of a debounce, the latest alone
 
     def replace(self, delivery: Delivery) -> None:
-        """Hold only this delivery."""
+        """Hold only this delivery, which does for those before it."""
+        for one in self.parts:
+            one.settle()
         self.parts, self.size = [], 0
         self.add(delivery)
 
@@ -40,23 +43,14 @@ class _Open:
 
     def close(self) -> Delivery:
         """Return the delivery that it becomes."""
-        latest = self.parts[-1]
-        arrived = latest.notification
-        is_batch = isinstance(self.binding.gathering, Batch)
-        parts = tuple(part.notification for part in self.parts) if is_batch else ()
-        payload = [part.payload for part in parts] if is_batch else arrived.payload
-        return type(latest)(
-            self.binding,
-            Notification(
-                channel=arrived.channel,
-                payload=payload,
-                raw=arrived.raw,
-                pid=arrived.pid,
-                received_at=arrived.received_at,
-                count=self.count,
-                parts=parts,
-            ),
-        )
+        latest = self.parts[-1].notification
+        if isinstance(self.binding.gathering, Batch):
+            parts = tuple(part.notification for part in self.parts)
+            payload = [part.payload for part in parts]
+            made = replace(latest, payload=payload, count=self.count, parts=parts)
+        else:
+            made = replace(latest, count=self.count)
+        return Delivery(self.binding, made)
 
 
 class Gatherer:

@@ -5,14 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Delivery
-from pgnotifier.notification import Gap
+from pgnotifier.notification import Arrival, Gap, Notification
 from pgnotifier.settings import Overflow
 
 logger = logging.getLogger("pgnotifier.buffer")
@@ -50,6 +50,11 @@ class Item(msgspec.Struct, frozen=True, gc=False):
     def for_bindings(self, bindings: tuple[Binding, ...]) -> "Item":
         """Return the same item for other bindings."""
         return msgspec.structs.replace(self, bindings=bindings)
+
+    def arrival(self, payload: Any) -> Notification:
+        """Return the notification, with the payload that was made of the data."""
+        data: Any = self.data  # an arrival makes its text of this when it is asked for it
+        return Arrival(self.channel, payload, data, self.pid, self.received_at)
 
 
 _data = attrgetter("data")

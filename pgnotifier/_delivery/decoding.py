@@ -20,19 +20,18 @@ class Decoder:
     def __init__(self, decode: Callable[[str], Any]) -> None:
         """Take what makes a payload of a text."""
         # The usual decoder takes the bytes, which saves making a text of them.
-        self._read = decode_bytes
+        self.read = decode_bytes
         if decode is not usual_decode:
-            self._read = lambda data: decode(data.decode("utf-8", "surrogateescape"))
+            self.read = lambda data: decode(data.decode("utf-8", "surrogateescape"))
 
     def decode(self, binding: Binding, item: Item) -> Delivery | None:
         """Return the delivery of one item for one binding; report it if it can't be decoded."""
-        data: Any = item.data
         try:
-            payload = self._read(data)
+            payload = self.read(item.data)
         except BaseException as exc:  # noqa: BLE001 - a user's decoder
             _report(binding, item, exc)
             return None
-        return Delivery(binding, Arrival(item.channel, payload, data, item.pid, item.received_at))
+        return Delivery(binding, item.arrival(payload))
 
     def decode_items(
         self,
@@ -47,7 +46,7 @@ class Decoder:
             deliveries: What to add to.
             succession: Has the bindings that an item is for by now.
         """
-        read = self._read
+        read = self.read
         for item in items:
             if isinstance(item, GapMarker):
                 succession.give(item.deliveries, deliveries)
@@ -79,5 +78,4 @@ class Decoder:
 
 def _report(binding: Binding, item: Item, exc: BaseException) -> None:
     """Report a payload that can't be decoded."""
-    data: Any = item.data
-    Delivery(binding, Arrival(item.channel, None, data, item.pid, item.received_at)).report(exc)
+    Delivery(binding, item.arrival(None)).report(exc)

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from time import monotonic, sleep
 from typing import Any
@@ -12,6 +12,7 @@ from pgnotifier._delivery.batching import Gatherer
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
 from pgnotifier._delivery.decoding import Decoder
 from pgnotifier._delivery.ending import Ending
+from pgnotifier._delivery.intake import EntryItem, Intake, decode_entries
 from pgnotifier._delivery.succession import Succession
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
@@ -52,6 +53,7 @@ class Deliverer:
         owner: The notifier that it works for.
         inbox: What `stow` will take; for the reader alone.
         buffer: What waits. Others only read its attributes.
+        intake: The entries of the log that wait.
         succession: The successors of its bindings.
         thread: It ends when all is delivered after `drain` or `stop`.
     """
@@ -85,6 +87,7 @@ class Deliverer:
         self._on_room = on_room
         self._ending = Ending()
         self.buffer = Buffer(self.name, size, max_bytes, overflow)
+        self.intake = Intake()
         self._decoder = Decoder(decode)
         self._decoding = 0
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
@@ -134,6 +137,7 @@ class Deliverer:
         """How many notifications and deliveries are waiting."""
         return (
             self.buffer.waiting
+            + self.intake.waiting
             + self._decoding
             + self._gatherer.waiting
             + self._attempts.waiting
@@ -155,6 +159,16 @@ class Deliverer:
         items, self.inbox = self.inbox, []
         with self._ending.bell.lock:
             self.buffer.put(items)
+
+    def accept(self, entries: Sequence[EntryItem]) -> bool:
+        """Take entries of the log; return False if it is about to end, and takes nothing."""
+        with self._ending.bell.lock:
+            if self._ending.is_draining:
+                return False
+            self._attempts.has_entries = self.intake.is_open = True
+            self.intake.put(entries)
+            self._ending.bell.ring()
+            return True
 
     def ring(self) -> None:
         """Wake the thread, if it waits."""
@@ -187,8 +201,11 @@ class Deliverer:
             # Once it has retired, its dispatcher gets a new deliverer, which would overtake it.
             if self._ending.has_ended or self._ending.has_retired:
                 return False
+            self._attempts.has_entries = True  # it may be one
             if isinstance(item, GapMarker):
                 self.buffer.hold(item)
+            elif isinstance(item, EntryItem):
+                self.intake.put([item])
             else:
                 self.buffer.put([item])
             self._ending.bell.ring()
@@ -215,6 +232,7 @@ class Deliverer:
         """
         with self._ending.bell.lock:
             is_busy = bool(self.inbox) or self.buffer.has_missed or not self._is_empty()
+            is_busy = is_busy or self.intake.is_open
             return self._ending.retire(is_busy=is_busy)
 
     def stay(self) -> None:
@@ -229,6 +247,7 @@ class Deliverer:
         self._ending.abandon_in_child()
         self._attempts.cancel()
         self.buffer.clear()
+        self.intake.clear()
         self._gatherer.clear()
         self.dispatcher.forget_in_child()
 
@@ -252,6 +271,7 @@ class Deliverer:
         if not self.thread.is_alive():
             return 0
         with self._ending.bell.lock:
+            self.intake.clear()
             left = self.waiting
             self._ending.abandon()
             self.buffer.clear()
@@ -297,7 +317,10 @@ class Deliverer:
         has_news = bool(self.succession.news)
         if has_news:
             self._take_back(deliveries)
-        self._decoder.decode_items(items, deliveries, self.succession)
+        if items and isinstance(items[0], EntryItem):
+            decode_entries(items, deliveries, self._decoder, self.succession)  # type: ignore[arg-type]
+        else:
+            self._decoder.decode_items(items, deliveries, self.succession)
         if has_news:
             self._forward_waiting()
         deliveries += self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic())
@@ -320,14 +343,15 @@ class Deliverer:
         return self.buffer.may_take(draining=self._ending.is_draining)
 
     def _is_empty(self) -> bool:
-        return not (self.buffer or self._gatherer.waiting or self.succession.news)
+        waiting = self.buffer or self.intake or self._gatherer.waiting
+        return not (waiting or self.succession.news)
 
-    def _take(self) -> list[Item | GapMarker]:
+    def _take(self) -> Sequence[Item | GapMarker]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
         ending, succession = self._ending, self.succession
         pends = ending.is_retiring and self.dispatcher.pending > 0
         with ending.bell.lock:
-            while not (self._may_take() or ending.is_draining or succession.news):
+            while not (self._may_take() or self.intake or ending.is_draining or succession.news):
                 due_at = self._gatherer.due_at
                 left = None if due_at is None else due_at - monotonic()
                 if left is not None and left <= 0:
@@ -337,7 +361,13 @@ class Deliverer:
                 if pends or ending.is_retiring:
                     break
             ending.is_idle = ending.is_idle and self._is_empty()
-            items = self.buffer.take(self.dispatcher.batch_size) if self._may_take() else []
+            if ending.is_draining:
+                self.intake.clear()  # the log still has these, and they could take long
+            items: Sequence[Item | GapMarker] = []
+            if self.intake.has_turn(others=self._may_take()):
+                items = self.intake.take(self.dispatcher.batch_size)
+            elif self._may_take():
+                items = self.buffer.take(self.dispatcher.batch_size)
             self._decoding = len(items)
         self._resume_reader()
         return items

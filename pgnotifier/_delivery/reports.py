@@ -50,7 +50,10 @@ class ErrorReport:
             else:
                 self._quiet[kind] = (until, unlogged + 1)
         if log:
-            logger.error(
+            # What is durable comes again, or is an ERROR once it has failed for good.
+            level = logging.ERROR if subscription.durability is None else logging.WARNING
+            logger.log(
+                level,
                 "subscription %r on channel %r failed%s",
                 subscription.id,
                 subscription.channel,

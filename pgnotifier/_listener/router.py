@@ -326,6 +326,10 @@ class Router:
             self._routes.pop(relname, None)
         self._relayed.clear()
 
+    def deliverer_for(self, dispatcher: Dispatcher) -> Deliverer:
+        """Return the deliverer of a dispatcher, which is made if there is none; any thread."""
+        return self._deliverer(dispatcher)
+
     def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
         with self.making:  # a deliverer also calls this, to hand something on to another one
             found = self.deliverers.get(dispatcher)

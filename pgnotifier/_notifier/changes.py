@@ -8,9 +8,10 @@ from pgnotifier._listener.commands import Verb
 from pgnotifier._notifier.autostart import starts
 from pgnotifier._notifier.lifecycle import Lifecycle, Owner
 from pgnotifier._registry.change import Change, Claim
+from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime.sync import ChangeLock, Outcome, may_be_put_off
 from pgnotifier.dispatch import Dispatcher, Subscription
-from pgnotifier.errors import ListenRefusedError
+from pgnotifier.errors import ListenRefusedError, LogNotInstalledError, LogRefusedError
 
 
 class Changes:
@@ -30,7 +31,7 @@ class Changes:
         """
         self._owner = owner
         self._lifecycle = lifecycle
-        self._registrar = lifecycle.registrar
+        self._registrar = self._choose_registrar(lifecycle)
         self._attachments = lifecycle.attachments
         self._autorun = autorun
 
@@ -39,9 +40,17 @@ class Changes:
         """Guards the registry."""
         return self._lifecycle.lock
 
+    def _choose_registrar(self, lifecycle: Lifecycle) -> Registrar:
+        """Return what has the registry that is changed."""
+        return lifecycle.registrar
+
     def attach(self, dispatcher: Dispatcher) -> None:
         """Attach a dispatcher that isn't attached yet."""
         self._attachments.attach(dispatcher, self._lifecycle.is_running)
+
+    def has(self, id: Hashable, channel: str) -> bool:
+        """Return whether an id is subscribed to a channel."""
+        return self._registrar.registry.binding(id, channel) is not None
 
     @may_be_put_off
     def add_channels(self, names: list[str], autorun: bool) -> None:
@@ -142,7 +151,7 @@ class Changes:
     def _forget_unused(self) -> None:
         """Forget the dispatchers that have lost their last subscription."""
         with self.lock:
-            unused = self._attachments.remove(self._registrar.take_unused())
+            unused = self._attachments.remove(self._lifecycle.take_unused())
             listener = self._lifecycle.running
             if listener is not None and unused:
                 listener.retire(unused)
@@ -188,7 +197,7 @@ class Changes:
                 self._lifecycle.confirm(done)
             elif self._starts_notifier(autorun):
                 self._owner.start()  # waits, if another thread has started it meanwhile
-        except ListenRefusedError:
+        except (ListenRefusedError, LogNotInstalledError, LogRefusedError):
             end = undo
             raise
         finally:

@@ -1,7 +1,7 @@
 """The life of a notifier's listener: starting, waiting for the server, restarting, stopping."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +11,7 @@ from pgnotifier._connection.publisher import Publisher
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.readiness import Probes
 from pgnotifier._delivery.reports import ErrorReport, GapReport
+from pgnotifier._durable.sources import Sources
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Listener, Settings
 from pgnotifier._listener.state import StateReport
@@ -20,12 +21,20 @@ from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
 from pgnotifier.dispatch import Binding, Dispatcher
-from pgnotifier.errors import ConnectionFailedError, NotifierStoppedError, NotLiveError
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    LogNotInstalledError,
+    LogRefusedError,
+    NotifierStoppedError,
+    NotLiveError,
+)
 
 logger = logging.getLogger("pgnotifier.notifier")
 
 STOP_TIMEOUT = 5.0
 """Seconds that `stop()` may take."""
+READING_PATIENCE = 6
+"""How many times the timeout of a heartbeat a query of the durable log may take."""
 LIVE_TIMEOUT = 30.0
 """Seconds that a change waits for the server's confirmation while the connection is down."""
 
@@ -70,6 +79,8 @@ class Lifecycle:
         attachments: The dispatchers, which are opened before a listener starts.
         publisher: The connection of `notify()`, which is closed when the notifier stops.
         registrar: Holds the registry.
+        durable_registrar: Holds the registry of durable subscriptions.
+        sources: What reads the log for the listener's deliverers.
         probes: Checks the dispatchers.
     """
 
@@ -103,7 +114,10 @@ class Lifecycle:
         self.attachments = Attachments(owner, default)
         self.publisher = Publisher(parameters)
         self.registrar = Registrar(reports.errors, self._note_successor)
+        self.durable_registrar = Registrar(reports.errors, self._note_successor)
+        self.sources: Sources | None = None
         self.probes = Probes()
+        self._readings: Sequence[Outcome] = ()
         self._owner = owner
         self._health = health
         self._stopped = Gate()
@@ -124,6 +138,12 @@ class Lifecycle:
         listener = self.running
         return listener is not None and not listener.ready.is_open
 
+    def take_unused(self) -> set[Dispatcher]:
+        """Return the dispatchers that have lost their last subscription since the last call."""
+        both = (self.registrar, self.durable_registrar)
+        taken = set().union(*(one.take_unused() for one in both))
+        return {one for one in taken if not any(each.uses(one) for each in both)}
+
     @may_be_put_off
     def start(self) -> None:
         """Start a listener unless one runs, and wait until it listens: see `Notifier.start`."""
@@ -134,11 +154,24 @@ class Lifecycle:
             if not listener.ready.wait(self._longest_wait):
                 self._give_up(listener)
             listener.ready.result()
+            self._await_sources(listener)
         except BaseException:
             with self.lock:
                 if self.listener is listener and not listener.is_alive:
                     self._ended()
             raise
+
+    def _await_sources(self, listener: Listener) -> None:
+        """Wait until durable subscriptions have a position; stop if the log can't be read."""
+        for one in self._readings:
+            one.wait(self._longest_wait)
+            try:
+                if one.is_open:
+                    one.result()
+            except (LogNotInstalledError, LogRefusedError):
+                if self.listener is listener:
+                    self.stop(STOP_TIMEOUT)
+                raise
 
     @may_be_put_off
     def begin(self) -> None:
@@ -206,7 +239,8 @@ class Lifecycle:
 
     def is_awaited_by(self, listener: Listener) -> bool:
         """Return whether the calling code must not wait for a listener that waits for it."""
-        return self.lock.is_catching_up or listener.waits_for_caller()
+        reads = self.sources is not None and self.sources.is_reading_here()
+        return self.lock.is_catching_up or reads or listener.waits_for_caller()
 
     def renew(self) -> None:
         """Have no listener in a forked child: the parent's, its threads and its port stay there."""
@@ -214,6 +248,8 @@ class Lifecycle:
         self._stopped.open()
         self._health.forget_in_child()
         listener, self.listener = self.listener, None
+        if self.sources is not None:
+            self.sources.forget_in_child()
         if listener is not None:
             listener.forget_in_child()
         self.probes = Probes()
@@ -249,7 +285,9 @@ class Lifecycle:
 
     def _make_listener(self) -> Listener:
         """Return a listener with the settings as they are now; it isn't running yet."""
-        return Listener(
+        if self.sources is not None:
+            self.sources.stop(monotonic())  # those of a listener that has failed
+        listener = Listener(
             self.parameters,
             lambda: self.registrar.registry,
             self._make_deliverer,
@@ -257,6 +295,14 @@ class Lifecycle:
             self.reports.states,
             replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
         )
+        self.sources = Sources(
+            self.parameters,
+            lambda: self.durable_registrar.registry,
+            listener.router.deliverer_for,
+            READING_PATIENCE * self.settings.heartbeat_timeout,
+        )
+        self._readings = []
+        return listener
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
         return Deliverer(
@@ -282,6 +328,8 @@ class Lifecycle:
             self.attachments.open_all()
             self._health.start()
             listener.start()
+            if self.sources is not None:
+                self._readings = self.sources.start()
         except BaseException as exc:
             interrupted = NotifierStoppedError("starting was interrupted")
             listener.end(exc if isinstance(exc, Exception) else interrupted)
@@ -304,8 +352,12 @@ class Lifecycle:
         raise ConnectionFailedError(f"not connected within {waited}: {reason}")
 
     def _stop_listener(self, listener: Listener, timeout: float) -> int:
-        began = monotonic()
+        began, sources = monotonic(), self.sources
+        if sources is not None:
+            sources.stop(began + timeout)
         undelivered = listener.stop(timeout)
+        if sources is not None:
+            sources.finish(began + timeout)
         if undelivered:
             logger.error(
                 "stopped with %s undelivered after %s",
@@ -315,6 +367,7 @@ class Lifecycle:
             )
         if not self._owner.daemon:
             process.finishing.update(listener.delivering_here())
+            process.finishing.update(sources.delivering_here() if sources is not None else ())
         with self.lock:
             if self.listener is listener:
                 self._ended()
@@ -322,6 +375,8 @@ class Lifecycle:
 
     def _ended(self) -> None:
         self.listener = None
+        if self.sources is not None:
+            self.sources.stop(monotonic())
         self._health.stop()
         process.running.discard(self._owner)
         self._stopped.open()

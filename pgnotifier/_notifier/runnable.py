@@ -173,7 +173,8 @@ def _await_aside(method: Callable[[], Any]) -> "asyncio.Future[Any]":
 def _describe(lifecycle: Lifecycle) -> Status:
     """Return the status of a notifier: see `Notifier.status`."""
     listener, reports = lifecycle.listener, lifecycle.reports
-    registry = lifecycle.registrar.registry
+    registry, durable = lifecycle.registrar.registry, lifecycle.durable_registrar.registry
+    sources = lifecycle.sources if listener is not None else None
     deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
     current = reports.states.current
     return Status(
@@ -181,8 +182,8 @@ def _describe(lifecycle: Lifecycle) -> Status:
         since=current.since,
         why=_why_paused(deliverers) if current.state == "listening" else current.why,
         connection=repr(lifecycle.parameters),
-        channels=len(registry),
-        subscriptions=sum(len(list(registry.bindings(name))) for name in registry),
+        channels=len({*registry, *durable}),
+        subscriptions=sum(len(list(r.bindings(name))) for r in (registry, durable) for name in r),
         received=listener.router.received if listener is not None else 0,
         channel_counts=listener.router.counts() if listener is not None else {},
         errors=reports.errors.count,
@@ -192,6 +193,7 @@ def _describe(lifecycle: Lifecycle) -> Status:
         gaps=reports.gaps.count,
         last_gap=reports.gaps.last,
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),
+        durable=sources.describe() if sources is not None else (),
     )
 
 

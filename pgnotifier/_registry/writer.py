@@ -207,6 +207,10 @@ class Registrar:
         if change.is_overtaken:
             self._leaving.append((change.key, subscription))
 
+    def uses(self, dispatcher: Dispatcher) -> bool:
+        """Return whether a dispatcher has a subscription."""
+        return dispatcher in self._uses
+
     def take_unused(self) -> set[Dispatcher]:
         """Return the dispatchers that have lost their last subscription since the last call."""
         taken, self._unused = self._unused, set()
@@ -329,6 +333,8 @@ class Registrar:
         for channel in channels:
             silent = registry.is_muted(channel)
             for binding in registry.bindings(channel):
+                was_live = binding.live
                 binding.live = not (silent or binding.subscription.muted)
+                binding.mutes += was_live and not binding.live
                 if binding.on_gap is not None:
                     binding.on_gap.live = binding.live

@@ -1,4 +1,4 @@
-"""The subcommands `listen`, `health` and `demo`, and their options, made with click."""
+"""The command and its subcommands `listen`, `health` and `demo`, made with click."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import foreground
+from pgnotifier.cli import durable, foreground
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
@@ -25,6 +25,10 @@ DRAIN_TIMEOUT: float = SETTINGS["drain_timeout"].default
 @click.version_option(package.__version__, prog_name="pgnotifier")
 def pgnotifier() -> None:
     """Turn PostgreSQL notifications into tasks, jobs and calls."""
+
+
+for _subcommand in (durable.install, durable.uninstall, durable.dead, durable.replay):
+    pgnotifier.add_command(_subcommand)
 
 
 @pgnotifier.command()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier.cli.tables import format_table
@@ -21,10 +22,17 @@ def show_json(notifiers: Iterable[Notifier]) -> str:
 
 def show_table(notifiers: Iterable[Notifier]) -> str:
     """Return all subscriptions as a table."""
-    return format_table(_HEADINGS, _rows(notifiers))
+    rows = [{**row, "durable": "yes" if row.get("durable") else None} for row in _rows(notifiers)]
+    return format_table(with_durable(_HEADINGS, rows), rows)
 
 
-def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:
+def with_durable(headings: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the headings of a table, with one more if some of its subscriptions are durable."""
+    more = {"durable": "DURABLE"} if any(row.get("durable") for row in rows) else {}
+    return {**headings, **more}
+
+
+def _rows(notifiers: Iterable[Notifier]) -> Iterator[dict[str, Any]]:
     """Yield a row for each subscription, and for each channel without any, by channel."""
     for notifier in notifiers:
         subscriptions = notifier.get_subscriptions()
@@ -32,4 +40,5 @@ def _rows(notifiers: Iterable[Notifier]) -> Iterator[Mapping[str, str | None]]:
             if channel not in subscriptions:
                 yield {"channel": channel, "id": None, "callback": None}
             for key, fn in subscriptions.get(channel, {}).items():
-                yield {"channel": channel, "id": spell(key), "callback": name_callable(fn)}
+                row = {"channel": channel, "id": spell(key), "callback": name_callable(fn)}
+                yield row | ({"durable": True} if notifier.is_durable(key, channel) else {})

@@ -163,6 +163,7 @@ class AsyncioDispatcher(LaneDispatcher):
             lane, delivery = turn
             try:
                 await self._call(delivery)
+                delivery.settle()
             finally:
                 self._lanes.done(lane)
 

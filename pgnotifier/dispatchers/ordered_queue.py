@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary, ref
 
 from pgnotifier._runtime.process import renew_in_children
@@ -230,6 +230,8 @@ class LaneTarget(NamedTuple):
 
 class LaneDispatcher(Dispatcher):
     """What dispatchers share that have callbacks run beside the deliverer's thread."""
+
+    settles_itself: ClassVar[bool] = True
 
     def __init__(self, max_pending: int, *, ordered: bool) -> None:
         self._lanes = Lanes(max_pending, ordered=ordered)

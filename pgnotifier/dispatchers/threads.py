@@ -119,6 +119,7 @@ class ThreadDispatcher(LaneDispatcher):
             lane, delivery = turn
             try:
                 call(delivery.binding.target.fn, delivery)
+                delivery.settle()
             finally:
                 if os.getpid() == process:
                     self._lanes.done(lane)

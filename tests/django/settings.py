@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "pgnotifier.contrib.django",
+    "pgnotifier.contrib.django.durable",
     *(["pgtrigger"] if os.environ.get("WITH_PGTRIGGER") else []),
     "shop",
 ]

@@ -53,7 +53,7 @@ class CaptureTests(TestCase):
                     orders.notify(1)
             cursor.execute("SHOW search_path")
             assert cursor.fetchone() == before
-            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgnotifier%'")
+            cursor.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgnotifier_capture'")
             assert cursor.fetchone() == (0,)
 
     def test_what_is_found_within_the_block(self):

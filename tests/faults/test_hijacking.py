@@ -16,8 +16,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
+from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -35,16 +37,25 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
+    "_durable/log_session.py": 10,
+    "_log/dead_letters.py": 6,
+    "_log/guard.py": 3,
+    "_log/installing.py": 5,
+    "_log/positions.py": 6,
+    "_log/publishing.py": 4,
+    "_log/reclaim.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
     "_listener/queue_usage.py": 2,
+    "_notifier/durable_changes.py": 1,  # NOTIFY
     "demo/__init__.py": 2,  # shown to the user
     "demo/scenario.py": 2,
     "demo/stage.py": 2,
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
+    "testing/durable_contract.py": 1,
     "testing/postgres.py": 3,
 }
 """How many statements each file has. If you add one, add it to `EXECUTED`, too, unless nothing in
@@ -68,6 +79,48 @@ EXECUTED = {
     "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
 }
 
+ON_LOG = {
+    "is standby": (guard._IS_STANDBY, ()),
+    "repeatable": (guard._REPEATABLE, ()),
+    "begin": (installing._BEGIN, ()),
+    "owner": (installing._OWNER, ()),
+    "version": (installing._VERSION, ()),
+    "subscribe": (positions._SUBSCRIBE, ("a", "orders", "now", None, None)),
+    "subscribe at an id": (positions._SUBSCRIBE, ("b", "orders", "id", 1, None)),
+    "subscribe at a time": (positions._SUBSCRIBE, ("c", "orders", "time", None, "2026-01-01")),
+    "seek": (positions._SEEK, ("sub", "orders", "oldest", None, None)),
+    "forget": (positions._FORGET, ("sub", "orders")),
+    "take": (positions._TAKE, (1, None, None)),
+    "batch": (positions._BATCH, ("orders", "3:3:", "5:900:5,7", 0, 10)),
+    "save": (positions._SAVE, (1, "3:3:", "900:900:", 7)),
+    "reclaim": (reclaim._RECLAIM, (reclaim.RETENTION,)),
+    "fail": (
+        dead_letters._FAIL,
+        (1, 1, "2026-01-01", "orders", None, "payload", "error", None, 0.0, False),
+    ),
+    "due": (dead_letters._DUE, (1, 10)),
+    "fail again": (dead_letters._FAIL_AGAIN, (1, "error", None, 0.0, True)),
+    "retry": (dead_letters._RETRY, ([1],)),
+    "drop": (dead_letters._DROP, ([1],)),
+    "find": (
+        dead_letters._FIND,
+        {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
+    ),
+    "hold": (log_session._LOCK, (log_session.LOCKS, 1)),
+    "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
+    "window": (log_session._WINDOW, (1, None, None)),
+    "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
+    "move": (log_session._MOVE, (1, "3:3:", "900:900:", 7)),
+    "next retry": (log_session._NEXT_RETRY, (1,)),
+    "figures": (log_session._FIGURES, ([1],)),
+    "sleep": (log_session._DOZE, ()),
+    "wake": (log_session._WAKE, (True,)),
+    "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
+    "doze": ("SELECT pgnotifier.doze()", ()),
+    "awake": ("SELECT pgnotifier.awake()", ()),
+}
+"""Statements that need the durable log."""
+
 FUNCTIONS = {
     "set_config": ("text, text, boolean", "text", "'x'"),
     "pg_backend_pid": ("", "int", "1"),
@@ -79,6 +132,18 @@ FUNCTIONS = {
     "pg_terminate_backend": ("int", "boolean", "true"),
     "current_database": ("", "name", "'x'"),
     "clock_timestamp": ("", "timestamptz", "NULL"),
+    "pg_is_in_recovery": ("", "boolean", "false"),
+    "current_setting": ("text", "text", "'x'"),
+    "pg_advisory_xact_lock": ("bigint", "void", ""),
+    "pg_get_userbyid": ("oid", "name", "'x'"),
+    "pg_current_snapshot": ("", "pg_snapshot", "'1:1:'"),
+    "pg_current_xact_id": ("", "xid8", "'1'"),
+    "pg_snapshot_xmax": ("pg_snapshot", "xid8", "'1'"),
+    "pg_visible_in_snapshot": ("xid8, pg_snapshot", "boolean", "true"),
+    "pg_sequence_last_value": ("regclass", "bigint", "1"),
+    "setval": ("regclass, bigint", "bigint", "1"),
+    "random": ("", "float8", "0"),
+    "octet_length": ("text", "int", "1"),
     "date_part": ("text, interval", "float8", "1"),
     "extract": ("text, interval", "numeric", "1"),
 }
@@ -118,7 +183,9 @@ def all_statements():
 def unqualified(statement):
     """Return the names and operators in a statement that are looked up by the search_path."""
     bare = re.sub(
-        r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.|\{\w*\}|%[sd]", " ", statement
+        r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.\w+(?:\[\])?|\bpgnotifier\.\w+|\{\w*\}|%[sd]",
+        " ",
+        statement,
     )
     functions = re.findall(r"(?<![\w.])([a-z]\w*)\(", bare)
     operators = re.findall(r"[=<>+\-/|~]+|\b(?:IN|BETWEEN|LIKE|USING)\b", bare)
@@ -241,6 +308,34 @@ def test_each_statement(victim, pgnotifier_dsn, name):
         assert session.execute("SHOW search_path").fetchone() == ("public, pg_catalog",)
         session.execute(statement, parameters or None)
         session.execute(statement, parameters or None)  # now there is a leader, and so on
+    assert trapped(pgnotifier_dsn) == []
+
+
+@pytest.mark.parametrize("name", ON_LOG)
+def test_each_statement_on_the_log(victim, pgnotifier_dsn, name):
+    """The statements on the durable log execute no trap, and neither do its functions."""
+    statement, parameters = ON_LOG[name]
+    with psycopg.connect(victim, autocommit=True) as session:
+        with session.transaction():
+            session.execute(installing.script().encode())
+        session.execute(
+            "SELECT pgnotifier.subscribe('sub', 'orders'), pgnotifier.publish('orders', '1')"
+        )
+        for _ in range(2):
+            session.execute(statement, parameters or None)
+    assert trapped(pgnotifier_dsn) == []
+
+
+def test_installing(victim, pgnotifier_dsn):
+    """Installing, granting, checking, repairing and uninstalling executes no trap."""
+    with psycopg.connect(victim, autocommit=True) as session:
+        for _ in range(2):
+            installing.install(session)
+            installing.grant(session, session.info.user, "publisher")
+            installing.grant(session, session.info.user, "listener")
+            installing.check(session)
+            guard.reanchor(session)
+        installing.uninstall(session)
     assert trapped(pgnotifier_dsn) == []
 
 

@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from pgnotifier import NotListeningError
+from pgnotifier.durable import install, publish, publish_many
 
 from .pgbouncer import pgbouncer
 from .waiting import eventually
@@ -66,3 +67,32 @@ def test_what_poolers_say(pgnotifier_dsn):
     with pgbouncer(pgnotifier_dsn, "session") as dsn, psycopg.connect(dsn) as connection:
         ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
         assert connection.info.backend_pid != pid
+
+
+@pytest.mark.parametrize("pool_size", [1, 5])
+@pytest.mark.parametrize("pool_mode", ["transaction", "session"])
+def test_publishing_durably(pgnotifier_dsn, pool_mode, pool_size):
+    """Entries are published through a pooler, in transaction mode as well."""
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as log:
+        install(log)
+        log.execute("SELECT pgnotifier.doze()")
+        with pgbouncer(pgnotifier_dsn, pool_mode, pool_size) as dsn:
+            # Such a pooler may not know prepared statements, which is the user's to set.
+            with psycopg.connect(dsn, prepare_threshold=None) as first:
+                for number in range(10):  # each in another session of the server, perhaps
+                    publish(first, "a", number)
+                    publish_many(first, "a", [number] * 2, "k", order="key")
+                    first.commit()
+                publish(first, "a", "lost")
+                first.rollback()
+                first.execute("SET LOCAL pgnotifier.wake = off")
+                publish(first, "a", "quiet")
+                first.commit()
+            with psycopg.connect(dsn, prepare_threshold=None, autocommit=True) as second:
+                publish(second, "a", "one")
+                publish_many(second, "a", ["many"] * 1500)
+        found = log.execute("SELECT payload FROM pgnotifier.log ORDER BY id").fetchall()
+        expected = [str(number) for number in range(10) for _ in range(3)]
+        assert [one for (one,) in found] == [*expected, "quiet", "one", *["many"] * 1500]
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        assert log.execute(held).fetchone() == (0,)

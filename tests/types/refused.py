@@ -3,12 +3,14 @@
 
 from typing import Any
 
+import psycopg
 from celery import Celery
 
 from pgnotifier import AsyncioDispatcher, Dispatcher, InlineDispatcher, Notifier, ThreadDispatcher
 from pgnotifier.contrib.celery import CeleryDispatcher, CeleryNotifier
 from pgnotifier.contrib.django import Channel, notify_on
 from pgnotifier.contrib.rq import RQDispatcher
+from pgnotifier.durable import apublish, publish, publish_many
 
 Notifier()  # type: ignore[call-arg]
 Notifier(5432)  # type: ignore[arg-type]
@@ -55,6 +57,20 @@ Channel("orders", "audit")  # type: ignore[call-arg]
 orders = Channel("orders")
 orders.notify(1, encoder=5)  # type: ignore[arg-type]
 notify_on("shop.Order", channel=orders)  # type: ignore[arg-type]
+
+
+def publish_wrongly(
+    connection: psycopg.Connection[Any], other: psycopg.AsyncConnection[Any]
+) -> None:
+    """Publish with the wrong types."""
+    publish("dbname=shop", "orders", 1)  # type: ignore[arg-type]
+    publish(other, "orders", 1)  # type: ignore[arg-type]
+    publish(connection, 5)  # type: ignore[arg-type]
+    publish(connection, "orders", 1, 7)  # type: ignore[arg-type]
+    publish(connection, "orders", 1, "7", "key")  # type: ignore[call-arg]
+    publish(connection, "orders", 1, "7", order="id")  # type: ignore[arg-type]
+    publish_many(connection, "orders", 5)  # type: ignore[arg-type]
+    apublish(connection, "orders", 1)  # type: ignore[arg-type,unused-coroutine]
 
 
 @orders.task(5)  # type: ignore[call-overload,untyped-decorator]

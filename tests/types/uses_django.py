@@ -6,11 +6,20 @@ from typing import Any, assert_type
 from django.db import models
 from django.dispatch import receiver
 
-from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
+from pgnotifier.contrib.django import (
+    Channel,
+    NotifyOn,
+    apublish,
+    apublish_many,
+    notify_on,
+    publish,
+    publish_many,
+)
 from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
 
 orders = Channel("orders")
 entries = Channel("entries", using="audit")
+parcels = Channel("parcels", durable=True)
 
 
 class Order(models.Model):
@@ -49,9 +58,18 @@ orders.notify({"at": date.today()})
 entries.notify(object(), encoder=str)
 
 
+parcels.notify([1, 2], key="7")
+assert_type(parcels.publish({"id": 7}, "7", order="key"), int)
+assert_type(publish("parcels", {"id": 7}, using="audit"), int)
+assert_type(publish_many(parcels, [1, 2], key=str), list[int])
+notify_on(Order, channel=parcels, durable=True)
+
+
 async def send() -> None:
     """Send in a coroutine."""
     await orders.anotify([1, 2])
+    assert_type(await apublish("parcels", 1), int)
+    await apublish_many("parcels", [1, 2])
 
 
 with captureNotifications(execute=True) as sent:

@@ -20,11 +20,15 @@ LAYERS = (
     "settings",
     "notification",
     "gathering",
+    "durability",
     "status",
     "dispatch",
     "_connection",
     "_registry",
+    "_log",
+    "durable",
     "_delivery",
+    "_durable",
     "_listener",
     "dispatchers",
     "_health",
@@ -95,7 +99,7 @@ def is_public(module):
     """Return whether users may import from a module."""
     parts = module.split(".")
     return not any(part.startswith("_") for part in parts) and (
-        module in {"pgnotifier", "pgnotifier.payload", "pgnotifier.errors"}
+        module in {"pgnotifier", "pgnotifier.durable", "pgnotifier.payload", "pgnotifier.errors"}
         or parts[1] in {"dispatchers", "testing", "contrib", "demo"}
     )
 

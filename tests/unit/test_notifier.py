@@ -73,9 +73,11 @@ def test_signatures():
         "get_channels": "(self)",
         "subscribe": (
             "(self, id, channel, fn, autorun=True, *, dispatcher=None, batch=None, debounce=None, "
-            "key=None, on_gap=None, **options)"
+            "key=None, on_gap=None, durable=False, start=None, max_attempts=None, "
+            "on_failure=None, **options)"
         ),
-        "unsubscribe": "(self, id, channel, autorun=True)",
+        "unsubscribe": "(self, id, channel, autorun=True, *, forget=False)",
+        "seek": "(self, id, channel, to)",
         "get_subscriptions": "(self)",
         "start": "(self)",
         "run": "(self)",

@@ -10,6 +10,7 @@ PACKAGE = Path(pgnotifier.__file__).parent
 SHARED = {
     "Channel": "the registry's value of a channel, and the channel as a signal of Django",
     "Command": "Django looks for a command by this name",
+    "Migration": "Django looks for a migration by this name",
     "Listener": "the core's listener, and the row that it has in Django's admin",
 }
 """Names that a framework requires, or that mean the same thing in both places."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from pgnotifier.cli.listing import with_durable
 from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.celery.arguments import show_id
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
@@ -36,7 +37,9 @@ def show_table(app: Celery, notifiers: "Iterable[Notifier]") -> str:
     reasons = dict.fromkeys(
         f"{row['task']} goes through apply_async: {row['reason']}" for row in rows if row["reason"]
     )
-    return "\n".join([format_table(_HEADINGS, rows), *([""] if reasons else []), *reasons])
+    shown = [{**row, "durable": "yes" if row.get("durable") else None} for row in rows]
+    table = format_table(with_durable(_HEADINGS, shown), shown)
+    return "\n".join([table, *([""] if reasons else []), *reasons])
 
 
 def _rows(app: Celery, notifiers: "Iterable[Notifier]") -> Iterator[Mapping[str, Any]]:
@@ -53,4 +56,5 @@ def _rows(app: Celery, notifiers: "Iterable[Notifier]") -> Iterator[Mapping[str,
             for key in subscriptions.get(channel, ()):
                 enqueued = tasks.get((key, channel))
                 in_process = {"id": show_id(key), "channel": channel, "path": "in process"}
-                yield enqueued.to_dict() if enqueued else {**_EMPTY, **in_process}
+                row = enqueued.to_dict() if enqueued else {**_EMPTY, **in_process}
+                yield {**row, **({"durable": True} if notifier.is_durable(key, channel) else {})}

@@ -52,6 +52,8 @@ class TaskIds(threading.local):
             libraries: The tracing libraries.
         """
         kept = self._known.get(id(delivery))
+        if kept is None and delivery.notification.id is not None:
+            fresh = iter([str(delivery.identify())])  # so that a repeat can be recognised
         if not libraries:
             return kept or Attempt(delivery, next(fresh))
         trace = self._trace if kept is None else kept.trace

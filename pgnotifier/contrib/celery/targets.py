@@ -14,6 +14,7 @@ from celery import canvas
 from kombu import serialization
 
 from pgnotifier._runtime.redaction import redact
+from pgnotifier.contrib._queues.origins import describe_entry
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
 from pgnotifier.contrib.celery.tracing import Trace
@@ -128,7 +129,8 @@ class Given(msgspec.Struct, frozen=True, gc=False):
 def origin(arrived: Notification) -> dict[str, Any]:
     """Return where a task comes from: the channel, the pid, and the time of receipt.
 
-    For gathered notifications, these are those of the latest one, and their count is added.
+    For gathered notifications, these are those of the latest one, and their count is added. Those
+    of durable subscriptions have the number, key, time and attempt of the entry as well.
     """
     found: dict[str, Any] = {
         "channel": arrived.channel,
@@ -137,6 +139,8 @@ def origin(arrived: Notification) -> dict[str, Any]:
     }
     if arrived.count > 1:
         found["count"] = arrived.count
+    if arrived.id is not None:
+        found |= describe_entry(arrived)
     return found
 
 

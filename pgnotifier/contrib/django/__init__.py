@@ -22,6 +22,20 @@ from pgnotifier.contrib import naming_extra
 
 with naming_extra("django"):
     from pgnotifier.contrib.django.channels import Channel
+    from pgnotifier.contrib.django.publishing import (
+        apublish,
+        apublish_many,
+        publish,
+        publish_many,
+    )
     from pgnotifier.contrib.django.triggers import NotifyOn, notify_on
 
-__all__ = ["Channel", "NotifyOn", "notify_on"]
+__all__ = [
+    "Channel",
+    "NotifyOn",
+    "apublish",
+    "apublish_many",
+    "notify_on",
+    "publish",
+    "publish_many",
+]

@@ -32,6 +32,7 @@ class PgNotifierConfig(AppConfig):
         register(checks.check_configuration)
         register(checks.check_databases, Tags.database)
         register(checks.check_table, Tags.database)
+        register(checks.check_log, Tags.database)
         register(checks.check_models)
         post_migrate.connect(refresh_triggers, dispatch_uid="pgnotifier.refresh_triggers")
         post_migrate.connect(drop_orphans, dispatch_uid="pgnotifier.drop_orphans")

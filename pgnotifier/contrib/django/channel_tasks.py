@@ -24,6 +24,7 @@ class TaskSignal(Signal):
 
     Attributes:
         name: The name of the channel.
+        durable: Whether its tasks read from the log.
         tasks: The receivers that workers call, by id.
         gap_tasks: The receivers that workers call for gaps, by id.
     """
@@ -31,9 +32,10 @@ class TaskSignal(Signal):
     _kept: ClassVar[set["TaskSignal"]] = set()
     _is_subscribing: ClassVar[bool] = False
 
-    def __init__(self, name: str, using: str | None) -> None:
+    def __init__(self, name: str, using: str | None, *, durable: bool) -> None:
         super().__init__()
         self.name = name
+        self.durable = durable
         self.tasks: dict[Hashable, Callable[..., Any]] = {}
         self.gap_tasks: dict[Hashable, Callable[..., Any]] = {}
         self._using = using
@@ -93,8 +95,9 @@ class TaskSignal(Signal):
             fn: A receiver, sync or async. If none is given, a decorator is returned.
             id: The name of the task. Default: `"module.qualname"` of the function.
             on_gap: A receiver that a worker calls with `gap` when notifications may have been
-                missed.
-            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`.
+                missed. A durable channel misses nothing, so its tasks don't take this.
+            options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`; for
+                a durable channel also `start=`, `max_attempts=` and `on_failure=`.
 
         Returns:
             The receiver.
@@ -103,6 +106,8 @@ class TaskSignal(Signal):
             return lambda fn: self.task(fn, id=id, on_gap=on_gap, **options)
         key = f"{fn.__module__}.{fn.__qualname__}" if id is None else id
         self._options[key] = {**options, "on_gap": None if on_gap is None else run}
+        if self.durable:
+            self._options[key]["durable"] = True
         self.tasks[key] = fn
         if on_gap is not None:
             self.gap_tasks[gap_id(key)] = on_gap

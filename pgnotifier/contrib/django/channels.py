@@ -1,6 +1,6 @@
 """Provide `Channel`, a Django signal that is sent by PostgreSQL notifications."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import Any, ClassVar, Self, TypeVar, overload
 from weakref import ReferenceType, WeakValueDictionary
@@ -13,6 +13,9 @@ from django.utils.functional import Promise
 
 from pgnotifier._connection.publisher import check_size, make_text
 from pgnotifier._connection.session import encoding_of
+from pgnotifier._log.composing import Key
+from pgnotifier._log.publishing import Order, publish_in, publish_many_in
+from pgnotifier._log.sessions import DjangoSession
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.django.changes import find_model, restore_values
@@ -20,6 +23,7 @@ from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier
 from pgnotifier.contrib.django.signalling import SignalDispatcher
+from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.notification import Notification
 
 RECEIVERS = "receivers"
@@ -50,8 +54,12 @@ class Channel(TaskSignal):
     There is one object for each name, for as long as something refers to it. A channel that has had
     a receiver, a task or a trigger is kept.
 
+    A durable channel, `Channel("orders", durable=True)`, has its entries kept in the log: each
+    receiver or task gets them at least once, even if nothing listens when they are published.
+
     Attributes:
         name: The name of the channel.
+        durable: Whether `notify` publishes to the log, and receivers and tasks read from it.
         gap: A signal that is sent when notifications of this channel may have been missed, before
             later notifications are delivered. Its argument `gap` is a dict of `since`, `until`,
             `channels` and `reason`.
@@ -63,17 +71,20 @@ class Channel(TaskSignal):
     known: ClassVar[WeakValueDictionary[str, "Channel"]] = CHANNELS
     gap: Signal
 
-    def __new__(cls, name: str, *, using: str | None = None) -> Self:
+    def __new__(cls, name: str, *, using: str | None = None, durable: bool | None = None) -> Self:
         """Return the channel of that name.
 
         Args:
             name: The name of the channel: case-sensitive, up to 63 bytes.
             using: The alias of the channel's database in DATABASES. Default:
                 `PGNOTIFIER["DATABASE"]`.
+            durable: Whether it is durable. Its database needs the log: add
+                `pgnotifier.contrib.django.durable` to INSTALLED_APPS. Default: no.
 
         Raises:
             ChannelNameError: PostgreSQL doesn't allow the name.
-            ImproperlyConfigured: The channel already belongs to another database.
+            ImproperlyConfigured: The channel already belongs to another database; or it was made
+                with another `durable=`.
         """
         found = cls.known.get(check_channel(name))
         if found is not None:
@@ -82,14 +93,19 @@ class Channel(TaskSignal):
                     f"channel {name!r} belongs to database {found.database!r} already, and can't "
                     f"belong to {using!r} as well; use another name"
                 )
+            if durable is not None and durable != found.durable:
+                raise ImproperlyConfigured(
+                    f"channel {name!r} has been made with durable={found.durable}, so it can't be "
+                    f"made with durable={durable} as well; define it once, and import it"
+                )
             return found  # type: ignore[return-value]
         channel = super().__new__(cls)
-        TaskSignal.__init__(channel, name, using)
+        TaskSignal.__init__(channel, name, using, durable=bool(durable))
         channel.gap = _GapSignal(channel)
         cls.known[name] = channel
         return channel
 
-    def __init__(self, name: str, *, using: str | None = None) -> None:
+    def __init__(self, name: str, *, using: str | None = None, durable: bool | None = None) -> None:
         """Do nothing, as the channel may be an existing one: see `__new__`."""
 
     def __repr__(self) -> str:
@@ -174,7 +190,8 @@ class Channel(TaskSignal):
                 self.deliver,
                 notifier.is_running(),
                 dispatcher=SignalDispatcher.shared(notifier),
-                on_gap=self.deliver_gap,
+                on_gap=None if self.durable else self.deliver_gap,
+                durable=self.durable,
             )
 
     def deliver(self, arrived: Notification) -> list[Exception]:
@@ -214,12 +231,18 @@ class Channel(TaskSignal):
     # --- sending ---
 
     def notify(
-        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+        self,
+        payload: Any = "",
+        using: str | None = None,
+        encoder: Encoder | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
         """Send a notification when the transaction commits; at once if there is none.
 
         Within `atomic()` the notification belongs to the transaction: PostgreSQL sends it with the
-        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint.
+        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint. A durable channel
+        publishes an entry to the log in the same way: see `publish`.
 
         Args:
             payload: The value to send. Types that JSON or a Python literal can hold arrive
@@ -229,12 +252,23 @@ class Channel(TaskSignal):
             using: An alias of DATABASES. Default: the channel's database.
             encoder: A callable that returns a replacement for a value of any other type; or a
                 subclass of `json.JSONEncoder` with a method `default` that does so.
+            key: What the entry of a durable channel is about.
 
         Raises:
             PayloadEncodingError: The value can't be encoded.
-            PayloadTooLargeError: The encoded payload has over 7,999 bytes.
+            PayloadTooLargeError: The encoded payload has over 7,999 bytes; over 64 MiB if the
+                channel is durable.
+            ArgumentTypeError: There is a key, and the channel isn't durable.
+            LogNotInstalledError: The channel is durable, and its database has no log.
             django.db.Error: PostgreSQL refused the notification.
         """
+        if self.durable:
+            self.publish(payload, key, using=using, encoder=encoder)
+            return
+        if key is not None:
+            raise ArgumentTypeError(
+                f"channel {self.name!r} isn't durable, so its notifications have no key"
+            )
         text = make_text(self.name, payload, _write_lazily if encoder is None else encoder)
         with connections[using or self.database].cursor() as cursor:
             # Check it here, because an error of the server would abort the caller's transaction.
@@ -242,10 +276,53 @@ class Channel(TaskSignal):
             cursor.execute("SELECT pg_catalog.pg_notify(%s, %s)", [self.name, text])
 
     async def anotify(
-        self, payload: Any = "", using: str | None = None, encoder: Encoder | None = None
+        self,
+        payload: Any = "",
+        using: str | None = None,
+        encoder: Encoder | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
         """Send a notification: see `notify`."""
-        await sync_to_async(self.notify)(payload, using, encoder)
+        await sync_to_async(self.notify)(payload, using, encoder, key=key)
+
+    def publish(
+        self,
+        payload: Any = "",
+        key: str | None = None,
+        *,
+        order: Order = None,
+        using: str | None = None,
+        encoder: Encoder | None = None,
+    ) -> int:
+        """Publish an entry to the log in the current transaction, whether or not it is durable.
+
+        For the arguments and errors, see `pgnotifier.durable.publish` and `notify`.
+
+        Returns:
+            The id of the entry.
+        """
+        session = DjangoSession(connections[using or self.database])
+        write = _write_lazily if encoder is None else encoder
+        return publish_in(session, self.name, payload, key, order=order, encoder=write)
+
+    def publish_many(
+        self,
+        payloads: Iterable[Any],
+        key: Key = None,
+        *,
+        order: Order = None,
+        using: str | None = None,
+        encoder: Encoder | None = None,
+    ) -> list[int]:
+        """Publish an entry for each payload, in order: see `pgnotifier.durable.publish_many`.
+
+        Returns:
+            The ids of the entries, in order.
+        """
+        session = DjangoSession(connections[using or self.database])
+        write = _write_lazily if encoder is None else encoder
+        return publish_many_in(session, self.name, payloads, key, order=order, encoder=write)
 
 
 def _write_lazily(value: Any) -> str:

@@ -10,6 +10,7 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
+from django.db.transaction import atomic
 
 from pgnotifier._connection.parameters import make_parameters
 from pgnotifier._runtime.names import spell
@@ -27,7 +28,8 @@ from pgnotifier.contrib.django.notifiers import (
 )
 from pgnotifier.contrib.django.rows import find_foreign_owner
 from pgnotifier.contrib.django.triggers import NotifyOn
-from pgnotifier.errors import NotListeningError, PgNotifierError
+from pgnotifier.durable import check
+from pgnotifier.errors import LogNotInstalledError, NotListeningError, PgNotifierError
 from pgnotifier.notifier import Notifier
 
 POOLER_PORTS = {"6432"}
@@ -169,6 +171,8 @@ def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessa
             if not isinstance(made, NotifyOn):
                 continue
             known = Channel.known.get(made.channel)
+            if known is not None and known.durable != made.durable:
+                found.append(_report_durability(model, made, known))
             listened = conf.get("DATABASE") if known is None else known.database
             written = router.db_for_write(model)
             if written != listened:
@@ -181,6 +185,47 @@ def check_models(app_configs: Iterable[Any] | None, **_: Any) -> list[CheckMessa
                         id="pgnotifier.E010",
                     )
                 )
+    return found
+
+
+def _report_durability(model: Any, made: NotifyOn, channel: Channel) -> CheckMessage:
+    return Error(
+        f"{model._meta.label} notifies channel {made.channel!r} with durable={made.durable}, but "
+        f"the channel has durable={channel.durable}: its receivers get nothing.",
+        hint="Pass the channel as an object, without durable=.",
+        obj=model,
+        id="pgnotifier.E016",
+    )
+
+
+def check_log(
+    app_configs: Any, databases: Sequence[str] | None = None, **_: Any
+) -> list[CheckMessage]:
+    """Check that the databases of durable channels have the log."""
+    found: list[CheckMessage] = []
+    aliases = {channel.database for channel in Channel.all_known() if channel.durable}
+    for alias in sorted(aliases & set(databases or ())):
+        if connections[alias].vendor != "postgresql":
+            continue
+        try:
+            # What the server refuses would abort the transaction of a test.
+            with atomic(using=alias):
+                connections[alias].ensure_connection()
+                check(connections[alias].connection)
+        except LogNotInstalledError as exc:
+            # An error would stop `migrate`, which installs it.
+            app = "pgnotifier.contrib.django.durable"
+            added = "" if apps.is_installed(app) else f"add {app!r} to INSTALLED_APPS, and "
+            found.append(
+                checks.Warning(
+                    f"Channels of database {alias!r} are durable, but {exc}",
+                    hint=f"Or {added}run `manage.py migrate`.",
+                    id="pgnotifier.W004",
+                )
+            )
+        except (DatabaseError, PgNotifierError):
+            # Nobody can connect, which is another check's; or this role only publishes.
+            continue
     return found
 
 

@@ -7,13 +7,14 @@
             self.assertEqual([one.payload["operation"] for one in sent], ["update"])
 
 In `TestCase`, PostgreSQL sends nothing, because transactions never commit. `captureNotifications`
-records what would be sent, including what triggers send. `liveNotifications` is for
-`TransactionTestCase`: it runs a real listener during the `with` block.
+records what would be sent, including what triggers send and what is published to the log.
+`liveNotifications` is for `TransactionTestCase`: it runs a real listener during the `with` block.
 """
 
+import secrets
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,8 @@ from pgnotifier.contrib.django.channels import RECEIVERS, Channel
 from pgnotifier.contrib.django.notifiers import find_parameters
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
-from pgnotifier.notification import Notification
+from pgnotifier.errors import PgNotifierError
+from pgnotifier.notification import Entry, Notification
 from pgnotifier.notifier import Notifier
 from pgnotifier.payload import decode
 
@@ -43,7 +45,9 @@ CAPTURING = f"{SCHEMA}.pg_notify("
 # equal notifications of a transaction are sent once.
 _CAPTURE = f"""
 CREATE SCHEMA {SCHEMA};
-CREATE TABLE {SCHEMA}.sent (n serial, channel text, payload text);
+CREATE TABLE {SCHEMA}.sent (
+    n serial, channel text, payload text, at timestamptz DEFAULT pg_catalog.clock_timestamp()
+);
 CREATE FUNCTION {SCHEMA}.pg_notify(its_channel text, its_payload text) RETURNS void LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -69,6 +73,19 @@ AND n.nspname OPERATOR(pg_catalog.<>) %s::pg_catalog.name
 AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
 """
 
+_HAS_LOG = "SELECT pg_catalog.to_regclass('pgnotifier.log') IS NOT NULL"
+
+# The transaction sees its own entries, also those of its savepoints.
+_NEWEST = """
+SELECT COALESCE(pg_catalog.max(id), 0) FROM pgnotifier.log
+WHERE xid OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()
+"""
+_PUBLISHED = """
+SELECT id, at, channel, key, payload FROM pgnotifier.log
+WHERE xid OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id() AND id OPERATOR(pg_catalog.>) %s
+ORDER BY id
+"""
+
 
 @contextmanager
 def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
@@ -78,6 +95,8 @@ def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
 
     It captures calls of `pg_notify()` in the test's transaction: by `Channel.notify`, by the
     triggers of `notify_on`, and by other triggers and SQL. It doesn't capture the command `NOTIFY`.
+    If the database has the durable log, it also captures the entries that the block publishes: by
+    durable channels and triggers, `publish`, and SQL. They have an `id` and a `key`.
 
     Args:
         channels: The channels to capture. Default: all.
@@ -133,12 +152,23 @@ class _Capture:
             (named,) = cursor.fetchone()
             first = SCHEMA if "pg_catalog" in named else f"{SCHEMA}, pg_catalog"
             cursor.execute(f"SET search_path = {first}, {self._path}")
+            cursor.execute(_HAS_LOG)
+            (self._has_log,) = cursor.fetchone()
+            if self._has_log:
+                cursor.execute(_NEWEST)
+                (self._newest,) = cursor.fetchone()
 
     def end(self) -> list[Notification]:
         """Undo the changes; return what was recorded."""
         with self._connection.cursor() as cursor:
-            cursor.execute(f"SELECT channel, payload FROM {SCHEMA}.sent ORDER BY n")  # noqa: S608
+            cursor.execute(
+                f"SELECT at, channel, payload FROM {SCHEMA}.sent ORDER BY n"  # noqa: S608
+            )
             rows = cursor.fetchall()
+            published: Sequence[Any] = ()
+            if self._has_log:
+                cursor.execute(_PUBLISHED, [self._newest])
+                published = cursor.fetchall()
             cursor.execute(f"SET search_path = {self._path}")
             for definition in self._functions:
                 cursor.execute(definition)
@@ -146,7 +176,13 @@ class _Capture:
             cursor.execute("SELECT pg_catalog.pg_backend_pid()")
             (pid,) = cursor.fetchone()
         now = datetime.now(UTC)
-        return [Notification(channel, _decode(raw), raw, pid, now) for channel, raw in rows]
+        found: list[tuple[datetime, Notification]] = [
+            (at, Notification(channel, _decode(raw), raw, pid, now)) for at, channel, raw in rows
+        ]
+        for id, at, channel, key, raw in published:  # noqa: A001 - the column's name
+            entry = Entry(channel, _decode(raw), raw, pid, now, id=id, key=key, published_at=at)
+            found.append((at, entry))
+        return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 def _decode(raw: str) -> Any:
@@ -206,7 +242,8 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
     """Run a real listener on the test's database during the `with` block.
 
     In a thread of its own it calls the receivers of the database's channels and also their tasks,
-    with any dispatcher. Transactions have to commit, as in `TransactionTestCase`.
+    with any dispatcher. Transactions have to commit, as in `TransactionTestCase`. From durable
+    channels they get what is published during the block, and each entry is tried once.
 
     Args:
         using: An alias of DATABASES. Default: `PGNOTIFIER["DATABASE"]`.
@@ -220,14 +257,21 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
         autorun=False,
         on_error=lambda exc, *_: live._errors.append(exc),
     )
-    for channel in Channel.all_known():
-        if channel.database == alias:
-            notifier.subscribe(RECEIVERS, channel.name, _deliver_live, autorun=False)
-    notifier.start()
+    channels = [one for one in Channel.all_known() if one.database == alias]
+    # Not the name that a listener has in the log: what it hasn't got yet is none of the test's.
+    name = f"{RECEIVERS} of a test {secrets.token_hex(8)}"
+    for channel in channels:
+        options: dict[str, Any] = {"durable": True, "max_attempts": 1} if channel.durable else {}
+        notifier.subscribe(name, channel.name, _deliver_live, autorun=False, **options)
     try:
+        notifier.start()
         yield live
     finally:
         notifier.stop()
+        for channel in channels:
+            if channel.durable:
+                with suppress(PgNotifierError):
+                    notifier.unsubscribe(name, channel.name, autorun=False, forget=True)
 
 
 class _LiveDispatcher(SignalDispatcher):

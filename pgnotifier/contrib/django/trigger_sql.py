@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from django.core.exceptions import FieldDoesNotExist
 
+from pgnotifier._log import composing
 from pgnotifier.payload import MAX_PAYLOAD_BYTES
 
 Fields = bool | Sequence[str]
@@ -38,6 +39,7 @@ class TriggerDefinition(NamedTuple):
     delete: bool
     old: Fields
     new: Fields
+    durable: bool = False
 
     @property
     def events(self) -> list[str]:
@@ -50,7 +52,8 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
 
     A change of a row never fails because of its notification. If making the payload fails (a user's
     cast raises an error, a value is too large for jsonb), the payload is sent without values. The
-    block that catches the error costs a subtransaction, but that doesn't get an id.
+    block that catches the error costs a subtransaction, but that doesn't get an id. A durable
+    trigger fails if it can't publish at all.
 
     A session keeps the plan of `NEW.column` with the type that the column had. After an ALTER TABLE
     that has changed the type, that is an error; the second attempt then has a new plan.
@@ -61,7 +64,8 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
     )
     truncated = "OPERATOR(pg_catalog.||) '{\"truncated\": true}'::pg_catalog.jsonb"
     unchanged = "(head OPERATOR(pg_catalog.-) 'changed'::pg_catalog.text)"
-    too_long = f"pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) {MAX_PAYLOAD_BYTES}"
+    most = composing.MAX_PAYLOAD_BYTES if definition.durable else MAX_PAYLOAD_BYTES
+    too_long = f"pg_catalog.octet_length(payload) OPERATOR(pg_catalog.>) {most}"
     mismatch = "(SQLSTATE OPERATOR(pg_catalog.=) '42804')"  # datatype_mismatch
     failed = "'pgnotifier: ', TG_NAME, ' notifies of a change without its values: ', SQLERRM"
     return "\n".join(
@@ -92,7 +96,7 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
             f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
             f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
             "END IF;",
-            *_send(definition.channel),
+            *(_publish if definition.durable else _send)(definition.channel),
             "RETURN NULL;",
         ]
     )
@@ -112,6 +116,18 @@ def _send(channel: str) -> Iterable[str]:
     notify = literal(f"NOTIFY {quote(channel)}, ")
     yield f"    EXECUTE pg_catalog.concat({notify}, pg_catalog.quote_literal(payload));"
     yield "END IF;"
+
+
+def _publish(channel: str) -> Iterable[str]:
+    # The change of the row fails if this does: that is what durable means. Whoever changes a row
+    # has locked it, so that the entries of one primary key are in the order of its changes.
+    key = "(head OPERATOR(pg_catalog.->>) 'pk'::pg_catalog.text)"
+    size = f"pg_catalog.octet_length({key}) OPERATOR(pg_catalog.>) {composing.MAX_KEY_BYTES}"
+    yield "INSERT INTO pgnotifier.log (channel, key, payload) VALUES ("
+    yield f"    {literal(channel)},"
+    yield f"    CASE WHEN {size} THEN pg_catalog.md5{key} ELSE {key} END,"
+    yield "    payload"
+    yield ");"
 
 
 def make_source(model: Any, definition: TriggerDefinition) -> str:

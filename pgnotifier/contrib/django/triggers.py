@@ -43,6 +43,9 @@ class NotifyOn(BaseConstraint):
     `changed` is only there for updates; `old` and `new` have to be requested. Names are those of
     columns (`customer_id`). A payload over NOTIFY's limit of 7,999 bytes is sent without `old` and
     `new`, and with `"truncated": true`, so that the change of the row never fails for its size.
+
+    A durable trigger publishes an entry to the log instead, with the primary key as its key, and up
+    to 64 MiB. The role that changes a row then needs the rights of a publisher.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class NotifyOn(BaseConstraint):
         old: Fields = False,
         new: Fields = False,
         name: str | None = None,
+        durable: bool | None = None,
     ) -> None:
         """Define a trigger.
 
@@ -68,6 +72,8 @@ class NotifyOn(BaseConstraint):
             new: Whether to send the new values; or the names of the fields to send.
             name: The name of the trigger. If it has over 63 bytes, its end is replaced by a hash.
                 Default: made from the model's name and a hash of the other arguments.
+            durable: Whether to publish to the log. Default: as the channel, if that is given as an
+                object; otherwise no.
 
         Raises:
             ChannelNameError: PostgreSQL doesn't allow the name of the channel.
@@ -75,15 +81,19 @@ class NotifyOn(BaseConstraint):
         """
         if isinstance(channel, Channel):
             channel.keep()  # because it knows the database
+            durable = channel.durable if durable is None else durable
             channel = channel.name
         self.channel = check_channel(channel)
         self.insert, self.delete = bool(insert), bool(delete)
         self.update, self.old, self.new = _fields(update), _fields(old), _fields(new)
+        self.durable = bool(durable)
         if not (self.insert or self.update or self.delete):
             raise ValueError(
                 f"channel {self.channel!r}: at least one of insert, update and delete must be on"
             )
-        digest = _digest(repr(tuple(self.definition)))[:8]
+        *others, _ = self.definition
+        # Triggers that are not durable keep the names that they have had before.
+        digest = _digest(repr((*others, *(["durable"] if self.durable else []))))[:8]
         super().__init__(name=_Name.of(name or f"pgnotifier_{digest}_%(app_label)s_%(class)s"))
 
     def __repr__(self) -> str:
@@ -106,6 +116,8 @@ class NotifyOn(BaseConstraint):
             "new": self.new,
             "name": str(self.name),
         }
+        if self.durable:  # so that existing migrations stay as they are
+            options["durable"] = True
         return "pgnotifier.contrib.django.NotifyOn", (self.channel,), options
 
     # --- as a constraint ---
@@ -151,7 +163,13 @@ class NotifyOn(BaseConstraint):
     def definition(self) -> TriggerDefinition:
         """The definition of the trigger, as `trigger_sql` takes it."""
         return TriggerDefinition(
-            self.channel, self.insert, self.update, self.delete, self.old, self.new
+            self.channel,
+            self.insert,
+            self.update,
+            self.delete,
+            self.old,
+            self.new,
+            self.durable,
         )
 
     def find_problems(self, model: Any) -> list[checks.CheckMessage]:
@@ -235,6 +253,7 @@ def notify_on(
     old: Fields = False,
     new: Fields = False,
     name: str | None = None,
+    durable: bool | None = None,
 ) -> None:
     """Notify of a model's changes. For the arguments, see `NotifyOn`.
 
@@ -251,7 +270,14 @@ def notify_on(
         ValueError: insert, update and delete are all off.
     """
     made = NotifyOn(
-        channel, insert=insert, update=update, delete=delete, old=old, new=new, name=name
+        channel,
+        insert=insert,
+        update=update,
+        delete=delete,
+        old=old,
+        new=new,
+        name=name,
+        durable=durable,
     )
     if apps.is_installed("pgtrigger"):
         _register_trigger(model, made)

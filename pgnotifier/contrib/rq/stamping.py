@@ -71,19 +71,24 @@ class RQStamp:
         if self._normalize(ours, other) != self._normalize(theirs, other):
             raise ValueError("the commands that RQ makes differ from the stamp's")
 
-    def press(self, arguments: Any, job_id: str, time: str) -> list[RedisCommand]:
+    def press(
+        self, arguments: Any, job_id: str, time: str, meta: Mapping[str, Any] | None = None
+    ) -> list[RedisCommand]:
         """Return the commands that enqueue one job.
 
         Args:
             arguments: The arguments of the function.
             job_id: The id of the job.
             time: The time of enqueueing, as RQ writes it.
+            meta: The job's `meta`, if it isn't the same for all.
 
         Raises:
             Exception: The arguments can't be serialized.
         """
         data = deflate(self._dumps((self._function, None, arguments, {})))
-        times = [part for name in TIMES for part in (name, time)]
+        times: list[str | bytes] = [part for name in TIMES for part in (name, time)]
+        if meta is not None:
+            times += ["meta", self._dumps(meta)]
         return [
             *self._before,
             ("HSET", self._key(job_id), *self._static, "data", data, *times),

@@ -13,6 +13,7 @@ from rq.serializers import DefaultSerializer
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.names import spell
 from pgnotifier.contrib._queues.functions import check_found, find_path
+from pgnotifier.contrib._queues.origins import describe_entry
 from pgnotifier.contrib.rq import jobs
 from pgnotifier.contrib.rq.stamping import RedisCommand, RQStamp, record
 from pgnotifier.dispatch import Delivery
@@ -22,6 +23,8 @@ logger = logging.getLogger("pgnotifier.rq")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
+ORIGIN = "pgnotifier"
+"""The part of a job's `meta` that says which entry of the log it was made from."""
 
 
 class RQTarget:
@@ -87,10 +90,14 @@ class RQTarget:
         if self.path is None:
             self._learn()
         arguments = self._arguments(delivery, decodes_alike=decodes_alike)
-        job_id = f"{self._stem}-{secrets.token_hex(8)}"
+        known, settings = delivery.identify(), self._settings
+        job_id = f"{self._stem}-{known.hex if known else secrets.token_hex(8)}"
+        if known is not None:  # an entry of the log: a repeat has the same id
+            meta = {**(settings.get("meta") or {}), ORIGIN: describe_entry(delivery.notification)}
+            settings = {**settings, "meta": meta}
         if self._stamp is not None:
-            return self._stamp.press(arguments, job_id, time)
-        return record(self.queue, self._called, arguments, job_id, self._settings)
+            return self._stamp.press(arguments, job_id, time, settings["meta"] if known else None)
+        return record(self.queue, self._called, arguments, job_id, settings)
 
     def run(self, delivery: Delivery, *, decodes_alike: bool) -> None:
         """Have the queue run the job in this process."""

@@ -25,6 +25,7 @@ from pgnotifier.testing.contract.acknowledging import BatchTests
 from pgnotifier.testing.contract.calls import CALLS, Call, failing, first, second
 from pgnotifier.testing.contract.changes import ChangeTests
 from pgnotifier.testing.contract.delivery import DeliveryTests
+from pgnotifier.testing.contract.durable import DurableTests
 from pgnotifier.testing.contract.hard_payloads import HardPayloads
 from pgnotifier.testing.contract.setup import wait_until
 
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 
-class DispatcherContract(DeliveryTests, ChangeTests, BatchTests, HardPayloads):
+class DispatcherContract(DeliveryTests, ChangeTests, BatchTests, HardPayloads, DurableTests):
     """The tests for every dispatcher. Subclass it, and add a fixture `dispatcher`.
 
     Attributes:
@@ -70,3 +71,18 @@ class QueueDispatcherContract(DispatcherContract):
             send("a", *map(str, range(1, 100)))
             wait_until(lambda: notifier.status().dispatchers[0].retrying)
         assert sorted(call.payload for call in self.wait_for(100)) == list(range(100))
+
+    def test_durable_entries_and_an_outage(
+        self, notifier: Notifier, publish: Callable[..., None]
+    ) -> None:
+        """Entries wait in the log until the queue is back; stopping meanwhile loses none."""
+        notifier.subscribe("a", "a", self.adapt(first), durable=True)
+        notifier.start()
+        publish("a", "0")
+        self.wait_for(1)
+        with self.outage():
+            publish("a", *map(str, range(1, 50)))
+            wait_until(lambda: notifier.status().dispatchers[0].retrying)
+            notifier.stop(0.1)
+        notifier.start()
+        wait_until(lambda: {call.payload for call in self.worked()} == set(range(50)))

@@ -6,6 +6,7 @@ from pgnotifier.contrib.django import Channel, NotifyOn, notify_on
 
 orders = Channel("orders")
 notes = Channel("notes", using="second")
+parcels = Channel("parcels", durable=True)
 
 
 class Customer(models.Model):
@@ -61,3 +62,12 @@ class Note(models.Model):
 
     class Meta:
         constraints = (NotifyOn(notes, update=False, delete=False, new=["text"]),)
+
+
+class Parcel(models.Model):
+    """A model with a durable trigger."""
+
+    text = models.TextField()
+
+    class Meta:
+        constraints = (NotifyOn(parcels, new=True),)

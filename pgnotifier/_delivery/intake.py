@@ -1,0 +1,144 @@
+"""The intake: entries of the log that wait for a deliverer, beside its buffer."""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from pgnotifier._delivery.buffer import BATCH_BYTES, Item
+from pgnotifier._delivery.decoding import Decoder
+from pgnotifier._delivery.succession import Succession
+from pgnotifier.dispatch import Batch, Delivery
+from pgnotifier.notification import Entry, Receipt
+
+
+class EntryItem(Item, frozen=True, gc=False):
+    """An entry of the log that waits. Its data are UTF-8, and its pid is 0.
+
+    Attributes:
+        id: The number of the entry.
+        key: The key that it was published with, if any.
+        published_at: When it was published.
+        attempt: How often it has been tried, the coming time included.
+        receipt: Is told when it is settled.
+    """
+
+    id: int = 0
+    key: str | None = None
+    published_at: datetime | None = None
+    attempt: int = 1
+    receipt: Receipt | None = None
+
+    def arrival(self, payload: object) -> Entry:
+        """Return the notification, with the payload that was made of the data."""
+        return Entry(
+            self.channel,
+            payload,
+            self.data.decode("utf-8", "surrogateescape"),
+            self.pid,
+            self.received_at,
+            id=self.id,
+            key=self.key,
+            published_at=self.published_at,
+            attempt=self.attempt,
+            receipt=self.receipt,
+        )
+
+
+class Intake:
+    """Entries in their order. Its deliverer guards it.
+
+    It needs no bounds and no overflow policy: whoever fills it reads no more until these are
+    settled. What it drops isn't lost, as the log still has it.
+
+    Attributes:
+        is_open: Whether more may come, so that the deliverer has to stay.
+    """
+
+    def __init__(self) -> None:
+        """Make an empty one."""
+        self.is_open = False
+        self._content: deque[EntryItem] = deque()
+        self._was_last = False
+
+    def __bool__(self) -> bool:
+        """Return whether it holds anything."""
+        return bool(self._content)
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait."""
+        return len(self._content)
+
+    def put(self, items: Iterable[EntryItem]) -> None:
+        """Add entries."""
+        self._content.extend(items)
+
+    def has_turn(self, *, others: bool) -> bool:
+        """Return whether to take entries next: in turn, if others wait as well."""
+        self._was_last = bool(self._content) and not (others and self._was_last)
+        return self._was_last
+
+    def take(self, batch_size: int) -> Sequence[EntryItem]:
+        """Return enough entries for a batch.
+
+        Args:
+            batch_size: How many there may be.
+        """
+        taken: list[EntryItem] = []
+        size = BATCH_BYTES
+        while self._content and len(taken) < batch_size and size > 0:
+            taken.append(self._content.popleft())
+            size -= len(taken[-1].data)
+        return taken
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._content.clear()
+
+
+def decode_entries(
+    items: Iterable[EntryItem],
+    deliveries: list[Delivery],
+    decoder: Decoder,
+    succession: Succession,
+) -> None:
+    """Add the deliveries of some entries; hand on those that are for other dispatchers.
+
+    Args:
+        items: What was taken out of the intake.
+        deliveries: What to add to.
+        decoder: Makes the payloads.
+        succession: Has the bindings that an entry is for by now.
+    """
+    for item in items:
+        for one in item.bindings:
+            binding = succession.follow(one)
+            if not succession.serves(binding):
+                succession.forward(binding, item)
+                continue
+            delivery = decoder.decode(binding, item)
+            if delivery is None:
+                continue
+            if binding.gathering is None:
+                deliveries.append(delivery)
+            else:
+                succession.gather(delivery, deliveries)
+
+
+def settle_acknowledged(batch: Batch, left: Iterable[Delivery]) -> None:
+    """Settle the durable deliveries of a batch that its dispatcher has acknowledged.
+
+    Args:
+        batch: What was dispatched.
+        left: What is to be tried again. It may contain replacements for deliveries of the batch.
+    """
+    kept = {(id(entry.receipt), entry.id) for one in left for entry in one.entries()}
+    for delivery in batch:
+        if not delivery.binding.live:
+            continue
+        if not kept:
+            delivery.settle()
+            continue
+        for entry in delivery.entries():
+            if (id(entry.receipt), entry.id) not in kept:
+                Delivery(delivery.binding, entry).settle()

@@ -1,0 +1,1 @@
+"""Durable subscriptions: what reads the log, and hands it to deliverers."""

@@ -1,0 +1,122 @@
+"""A flight: entries that are being delivered, from the moment when they were read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.log_session import Failed, Place, Row, Window
+from pgnotifier._durable.receipt import Ledger, SharedReceipt
+from pgnotifier._log.dead_letters import Failure
+from pgnotifier._runtime.clock import Moment
+from pgnotifier.dispatch import Binding
+from pgnotifier.durability import Durability
+
+FIRST_RETRY = 1.0
+LAST_RETRY = 600.0
+"""Seconds before the first and the last retry of an entry; they double in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Entries that were handed over together.
+
+    Attributes:
+        rows: The entries, in order.
+        ledger: What of them is settled.
+        window: Where they were read; None if they are retried.
+        is_rest: Whether there were no more in that window.
+    """
+
+    rows: Sequence[Row]
+    ledger: Ledger
+    window: Window | None
+    is_rest: bool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be settled."""
+        return self.ledger.is_done or self.ledger.is_lost
+
+    @property
+    def head(self) -> Sequence[Row]:
+        """The entries before the first that isn't settled."""
+        left = self.ledger.left
+        at = next((at for at, row in enumerate(self.rows) if row.id in left), len(self.rows))
+        return self.rows[:at]
+
+    def place_after(self, head: Sequence[Row]) -> Place | None:
+        """Return the position at which these first entries are delivered; None if it is no other.
+
+        Args:
+            head: The first of its rows.
+        """
+        assert self.window is not None
+        if len(head) == len(self.rows) and self.is_rest:
+            return Place(self.window.target)
+        return Place(self.window.done, self.window.target, head[-1].id) if head else None
+
+    def after(self, head: Sequence[Row]) -> "Flight":
+        """Return the flight of the entries that come after its first ones."""
+        return replace(self, rows=self.rows[len(head) :])
+
+    def failed(self, rows: Sequence[Row], durability: Durability) -> Iterator[Failed]:
+        """Yield those that have failed, with what is to become of them."""
+        for row in rows:
+            reason = self.ledger.failures.get(row.id)
+            if reason is not None:
+                attempts = row.attempts + 1
+                is_dead = (
+                    durability.on_failure == "dead_letter" and attempts >= durability.max_attempts
+                )
+                pause = retry_pause(attempts)
+                yield row, Failure(reason.error, reason.traceback, pause, is_dead)
+
+
+def launch(
+    rows: Sequence[Row],
+    binding: Binding,
+    hand_over: Callable[[Sequence[EntryItem]], object],
+    on_settled: Callable[[], object],
+    window: Window | None = None,
+    *,
+    is_rest: bool = False,
+) -> Flight:
+    """Hand entries over, and return their flight.
+
+    Args:
+        rows: The entries, in order.
+        binding: The subscription.
+        hand_over: Gives them to the deliverer. What it doesn't take is lost, and read again.
+        on_settled: Called on any thread, once all are settled or lost.
+        window: Where they were read.
+        is_rest: Whether there were no more in that window.
+    """
+    ledger = Ledger((row.id for row in rows), on_settled)
+    receipt = SharedReceipt(ledger, binding.mutes)
+    received_at, moment = datetime.now(UTC), Moment.now()
+    channel = binding.subscription.channel
+    items = [
+        EntryItem(
+            channel,
+            (binding,),
+            row.payload.encode("utf-8", "surrogateescape"),
+            0,
+            received_at,
+            moment,
+            id=row.id,
+            key=row.key,
+            published_at=row.published_at,
+            attempt=row.attempts + 1,
+            receipt=receipt,
+        )
+        for row in rows
+    ]
+    del receipt  # from here on, the items alone refer to it
+    hand_over(items)
+    return Flight(rows, ledger, window, is_rest)
+
+
+def retry_pause(attempts: int) -> float:
+    """Return the seconds to wait after so many attempts."""
+    return float(min(LAST_RETRY, FIRST_RETRY * 2 ** min(attempts - 1, 20)))

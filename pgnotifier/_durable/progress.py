@@ -1,0 +1,349 @@
+"""The progress of one durable subscription: what it reads next, and what is settled of that."""
+
+import logging
+import math
+from collections.abc import Callable, Hashable, Sequence
+from datetime import UTC, datetime
+from time import monotonic
+
+from pgnotifier._delivery.buffer import Trouble
+from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.flight import Flight, launch, retry_pause
+from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Row, Window
+from pgnotifier._log.dead_letters import Failure
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier.dispatch import Binding
+from pgnotifier.durability import Durability
+from pgnotifier.status import DurableStatus
+
+logger = logging.getLogger("pgnotifier.durable")
+
+BATCH = 1000
+"""How many entries are read at a time: as many may come again after a crash."""
+RETRIES = 100
+"""How many failed entries are retried at a time."""
+SAVE_PAUSE = 1.0
+"""Seconds after which the part of a batch that is settled is saved."""
+IDLE_SAVE_PAUSE = 10.0
+"""Seconds between two saved positions while there is nothing to deliver."""
+RETRY_CHECK = 5.0
+"""Seconds between two looks for what other sessions have put aside."""
+
+
+class Progress:
+    """Where one subscription is, and what is under way. The source's thread owns it.
+
+    It reads a batch, has it delivered, and moves the position once that is settled. What fails is
+    put aside, and retried beside the flow; or else it holds up the subscription.
+
+    Attributes:
+        wanted: The binding to deliver to from the next batch on; None once it was removed.
+        binding: The binding that is delivered to now.
+        sub: The subscription's number in the log; None if it isn't known, or was forgotten.
+        behind_since: When the oldest entry was published that isn't delivered; None if there is
+            none.
+        last_id: The latest entry that was delivered by this process.
+        held_since: Since when an entry that fails has held it up.
+        figures: What the database says, now and then.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        hand_over: Callable[[Sequence[EntryItem]], object],
+        on_settled: Callable[[], object],
+    ) -> None:
+        """Begin without a number and a position.
+
+        Args:
+            binding: The subscription.
+            hand_over: Gives entries to the deliverer.
+            on_settled: Called on any thread, once a batch is settled or lost.
+        """
+        self.wanted: Binding | None = binding
+        self.binding = binding
+        self.sub: int | None = None
+        self.behind_since: datetime | None = None
+        self.last_id: int | None = None
+        self.held_since: datetime | None = None
+        self.figures: Figures | None = None
+        self._is_elsewhere = False  # whether another replica advances it
+        self._hand_over = hand_over
+        self._on_settled = on_settled
+        self._is_locked = False
+        self._flight: Flight | None = None
+        self._retried: Flight | None = None
+        self._known: int | None = None  # the number of the position
+        self._ahead: str | None = None  # there is nothing to deliver up to this snapshot
+        self._saved_at = -math.inf
+        self._paused_until = -math.inf
+        self._retry_at = -math.inf
+        self._attempts = 0  # of the entry that holds it up
+        self._backoff = Backoff()
+
+    @property
+    def durability(self) -> Durability:
+        """The options of the subscription."""
+        return self.binding.subscription.durability or Durability()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is under way."""
+        return self._flight is not None or self._retried is not None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was removed, and nothing is under way any more."""
+        return self.wanted is None and not (self.is_busy or self._is_locked)
+
+    @property
+    def due_at(self) -> float:
+        """When to visit it next, by `monotonic()`, whether or not the bell rings."""
+        times = [self._saved_at + SAVE_PAUSE if self._flight is not None else math.inf]
+        if self._retried is None and self.binding.live:
+            times.append(self._retry_at)
+        if self._flight is None and self._paused_until > monotonic():
+            times.append(self._paused_until)
+        return min(times)
+
+    def describe(self, name: Hashable, channel: str, trouble: Trouble) -> DurableStatus:
+        """Return the status. Any thread may call it.
+
+        Args:
+            name: The subscription's id.
+            channel: Its channel.
+            trouble: Since when the log can't be read, and why.
+        """
+        figures, since, flight, lag = self.figures, self.behind_since, self._flight, 0
+        if self._is_elsewhere and figures is not None:
+            since, lag = (figures.saved_at if figures.behind else None), figures.behind
+        elif flight is not None:
+            newest = flight.rows[-1].id if figures is None else figures.newest
+            lag = max(len(flight.rows), newest - flight.rows[0].id + 1)
+        seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
+        return DurableStatus(
+            id=str(name),
+            channel=channel,
+            last_id=self.last_id,
+            lag=lag,
+            lag_seconds=max(0.0, seconds),
+            failed=figures.failed if figures is not None else 0,
+            dead=figures.dead if figures is not None else 0,
+            held_since=self.held_since,
+            since=trouble.since,
+            why=trouble.why,
+        )
+
+    def become(self, sub: int) -> None:
+        """Have another number in the log: a new position was made."""
+        if sub != self.sub:
+            self.sub, self._is_locked = sub, False
+            self._flight = self._retried = self._known = self._ahead = None
+
+    def disconnect(self) -> None:
+        """Note that the session has ended, and its locks with it. What is under way stays so."""
+        self._is_locked = False
+
+    def visit(self, session: LogSession) -> bool:
+        """Save what is settled, and read on; return whether to visit it again at once.
+
+        Raises:
+            psycopg.Error: The session has ended, or refuses something.
+        """
+        self._settle(session)
+        self._settle_retried(session)
+        if not self.is_busy and self.wanted is not None:
+            self.binding = self.wanted
+        if self.wanted is not self.binding or not self.binding.live or self.sub is None:
+            self._let_go(session)
+            return False
+        more = False
+        if monotonic() >= self._paused_until and self._lock(session):
+            more = self._flight is None and self._read(session)
+            if self._retried is None and monotonic() >= self._retry_at:
+                more = self._read_retries(session) or more
+        self._let_go(session)
+        return more
+
+    def end(self, session: LogSession) -> None:
+        """Save what is settled, and have nothing under way any more."""
+        self._settle(session, at_once=True)
+        self._settle_retried(session, at_once=True)
+        self._flight = self._retried = None
+        self._let_go(session)
+
+    # --- what comes next ---
+
+    def _lock(self, session: LogSession) -> bool:
+        if not self._is_locked and self.sub is not None:
+            self._is_locked = session.lock(self.sub)
+            self._is_elsewhere = not self._is_locked
+        return self._is_locked
+
+    def _let_go(self, session: LogSession) -> None:
+        """Let other replicas go on, unless something is under way."""
+        if self._is_locked and not self.is_busy and self.sub is not None:
+            self._is_locked = False
+            session.unlock(self.sub)
+
+    def _read(self, session: LogSession) -> bool:
+        """Read the next entries and hand them over; return whether to look again at once."""
+        assert self.sub is not None
+        known = None if self._ahead is None else self._known
+        window = session.take(self.sub, known, self._ahead)
+        if window.state == "foreign":
+            self._paused_until = monotonic() + self._backoff.pause()
+            session.reanchor()
+            return True
+        if window.state == "gone":
+            session.unlock(self.sub)
+            self.sub, self._is_locked = None, False
+        if window.state != "taken":
+            return False
+        if window.n != self._known:
+            self._known, self._ahead = window.n, None
+        holds = self.durability.on_failure == "stop"
+        limit = 1 if holds else BATCH
+        rows = session.read(self.binding.subscription.channel, window, limit)
+        if not rows:
+            self._move_on(session, window)
+            return not window.is_now
+        if holds:
+            rows = [row._replace(attempts=self._attempts) for row in rows]
+        self.behind_since = rows[0].published_at
+        self._saved_at = monotonic()
+        self._flight = launch(
+            rows,
+            self.binding,
+            self._hand_over,
+            self._on_settled,
+            window,
+            is_rest=len(rows) < limit,
+        )
+        return True
+
+    def _move_on(self, session: LogSession, window: Window) -> None:
+        """Go on to the next window. This one is empty, so it is saved now and then only."""
+        self._ahead = window.target
+        if window.is_now:
+            self.behind_since = None
+        if window.newest > window.id_hi and monotonic() >= self._saved_at + IDLE_SAVE_PAUSE:
+            self._save(session, Place(window.target))
+
+    def _read_retries(self, session: LogSession) -> bool:
+        """Hand over what has failed and is due; return whether there was some."""
+        assert self.sub is not None
+        left = session.seconds_to_retry(self.sub)
+        self._retry_at = monotonic() + min(RETRY_CHECK, max(0.0, left or RETRY_CHECK))
+        if left is None or left > 0:
+            return False
+        rows = session.read_due(self.sub, RETRIES)
+        if rows:
+            self._retried = launch(rows, self.binding, self._hand_over, self._on_settled)
+        return bool(rows)
+
+    # --- what is under way ---
+
+    def _settle(self, session: LogSession, *, at_once: bool = False) -> None:
+        """Move the position past what is settled."""
+        flight = self._flight
+        if flight is None:
+            return
+        has_ended = flight.has_ended
+        if not (has_ended or at_once or monotonic() >= self._saved_at + SAVE_PAUSE):
+            return
+        if flight.ledger.failures and self.durability.on_failure == "stop":
+            self._hold(flight)
+            return
+        head = flight.head
+        place = flight.place_after(head)
+        self._saved_at = monotonic()
+        left: Flight | None = None if has_ended else flight.after(head)
+        if place is not None:
+            failed = list(flight.failed(head, self.durability))
+            if self._save(session, place, failed):
+                self.last_id = head[-1].id
+                self._attempts, self.held_since = 0, None
+            else:
+                left = None
+        # Only now: if the session has just ended, it is saved in the next one.
+        self._flight = left
+        if len(head) == len(flight.rows):
+            self._backoff, self._paused_until = Backoff(), -math.inf
+        elif has_ended:  # the rest was dropped, and is read again
+            self._paused_until = monotonic() + self._backoff.pause()
+
+    def _save(self, session: LogSession, place: Place, failed: Sequence[Failed] = ()) -> bool:
+        """Move the position; return False if it was moved elsewhere meanwhile."""
+        assert self.sub is not None
+        assert self._known is not None
+        self._known = session.save(self.sub, self._known, place, failed)
+        self._ahead = None
+        self._saved_at = monotonic()
+        if self._known is None:
+            return False
+        for one in failed:
+            self._retry_at = min(self._retry_at, monotonic() + one[1].retry_in)
+            self._report(*one)
+        return True
+
+    def _settle_retried(self, session: LogSession, *, at_once: bool = False) -> None:
+        """Forget what has succeeded at last; put off, or set aside, what has failed again."""
+        flight = self._retried
+        if flight is None or not (flight.has_ended or at_once):
+            return
+        settled = [row for row in flight.rows if row.id not in flight.ledger.left]
+        failed = list(flight.failed(settled, self.durability))
+        done = [row for row in settled if row.id not in flight.ledger.failures]
+        session.settle_retried(done, failed)
+        self._retried = None
+        # What was dropped is due still; not at once, as it may be dropped again.
+        self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
+        for one in failed:
+            self._report(*one)
+
+    def _hold(self, flight: Flight) -> None:
+        """Stay where an entry has failed, and pause."""
+        self._flight = None
+        self._attempts += 1
+        self._paused_until = monotonic() + retry_pause(self._attempts)
+        if self.held_since is None:
+            self.held_since = datetime.now(UTC)
+            (row, *_) = flight.rows
+            subscription = self.binding.subscription
+            logger.error(
+                "subscription %r on channel %r is held up by entry %d, which has failed: later "
+                "entries wait until it succeeds, or seek() passes it",
+                subscription.id,
+                subscription.channel,
+                row.id,
+                extra=about(
+                    "held_up",
+                    subscription=subscription.id,
+                    channel=subscription.channel,
+                    entry=row.id,
+                ),
+            )
+
+    def _report(self, row: Row, failure: Failure) -> None:
+        """Log it if an entry was set aside."""
+        if not failure.is_dead:
+            return
+        subscription = self.binding.subscription
+        attempts = row.attempts + 1
+        logger.error(
+            "subscription %r on channel %r: entry %d has failed %s, and is set aside; see "
+            "`pgnotifier dead list`",
+            subscription.id,
+            subscription.channel,
+            row.id,
+            count(attempts, "time"),
+            extra=about(
+                "dead_letter",
+                subscription=subscription.id,
+                channel=subscription.channel,
+                entry=row.id,
+                count=attempts,
+            ),
+        )

@@ -1,0 +1,335 @@
+"""A source: the thread that reads the log for the durable subscriptions of one dispatcher."""
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.wakeup import Waiter
+from pgnotifier._delivery.buffer import Trouble
+from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.log_session import LogSession, translate
+from pgnotifier._durable.patience import ImpatientConnection
+from pgnotifier._durable.progress import Progress
+from pgnotifier._log.positions import subscribe
+from pgnotifier._log.reclaim import Reclaimer
+from pgnotifier._registry.change import Key  # noqa: TC001
+from pgnotifier._registry.registry import Registry
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier._runtime.log_records import LogThrottle, about
+from pgnotifier._runtime.sync import Outcome
+from pgnotifier.dispatch import Binding, Dispatcher
+from pgnotifier.errors import (
+    LogNotInstalledError,
+    LogRefusedError,
+    NotifierStoppedError,
+    PgNotifierError,
+    in_one_line,
+)
+from pgnotifier.status import DurableStatus
+
+logger = logging.getLogger("pgnotifier.durable")
+
+FIRST_POLL = 0.005
+LAST_POLL = 5.0
+"""Seconds between looks into the log after it was empty; they double in between. What a publisher
+in flight has not rung for is late by no more than that."""
+PATIENCE = 0.02
+"""Seconds for which a source that waits for its own batch doesn't have the bell rung: under load,
+each publication would ring it."""
+FIGURES_PAUSE = 5.0
+"""Seconds between two looks for what `status()` says."""
+END_CHECK = 0.01
+"""Seconds between two looks, at the end, whether the deliverer has ended."""
+
+
+class Source:
+    """Reads for one dispatcher, so that a slow one holds up its own subscriptions only.
+
+    Other threads call `start`, `request`, `stop`, `join` and `forget_in_child`; the thread calls
+    what begins with an underscore.
+
+    Attributes:
+        ready: Settled once each subscription has a position, or the log can't be read.
+        progress: What its subscriptions are at. Replaced, never changed in place.
+        trouble: Since when it can't read, and why.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        parameters: Parameters,
+        registry: Callable[[], Registry],
+        hand_over: Callable[[Dispatcher, Sequence[EntryItem]], Deliverer | None],
+        may_retire: Callable[[Dispatcher], bool],
+        patience: float,
+    ) -> None:
+        """Make a source that isn't running yet.
+
+        Args:
+            dispatcher: The dispatcher.
+            parameters: Where to connect.
+            registry: Returns the current registry of durable subscriptions.
+            hand_over: Gives entries to the dispatcher's deliverer, and returns that; None if
+                nothing may be delivered any more.
+            may_retire: Called when it has no subscription left; returns whether it is to end.
+            patience: The seconds within which the server has to answer.
+        """
+        self.dispatcher = dispatcher
+        self.ready = Outcome()
+        self.progress: dict[Key, Progress] = {}
+        self.trouble = Trouble()
+        self._parameters = parameters
+        self._registry = registry
+        self._give = hand_over
+        self._may_retire = may_retire
+        self._patience = patience
+        self._known: Registry | None = None
+        self._deliverer: Deliverer | None = None
+        self._asked: deque[Outcome] = deque()
+        self._waiter = Waiter()
+        self._stop_at: float | None = None
+        self._figures_at = 0.0
+        self._reclaimer = Reclaimer()
+        self._backoff = Backoff()
+        self._warn = LogThrottle(logger)
+        name = f"pgnotifier-log-{type(dispatcher).__name__}"
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    # --- called by any thread ---
+
+    def describe(self) -> Iterator[DurableStatus]:
+        """Yield what the subscriptions are at, as far as it was known a moment ago."""
+        for (name, channel), one in self.progress.items():
+            yield one.describe(name, channel, self.trouble)
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: It can't be.
+        """
+        self.thread.start()
+
+    def request(self) -> Outcome:
+        """Have it look at the registry; the outcome is settled once new subscriptions are read."""
+        done = Outcome()
+        self._asked.append(done)
+        self._waiter.wake()
+        return done
+
+    def stop(self, deadline: float) -> None:
+        """Have it read no more, save what is settled until a deadline, and end.
+
+        A callback that stops its notifier has all the time that it takes.
+        """
+        deliverer = self._deliverer
+        is_own = deliverer is not None and deliverer.is_current()
+        self._stop_at = math.inf if is_own else deadline
+        self._waiter.wake()
+
+    def waits_for_caller(self) -> bool:
+        """Return whether it ends only once the calling callback has returned."""
+        return self._stop_at == math.inf
+
+    def forget_in_child(self) -> None:
+        """Close what wakes the parent's thread, in a forked child."""
+        self._waiter.close()
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        try:
+            while self._stop_at is None and not self._has_retired():
+                self._connect_and_serve()
+        finally:
+            self._end()
+
+    def _has_retired(self) -> bool:
+        return not self.progress and self.ready.is_open and self._may_retire(self.dispatcher)
+
+    def _end(self) -> None:
+        if self._deliverer is not None:
+            self._deliverer.intake.is_open = False
+        stopped = NotifierStoppedError("the notifier was stopped")
+        if not self.ready.is_open:
+            self.ready.settle(stopped)
+        while self._asked:
+            self._asked.popleft().settle(stopped)
+        self._waiter.close()
+
+    def _connect_and_serve(self) -> None:
+        """Read until the connection is lost; then pause."""
+        connection: psycopg.Connection[Any] | None = None
+        why: Exception
+        try:
+            connection = self._parameters.connect(kind=ImpatientConnection)
+            if isinstance(connection, ImpatientConnection):
+                connection.patience = self._patience
+            session = LogSession(connection)
+            session.prepare()
+            self._serve(session)
+        except psycopg.Error as exc:
+            why = translate(exc, self._parameters)
+        except PgNotifierError as exc:
+            why = exc
+        except Exception as exc:
+            logger.exception("a defect of pgnotifier; starting over", extra=about("defect"))
+            why = exc
+        else:
+            return
+        finally:
+            for one in self.progress.values():
+                one.disconnect()
+            if connection is not None:
+                self._waiter.unwatch()
+                connection.close()
+        self._note_trouble(why)
+        self._waiter.pause(self._backoff.pause())
+
+    def _note_trouble(self, exc: Exception) -> None:
+        why = in_one_line(exc)
+        self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
+        if isinstance(
+            exc, LogNotInstalledError | LogRefusedError
+        ):  # whoever waits should know: no new connection will help
+            if not self.ready.is_open:
+                self.ready.settle(exc)
+            while self._asked:
+                self._asked.popleft().settle(exc)
+        self._warn(
+            "can't read the log for %s (%s); trying again",
+            type(self.dispatcher).__name__,
+            why,
+            extra=about(
+                "log_unreadable",
+                dispatcher=type(self.dispatcher).__name__,
+                error=type(exc).__name__,
+            ),
+        )
+
+    def _serve(self, session: LogSession) -> None:
+        """Read for as long as the connection works."""
+        poll, busy_until = FIRST_POLL, 0.0
+        while self._stop_at is None:
+            self._look_up(session)
+            if self.ready.is_open and self._has_retired():
+                return
+            self._look_at_figures(session)
+            self._reclaimer.reclaim(session.connection)
+            if self._visit_all(session):
+                session.wake_up()
+                poll, busy_until = FIRST_POLL, monotonic() + PATIENCE
+            elif monotonic() < busy_until and self._is_busy:
+                self._wait(session, busy_until - monotonic())
+            elif not session.is_dozing:
+                session.doze()  # and look once more: something may have been published just now
+            else:
+                self._wait(session, poll)
+                poll = min(2 * poll, LAST_POLL)
+                if session.has_rung():
+                    session.wake_up()
+                    poll = FIRST_POLL
+        self._finish(session)
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(one.is_busy for one in self.progress.values())
+
+    def _look_up(self, session: LogSession) -> None:
+        """Give each new subscription a position, and forget removed ones."""
+        asked, self._asked = self._asked, deque()
+        try:
+            registry = self._registry()
+            if registry is not self._known or any(p.sub is None for p in self.progress.values()):
+                self._update(session, registry)
+                self._known = registry
+            if any(one.is_gone for one in self.progress.values()):
+                self.progress = {k: one for k, one in self.progress.items() if not one.is_gone}
+        except BaseException:
+            self._asked.extendleft(reversed(asked))
+            raise
+        if self.trouble.since is not None:
+            self.trouble = Trouble()
+            name = type(self.dispatcher).__name__
+            logger.info(
+                "reads the log for %s again", name, extra=about("log_readable", dispatcher=name)
+            )
+        self._backoff = Backoff()
+        if not self.ready.is_open:
+            self.ready.settle()
+        for one in asked:
+            one.settle()
+
+    def _update(self, session: LogSession, registry: Registry) -> None:
+        wanted: dict[Key, Binding] = {
+            (binding.id, name): binding
+            for name in registry
+            for binding in registry.bindings(name)
+            if binding.dispatcher is self.dispatcher
+        }
+        progress = dict(self.progress)
+        for key, binding in wanted.items():
+            if key not in progress:
+                progress[key] = Progress(binding, self._hand_over, self._waiter.wake)
+        for key, one in progress.items():
+            found = wanted.get(key)
+            # Its position may have been forgotten between two subscriptions.
+            if found is not None and (found is not one.wanted or one.sub is None):
+                subscription = found.subscription
+                assert subscription.durability is not None
+                one.become(
+                    subscribe(
+                        session.connection,
+                        str(subscription.id),
+                        subscription.channel,
+                        subscription.durability.start,
+                    )
+                )
+            one.wanted = found
+        self.progress = progress
+
+    def _look_at_figures(self, session: LogSession) -> None:
+        """Look now and then how far behind the subscriptions are."""
+        if monotonic() < self._figures_at:
+            return
+        self._figures_at = monotonic() + FIGURES_PAUSE
+        known = [one for one in self.progress.values() if one.sub is not None]
+        figures = session.figures([one.sub for one in known if one.sub is not None])
+        for one in known:
+            one.figures = figures.get(one.sub or 0)
+
+    def _hand_over(self, items: Sequence[EntryItem]) -> None:
+        deliverer = self._give(self.dispatcher, items)
+        if deliverer is not None:
+            self._deliverer = deliverer
+
+    def _visit_all(self, session: LogSession) -> bool:
+        """Visit each subscription; return whether some of them found something."""
+        found = [one.visit(session) for one in self.progress.values()]
+        return any(found)
+
+    def _wait(self, session: LogSession, longest: float) -> None:
+        """Wait until something is settled, the bell rings, or a subscription is due."""
+        now = monotonic()
+        due = min((one.due_at - now for one in self.progress.values()), default=longest)
+        self._waiter.wait(max(0.0, min(longest, due)), session.connection.fileno())
+
+    def _finish(self, session: LogSession) -> None:
+        """Save what is settled until the deliverer has ended, or the time is over."""
+        deliverer = self._deliverer
+        while deliverer is not None and deliverer.thread.is_alive():
+            assert self._stop_at is not None
+            if monotonic() >= self._stop_at:
+                break
+            self._waiter.pause(END_CHECK)
+        for one in self.progress.values():
+            one.end(session)

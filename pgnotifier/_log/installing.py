@@ -1,0 +1,241 @@
+"""Install the schema of the durable log, upgrade it, check it, and grant rights to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    LogNotInstalledError,
+    LogRefusedError,
+    in_one_line,
+)
+
+VERSION = 1
+"""The version of the schema that this version of pgnotifier installs, and needs."""
+
+Part = Literal["publisher", "listener"]
+"""What a role may do: publish, or read the log and move positions."""
+
+_BEGIN = """
+SELECT pg_catalog.set_config('pgnotifier.search_path',
+    pg_catalog.current_setting('search_path'), true);
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+DO $$ BEGIN
+    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
+        RAISE 'execute all of these statements in one transaction';
+    END IF;
+END $$;
+SELECT pg_catalog.set_config('pgnotifier.lock_timeout',
+    pg_catalog.current_setting('lock_timeout'), true);
+SELECT pg_catalog.set_config('lock_timeout', '60s', true);
+SELECT pg_catalog.pg_advisory_xact_lock(1885957742);
+"""
+# Outside of a transaction, the search_path would remain what it is, and the names that follow could
+# be looked up where others create functions. The lock is for several installations at once.
+_END = """
+SELECT pg_catalog.set_config('lock_timeout',
+    pg_catalog.current_setting('pgnotifier.lock_timeout'), true);
+SELECT pg_catalog.set_config('search_path',
+    pg_catalog.current_setting('pgnotifier.search_path'), true);
+"""
+_OWNER = """
+SELECT pg_catalog.pg_get_userbyid(nspowner),
+    pg_catalog.pg_get_userbyid(nspowner) OPERATOR(pg_catalog.=) CURRENT_USER
+FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+"""
+_VERSION = "SELECT version FROM pgnotifier.installed"
+_DROP = "DROP SCHEMA pgnotifier CASCADE"
+
+_GRANTS: dict[Part, str] = {
+    # Not USAGE of the sequences, with which a publisher could also write them.
+    "publisher": """
+GRANT USAGE ON SCHEMA pgnotifier TO {role};
+GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
+GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
+GRANT EXECUTE ON FUNCTION
+    pgnotifier.lock_keys(text, text[]),
+    pgnotifier.publish(text, text, text),
+    pgnotifier.publish(text, jsonb, text),
+    pgnotifier.ring(),
+    pgnotifier.snapshot()
+TO {role};
+""",
+    "listener": """
+GRANT USAGE ON SCHEMA pgnotifier TO {role};
+GRANT SELECT ON
+    pgnotifier.failed,
+    pgnotifier.installed,
+    pgnotifier.log,
+    pgnotifier.log_id_seq,
+    pgnotifier.position,
+    pgnotifier.positions,
+    pgnotifier.subscription
+TO {role};
+GRANT EXECUTE ON FUNCTION
+    pgnotifier.awake(boolean),
+    pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
+    pgnotifier.doze(),
+    pgnotifier.drop_failed(bigint[]),
+    pgnotifier.due(int, int),
+    pgnotifier.fail(
+        int, bigint, timestamptz, text, text, text, text, text, double precision, boolean
+    ),
+    pgnotifier.fail_again(bigint, text, text, double precision, boolean),
+    pgnotifier.forget(text, text),
+    pgnotifier.is_native(int, bigint),
+    pgnotifier.reanchor(),
+    pgnotifier.reclaim(interval, bigint, interval),
+    pgnotifier.retry(bigint[]),
+    pgnotifier.save(int, pg_snapshot, pg_snapshot, bigint),
+    pgnotifier.seek(text, text, text, bigint, timestamptz),
+    pgnotifier.subscribe(text, text, text, bigint, timestamptz),
+    pgnotifier.take(int, bigint, pg_snapshot)
+TO {role};
+""",
+}
+
+
+def script(since: int = 0) -> str:
+    """Return the statements that install the schema, or upgrade it. They need one transaction.
+
+    Args:
+        since: The version that is installed. Default: none.
+    """
+    return "\n".join([_BEGIN.strip(), *_steps(since), _END.strip()]) + "\n"
+
+
+def grant_script(role: str, part: Part) -> str:
+    """Return the statements that grant a role the rights of a publisher or a listener.
+
+    They need one transaction.
+
+    Raises:
+        ArgumentTypeError: There is no such part.
+    """
+    if part not in _GRANTS:
+        raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
+    to = sql.Identifier(role).as_string(None)
+    return "\n".join([_BEGIN.strip(), _GRANTS[part].strip().format(role=to), _END.strip()]) + "\n"
+
+
+def install(connection: psycopg.Connection[Any]) -> bool:
+    """Install the schema, or upgrade it; return whether there was anything to do.
+
+    It may be called from several places at once. It uses the connection's transaction, if one is
+    open, and else one of its own.
+
+    Raises:
+        LogRefusedError: The schema belongs to another role, or a privilege is missing.
+    """
+    with _translated("install the durable log"), connection.transaction():
+        connection.execute(_BEGIN.encode())
+        version = _installed_version(connection)
+        for step in _steps(version):
+            connection.execute(step.encode())
+        connection.execute(_END.encode())
+    return version < VERSION
+
+
+def uninstall(connection: psycopg.Connection[Any]) -> bool:
+    """Drop the schema with all entries and positions; return whether there was one.
+
+    Raises:
+        LogRefusedError: The schema belongs to another role.
+    """
+    with _translated("uninstall the durable log"), connection.transaction():
+        if not _is_there(connection):
+            return False
+        connection.execute(_DROP)
+    return True
+
+
+def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
+    """Grant a role the rights of a publisher or a listener. Repeat it after an upgrade.
+
+    Raises:
+        ArgumentTypeError: There is no such part.
+        LogRefusedError: There is no such role, or the schema belongs to another one.
+    """
+    statements = grant_script(role, part).encode()
+    with _translated(f"grant rights to {role!r}"), connection.transaction():
+        connection.execute(statements)
+
+
+def check(connection: psycopg.Connection[Any]) -> int:
+    """Return the version of the schema, if it is one that this pgnotifier can use.
+
+    Raises:
+        LogNotInstalledError: The schema isn't installed, or is too old.
+        LogRefusedError: The role has no right to use it.
+    """
+    with _translated("use the durable log"):
+        try:
+            row = connection.execute(_VERSION).fetchone()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            row = None
+    if row is None:
+        raise LogNotInstalledError(
+            f"database {connection.info.dbname!r} has no durable log. Run: pgnotifier install"
+        )
+    version = int(row[0])
+    if version < VERSION:
+        raise LogNotInstalledError(
+            f"the durable log in database {connection.info.dbname!r} has version {version}, and "
+            f"this pgnotifier needs {VERSION}. Run: pgnotifier install"
+        )
+    return version
+
+
+def _steps(since: int) -> Iterator[str]:
+    """Yield the statements of each version after one."""
+    folder = files("pgnotifier._log").joinpath("schema")
+    for version in range(since + 1, VERSION + 1):
+        yield folder.joinpath(f"{version}.sql").read_text("ascii")
+
+
+def _installed_version(connection: psycopg.Connection[Any]) -> int:
+    if not _is_there(connection):
+        return 0
+    row = connection.execute(_VERSION).fetchone()
+    assert row is not None, "pgnotifier.installed has one row"
+    return int(row[0])
+
+
+def _is_there(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the schema is there.
+
+    Raises:
+        LogRefusedError: It belongs to another role, which could have put a view there that executes
+            its functions with our rights.
+    """
+    row = connection.execute(_OWNER).fetchone()
+    if row is None:
+        return False
+    owner, is_ours = row
+    if not is_ours:
+        raise LogRefusedError(
+            f"the schema pgnotifier in database {connection.info.dbname!r} belongs to role "
+            f"{owner!r}. Connect as this role, or SET ROLE to it"
+        )
+    return True
+
+
+@contextmanager
+def _translated(action: str) -> Iterator[None]:
+    """Raise errors of the driver as our own."""
+    try:
+        yield
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        raise LogRefusedError(
+            f"can't {action} here: the server is a hot standby, or the transaction is read-only. "
+            "Connect to the primary"
+        ) from exc
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise LogRefusedError(f"can't {action}, for want of rights: {in_one_line(exc)}") from exc
+    except psycopg.Error as exc:
+        raise LogRefusedError(f"can't {action}: {in_one_line(exc)}") from exc

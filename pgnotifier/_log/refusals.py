@@ -1,0 +1,93 @@
+"""Explain the errors with which a server refuses a publication.
+
+Errors that are not about publishing (a deadlock, a lost connection, a timeout) stay those of the
+driver, because that is what the code around the transaction handles.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pgnotifier._log.composing import too_large
+from pgnotifier.errors import (
+    LogNotInstalledError,
+    LogRefusedError,
+    PayloadEncodingError,
+    PgNotifierError,
+    in_one_line,
+)
+
+
+@contextmanager
+def explained(channel: str) -> Iterator[None]:
+    """Replace the errors of drivers that have an explanation."""
+    try:
+        yield
+    except PgNotifierError:
+        raise
+    except UnicodeEncodeError as exc:  # by a driver with a `client_encoding` of its own
+        raise PayloadEncodingError(
+            f"an entry for channel {channel!r} can't be sent: the connection's client_encoding, "
+            f"{exc.encoding}, has no character {exc.object[exc.start]!r}. Set it to UTF8"
+        ) from exc
+    except Exception as exc:
+        explain = _EXPLAINED.get(find_state(exc) or "")
+        if explain is None:
+            raise
+        raise explain(channel, in_one_line(getattr(exc, "orig", exc))) from exc
+
+
+def find_state(exc: BaseException) -> str | None:
+    """Return the SQLSTATE of a driver's error, also if SQLAlchemy or Django has wrapped it.
+
+    https://www.postgresql.org/docs/current/errcodes-appendix.html
+    """
+    for one in (exc, getattr(exc, "orig", None), exc.__cause__):
+        for name in ("sqlstate", "pgcode"):
+            state = getattr(one, name, None)
+            if isinstance(state, str):
+                return state
+    return None
+
+
+def _not_installed(channel: str, reason: str) -> PgNotifierError:
+    return LogNotInstalledError(
+        f"can't publish to {channel!r}: this database has no durable log, or an old one. "
+        f"Run: pgnotifier install ({reason})"
+    )
+
+
+def _no_right(channel: str, reason: str) -> PgNotifierError:
+    return LogRefusedError(
+        f"can't publish to {channel!r}: the role has no right to. "
+        f"Run: pgnotifier install --grant-publisher ROLE ({reason})"
+    )
+
+
+def _read_only(channel: str, reason: str) -> PgNotifierError:
+    return LogRefusedError(
+        f"can't publish to {channel!r}: the transaction is read-only, or the server is a standby "
+        f"({reason})"
+    )
+
+
+def _missing_character(channel: str, reason: str) -> PgNotifierError:
+    return PayloadEncodingError(
+        f"an entry for channel {channel!r} can't be kept: the database's encoding lacks one of its "
+        f"characters ({reason})"
+    )
+
+
+def _too_large(channel: str, reason: str) -> PgNotifierError:
+    return too_large(channel, f"too many bytes in the database's encoding ({reason})")
+
+
+_EXPLAINED: Mapping[str, Callable[[str, str], PgNotifierError]] = {
+    "3F000": _not_installed,  # invalid_schema_name
+    "42P01": _not_installed,  # undefined_table
+    "42883": _not_installed,  # undefined_function
+    "42501": _no_right,  # insufficient_privilege
+    "25006": _read_only,  # read_only_sql_transaction
+    "22P05": _missing_character,  # untranslatable_character
+    "22021": _missing_character,  # character_not_in_repertoire
+    "23514": _too_large,  # check_violation
+}

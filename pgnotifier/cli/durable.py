@@ -1,0 +1,264 @@
+"""The subcommands for durable subscriptions: `install`, `uninstall`, `dead` and `replay`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+import click
+import psycopg
+
+from pgnotifier import durable
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._log import dead_letters, positions
+from pgnotifier._log.dead_letters import DeadLetter
+from pgnotifier.cli.tables import format_table
+from pgnotifier.errors import PgNotifierError, in_one_line
+
+_HEADINGS = {
+    "n": "NUMBER",
+    "name": "SUBSCRIPTION",
+    "channel": "CHANNEL",
+    "id": "ENTRY",
+    "attempts": "ATTEMPTS",
+    "failed_at": "FAILED AT",
+    "error": "ERROR",
+}
+_SHOWN = 60  # characters of an error in a table
+_Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+dsn_option: _Decorator = click.option(
+    "-d",
+    "--dsn",
+    default="",
+    envvar="PGNOTIFIER_DSN",
+    show_envvar=True,
+    help="The database: a conninfo string or URI.  What it leaves out is taken from PGHOST, "
+    "PGPASSWORD and so on.",
+)
+_subscription_option: _Decorator = click.option(
+    "-s", "--subscription", metavar="ID", help="Only those of this subscription."
+)
+_channel_option: _Decorator = click.option(
+    "-c", "--channel", metavar="NAME", help="Only those of this channel."
+)
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection; print what fails in one line, and exit with code 1."""
+    try:
+        with Parameters(dsn).connect() as connection:
+            yield connection
+    except PgNotifierError as exc:
+        raise click.ClickException(str(exc)) from None
+    except psycopg.Error as exc:
+        raise click.ClickException(in_one_line(exc)) from None
+
+
+@click.command()
+@dsn_option
+@click.option("--sql", "prints", is_flag=True, help="Print the statements, and execute none.")
+@click.option("--check", "checks", is_flag=True, help="Only check whether it is installed.")
+@click.option(
+    "--grant-publisher",
+    "publishers",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that may publish; may be given several times.",
+)
+@click.option(
+    "--grant-listener",
+    "listeners",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that may read and move durable subscriptions; may be given several times.",
+)
+def install(
+    dsn: str, prints: bool, checks: bool, publishers: tuple[str, ...], listeners: tuple[str, ...]
+) -> None:
+    """Install the durable log, or upgrade it.
+
+    Creates the schema `pgnotifier` in the database.  The role needs the right to create schemas
+    there, and owns it; no superuser and no extension is needed.  Several processes may run this at
+    the same time.
+
+    Migration tools can execute what --sql prints, in one transaction.
+
+    Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
+    """
+    grants: list[tuple[str, durable.Part]] = [(role, "publisher") for role in publishers]
+    grants += [(role, "listener") for role in listeners]
+    if prints:
+        click.echo(durable.install_script(), nl=False)
+        for role, part in grants:
+            click.echo(durable.grant_script(role, part), nl=False)
+        return
+    with connected(dsn) as connection:
+        if checks:
+            click.echo(f"the durable log has version {durable.check(connection)}")
+            return
+        changed = durable.install(connection)
+        for role, part in grants:
+            durable.grant(connection, role, part)
+    click.echo("installed the durable log" if changed else "the durable log is up to date")
+
+
+@click.command()
+@dsn_option
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+def uninstall(dsn: str, yes: bool) -> None:
+    """Drop the durable log, with all that it holds.
+
+    What was not delivered yet is lost, and so are positions and dead letters.
+    """
+    if not yes:
+        click.confirm("Drop the schema pgnotifier, with all entries and positions?", abort=True)
+    with connected(dsn) as connection:
+        dropped = durable.uninstall(connection)
+    click.echo("dropped the durable log" if dropped else "no durable log was installed")
+
+
+@click.group()
+def dead() -> None:
+    """Show, retry and drop what could not be delivered."""
+
+
+@dead.command("list")
+@dsn_option
+@_subscription_option
+@_channel_option
+@click.option("-a", "--all", "everything", is_flag=True, help="Also those still being retried.")
+@click.option("-n", "--limit", default=1000, show_default=True, help="How many to show at most.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON, with payloads.")
+def list_dead(
+    dsn: str,
+    subscription: str | None,
+    channel: str | None,
+    everything: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List dead letters, the oldest first."""
+    with connected(dsn) as connection:
+        found = dead_letters.find_letters(
+            connection, name=subscription, channel=channel, everything=everything, limit=limit
+        )
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in found], indent=2, default=str))
+    else:
+        click.echo(format_table(_HEADINGS, map(_row, found)))
+
+
+@dead.command()
+@dsn_option
+@click.argument("number", type=int)
+def show(dsn: str, number: int) -> None:
+    """Show one of them with its payload and its traceback."""
+    with connected(dsn) as connection:
+        found = dead_letters.find_letters(connection, n=number, everything=True)
+    if not found:
+        raise click.ClickException(f"there is no failed entry number {number}")
+    for name, value in asdict(found[0]).items():
+        text = "-" if value is None else str(value)
+        click.echo(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
+
+
+@dead.command()
+@dsn_option
+@_subscription_option
+@_channel_option
+@click.argument("numbers", type=int, nargs=-1)
+def retry(
+    dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]
+) -> None:
+    """Have dead letters delivered again, by their NUMBERS or all those of a subscription."""
+    with connected(dsn) as connection:
+        chosen = _choose(connection, subscription, channel, numbers)
+        click.echo(f"{dead_letters.retry_letters(connection, chosen)} are delivered again")
+
+
+@dead.command()
+@dsn_option
+@_subscription_option
+@_channel_option
+@click.argument("numbers", type=int, nargs=-1)
+def drop(dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]) -> None:
+    """Delete dead letters, by their NUMBERS or all those of a subscription."""
+    with connected(dsn) as connection:
+        chosen = _choose(connection, subscription, channel, numbers)
+        click.echo(f"{dead_letters.drop_letters(connection, chosen)} deleted")
+
+
+@click.command()
+@dsn_option
+@click.argument("subscription", metavar="ID")
+@click.option("-c", "--channel", required=True, metavar="NAME", help="The subscription's channel.")
+@click.option("--since", metavar="TIME", help="All that was published since, as 2026-01-31T12:00Z.")
+@click.option("--from-id", type=int, metavar="N", help="All entries from this one on.")
+@click.option("--oldest", is_flag=True, help="All entries that are still there.")
+@click.option("--now", is_flag=True, help="Only what is published from now on: skip the rest.")
+def replay(
+    dsn: str,
+    subscription: str,
+    channel: str,
+    since: str | None,
+    from_id: int | None,
+    oldest: bool,
+    now: bool,
+) -> None:
+    """Move a durable subscription, so that it gets entries again.
+
+    Exit code: 1 if there is no such subscription.
+    """
+    given: list[positions.Start] = []
+    if since is not None:
+        given.append(_read_time(since))
+    if from_id is not None:
+        given.append(from_id)
+    if oldest:
+        given.append("oldest")
+    if now:
+        given.append("now")
+    if len(given) != 1:
+        raise click.UsageError("give one of --since, --from-id, --oldest and --now")
+    with connected(dsn) as connection:
+        durable.check(connection)
+        if not positions.seek(connection, subscription, channel, given[0]):
+            raise click.ClickException(
+                f"there is no durable subscription {subscription!r} to channel {channel!r}"
+            )
+    click.echo(f"moved subscription {subscription!r}")
+
+
+def _choose(
+    connection: psycopg.Connection[Any],
+    name: str | None,
+    channel: str | None,
+    numbers: tuple[int, ...],
+) -> list[int]:
+    """Return the numbers that were given, or those of the dead letters that options describe."""
+    if bool(numbers) == bool(name or channel):
+        raise click.UsageError("give numbers, or --subscription, --channel or both")
+    if numbers:
+        return [*numbers]
+    found = dead_letters.find_letters(connection, name=name, channel=channel, limit=sys.maxsize)
+    return [one.n for one in found]
+
+
+def _row(letter: DeadLetter) -> dict[str, str | None]:
+    shown = asdict(letter) | {"failed_at": letter.failed_at.isoformat(" ", "seconds")}
+    error = " ".join((letter.error or "").split())
+    shown["error"] = error if len(error) <= _SHOWN else f"{error[: _SHOWN - 1]}…"
+    return {name: str(shown[name]) for name in _HEADINGS}
+
+
+def _read_time(text: str) -> datetime:
+    """Return a time; without a time zone, it is local time."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise click.UsageError(f"--since needs a time as 2026-01-31T12:00Z, not {text!r}") from None

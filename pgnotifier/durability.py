@@ -1,0 +1,126 @@
+"""Check the options of `subscribe(durable=True)`."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+Start = Literal["now", "oldest"] | datetime
+MAX_ATTEMPTS = 5
+"""How often an entry is tried by default."""
+FAILURES = ("dead_letter", "stop")
+MAX_ID_BYTES = 1024
+"""The longest name of a subscription in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """How a durable subscription reads the log.
+
+    Attributes:
+        start: Where it begins if it has no position in the log yet: "now", "oldest", or a time.
+        max_attempts: How often an entry is tried before it is set aside as a dead letter.
+        on_failure: "dead_letter", or "stop": then nothing later is delivered until it succeeds.
+    """
+
+    start: Start = "now"
+    max_attempts: int = MAX_ATTEMPTS
+    on_failure: str = FAILURES[0]
+
+
+def check_durability(
+    id: Hashable, durable: object, start: Any, max_attempts: Any, on_failure: Any
+) -> Durability | None:
+    """Return the options of a durable subscription; None if it isn't durable.
+
+    Args:
+        id: The subscription's id, which is its name in the log.
+        durable: Whether it is durable.
+        start: "now", "oldest" or an aware datetime; None for the default.
+        max_attempts: From 1 on; None for the default.
+        on_failure: "dead_letter" or "stop"; None for the default.
+
+    Raises:
+        ArgumentTypeError: An option has the wrong type, or the id isn't a str.
+        ConfigurationError: A value is out of range, or the options don't go together.
+    """
+    what = f"subscription {id!r:.80}"
+    given = {"start": start, "max_attempts": max_attempts, "on_failure": on_failure}
+    if not isinstance(durable, bool):
+        raise ArgumentTypeError(f"{what}: durable must be True or False, not {durable!r:.80}")
+    if not durable:
+        for name, value in given.items():
+            if value is not None:
+                raise ConfigurationError(f"{what}: {name} needs durable=True")
+        return None
+    check_name(id)
+    if start is not None:
+        _check_start(what, start)
+    if max_attempts is not None:
+        if not isinstance(max_attempts, int) or isinstance(max_attempts, bool):
+            raise ArgumentTypeError(
+                f"{what}: max_attempts must be an integer, not {max_attempts!r:.80}"
+            )
+        if max_attempts < 1:
+            raise ConfigurationError(f"{what}: max_attempts must be at least 1, not {max_attempts}")
+    if on_failure is not None and on_failure not in FAILURES:
+        raise ConfigurationError(
+            f"{what}: on_failure must be 'dead_letter' or 'stop', not {on_failure!r:.80}"
+        )
+    return Durability(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_name(id: object) -> str:
+    """Return the id of a durable subscription, if the log can store it as its name.
+
+    Raises:
+        ArgumentTypeError: It isn't a str.
+        ConfigurationError: It is empty or too long, or contains what PostgreSQL refuses.
+    """
+    if not isinstance(id, str):
+        raise ArgumentTypeError(
+            f"the id of a durable subscription is its name in the database, so it must be a str, "
+            f"not {type(id).__name__}: {id!r:.80}"
+        )
+    try:
+        size = len(id.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= MAX_ID_BYTES or "\0" in id:
+        raise ConfigurationError(
+            f"the id of a durable subscription must be valid Unicode without NUL, of 1 to "
+            f"{MAX_ID_BYTES} bytes, not {id!r:.80}"
+        )
+    return id
+
+
+def check_place(id: Hashable, to: Any) -> Start | int:
+    """Return a place in the log to seek, if it is one.
+
+    Raises:
+        ArgumentTypeError: It is something else than "now", "oldest", a time or an entry's number.
+        ConfigurationError: It is another str, or a time without a time zone.
+    """
+    if isinstance(to, int) and not isinstance(to, bool):
+        return to
+    _check_start(f"subscription {id!r:.80}", to)
+    place: Start = to
+    return place
+
+
+def _check_start(what: str, start: Any) -> None:
+    if isinstance(start, datetime):
+        if start.tzinfo is None:
+            raise ConfigurationError(
+                f"{what}: a time must have a time zone: datetime.now(UTC), for example"
+            )
+    elif not isinstance(start, str):
+        raise ArgumentTypeError(
+            f"{what}: a place in the log is 'now', 'oldest' or a datetime, not {start!r:.80}"
+        )
+    elif start not in ("now", "oldest"):
+        raise ConfigurationError(
+            f"{what}: a place in the log is 'now', 'oldest' or a datetime, not {start!r:.80}"
+        )

@@ -1,0 +1,444 @@
+"""Durable subscriptions: what is published is delivered, whoever was down meanwhile."""
+
+import threading
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from pgnotifier import ThreadDispatcher
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    LogNotInstalledError,
+    LogRefusedError,
+    UnknownSubscriptionError,
+)
+
+ONE_TO_THREE = [1, 2, 3]
+
+
+class Recalcitrant:
+    """A callback that fails as often as it is told to, and records its calls."""
+
+    def __init__(self, failures):
+        self.failures = failures
+        self.calls = []
+
+    def __call__(self, id, channel, payload, pid):
+        self.calls.append(payload)
+        if payload in self.failures and self.failures[payload] > 0:
+            self.failures[payload] -= 1
+            raise ValueError(f"not {payload}")
+
+
+def test_what_is_published_arrives(notifier, log, record):
+    """Each entry is delivered in order, as a notification would be; its pid is 0."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", *ONE_TO_THREE, '{"id": 7}')
+    assert record.wait_for(4) == [*ONE_TO_THREE, {"id": 7}]
+    assert record.calls[0] == ("invoice", "paid", 1, 0)
+
+
+def test_what_was_published_meanwhile_arrives(log, make_notifier, record):
+    """A notifier that starts again gets what was published while none ran."""
+    first = make_notifier(log.dsn)
+    first.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    first.stop()
+    log.publish("paid", 2, 3)
+    second = make_notifier(log.dsn)
+    second.subscribe("invoice", "paid", record, durable=True)
+    assert record.wait_for(3) == ONE_TO_THREE
+
+
+def test_what_is_rolled_back_does_not_arrive(notifier, log, record):
+    """Nothing of a transaction that is rolled back is delivered, and all of one that commits."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    with psycopg.connect(log.dsn) as undone:
+        undone.execute("SELECT pgnotifier.publish('paid', 'undone')")
+        undone.rollback()
+    log.publish_together("paid", *ONE_TO_THREE)
+    assert record.wait_for(3) == ONE_TO_THREE
+
+
+def test_large_payloads_and_equal_ones(notifier, log, record):
+    """There is no limit of 8,000 bytes, and equal payloads of a transaction stay separate."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    large = "x" * 100_000
+    log.publish_together("paid", large, large)
+    assert record.wait_for(2) == [large, large]
+
+
+def test_more_than_a_batch(notifier, log, record):
+    """Thousands of entries arrive in order, each once."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish_together("paid", *range(2500))
+    log.publish("paid", *range(2500, 2600))
+    assert record.wait_for(2600) == list(range(2600))
+
+
+def test_subscriptions_of_a_channel_progress_by_themselves(notifier, log, make_recorder):
+    """A subscription that is stuck doesn't hold up another one of the same channel."""
+    go_on, other = threading.Event(), make_recorder()
+    stuck = make_recorder()
+
+    def wait(*args):
+        go_on.wait(60)
+        stuck(*args)
+
+    notifier.subscribe("stuck", "paid", wait, durable=True, dispatcher=ThreadDispatcher())
+    notifier.subscribe("other", "paid", other, durable=True)
+    log.publish("paid", *ONE_TO_THREE)
+    assert other.wait_for(3) == ONE_TO_THREE
+    assert stuck.payloads == []
+    go_on.set()
+    assert stuck.wait_for(3) == ONE_TO_THREE
+
+
+def test_beside_a_volatile_subscription(notifier, log, make_recorder):
+    """A volatile subscription gets notifications, a durable one what is published."""
+    volatile, durable = make_recorder(), make_recorder()
+    notifier.subscribe("volatile", "paid", volatile)
+    notifier.subscribe("durable", "paid", durable, durable=True)
+    log.notify("paid", "notified")
+    log.publish("paid", "published")
+    assert volatile.wait_for(1) == ["notified"]
+    assert durable.wait_for(1) == ["published"]
+    log.notify("paid", "again")
+    assert volatile.wait_for(2) == ["notified", "again"]
+    assert durable.payloads == ["published"]
+
+
+def test_only_what_is_published_on_its_channel(notifier, log, record):
+    """Entries of other channels aren't delivered."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("other", 1)
+    log.publish("paid", 2)
+    assert record.wait_for(1) == [2]
+
+
+@pytest.mark.parametrize(("start", "expected"), [("now", [3]), ("oldest", ONE_TO_THREE)])
+def test_where_a_new_subscription_starts(notifier, log, record, start, expected):
+    """A new subscription starts now, or with the oldest entry that is kept."""
+    log.publish("paid", 1, 2)
+    notifier.subscribe("invoice", "paid", record, durable=True, start=start)
+    log.publish("paid", 3)
+    assert record.wait_for(len(expected)) == expected
+
+
+def test_starting_at_a_time(notifier, log, record):
+    """A new subscription gets what was published from a time on."""
+    log.publish("paid", 1)
+    (since,) = log.execute("SELECT clock_timestamp()")[0]
+    log.publish("paid", 2, 3)
+    notifier.subscribe("invoice", "paid", record, durable=True, start=since)
+    assert record.wait_for(2)[-2:] == [2, 3]
+
+
+def test_start_means_nothing_once_there_is_a_position(log, make_notifier, record):
+    """A subscription continues from its position, whatever `start` says."""
+    first = make_notifier(log.dsn)
+    first.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    first.stop()
+    log.publish("paid", 2)
+    make_notifier(log.dsn).subscribe("invoice", "paid", record, durable=True, start="oldest")
+    log.publish("paid", 3)
+    assert record.wait_for(3) == ONE_TO_THREE
+
+
+def test_seeking(notifier, log, record):
+    """`seek` delivers again from an entry on, or leaves out everything until now."""
+    ids = log.publish("paid", *ONE_TO_THREE)
+    notifier.subscribe("invoice", "paid", record, durable=True, start="oldest")
+    record.wait_for(3)
+    notifier.seek("invoice", "paid", ids[1])
+    assert record.wait_for(5)[3:] == [2, 3]
+    notifier.mute_subscriber("invoice")
+    log.publish("paid", "passed")
+    notifier.seek("invoice", "paid", "now")
+    notifier.unmute_subscriber("invoice")
+    log.publish("paid", 4)
+    assert record.wait_for(6)[5:] == [4]
+
+
+def test_seeking_what_nobody_has_subscribed(notifier, log):
+    """A subscription without a position can't be moved."""
+    with pytest.raises(UnknownSubscriptionError, match="'invoice' on channel 'paid'"):
+        notifier.seek("invoice", "paid", "now")
+
+
+def test_unsubscribing_keeps_the_position(notifier, log, record):
+    """Who unsubscribes and subscribes again gets what was published in between."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    notifier.unsubscribe("invoice", "paid")
+    log.publish("paid", 2)
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    assert record.wait_for(2) == [1, 2]
+
+
+def test_forgetting(notifier, log, record):
+    """With `forget`, the position is deleted, and what has failed with it."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    notifier.unsubscribe("invoice", "paid", forget=True)
+    assert log.execute("SELECT * FROM pgnotifier.subscription") == []
+    log.publish("paid", 1)
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 2)
+    assert record.wait_for(1) == [2]
+
+
+def test_a_muted_subscription_waits(notifier, log, record):
+    """What is published while a subscription is muted is delivered afterwards."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    notifier.mute_channels("paid")
+    log.publish("paid", 1, 2)
+    assert record.payloads == []
+    notifier.unmute_channels()
+    log.publish("paid", 3)
+    assert record.wait_for(3) == ONE_TO_THREE
+
+
+def test_subscribing_anew_loses_nothing(notifier, log, make_recorder, eventually):
+    """Another callback, with another dispatcher, gets what the one before hasn't got."""
+    before, after = make_recorder(), make_recorder()
+    notifier.subscribe("invoice", "paid", before, durable=True)
+    for number in range(300):
+        log.publish("paid", number)
+        if number == 150:
+            by = ThreadDispatcher()
+            notifier.subscribe("invoice", "paid", after, durable=True, dispatcher=by)
+    eventually(lambda: {*before.payloads, *after.payloads} == set(range(300)))
+
+
+def test_the_notification(log, make_notifier, eventually):
+    """Hooks get the entry's id, key, time and attempt."""
+    errors = []
+    notifier = make_notifier(
+        log.dsn, on_error=lambda exc, subscription, arrived: errors.append(arrived)
+    )
+    callback = Recalcitrant({1: 1})
+    notifier.subscribe("invoice", "paid", callback, durable=True)
+    before = datetime.now(UTC)
+    (number,) = log.publish("paid", 1, key="k")
+    eventually(lambda: errors)
+    (arrived,) = errors
+    assert (arrived.id, arrived.key, arrived.attempt, arrived.raw) == (number, "k", 1, "1")
+    assert abs(arrived.published_at - before).total_seconds() < 60
+
+
+def test_a_failure_is_retried_beside_the_flow(notifier, log, eventually):
+    """What fails holds up nothing, and is tried again later."""
+    callback = Recalcitrant({2: 1})
+    notifier.subscribe("invoice", "paid", callback, durable=True)
+    ids = log.publish("paid", *ONE_TO_THREE)
+    eventually(lambda: callback.calls[:3] == ONE_TO_THREE)
+    eventually(lambda: log.failed("invoice") == [(ids[1], 1, False)])
+    log.have_retried()
+    eventually(lambda: callback.calls == [*ONE_TO_THREE, 2])
+    eventually(lambda: log.failed("invoice") == [])
+
+
+def test_a_dead_letter(notifier, log, eventually, caplog):
+    """What fails as often as it may is set aside, with its error, and is an ERROR in the log."""
+    callback = Recalcitrant({2: 9})
+    notifier.subscribe("invoice", "paid", callback, durable=True, max_attempts=2)
+    ids = log.publish("paid", *ONE_TO_THREE)
+    eventually(lambda: log.failed("invoice") == [(ids[1], 1, False)])
+    log.have_retried()
+    eventually(lambda: log.failed("invoice") == [(ids[1], 2, True)])
+    log.have_retried()
+    log.publish("paid", 4)
+    eventually(lambda: callback.calls == [*ONE_TO_THREE, 2, 4])
+    ((error, traceback),) = log.execute("SELECT error, traceback FROM pgnotifier.failed")
+    assert error == "ValueError: not 2"
+    assert "in __call__" in traceback
+    eventually(lambda: f"entry {ids[1]} has failed 2 times" in caplog.text)
+
+
+def test_on_failure_stop(notifier, log, eventually, caplog):
+    """With `on_failure="stop"`, nothing later is delivered until an entry has succeeded."""
+    callback = Recalcitrant({2: 2})
+    notifier.subscribe("invoice", "paid", callback, durable=True, on_failure="stop")
+    log.publish("paid", *ONE_TO_THREE)
+    eventually(lambda: callback.calls == [1, 2, 2, 2, 3])
+    assert log.failed("invoice") == []
+    assert [r.pgnotifier_event for r in caplog.records].count("held_up") == 1
+
+
+def test_batches(notifier, log, record):
+    """With `batch=`, a callback gets lists."""
+    notifier.subscribe("invoice", "paid", record, durable=True, batch=(2, 60))
+    log.publish_together("paid", *range(4))
+    assert record.wait_for(2) == [[0, 1], [2, 3]]
+
+
+def test_debouncing(notifier, log, record, eventually):
+    """With `debounce=`, of equal payloads only the last is delivered, and the others are done."""
+    notifier.subscribe("invoice", "paid", record, durable=True, debounce=0.05)
+    log.publish_together("paid", 1, 1, 2, 1)
+    assert sorted(record.wait_for(2)) == [1, 2]
+    notifier.unsubscribe("invoice", "paid")
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 3)
+    assert record.wait_for(3)[2:] == [3]
+
+
+def test_a_callback_may_stop_its_notifier(log, make_notifier, record, eventually):
+    """The entry whose callback has called `stop()` isn't delivered again."""
+    notifier = make_notifier(log.dsn)
+
+    def stop(*args):
+        record(*args)
+        notifier.stop()
+
+    notifier.subscribe("invoice", "paid", stop, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    eventually(lambda: log.readers() == [])
+    another = make_notifier(log.dsn)
+    another.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 2)
+    assert record.wait_for(2) == [1, 2]
+
+
+def test_a_callback_may_subscribe(notifier, log, record):
+    """A durable callback can subscribe another one, with the same dispatcher."""
+
+    def subscribe(*_):
+        notifier.subscribe("another", "paid", record, durable=True, start="oldest")
+
+    notifier.subscribe("invoice", "paid", subscribe, durable=True)
+    log.publish("paid", 1)
+    assert record.wait_for(1) == [1]
+
+
+def test_a_database_without_the_log(notifier, db, record):
+    """Subscribing, and starting, tell what to run; nothing stays registered or runs."""
+    with pytest.raises(LogNotInstalledError, match="pgnotifier install"):
+        notifier.subscribe("invoice", "paid", record, durable=True)
+    assert notifier.get_subscriptions() == {}
+    notifier.subscribe("invoice", "paid", record, autorun=False, durable=True)
+    with pytest.raises(LogNotInstalledError, match="pgnotifier install"):
+        notifier.start()
+    assert not notifier.is_running()
+
+
+def test_a_role_without_rights(log, record, make_notifier):
+    """A role that may not read the log gets an error that says what to grant."""
+    log.execute("CREATE ROLE durable_nobody LOGIN")
+    try:
+        notifier = make_notifier(f"{log.dsn} user=durable_nobody")
+        with pytest.raises(LogRefusedError):
+            notifier.subscribe("invoice", "paid", record, durable=True)
+    finally:
+        log.execute("DROP ROLE durable_nobody")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"id": 7}, ArgumentTypeError, "must be a str"),
+        ({"id": ""}, ConfigurationError, "1 to 1024 bytes"),
+        ({"start": "yesterday"}, ConfigurationError, "'now', 'oldest' or a datetime"),
+        ({"start": datetime(2026, 1, 1)}, ConfigurationError, "time zone"),  # noqa: DTZ001
+        ({"max_attempts": 0}, ConfigurationError, "at least 1"),
+        ({"max_attempts": "many"}, ArgumentTypeError, "an integer"),
+        ({"on_failure": "ignore"}, ConfigurationError, "'dead_letter' or 'stop'"),
+        ({"durable": False, "start": "now"}, ConfigurationError, "needs durable=True"),
+        ({"durable": "yes"}, ArgumentTypeError, "True or False"),
+        ({"on_gap": print}, ConfigurationError, "takes no on_gap"),
+    ],
+)
+def test_options_are_checked(notifier, record, options, error, text):
+    """Each option that can't work is refused before anything is connected to."""
+    given = {"id": "invoice", "channel": "paid", "fn": record, "durable": True} | options
+    with pytest.raises(error, match=text):
+        notifier.subscribe(**given)
+    assert notifier.get_subscriptions() == {}
+
+
+def test_an_id_is_durable_or_not(notifier, log, record):
+    """An id that is subscribed to a channel in one way can't be subscribed in the other as well."""
+    notifier.subscribe("invoice", "paid", record)
+    with pytest.raises(ConfigurationError, match="is not durable; unsubscribe it first"):
+        notifier.subscribe("invoice", "paid", record, durable=True)
+    notifier.subscribe("a", "paid", record, durable=True)
+    with pytest.raises(ConfigurationError, match="is durable; unsubscribe it first"):
+        notifier.subscribe("a", "paid", record)
+
+
+def test_it_listens_to_nothing(notifier, log, record):
+    """A durable subscription's channel is registered, but not listened to."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    assert notifier.get_channels() == {"paid"}
+    assert notifier.get_subscriptions() == {"paid": {"invoice": record}}
+    log.notify("paid", "unheard")
+    log.publish("paid", "published")
+    assert record.wait_for(1) == ["published"]
+
+
+def test_several_replicas(log, make_notifier, record, eventually):
+    """Of several notifiers with the same subscriptions, only one gets each entry."""
+    for _ in range(3):
+        notifier = make_notifier(log.dsn)
+        for name in ("a", "b"):
+            notifier.subscribe(name, "paid", record, durable=True)
+    log.publish("paid", *range(200))
+    eventually(lambda: len(record.calls) >= 400)
+    for name in ("a", "b"):
+        payloads = [call[2] for call in record.calls if call[0] == name]
+        assert payloads == list(range(200))
+
+
+def test_starting_again(notifier, log, record):
+    """A notifier that was stopped and started again continues where it was."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    notifier.stop()
+    log.publish("paid", 2)
+    notifier.start()
+    assert record.wait_for(2) == [1, 2]
+
+
+def test_status(notifier, log, eventually):
+    """`status()` says how far each durable subscription is, and what has failed."""
+    go_on, callback = threading.Event(), Recalcitrant({1: 9})
+
+    def wait(*args):
+        if args[2] == 2:
+            go_on.wait(60)
+        callback(*args)
+
+    notifier.subscribe("invoice", "paid", wait, durable=True, max_attempts=1)
+    log.publish("paid", 1)
+    eventually(lambda: callback.calls == [1])
+    ids = log.publish("paid", 2, 3)
+
+    def status():
+        ((one,), (shown,)) = notifier.status().durable, notifier.status().to_dict()["durable"]
+        assert shown["id"] == one.id == "invoice"
+        return one
+
+    eventually(lambda: status().lag_seconds > 0 and status().lag == 2)
+    eventually(lambda: status().dead == 1)
+    go_on.set()
+    eventually(lambda: (status().lag, status().lag_seconds) == (0, 0.0))
+    assert (status().last_id, status().failed, status().channel) == (ids[-1], 0, "paid")
+
+
+def test_space_is_given_back(notifier, log, record, eventually):
+    """What every subscription has passed is truncated while the notifier runs."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish_together("paid", *range(100))
+    record.wait_for(100)
+    log.execute("SELECT pgnotifier.reclaim('0', 0)")  # new entries go to the next slot
+    log.publish("paid", 100)
+    record.wait_for(101)
+    eventually(lambda: log.execute("SELECT count(*) FROM pgnotifier.log")[0][0] < 100, timeout=120)

@@ -1,0 +1,217 @@
+"""What publishers and listeners may do, and what they may not."""
+
+import psycopg
+import pytest
+
+from pgnotifier import durable
+from pgnotifier._log import positions
+from pgnotifier._log.positions import Position
+
+
+@pytest.fixture
+def publisher(log, make_role):
+    """Yield a session with the rights of a publisher."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "publisher")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
+@pytest.fixture
+def listener(log, make_role):
+    """Yield a session with the rights of a listener."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "listener")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
+@pytest.fixture
+def stranger(log, make_role):
+    """Yield a session without any rights."""
+    _, dsn = make_role()
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
+PUBLISHING = [
+    "SELECT pgnotifier.publish('orders', '1')",
+    "SELECT pgnotifier.publish('orders', '{}'::jsonb, 'key')",
+    "INSERT INTO pgnotifier.log (channel, key, payload) VALUES ('orders', 'k', '1') RETURNING id",
+    "INSERT INTO pgnotifier.log (channel, payload) SELECT 'orders', n::text"
+    " FROM generate_series(1, 5000) AS n",
+]
+READING = [
+    "SELECT pgnotifier.subscribe('b', 'orders')",
+    "SELECT pgnotifier.seek('a', 'orders', 'oldest')",
+    "SELECT pgnotifier.forget('b', 'orders')",
+    "SELECT pgnotifier.take(1)",
+    "SELECT pgnotifier.batch('orders', '1:1:', '1:1:', 0, 1)",
+    "SELECT pgnotifier.save(1, '1:1:')",
+    "SELECT pgnotifier.is_native(1, 1)",
+    "SELECT pgnotifier.reclaim()",
+    "SELECT pgnotifier.doze()",
+    "SELECT pgnotifier.awake(false)",
+    "SELECT pgnotifier.fail(1, 1, now(), 'orders', NULL, '1', 'error', NULL, 0, true)",
+    "SELECT pgnotifier.due(1, 1)",
+    "SELECT pgnotifier.fail_again(1, 'error', NULL, 0, true)",
+    "SELECT pgnotifier.retry('{1}')",
+    "SELECT pgnotifier.drop_failed('{1}')",
+    "SELECT payload FROM pgnotifier.log",
+    "SELECT * FROM pgnotifier.positions",
+    "SELECT payload, error, traceback FROM pgnotifier.failed",
+    "SELECT version FROM pgnotifier.installed",
+]
+REANCHOR = "SELECT pgnotifier.reanchor()"
+OWNING = [
+    "DELETE FROM pgnotifier.log",
+    "UPDATE pgnotifier.log SET payload = 'other'",
+    "TRUNCATE pgnotifier.log",
+    "TRUNCATE pgnotifier.log_0",
+    "LOCK TABLE pgnotifier.log IN ACCESS EXCLUSIVE MODE",
+    "LOCK TABLE pgnotifier.log_0 IN SHARE MODE",
+    "LOCK TABLE pgnotifier.installed IN EXCLUSIVE MODE",
+    "LOCK TABLE pgnotifier.subscription IN EXCLUSIVE MODE",
+    "SELECT FROM pgnotifier.installed FOR UPDATE",
+    "SELECT FROM pgnotifier.subscription FOR UPDATE",
+    "DELETE FROM pgnotifier.subscription",
+    "INSERT INTO pgnotifier.position (sub, done, id_hi) VALUES (1, '1:1:', 0)",
+    "DELETE FROM pgnotifier.failed",
+    "DROP SCHEMA pgnotifier CASCADE",
+    "CREATE FUNCTION pgnotifier.publish(text) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE TABLE pgnotifier.more (n int)",
+    "ALTER TABLE pgnotifier.log ADD COLUMN more int",
+    "CREATE TRIGGER t AFTER INSERT ON pgnotifier.log EXECUTE FUNCTION pgnotifier.publish()",
+    "CREATE RULE r AS ON INSERT TO pgnotifier.log DO ALSO NOTIFY x",
+    "CREATE INDEX ON pgnotifier.log (at)",
+    "SELECT setval('pgnotifier.bell', 1)",
+    "SELECT nextval('pgnotifier.bell')",
+    "SELECT setval('pgnotifier.slot', 9)",
+    "SELECT setval('pgnotifier.log_id_seq', 1)",
+    "SELECT nextval('pgnotifier.log_id_seq')",
+    "ALTER SEQUENCE pgnotifier.log_id_seq RESTART",
+    "INSERT INTO pgnotifier.log_0 (channel, payload) VALUES ('orders', '1')",
+]
+"""What only the owner may do, or nobody."""
+FORGING = [
+    "INSERT INTO pgnotifier.log (channel, payload, xid) VALUES ('orders', '1', '3')",
+    "INSERT INTO pgnotifier.log (channel, payload, id) OVERRIDING SYSTEM VALUE"
+    " VALUES ('orders', '1', 1)",
+    "INSERT INTO pgnotifier.log (channel, payload, at) VALUES ('orders', '1', now())",
+    "INSERT INTO pgnotifier.log (channel, payload, slot) VALUES ('orders', '1', 3)",
+    "INSERT INTO pgnotifier.log (channel, payload, snap) VALUES ('orders', '1', '9:9:')",
+    "INSERT INTO pgnotifier.log (channel, payload) VALUES ('orders', '1') RETURNING payload",
+    "INSERT INTO pgnotifier.log (channel, payload) VALUES ('orders', '1') RETURNING *",
+]
+"""What a publisher could forge, or read, if its rights were those to the whole table."""
+
+
+def refused(session, statement):
+    """Return whether a statement is refused for want of rights."""
+    try:
+        with session.transaction():
+            session.execute(statement)
+    except psycopg.errors.InsufficientPrivilege:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("statement", PUBLISHING)
+def test_publishers_publish(log, publisher, statement):
+    """A publisher may publish, in each of the ways, while readers sleep and while they don't."""
+    publisher.execute(statement)
+    log.execute("SELECT pgnotifier.doze()")
+    publisher.execute(statement)
+    assert log.count() >= 2
+
+
+def test_publishers_copy(log, publisher):
+    """A publisher may publish with COPY."""
+    with publisher.cursor().copy("COPY pgnotifier.log (channel, key, payload) FROM STDIN") as copy:
+        copy.write_row(("orders", None, "1"))
+    assert log.count() == 1
+
+
+@pytest.mark.parametrize("statement", [*READING, REANCHOR, *OWNING, *FORGING])
+def test_publishers_may_not(log, publisher, statement):
+    """A publisher may neither read anything, nor move, lock, change or forge anything."""
+    log.subscribe("a")
+    assert refused(publisher, statement)
+
+
+@pytest.mark.parametrize("statement", READING)
+def test_listeners_read(log, listener, statement):
+    """A listener may read everything, and move positions."""
+    log.subscribe("a")
+    listener.execute(statement)
+
+
+def test_listeners_reanchor(log, listener):
+    """A listener may repair positions that were copied."""
+    listener.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    with listener.transaction():
+        listener.execute(REANCHOR)
+
+
+@pytest.mark.parametrize("statement", [*PUBLISHING, *OWNING, *FORGING])
+def test_listeners_may_not(log, listener, statement):
+    """A listener may neither publish, nor change or lock tables."""
+    assert refused(listener, statement)
+
+
+@pytest.mark.parametrize("statement", [*PUBLISHING, *READING, REANCHOR, *OWNING, *FORGING])
+def test_strangers_may_not(log, stranger, statement):
+    """Other roles may do nothing at all."""
+    assert refused(stranger, statement)
+
+
+def test_a_listener_that_reads(log, listener):
+    """The rights of a listener are all that reading takes."""
+    position = Position(positions.subscribe(listener, "a", "orders"))
+    log.publish("orders", "1")
+    with listener.transaction():
+        reading = position.read(listener, 10)
+        position.save(listener, reading)
+    assert [one.payload for one in reading.entries] == ["1"]
+
+
+def test_locks_of_publishers_stop_nobody(log, publisher, listener):
+    """A publisher that holds the advisory locks of the log delays nobody by more than moments."""
+    publisher.execute("SELECT pg_advisory_lock(1885957742, 0), pg_advisory_lock(1885957742)")
+    assert listener.execute("SELECT pgnotifier.doze()").fetchone() == (False,)
+    listener.execute("LISTEN pgnotifier_wake")
+    log.publish("orders", "1")
+    assert [one.channel for one in listener.notifies(timeout=60, stop_after=1)] == [
+        "pgnotifier_wake"
+    ]
+    listener.execute("SELECT pgnotifier.awake(false)")
+    position = log.subscribe(start="oldest")
+    assert log.read_all(position) == ["1"]
+
+
+def test_names_of_publishers_are_not_executed(log, publisher, listener):
+    """Objects of a publisher's own, first in everybody's search_path, aren't used by the log."""
+    log.execute("GRANT CREATE ON SCHEMA public TO public")
+    publisher.execute("CREATE TABLE public.trapped (who text)")
+    publisher.execute("GRANT ALL ON public.trapped TO public")
+    for signature, returns, value in [
+        ("pg_current_snapshot()", "pg_snapshot", "'1:1:'"),
+        ("pg_snapshot_xmax(pg_snapshot)", "xid8", "'1'"),
+        ("pg_visible_in_snapshot(xid8, pg_snapshot)", "boolean", "true"),
+        ("clock_timestamp()", "timestamptz", "NULL"),
+        ("random()", "float8", "0"),
+    ]:
+        publisher.execute(
+            f"CREATE FUNCTION public.{signature} RETURNS {returns} LANGUAGE plpgsql AS $$ BEGIN"
+            f" INSERT INTO public.trapped VALUES (current_user); RETURN {value}; END $$"
+        )
+    for session in (publisher, listener, log.connection):
+        session.execute("SET search_path = public, pg_catalog")
+    sub = positions.subscribe(listener, "a", "orders")
+    publisher.execute(PUBLISHING[0])
+    publisher.execute(PUBLISHING[-1])
+    with listener.transaction():
+        assert Position(sub).read(listener, 10_000).entries
+    listener.execute("SELECT pgnotifier.reclaim('0', 1)")
+    assert log.count("log") == 5001
+    assert log.execute("SELECT count(*) FROM public.trapped") == [(0,)]
