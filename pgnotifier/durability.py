@@ -3,10 +3,11 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
+Start = Literal["now", "oldest"] | datetime
 MAX_ATTEMPTS = 5
 """How often an entry is tried by default."""
 FAILURES = ("dead_letter", "stop")
@@ -24,7 +25,7 @@ class Durability:
         on_failure: "dead_letter", or "stop": then nothing later is delivered until it succeeds.
     """
 
-    start: str | datetime = "now"
+    start: Start = "now"
     max_attempts: int = MAX_ATTEMPTS
     on_failure: str = FAILURES[0]
 
@@ -95,7 +96,7 @@ def check_name(id: object) -> str:
     return id
 
 
-def check_place(id: Hashable, to: Any) -> str | datetime | int:
+def check_place(id: Hashable, to: Any) -> Start | int:
     """Return a place in the log to seek, if it is one.
 
     Raises:
@@ -105,7 +106,7 @@ def check_place(id: Hashable, to: Any) -> str | datetime | int:
     if isinstance(to, int) and not isinstance(to, bool):
         return to
     _check_start(f"subscription {id!r:.80}", to)
-    place: str | datetime = to
+    place: Start = to
     return place
 
 

@@ -98,12 +98,15 @@ class Receipt(Protocol):
 
     def settle(self, entry: int) -> None:
         """Note that an entry is done."""
+        ...
 
     def fail(self, entry: int, exc: BaseException) -> None:
         """Note that an entry has failed, and that its dispatcher doesn't try it again."""
+        ...
 
     def covers(self, mutes: int) -> bool:
         """Return whether a binding hasn't been muted since these entries were read."""
+        ...
 
 
 class Entry(Notification, frozen=True, gc=False):

@@ -349,8 +349,8 @@ class Notifier(Runnable):
             LogNotInstalledError: The database has no durable log.
             LogRefusedError: This role may not do so.
         """
-        check_place(id, to)
-        if not self._durable_changes.seek(check_name(id), check_channel(channel), to):
+        place = check_place(id, to)
+        if not self._durable_changes.seek(check_name(id), check_channel(channel), place):
             raise UnknownSubscriptionError(
                 f"subscription {id!r:.80} on channel {channel!r} has no position in the log: "
                 "nobody has subscribed it with durable=True yet"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import Failed, Place, Row, Window
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
+from pgnotifier._log.dead_letters import Failure
 from pgnotifier._runtime.clock import Moment
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
@@ -62,13 +63,14 @@ class Flight:
     def failed(self, rows: Sequence[Row], durability: Durability) -> Iterator[Failed]:
         """Yield those that have failed, with what is to become of them."""
         for row in rows:
-            failure = self.ledger.failures.get(row.id)
-            if failure is not None:
+            reason = self.ledger.failures.get(row.id)
+            if reason is not None:
                 attempts = row.attempts + 1
                 is_dead = (
                     durability.on_failure == "dead_letter" and attempts >= durability.max_attempts
                 )
-                yield Failed(row, failure, is_dead, retry_pause(attempts))
+                pause = retry_pause(attempts)
+                yield row, Failure(reason.error, reason.traceback, pause, is_dead)
 
 
 def launch(
@@ -104,7 +106,7 @@ def launch(
             moment,
             id=row.id,
             key=row.key,
-            published_at=row.at,
+            published_at=row.published_at,
             attempt=row.attempts + 1,
             receipt=receipt,
         )

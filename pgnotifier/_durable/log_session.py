@@ -1,6 +1,5 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,12 +8,15 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._connection.session import STANDBY
 from pgnotifier._durable.patience import ImpatientConnection
-from pgnotifier._durable.receipt import Failure
-from pgnotifier._log.installing import check
-from pgnotifier._runtime.log_records import about, count
-from pgnotifier.durability import Durability
+from pgnotifier._log.dead_letters import (
+    Failure,
+    drop_letters,
+    find_due,
+    record_another,
+    record_failure,
+)
+from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier.errors import (
     ConnectionFailedError,
     LogNotInstalledError,
@@ -22,8 +24,6 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
-
-logger = logging.getLogger("pgnotifier.durable")
 
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     Attributes:
         id: Its number.
-        at: When it was published.
+        published_at: When it was published.
         key: Its key, if any.
         payload: Its payload.
         attempts: How often it was tried.
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     """
 
     id: int
-    at: datetime
+    published_at: datetime
     key: str | None
     payload: str
     attempts: int = 0
@@ -109,21 +109,8 @@ class Figures(NamedTuple):
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """An entry that has failed, and what is to become of it.
-
-    Attributes:
-        row: The entry.
-        failure: Why.
-        is_dead: Whether it isn't retried any more.
-        pause: The seconds after which it is retried.
-    """
-
-    row: Row
-    failure: Failure
-    is_dead: bool
-    pause: float
+Failed = tuple[Row, Failure]
+"""An entry that has failed, why, and what becomes of it."""
 
 
 class LogSession:
@@ -154,22 +141,9 @@ class LogSession:
             LogNotInstalledError: The schema isn't installed, or is too old.
             LogRefusedError: The server is a standby; or this role may not use the log.
         """
-        (is_standby,) = self._one("SELECT pg_is_in_recovery()")
-        if is_standby:
-            raise LogRefusedError(f"the durable log can't be read here: {STANDBY}")
-        check(self.connection)
+        check_server(self.connection)
         self.connection.execute("SET synchronous_commit TO local")
         self.connection.execute("LISTEN pgnotifier_wake")
-
-    def subscribe(self, name: str, channel: str, durability: Durability) -> int:
-        """Return a subscription's number; if it is new, make its position first."""
-        since, from_id, from_time = split_start(durability.start)
-        return int(
-            self._one(
-                "SELECT pgnotifier.subscribe(%s, %s, %s, %s::bigint, %s::timestamptz)",
-                (name, channel, since, from_id, from_time),
-            )[0]
-        )
 
     def lock(self, sub: int) -> bool:
         """Hold a subscription, so that no other replica advances it; return False if one does."""
@@ -220,13 +194,8 @@ class LogSession:
             now = self.take(sub)
             if now.state != "taken" or now.n != known:
                 return None
-            for one in failed:
-                row, why = one.row, one.failure
-                self._one(
-                    "SELECT pgnotifier.fail(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                    (sub, row.id, row.at, now.channel, row.key, row.payload, why.error,
-                     why.traceback, one.pause, one.is_dead),
-                )  # fmt: skip
+            for row, failure in failed:
+                record_failure(self.connection, sub, now.channel, row, failure)
             return int(
                 self._one(
                     "SELECT pgnotifier.save(%s, %s::pg_snapshot, %s::pg_snapshot, %s)",
@@ -234,29 +203,16 @@ class LogSession:
                 )[0]
             )
 
-    def reanchor(self) -> None:
-        """Give positions that were copied from another database new ones here.
-
-        What they hadn't delivered is retried. A no-op if another session is about to do the same.
-        """
+    def reanchor(self) -> bool:
+        """Repair positions that were copied from another server; return whether that is done."""
         impatient = self.connection
-        if isinstance(impatient, ImpatientConnection):
-            before, impatient.patience = impatient.patience, None  # it writes the whole log anew
+        if not isinstance(impatient, ImpatientConnection):
+            return reanchor(impatient)
+        before, impatient.patience = impatient.patience, None  # it writes the whole log anew
         try:
-            with self.connection.transaction():
-                self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                (number,) = self._one("SELECT pgnotifier.reanchor()")
-        except psycopg.errors.LockNotAvailable:
-            return
+            return reanchor(impatient)
         finally:
-            if isinstance(impatient, ImpatientConnection):
-                impatient.patience = before
-        logger.warning(
-            "the database was copied or restored: subscriptions go on with %s that they had not "
-            "delivered, and with what is published from now on",
-            count(number, "entry", "entries"),
-            extra=about("reanchored", count=number),
-        )
+            impatient.patience = before
 
     def seconds_to_retry(self, sub: int) -> float | None:
         """Return in how many seconds something is to be retried; None if nothing is."""
@@ -269,21 +225,18 @@ class LogSession:
 
     def read_due(self, sub: int, limit: int) -> list[Row]:
         """Return what is to be retried now."""
-        found = self.connection.execute(
-            "SELECT id, at, key, payload, attempts, n FROM pgnotifier.due(%s, %s)", (sub, limit)
-        )
-        return [Row(*row) for row in found]
+        found = find_due(self.connection, sub, limit)
+        return [
+            Row(one.id, one.published_at, one.key, one.payload, one.attempts, one.n)
+            for one in found
+        ]
 
     def settle_retried(self, done: Iterable[Row], failed: Iterable[Failed]) -> None:
         """Forget what has succeeded at last, and note what has failed again."""
         with self.connection.transaction():
-            self._one("SELECT pgnotifier.drop_failed(%s)", ([row.n for row in done],))
-            for one in failed:
-                why = one.failure
-                self._one(
-                    "SELECT pgnotifier.fail_again(%s, %s, %s, %s, %s)",
-                    (one.row.n, why.error, why.traceback, one.pause, one.is_dead),
-                )
+            drop_letters(self.connection, [row.n for row in done])
+            for row, failure in failed:
+                record_another(self.connection, row.n, failure)
 
     def figures(self, subs: Sequence[int]) -> dict[int, Figures]:
         """Return how far behind subscriptions are."""
@@ -295,10 +248,6 @@ class LogSession:
             (list(subs),),
         )
         return {sub: Figures(*rest) for sub, *rest in found}
-
-    def reclaim(self) -> None:
-        """Give back the space of what every subscription has passed, if nobody uses it."""
-        self.connection.execute("SELECT pgnotifier.reclaim()")
 
     def doze(self) -> None:
         """Have publishers ring the bell from now on; look once more before waiting for it."""
@@ -330,15 +279,6 @@ class LogSession:
         return tuple(found)
 
 
-def split_start(start: str | datetime | int) -> tuple[str, int | None, datetime | None]:
-    """Return the arguments of the SQL functions that stand for a place in the log."""
-    if isinstance(start, datetime):
-        return "time", None, start
-    if isinstance(start, int):
-        return "id", start, None
-    return start, None, None
-
-
 def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
     """Return the error of pgnotifier that stands for one of the driver."""
     reason = in_one_line(exc)
@@ -363,22 +303,3 @@ def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
             made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")
     made.__cause__ = exc
     return made
-
-
-def seek(
-    connection: psycopg.Connection[Any], name: str, channel: str, to: str | datetime | int
-) -> bool:
-    """Move a subscription's position, and wake its reader; return False if there is none."""
-    since, from_id, from_time = split_start(to)
-    found = connection.execute(
-        "SELECT pgnotifier.seek(%s, %s, %s, %s::bigint, %s::timestamptz)",
-        (name, channel, since, from_id, from_time),
-    ).fetchone()
-    connection.execute("NOTIFY pgnotifier_wake")
-    return bool(found and found[0])
-
-
-def forget(connection: psycopg.Connection[Any], name: str, channel: str) -> bool:
-    """Delete a subscription's position, and what has failed; return False if there is none."""
-    found = connection.execute("SELECT pgnotifier.forget(%s, %s)", (name, channel)).fetchone()
-    return bool(found and found[0])

@@ -9,7 +9,8 @@ from time import monotonic
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.flight import Flight, launch, retry_pause
-from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Window
+from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Row, Window
+from pgnotifier._log.dead_letters import Failure
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import about, count
 from pgnotifier.dispatch import Binding
@@ -189,7 +190,8 @@ class Progress:
     def _read(self, session: LogSession) -> bool:
         """Read the next entries and hand them over; return whether to look again at once."""
         assert self.sub is not None
-        window = session.take(self.sub, self._known, self._ahead)
+        known = None if self._ahead is None else self._known
+        window = session.take(self.sub, known, self._ahead)
         if window.state == "foreign":
             self._paused_until = monotonic() + self._backoff.pause()
             session.reanchor()
@@ -200,7 +202,7 @@ class Progress:
         if window.state != "taken":
             return False
         if window.n != self._known:
-            self._known, self._ahead = window.n, window.done
+            self._known, self._ahead = window.n, None
         holds = self.durability.on_failure == "stop"
         limit = 1 if holds else BATCH
         rows = session.read(self.binding.subscription.channel, window, limit)
@@ -209,7 +211,7 @@ class Progress:
             return not window.is_now
         if holds:
             rows = [row._replace(attempts=self._attempts) for row in rows]
-        self.behind_since = rows[0].at
+        self.behind_since = rows[0].published_at
         self._saved_at = monotonic()
         self._flight = launch(
             rows,
@@ -222,12 +224,11 @@ class Progress:
         return True
 
     def _move_on(self, session: LogSession, window: Window) -> None:
-        """Go on to the next window. Save it, unless it is one of many that are empty."""
-        is_due = monotonic() >= self._saved_at + IDLE_SAVE_PAUSE
+        """Go on to the next window. This one is empty, so it is saved now and then only."""
+        self._ahead = window.target
         if window.is_now:
             self.behind_since = None
-            self._ahead = window.target
-        if not window.is_now or (is_due and window.newest > window.id_hi):
+        if window.newest > window.id_hi and monotonic() >= self._saved_at + IDLE_SAVE_PAUSE:
             self._save(session, Place(window.target))
 
     def _read_retries(self, session: LogSession) -> bool:
@@ -278,13 +279,13 @@ class Progress:
         assert self.sub is not None
         assert self._known is not None
         self._known = session.save(self.sub, self._known, place, failed)
-        self._ahead = place.done
+        self._ahead = None
         self._saved_at = monotonic()
         if self._known is None:
             return False
         for one in failed:
-            self._retry_at = min(self._retry_at, monotonic() + one.pause)
-            self._report(one)
+            self._retry_at = min(self._retry_at, monotonic() + one[1].retry_in)
+            self._report(*one)
         return True
 
     def _settle_retried(self, session: LogSession, *, at_once: bool = False) -> None:
@@ -300,7 +301,7 @@ class Progress:
         # What was dropped is due still; not at once, as it may be dropped again.
         self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
         for one in failed:
-            self._report(one)
+            self._report(*one)
 
     def _hold(self, flight: Flight) -> None:
         """Stay where an entry has failed, and pause."""
@@ -325,24 +326,24 @@ class Progress:
                 ),
             )
 
-    def _report(self, failed: Failed) -> None:
+    def _report(self, row: Row, failure: Failure) -> None:
         """Log it if an entry was set aside."""
-        if not failed.is_dead:
+        if not failure.is_dead:
             return
         subscription = self.binding.subscription
-        attempts = failed.row.attempts + 1
+        attempts = row.attempts + 1
         logger.error(
             "subscription %r on channel %r: entry %d has failed %s, and is set aside; see "
             "`pgnotifier dead list`",
             subscription.id,
             subscription.channel,
-            failed.row.id,
+            row.id,
             count(attempts, "time"),
             extra=about(
                 "dead_letter",
                 subscription=subscription.id,
                 channel=subscription.channel,
-                entry=failed.row.id,
+                entry=row.id,
                 count=attempts,
             ),
         )

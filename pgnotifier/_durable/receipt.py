@@ -9,11 +9,11 @@ TRACEBACK_CHARS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an entry has failed.
+class Reason:
+    """What is kept of an exception with which an entry has failed.
 
     Attributes:
-        error: The exception's type and message.
+        error: Its type and message.
         traceback: Its traceback.
     """
 
@@ -21,8 +21,8 @@ class Failure:
     traceback: str
 
     @classmethod
-    def of(cls, exc: BaseException) -> "Failure":
-        """Return what to keep of an exception, whatever its own methods raise."""
+    def of(cls, exc: BaseException) -> "Reason":
+        """Return it for an exception, whatever its own methods raise."""
         try:
             error = "".join(traceback.format_exception_only(exc)).strip()
             trace = "".join(traceback.format_exception(exc))
@@ -52,7 +52,7 @@ class Ledger:
             on_change: Called once all are settled, or lost.
         """
         self.left = set(entries)
-        self.failures: dict[int, Failure] = {}
+        self.failures: dict[int, Reason] = {}
         self.is_lost = False
         self._on_change = on_change
 
@@ -68,10 +68,10 @@ class Ledger:
             if not self.left:
                 self._on_change()
 
-    def fail(self, entry: int, failure: Failure) -> None:
+    def fail(self, entry: int, reason: Reason) -> None:
         """Note that an entry has failed; a no-op if it was settled before."""
         if entry in self.left:
-            self.failures[entry] = failure
+            self.failures[entry] = reason
             self.settle(entry)
 
     def lose(self) -> None:
@@ -116,7 +116,7 @@ class SharedReceipt:
 
     def fail(self, entry: int, exc: BaseException) -> None:
         """Note that an entry has failed."""
-        self._ledger.fail(entry, Failure.of(exc))
+        self._ledger.fail(entry, Reason.of(exc))
 
     def covers(self, mutes: int) -> bool:
         """Return whether a binding hasn't been muted since."""

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,8 @@ from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.progress import Progress
+from pgnotifier._log.positions import subscribe
+from pgnotifier._log.reclaim import Reclaimer
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.backoff import Backoff
@@ -46,8 +47,6 @@ PATIENCE = 0.02
 each publication would ring it."""
 FIGURES_PAUSE = 5.0
 """Seconds between two looks for what `status()` says."""
-RECLAIM_PAUSE = 30.0
-"""Seconds between two tries to give space back, at most. Each source of each replica tries."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 
@@ -98,7 +97,8 @@ class Source:
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
         self._stop_at: float | None = None
-        self._figures_at = self._reclaim_at = 0.0
+        self._figures_at = 0.0
+        self._reclaimer = Reclaimer()
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
@@ -224,6 +224,7 @@ class Source:
             if self.ready.is_open and self._has_retired():
                 return
             self._look_at_figures(session)
+            self._reclaimer.reclaim(session.connection)
             if self._visit_all(session):
                 session.wake_up()
                 poll, busy_until = FIRST_POLL, monotonic() + PATIENCE
@@ -286,15 +287,18 @@ class Source:
                 subscription = found.subscription
                 assert subscription.durability is not None
                 one.become(
-                    session.subscribe(
-                        str(subscription.id), subscription.channel, subscription.durability
+                    subscribe(
+                        session.connection,
+                        str(subscription.id),
+                        subscription.channel,
+                        subscription.durability.start,
                     )
                 )
             one.wanted = found
         self.progress = progress
 
     def _look_at_figures(self, session: LogSession) -> None:
-        """Look now and then how far behind the subscriptions are, and give space back."""
+        """Look now and then how far behind the subscriptions are."""
         if monotonic() < self._figures_at:
             return
         self._figures_at = monotonic() + FIGURES_PAUSE
@@ -302,9 +306,6 @@ class Source:
         figures = session.figures([one.sub for one in known if one.sub is not None])
         for one in known:
             one.figures = figures.get(one.sub or 0)
-        if monotonic() >= self._reclaim_at:
-            self._reclaim_at = monotonic() + RECLAIM_PAUSE * random.uniform(0.5, 1.0)  # noqa: S311
-            session.reclaim()
 
     def _hand_over(self, items: Sequence[EntryItem]) -> None:
         deliverer = self._give(self.dispatcher, items)

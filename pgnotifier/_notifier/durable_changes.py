@@ -1,13 +1,13 @@
 """Changes of durable subscriptions: in their registry first, then in the log."""
 
 from collections.abc import Callable, Hashable
-from datetime import datetime
 from typing import Any
 
 import psycopg
 
-from pgnotifier._durable.log_session import forget, seek, translate
+from pgnotifier._durable.log_session import translate
 from pgnotifier._listener.commands import Verb
+from pgnotifier._log.positions import Start, forget, seek
 from pgnotifier._notifier.changes import Changes
 from pgnotifier._notifier.lifecycle import Lifecycle
 from pgnotifier._registry.writer import Registrar
@@ -38,9 +38,15 @@ class DurableChanges(Changes):
         super().mute_subscriber(id, names, muted=muted)
         self._look()
 
-    def seek(self, id: str, channel: str, to: str | datetime | int) -> bool:
-        """Move a position; return False if there is none."""
-        return self._execute(lambda connection: seek(connection, id, channel, to))
+    def seek(self, id: str, channel: str, to: Start) -> bool:
+        """Move a position, and wake whoever reads from it; return False if there is none."""
+
+        def move(connection: psycopg.Connection[Any]) -> bool:
+            found = seek(connection, id, channel, to)
+            connection.execute("NOTIFY pgnotifier_wake")
+            return found
+
+        return self._execute(move)
 
     def forget(self, id: str, channel: str) -> bool:
         """Delete a position, and what has failed; return False if there is none."""
