@@ -48,7 +48,6 @@ ELSEWHERE = {
     "dispatchers/in_process.py": "contract",
     "dispatchers/inline.py": "integration/test_callbacks.py",
     "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
-    "durable.py": "integration/test_publishing.py",
     "gathering.py": "unit/delivery/test_batching.py",
 }
 """The modules that a test file with another name covers."""
