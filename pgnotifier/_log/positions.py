@@ -212,7 +212,7 @@ def _since(start: Start) -> tuple[str, int | None, datetime | None]:
     """Return the arguments of the schema's functions.
 
     Raises:
-        ArgumentTypeError: It is no place to start at.
+        ArgumentTypeError: It isn't a place to start at.
     """
     if isinstance(start, datetime):
         if start.tzinfo is None:

@@ -49,14 +49,23 @@ _channel_option: _Decorator = click.option(
 
 @contextmanager
 def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection; print what fails in one line, and exit with code 1."""
+    """Yield a connection to a database; print what fails in one line, and exit with code 1."""
     try:
         with Parameters(dsn).connect() as connection:
+            connection.execute("RESET synchronous_commit")  # what was reported is on disk
             yield connection
     except PgNotifierError as exc:
         raise click.ClickException(str(exc)) from None
     except psycopg.Error as exc:
         raise click.ClickException(in_one_line(exc)) from None
+
+
+@contextmanager
+def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection to a database that has the log, as `connected` does."""
+    with connected(dsn) as connection:
+        durable.check(connection)
+        yield connection
 
 
 @click.command()
@@ -90,8 +99,8 @@ def install(
 
     Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
     """
-    grants: list[tuple[str, durable.Part]] = [(role, "publisher") for role in publishers]
-    grants += [(role, "listener") for role in listeners]
+    parts: dict[durable.Part, tuple[str, ...]] = {"publisher": publishers, "listener": listeners}
+    grants = [(role, part) for part, roles in parts.items() for role in roles]
     if prints:
         click.echo(durable.install_script(), nl=False)
         for role, part in grants:
@@ -143,7 +152,7 @@ def list_dead(
     as_json: bool,
 ) -> None:
     """List dead letters, the oldest first."""
-    with connected(dsn) as connection:
+    with to_log(dsn) as connection:
         found = dead_letters.find_letters(
             connection, name=subscription, channel=channel, everything=everything, limit=limit
         )
@@ -158,7 +167,7 @@ def list_dead(
 @click.argument("number", type=int)
 def show(dsn: str, number: int) -> None:
     """Show one of them with its payload and its traceback."""
-    with connected(dsn) as connection:
+    with to_log(dsn) as connection:
         found = dead_letters.find_letters(connection, n=number, everything=True)
     if not found:
         raise click.ClickException(f"there is no failed entry number {number}")
@@ -176,9 +185,9 @@ def retry(
     dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]
 ) -> None:
     """Have dead letters delivered again, by their NUMBERS or all those of a subscription."""
-    with connected(dsn) as connection:
+    with to_log(dsn) as connection:
         chosen = _choose(connection, subscription, channel, numbers)
-        click.echo(f"{dead_letters.retry_letters(connection, chosen)} are delivered again")
+        click.echo(f"{dead_letters.retry_letters(connection, chosen)} delivered again")
 
 
 @dead.command()
@@ -188,7 +197,7 @@ def retry(
 @click.argument("numbers", type=int, nargs=-1)
 def drop(dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]) -> None:
     """Delete dead letters, by their NUMBERS or all those of a subscription."""
-    with connected(dsn) as connection:
+    with to_log(dsn) as connection:
         chosen = _choose(connection, subscription, channel, numbers)
         click.echo(f"{dead_letters.drop_letters(connection, chosen)} deleted")
 
@@ -225,8 +234,7 @@ def replay(
         given.append("now")
     if len(given) != 1:
         raise click.UsageError("give one of --since, --from-id, --oldest and --now")
-    with connected(dsn) as connection:
-        durable.check(connection)
+    with to_log(dsn) as connection:
         if not positions.seek(connection, subscription, channel, given[0]):
             raise click.ClickException(
                 f"there is no durable subscription {subscription!r} to channel {channel!r}"

@@ -7,6 +7,45 @@ CREATE TABLE pgnotifier.installed (
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Three rows that prove that this schema was written here and not copied here: each was inserted by a
+-- subtransaction of its own, and names the one before. If they are copied, their xmins change.
+CREATE TABLE pgnotifier.origin (
+    n int PRIMARY KEY,
+    before bigint -- xmin of the row before
+);
+
+CREATE FUNCTION pgnotifier.settle() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM pgnotifier.origin;
+    FOR number IN 1..3 LOOP
+        -- The first one is undone: a copy made by an INSERT for each row would have consecutive
+        -- transactions, too.
+        FOR keeps IN 0..1 LOOP
+            BEGIN
+                INSERT INTO pgnotifier.origin (n, before)
+                SELECT number, (
+                    SELECT o.xmin::text::bigint FROM pgnotifier.origin AS o WHERE o.n = number - 1
+                );
+                IF keeps = 0 THEN
+                    RAISE division_by_zero;
+                END IF;
+            EXCEPTION WHEN division_by_zero THEN NULL;
+            END;
+        END LOOP;
+    END LOOP;
+END $$;
+SELECT pgnotifier.settle();
+
+CREATE FUNCTION pgnotifier.is_here() RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN 2 = (
+        SELECT count(*) FROM pgnotifier.origin AS one JOIN pgnotifier.origin AS two
+        ON two.n = one.n + 1 AND two.before = one.xmin::text::bigint
+    );
+END $$;
+
 -- Two cells, not counters: sequences can be read and written at once, outside of any transaction.
 -- bell is 1 while a reader sleeps. slot is the number of the slot that new entries go to.
 CREATE SEQUENCE pgnotifier.bell MINVALUE 0 START 0;
@@ -304,6 +343,7 @@ BEGIN
     RETURN (
         SELECT p.xmin::text::bigint = p.mark::text::bigint % 4294967296
             AND pg_snapshot_xmax(p.done) <= pg_snapshot_xmax(pg_current_snapshot())
+            AND pgnotifier.is_here()
         FROM pgnotifier.position AS p WHERE p.sub = sub AND p.n = n
     );
 END $$;
@@ -493,7 +533,7 @@ BEGIN
             (to_regclass('pgnotifier.position'), 'f'), (to_regclass('pgnotifier.failed'), 'f'),
             (to_regclass('pgnotifier.failed'), 'p')
         )
-    ) AND EXISTS (SELECT FROM pgnotifier.installed);
+    ) AND EXISTS (SELECT FROM pgnotifier.installed) AND 3 = (SELECT count(*) FROM pgnotifier.origin);
 END $$;
 
 -- Whether all that a slot holds is delivered to every subscription, and is older than retention.
@@ -648,6 +688,7 @@ BEGIN
     END LOOP;
     UPDATE pgnotifier.log SET xid = '1', snap = NULL
     WHERE snap IS NOT NULL OR NOT pg_visible_in_snapshot(xid, here);
+    PERFORM pgnotifier.settle();
     RETURN undelivered;
 END $$;
 

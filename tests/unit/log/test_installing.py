@@ -19,7 +19,7 @@ def connection(pgnotifier_dsn):
 
 
 def test_install_and_uninstall(connection):
-    """The schema is installed once, and dropped once; each says whether there was anything to do."""
+    """The schema is installed once, and dropped once; each says whether it did anything."""
     assert durable.install(connection) is True
     assert durable.install(connection) is False
     assert durable.check(connection) == durable.VERSION
@@ -68,7 +68,7 @@ def test_at_once_from_several_places(pgnotifier_dsn):
 
 
 def test_in_the_transaction_of_the_caller(pgnotifier_dsn, connection):
-    """In an open transaction, the log is installed if that is committed; settings stay as they are."""
+    """In an open transaction, the log is installed if that is committed; settings are kept."""
     with psycopg.connect(pgnotifier_dsn) as caller:
         caller.execute("SET search_path = public")
         caller.execute("SET lock_timeout = '7s'")

@@ -33,10 +33,10 @@ def test_what_an_entry_holds(log):
     position = log.subscribe()
     before = datetime.now(UTC)
     large = "€" * 1_000_000
-    (id,) = log.execute("SELECT pgnotifier.publish('orders', %s, 'a key')", large)[0]
+    (made,) = log.execute("SELECT pgnotifier.publish('orders', %s, 'a key')", large)[0]
     with log.connection.transaction():
         (entry,) = position.read(log.connection, 10).entries
-    assert (entry.id, entry.key, entry.payload) == (id, "a key", large)
+    assert (entry.id, entry.key, entry.payload) == (made, "a key", large)
     assert abs(entry.published_at - before) < timedelta(minutes=1)
 
 
@@ -287,7 +287,7 @@ def test_a_foreign_position_is_noticed(log):
 
 
 def test_idle_positions_are_not_saved(log, monkeypatch):
-    """Without anything to deliver, a position is saved once a second, and only if others publish."""
+    """Without anything to deliver, a position is saved once a second, if others publish."""
     position = log.subscribe()
     for _ in range(3):
         assert log.read(position) == []

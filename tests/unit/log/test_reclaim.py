@@ -102,7 +102,7 @@ def test_a_reader_in_its_batch_is_waited_for(log):
 
 
 def test_not_while_a_subscription_is_made(log):
-    """While a subscription is being made, whose position nobody sees yet, nothing is truncated."""
+    """While a subscription is made, and nobody sees its position yet, nothing is truncated."""
     log.publish("orders", "a")
     log.reclaim()
     with log.connect(autocommit=False) as other:

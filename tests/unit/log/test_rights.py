@@ -38,8 +38,10 @@ PUBLISHING = [
     "SELECT pgnotifier.publish('orders', '1')",
     "SELECT pgnotifier.publish('orders', '{}'::jsonb, 'key')",
     "INSERT INTO pgnotifier.log (channel, key, payload) VALUES ('orders', 'k', '1') RETURNING id",
-    "INSERT INTO pgnotifier.log (channel, payload) SELECT 'orders', n::text"
-    " FROM generate_series(1, 5000) AS n",
+    (
+        "INSERT INTO pgnotifier.log (channel, payload) SELECT 'orders', n::text"
+        " FROM generate_series(1, 5000) AS n"
+    ),
 ]
 READING = [
     "SELECT pgnotifier.subscribe('b', 'orders')",
@@ -95,8 +97,10 @@ OWNING = [
 """What only the owner may do, or nobody."""
 FORGING = [
     "INSERT INTO pgnotifier.log (channel, payload, xid) VALUES ('orders', '1', '3')",
-    "INSERT INTO pgnotifier.log (channel, payload, id) OVERRIDING SYSTEM VALUE"
-    " VALUES ('orders', '1', 1)",
+    (
+        "INSERT INTO pgnotifier.log (channel, payload, id) OVERRIDING SYSTEM VALUE"
+        " VALUES ('orders', '1', 1)"
+    ),
     "INSERT INTO pgnotifier.log (channel, payload, at) VALUES ('orders', '1', now())",
     "INSERT INTO pgnotifier.log (channel, payload, slot) VALUES ('orders', '1', 3)",
     "INSERT INTO pgnotifier.log (channel, payload, snap) VALUES ('orders', '1', '9:9:')",

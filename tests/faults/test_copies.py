@@ -1,0 +1,274 @@
+"""Databases that were copied: what was undelivered in the original is delivered by the copy."""
+
+import subprocess
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._log import dead_letters, guard, installing, positions
+from pgnotifier._log.positions import ForeignPositionError, Position
+from pgnotifier.errors import LogNotInstalledError, LogRefusedError
+from pgnotifier.testing import PostgresServer
+from pgnotifier.testing.wheels import find_postgres
+
+from .test_replication import Replica
+from .waiting import eventually
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def connection(pgnotifier_dsn):
+    """Yield a connection like a reading thread's, to a database with the log."""
+    with Parameters(pgnotifier_dsn).connect() as connection:
+        installing.install(connection)
+        yield connection
+
+
+@pytest.fixture
+def elsewhere():
+    """Yield the conninfo string of another server."""
+    with PostgresServer() as server:
+        yield server.dsn
+
+
+def publish(connection, *payloads):
+    """Publish in a transaction each."""
+    for one in payloads:
+        connection.execute("SELECT pgnotifier.publish('orders', %s)", (one,))
+
+
+def read(connection, position, limit=1000):
+    """Read a batch, save the position, and return the payloads."""
+    with connection.transaction():
+        reading = position.read(connection, limit)
+        position.save(connection, reading)
+    return [one.payload for one in reading.entries]
+
+
+def read_all(connection, position):
+    """Read until nothing is left, and return the payloads."""
+    payloads = []
+    while batch := read(connection, position):
+        payloads += batch
+    return payloads
+
+
+def due(connection, position):
+    """Return the payloads of what is delivered beside the flow."""
+    return [one.payload for one in dead_letters.find_due(connection, position.sub, 1000)]
+
+
+def dump(dsn, *options):
+    """Return what pg_dump writes."""
+    program = find_postgres() / "bin" / "pg_dump"
+    if not program.exists():
+        pytest.skip("this installation of PostgreSQL has no pg_dump")
+    command = [str(program), "--no-owner", *options, dsn]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def restore(dump, target):
+    """Execute a dump, as psql would."""
+    lines = iter(dump.splitlines(keepends=True))
+    statements = ""
+    with psycopg.connect(target, autocommit=True) as connection:
+        for line in lines:
+            if line.startswith("COPY "):
+                connection.execute(statements.encode())
+                statements = ""
+                with connection.cursor().copy(line.encode()) as copy:
+                    for row in iter(lambda: next(lines), "\\.\n"):
+                        copy.write(row)
+            elif not line.startswith("\\"):
+                statements += line
+        connection.execute(statements.encode())
+
+
+def prepare(connection):
+    """Publish, and read one subscription half-way and another to the end; leave a transaction open.
+
+    Returns its connection, which has published an entry with a low id.
+    """
+    position = Position(positions.subscribe(connection, "half", "orders"))
+    other = Position(positions.subscribe(connection, "all", "orders"))
+    late = psycopg.connect(connection.info.dsn)
+    late.execute("SELECT pgnotifier.publish('orders', 'late')")
+    publish(connection, *"abcdef")
+    assert read(connection, position, 3) == ["a", "b", "c"]
+    assert read_all(connection, other) == [*"abcdef"]
+    return late
+
+
+@pytest.mark.parametrize("options", [[], ["--inserts"]], ids=["COPY", "INSERT"])
+@pytest.mark.parametrize("transactions", [0, 5000])
+def test_dump_and_restore(connection, pgnotifier_dsn, elsewhere, options, transactions):
+    """After a restore, each subscription gets exactly what it had not got, and what is new.
+
+    The new server has seen fewer transactions than the old one, or more.
+    """
+    prepare(connection).close()
+    dumped = dump(pgnotifier_dsn, *options)
+    with Parameters(elsewhere).connect() as copy:
+        copy.execute(
+            f"DO $$ BEGIN FOR i IN 1..{transactions} LOOP"
+            " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+        )
+        restore(dumped, elsewhere)
+        half = Position(positions.subscribe(copy, "half", "orders"))
+        whole = Position(positions.subscribe(copy, "all", "orders"))
+        publish(copy, "new")
+        for one in (half, whole):
+            with pytest.raises(ForeignPositionError), copy.transaction():
+                one.read(copy, 10)
+        assert guard.reanchor(copy)
+        assert due(copy, half) == ["d", "e", "f", "new"]
+        assert due(copy, whole) == ["new"]
+        publish(copy, "newer")
+        assert read_all(copy, half) == read_all(copy, whole) == ["newer"]
+        again = Position(positions.subscribe(copy, "again", "orders", "oldest"))
+        assert read_all(copy, again) == [*"abcdef", "new", "newer"]
+
+
+def test_a_restore_that_has_not_finished(connection, pgnotifier_dsn, elsewhere):
+    """While the restore goes on, nothing is re-anchored, and nothing is truncated."""
+    prepare(connection).close()
+    tables = dump(pgnotifier_dsn, "--section=pre-data", "--section=data")
+    with Parameters(elsewhere).connect() as copy:
+        restore(tables, elsewhere)
+        assert not guard.reanchor(copy)
+        assert copy.execute("SELECT * FROM pgnotifier.reclaim('0', 1)").fetchone() == (0, 0)
+        restore(dump(pgnotifier_dsn, "--section=post-data"), elsewhere)
+        assert guard.reanchor(copy)
+
+
+def test_nothing_is_truncated_before_it_is_repaired(connection, pgnotifier_dsn, elsewhere):
+    """As long as a position is another server's, no space is given back."""
+    prepare(connection).close()
+    restore(dump(pgnotifier_dsn), elsewhere)
+    with Parameters(elsewhere).connect() as copy:
+        for _ in range(3):
+            assert copy.execute("SELECT * FROM pgnotifier.reclaim('0', 1)").fetchone() == (0, 0)
+        assert copy.execute("SELECT count(*) FROM pgnotifier.log").fetchone() == (6,)
+
+
+def test_logical_replication(pgnotifier_private_postgres):
+    """After a switch to a logical replica, nothing that was undelivered is lost."""
+    with (
+        PostgresServer(settings={"wal_level": "logical"}) as source,
+        Parameters(source.dsn).connect() as old,
+        Parameters(pgnotifier_private_postgres.dsn).connect() as new,
+    ):
+        installing.install(old)
+        prepare(old).close()
+        restore(dump(source.dsn, "--schema-only"), pgnotifier_private_postgres.dsn)
+        old.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        new.execute(
+            sql.SQL("CREATE SUBSCRIPTION copy CONNECTION {} PUBLICATION everything").format(
+                source.dsn
+            )
+        )
+        for table in ("installed", "log", "origin", "position", "subscription"):
+            query = f"SELECT count(*) FROM pgnotifier.{table}"
+            wait_until(new, query, *old.execute(query).fetchone())
+        publish(old, "g")
+        wait_until(new, "SELECT count(*) FROM pgnotifier.log", 7)
+        new.execute("DROP SUBSCRIPTION copy")
+        publish(new, "new")
+        half = Position(positions.subscribe(new, "half", "orders"))
+        whole = Position(positions.subscribe(new, "all", "orders"))
+        assert guard.reanchor(new)
+        # The replica's ids begin at 1 again, so the order among these is not the old one.
+        assert sorted(due(new, half)) == ["d", "e", "f", "g", "new"]
+        assert sorted(due(new, whole)) == ["g", "new"]
+        publish(new, "newer")
+        assert read_all(new, half) == ["newer"]
+
+
+def wait_until(connection, query, value):
+    """Wait until a query returns a value."""
+    eventually(lambda: connection.execute(query).fetchone() == (value,))
+
+
+def test_a_false_alarm(connection):
+    """Re-anchoring what needs no repair changes nothing."""
+    late = prepare(connection)
+    half = Position(positions.subscribe(connection, "half", "orders"))
+    assert guard.reanchor(connection)
+    assert due(connection, half) == []
+    late.commit()
+    late.close()
+    publish(connection, "new")
+    assert sorted(read_all(connection, half)) == ["d", "e", "f", "late", "new"]
+
+
+def test_while_a_subscription_is_in_use(connection, pgnotifier_dsn):
+    """While a session advances a subscription, re-anchoring is put off."""
+    prepare(connection).close()
+    half = Position(positions.subscribe(connection, "half", "orders"))
+    with Parameters(pgnotifier_dsn).connect() as other, other.transaction():
+        assert half.read(other, 10) is not None
+        assert not guard.reanchor(connection)
+    assert guard.reanchor(connection)
+
+
+def test_a_crash_needs_no_repair(pgnotifier_private_postgres):
+    """After a crash of the server, positions are still its own."""
+    server = pgnotifier_private_postgres
+    with Parameters(server.dsn).connect() as connection:
+        connection.execute("SET synchronous_commit = on")
+        installing.install(connection)
+        prepare(connection).close()
+    server.stop("immediate")
+    server.start()
+    with Parameters(server.dsn).connect() as connection:
+        half = Position(positions.subscribe(connection, "half", "orders"))
+        assert read_all(connection, half)[-3:] == ["d", "e", "f"]
+
+
+def test_vacuum_needs_no_repair(connection):
+    """Freezing and rewriting tables leaves positions valid."""
+    prepare(connection).close()
+    half = Position(positions.subscribe(connection, "half", "orders"))
+    connection.execute("VACUUM (FREEZE) pgnotifier.position")
+    connection.execute("VACUUM FULL pgnotifier.position")
+    connection.execute("CLUSTER pgnotifier.position USING position_pkey")
+    assert read_all(connection, half) == ["d", "e", "f"]
+
+
+def test_the_server_is_checked(pgnotifier_dsn):
+    """A database without the log is refused."""
+    with Parameters(pgnotifier_dsn).connect() as connection:
+        with pytest.raises(LogNotInstalledError):
+            guard.check_server(connection)
+        installing.install(connection)
+        guard.check_server(connection)
+
+
+def test_standbys(pgnotifier_private_postgres):
+    """A hot standby is refused, at the start and when it is read; its promotion needs no repair."""
+    if not (find_postgres() / "bin" / "pg_basebackup").exists():
+        pytest.skip("needs pg_basebackup, which this PostgreSQL lacks")
+    primary = pgnotifier_private_postgres
+    with Parameters(primary.dsn).connect() as connection:
+        installing.install(connection)
+        prepare(connection).close()
+        number = positions.subscribe(connection, "half", "orders")
+    with Replica(primary) as replica:
+        with Parameters(replica.dsn).connect() as standby:
+            with pytest.raises(LogRefusedError, match=r"standby.*target_session_attrs=read-write"):
+                guard.check_server(standby)
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), standby.transaction():
+                Position(number).read(standby, 10)
+            with pytest.raises(LogRefusedError, match="standby"):
+                installing.uninstall(standby)
+        replica.promote()
+        with Parameters(replica.dsn).connect() as promoted:
+            eventually(
+                lambda: promoted.execute("SELECT pg_is_in_recovery()").fetchone() == (False,)
+            )
+            promoted.execute("SET default_transaction_read_only = off")
+            guard.check_server(promoted)
+            assert read_all(promoted, Position(number)) == ["d", "e", "f"]

@@ -1,0 +1,179 @@
+"""The commands for durable subscriptions."""
+
+import json
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from psycopg.conninfo import make_conninfo
+
+from pgnotifier import durable
+from pgnotifier._log import dead_letters, positions
+from pgnotifier._log.dead_letters import Failure
+from pgnotifier._log.positions import Position
+from pgnotifier.cli.command import pgnotifier
+
+
+@pytest.fixture
+def run(pgnotifier_dsn):
+    """Return a function that runs the command and returns its exit code and output."""
+
+    def run(*arguments, dsn=pgnotifier_dsn, answer=None):
+        done = CliRunner().invoke(
+            pgnotifier, arguments, env={"PGNOTIFIER_DSN": dsn}, input=answer, catch_exceptions=False
+        )
+        return done.exit_code, done.output
+
+    return run
+
+
+@pytest.fixture
+def connection(pgnotifier_dsn):
+    """Yield a connection to the database."""
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def letters(connection):
+    """Install the log with two dead letters and one that is still retried; return their numbers."""
+    durable.install(connection)
+    sub = positions.subscribe(connection, "invoice", "orders")
+    for payload in ("a", "b", "c"):
+        connection.execute("SELECT pgnotifier.publish('orders', %s)", (payload,))
+    position, made = Position(sub), []
+    with connection.transaction():
+        reading = position.read(connection, 10)
+        for entry in reading.entries:
+            failure = Failure(
+                "ValueError: no", "Traceback\n  here", retry_in=60.0, is_dead=entry.payload != "c"
+            )
+            dead_letters.record_failure(connection, sub, "orders", entry, failure)
+        position.save(connection, reading)
+    made = dead_letters.find_letters(connection, everything=True)
+    return [one.n for one in made]
+
+
+def test_install(run, connection):
+    """`install` installs once, `--check` checks, `uninstall` asks before it drops anything."""
+    code, said = run("install", "--check")
+    assert (code, "Run: pgnotifier install" in said) == (1, True)
+    assert run("install") == (0, "installed the durable log\n")
+    assert run("install") == (0, "the durable log is up to date\n")
+    assert run("install", "--check") == (0, "the durable log has version 1\n")
+    code, said = run("uninstall", answer="n\n")
+    assert (code, "Aborted" in said) == (1, True)
+    assert durable.check(connection) == durable.VERSION
+    assert run("uninstall", "--yes") == (0, "dropped the durable log\n")
+    assert run("uninstall", "--yes") == (0, "no durable log was installed\n")
+
+
+def test_the_script(run, connection):
+    """`install --sql` prints what installs the log and grants rights, without connecting."""
+    arguments = ("--grant-publisher", "pg_monitor", "--grant-listener", "pg_monitor")
+    code, script = run("install", "--sql", *arguments, dsn="host=127.0.0.1 port=1")
+    assert code == 0
+    with connection.transaction():
+        connection.execute(script.encode())
+        connection.execute("SET LOCAL ROLE pg_monitor")
+        connection.execute("SELECT pgnotifier.publish('orders', '1'), pgnotifier.retry('{}')")
+
+
+def test_grants(run, connection):
+    """`install` grants rights, also when the log is installed already."""
+    run("install")
+    assert run("install", "--grant-publisher", "pg_monitor")[0] == 0
+    with connection.transaction():
+        connection.execute("SET LOCAL ROLE pg_monitor")
+        connection.execute("SELECT pgnotifier.publish('orders', '1')")
+    code, said = run("install", "--grant-listener", "nobody_at_all")
+    assert (code, "nobody_at_all" in said) == (1, True)
+
+
+def test_the_password_is_not_shown(run):
+    """If connecting fails, the reason is printed in one line, without the password."""
+    code, said = run("install", dsn=make_conninfo(host="127.0.0.1", port=1, password="sesame"))
+    assert code == 1
+    assert said.startswith("Error: can't connect to PostgreSQL (host=127.0.0.1 port=1)")
+    assert "sesame" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("dead", "list"), ("replay", "invoice", "-c", "orders", "--now"), ("dead", "show", "1")],
+)
+def test_without_a_log(run, arguments):
+    """Without a log, a command exits with 1, and one line says how to install it."""
+    code, said = run(*arguments)
+    assert code == 1
+    assert "Run: pgnotifier install" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_dead_list(run, letters):
+    """`dead list` shows dead letters; with `--all`, also what is still being retried."""
+    code, said = run("dead", "list")
+    assert code == 0
+    heading, *rows = said.splitlines()
+    assert heading.split() == [
+        "NUMBER", "SUBSCRIPTION", "CHANNEL", "ENTRY", "ATTEMPTS", "FAILED", "AT", "ERROR",
+    ]  # fmt: skip
+    assert [row.split()[:5] for row in rows] == [
+        [str(letters[0]), "invoice", "orders", "1", "1"],
+        [str(letters[1]), "invoice", "orders", "2", "1"],
+    ]
+    assert len(run("dead", "list", "--all")[1].splitlines()) == 4
+    assert len(run("dead", "list", "-s", "another")[1].splitlines()) == 1
+    found = json.loads(run("dead", "list", "--json", "-n", "1")[1])
+    assert [(one["n"], one["payload"]) for one in found] == [(letters[0], "a")]
+
+
+def test_dead_show(run, letters):
+    """`dead show` prints everything about one of them."""
+    code, said = run("dead", "show", str(letters[0]))
+    assert code == 0
+    assert "payload: a\n" in said
+    assert "traceback:\nTraceback\n  here\n" in said
+    code, said = run("dead", "show", "12345")
+    assert (code, "no failed entry number 12345" in said) == (1, True)
+
+
+def test_dead_retry_and_drop(run, letters):
+    """`dead retry` and `dead drop` take numbers, or the letters of a subscription or channel."""
+    assert run("dead", "retry", str(letters[0])) == (0, "1 delivered again\n")
+    assert run("dead", "drop", "-s", "invoice") == (0, "1 deleted\n")
+    assert run("dead", "drop", "-c", "orders") == (0, "0 deleted\n")
+    assert run("dead", "drop", *map(str, letters)) == (0, "2 deleted\n")
+    code, said = run("dead", "drop")
+    assert (code, "--subscription" in said) == (2, True)
+    assert run("dead", "drop", "1", "-s", "invoice")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "payloads"),
+    [
+        (["--from-id", "2"], ["b", "c"]),
+        (["--oldest"], ["a", "b", "c"]),
+        (["--now"], []),
+        (["--since", "2020-01-31T12:00Z"], ["a", "b", "c"]),
+        (["--since", "2999-01-31"], []),
+    ],
+)
+def test_replay(run, connection, letters, options, payloads):
+    """`replay` moves a subscription, and what follows is delivered again."""
+    assert run("replay", "invoice", "--channel", "orders", *options) == (
+        0,
+        "moved subscription 'invoice'\n",
+    )
+    position = Position(positions.subscribe(connection, "invoice", "orders"))
+    with connection.transaction():
+        assert [one.payload for one in position.read(connection, 10).entries] == payloads
+
+
+def test_replay_checks_its_arguments(run, letters):
+    """`replay` needs one place, a time that is one, and a subscription that exists."""
+    assert run("replay", "invoice", "-c", "orders")[0] == 2
+    assert run("replay", "invoice", "-c", "orders", "--now", "--oldest")[0] == 2
+    assert run("replay", "invoice", "-c", "orders", "--since", "later")[0] == 2
+    code, said = run("replay", "another", "-c", "orders", "--now")
+    assert (code, "no durable subscription 'another'" in said) == (1, True)
