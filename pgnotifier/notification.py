@@ -117,7 +117,7 @@ class Entry(Notification, frozen=True, gc=False):
         key: The key that it was published with, if any.
         published_at: When it was published, by the server's clock; aware.
         attempt: How often it has been tried for this subscription, this time included.
-        receipt: Is told when it is settled. For dispatchers' own use: see `Delivery.settle`.
+        receipt: Gets to know when it is settled. For dispatchers' own use: see `Delivery.settle`.
     """
 
     id: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]

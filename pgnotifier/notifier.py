@@ -334,7 +334,7 @@ class Notifier(Runnable):
         """Move the position of a durable subscription, whoever reads it at the moment.
 
         Args:
-            id: The subscription's id. It needn't be subscribed here.
+            id: The subscription's id. It doesn't have to be subscribed here.
             channel: Its channel.
             to: "now", which leaves out everything until now; "oldest"; an aware datetime; or the
                 number of an entry. From there on, everything is delivered again that the log still

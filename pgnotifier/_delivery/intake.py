@@ -19,7 +19,7 @@ class EntryItem(Item, frozen=True, gc=False):
         key: The key that it was published with, if any.
         published_at: When it was published.
         attempt: How often it has been tried, the coming time included.
-        receipt: Is told when it is settled.
+        receipt: Gets to know when it is settled.
     """
 
     id: int = 0

@@ -223,7 +223,7 @@ class LogSession:
         impatient = self.connection
         if not isinstance(impatient, ImpatientConnection):
             return reanchor(impatient)
-        before, impatient.patience = impatient.patience, None  # it writes the whole log anew
+        before, impatient.patience = impatient.patience, None  # it rewrites the whole log
         try:
             return reanchor(impatient)
         finally:

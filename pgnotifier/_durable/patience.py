@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
-    """A connection whose queries fail if the server doesn't answer.
+    """A connection with queries that fail if the server doesn't answer.
 
     The kernel notices a network that is gone. It doesn't notice a server that hangs, or something
     in between that takes what is sent, and forgets it.

@@ -84,7 +84,7 @@ class Ledger:
 class SharedReceipt:
     """What the entries that were read together refer to, until each of them is settled.
 
-    When the last of them is gone, it tells the ledger so. Then nobody waits in vain for what was
+    When the last of them is gone, the ledger notes that. Then nobody waits in vain for what was
     dropped: by a mute, an `unsubscribe()` or a `stop()`, for example.
     """
 

@@ -52,6 +52,7 @@ def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """Yield a connection to a database; print what fails in one line, and exit with code 1."""
     try:
         with Parameters(dsn).connect() as connection:
+            connection.execute("RESET synchronous_commit")  # what was reported is on disk
             yield connection
     except PgNotifierError as exc:
         raise click.ClickException(str(exc)) from None

@@ -30,23 +30,23 @@ class Writer(threading.Thread):
         ended: When its transaction was known to be committed, by id.
     """
 
-    def __init__(self, dsn, number, until):
+    def __init__(self, dsn, number, stopping):
         super().__init__()
         self._dsn = dsn
         self._number = number
-        self._until = until
+        self._stopping = stopping
         self._random = random.Random(number)
         self._count = 0
         self.began = {}
         self.ended = {}
 
     def run(self):
-        """Publish until the time is over, on a new connection when one is lost."""
-        while time.monotonic() < self._until:
+        """Publish until the event `stopping` is set, on a new connection when one is lost."""
+        while not self._stopping.is_set():
             try:
                 with psycopg.connect(self._dsn) as connection:
                     self._finish_prepared(connection)
-                    while time.monotonic() < self._until:
+                    while not self._stopping.is_set():
                         self._publish(connection)
             except psycopg.OperationalError:
                 time.sleep(0.02)  # the server is restarted

@@ -3,7 +3,7 @@
 Arguments: the conninfo string, a directory, how many replicas, the names of the subscriptions. A
 replica is a child process; whenever one has died, another one is forked. What they read is appended
 to a file for each subscription. Once the file `stop` exists, they are all killed, this process
-itself reads what is left, and writes how many have died to the file `deaths`.
+itself reads what is left. How many have died is in the file `deaths`.
 """
 
 import os
@@ -40,10 +40,10 @@ def main():
             os.kill(dice.choice([*running]), signal.SIGKILL)
         time.sleep(0.005)
         deaths += bury(running)
+        (directory / "deaths").write_text(str(deaths))
     for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    (directory / "deaths").write_text(str(deaths))
     read(dsn, directory, names)
 
 

@@ -218,6 +218,7 @@ def test_a_crash_needs_no_repair(pgnotifier_private_postgres):
     """After a crash of the server, positions are still its own."""
     server = pgnotifier_private_postgres
     with Parameters(server.dsn).connect() as connection:
+        connection.execute("SET synchronous_commit = on")
         installing.install(connection)
         prepare(connection).close()
     server.stop("immediate")

@@ -136,7 +136,7 @@ def test_a_replica_that_is_killed_repeats_a_batch_at_most(log, run_script):
 
 
 def test_sessions_that_are_terminated(log, make_notifier, record, quick):
-    """A reader whose session is ended goes on with another one, and loses nothing."""
+    """A reader goes on with another session when its own is ended, and loses nothing."""
     notifier = make_notifier(log.dsn)
     notifier.subscribe("invoice", "paid", record, durable=True)
     for number in range(5):
@@ -169,7 +169,7 @@ def test_a_session_that_ends_during_a_batch(log, make_notifier, quick):
 
 
 def test_a_network_that_swallows_everything(log, make_notifier, record, quick):
-    """A reader whose queries nobody answers goes on with another connection, and catches up."""
+    """If nobody answers, a reader goes on with another connection, and catches up."""
     with Proxy(conninfo_to_dict(log.dsn)) as proxy:
         notifier = make_notifier(proxy.dsn, heartbeat_timeout=0.2)
         notifier.subscribe("invoice", "paid", record, durable=True)

@@ -35,11 +35,16 @@ class Readers:
         command = [sys.executable, str(READER), dsn, str(directory), str(count), *NAMES]
         self._process = subprocess.Popen(command, start_new_session=True)
 
+    @property
+    def deaths(self):
+        """How many have died."""
+        path = self._directory / "deaths"
+        return int(path.read_text() or 0) if path.exists() else 0
+
     def finish(self):
-        """Have one that doesn't die read what is left; return how many have died."""
+        """Have one that doesn't die read what is left."""
         (self._directory / "stop").touch()
         assert self._process.wait(120) == 0
-        return int((self._directory / "deaths").read_text())
 
     def close(self):
         """End them all."""
@@ -113,10 +118,10 @@ def read_journal(server):
         return connection.execute("SELECT id, key, n FROM journal").fetchall()
 
 
-def reclaim(server, freed, until):
+def reclaim(server, freed, stopping):
     """Give space back all the time, with small slots."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        while time.monotonic() < until:
+        while not stopping.is_set():
             (count,) = connection.execute("SELECT freed FROM pgnotifier.reclaim('0', 1)").fetchone()
             freed.append(count)
             time.sleep(0.02)
@@ -132,45 +137,48 @@ def test_readers_are_killed(make_server, tmp_path, seconds):
     Slots are truncated meanwhile, and one transaction is open from the beginning to the end.
     """
     server = make_server()
-    until = time.monotonic() + seconds
-    freed = []
+    stopping, freed = threading.Event(), []
     with psycopg.connect(server.dsn) as held, psycopg.connect(server.dsn) as prepared:
         publish_held(held, 101)
         publish_held(prepared, 102)
         prepared.execute("PREPARE TRANSACTION 'held'")
         prepared.commit()
-        writers = [Writer(server.dsn, number, until) for number in range(8)]
-        janitor = threading.Thread(target=reclaim, args=(server, freed, until))
+        writers = [Writer(server.dsn, number, stopping) for number in range(8)]
+        janitor = threading.Thread(target=reclaim, args=(server, freed, stopping))
         readers = Readers(server.dsn, tmp_path, 3)
         try:
             for one in (*writers, janitor):
                 one.start()
+            time.sleep(seconds)
+            eventually(lambda: sum(freed) > 2 and readers.deaths > 2)
+            stopping.set()
             for one in (*writers, janitor):
                 one.join()
             held.commit()
             prepared.autocommit = True
             prepared.execute("COMMIT PREPARED 'held'")
-            deaths = readers.finish()
+            readers.finish()
         finally:
+            stopping.set()
             readers.close()
     journal = read_journal(server)
     verdicts = {name: Verdict(readers.delivered(name), journal, writers) for name in NAMES}
     assert all(one.is_good for one in verdicts.values()), verdicts
     assert len(journal) > 100
-    assert deaths > seconds
-    assert sum(freed) > 0
 
 
 def test_the_check_can_fail(make_server):
     """A reader that looks at ids alone loses entries under the same load."""
     server = make_server()
-    until = time.monotonic() + 3
+    stopping = threading.Event()
     naive = Naive(server.dsn)
     with psycopg.connect(server.dsn) as held:
         publish_held(held, 101)
-        writers = [Writer(server.dsn, number, until) for number in range(8)]
+        writers = [Writer(server.dsn, number, stopping) for number in range(8)]
         for one in (naive, *writers):
             one.start()
+        time.sleep(3.0)
+        stopping.set()
         for one in writers:
             one.join()
         held.commit()
@@ -184,8 +192,8 @@ def test_the_check_can_fail(make_server):
 def test_the_server_crashes(make_server, tmp_path, crashes):
     """Nothing is lost when the server crashes, and all that writers know of is still there."""
     server = make_server(fsync="on", full_page_writes="on")
-    until = time.monotonic() + 3 * crashes
-    writers = [Writer(server.dsn, number, until) for number in range(8)]
+    stopping = threading.Event()
+    writers = [Writer(server.dsn, number, stopping) for number in range(8)]
     readers = Readers(server.dsn, tmp_path, 2)
     try:
         for one in writers:
@@ -194,6 +202,8 @@ def test_the_server_crashes(make_server, tmp_path, crashes):
             time.sleep(1.0)
             server.stop("immediate")
             server.start()
+        time.sleep(1.0)
+        stopping.set()
         for one in writers:
             one.join()
         with psycopg.connect(server.dsn, autocommit=True) as connection:
@@ -201,6 +211,7 @@ def test_the_server_crashes(make_server, tmp_path, crashes):
                 connection.execute(f"COMMIT PREPARED '{name}'")
         readers.finish()
     finally:
+        stopping.set()
         readers.close()
     journal = read_journal(server)
     known = {entry for one in writers for entry in one.ended}

@@ -19,7 +19,7 @@ ONE_TO_THREE = [1, 2, 3]
 
 
 class Recalcitrant:
-    """A callback that fails as often as it is told to, and records its calls."""
+    """A callback that fails a number of times, and records its calls."""
 
     def __init__(self, failures):
         self.failures = failures
@@ -290,7 +290,7 @@ def test_debouncing(notifier, log, record, eventually):
 
 
 def test_a_callback_may_stop_its_notifier(log, make_notifier, record, eventually):
-    """The entry whose callback has called `stop()` isn't delivered again."""
+    """An entry is done although its callback has called `stop()`."""
     notifier = make_notifier(log.dsn)
 
     def stop(*args):
@@ -319,7 +319,7 @@ def test_a_callback_may_subscribe(notifier, log, record):
 
 
 def test_a_database_without_the_log(notifier, db, record):
-    """Subscribing, and starting, tell what to run; nothing stays registered or runs."""
+    """Subscribing, and starting, say what to run; nothing stays registered or runs."""
     with pytest.raises(LogNotInstalledError, match="pgnotifier install"):
         notifier.subscribe("invoice", "paid", record, durable=True)
     assert notifier.get_subscriptions() == {}

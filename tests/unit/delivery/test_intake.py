@@ -14,7 +14,7 @@ from pgnotifier.payload import decode
 
 
 def make_items(binding, *ids):
-    """Return items of entries, whose payloads are their numbers, and their ledger."""
+    """Return items of entries with their numbers as payloads, and their ledger."""
     ledger = Ledger(ids, lambda: None)
     receipt = SharedReceipt(ledger, binding.mutes)
     items = [

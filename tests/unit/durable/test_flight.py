@@ -57,7 +57,7 @@ def test_the_position_afterwards(fly, is_rest, settled, place):
 
 
 def test_dropping(fly):
-    """A flight whose entries were dropped has ended, and is not done."""
+    """A flight has ended once its entries were dropped, and is not done."""
     flight, handed = fly(1, 2)
     handed.clear()
     assert flight.has_ended

@@ -70,7 +70,7 @@ def test_mutes(ledger):
 
 
 class UnprintableError(Exception):
-    """An exception whose text can't be made."""
+    """An exception that has no text."""
 
     def __str__(self):
         raise RuntimeError("no text")
