@@ -44,7 +44,7 @@ class Runner(Protocol):
     def wait(self, timeout: float) -> bool: ...
 
 
-EXIT_TIMEOUT = 0.7
+EXIT_TIMEOUT = 0.5
 """Seconds for delivering the rest when the process ends: Ctrl-C takes less than a second."""
 
 running: "set[Runner]" = set()
