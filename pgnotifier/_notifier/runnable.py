@@ -37,6 +37,7 @@ class Runnable:
         except asyncio.CancelledError:
             await self._stop_aside()
             await asyncio.wait([starting])
+            starting.exception()  # or asyncio would log that nobody has looked at it
             raise
         except NoThreadError as exc:
             raise ConnectionFailedError(f"can't listen: {exc}") from exc
