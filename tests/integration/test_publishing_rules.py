@@ -1,7 +1,11 @@
 """Publishing where the server has rules: autocommit, locks, rights, encodings, two-phase commit."""
 
 import asyncio
+import re
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import psycopg
 import psycopg2
@@ -329,3 +333,31 @@ def test_two_phase_commit():
         assert published(log) == []
         log.execute("COMMIT PREPARED 'two'")
         assert published(log) == ["quiet"]
+
+
+# --- the documentation ---
+
+
+def test_the_quick_start(log, pgnotifier_dsn, tmp_path):
+    """The program of docs/durable.md delivers what it publishes, and what SQL publishes."""
+    text = (Path(__file__).parents[2] / "docs" / "durable.md").read_text()
+    program = re.search(r"^```python\n(import psycopg.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
+    (published_by_sql,) = re.findall(r"^SELECT pgnotifier.publish.*;$", text, re.MULTILINE)
+    log.execute("CREATE TABLE orders (id int, status text)")
+    script = tmp_path / "shop.py"
+    script.write_text(
+        program.replace('"postgresql://localhost/shop"', repr(pgnotifier_dsn))
+        + "import sys\nprint('ready', flush=True)\nsys.stdin.readline()\nnotifier.stop()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert sorted(lines) == ["an invoice for order 7\n", "ready\n"]
+        log.execute(published_by_sql)
+        assert process.stdout.readline() == "an invoice for order 7\n"
+        process.communicate("\n", timeout=60)
+    assert process.returncode == 0
