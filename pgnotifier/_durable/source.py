@@ -97,6 +97,7 @@ class Source:
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
         self._stop_at: float | None = None
+        self._is_moving = False
         self._figures_at = 0.0
         self._reclaimer = Reclaimer()
         self._backoff = Backoff()
@@ -134,6 +135,11 @@ class Source:
         deliverer = self._deliverer
         is_own = deliverer is not None and deliverer.is_current()
         self._stop_at = math.inf if is_own else deadline
+        self._waiter.wake()
+
+    def reconnect(self) -> None:
+        """Have it go on with a new connection. What is under way isn't affected."""
+        self._is_moving = True
         self._waiter.wake()
 
     def waits_for_caller(self) -> bool:
@@ -221,6 +227,9 @@ class Source:
         poll, busy_until = FIRST_POLL, 0.0
         while self._stop_at is None:
             self._look_up(session)
+            if self._is_moving:
+                self._is_moving = False
+                return
             if self.ready.is_open and self._has_retired():
                 return
             self._look_at_figures(session)

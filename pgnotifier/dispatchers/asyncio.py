@@ -187,12 +187,14 @@ class AsyncioDispatcher(LaneDispatcher):
 def _report(deliveries: Iterable[Delivery]) -> None:
     """Report what no loop will ever run."""
     for delivery in deliveries:
-        delivery.report(
-            ConfigurationError(
-                "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
-                "loop ends: `async with notifier:` does"
-            )
+        exc = ConfigurationError(
+            "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
+            "loop ends: `async with notifier:` does"
         )
+        if delivery.notification.id is None:
+            delivery.report(exc)
+        else:  # an entry of the log, which stays there: this was no attempt
+            delivery.binding.report(exc, delivery.binding.subscription, delivery.notification)
 
 
 async def _wait(returned: Awaitable[object]) -> None:
