@@ -87,6 +87,7 @@ GRANT EXECUTE ON FUNCTION
     ),
     pgnotifier.fail_again(bigint, text, text, double precision, boolean),
     pgnotifier.forget(text, text),
+    pgnotifier.hold(int),
     pgnotifier.is_native(int, bigint),
     pgnotifier.reanchor(),
     pgnotifier.reclaim(interval, bigint, interval),

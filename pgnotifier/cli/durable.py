@@ -100,7 +100,9 @@ def install(
     Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
     """
     parts: dict[durable.Part, tuple[str, ...]] = {"publisher": publishers, "listener": listeners}
-    grants = [(role, part) for part, roles in parts.items() for role in roles]
+    grants: list[tuple[str, durable.Part]] = [
+        (role, part) for part, roles in parts.items() for role in roles
+    ]
     if prints:
         click.echo(durable.install_script(), nl=False)
         for role, part in grants:

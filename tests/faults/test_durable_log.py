@@ -25,6 +25,11 @@ NAMES = ("one", "two")
 NAIVE = """
 SELECT id, payload FROM pgnotifier.log WHERE channel = 'orders' AND id > %s ORDER BY id
 """
+TICKS = """
+SELECT count(DISTINCT tick.id), count(*) FILTER (WHERE l.id >= tick.id OR l.at > tick.at)
+FROM pgnotifier.log AS tick CROSS JOIN pgnotifier.log AS l
+WHERE tick.snap IS NOT NULL AND pg_visible_in_snapshot(l.xid, tick.snap)
+"""
 
 
 class Readers:
@@ -186,6 +191,10 @@ def test_the_check_can_fail(make_server):
     verdict = Verdict(naive.delivered, read_journal(server), writers)
     assert len(verdict.lost) > 1  # not only the one that was held
     assert not verdict.invented
+    # And what seeking depends on: a tick shows lower ids than its own, and earlier times.
+    with psycopg.connect(server.dsn) as connection:
+        ticks, shown = connection.execute(TICKS).fetchone()
+        assert (ticks > 0, shown) == (True, 0)
 
 
 @pytest.mark.parametrize("crashes", [2, pytest.param(10, marks=pytest.mark.gate)])

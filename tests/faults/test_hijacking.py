@@ -91,6 +91,7 @@ ON_LOG = {
     "forget": (positions._FORGET, ("sub", "orders")),
     "take": (positions._TAKE, (1, None, None)),
     "batch": (positions._BATCH, ("orders", "3:3:", "5:900:5,7", 0, 10)),
+    "hold": ("SELECT pgnotifier.hold(1)", ()),
     "save": (positions._SAVE, (1, "3:3:", "900:900:", 7)),
     "reclaim": (reclaim._RECLAIM, (reclaim.RETENTION,)),
     "fail": (

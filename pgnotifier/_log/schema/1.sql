@@ -397,6 +397,21 @@ BEGIN
     newest := coalesce(pg_sequence_last_value('pgnotifier.log_id_seq'), 0);
 END $$;
 
+-- Have other sessions leave a subscription alone, without a transaction that stays open. Returns
+-- false if another listener's session holds it. Any role can take an advisory lock; one that is
+-- held by a role without the rights of a listener is ignored. Two readers then may read the same
+-- entries, and only one of them moves the position.
+CREATE FUNCTION pgnotifier.hold(sub int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN pg_try_advisory_lock(1885957742, sub) OR NOT EXISTS (
+        SELECT FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+        WHERE l.locktype = 'advisory' AND l.classid = 1885957742 AND l.objid = sub
+            AND l.objsubid = 2 AND l.granted AND a.datname = current_database()
+            AND has_function_privilege(a.usesysid, 'pgnotifier.hold(int)', 'EXECUTE')
+    );
+END $$;
+
 -- Move a position. Call it in the transaction that has taken the subscription.
 CREATE FUNCTION pgnotifier.save(
     sub int, done pg_snapshot, target pg_snapshot DEFAULT NULL, last_id bigint DEFAULT 0

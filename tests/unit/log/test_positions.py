@@ -1,5 +1,6 @@
 """Positions: what a subscription reads, in which order, where it begins, and when it is saved."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -221,7 +222,7 @@ def test_beginning_at_an_id(log, first):
 
 
 def test_a_tick_shows_lower_ids_only(log):
-    """A tick's snapshot is taken before the id is drawn; on that, seeking an id depends."""
+    """A tick's snapshot is taken before the id is drawn: defaults are computed in this order."""
     order = log.execute(
         "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
         " WHERE attrelid = 'pgnotifier.log'::regclass AND attname IN ('snap', 'id', 'at')"
@@ -236,6 +237,25 @@ def test_an_existing_subscription_stays(log):
     log.publish("orders", "b")
     assert log.subscribe(start="oldest").sub == position.sub
     assert log.read_all(position) == ["b"]
+
+
+def test_replicas_subscribe_at_once(log):
+    """Of replicas that make the same subscription at once, all get the same one."""
+    barrier, numbers = threading.Barrier(8), []
+
+    def subscribe():
+        with log.connect() as other:
+            barrier.wait(60)
+            numbers.append(positions.subscribe(other, "sub", "orders"))
+
+    threads = [threading.Thread(target=subscribe) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(numbers) == 8
+    assert len(set(numbers)) == 1
+    assert log.count("position") == 1
 
 
 def test_the_same_id_on_two_channels(log):

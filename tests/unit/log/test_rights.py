@@ -50,6 +50,7 @@ READING = [
     "SELECT pgnotifier.take(1)",
     "SELECT pgnotifier.batch('orders', '1:1:', '1:1:', 0, 1)",
     "SELECT pgnotifier.save(1, '1:1:')",
+    "SELECT pgnotifier.hold(1)",
     "SELECT pgnotifier.is_native(1, 1)",
     "SELECT pgnotifier.reclaim()",
     "SELECT pgnotifier.doze()",
@@ -191,6 +192,21 @@ def test_locks_of_publishers_stop_nobody(log, publisher, listener):
     listener.execute("SELECT pgnotifier.awake(false)")
     position = log.subscribe(start="oldest")
     assert log.read_all(position) == ["1"]
+
+
+def test_a_publisher_can_not_hold_a_subscription(log, publisher, listener, make_role):
+    """The lock by which a listener holds a subscription is of no use to a publisher."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "listener")
+    hold = "SELECT pgnotifier.hold(1)"
+    publisher.execute("SELECT pg_advisory_lock(1885957742, 1)")
+    assert listener.execute(hold).fetchone() == (True,)
+    publisher.execute("SELECT pg_advisory_unlock_all()")
+    assert listener.execute(hold).fetchone() == (True,)
+    with psycopg.connect(dsn, autocommit=True) as other:
+        assert other.execute(hold).fetchone() == (False,)
+        listener.execute("SELECT pg_advisory_unlock(1885957742, 1)")
+        assert other.execute(hold).fetchone() == (True,)
 
 
 def test_names_of_publishers_are_not_executed(log, publisher, listener):
