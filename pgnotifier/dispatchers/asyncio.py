@@ -193,7 +193,7 @@ def _report(deliveries: Iterable[Delivery]) -> None:
             "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
             "loop ends: `async with notifier:` does"
         )
-        if isinstance(delivery.notification, Entry):  # it stays in the log: this was no attempt
+        if isinstance(delivery.notification, Entry):  # it stays in the log, and is tried again
             delivery.binding.report(exc, delivery.binding.subscription, delivery.notification)
         else:
             delivery.report(exc)
