@@ -260,7 +260,8 @@ class LogSession:
             self._shares = bool(self._one(_DOZE)[0])
 
     def wake_up(self) -> None:
-        """Have publishers not ring any more, unless other readers sleep."""
+        """Have publishers not ring any more, unless other readers sleep; forget earlier rings."""
+        self._has_rung = False
         if self._shares is not None:
             shares, self._shares = self._shares, None
             self.connection.execute(_WAKE, (shares,))
