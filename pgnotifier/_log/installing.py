@@ -134,11 +134,11 @@ def install(connection: psycopg.Connection[Any]) -> bool:
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
     """
     with _translated("install the durable log"), connection.transaction():
-        connection.execute(_BEGIN.encode())
+        connection.execute(_BEGIN.encode(), prepare=False)
         version = _installed_version(connection)
         for step in _steps(version):
-            connection.execute(step.encode())
-        connection.execute(_END.encode())
+            connection.execute(step.encode(), prepare=False)
+        connection.execute(_END.encode(), prepare=False)
     return version < VERSION
 
 
@@ -164,7 +164,7 @@ def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
     """
     statements = grant_script(role, part).encode()
     with _translated(f"grant rights to {role!r}"), connection.transaction():
-        connection.execute(statements)
+        connection.execute(statements, prepare=False)
 
 
 def check(connection: psycopg.Connection[Any]) -> int:

@@ -27,6 +27,14 @@ def test_install_and_uninstall(connection):
     assert durable.uninstall(connection) is False
 
 
+def test_a_connection_that_prepares_everything(connection):
+    """A connection that prepares each statement can install the log, which takes scripts."""
+    connection.prepare_threshold = 0
+    assert durable.install(connection) is True
+    durable.grant(connection, "pg_monitor", "publisher")
+    assert durable.uninstall(connection) is True
+
+
 def test_what_is_missing_is_reported(connection):
     """If the log isn't installed, `check` says how to install it."""
     with pytest.raises(LogNotInstalledError, match="Run: pgnotifier install"):
