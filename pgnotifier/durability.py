@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
@@ -103,11 +103,10 @@ def check_place(id: Hashable, to: Any) -> Start | int:
         ArgumentTypeError: It is something else than "now", "oldest", a time or an entry's number.
         ConfigurationError: It is another str, or a time without a time zone.
     """
-    if isinstance(to, int) and not isinstance(to, bool):
+    if type(to) is int:
         return to
     _check_start(f"subscription {id!r:.80}", to)
-    place: Start = to
-    return place
+    return cast("Start", to)
 
 
 def _check_start(what: str, start: Any) -> None:

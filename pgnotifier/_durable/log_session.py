@@ -28,7 +28,7 @@ from pgnotifier.errors import (
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
-_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s, %s)"
+_HOLD = "SELECT pgnotifier.hold(%s)"
 _UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
 _WINDOW = """
 SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
@@ -177,7 +177,7 @@ class LogSession:
 
     def lock(self, sub: int) -> bool:
         """Hold a subscription, so that no other replica advances it; return False if one does."""
-        return bool(self._one(_LOCK, (LOCKS, sub))[0])
+        return bool(self._one(_HOLD, (sub,))[0])
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
@@ -260,7 +260,8 @@ class LogSession:
             self._shares = bool(self._one(_DOZE)[0])
 
     def wake_up(self) -> None:
-        """Have publishers not ring any more, unless other readers sleep."""
+        """Have publishers not ring any more, unless other readers sleep; forget earlier rings."""
+        self._has_rung = False
         if self._shares is not None:
             shares, self._shares = self._shares, None
             self.connection.execute(_WAKE, (shares,))

@@ -45,6 +45,9 @@ in flight has not rung for is late by no more than that."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung: under load,
 each publication would ring it."""
+RING_PAUSE = 0.03
+"""Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
+replica may be busy with all that is published."""
 FIGURES_PAUSE = 5.0
 """Seconds between two looks for what `status()` says."""
 END_CHECK = 0.01
@@ -97,6 +100,7 @@ class Source:
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
         self._stop_at: float | None = None
+        self._is_moving = False
         self._figures_at = 0.0
         self._reclaimer = Reclaimer()
         self._backoff = Backoff()
@@ -134,6 +138,11 @@ class Source:
         deliverer = self._deliverer
         is_own = deliverer is not None and deliverer.is_current()
         self._stop_at = math.inf if is_own else deadline
+        self._waiter.wake()
+
+    def reconnect(self) -> None:
+        """Have it go on with a new connection. What is under way isn't affected."""
+        self._is_moving = True
         self._waiter.wake()
 
     def waits_for_caller(self) -> bool:
@@ -218,24 +227,30 @@ class Source:
 
     def _serve(self, session: LogSession) -> None:
         """Read for as long as the connection works."""
-        poll, busy_until = FIRST_POLL, 0.0
+        poll, busy_until, has_rung = FIRST_POLL, 0.0, False
         while self._stop_at is None:
             self._look_up(session)
+            if self._is_moving:
+                self._is_moving = False
+                return
             if self.ready.is_open and self._has_retired():
                 return
             self._look_at_figures(session)
             self._reclaimer.reclaim(session.connection)
             if self._visit_all(session):
                 session.wake_up()
-                poll, busy_until = FIRST_POLL, monotonic() + PATIENCE
+                poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
             elif monotonic() < busy_until and self._is_busy:
                 self._wait(session, busy_until - monotonic())
+            elif has_rung:
+                self._wait(session, RING_PAUSE)  # it has rung for other readers
+                has_rung = False
             elif not session.is_dozing:
                 session.doze()  # and look once more: something may have been published just now
             else:
-                self._wait(session, poll)
+                has_rung = self._wait(session, poll)
                 poll = min(2 * poll, LAST_POLL)
-                if session.has_rung():
+                if has_rung:
                     session.wake_up()
                     poll = FIRST_POLL
         self._finish(session)
@@ -317,11 +332,16 @@ class Source:
         found = [one.visit(session) for one in self.progress.values()]
         return any(found)
 
-    def _wait(self, session: LogSession, longest: float) -> None:
-        """Wait until something is settled, the bell rings, or a subscription is due."""
+    def _wait(self, session: LogSession, longest: float) -> bool:
+        """Wait until something is settled, the bell rings, or a subscription is due.
+
+        Returns:
+            Whether the bell has rung.
+        """
         now = monotonic()
         due = min((one.due_at - now for one in self.progress.values()), default=longest)
         self._waiter.wait(max(0.0, min(longest, due)), session.connection.fileno())
+        return session.has_rung()
 
     def _finish(self, session: LogSession) -> None:
         """Save what is settled until the deliverer has ended, or the time is over."""

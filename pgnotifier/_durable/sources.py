@@ -92,6 +92,21 @@ class Sources:
         for one in self.by_dispatcher.values():
             one.request()
 
+    def reconnect(self) -> None:
+        """Have all go on with new connections."""
+        for one in self.by_dispatcher.values():
+            one.reconnect()
+
+    def find_problems(self) -> list[str]:
+        """Return, in words, why the log can't be read; an empty list if it can."""
+        found = [(one.trouble, one.dispatcher) for one in self.by_dispatcher.values()]
+        return [
+            f"the durable log can't be read for {type(dispatcher).__name__} since "
+            f"{trouble.since.isoformat(timespec='seconds')}"
+            for trouble, dispatcher in found
+            if trouble.since is not None
+        ]
+
     def describe(self) -> tuple[DurableStatus, ...]:
         """Return what each durable subscription is at."""
         return tuple(status for one in self.by_dispatcher.values() for status in one.describe())

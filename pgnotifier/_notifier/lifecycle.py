@@ -184,6 +184,8 @@ class Lifecycle:
         with self.lock:
             listener = self.running
             done = listener.request("restart") if listener is not None else None
+            if done is not None and self.sources is not None:
+                self.sources.reconnect()
         if done is None:
             self._owner.start()
         else:

@@ -144,15 +144,16 @@ class Runnable:
     def readiness_problems(self) -> list[str]:
         """Return why the notifier isn't ready; an empty list if it is.
 
-        It is ready if it is listening or standing by, and each dispatcher reaches its queue within
-        5 s.
+        It is ready if it is listening or standing by, each dispatcher reaches its queue within 5 s,
+        and the durable log can be read if it has durable subscriptions.
         """
         current = self._lifecycle.reports.states.current
         problems = self._lifecycle.probes.readiness_problems(tuple(self._lifecycle.attachments))
         if current.state not in ("listening", "standby"):
             since = current.since.isoformat(timespec="seconds")
             problems.insert(0, f"{current.state} since {since}")
-        return problems
+        sources = self._lifecycle.sources
+        return problems + (sources.find_problems() if sources is not None else [])
 
     @property
     def startup_wait(self) -> bool | float | None:

@@ -11,6 +11,7 @@ from pgnotifier.dispatchers.in_process import check_in_process, is_generator
 from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
 from pgnotifier.dispatchers.threads import check_positive
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherMismatchError
+from pgnotifier.notification import Entry
 
 RESUME = 1.0
 """Seconds after which the loop goes on when a task of ours was cancelled."""
@@ -163,7 +164,8 @@ class AsyncioDispatcher(LaneDispatcher):
             lane, delivery = turn
             try:
                 await self._call(delivery)
-                delivery.settle()
+                if isinstance(delivery.notification, Entry):
+                    delivery.settle()
             finally:
                 self._lanes.done(lane)
 
@@ -187,9 +189,11 @@ class AsyncioDispatcher(LaneDispatcher):
 def _report(deliveries: Iterable[Delivery]) -> None:
     """Report what no loop will ever run."""
     for delivery in deliveries:
-        delivery.report(
-            ConfigurationError(
-                "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
-                "loop ends: `async with notifier:` does"
-            )
+        exc = ConfigurationError(
+            "the event loop of AsyncioDispatcher is closed; stop the notifier before the "
+            "loop ends: `async with notifier:` does"
         )
+        if isinstance(delivery.notification, Entry):  # it stays in the log, and is tried again
+            delivery.binding.report(exc, delivery.binding.subscription, delivery.notification)
+        else:
+            delivery.report(exc)

@@ -11,6 +11,7 @@ from pgnotifier.dispatch import Batch, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process, call
 from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
 from pgnotifier.errors import ConfigurationError
+from pgnotifier.notification import Entry
 from pgnotifier.settings import is_whole
 
 logger = logging.getLogger("pgnotifier.threads")
@@ -119,7 +120,8 @@ class ThreadDispatcher(LaneDispatcher):
             lane, delivery = turn
             try:
                 call(delivery.binding.target.fn, delivery)
-                delivery.settle()
+                if isinstance(delivery.notification, Entry):
+                    delivery.settle()
             finally:
                 if os.getpid() == process:
                     self._lanes.done(lane)

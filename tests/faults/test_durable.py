@@ -296,3 +296,47 @@ def test_a_forked_child_has_sources_of_its_own(log, run_script):
     log.publish("paid", 1)
     script.prints("[True, 1]")
     assert "Error" not in script.err
+
+
+def test_seeking_during_a_batch(log, make_notifier):
+    """`seek` doesn't wait for a batch that is under way, and isn't undone by its end."""
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def wait(id, channel, payload, pid):
+        calls.append(payload)
+        begun.set()
+        assert go_on.wait(60)
+
+    notifier = make_notifier(log.dsn)
+    notifier.subscribe("invoice", "paid", wait, durable=True)
+    log.publish_together("paid", 1, 2)
+    assert begun.wait(60)
+    notifier.seek("invoice", "paid", "oldest")
+    go_on.set()
+    eventually(lambda: calls == [1, 2, 1, 2])
+    log.publish("paid", 3)
+    eventually(lambda: calls == [1, 2, 1, 2, 3])
+
+
+def test_no_transaction_is_open_during_a_batch(log, make_notifier):
+    """While a callback takes long, its notifier keeps nothing from being vacuumed or truncated."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*_):
+        begun.set()
+        go_on.wait(60)
+
+    notifier = make_notifier(log.dsn)
+    notifier.subscribe("invoice", "paid", wait, durable=True)
+    log.publish("paid", 1)
+    assert begun.wait(60)
+    held = (
+        "SELECT state FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'pgnotifier'"
+        " AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)"
+    )
+    eventually(lambda: log.readers())
+    eventually(lambda: log.execute(held) == [])
+    with log.connection.transaction():
+        log.execute("LOCK TABLE pgnotifier.log IN ACCESS EXCLUSIVE MODE NOWAIT")
+    go_on.set()

@@ -107,7 +107,7 @@ ON_LOG = {
         dead_letters._FIND,
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
-    "hold": (log_session._LOCK, (log_session.LOCKS, 1)),
+    "hold on": (log_session._HOLD, (1,)),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),

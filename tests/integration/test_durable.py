@@ -442,3 +442,28 @@ def test_space_is_given_back(notifier, log, record, eventually):
     log.publish("paid", 100)
     record.wait_for(101)
     eventually(lambda: log.execute("SELECT count(*) FROM pgnotifier.log")[0][0] < 100, timeout=120)
+
+
+def test_restarting(notifier, log, record, eventually):
+    """`restart()` moves to a new connection for reading the log, too, and repeats nothing."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", 1)
+    record.wait_for(1)
+    eventually(lambda: log.readers())
+    before = log.readers()
+    notifier.restart()
+    eventually(lambda: (now := log.readers()) and not set(now) & set(before))
+    log.publish("paid", 2)
+    assert record.wait_for(2) == [1, 2]
+
+
+def test_readiness(notifier, log, record, eventually):
+    """A notifier that can't read the log isn't ready."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    assert notifier.readiness_problems() == []
+    log.execute("ALTER SCHEMA pgnotifier RENAME TO elsewhere")
+    eventually(lambda: "the durable log can't be read" in "".join(notifier.readiness_problems()))
+    log.execute("ALTER SCHEMA elsewhere RENAME TO pgnotifier")
+    eventually(lambda: notifier.readiness_problems() == [])
+    log.publish("paid", 1)
+    assert record.wait_for(1) == [1]

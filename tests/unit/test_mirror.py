@@ -47,7 +47,6 @@ ELSEWHERE = {
     "_payload/plain.py": "unit/test_payload.py",
     "_registry/change.py": "unit/registry/test_writer.py",
     "_registry/checks.py": "unit/registry/test_writer.py",
-    "durable.py": "unit/log/test_installing.py",
     "dispatchers/claiming.py": "integration/test_forgetting.py",
     "dispatchers/asyncio.py": "integration/test_asyncio.py",
     "dispatchers/in_process.py": "contract",

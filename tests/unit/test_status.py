@@ -88,4 +88,5 @@ def test_of_a_notifier_that_never_ran():
         "gaps": 0,
         "last_gap": None,
         "dispatchers": (),
+        "durable": (),
     }
