@@ -204,7 +204,7 @@ def test_a_muted_subscription_waits(notifier, log, record):
     assert record.wait_for(3) == ONE_TO_THREE
 
 
-def test_subscribing_anew_loses_nothing(notifier, log, make_recorder, eventually):
+def test_subscribing_again_loses_nothing(notifier, log, make_recorder, eventually):
     """Another callback, with another dispatcher, gets what the one before hasn't got."""
     before, after = make_recorder(), make_recorder()
     notifier.subscribe("invoice", "paid", before, durable=True)
