@@ -2,18 +2,18 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 from uuid import UUID, uuid5
 from weakref import ref
 
 import msgspec
 
+from pgnotifier.acknowledging import Acknowledging
 from pgnotifier.durability import Durability
-from pgnotifier.errors import BatchError
 from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Entry, Notification
 
@@ -86,7 +86,7 @@ def _in_utc(at: datetime | None) -> str:
     return "" if at is None else at.astimezone(UTC).isoformat()
 
 
-class Batch(Sequence[Delivery]):
+class Batch(Acknowledging[Delivery]):
     """The deliveries for one call of `Dispatcher.dispatch`: a sequence that never changes.
 
     The batch also keeps track of what is acknowledged. Only the thread that runs `dispatch`
@@ -102,110 +102,7 @@ class Batch(Sequence[Delivery]):
     is empty and nothing is tried again. Acknowledging more does no harm.
     """
 
-    __slots__ = ("_cancelled", "_deliveries", "_done", "_in_hand", "_left")
-
-    def __init__(self, deliveries: Iterable[Delivery] = ()) -> None:
-        """Make a batch without acknowledged deliveries.
-
-        Args:
-            deliveries: The deliveries, in order.
-        """
-        self._deliveries = self._left = tuple(deliveries)
-        self._done = 0  # of those that are left
-        self._in_hand = False  # whether a loop over `one_by_one` is delivering the next one
-        self._cancelled = False
-
-    def __repr__(self) -> str:
-        state = ", cancelled" if self._cancelled else ""
-        return f"<Batch of {len(self)} deliveries, {self.remaining} remaining{state}>"
-
-    def __len__(self) -> int:
-        return len(self._deliveries)
-
-    @overload
-    def __getitem__(self, index: int) -> Delivery: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Delivery, ...]: ...
-    def __getitem__(self, index: int | slice) -> Delivery | tuple[Delivery, ...]:
-        return self._deliveries[index]
-
-    def rest(self, most: int | None = None) -> tuple[Delivery, ...]:
-        """Return what isn't acknowledged, in order; nothing if the batch is cancelled.
-
-        Args:
-            most: How many deliveries to return at most. Default: all.
-        """
-        end = None if most is None else self._done + most
-        return () if self._cancelled else self._left[self._done : end]
-
-    @property
-    def remaining(self) -> int:
-        """How many deliveries `rest()` returns."""
-        return 0 if self._cancelled else len(self._left) - self._done
-
-    @property
-    def waiting(self) -> int:
-        """How many of these a loop over `one_by_one` hasn't begun to deliver."""
-        return max(0, self.remaining - self._in_hand)
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether `stop()` has given up the batch, so that `dispatch` should return soon."""
-        return self._cancelled
-
-    def one_by_one(self) -> Iterator[Delivery]:
-        """Yield the deliveries in order, until all are done or the batch is cancelled.
-
-        A delivery is acknowledged when the loop asks for the next one. So after an exception in
-        the loop's body, or a `break`, the current one is tried again. `leave` ends the loop.
-        Deliveries of bindings that aren't live are passed on and not yielded.
-        """
-        left = self._left
-        for delivery in self.rest():
-            if self._cancelled:
-                return
-            if delivery.binding.live:
-                self._in_hand = True
-                try:
-                    yield delivery
-                finally:
-                    self._in_hand = False
-                if self._left is not left:
-                    return
-            else:
-                delivery.pass_on()
-            self._done += 1
-
-    def done(self, count: int) -> None:
-        """Acknowledge the next deliveries, so that they aren't tried again.
-
-        Args:
-            count: How many.
-
-        Raises:
-            BatchError: Fewer are left.
-        """
-        if not isinstance(count, int) or not 0 <= count <= len(self._left) - self._done:
-            raise BatchError(
-                f"done({count!r:.80}): {len(self._left) - self._done} of {len(self)} deliveries "
-                "are left in the batch; acknowledge each once"
-            )
-        self._done += count
-
-    def leave(self, deliveries: Iterable[Delivery]) -> None:
-        """Acknowledge everything except for some deliveries.
-
-        Args:
-            deliveries: What is to be tried again, in order. It may contain replacements for
-                deliveries of the batch, such as salvaged ones.
-        """
-        left = tuple(deliveries)
-        self._done = 0  # first, as other threads read `remaining`, which mustn't be negative
-        self._left = left
-
-    def cancel(self) -> None:
-        """Give up the batch. Called by the notifier, on any thread."""
-        self._cancelled = True
+    __slots__ = ()
 
 
 class Dispatcher(ABC):

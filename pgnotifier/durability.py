@@ -31,7 +31,7 @@ class Durability:
 
 
 def check_durability(
-    id: Hashable, durable: object, start: Any, max_attempts: Any, on_failure: Any
+    id: Hashable, durable: object, start: Any, max_attempts: Any, on_failure: Any, on_gap: object
 ) -> Durability | None:
     """Return the options of a durable subscription; None if it isn't durable.
 
@@ -41,6 +41,7 @@ def check_durability(
         start: "now", "oldest" or an aware datetime; None for the default.
         max_attempts: From 1 on; None for the default.
         on_failure: "dead_letter" or "stop"; None for the default.
+        on_gap: What gets gaps; there are none for a durable subscription.
 
     Raises:
         ArgumentTypeError: An option has the wrong type, or the id isn't a str.
@@ -56,6 +57,10 @@ def check_durability(
                 raise ConfigurationError(f"{what}: {name} needs durable=True")
         return None
     check_name(id)
+    if on_gap is not None:
+        raise ConfigurationError(
+            f"{what}: a durable subscription misses nothing, so it takes no on_gap"
+        )
     if start is not None:
         _check_start(what, start)
     if max_attempts is not None:
@@ -70,6 +75,18 @@ def check_durability(
             f"{what}: on_failure must be 'dead_letter' or 'stop', not {on_failure!r:.80}"
         )
     return Durability(**{name: value for name, value in given.items() if value is not None})
+
+
+def is_option_of_dispatcher(on_failure: object, durable: object) -> bool:
+    """Return whether `on_failure` is meant for the dispatcher: that of RQ has such an option.
+
+    Args:
+        on_failure: What was given; None if nothing was.
+        durable: Whether the subscription is durable. Then a str isn't meant for the dispatcher.
+    """
+    if on_failure is None:
+        return False
+    return not isinstance(on_failure, str) if durable else on_failure not in FAILURES
 
 
 def check_name(id: object) -> str:

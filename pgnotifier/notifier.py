@@ -10,16 +10,20 @@ from pgnotifier._delivery.reports import ErrorReport, GapReport, OnError, OnGap
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Settings
 from pgnotifier._listener.state import StateReport
-from pgnotifier._notifier.changes import Changes
-from pgnotifier._notifier.durable_changes import DurableChanges
+from pgnotifier._notifier.both_changes import BothChanges
 from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
-from pgnotifier.durability import check_durability, check_name, check_place
-from pgnotifier.errors import ConfigurationError, UnknownSubscriptionError
+from pgnotifier.durability import (
+    check_durability,
+    check_name,
+    check_place,
+    is_option_of_dispatcher,
+)
+from pgnotifier.errors import UnknownSubscriptionError
 from pgnotifier.gathering import check_gathering
 from pgnotifier.payload import decode
 from pgnotifier.settings import BUFFER_BYTES, Overflow, check_settings
@@ -128,9 +132,8 @@ class Notifier(Runnable):
             HealthServer((self,), health_port, health_host),
             wait,
         )
-        self._changes = Changes(self, self._lifecycle, autorun)
-        self._durable_changes = DurableChanges(self, self._lifecycle, autorun)
-        self._changes.attach(self._lifecycle.attachments.default)
+        self._changes = BothChanges(self, self._lifecycle, autorun)
+        self._changes.volatile.attach(self._lifecycle.attachments.default)
 
     def __repr__(self) -> str:
         state = self._lifecycle.reports.states.current.state
@@ -155,7 +158,7 @@ class Notifier(Runnable):
                 and become live when it does.
             PgNotifierError: Whatever else `start` raises.
         """
-        self._changes.add_channels(check_channels(channels), autorun)
+        self._changes.volatile.add_channels(check_channels(channels), autorun)
 
     def add_channel(self, channel: str, autorun: bool = True) -> None:
         """Listen to one channel: see `add_channels`."""
@@ -176,9 +179,7 @@ class Notifier(Runnable):
             ArgumentTypeError: A channel isn't a str.
             ChannelNameError: No channel can have such a name.
         """
-        names = check_channels(channels)
-        self._changes.remove_channels(names, autorun)
-        self._durable_changes.remove_channels(names, autorun)
+        self._changes.remove_channels(check_channels(channels), autorun)
 
     def remove_channel(self, channel: str, autorun: bool = True) -> None:
         """Remove one channel and its subscriptions: see `remove_channels`."""
@@ -199,7 +200,7 @@ class Notifier(Runnable):
         durable: bool = False,
         start: str | datetime | None = None,
         max_attempts: int | None = None,
-        on_failure: str | None = None,
+        on_failure: Any = None,
         **options: Any,
     ) -> None:
         """Have `fn(id, channel, payload, pid)` called for each notification on a channel.
@@ -231,7 +232,8 @@ class Notifier(Runnable):
             max_attempts: For `durable`: how often an entry is tried before it is set aside as a
                 dead letter. Default: 5.
             on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
-                else until an entry that fails has succeeded.
+                else until an entry that fails has succeeded. Anything else is an option of the
+                dispatcher: RQ has a callback of that name.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -250,20 +252,10 @@ class Notifier(Runnable):
         if on_gap is not None:
             check_callable("on_gap", on_gap, of=id)
         gathering = check_gathering(id, batch, debounce, key)
-        durability = check_durability(id, durable, start, max_attempts, on_failure)
-        if durable and on_gap is not None:
-            raise ConfigurationError(
-                f"subscription {id!r:.80}: a durable subscription misses nothing, so it takes no "
-                "on_gap"
-            )
-        changes, others = self._changes, self._durable_changes
-        if durable:
-            changes, others = others, changes
-        if others.has(id, channel):
-            raise ConfigurationError(
-                f"subscription {id!r:.80} on channel {channel!r} is "
-                f"{'not ' if durable else ''}durable; unsubscribe it first"
-            )
+        if is_option_of_dispatcher(on_failure, durable):
+            options["on_failure"], on_failure = on_failure, None
+        durability = check_durability(id, durable, start, max_attempts, on_failure, on_gap)
+        changes = self._changes.of(id, channel, durable=durable)
         by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
         changes.attach(by)
         given = (id, channel, fn, by, MappingProxyType(options))
@@ -324,11 +316,9 @@ class Notifier(Runnable):
             LogNotInstalledError: The database has no durable log.
             LogRefusedError: This role may not do so.
         """
-        check_channel(channel)
-        for changes in (self._changes, self._durable_changes):
-            changes.unsubscribe(check_id(id), channel, autorun)
+        self._changes.unsubscribe(check_id(id), check_channel(channel), autorun)
         if forget:
-            self._durable_changes.forget(check_name(id), channel)
+            self._changes.durable.forget(check_name(id), channel)
 
     def seek(self, id: str, channel: str, to: str | datetime | int) -> None:
         """Move the position of a durable subscription, whoever reads it at the moment.
@@ -347,7 +337,7 @@ class Notifier(Runnable):
             LogRefusedError: This role may not do so.
         """
         place = check_place(id, to)
-        if not self._durable_changes.seek(check_name(id), check_channel(channel), place):
+        if not self._changes.durable.seek(check_name(id), check_channel(channel), place):
             raise UnknownSubscriptionError(
                 f"subscription {id!r:.80} on channel {channel!r} has no position in the log: "
                 "nobody has subscribed it with durable=True yet"
@@ -362,7 +352,7 @@ class Notifier(Runnable):
 
     def is_durable(self, id: Hashable, channel: str) -> bool:
         """Return whether an id has a durable subscription to a channel."""
-        return self._durable_changes.has(id, channel)
+        return self._changes.durable.has(id, channel)
 
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
@@ -370,19 +360,19 @@ class Notifier(Runnable):
         What arrives or is due meanwhile is discarded. Durable subscriptions get it afterwards.
         Unknown channels are ignored.
         """
-        self._mute_channels(channels, muted=True)
+        self._changes.mute_channels(_check_or_all(channels), muted=True)
 
     def unmute_channels(self, channels: Channels | None = None) -> None:
         """Deliver again on these channels, or on all; muted subscriptions stay muted."""
-        self._mute_channels(channels, muted=False)
+        self._changes.mute_channels(_check_or_all(channels), muted=False)
 
     def mute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver nothing to an id on these channels, or on all that it subscribed to."""
-        self._mute_subscriber(id, channels, muted=True)
+        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=True)
 
     def unmute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver to an id again on these channels, or on all that it subscribed to."""
-        self._mute_subscriber(id, channels, muted=False)
+        self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=False)
 
     def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
         """Send a notification, in its own transaction on its own connection.
@@ -404,12 +394,6 @@ class Notifier(Runnable):
         """
         self._lifecycle.publisher.notify(check_channel(channel), payload, encoder)
 
-    def _mute_channels(self, channels: Channels | None, *, muted: bool) -> None:
-        names = None if channels is None else check_channels(channels)
-        for changes in (self._changes, self._durable_changes):
-            changes.mute_channels(names, muted=muted)
 
-    def _mute_subscriber(self, id: Hashable, channels: Channels | None, *, muted: bool) -> None:
-        names = None if channels is None else check_channels(channels)
-        for changes in (self._changes, self._durable_changes):
-            changes.mute_subscriber(check_id(id), names, muted=muted)
+def _check_or_all(channels: Channels | None) -> list[str] | None:
+    return None if channels is None else check_channels(channels)

@@ -12,7 +12,7 @@ from pgnotifier._delivery.batching import Gatherer
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
 from pgnotifier._delivery.decoding import Decoder
 from pgnotifier._delivery.ending import Ending
-from pgnotifier._delivery.intake import EntryItem, Intake, decode_entries
+from pgnotifier._delivery.intake import EntryItem, Intake, decode_entries, take_next
 from pgnotifier._delivery.succession import Succession
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
@@ -333,8 +333,7 @@ class Deliverer:
         return ending
 
     def _wait_for_pending(self) -> None:
-        dispatchers = (self.dispatcher, *self.succession.helped)
-        while any(one.pending for one in dispatchers):
+        while any(one.pending for one in (self.dispatcher, *self.succession.helped)):
             if self._ending.is_abandoned or self.succession.news:
                 return
             sleep(PENDING_CHECK)
@@ -343,8 +342,7 @@ class Deliverer:
         return self.buffer.may_take(draining=self._ending.is_draining)
 
     def _is_empty(self) -> bool:
-        waiting = self.buffer or self.intake or self._gatherer.waiting
-        return not (waiting or self.succession.news)
+        return not (self.buffer or self.intake or self._gatherer.waiting or self.succession.news)
 
     def _take(self) -> Sequence[Item | GapMarker]:
         """Wait for items and return them; none if something gathered is due, or at the end."""
@@ -361,13 +359,8 @@ class Deliverer:
                 if pends or ending.is_retiring:
                     break
             ending.is_idle = ending.is_idle and self._is_empty()
-            if ending.is_draining:
-                self.intake.clear()  # the log still has these, and they could take long
-            items: Sequence[Item | GapMarker] = []
-            if self.intake.has_turn(others=self._may_take()):
-                items = self.intake.take(self.dispatcher.batch_size)
-            elif self._may_take():
-                items = self.buffer.take(self.dispatcher.batch_size)
+            size, draining = self.dispatcher.batch_size, ending.is_draining
+            items = take_next(self.intake, self.buffer, size, draining=draining)
             self._decoding = len(items)
         self._resume_reader()
         return items

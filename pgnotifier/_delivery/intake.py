@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from pgnotifier._delivery.buffer import BATCH_BYTES, Item
+from pgnotifier._delivery.buffer import BATCH_BYTES, Buffer, GapMarker, Item
 from pgnotifier._delivery.decoding import Decoder
 from pgnotifier._delivery.succession import Succession
 from pgnotifier.dispatch import Batch, Delivery
@@ -94,6 +94,26 @@ class Intake:
     def clear(self) -> None:
         """Forget all that waits."""
         self._content.clear()
+
+
+def take_next(
+    intake: Intake, buffer: Buffer, batch_size: int, *, draining: bool
+) -> Sequence[Item | GapMarker]:
+    """Return what is delivered next, if there is something: entries and others in turn.
+
+    Args:
+        intake: The entries that wait.
+        buffer: What else waits.
+        batch_size: How many deliveries they may make.
+        draining: Whether this is the end. Entries are dropped then: the log still has them, and
+            they could take long.
+    """
+    if draining:
+        intake.clear()
+    may_take = buffer.may_take(draining=draining)
+    if intake.has_turn(others=may_take):
+        return intake.take(batch_size)
+    return buffer.take(batch_size) if may_take else []
 
 
 def decode_entries(

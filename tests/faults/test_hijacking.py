@@ -55,7 +55,7 @@ CONTAINED = {
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
-    "testing/durable_contract.py": 1,
+    "testing/contract/durable.py": 1,
     "testing/postgres.py": 3,
 }
 """How many statements each file has. If you add one, add it to `EXECUTED`, too, unless nothing in

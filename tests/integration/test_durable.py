@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from pgnotifier import ThreadDispatcher
+from pgnotifier import Notifier, ThreadDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
     LogNotInstalledError,
     LogRefusedError,
+    UnknownOptionError,
     UnknownSubscriptionError,
 )
 
@@ -467,3 +468,15 @@ def test_readiness(notifier, log, record, eventually):
     eventually(lambda: notifier.readiness_problems() == [])
     log.publish("paid", 1)
     assert record.wait_for(1) == [1]
+
+
+def test_failure_options_of_dispatchers(db):
+    """`on_failure` is an option of the log if it is a str, and of the dispatcher otherwise."""
+    notifier = Notifier(db.dsn, autorun=False)
+    for durable in (False, True):
+        with pytest.raises(UnknownOptionError, match="on_failure"):
+            notifier.subscribe("a", "a", print, durable=durable, on_failure=print)
+    with pytest.raises(ConfigurationError, match="on_failure needs durable=True"):
+        notifier.subscribe("a", "a", print, on_failure="stop")
+    with pytest.raises(ConfigurationError, match="must be 'dead_letter' or 'stop', not 'halt'"):
+        notifier.subscribe("a", "a", print, durable=True, on_failure="halt")

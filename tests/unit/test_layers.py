@@ -22,6 +22,7 @@ LAYERS = (
     "gathering",
     "durability",
     "status",
+    "acknowledging",
     "dispatch",
     "_connection",
     "_registry",

@@ -38,6 +38,7 @@ ELSEWHERE = {
     "_log/refusals.py": "integration/test_publishing_rules.py",
     "_log/sessions.py": "integration/test_publishing.py",
     "_log/guard.py": "faults/test_copies.py",
+    "_notifier/both_changes.py": "integration/test_durable.py",
     "_notifier/changes.py": "unit/test_notifier.py",
     "_notifier/durable_changes.py": "integration/test_durable.py",
     "_notifier/runnable.py": "unit/test_notifier.py",
@@ -52,6 +53,7 @@ ELSEWHERE = {
     "dispatchers/in_process.py": "contract",
     "dispatchers/inline.py": "integration/test_callbacks.py",
     "dispatchers/threads.py": "unit/dispatchers/test_thread_dispatcher.py",
+    "durable.py": "unit/log/test_installing.py",
     "durability.py": "integration/test_durable.py",
     "gathering.py": "unit/delivery/test_batching.py",
 }

@@ -26,7 +26,7 @@ def no_server(monkeypatch):
     def connect(*_, **__):
         pytest.fail("connected")
 
-    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_libpq_quoting_the_password(monkeypatch):
     def connect(conninfo, **_):
         raise psycopg.OperationalError(f"no such thing: {conninfo}")
 
-    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
     with pytest.raises(ConnectionFailedError, match="no such thing") as caught:
         Parameters({"host": "h", "password": SECRET}).connect()
     assert SECRET not in "".join(traceback.format_exception(caught.value))
@@ -194,7 +194,7 @@ def test_libpq_quoting_other_secrets(monkeypatch, name, kind):
     def connect(*_, **__):
         raise kind("no key: 's/esame' or 's%2Fecret'\nor otherwise")
 
-    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
     with pytest.raises((ConfigurationError, ConnectionFailedError)) as caught:
         Parameters({"host": "h", name: "s/esame"}).connect()
     assert "esame" not in "".join(traceback.format_exception(caught.value)).split("Error: ", 1)[1]
@@ -207,7 +207,7 @@ def test_a_password_that_is_the_user_name(monkeypatch):
     def connect(conninfo, **_):
         raise psycopg.OperationalError('database "postgres" does not exist')
 
-    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
     conf = {"user": "postgres", "dbname": "postgres", "password": "postgres"}
     with pytest.raises(ConnectionFailedError, match='database "postgres" does not exist'):
         Parameters(conf).connect()
@@ -242,7 +242,7 @@ def test_a_server_that_refuses_what_a_session_needs(monkeypatch, error):
     def set_up(_):
         raise getattr(psycopg.errors, error)("it isn't PostgreSQL")
 
-    monkeypatch.setattr("psycopg.connect", connect)
+    monkeypatch.setattr("psycopg.Connection.connect", connect)
     monkeypatch.setattr("pgnotifier._connection.parameters.set_up", set_up)
     with pytest.raises(ConnectionFailedError, match="it isn't PostgreSQL"):
         Parameters("host=h").connect()
