@@ -40,7 +40,7 @@ def test_a_repeated_entry_has_the_same_job_id(log, make_notifier, queue, eventua
     assert queue.job_ids == [*before, *before]
 
 
-def test_a_notification_makes_a_job_as_ever(log, make_notifier, queue, eventually):
+def test_a_notification_makes_a_plain_job(log, make_notifier, queue, eventually):
     """Jobs of volatile subscriptions have random ids, and `meta` as it was given."""
     notifier = make_notifier(log.dsn, dispatcher=RQDispatcher(queue))
     notifier.subscribe("plain", "plain", work)
