@@ -36,8 +36,8 @@ SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_i
 FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
 """
 _READ = """
-SELECT id, at, key, payload
-FROM pgnotifier.batch(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
+SELECT id, at, key, payload, is_rest
+FROM pgnotifier.read(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
 """
 _MOVE = """
 SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s)
@@ -193,10 +193,15 @@ class LogSession:
         """
         return Window(*self._one(_WINDOW, (sub, known, ahead)))
 
-    def read(self, channel: str, window: Window, limit: int) -> list[Row]:
-        """Return the first entries of a window, in order. Call it after `take`."""
+    def read(self, channel: str, window: Window, limit: int) -> tuple[list[Row], bool]:
+        """Return the first entries of a window, in order, and whether there are no more in it.
+
+        Call it after `take`. The payloads have about 16 MiB together, or are a single one.
+        """
         values = (channel, window.done, window.target, window.last_id, limit)
-        return [Row(*row) for row in self.connection.execute(_READ, values)]
+        found = self.connection.execute(_READ, values).fetchall()
+        is_rest = bool(found[0][-1]) if found else True
+        return [Row(*values) for *values, _ in found], is_rest
 
     def save(self, sub: int, known: int, place: Place, failed: Iterable[Failed] = ()) -> int | None:
         """Move a position, and put aside what has failed.

@@ -205,7 +205,7 @@ class Progress:
             self._known, self._ahead = window.n, None
         holds = self.durability.on_failure == "stop"
         limit = 1 if holds else BATCH
-        rows = session.read(self.binding.subscription.channel, window, limit)
+        rows, is_rest = session.read(self.binding.subscription.channel, window, limit)
         if not rows:
             self._move_on(session, window)
             return not window.is_now
@@ -219,7 +219,7 @@ class Progress:
             self._hand_over,
             self._on_settled,
             window,
-            is_rest=len(rows) < limit,
+            is_rest=is_rest,
         )
         return True
 

@@ -81,7 +81,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
     pgnotifier.doze(),
     pgnotifier.drop_failed(bigint[]),
-    pgnotifier.due(int, int),
+    pgnotifier.due(int, int, bigint),
     pgnotifier.fail(
         int, bigint, timestamptz, text, text, text, text, text, double precision, boolean
     ),
@@ -89,6 +89,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.forget(text, text),
     pgnotifier.hold(int),
     pgnotifier.is_native(int, bigint),
+    pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),
     pgnotifier.reclaim(interval, bigint, interval),
     pgnotifier.retry(bigint[]),

@@ -72,6 +72,31 @@ def test_large_payloads_and_equal_ones(notifier, log, record):
     assert record.wait_for(2) == [large, large]
 
 
+def test_payloads_of_many_megabytes(notifier, log, record):
+    """Large payloads are read in parts, so that a batch of them fits into memory."""
+    payloads = [letter * 5_000_000 for letter in "abcde"]
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish_together("paid", *payloads)
+    assert record.wait_for(5) == payloads
+    with psycopg.connect(log.dsn) as reader:
+        read = "SELECT count(*), bool_or(is_rest) FROM pgnotifier.read('paid', '1:1:', %s, %s, 10)"
+        (now,) = reader.execute("SELECT pgnotifier.snapshot()::text").fetchone()
+        assert reader.execute(read, (now, 0)).fetchone() == (4, False)
+        assert reader.execute(read, (now, 4)).fetchone() == (1, True)
+
+
+def test_large_payloads_that_fail(notifier, log, eventually):
+    """They are retried in parts, too."""
+    payloads = [letter * 5_000_000 for letter in "abcde"]
+    callback = Recalcitrant(dict.fromkeys(payloads, 1))
+    notifier.subscribe("invoice", "paid", callback, durable=True)
+    log.publish_together("paid", *payloads)
+    eventually(lambda: len(log.failed("invoice")) == 5)
+    log.have_retried()
+    eventually(lambda: log.failed("invoice") == [])
+    assert sorted(callback.calls) == sorted([*payloads, *payloads])
+
+
 def test_more_than_a_batch(notifier, log, record):
     """Thousands of entries arrive in order, each once."""
     notifier.subscribe("invoice", "paid", record, durable=True)

@@ -335,6 +335,29 @@ BEGIN
     ORDER BY o.id LIMIT lim;
 END $$;
 
+-- As many of these entries as have max_bytes of payloads together, and at least one: a thousand may
+-- have 64 GiB. is_rest: whether there are no more in the window.
+CREATE FUNCTION pgnotifier.read(
+    channel text, done pg_snapshot, target pg_snapshot, last_id bigint, lim int,
+    max_bytes bigint DEFAULT 16777216
+) RETURNS TABLE (id bigint, at timestamptz, key text, payload text, is_rest boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT w.id, w.at, w.key, w.payload, w.found < lim AND w.most < max_bytes
+    FROM (
+        SELECT b.*, count(*) OVER () AS found, max(b.before) OVER () AS most
+        FROM (
+            SELECT e.*,
+                sum(octet_length(e.payload)) OVER (ORDER BY e.id) - octet_length(e.payload)
+                    AS before
+            FROM pgnotifier.batch(channel, done, target, last_id, lim) AS e
+        ) AS b
+    ) AS w
+    WHERE w.before < max_bytes ORDER BY w.id;
+END $$;
+
 -- Whether a position was written here, and not copied here from elsewhere.
 CREATE FUNCTION pgnotifier.is_native(sub int, n bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -727,8 +750,9 @@ BEGIN
     RETURN made;
 END $$;
 
--- The entries of a subscription that are to be tried again now, locked.
-CREATE FUNCTION pgnotifier.due(sub int, lim int)
+-- The entries of a subscription that are to be tried again now, locked: up to lim of them, with up
+-- to max_bytes of payloads before the last one.
+CREATE FUNCTION pgnotifier.due(sub int, lim int, max_bytes bigint DEFAULT 16777216)
 RETURNS TABLE (
     n bigint, id bigint, at timestamptz, key text, payload text, attempts int
 )
@@ -736,9 +760,18 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT f.n, f.id, f.at, f.key, f.payload, f.attempts FROM pgnotifier.failed AS f
-    WHERE f.sub = due.sub AND NOT f.dead AND f.retry_at <= clock_timestamp()
-    ORDER BY f.retry_at, f.n LIMIT lim FOR UPDATE SKIP LOCKED;
+    WITH locked AS MATERIALIZED (
+        SELECT f.* FROM pgnotifier.failed AS f
+        WHERE f.sub = due.sub AND NOT f.dead AND f.retry_at <= clock_timestamp()
+        ORDER BY f.retry_at, f.n LIMIT lim FOR UPDATE SKIP LOCKED
+    )
+    SELECT l.n, l.id, l.at, l.key, l.payload, l.attempts FROM (
+        SELECT f.*,
+            sum(octet_length(f.payload)) OVER (ORDER BY f.retry_at, f.n)
+                - octet_length(f.payload) AS before
+        FROM locked AS f
+    ) AS l
+    WHERE l.before < max_bytes ORDER BY l.retry_at, l.n;
 END $$;
 
 -- One has failed again.

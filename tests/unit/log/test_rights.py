@@ -49,6 +49,7 @@ READING = [
     "SELECT pgnotifier.forget('b', 'orders')",
     "SELECT pgnotifier.take(1)",
     "SELECT pgnotifier.batch('orders', '1:1:', '1:1:', 0, 1)",
+    "SELECT pgnotifier.read('orders', '1:1:', '1:1:', 0, 1)",
     "SELECT pgnotifier.save(1, '1:1:')",
     "SELECT pgnotifier.hold(1)",
     "SELECT pgnotifier.is_native(1, 1)",
