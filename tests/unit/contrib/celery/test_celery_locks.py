@@ -197,7 +197,7 @@ def test_replaced_while_a_refused_one_is_undone(monkeypatch, same):
             dispatcher.pause = lambda *_: None
             run_threads(lambda: notifier.subscribe("a", "ch", others))
 
-    monkeypatch.setattr(notifier._changes, "_wait_live", refuse)
+    monkeypatch.setattr(notifier._changes.volatile, "_wait_live", refuse)
     with pytest.raises(ListenRefusedError):
         notifier.subscribe("a", "ch", repr)
     assert notifier.get_subscriptions() == {"ch": {"a": others}}
