@@ -1,5 +1,6 @@
 """Patience: a connection that gives up waiting for an answer."""
 
+import selectors
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -29,19 +30,25 @@ class ImpatientConnection(psycopg.Connection[Any]):
         """
         if self.patience is None:
             return super().wait(gen, *args, **kwargs)
-        return super().wait(_bound(gen, self.patience), *args, **kwargs)
-
-
-def _bound(gen: PQGen[T], seconds: float) -> PQGen[T]:
-    """Do what a generator of the driver does, until its time is over."""
-    deadline = monotonic() + seconds
-    try:
-        wanted = next(gen)
-        while True:
-            ready = yield wanted
-            if not ready and monotonic() >= deadline:
-                raise psycopg.OperationalError(f"no answer within {seconds:g} s")
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        result: T = end.value
+        result: T = self._wait_until(monotonic() + self.patience, gen)
         return result
+
+    def _wait_until(self, deadline: float, gen: Any) -> Any:
+        """Do what a generator of the driver does: it yields what to wait for on the socket.
+
+        The driver's own functions resume it only when the socket is ready, before psycopg 3.3.
+        """
+        try:
+            wanted = next(gen)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.fileno(), wanted)
+                while True:
+                    ready = selector.select(max(0.0, deadline - monotonic()))
+                    if ready:
+                        wanted = gen.send(ready[0][1])
+                        selector.modify(self.fileno(), wanted)
+                    elif monotonic() >= deadline:
+                        self.close()
+                        raise psycopg.OperationalError(f"no answer within {self.patience:g} s")
+        except StopIteration as end:
+            return end.value

@@ -218,7 +218,7 @@ def test_an_unknown_compression_of_the_app(make_app, make_desk, pgnotifier_redis
     app.conf.task_compression = "nonsense"
     desk = make_desk(app)
     desk.deliver(desk.subscribe(record), "1", "2")
-    assert [type(error).__name__ for error in desk.reported] == ["OperationalError"] * 2
+    assert ["nonsense" in str(error) for error in desk.reported] == [True, True]
 
 
 def test_the_notifiers_decoder_is_the_workers(app, make_desk, record):
