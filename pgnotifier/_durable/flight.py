@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pgnotifier._connection.encoding import Encoding
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import Failed, Place, Row, Window
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
@@ -78,6 +79,7 @@ def launch(
     binding: Binding,
     hand_over: Callable[[Sequence[EntryItem]], object],
     on_settled: Callable[[], object],
+    encoding: Encoding,
     window: Window | None = None,
     *,
     is_rest: bool = False,
@@ -89,6 +91,7 @@ def launch(
         binding: The subscription.
         hand_over: Gives them to the deliverer. What it doesn't take is lost, and read again.
         on_settled: Called on any thread, once all are settled or lost.
+        encoding: The database's.
         window: Where they were read.
         is_rest: Whether there were no more in that window.
     """
@@ -100,12 +103,12 @@ def launch(
         EntryItem(
             channel,
             (binding,),
-            row.payload.encode("utf-8", "surrogateescape"),
+            encoding.to_utf8(row.payload),
             0,
             received_at,
             moment,
             id=row.id,
-            key=row.key,
+            key=None if row.key is None else encoding.decode(row.key),
             published_at=row.published_at,
             attempt=row.attempts + 1,
             receipt=receipt,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.session import encoding_of
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._log.dead_letters import (
     Failure,
@@ -66,16 +67,16 @@ class Row(NamedTuple):
     Attributes:
         id: Its number.
         published_at: When it was published.
-        key: Its key, if any.
-        payload: Its payload.
+        key: Its key, if any, in the database's encoding.
+        payload: Its payload, in the database's encoding.
         attempts: How often it was tried.
         n: Its number among those that have failed.
     """
 
     id: int
     published_at: datetime
-    key: str | None
-    payload: str
+    key: bytes | None
+    payload: bytes
     attempts: int = 0
     n: int = 0
 
@@ -155,6 +156,7 @@ class LogSession:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         """Take the connection."""
         self.connection = connection
+        self.encoding = encoding_of(connection)
         self._has_rung = False
         connection.add_notify_handler(self._note_ring)
         self._shares: bool | None = None  # what `doze` has returned, while dozing

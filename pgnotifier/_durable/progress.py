@@ -218,6 +218,7 @@ class Progress:
             self.binding,
             self._hand_over,
             self._on_settled,
+            session.encoding,
             window,
             is_rest=is_rest,
         )
@@ -240,7 +241,9 @@ class Progress:
             return False
         rows = session.read_due(self.sub, RETRIES)
         if rows:
-            self._retried = launch(rows, self.binding, self._hand_over, self._on_settled)
+            self._retried = launch(
+                rows, self.binding, self._hand_over, self._on_settled, session.encoding
+            )
         return bool(rows)
 
     # --- what is under way ---

@@ -1,12 +1,15 @@
 """Keep entries that have failed: retry them beside the flow, and set them aside as dead letters."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg import rows
+
+from pgnotifier._connection.encoding import Encoding
+from pgnotifier._connection.session import encoding_of
 
 _FAIL = """
 SELECT pgnotifier.fail(%s, %s, %s, %s, %s, %s, %s, %s, %s::pg_catalog.float8, %s)
@@ -16,8 +19,10 @@ _FAIL_AGAIN = "SELECT pgnotifier.fail_again(%s, %s, %s, %s::pg_catalog.float8, %
 _RETRY = "SELECT pgnotifier.retry(%s::pg_catalog.int8[])"
 _DROP = "SELECT pgnotifier.drop_failed(%s::pg_catalog.int8[])"
 _FIND = """
-SELECT n, name, f.channel, id, f.at, key, payload, attempts, retry_at, error, traceback, failed_at,
-    dead
+SELECT n, name, f.channel, id, f.at,
+    pg_catalog.convert_to(key, pg_catalog.getdatabaseencoding()) AS key,
+    pg_catalog.convert_to(payload, pg_catalog.getdatabaseencoding()) AS payload,
+    attempts, retry_at, error, traceback, failed_at, dead
 FROM pgnotifier.failed AS f JOIN pgnotifier.subscription AS u
 ON f.sub OPERATOR(pg_catalog.=) u.sub
 WHERE (%(all)s OR dead)
@@ -53,22 +58,25 @@ class Due:
         n: Its number among the failed ones.
         id: Its number in the log.
         published_at: When it was published.
-        key: Its key.
-        payload: The raw payload.
+        key: Its key, in the database's encoding.
+        payload: The raw payload, in the database's encoding.
         attempts: How many were made.
     """
 
     n: int
     id: int
     published_at: datetime
-    key: str | None
-    payload: str
+    key: bytes | None
+    payload: bytes
     attempts: int
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A failed entry, as the command line shows it. `dead` says whether it is retried by itself."""
+    """A failed entry, as the command line shows it: unless it is `dead`, it is retried by itself.
+
+    In the key and the payload, U+FFFD stands for what has no equivalent in UTF-8.
+    """
 
     n: int
     name: str
@@ -98,11 +106,13 @@ def record_failure(
         connection: The connection of the reading.
         sub: The number of the subscription.
         channel: Its channel.
-        entry: What has failed: it has `id`, `published_at`, `key` and `payload`.
+        entry: What has failed: it has `id`, `published_at`, `key` and `payload`, as it was read.
         failure: Why, and what becomes of it.
     """
     arguments = (sub, entry.id, entry.published_at, channel, entry.key, entry.payload)
-    connection.execute(_FAIL, (*arguments, *_texts(failure), failure.retry_in, failure.is_dead))
+    connection.execute(
+        _FAIL, (*arguments, *_texts(connection, failure), failure.retry_in, failure.is_dead)
+    )
 
 
 def find_due(connection: psycopg.Connection[Any], sub: int, limit: int) -> Sequence[Due]:
@@ -115,7 +125,9 @@ def find_due(connection: psycopg.Connection[Any], sub: int, limit: int) -> Seque
 
 def record_another(connection: psycopg.Connection[Any], n: int, failure: Failure) -> None:
     """Note that an entry has failed again, in the transaction of `find_due`."""
-    connection.execute(_FAIL_AGAIN, (n, *_texts(failure), failure.retry_in, failure.is_dead))
+    connection.execute(
+        _FAIL_AGAIN, (n, *_texts(connection, failure), failure.retry_in, failure.is_dead)
+    )
 
 
 def find_letters(
@@ -139,7 +151,12 @@ def find_letters(
     """
     wanted = {"n": n, "name": name, "channel": channel, "all": everything, "limit": limit}
     with connection.cursor(row_factory=rows.class_row(DeadLetter)) as cursor:
-        return cursor.execute(_FIND, wanted).fetchall()
+        found = cursor.execute(_FIND, wanted).fetchall()
+    encoding = encoding_of(connection)
+    return [
+        replace(one, key=_read(encoding, one.key), payload=_read(encoding, one.payload))
+        for one in found
+    ]
 
 
 def retry_letters(connection: psycopg.Connection[Any], numbers: Sequence[int]) -> int:
@@ -158,7 +175,18 @@ def _count(connection: psycopg.Connection[Any], query: str, numbers: Sequence[in
     return int(row[0])
 
 
-def _texts(failure: Failure) -> tuple[str, str | None]:
-    """Return the error and the traceback without null characters, which PostgreSQL has not."""
-    traceback = failure.traceback
-    return failure.error.replace("\0", ""), traceback and traceback.replace("\0", "")
+def _texts(connection: psycopg.Connection[Any], failure: Failure) -> tuple[str, str | None]:
+    """Return the error and the traceback as texts that the database can keep.
+
+    PostgreSQL has no null characters. Other encodings than UTF-8 lack others as well.
+    """
+    codec = "utf-8" if encoding_of(connection).is_utf8 else "ascii"
+
+    def fit(text: str) -> str:
+        return text.replace("\0", "").encode(codec, "backslashreplace").decode(codec)
+
+    return fit(failure.error), failure.traceback and fit(failure.traceback)
+
+
+def _read(encoding: Encoding, data: Any) -> Any:
+    return data and encoding.to_utf8(data).decode("utf-8", "replace")

@@ -83,7 +83,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.drop_failed(bigint[]),
     pgnotifier.due(int, int, bigint),
     pgnotifier.fail(
-        int, bigint, timestamptz, text, text, text, text, text, double precision, boolean
+        int, bigint, timestamptz, text, bytea, bytea, text, text, double precision, boolean
     ),
     pgnotifier.fail_again(bigint, text, text, double precision, boolean),
     pgnotifier.forget(text, text),

@@ -58,7 +58,7 @@ def read_all(connection, position):
 
 def due(connection, position):
     """Return the payloads of what is delivered beside the flow."""
-    return [one.payload for one in dead_letters.find_due(connection, position.sub, 1000)]
+    return [one.payload.decode() for one in dead_letters.find_due(connection, position.sub, 1000)]
 
 
 def dump(dsn, *options):

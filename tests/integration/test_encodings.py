@@ -16,6 +16,8 @@ from pgnotifier import (
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.encoding import find_encoding
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._log.dead_letters import find_letters, retry_letters
+from pgnotifier.durable import install
 
 ENCODINGS = (
     *("EUC_CN", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "ISO_8859_5", "KOI8R", "KOI8U"),
@@ -254,3 +256,42 @@ def test_errors_of_the_server(encoded):
         assert session._pgconn.transaction_status == pq.TransactionStatus.IDLE
     finally:
         session.close()
+
+
+@in_encoding("WIN1252", "SQL_ASCII", "EUC_JP")
+def test_entries_without_an_equivalent(encoded, make_notifier, eventually):
+    """An entry that UTF-8 can't express is delivered, retried and kept, and holds up no other."""
+    odd, name = b"\x81\xad\xb5" if encoded_in(encoded) != "EUC_JP" else b"\xa9\xa1", "ch"
+    calls = []
+
+    def fail_first(id, channel, payload, pid):
+        calls.append(payload)
+        if len(calls) == 1:
+            raise ValueError("\N{CHECK MARK} \N{CJK UNIFIED IDEOGRAPH-4E00}")
+
+    with psycopg.connect(encoded, autocommit=True) as session:
+        install(session)
+        notifier = make_notifier(encoded)
+        notifier.subscribe("sub", name, fail_first, durable=True)
+        pgconn = session.pgconn
+        pgconn.exec_(f"SET client_encoding TO {find_encoding(encoded_in(encoded)).client}".encode())
+        for payload in (odd, b"7"):
+            done = pgconn.exec_(b"SELECT pgnotifier.publish('ch', '" + payload + b"', 'k')")
+            assert done.status == pq.ExecStatus.TUPLES_OK, done.error_message
+        eventually(lambda: calls[1:] == [7])
+        pgconn.exec_(b"SET client_encoding TO UTF8")
+        eventually(lambda: len(find_letters(session, everything=True)) == 1)
+        (letter,) = find_letters(session, everything=True)
+        assert "\N{CHECK MARK}" in letter.error or "\\u2713" in letter.error
+        assert letter.key == "k"
+        retry_letters(session, [letter.n])
+        session.execute("NOTIFY pgnotifier_wake")
+        eventually(lambda: len(calls) == 3)
+        assert calls[2] == calls[0]
+        eventually(lambda: find_letters(session, everything=True) == [])
+
+
+def encoded_in(dsn):
+    """Return the encoding of a database."""
+    with psycopg.connect(dsn) as session:
+        return session.info.parameter_status("server_encoding")

@@ -336,16 +336,19 @@ BEGIN
 END $$;
 
 -- As many of these entries as have max_bytes of payloads together, and at least one: a thousand may
--- have 64 GiB. is_rest: whether there are no more in the window.
+-- have 64 GiB. is_rest: whether there are no more in the window. Keys and payloads are bytes in the
+-- database's encoding: a character without an equivalent in UTF-8 would end each try to read it.
 CREATE FUNCTION pgnotifier.read(
     channel text, done pg_snapshot, target pg_snapshot, last_id bigint, lim int,
     max_bytes bigint DEFAULT 16777216
-) RETURNS TABLE (id bigint, at timestamptz, key text, payload text, is_rest boolean)
+) RETURNS TABLE (id bigint, at timestamptz, key bytea, payload bytea, is_rest boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT w.id, w.at, w.key, w.payload, w.found < lim AND w.most < max_bytes
+    SELECT
+        w.id, w.at, convert_to(w.key, getdatabaseencoding()),
+        convert_to(w.payload, getdatabaseencoding()), w.found < lim AND w.most < max_bytes
     FROM (
         SELECT b.*, count(*) OVER () AS found, max(b.before) OVER () AS most
         FROM (
@@ -732,7 +735,7 @@ END $$;
 
 -- Keep an entry that has failed, to be tried again after some seconds unless it is dead.
 CREATE FUNCTION pgnotifier.fail(
-    sub int, id bigint, at timestamptz, channel text, key text, payload text,
+    sub int, id bigint, at timestamptz, channel text, key bytea, payload bytea,
     error text, traceback text, retry_in double precision, dead boolean
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -743,7 +746,8 @@ BEGIN
     INSERT INTO pgnotifier.failed AS f (
         sub, id, at, channel, key, payload, attempts, retry_at, error, traceback, dead
     ) VALUES (
-        sub, id, at, channel, key, payload, 1,
+        sub, id, at, channel, convert_from(key, getdatabaseencoding()),
+        convert_from(payload, getdatabaseencoding()), 1,
         clock_timestamp() + make_interval(secs => retry_in), error, traceback, dead
     )
     RETURNING f.n INTO made;
@@ -754,7 +758,7 @@ END $$;
 -- to max_bytes of payloads before the last one.
 CREATE FUNCTION pgnotifier.due(sub int, lim int, max_bytes bigint DEFAULT 16777216)
 RETURNS TABLE (
-    n bigint, id bigint, at timestamptz, key text, payload text, attempts int
+    n bigint, id bigint, at timestamptz, key bytea, payload bytea, attempts int
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -765,7 +769,10 @@ BEGIN
         WHERE f.sub = due.sub AND NOT f.dead AND f.retry_at <= clock_timestamp()
         ORDER BY f.retry_at, f.n LIMIT lim FOR UPDATE SKIP LOCKED
     )
-    SELECT l.n, l.id, l.at, l.key, l.payload, l.attempts FROM (
+    SELECT
+        l.n, l.id, l.at, convert_to(l.key, getdatabaseencoding()),
+        convert_to(l.payload, getdatabaseencoding()), l.attempts
+    FROM (
         SELECT f.*,
             sum(octet_length(f.payload)) OVER (ORDER BY f.retry_at, f.n)
                 - octet_length(f.payload) AS before

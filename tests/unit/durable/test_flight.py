@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 import pytest
 from deliveries import Fake, bind
 
+from pgnotifier._connection.encoding import find_encoding
 from pgnotifier._durable.flight import LAST_RETRY, launch, retry_pause
 from pgnotifier._durable.log_session import Place, Row, Window
 from pgnotifier.durability import Durability
 
+UTF8 = find_encoding("UTF8")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 WINDOW = Window("taken", "a", 1, "done", "target", 0, is_now=True, id_hi=0, newest=9)
 
@@ -19,8 +21,10 @@ def fly():
 
     def fly(*ids, is_rest=True):
         handed = []
-        rows = [Row(one, AT, "key", f"p{one}", attempts=one) for one in ids]
-        flight = launch(rows, bind(Fake()), handed.extend, lambda: None, WINDOW, is_rest=is_rest)
+        rows = [Row(one, AT, b"key", f"p{one}".encode(), attempts=one) for one in ids]
+        flight = launch(
+            rows, bind(Fake()), handed.extend, lambda: None, UTF8, WINDOW, is_rest=is_rest
+        )
         return flight, handed
 
     return fly

@@ -30,7 +30,7 @@ def test_a_failed_entry_is_due_later(log, failed):
     """A failed entry is due after some seconds, and isn't dead."""
     assert letters(log) == []
     (due,) = dead_letters.find_due(log.connection, failed, 10)
-    assert (due.id, due.payload, due.key, due.attempts) == (1, "a", None, 1)
+    assert (due.id, due.payload, due.key, due.attempts) == (1, b"a", None, 1)
     dead_letters.record_another(log.connection, due.n, Failure("again", retry_in=60.0))
     assert dead_letters.find_due(log.connection, failed, 10) == []
     (letter,) = letters(log, everything=True)
