@@ -73,7 +73,7 @@ class Intake:
         """Add entries."""
         self._content.extend(items)
 
-    def has_turn(self, *, others: bool) -> bool:
+    def take_turn(self, *, others: bool) -> bool:
         """Return whether to take entries next: in turn, if others wait as well."""
         self._was_last = bool(self._content) and not (others and self._was_last)
         return self._was_last
@@ -111,7 +111,7 @@ def take_next(
     if draining:
         intake.clear()
     may_take = buffer.may_take(draining=draining)
-    if intake.has_turn(others=may_take):
+    if intake.take_turn(others=may_take):
         return intake.take(batch_size)
     return buffer.take(batch_size) if may_take else []
 

@@ -47,10 +47,10 @@ def deliverer():
 def test_taking_turns():
     """It takes turns with the buffer if both hold something."""
     intake = Intake()
-    assert not intake.has_turn(others=True)
+    assert not intake.take_turn(others=True)
     intake.put(make_items(bind(Fake()), *range(9))[0])
-    assert [intake.has_turn(others=True) for _ in range(4)] == [True, False, True, False]
-    assert [intake.has_turn(others=False) for _ in range(2)] == [True, True]
+    assert [intake.take_turn(others=True) for _ in range(4)] == [True, False, True, False]
+    assert [intake.take_turn(others=False) for _ in range(2)] == [True, True]
     assert [one.id for one in intake.take(4)] == [0, 1, 2, 3]
     assert intake.waiting == 5
 
