@@ -25,7 +25,8 @@ from pgnotifier.payload import decode, encode
 
 text = st.text(st.characters(exclude_categories=[]))  # lone surrogates included
 keys = st.none() | st.booleans() | st.integers() | text | st.binary()
-scalars = keys | st.floats(allow_nan=False) | st.complex_numbers(allow_nan=False) | st.just(...)
+real = keys | st.floats(allow_nan=False) | st.just(...)
+scalars = real | st.complex_numbers(allow_nan=False)
 decimals = st.decimals(allow_nan=False)
 values = st.recursive(
     scalars | decimals,
@@ -39,7 +40,7 @@ values = st.recursive(
     ),
 )
 literals = st.recursive(
-    scalars.filter(lambda value: not isinstance(value, complex)),
+    real,
     lambda inner: (
         st.lists(inner)
         | st.lists(inner).map(tuple)
@@ -93,7 +94,7 @@ def test_any_payload_survives_any_serializer(value, serializer):
     assert same(unwrap(through(carried, serializer), decode), decode(raw))
 
 
-@given(st.lists(literals, min_size=1), st.sampled_from(["json", "msgspec", "pickle"]))
+@given(st.lists(literals, min_size=1, max_size=5), st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_batch_survives_any_serializer(found, serializer):
     """Each payload of a gathered batch arrives as it would have arrived alone."""
     parts = tuple(arrived(decode(raw), raw) for raw in map(encode, found))
