@@ -69,6 +69,8 @@ def check(connection: ReaderConnection) -> None:
         connection.ask(setup_query(server_pid).encode())
     with contextlib.suppress(ListenRefusedError):  # this role may not look
         session.identity = connection.ask(IDENTITY)
+    with contextlib.suppress(ListenRefusedError):  # it works without it
+        connection.read_more_at_a_time()
 
 
 def _check_pooler(connection: ReaderConnection) -> None:

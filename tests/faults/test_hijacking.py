@@ -17,7 +17,7 @@ import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
-from pgnotifier._listener import pause, queue_usage
+from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
 from pgnotifier.demo import stage
@@ -47,6 +47,7 @@ CONTAINED = {
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
+    "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
     "demo/__init__.py": 2,  # shown to the user
@@ -70,6 +71,7 @@ EXECUTED = {
     "terminate": (TERMINATE % 0, ()),
     "identity": (pause.IDENTITY, ()),
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
+    "long row": (reader_connection.LONG_ROW, ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),
     "beat": (session.notify_query("orders", "1"), ()),
     "listen": (session.listen_query(["orders"]), ()),
