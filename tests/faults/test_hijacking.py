@@ -19,7 +19,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
+from pgnotifier._log import dead_letters, guard, installing, positions, publishing, reclaim
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -42,7 +42,7 @@ CONTAINED = {
     "_log/guard.py": 3,
     "_log/installing.py": 5,
     "_log/positions.py": 6,
-    "_log/publishing.py": 4,
+    "_log/publishing.py": 6,
     "_log/reclaim.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
@@ -117,6 +117,10 @@ ON_LOG = {
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
+    "notify": ("SELECT pgnotifier.publish('orders', '1', notify => true)", ()),
+    "notify of JSON": ("SELECT pgnotifier.publish('orders', '{}'::jsonb, notify => true)", ()),
+    "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
+    "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
 }
@@ -126,6 +130,8 @@ FUNCTIONS = {
     "set_config": ("text, text, boolean", "text", "'x'"),
     "pg_backend_pid": ("", "int", "1"),
     "pg_notify": ("text, text", "void", ""),
+    "format": ("text, text", "text", "'SELECT 1'"),
+    "concat_ws": ("text, xid8, bigint, text", "text", "'x'"),
     "pg_try_advisory_lock": ("bigint", "boolean", "true"),
     "pg_try_advisory_lock_shared": ("bigint", "boolean", "true"),
     "pg_notification_queue_usage": ("", "float8", "0"),
