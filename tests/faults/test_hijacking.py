@@ -19,7 +19,15 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, positions, publishing, reclaim
+from pgnotifier._log import (
+    dead_letters,
+    guard,
+    installing,
+    positions,
+    publishing,
+    reclaim,
+    references,
+)
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -44,6 +52,7 @@ CONTAINED = {
     "_log/positions.py": 6,
     "_log/publishing.py": 6,
     "_log/reclaim.py": 1,
+    "_log/references.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -120,6 +129,7 @@ ON_LOG = {
     "notify": ("SELECT pgnotifier.publish('orders', '1', notify => true)", ()),
     "notify of JSON": ("SELECT pgnotifier.publish('orders', '{}'::jsonb, notify => true)", ()),
     "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
+    "find a payload": (references._FIND, ("900", 1, b"orders")),
     "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
@@ -151,12 +161,25 @@ FUNCTIONS = {
     "setval": ("regclass, bigint", "bigint", "1"),
     "random": ("", "float8", "0"),
     "octet_length": ("text", "int", "1"),
+    "convert_to": ("text, name", "bytea", "NULL"),
     "date_part": ("text, interval", "float8", "1"),
     "extract": ("text, interval", "numeric", "1"),
 }
 OPERATORS = {
-    "=": ["text", "name", "int", "bigint", "oid", "smallint", "boolean", "timestamptz"],
+    "=": [
+        "text",
+        "name",
+        "int",
+        "bigint",
+        "oid",
+        "smallint",
+        "boolean",
+        "timestamptz",
+        "bytea",
+        "xid8",
+    ],
     "<>": ["text", "int", "name"],
+    ">": ["int"],
     "-": ["timestamptz"],
 }
 MIXED = [("oid", "bigint"), ("oid", "int"), ("smallint", "int"), ("text", "name"), ("name", "text")]
