@@ -138,7 +138,8 @@ def publish_many(
             same order in each transaction. Each key takes a place in the server's table of locks:
             https://www.postgresql.org/docs/current/runtime-config-locks.html.
         encoder: As for `encode`.
-        notify: As for `publish`. Volatile listeners get equal payloads of a transaction once.
+        notify: As for `publish`. Of equal payloads of up to 7,999 bytes in a transaction, volatile
+            listeners get one.
 
     Returns:
         The ids of the entries, in order.
