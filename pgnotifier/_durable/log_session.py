@@ -1,6 +1,6 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._connection.session import encoding_of
+from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._log.dead_letters import (
     Failure,
@@ -57,6 +57,7 @@ SELECT p.sub, s.last_value, s.last_value OPERATOR(pg_catalog.-) p.id_hi, p.at,
 FROM pgnotifier.positions AS p CROSS JOIN pgnotifier.log_id_seq AS s
 WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
+_BELL = "pgnotifier_wake"
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
 
@@ -153,12 +154,22 @@ class LogSession:
     for the moment in which its position moves.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        """Take the connection."""
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        on_other: Callable[[str, str, int], object] = lambda *_: None,
+    ) -> None:
+        """Take the connection.
+
+        Args:
+            connection: The connection.
+            on_other: Called with channel, payload and pid of notifications that aren't the bell's.
+        """
         self.connection = connection
         self.encoding = encoding_of(connection)
         self._has_rung = False
-        connection.add_notify_handler(self._note_ring)
+        self._on_other = on_other
+        connection.add_notify_handler(lambda one: self._note(one.channel, one.payload, one.pid))
         self._shares: bool | None = None  # what `doze` has returned, while dozing
 
     @property
@@ -176,6 +187,14 @@ class LogSession:
         check_server(self.connection)
         self.connection.execute("SET synchronous_commit TO local")
         self.connection.execute("LISTEN pgnotifier_wake")
+
+    def listen(self, verb: str, channels: Iterable[str]) -> None:
+        """LISTEN to other channels, or UNLISTEN.
+
+        Only where the database's encoding is UTF-8: there, no payload can end the session.
+        """
+        if self.encoding.client == "UTF8":
+            self.connection.execute(listen_query(channels, verb))
 
     def lock(self, sub: int) -> bool:
         """Hold a subscription, so that no other replica advances it; return False if one does."""
@@ -277,14 +296,20 @@ class LogSession:
         """Read what has arrived, without waiting; return whether the bell has rung."""
         pgconn = self.connection.pgconn
         pgconn.consume_input()
-        while pgconn.notifies() is not None:
-            self._has_rung = True
+        while (one := pgconn.notifies()) is not None:
+            channel, payload = (
+                part.decode("utf-8", "replace") for part in (one.relname, one.extra)
+            )
+            self._note(channel, payload, one.be_pid)
         rung, self._has_rung = self._has_rung, False
         return rung
 
-    def _note_ring(self, _: object) -> None:
-        """Learn that it has rung while a query was under way."""
-        self._has_rung = True
+    def _note(self, channel: str, payload: str, pid: int) -> None:
+        """Note a notification, which may have arrived while a query was under way."""
+        if channel == _BELL:
+            self._has_rung = True
+        else:
+            self._on_other(channel, payload, pid)
 
     def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         found = self.connection.execute(query.encode(), values).fetchone()

@@ -19,6 +19,7 @@ from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.progress import Progress
+from pgnotifier._durable.strays import Strays
 from pgnotifier._log.positions import subscribe
 from pgnotifier._log.reclaim import Reclaimer
 from pgnotifier._registry.change import Key  # noqa: TC001
@@ -74,6 +75,7 @@ class Source:
         hand_over: Callable[[Dispatcher, Sequence[EntryItem]], Deliverer | None],
         may_retire: Callable[[Dispatcher], bool],
         patience: float,
+        warned: dict[str, object],
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -85,6 +87,7 @@ class Source:
                 nothing may be delivered any more.
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
+            warned: The channels that were warned of: see `Strays`.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -103,6 +106,7 @@ class Source:
         self._is_moving = False
         self._figures_at = 0.0
         self._reclaimer = Reclaimer()
+        self._strays = Strays(warned)
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
@@ -183,7 +187,8 @@ class Source:
             connection = self._parameters.connect(kind=ImpatientConnection)
             if isinstance(connection, ImpatientConnection):
                 connection.patience = self._patience
-            session = LogSession(connection)
+            self._strays.begin()
+            session = LogSession(connection, self._strays.note)
             session.prepare()
             self._serve(session)
         except psycopg.Error as exc:
@@ -272,6 +277,7 @@ class Source:
         except BaseException:
             self._asked.extendleft(reversed(asked))
             raise
+        self._strays.watch((channel for _, channel in self.progress), session.listen)
         if self.trouble.since is not None:
             self.trouble = Trouble()
             name = type(self.dispatcher).__name__
@@ -338,10 +344,15 @@ class Source:
         Returns:
             Whether the bell has rung.
         """
-        now = monotonic()
-        due = min((one.due_at - now for one in self.progress.values()), default=longest)
-        self._waiter.wait(max(0.0, min(longest, due)), session.connection.fileno())
-        return session.has_rung()
+        until = min((one.due_at for one in self.progress.values()), default=math.inf)
+        until = min(until, monotonic() + longest)
+        while True:
+            left = max(0.0, until - monotonic())
+            is_woken = self._waiter.wait(left, session.connection.fileno())
+            if session.has_rung():
+                return True
+            if self._strays.warn() or is_woken or monotonic() >= until:
+                return False
 
     def _finish(self, session: LogSession) -> None:
         """Save what is settled until the deliverer has ended, or the time is over."""

@@ -65,6 +65,7 @@ class Sources:
         self._registry = registry
         self._find_deliverer = find_deliverer
         self._patience = patience
+        self._warned: dict[str, object] = {}  # by channel, see `Strays`
         self._lock = threading.RLock()  # so that nothing is started or handed over after `stop`
         self._is_stopping = False
 
@@ -152,6 +153,7 @@ class Sources:
                 self._hand_over,
                 self._may_retire,
                 self._patience,
+                self._warned,
             )
             found.start()
             self.by_dispatcher = {**self.by_dispatcher, dispatcher: found}

@@ -44,7 +44,7 @@ def listen(connection: ReaderConnection, channels: Iterable[str]) -> None:
     """
     assert connection.session is not None
     encoding = connection.session.encoding
-    query = listen_query({*channels, connection.router.private}, encoding=encoding)
+    query = listen_query({*channels, *connection.router.own}, encoding=encoding)
     connection.round_trip(query, LISTEN_TIMEOUT)
     check(connection)
 

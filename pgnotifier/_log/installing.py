@@ -15,7 +15,7 @@ from pgnotifier.errors import (
     in_one_line,
 )
 
-VERSION = 1
+VERSION = 2
 """The version of the schema that this version of pgnotifier installs, and needs."""
 
 Part = Literal["publisher", "listener"]
@@ -59,8 +59,8 @@ GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
 GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
 GRANT EXECUTE ON FUNCTION
     pgnotifier.lock_keys(text, text[]),
-    pgnotifier.publish(text, text, text),
-    pgnotifier.publish(text, jsonb, text),
+    pgnotifier.publish(text, text, text, boolean),
+    pgnotifier.publish(text, jsonb, text, boolean),
     pgnotifier.ring(),
     pgnotifier.snapshot()
 TO {role};
@@ -102,13 +102,14 @@ TO {role};
 }
 
 
-def script(since: int = 0) -> str:
+def script(since: int = 0, version: int = VERSION) -> str:
     """Return the statements that install the schema, or upgrade it. They need one transaction.
 
     Args:
         since: The version that is installed. Default: none.
+        version: The version to install. Default: the latest.
     """
-    return "\n".join([_BEGIN.strip(), *_steps(since), _END.strip()]) + "\n"
+    return "\n".join([_BEGIN.strip(), *_steps(since, version), _END.strip()]) + "\n"
 
 
 def grant_script(role: str, part: Part) -> str:
@@ -157,7 +158,7 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher or a listener. Repeat it after an upgrade.
+    """Grant a role the rights of a publisher or a listener. An upgrade keeps them.
 
     Raises:
         ArgumentTypeError: There is no such part.
@@ -193,10 +194,10 @@ def check(connection: psycopg.Connection[Any]) -> int:
     return version
 
 
-def _steps(since: int) -> Iterator[str]:
+def _steps(since: int, until: int = VERSION) -> Iterator[str]:
     """Yield the statements of each version after one."""
     folder = files("pgnotifier._log").joinpath("schema")
-    for version in range(since + 1, VERSION + 1):
+    for version in range(since + 1, until + 1):
         yield folder.joinpath(f"{version}.sql").read_text("ascii")
 
 

@@ -19,7 +19,15 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
+from pgnotifier._log import (
+    dead_letters,
+    guard,
+    installing,
+    positions,
+    publishing,
+    reclaim,
+    references,
+)
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -42,8 +50,9 @@ CONTAINED = {
     "_log/guard.py": 3,
     "_log/installing.py": 5,
     "_log/positions.py": 6,
-    "_log/publishing.py": 4,
+    "_log/publishing.py": 6,
     "_log/reclaim.py": 1,
+    "_log/references.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -119,6 +128,11 @@ ON_LOG = {
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
+    "notify": ("SELECT pgnotifier.publish('orders', '1', notify => true)", ()),
+    "notify of JSON": ("SELECT pgnotifier.publish('orders', '{}'::jsonb, notify => true)", ()),
+    "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
+    "find a payload": (references._FIND, ("900", 1, b"orders")),
+    "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
 }
@@ -128,6 +142,8 @@ FUNCTIONS = {
     "set_config": ("text, text, boolean", "text", "'x'"),
     "pg_backend_pid": ("", "int", "1"),
     "pg_notify": ("text, text", "void", ""),
+    "format": ("text, text", "text", "'SELECT 1'"),
+    "concat_ws": ("text, xid8, bigint, text", "text", "'x'"),
     "pg_try_advisory_lock": ("bigint", "boolean", "true"),
     "pg_try_advisory_lock_shared": ("bigint", "boolean", "true"),
     "pg_notification_queue_usage": ("", "float8", "0"),
@@ -147,12 +163,25 @@ FUNCTIONS = {
     "setval": ("regclass, bigint", "bigint", "1"),
     "random": ("", "float8", "0"),
     "octet_length": ("text", "int", "1"),
+    "convert_to": ("text, name", "bytea", "NULL"),
     "date_part": ("text, interval", "float8", "1"),
     "extract": ("text, interval", "numeric", "1"),
 }
 OPERATORS = {
-    "=": ["text", "name", "int", "bigint", "oid", "smallint", "boolean", "timestamptz"],
+    "=": [
+        "text",
+        "name",
+        "int",
+        "bigint",
+        "oid",
+        "smallint",
+        "boolean",
+        "timestamptz",
+        "bytea",
+        "xid8",
+    ],
     "<>": ["text", "int", "name"],
+    ">": ["int"],
     "-": ["timestamptz"],
 }
 MIXED = [("oid", "bigint"), ("oid", "int"), ("smallint", "int"), ("text", "name"), ("name", "text")]
