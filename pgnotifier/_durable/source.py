@@ -18,6 +18,7 @@ from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
+from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
 from pgnotifier._log.positions import subscribe
 from pgnotifier._log.reclaim import Reclaimer
@@ -31,6 +32,7 @@ from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
     NotifierStoppedError,
+    NotListeningError,
     PgNotifierError,
     in_one_line,
 )
@@ -184,6 +186,13 @@ class Source:
             if isinstance(connection, ImpatientConnection):
                 connection.patience = self._patience
             session = LogSession(connection)
+            check_pooler(
+                session,
+                self._parameters,
+                self._waiter,
+                self._patience,
+                lambda: self._stop_at is not None,
+            )
             session.prepare()
             self._serve(session)
         except psycopg.Error as exc:
@@ -208,7 +217,7 @@ class Source:
         why = in_one_line(exc)
         self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
         if isinstance(
-            exc, LogNotInstalledError | LogRefusedError
+            exc, LogNotInstalledError | LogRefusedError | NotListeningError
         ):  # whoever waits should know: no new connection will help
             if not self.ready.is_open:
                 self.ready.settle(exc)

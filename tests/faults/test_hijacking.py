@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import log_session
+from pgnotifier._durable import log_session, pooling
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
@@ -37,7 +37,8 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_durable/log_session.py": 10,
+    "_durable/log_session.py": 11,
+    "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 5,
@@ -107,7 +108,9 @@ ON_LOG = {
         dead_letters._FIND,
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
-    "hold on": (log_session._HOLD, (1,)),
+    "server's process": (log_session._PID, ()),
+    "hold on": (log_session._HOLD, (1, 1)),
+    "echo": (pooling._ECHO.format("a"), ()),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),

@@ -18,6 +18,7 @@ ELSEWHERE = {
     "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
     "_durable/log_session.py": "integration/test_durable.py",
+    "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/progress.py": "integration/test_durable.py",
     "_durable/source.py": "faults/test_durable.py",
     "_durable/sources.py": "integration/test_durable.py",
