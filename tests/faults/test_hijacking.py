@@ -50,9 +50,9 @@ CONTAINED = {
     "_listener/pause.py": 2,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
-    "demo/__init__.py": 2,  # shown to the user
-    "demo/scenario.py": 2,
-    "demo/stage.py": 2,
+    "demo/__init__.py": 3,  # shown to the user
+    "demo/scenario.py": 3,
+    "demo/stage.py": 3,
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
@@ -77,7 +77,7 @@ EXECUTED = {
     "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
-    "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
+    "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
 }
 
 ON_LOG = {
@@ -119,6 +119,7 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "subscribed": (stage.SUBSCRIBED, ()),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
