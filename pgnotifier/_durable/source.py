@@ -16,6 +16,7 @@ from pgnotifier._connection.wakeup import Waiter
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.pooling import check_pooler
@@ -103,6 +104,7 @@ class Source:
         self._waiter = Waiter()
         self._stop_at: float | None = None
         self._is_moving = False
+        self._left: Identity | None = None  # the latest session
         self._figures_at = 0.0
         self._reclaimer = Reclaimer()
         self._backoff = Backoff()
@@ -194,6 +196,9 @@ class Source:
                 lambda: self._stop_at is not None,
             )
             session.prepare()
+            if self._left is not None:
+                end_leftover(connection, self._left)
+            self._left = identify(connection)
             self._serve(session)
         except psycopg.Error as exc:
             why = translate(exc, self._parameters)

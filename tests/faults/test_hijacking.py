@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import log_session, pooling
+from pgnotifier._durable import leftovers, log_session, pooling
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
@@ -37,6 +37,7 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
+    "_durable/leftovers.py": 2,
     "_durable/log_session.py": 11,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
@@ -81,6 +82,8 @@ EXECUTED = {
 }
 
 ON_LOG = {
+    "latest session": (leftovers._IDENTITY, ()),
+    "end of a leftover": (leftovers._END, (0, "0")),
     "is standby": (guard._IS_STANDBY, ()),
     "repeatable": (guard._REPEATABLE, ()),
     "begin": (installing._BEGIN, ()),

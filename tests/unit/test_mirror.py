@@ -17,6 +17,7 @@ ELSEWHERE = {
     "_connection/wakeup.py": "unit/listener/test_reader_connection.py",
     "_delivery/attempts.py": "unit/delivery/test_deliverer.py",
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
+    "_durable/leftovers.py": "faults/test_durable.py",
     "_durable/log_session.py": "integration/test_durable.py",
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/progress.py": "integration/test_durable.py",
