@@ -22,6 +22,7 @@ from pgnotifier.errors import (
     ConnectionFailedError,
     LogNotInstalledError,
     LogRefusedError,
+    NotListeningError,
     PgNotifierError,
     in_one_line,
 )
@@ -29,7 +30,12 @@ from pgnotifier.errors import (
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
-_HOLD = "SELECT pgnotifier.hold(%s)"
+_PID = "SELECT pg_catalog.pg_backend_pid()"
+# Null in a session other than the one that it began with, which only a pooler can make of it.
+_HOLD = """
+SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
+    THEN pgnotifier.hold(%s) END
+"""
 _UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
 _WINDOW = """
 SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
@@ -58,6 +64,11 @@ FROM pgnotifier.positions AS p CROSS JOIN pgnotifier.log_id_seq AS s
 WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
 _BELL = "pgnotifier_wake"
+POOLED = (
+    "durable subscriptions can't be read through a pooler in transaction or statement mode, "
+    "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
+    "session mode (PgBouncer: pool_mode=session for this database)"
+)
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
 
@@ -159,7 +170,7 @@ class LogSession:
         connection: psycopg.Connection[Any],
         on_other: Callable[[str, str, int], object] = lambda *_: None,
     ) -> None:
-        """Take the connection.
+        """Take the connection, and ask which process of the server it has.
 
         Args:
             connection: The connection.
@@ -167,6 +178,7 @@ class LogSession:
         """
         self.connection = connection
         self.encoding = encoding_of(connection)
+        self.server_pid = int(self._one(_PID)[0])
         self._has_rung = False
         self._on_other = on_other
         connection.add_notify_handler(lambda one: self._note(one.channel, one.payload, one.pid))
@@ -197,8 +209,15 @@ class LogSession:
             self.connection.execute(listen_query(channels, verb))
 
     def lock(self, sub: int) -> bool:
-        """Hold a subscription, so that no other replica advances it; return False if one does."""
-        return bool(self._one(_HOLD, (sub,))[0])
+        """Hold a subscription, so that no other replica advances it; return False if one does.
+
+        Raises:
+            NotListeningError: A pooler has given the session to another client.
+        """
+        (held,) = self._one(_HOLD, (self.server_pid, sub))
+        if held is None:
+            raise NotListeningError(POOLED)
+        return bool(held)
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""

@@ -16,8 +16,10 @@ from pgnotifier._connection.wakeup import Waiter
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
+from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.strays import Strays
 from pgnotifier._log.positions import subscribe
@@ -32,6 +34,7 @@ from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
     NotifierStoppedError,
+    NotListeningError,
     PgNotifierError,
     in_one_line,
 )
@@ -104,6 +107,7 @@ class Source:
         self._waiter = Waiter()
         self._stop_at: float | None = None
         self._is_moving = False
+        self._left: Identity | None = None  # the latest session
         self._figures_at = 0.0
         self._reclaimer = Reclaimer()
         self._strays = Strays(warned)
@@ -189,7 +193,17 @@ class Source:
                 connection.patience = self._patience
             self._strays.begin()
             session = LogSession(connection, self._strays.note)
+            check_pooler(
+                session,
+                self._parameters,
+                self._waiter,
+                self._patience,
+                lambda: self._stop_at is not None,
+            )
             session.prepare()
+            if self._left is not None:
+                end_leftover(connection, self._left)
+            self._left = identify(connection)
             self._serve(session)
         except psycopg.Error as exc:
             why = translate(exc, self._parameters)
@@ -213,7 +227,7 @@ class Source:
         why = in_one_line(exc)
         self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
         if isinstance(
-            exc, LogNotInstalledError | LogRefusedError
+            exc, LogNotInstalledError | LogRefusedError | NotListeningError
         ):  # whoever waits should know: no new connection will help
             if not self.ready.is_open:
                 self.ready.settle(exc)

@@ -27,10 +27,13 @@ from pgnotifier.errors import ListenRefusedError, NotListeningError
 
 logger = logging.getLogger("pgnotifier.link")
 
+ADVICE = (
+    "a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or to a "
+    "pool in session mode (PgBouncer: pool_mode=session for this database)"
+)
 POOLED = (
-    "LISTEN was accepted, but a notification that another connection sent never arrived: there "
-    "is a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or "
-    "to a pool in session mode (PgBouncer: pool_mode=session for this database)"
+    "LISTEN was accepted, but a notification that another connection sent never arrived: there is "
+    f"{ADVICE}"
 )
 
 
@@ -61,7 +64,9 @@ def check(connection: ReaderConnection) -> None:
     try:
         server_pid = beat(connection)
     except SilentError as exc:
-        raise NotListeningError(f"{SILENT} ({connection.parameters!r})") from exc
+        # As if the pooler has other clients, which are given the session in between.
+        text = f"{SILENT}: there may be {ADVICE} ({connection.parameters!r})"
+        raise NotListeningError(text) from exc
     # Poolers make up the pid that they report to their clients.
     if server_pid != session.backend_pid:
         _check_pooler(connection)

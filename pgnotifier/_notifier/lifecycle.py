@@ -27,6 +27,7 @@ from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
     NotifierStoppedError,
+    NotListeningError,
     NotLiveError,
 )
 
@@ -172,7 +173,7 @@ class Lifecycle:
             try:
                 if one.is_open:
                     one.result()
-            except (LogNotInstalledError, LogRefusedError):
+            except (LogNotInstalledError, LogRefusedError, NotListeningError):
                 if self.listener is listener:
                     self.stop(STOP_TIMEOUT)
                 raise

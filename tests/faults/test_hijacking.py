@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import log_session
+from pgnotifier._durable import leftovers, log_session, pooling
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import (
@@ -45,7 +45,9 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_durable/log_session.py": 10,
+    "_durable/leftovers.py": 2,
+    "_durable/log_session.py": 11,
+    "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 5,
@@ -59,9 +61,9 @@ CONTAINED = {
     "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
-    "demo/__init__.py": 2,  # shown to the user
-    "demo/scenario.py": 2,
-    "demo/stage.py": 2,
+    "demo/__init__.py": 3,  # shown to the user
+    "demo/scenario.py": 3,
+    "demo/stage.py": 3,
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
@@ -87,10 +89,12 @@ EXECUTED = {
     "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
-    "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
+    "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
 }
 
 ON_LOG = {
+    "latest session": (leftovers._IDENTITY, ()),
+    "end of a leftover": (leftovers._END, (0, "0")),
     "is standby": (guard._IS_STANDBY, ()),
     "repeatable": (guard._REPEATABLE, ()),
     "begin": (installing._BEGIN, ()),
@@ -118,7 +122,9 @@ ON_LOG = {
         dead_letters._FIND,
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
-    "hold on": (log_session._HOLD, (1,)),
+    "server's process": (log_session._PID, ()),
+    "hold on": (log_session._HOLD, (1, 1)),
+    "echo": (pooling._ECHO.format("a"), ()),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
@@ -127,6 +133,7 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "subscribed": (stage.SUBSCRIBED, ()),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
     "notify": ("SELECT pgnotifier.publish('orders', '1', notify => true)", ()),
     "notify of JSON": ("SELECT pgnotifier.publish('orders', '{}'::jsonb, notify => true)", ()),
