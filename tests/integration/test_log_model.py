@@ -1,0 +1,27 @@
+"""The log against a model: whatever happens, each subscription gets what it must get."""
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from log_machine import LogMachine, Shop
+
+from pgnotifier.testing import PostgresServer
+
+
+@pytest.fixture
+def shop(pgnotifier_postgres):
+    """Yield a shop with two servers."""
+    with PostgresServer() as other:
+        shop = Shop([pgnotifier_postgres, other])
+        yield shop
+        shop.close()
+
+
+def test_the_model(shop):
+    """All that is committed is delivered, in causal order; nothing else is, nor anything twice."""
+
+    class Machine(LogMachine):
+        pass
+
+    Machine.shop = shop
+    run_state_machine_as_test(Machine, settings=settings())
