@@ -19,7 +19,6 @@ from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.progress import Progress
-from pgnotifier._log.positions import subscribe
 from pgnotifier._log.reclaim import Reclaimer
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
@@ -96,6 +95,7 @@ class Source:
         self._may_retire = may_retire
         self._patience = patience
         self._known: Registry | None = None
+        self._latest_run: object = None
         self._deliverer: Deliverer | None = None
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
@@ -185,6 +185,10 @@ class Source:
                 connection.patience = self._patience
             session = LogSession(connection)
             session.prepare()
+            if session.run != self._latest_run:
+                for one in self.progress.values():
+                    one.begin_again()
+                self._latest_run = session.run
             self._serve(session)
         except psycopg.Error as exc:
             why = translate(exc, self._parameters)
@@ -302,8 +306,7 @@ class Source:
                 subscription = found.subscription
                 assert subscription.durability is not None
                 one.become(
-                    subscribe(
-                        session.connection,
+                    session.subscribe(
                         str(subscription.id),
                         subscription.channel,
                         subscription.durability.start,

@@ -37,7 +37,7 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_durable/log_session.py": 10,
+    "_durable/log_session.py": 11,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 5,
@@ -117,6 +117,7 @@ ON_LOG = {
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
+    "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
 }

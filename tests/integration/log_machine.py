@@ -148,7 +148,7 @@ class LogMachine(RuleBasedStateMachine):
     """What can happen. `shop` is set by the test."""
 
     shop: Shop
-    may_move_always = False
+    restores_often = False
 
     transactions = Bundle("transactions")
     subscriptions = Bundle("subscriptions")
@@ -261,7 +261,7 @@ class LogMachine(RuleBasedStateMachine):
         on_failure=st.sampled_from(["dead_letter", "stop"]),
     )
     def subscribe(self, name, channel, start, on_failure):
-        if (name, channel) in self.known or self.is_copied:
+        if (name, channel) in self.known:
             return multiple()
         return self._subscribe(name, channel, start, on_failure)
 
@@ -275,12 +275,13 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(subscription=subscriptions, which=st.integers(0, 15))
     def seek(self, subscription, which):
-        if not self._exists(subscription) or self.is_copied:
+        if not self._exists(subscription):
             return
         kept = self._kept(subscription.channel)
         places = ["now", "oldest", *sorted(self.entries[one].id for one in kept), *self.moments]
         place = places[which % len(places)]
         assert positions.seek(self.shop.admin, subscription.name, subscription.channel, place)
+        self.is_copied = False  # that has repaired it
         self._go(subscription, place, kept)
 
     @rule()
@@ -290,7 +291,8 @@ class LogMachine(RuleBasedStateMachine):
     def _subscribe(self, name, channel, start, on_failure):
         subscription = Expected(name, channel, on_failure)
         kept = self._kept(channel)
-        positions.subscribe(self.shop.admin, name, channel, start)
+        LogSession(self.shop.admin).subscribe(name, channel, start)
+        self.is_copied = False
         self._go(subscription, start, kept)
         self.known[name, channel] = subscription
         for replica in self.running:
@@ -411,9 +413,7 @@ class LogMachine(RuleBasedStateMachine):
         progress = Progress(binding, lambda items: self._take(reading, items), lambda: None)
         reading = Reading(subscription, binding, progress)
         progress.become(
-            positions.subscribe(
-                replica.session.connection, subscription.name, subscription.channel
-            )
+            positions.subscribe(replica.session.connection, subscription.name, subscription.channel)
         )
         replica.readings[subscription] = reading
 
@@ -483,7 +483,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(luck=st.integers(0, 5))
     def restore_a_dump(self, luck):
         """Move to another server. Publishers and readers are stopped, as they should be."""
-        if luck and not self.may_move_always:
+        if luck and not self.restores_often:
             return
         self.has_moved = self.is_copied = True
         for one in list(self.open):

@@ -118,9 +118,7 @@ class Expected:
         for payload in self.required - before - {entry.payload}:
             committed = entries[payload].committed
             is_free = self.is_beside(payload) or committed is None or committed > entry.called
-            assert is_free, (
-                f"{self.name} gets {entry.payload} before {payload}"
-            )
+            assert is_free, f"{self.name} gets {entry.payload} before {payload}"
 
     def save(self, outcomes: list[tuple[int, bool]]) -> None:
         """Move the position past entries, which have succeeded or failed."""

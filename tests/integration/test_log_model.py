@@ -7,6 +7,11 @@ from log_machine import LogMachine, Shop
 
 from pgnotifier.testing import PostgresServer
 
+IS_THOROUGH = settings().max_examples >= 100
+SETTINGS = (
+    settings(max_examples=200) if IS_THOROUGH else settings(max_examples=12, stateful_step_count=40)
+)
+
 
 @pytest.fixture
 def shop(pgnotifier_postgres):
@@ -17,11 +22,14 @@ def shop(pgnotifier_postgres):
         shop.close()
 
 
+@pytest.mark.servers
+@pytest.mark.long
+@pytest.mark.timeout(1200 if IS_THOROUGH else 180)
 def test_the_model(shop):
     """All that is committed is delivered, in causal order; nothing else is, nor anything twice."""
 
     class Machine(LogMachine):
-        pass
+        restores_often = IS_THOROUGH
 
     Machine.shop = shop
-    run_state_machine_as_test(Machine, settings=settings())
+    run_state_machine_as_test(Machine, settings=SETTINGS)
