@@ -507,7 +507,7 @@ class LogMachine(RuleBasedStateMachine):
             replica = self._start_replica()
             found = [self._deliver(replica, one) for one in self.known.values()]
             self._stop(replica)
-            if not any(found) and not self.is_copied:
+            if not any(found) and not (self.is_copied and self.known):
                 break
         for one in self.known.values():
             dead = {int(each.payload) for each in self._letters(one)}
