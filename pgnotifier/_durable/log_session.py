@@ -18,6 +18,7 @@ from pgnotifier._log.dead_letters import (
     record_failure,
 )
 from pgnotifier._log.guard import check_server, reanchor
+from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import (
     ConnectionFailedError,
     LogNotInstalledError,
@@ -31,6 +32,12 @@ LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
+_RUN = """
+SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text, d.oid, n.oid
+FROM pg_catalog.pg_database AS d CROSS JOIN pg_catalog.pg_namespace AS n
+WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+AND n.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+"""
 # Null in a session other than the one that it began with, which only a pooler can make of it.
 _HOLD = """
 SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
@@ -39,7 +46,10 @@ SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
 _UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
 _WINDOW = """
 SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
-    newest
+    newest, (
+        SELECT s.oid FROM pg_catalog.pg_namespace AS s
+        WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+    )
 FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
 """
 _READ = """
@@ -163,6 +173,12 @@ class LogSession:
     rather than by the lock of its row. That needs a transaction, and one that is open for as long
     as a broker is down would keep the whole database from being vacuumed. The row is locked just
     for the moment in which its position moves.
+
+    Attributes:
+        run: Names the log, its database, and the run of the server. Only as long as it stays the
+            same, numbers of subscriptions, positions, entries and transactions mean the same: a
+            server that was started again may have an older state of the database, or may be a
+            standby that has not got all of it.
     """
 
     def __init__(
@@ -179,6 +195,7 @@ class LogSession:
         self.connection = connection
         self.encoding = encoding_of(connection)
         self.server_pid = int(self._one(_PID)[0])
+        self.run: tuple[str, int, int] | None = None
         self._has_rung = False
         self._on_other = on_other
         connection.add_notify_handler(lambda one: self._note(one.channel, one.payload, one.pid))
@@ -199,6 +216,23 @@ class LogSession:
         check_server(self.connection)
         self.connection.execute("SET synchronous_commit TO local")
         self.connection.execute("LISTEN pgnotifier_wake")
+        started, database, schema = self._one(_RUN)
+        self.run = started, database, schema
+
+    def subscribe(self, name: str, channel: str, start: Start) -> int:
+        """Return the number of a subscription; make it first if it is new.
+
+        Args:
+            name: The subscription's id.
+            channel: Its channel.
+            start: Where it begins, if it is new.
+        """
+        try:
+            return subscribe(self.connection, name, channel, start)
+        except psycopg.errors.ObjectNotInPrerequisiteState:  # the log is a copy
+            if not self.reanchor():
+                raise
+            return subscribe(self.connection, name, channel, start)
 
     def listen(self, verb: str, channels: Iterable[str]) -> None:
         """LISTEN to other channels, or UNLISTEN.
@@ -230,8 +264,14 @@ class LogSession:
             sub: Its number.
             known: The number of the position after which `ahead` was found.
             ahead: A snapshot up to which there was nothing to deliver.
+
+        Raises:
+            psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
         """
-        return Window(*self._one(_WINDOW, (sub, known, ahead)))
+        *window, schema = self._one(_WINDOW, (sub, known, ahead))
+        if self.run is not None and schema != self.run[-1]:
+            raise psycopg.OperationalError("the log was replaced by another one")
+        return Window(*window)
 
     def read(self, channel: str, window: Window, limit: int) -> tuple[list[Row], bool]:
         """Return the first entries of a window, in order, and whether there are no more in it.

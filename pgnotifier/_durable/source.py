@@ -22,7 +22,6 @@ from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.strays import Strays
-from pgnotifier._log.positions import subscribe
 from pgnotifier._log.reclaim import Reclaimer
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
@@ -102,6 +101,7 @@ class Source:
         self._may_retire = may_retire
         self._patience = patience
         self._known: Registry | None = None
+        self._latest_run: object = None
         self._deliverer: Deliverer | None = None
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
@@ -204,6 +204,10 @@ class Source:
             if self._left is not None:
                 end_leftover(connection, self._left)
             self._left = identify(connection)
+            if session.run != self._latest_run:
+                for one in self.progress.values():
+                    one.begin_again()
+                self._latest_run = session.run
             self._serve(session)
         except psycopg.Error as exc:
             why = translate(exc, self._parameters)
@@ -322,8 +326,7 @@ class Source:
                 subscription = found.subscription
                 assert subscription.durability is not None
                 one.become(
-                    subscribe(
-                        session.connection,
+                    session.subscribe(
                         str(subscription.id),
                         subscription.channel,
                         subscription.durability.start,

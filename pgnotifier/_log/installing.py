@@ -34,10 +34,45 @@ SELECT pg_catalog.set_config('pgnotifier.lock_timeout',
     pg_catalog.current_setting('lock_timeout'), true);
 SELECT pg_catalog.set_config('lock_timeout', '60s', true);
 SELECT pg_catalog.pg_advisory_xact_lock(1885957742);
+DO $$
+DECLARE
+    given record;
+    restoring text := '';
+BEGIN
+    FOR given IN
+        SELECT
+            CASE d.defaclobjtype
+                WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'n' THEN 'SCHEMAS'
+                ELSE 'FUNCTIONS'
+            END AS kind,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+                AS grantee,
+            a.privilege_type AS privilege,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS options
+        FROM pg_default_acl AS d CROSS JOIN aclexplode(d.defaclacl) AS a
+        WHERE d.defaclrole = CURRENT_USER::regrole AND d.defaclnamespace = 0
+            AND d.defaclobjtype IN ('r', 'S', 'n', 'f') AND a.grantee <> d.defaclrole
+    LOOP
+        EXECUTE format(
+            'ALTER DEFAULT PRIVILEGES REVOKE %s ON %s FROM %s',
+            given.privilege, given.kind, given.grantee
+        );
+        restoring := restoring || format(
+            'ALTER DEFAULT PRIVILEGES GRANT %s ON %s TO %s%s; ',
+            given.privilege, given.kind, given.grantee, given.options
+        );
+    END LOOP;
+    PERFORM set_config('pgnotifier.default_privileges', restoring, true);
+END $$;
 """
 # Outside of a transaction, the search_path would remain what it is, and the names that follow could
 # be looked up where others create functions. The lock is for several installations at once.
+# The owner's default privileges, which are for tables of the application, must not let a publisher
+# read the log: they don't apply until the end.
 _END = """
+DO $$ BEGIN
+    EXECUTE current_setting('pgnotifier.default_privileges');
+END $$;
 SELECT pg_catalog.set_config('lock_timeout',
     pg_catalog.current_setting('pgnotifier.lock_timeout'), true);
 SELECT pg_catalog.set_config('search_path',
@@ -180,11 +215,11 @@ def check(connection: psycopg.Connection[Any]) -> int:
         try:
             row = connection.execute(_VERSION).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            row = None
+            raise LogNotInstalledError(
+                f"database {connection.info.dbname!r} has no durable log. Run: pgnotifier install"
+            ) from None
     if row is None:
-        raise LogNotInstalledError(
-            f"database {connection.info.dbname!r} has no durable log. Run: pgnotifier install"
-        )
+        raise LogNotInstalledError(_without_content(connection))
     version = int(row[0])
     if version < VERSION:
         raise LogNotInstalledError(
@@ -205,8 +240,18 @@ def _installed_version(connection: psycopg.Connection[Any]) -> int:
     if not _is_there(connection):
         return 0
     row = connection.execute(_VERSION).fetchone()
-    assert row is not None, "pgnotifier.installed has one row"
+    if row is None:
+        raise LogRefusedError(_without_content(connection))
     return int(row[0])
+
+
+def _without_content(connection: psycopg.Connection[Any]) -> str:
+    """Return what to do with a schema that `pg_dump --schema-only` has copied, for example."""
+    return (
+        f"the durable log in database {connection.info.dbname!r} has no content: its schema was "
+        "copied alone, or the copy has not finished. If it has, run: pgnotifier uninstall, and "
+        "then: pgnotifier install"
+    )
 
 
 def _is_there(connection: psycopg.Connection[Any]) -> bool:

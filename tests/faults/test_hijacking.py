@@ -46,7 +46,7 @@ CONTAINED = {
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 11,
+    "_durable/log_session.py": 12,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
@@ -140,6 +140,7 @@ ON_LOG = {
     "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
     "find a payload": (references._FIND, ("900", 1, b"orders")),
     "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
+    "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
 }

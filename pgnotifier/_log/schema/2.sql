@@ -71,6 +71,154 @@ BEGIN
 END $$;
 DROP FUNCTION pgnotifier.publish(text, text, text), pgnotifier.publish(text, jsonb, text);
 
+-- ===== Copies: false alarms, new positions, and the server's clock =====
+
+-- Move a position. Call it in the transaction that has taken the subscription.
+CREATE OR REPLACE FUNCTION pgnotifier.save(
+    sub int, done pg_snapshot, target pg_snapshot DEFAULT NULL, last_id bigint DEFAULT 0
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    made bigint;
+    written bigint;
+    own bigint;
+BEGIN
+    INSERT INTO pgnotifier.position AS p (sub, done, target, last_id, id_hi)
+    VALUES (
+        sub, done, target, last_id,
+        coalesce(pg_sequence_last_value('pgnotifier.log_id_seq'), 0)
+    )
+    RETURNING p.n, p.xmin::text::bigint, p.mark::text::bigint INTO made, written, own;
+    -- After a savepoint, rows have the number of the subtransaction, which is higher. The mark has
+    -- to be the same, or the position would seem to be another server's.
+    IF written <> own % 4294967296 THEN
+        UPDATE pgnotifier.position AS p
+        SET mark = (own + (written - own % 4294967296 + 4294967296) % 4294967296)::text::xid8
+        WHERE p.sub = sub AND p.n = made;
+    END IF;
+    RETURN made;
+END $$;
+
+-- Find the position from which on a subscription gets everything since some moment.
+-- since: 'now', 'oldest', 'id' (from this id on) or 'time'. A few entries from before may follow,
+-- too; none from then on is left out.
+CREATE OR REPLACE FUNCTION pgnotifier.find_place(
+    since text, from_id bigint, from_time timestamptz,
+    OUT done pg_snapshot, OUT target pg_snapshot, OUT last_id bigint
+)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    first bigint := from_id;
+BEGIN
+    -- In a copy, "now" would come before entries that were copied, as their transactions have the
+    -- numbers of another server.
+    IF NOT pgnotifier.is_here() THEN
+        RAISE 'the log was copied from another server, and is not repaired yet'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Call pgnotifier.reanchor() in a transaction with REPEATABLE READ.';
+    END IF;
+    last_id := 0;
+    IF since = 'now' THEN
+        done := pgnotifier.snapshot();
+        RETURN;
+    END IF;
+    done := '1:1:';
+    IF since = 'oldest' THEN
+        RETURN;
+    ELSIF since NOT IN ('id', 'time') OR coalesce(from_id::text, from_time::text) IS NULL THEN
+        RAISE 'can''t find a place in the log since %', since;
+    END IF;
+    -- The server's clock may have been set back, so of two entries the later one may seem older.
+    IF since = 'time' THEN
+        SELECT coalesce(min(l.id), 9223372036854775807) INTO first FROM pgnotifier.log AS l
+        WHERE l.at >= from_time;
+    END IF;
+    -- A tick shows lower ids than its own only.
+    SELECT l.snap INTO done FROM (
+        SELECT l.snap FROM pgnotifier.log AS l WHERE l.snap IS NOT NULL AND l.id <= first
+        UNION ALL SELECT '1:1:'
+    ) AS l
+    WHERE pg_snapshot_xmax(l.snap) <= pg_snapshot_xmax(pg_current_snapshot())
+    ORDER BY pg_snapshot_xmax(l.snap) DESC LIMIT 1;
+    target := pgnotifier.next_target(done);
+    -- Of this window, leave out what comes before. In later windows, nothing is left out.
+    last_id := coalesce(
+        from_id,
+        (
+            SELECT l.id FROM pgnotifier.log AS l
+            WHERE l.at >= from_time AND l.xid < pg_snapshot_xmax(target)
+                AND pg_visible_in_snapshot(l.xid, target)
+            ORDER BY l.id LIMIT 1
+        ),
+        coalesce(pg_sequence_last_value('pgnotifier.log_id_seq'), 0) + 1
+    ) - 1;
+END $$;
+
+-- After a dump was restored, or the database was replicated logically, the transactions in the log
+-- and in the positions are another server's. Keep what was undelivered at a copied position in
+-- pgnotifier.failed, make all copied entries visible to everybody, and let positions begin again.
+-- Returns how many entries were undelivered.
+CREATE OR REPLACE FUNCTION pgnotifier.reanchor() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here pg_snapshot;
+    place record;
+    moved bigint;
+    undelivered bigint := 0;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'repeatable read' THEN
+        RAISE 'pgnotifier.reanchor() needs REPEATABLE READ'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    IF NOT pgnotifier.is_complete() THEN
+        RAISE 'the restore of the schema pgnotifier has not finished'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    PERFORM FROM pgnotifier.installed FOR UPDATE NOWAIT;
+    PERFORM FROM pgnotifier.subscription FOR UPDATE NOWAIT;
+    -- Logical replication copies no sequences, and none may lag behind its table.
+    PERFORM setval(sequence, highest) FROM (
+        VALUES
+        ('pgnotifier.log_id_seq'::regclass, (SELECT max(l.id) FROM pgnotifier.log AS l)),
+        ('pgnotifier.subscription_sub_seq', (SELECT max(u.sub) FROM pgnotifier.subscription AS u)),
+        ('pgnotifier.position_n_seq', (SELECT max(p.n) FROM pgnotifier.position AS p)),
+        ('pgnotifier.failed_n_seq', (SELECT max(f.n) FROM pgnotifier.failed AS f))
+    ) AS used (sequence, highest)
+    WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
+    here := pg_current_snapshot();
+    FOR place IN
+        SELECT p.* FROM pgnotifier.positions AS p
+        WHERE pgnotifier.is_native(p.sub, p.n) IS NOT TRUE
+    LOOP
+        INSERT INTO pgnotifier.failed (sub, id, at, channel, key, payload)
+        SELECT place.sub, l.id, l.at, l.channel, l.key, l.payload FROM pgnotifier.log AS l
+        WHERE l.channel = place.channel AND (
+            -- published here, since the copy was made
+            l.id > place.id_hi OR l.at > place.at
+            -- or there, and not delivered there
+            OR NOT (
+                pg_visible_in_snapshot(l.xid, place.done)
+                OR (
+                    place.target IS NOT NULL AND l.id <= place.last_id
+                    AND pg_visible_in_snapshot(l.xid, place.target)
+                )
+            )
+        )
+        ORDER BY l.id;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        undelivered := undelivered + moved;
+        PERFORM pgnotifier.save(place.sub, here);
+    END LOOP;
+    -- Entries of this server keep their transaction: positions of this server are not behind them.
+    UPDATE pgnotifier.log SET
+        snap = NULL, xid = CASE WHEN pg_visible_in_snapshot(xid, here) THEN xid ELSE '1' END
+    WHERE snap IS NOT NULL OR NOT pg_visible_in_snapshot(xid, here);
+    PERFORM pgnotifier.settle();
+    RETURN undelivered;
+END $$;
+
 -- ===== The version =====
 
 UPDATE pgnotifier.installed SET version = 2, at = clock_timestamp();

@@ -5,6 +5,7 @@ import threading
 
 import psycopg
 import pytest
+from copying import dump, restore
 from psycopg import sql
 
 from pgnotifier import durable
@@ -47,6 +48,20 @@ def test_an_old_version_is_reported(connection):
     connection.execute("UPDATE pgnotifier.installed SET version = version - 1")
     with pytest.raises(LogNotInstalledError, match=r"has version 1, .* needs 2\. Run: pgnotifier"):
         durable.check(connection)
+
+
+def test_a_schema_that_was_copied_alone(connection, pgnotifier_postgres):
+    """A log of which only the schema was copied is refused with what to do, which helps."""
+    durable.install(connection)
+    with pgnotifier_postgres.database() as dsn, psycopg.connect(dsn, autocommit=True) as copy:
+        restore(dump(connection.info.dsn, "--schema-only"), dsn)
+        with pytest.raises(LogNotInstalledError, match=r"copied alone.*uninstall"):
+            durable.check(copy)
+        with pytest.raises(LogRefusedError, match=r"copied alone.*uninstall"):
+            durable.install(copy)
+        assert durable.uninstall(copy)
+        assert durable.install(copy)
+        assert durable.check(copy) == durable.VERSION
 
 
 def test_a_newer_version_is_accepted(connection):
