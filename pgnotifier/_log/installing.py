@@ -15,7 +15,7 @@ from pgnotifier.errors import (
     in_one_line,
 )
 
-VERSION = 1
+VERSION = 2
 """The version of the schema that this version of pgnotifier installs, and needs."""
 
 Part = Literal["publisher", "listener"]

@@ -45,7 +45,8 @@ def test_an_old_version_is_reported(connection):
     """If the log is too old, `check` says how to upgrade it."""
     durable.install(connection)
     connection.execute("UPDATE pgnotifier.installed SET version = version - 1")
-    with pytest.raises(LogNotInstalledError, match=r"has version 0, .* needs 1\. Run: pgnotifier"):
+    message = rf"has version {durable.VERSION - 1}, .* needs {durable.VERSION}\. Run: pgnotifier"
+    with pytest.raises(LogNotInstalledError, match=message):
         durable.check(connection)
 
 
