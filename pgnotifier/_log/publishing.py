@@ -30,7 +30,12 @@ Query = tuple[str, tuple[Any, ...]]
 Steps = Generator[Query, Rows, T]
 """What to execute, one statement after the other. It is sent their rows, and returns a result."""
 
-_INSERT = "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, %s, %s) RETURNING id"
+# As texts: a value that is sent as one of a domain is checked by a slower function.
+_INSERT = """
+INSERT INTO pgnotifier.log (channel, key, payload) VALUES (
+    CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text)
+) RETURNING id
+"""
 # The key is locked before the id is drawn, because rows are computed after what they come from.
 _INSERT_LOCKED = """
 INSERT INTO pgnotifier.log (channel, key, payload)
