@@ -12,6 +12,7 @@ from pgnotifier._log.installing import (
     grant_script,
     install,
     uninstall,
+    uninstall_script,
 )
 from pgnotifier._log.installing import script as install_script
 from pgnotifier._log.publishing import apublish, apublish_many, publish, publish_many
@@ -29,4 +30,5 @@ __all__ = [
     "publish",
     "publish_many",
     "uninstall",
+    "uninstall_script",
 ]

@@ -19,7 +19,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, positions, reclaim
+from pgnotifier._log import dead_letters, guard, installing, positions, reclaim, versions
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -40,10 +40,11 @@ CONTAINED = {
     "_durable/log_session.py": 10,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
-    "_log/installing.py": 5,
+    "_log/installing.py": 3,
     "_log/positions.py": 6,
     "_log/publishing.py": 4,
     "_log/reclaim.py": 1,
+    "_log/versions.py": 4,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -82,7 +83,8 @@ EXECUTED = {
 ON_LOG = {
     "is standby": (guard._IS_STANDBY, ()),
     "repeatable": (guard._REPEATABLE, ()),
-    "begin": (installing._BEGIN, ()),
+    "begin": (versions.BEGIN, ()),
+    "installed": (versions._CHECK.format(since=1), ()),
     "owner": (installing._OWNER, ()),
     "version": (installing._VERSION, ()),
     "subscribe": (positions._SUBSCRIBE, ("a", "orders", "now", None, None)),
