@@ -45,7 +45,7 @@ def test_an_old_version_is_reported(connection):
     """If the log is too old, `check` says how to upgrade it."""
     durable.install(connection)
     connection.execute("UPDATE pgnotifier.installed SET version = version - 1")
-    with pytest.raises(LogNotInstalledError, match=r"has version 0, .* needs 1\. Run: pgnotifier"):
+    with pytest.raises(LogNotInstalledError, match=r"has version 1, .* needs 2\. Run: pgnotifier"):
         durable.check(connection)
 
 
