@@ -19,7 +19,15 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import log_session
 from pgnotifier._listener import pause, queue_usage
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, positions, reclaim, versions
+from pgnotifier._log import (
+    dead_letters,
+    guard,
+    installing,
+    overview,
+    positions,
+    reclaim,
+    versions,
+)
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -41,7 +49,8 @@ CONTAINED = {
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 3,
-    "_log/positions.py": 6,
+    "_log/overview.py": 4,
+    "_log/positions.py": 3,
     "_log/publishing.py": 4,
     "_log/reclaim.py": 1,
     "_log/versions.py": 4,
@@ -92,10 +101,7 @@ ON_LOG = {
     "subscribe at a time": (positions._SUBSCRIBE, ("c", "orders", "time", None, "2026-01-01")),
     "seek": (positions._SEEK, ("sub", "orders", "oldest", None, None)),
     "forget": (positions._FORGET, ("sub", "orders")),
-    "take": (positions._TAKE, (1, None, None)),
-    "batch": (positions._BATCH, ("orders", "3:3:", "5:900:5,7", 0, 10)),
     "hold": ("SELECT pgnotifier.hold(1)", ()),
-    "save": (positions._SAVE, (1, "3:3:", "900:900:", 7)),
     "reclaim": (reclaim._RECLAIM, (reclaim.RETENTION,)),
     "fail": (
         dead_letters._FAIL,
@@ -118,6 +124,10 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "list positions": (overview._POSITIONS, ()),
+    "slots": (overview._SLOTS, ()),
+    "limits": (overview._LIMITS, ()),
+    "lock holders": (overview._LOCK_HOLDERS, ()),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),

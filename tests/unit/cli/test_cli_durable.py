@@ -5,12 +5,12 @@ import json
 import psycopg
 import pytest
 from click.testing import CliRunner
+from log_position import Position
 from psycopg.conninfo import make_conninfo
 
 from pgnotifier import durable
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import Failure
-from pgnotifier._log.positions import Position
 from pgnotifier.cli.command import pgnotifier
 
 

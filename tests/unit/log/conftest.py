@@ -5,12 +5,12 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
+from log_position import Position
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import installing, positions
-from pgnotifier._log.positions import Position
 
 
 class Log:
