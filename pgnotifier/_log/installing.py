@@ -38,8 +38,8 @@ GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
 GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
 GRANT EXECUTE ON FUNCTION
     pgnotifier.lock_keys(text, text[]),
-    pgnotifier.publish(text, text, text),
-    pgnotifier.publish(text, jsonb, text),
+    pgnotifier.publish(text, text, text, boolean),
+    pgnotifier.publish(text, jsonb, text, boolean),
     pgnotifier.ring(),
     pgnotifier.snapshot()
 TO {role};
@@ -93,10 +93,7 @@ GRANT EXECUTE ON FUNCTION
 TO {role};
 """,
 }
-"""The rights in version 1."""
-
-_LATER_GRANTS: dict[int, dict[Part, str]] = {}
-"""What each later version adds to them, as a grant for an older version can't name it."""
+"""The rights in the newest version. Those in an older one are in a file beside its statements."""
 
 
 def script(since: int = 0, version: int = VERSION) -> str:
@@ -142,9 +139,8 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     if part not in _GRANTS:
         raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
     to = sql.Identifier(role).as_string(None)
-    grants = [_GRANTS[part]]
-    grants += [more.get(part, "") for since, more in _LATER_GRANTS.items() if since <= version]
-    return versions.in_transaction(*(one.format(role=to) for one in grants if one))
+    grants = _GRANTS[part] if version == VERSION else versions.read_grants(version, part)
+    return versions.in_transaction(grants.format(role=to))
 
 
 def install(connection: psycopg.Connection[Any], version: int = VERSION) -> bool:
@@ -185,7 +181,7 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher or a listener. Repeat it after an upgrade.
+    """Grant a role the rights of a publisher or a listener. An upgrade keeps them.
 
     Raises:
         ArgumentTypeError: There is no such part.

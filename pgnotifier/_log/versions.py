@@ -68,6 +68,14 @@ def read_steps(since: int, version: int, folder: Traversable = FOLDER) -> Steps:
     }
 
 
+def read_grants(version: int, part: str) -> str:
+    """Return the statements that grant the rights of a part in an older version.
+
+    Each has a file, as the newest version has other objects.
+    """
+    return FOLDER.joinpath(f"{version}.{part}.sql").read_text("ascii")
+
+
 def in_transaction(*parts: str) -> str:
     """Return statements with those that protect them before and after. They need one transaction.
 

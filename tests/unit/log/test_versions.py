@@ -1,9 +1,12 @@
 """Scripts from one version of the schema to another, with two versions that tests make up."""
 
+from typing import get_args
+
 import psycopg
 import pytest
 
 from pgnotifier import durable
+from pgnotifier._log.installing import Part
 from pgnotifier._log.versions import (
     FOLDER,
     as_statement,
@@ -61,9 +64,10 @@ def shape(connection):
 
 
 def test_there_is_a_file_for_each_version():
-    """The folder has the statements of each version up to the newest."""
-    found = sorted(int(one.name.removesuffix(".sql")) for one in FOLDER.iterdir())
-    assert found == [*range(1, durable.VERSION + 1)]
+    """The folder has the statements of each version up to the newest, and grants of older ones."""
+    older = {f"{one}.{part}" for one in range(1, durable.VERSION) for part in get_args(Part)}
+    found = {one.name.removesuffix(".sql") for one in FOLDER.iterdir()}
+    assert found == {*map(str, range(1, durable.VERSION + 1)), *older}
 
 
 def test_each_version_notes_that_it_is_installed(connection):
@@ -159,7 +163,7 @@ def test_outside_of_a_transaction(connection, folder):
 def test_grants_of_each_version(connection):
     """The rights of a version can be granted when that version is installed, as one statement too.
 
-    If this fails, `_GRANTS` names what only a later version has: it belongs into `_LATER_GRANTS`.
+    If this fails for an older one, copy what `_GRANTS` was then to a file in the folder.
     """
     for version in range(1, durable.VERSION + 1):
         durable.install(connection, version)
@@ -167,3 +171,26 @@ def test_grants_of_each_version(connection):
             script = durable.grant_script("pg_monitor", part, version)
             connection.execute(as_statement(script).encode())
             durable.grant(connection, "pg_monitor", part)
+
+
+def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
+    """Roles with rights in an older version have those of the newest after an upgrade."""
+
+    def rights(session):
+        return session.execute(
+            "SELECT c.oid::regclass::text, a.privilege_type FROM pg_class AS c,"
+            " aclexplode(c.relacl) AS a WHERE relnamespace = 'pgnotifier'::regnamespace"
+            " AND a.grantee = 'pg_monitor'::regrole UNION ALL"
+            " SELECT p.oid::regprocedure::text, a.privilege_type FROM pg_proc AS p,"
+            " aclexplode(p.proacl) AS a WHERE pronamespace = 'pgnotifier'::regnamespace"
+            " AND a.grantee = 'pg_monitor'::regrole ORDER BY 1, 2"
+        ).fetchall()
+
+    with pgnotifier_postgres.database() as other, psycopg.connect(other) as new:
+        durable.install(new)
+        durable.install(connection, 1)
+        for part in get_args(Part):
+            durable.grant(connection, "pg_monitor", part)
+            durable.grant(new, "pg_monitor", part)
+        durable.install(connection)
+        assert rights(connection) == rights(new)

@@ -8,4 +8,4 @@ class Migration(migrations.Migration):
 
     dependencies = []
 
-    operations = [InstallLog()]
+    operations = [InstallLog(1)]
