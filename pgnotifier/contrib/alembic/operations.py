@@ -91,8 +91,8 @@ class UpgradeLogOp(_Granting):
             operations: `alembic.op`.
             since: The version that an earlier revision has installed.
             version: The version to install.
-            publishers: Roles that may publish. Repeat them, as a version may need more rights.
-            listeners: Roles that may read durable subscriptions and move them. Repeat them, too.
+            publishers: More roles that may publish. Those that have rights keep them.
+            listeners: More roles that may read durable subscriptions and move them.
 
         Raises:
             ConfigurationError: This pgnotifier has no such version, or it isn't newer.
