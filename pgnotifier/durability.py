@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
@@ -13,6 +13,53 @@ MAX_ATTEMPTS = 5
 FAILURES = ("dead_letter", "stop")
 MAX_ID_BYTES = 1024
 """The longest name of a subscription in the log."""
+MAX_INTEGER = 2**63 - 1
+"""The highest number that the log can store."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaxLag:
+    """How far a durable subscription may be behind: what is older than that is dropped.
+
+        MaxLag(age=timedelta(days=7), bytes=10 * 1024**3)
+
+    It holds whether or not anybody runs the subscription. If several limits are given, the first
+    one that is reached counts.
+
+    Attributes:
+        entries: How many entries may have been published since, on any channel.
+        bytes: How many bytes the log may have from there on, with indexes.
+        age: How long ago an entry may have been published.
+    """
+
+    entries: int | None = None
+    bytes: int | None = None
+    age: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        """Check the limits.
+
+        Raises:
+            ArgumentTypeError: One has the wrong type.
+            ConfigurationError: One is too low, or there is none.
+        """
+        for name, value in (("entries", self.entries), ("bytes", self.bytes)):
+            if value is not None and type(value) is not int:
+                raise ArgumentTypeError(f"MaxLag: {name} must be an integer, not {value!r:.80}")
+            if value is not None and not 1 <= value <= MAX_INTEGER:
+                raise ConfigurationError(
+                    f"MaxLag: {name} must be from 1 to {MAX_INTEGER}, not {value}"
+                )
+        if self.age is not None and not isinstance(self.age, timedelta):
+            raise ArgumentTypeError(f"MaxLag: age must be a timedelta, not {self.age!r:.80}")
+        if self.age is not None and self.age <= timedelta():
+            raise ConfigurationError(f"MaxLag: age must be positive, not {self.age}")
+        if self.entries is None and self.bytes is None and self.age is None:
+            raise ConfigurationError("MaxLag needs entries, bytes or age")
+
+    def __str__(self) -> str:
+        given = {"entries": self.entries, "bytes": self.bytes, "age": self.age}
+        return ", ".join(f"{name} {one}" for name, one in given.items() if one is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +70,23 @@ class Durability:
         start: Where it begins if it has no position in the log yet: "now", "oldest", or a time.
         max_attempts: How often an entry is tried before it is set aside as a dead letter.
         on_failure: "dead_letter", or "stop": then nothing later is delivered until it succeeds.
+        max_lag: How far it may be behind; None for no limit.
     """
 
     start: Start = "now"
     max_attempts: int = MAX_ATTEMPTS
     on_failure: str = FAILURES[0]
+    max_lag: MaxLag | None = None
 
 
 def check_durability(
-    id: Hashable, durable: object, start: Any, max_attempts: Any, on_failure: Any, on_gap: object
+    id: Hashable,
+    durable: object,
+    start: Any,
+    max_attempts: Any,
+    on_failure: Any,
+    on_gap: object,
+    max_lag: Any = None,
 ) -> Durability | None:
     """Return the options of a durable subscription; None if it isn't durable.
 
@@ -41,7 +96,8 @@ def check_durability(
         start: "now", "oldest" or an aware datetime; None for the default.
         max_attempts: From 1 on; None for the default.
         on_failure: "dead_letter" or "stop"; None for the default.
-        on_gap: What gets gaps; there are none for a durable subscription.
+        on_gap: What gets gaps. A durable subscription has none without `max_lag`.
+        max_lag: A `MaxLag`; None for the default.
 
     Raises:
         ArgumentTypeError: An option has the wrong type, or the id isn't a str.
@@ -49,6 +105,7 @@ def check_durability(
     """
     what = f"subscription {id!r:.80}"
     given = {"start": start, "max_attempts": max_attempts, "on_failure": on_failure}
+    given["max_lag"] = max_lag
     if not isinstance(durable, bool):
         raise ArgumentTypeError(f"{what}: durable must be True or False, not {durable!r:.80}")
     if not durable:
@@ -57,9 +114,14 @@ def check_durability(
                 raise ConfigurationError(f"{what}: {name} needs durable=True")
         return None
     check_name(id)
-    if on_gap is not None:
+    if max_lag is not None and not isinstance(max_lag, MaxLag):
+        raise ArgumentTypeError(
+            f"{what}: max_lag must be a MaxLag, such as MaxLag(age=timedelta(days=7)), "
+            f"not {max_lag!r:.80}"
+        )
+    if on_gap is not None and max_lag is None:
         raise ConfigurationError(
-            f"{what}: a durable subscription misses nothing, so it takes no on_gap"
+            f"{what}: a durable subscription misses nothing, so it takes no on_gap without max_lag"
         )
     if start is not None:
         _check_start(what, start)

@@ -1,4 +1,4 @@
-"""Durable subscriptions: publish, install the log, and grant rights to it.
+"""Durable subscriptions: publish, install the log, grant rights to it, and describe it.
 
 What is published durably is kept in the schema `pgnotifier` until each durable subscription has
 got it.
@@ -12,13 +12,22 @@ from pgnotifier._log.installing import (
     grant_script,
     install,
     uninstall,
+    uninstall_script,
 )
 from pgnotifier._log.installing import script as install_script
+from pgnotifier._log.overview import log_state, positions
 from pgnotifier._log.publishing import apublish, apublish_many, publish, publish_many
+from pgnotifier.durability import MaxLag
+from pgnotifier.status import Holder, LogState, Position, Slot
 
 __all__ = [
     "VERSION",
+    "Holder",
+    "LogState",
+    "MaxLag",
     "Part",
+    "Position",
+    "Slot",
     "apublish",
     "apublish_many",
     "check",
@@ -26,7 +35,10 @@ __all__ = [
     "grant_script",
     "install",
     "install_script",
+    "log_state",
+    "positions",
     "publish",
     "publish_many",
     "uninstall",
+    "uninstall_script",
 ]

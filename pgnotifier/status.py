@@ -1,10 +1,11 @@
 """The values that `Notifier.status()` returns and `on_state` is called with."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pgnotifier.durability import MaxLag
 from pgnotifier.notification import Gap
 
 
@@ -124,6 +125,145 @@ class DurableStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """One durable subscription of a database, whether or not anybody reads it.
+
+    Attributes:
+        name: The subscription's id.
+        channel: Its channel.
+        saved_at: When its position was last saved.
+        lag: How many entries it has not got. If there are over a thousand, this is an upper bound,
+            which counts the entries of other channels as well. None if the position was copied
+            from another server, and nobody has read it since.
+        lag_seconds: How long ago the oldest of them was published, at most.
+        rate: How many entries a second its reader has got in the last minute; None if nobody
+            reads it, or it isn't known.
+        failed: How many entries have failed, and are going to be retried.
+        attempts: How often the one of these that was tried most often was tried.
+        dead: How many have failed for good.
+        reader_pid: The session in the server that reads it, or None.
+        unread_since: Since when nobody reads it, to a minute; None if somebody does.
+        max_lag: How far it may be behind; None for no limit.
+        dropped: How many entries were dropped because of that, and are going to be reported to
+            it. It may be fewer.
+        slots: The slots of the log that it keeps, as it has not got all that they hold.
+        kept_bytes: The size of these slots.
+    """
+
+    name: str
+    channel: str
+    saved_at: datetime | None
+    lag: int | None
+    lag_seconds: float
+    rate: float | None
+    failed: int
+    attempts: int
+    dead: int
+    reader_pid: int | None
+    unread_since: datetime | None
+    max_lag: MaxLag | None
+    dropped: int
+    slots: tuple[int, ...]
+    kept_bytes: int
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return _to_dict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One of the tables that the log consists of. It is truncated as a whole.
+
+    Attributes:
+        number: Its number.
+        size: Its bytes, with indexes.
+        is_current: Whether new entries go to it.
+        first_id: The number of its first entry; None if it has none, or none that is committed.
+        last_id: That of its last entry.
+        oldest: When the first entry was published.
+        newest: When the last entry was published.
+    """
+
+    number: int
+    size: int
+    is_current: bool
+    first_id: int | None
+    last_id: int | None
+    oldest: datetime | None
+    newest: datetime | None
+
+
+HolderKind = Literal["subscription", "transaction", "prepared", "reader", "retention"]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What keeps slots of the log from being truncated, other than the current one.
+
+    Attributes:
+        kind: A `subscription` that has not got everything; an open `transaction` that has published
+            into a slot, or a `prepared` one; a `reader` of the table, such as pg_dump; or the
+            `retention` of the log.
+        slots: The slots.
+        size: Their size.
+        since: Since when: a subscription is behind, a transaction is open. None if the role may
+            not see that.
+        name: The id of the subscription.
+        channel: Its channel.
+        pid: The pid of the session.
+        gid: The name of the prepared transaction.
+    """
+
+    kind: HolderKind
+    slots: tuple[int, ...]
+    size: int
+    since: datetime | None = None
+    name: str | None = None
+    channel: str | None = None
+    pid: int | None = None
+    gid: str | None = None
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "subscription":
+                return f"subscription {self.name!r} on channel {self.channel!r}"
+            case "transaction":
+                return f"the open transaction of pid {self.pid}"
+            case "prepared":
+                return f"the prepared transaction {self.gid!r}"
+            case "reader":
+                return f"pid {self.pid}, which reads the log for long"
+            case "retention":
+                return "the retention"
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """The durable log of a database.
+
+    Attributes:
+        size: Its bytes, with indexes.
+        quota: How many it may have; None for any number.
+        is_full: Whether it has reached its quota, so that publications are refused.
+        retention: How long entries are kept at least.
+        slots: The slots that hold something.
+        holders: What holds its space back, that which holds most back first.
+    """
+
+    size: int
+    quota: int | None
+    is_full: bool
+    retention: timedelta
+    slots: tuple[Slot, ...]
+    holders: tuple[Holder, ...]
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the same as JSON-able values."""
+        return _to_dict(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The status of a notifier at one moment.
 
@@ -178,3 +318,19 @@ class Status:
             ),
             "durable": tuple(one.to_dict() for one in self.durable),
         }
+
+
+def _to_dict(value: Any) -> Mapping[str, Any]:
+    """Return the fields of a dataclass as JSON-able values."""
+    return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
+
+
+def _jsonable(value: Any) -> Any:
+    """Return times in ISO 8601, durations in seconds, and dataclasses as dicts."""
+    if is_dataclass(value):
+        return _to_dict(value)
+    if isinstance(value, tuple):
+        return tuple(map(_jsonable, value))
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.total_seconds() if isinstance(value, timedelta) else value

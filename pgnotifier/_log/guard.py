@@ -2,7 +2,7 @@
 
 A position refers to transactions by their numbers, which mean nothing on another server. A crash, a
 promotion and pg_upgrade keep them. After a dump was restored, or the database was replicated
-logically, `Position.read` raises `ForeignPositionError`, and `reanchor` repairs all positions.
+logically, `LogSession.take` finds a window that is "foreign", and `reanchor` repairs all positions.
 """
 
 import logging

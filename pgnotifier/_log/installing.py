@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
+from pgnotifier._log import versions
 from pgnotifier.errors import (
     ArgumentTypeError,
+    ConfigurationError,
     LogNotInstalledError,
     LogRefusedError,
     in_one_line,
@@ -21,70 +22,13 @@ VERSION = 2
 Part = Literal["publisher", "listener"]
 """What a role may do: publish, or read the log and move positions."""
 
-_BEGIN = """
-SELECT pg_catalog.set_config('pgnotifier.search_path',
-    pg_catalog.current_setting('search_path'), true);
-SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-DO $$ BEGIN
-    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
-        RAISE 'execute all of these statements in one transaction';
-    END IF;
-END $$;
-SELECT pg_catalog.set_config('pgnotifier.lock_timeout',
-    pg_catalog.current_setting('lock_timeout'), true);
-SELECT pg_catalog.set_config('lock_timeout', '60s', true);
-SELECT pg_catalog.pg_advisory_xact_lock(1885957742);
-DO $$
-DECLARE
-    given record;
-    restoring text := '';
-BEGIN
-    FOR given IN
-        SELECT
-            CASE d.defaclobjtype
-                WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'n' THEN 'SCHEMAS'
-                ELSE 'FUNCTIONS'
-            END AS kind,
-            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-                AS grantee,
-            a.privilege_type AS privilege,
-            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS options
-        FROM pg_default_acl AS d CROSS JOIN aclexplode(d.defaclacl) AS a
-        WHERE d.defaclrole = CURRENT_USER::regrole AND d.defaclnamespace = 0
-            AND d.defaclobjtype IN ('r', 'S', 'n', 'f') AND a.grantee <> d.defaclrole
-    LOOP
-        EXECUTE format(
-            'ALTER DEFAULT PRIVILEGES REVOKE %s ON %s FROM %s',
-            given.privilege, given.kind, given.grantee
-        );
-        restoring := restoring || format(
-            'ALTER DEFAULT PRIVILEGES GRANT %s ON %s TO %s%s; ',
-            given.privilege, given.kind, given.grantee, given.options
-        );
-    END LOOP;
-    PERFORM set_config('pgnotifier.default_privileges', restoring, true);
-END $$;
-"""
-# Outside of a transaction, the search_path would remain what it is, and the names that follow could
-# be looked up where others create functions. The lock is for several installations at once.
-# The owner's default privileges, which are for tables of the application, must not let a publisher
-# read the log: they don't apply until the end.
-_END = """
-DO $$ BEGIN
-    EXECUTE current_setting('pgnotifier.default_privileges');
-END $$;
-SELECT pg_catalog.set_config('lock_timeout',
-    pg_catalog.current_setting('pgnotifier.lock_timeout'), true);
-SELECT pg_catalog.set_config('search_path',
-    pg_catalog.current_setting('pgnotifier.search_path'), true);
-"""
 _OWNER = """
 SELECT pg_catalog.pg_get_userbyid(nspowner),
     pg_catalog.pg_get_userbyid(nspowner) OPERATOR(pg_catalog.=) CURRENT_USER
 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'pgnotifier'
 """
 _VERSION = "SELECT version FROM pgnotifier.installed"
-_DROP = "DROP SCHEMA pgnotifier CASCADE"
+_DROP = "DROP SCHEMA IF EXISTS pgnotifier CASCADE"
 
 _GRANTS: dict[Part, str] = {
     # Not USAGE of the sequences, with which a publisher could also write them.
@@ -104,11 +48,16 @@ TO {role};
 GRANT USAGE ON SCHEMA pgnotifier TO {role};
 GRANT SELECT ON
     pgnotifier.failed,
+    pgnotifier.gap,
     pgnotifier.installed,
+    pgnotifier.limits,
     pgnotifier.log,
     pgnotifier.log_id_seq,
+    pgnotifier.max_lag,
     pgnotifier.position,
     pgnotifier.positions,
+    pgnotifier.reader,
+    pgnotifier.slot,
     pgnotifier.subscription
 TO {role};
 GRANT EXECUTE ON FUNCTION
@@ -116,25 +65,35 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
     pgnotifier.doze(),
     pgnotifier.drop_failed(bigint[]),
+    pgnotifier.drop_gaps(bigint[]),
     pgnotifier.due(int, int, bigint),
     pgnotifier.fail(
         int, bigint, timestamptz, text, bytea, bytea, text, text, double precision, boolean
     ),
     pgnotifier.fail_again(bigint, text, text, double precision, boolean),
+    pgnotifier.find_unread(interval),
     pgnotifier.forget(text, text),
     pgnotifier.hold(int),
     pgnotifier.is_native(int, bigint),
+    pgnotifier.limit_lag(int, bigint, bigint, interval),
+    pgnotifier.list_positions(),
+    pgnotifier.lock_holders(),
+    pgnotifier.measure(int),
+    pgnotifier.note_reader(int[], double precision[]),
     pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),
     pgnotifier.reclaim(interval, bigint, interval),
     pgnotifier.retry(bigint[]),
     pgnotifier.save(int, pg_snapshot, pg_snapshot, bigint),
     pgnotifier.seek(text, text, text, bigint, timestamptz),
+    pgnotifier.slots(),
     pgnotifier.subscribe(text, text, text, bigint, timestamptz),
-    pgnotifier.take(int, bigint, pg_snapshot)
+    pgnotifier.take(int, bigint, pg_snapshot),
+    pgnotifier.take_gaps(int)
 TO {role};
 """,
 }
+"""The rights in the newest version. Those in an older one are in a file beside its statements."""
 
 
 def script(since: int = 0, version: int = VERSION) -> str:
@@ -142,41 +101,70 @@ def script(since: int = 0, version: int = VERSION) -> str:
 
     Args:
         since: The version that is installed. Default: none.
-        version: The version to install. Default: the latest.
+        version: The version to install. Default: the newest.
+
+    Raises:
+        ConfigurationError: There is no such version, or it isn't newer.
     """
-    return "\n".join([_BEGIN.strip(), *_steps(since, version), _END.strip()]) + "\n"
+    _check_versions(since, version)
+    return versions.make_script(versions.read_steps(since, version), since)
 
 
-def grant_script(role: str, part: Part) -> str:
+def statement(since: int = 0, version: int = VERSION) -> str:
+    """Return the same as one statement, which does only what isn't done yet."""
+    _check_versions(since, version)
+    return versions.make_statement(versions.read_steps(since, version), since)
+
+
+def uninstall_script() -> str:
+    """Return the statement that drops the schema with all entries and positions."""
+    return f"{_DROP};\n"
+
+
+def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     """Return the statements that grant a role the rights of a publisher or a listener.
 
     They need one transaction.
 
+    Args:
+        role: The name of the role.
+        part: "publisher" or "listener".
+        version: The version that is installed then. Default: the newest.
+
     Raises:
         ArgumentTypeError: There is no such part.
+        ConfigurationError: There is no such version.
     """
+    _check_versions(0, version)
     if part not in _GRANTS:
         raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
     to = sql.Identifier(role).as_string(None)
-    return "\n".join([_BEGIN.strip(), _GRANTS[part].strip().format(role=to), _END.strip()]) + "\n"
+    grants = _GRANTS[part] if version == VERSION else versions.read_grants(version, part)
+    return versions.in_transaction(grants.format(role=to))
 
 
-def install(connection: psycopg.Connection[Any]) -> bool:
+def install(connection: psycopg.Connection[Any], version: int = VERSION) -> bool:
     """Install the schema, or upgrade it; return whether there was anything to do.
 
     It may be called from several places at once. It uses the connection's transaction, if one is
     open, and else one of its own.
 
+    Args:
+        connection: A connection of psycopg.
+        version: The version to install. A newer one is left as it is. Default: the newest.
+
     Raises:
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
+        ConfigurationError: There is no such version.
     """
+    _check_versions(0, version)
     with _translated("install the durable log"), connection.transaction():
-        connection.execute(_BEGIN.encode(), prepare=False)
-        version = _installed_version(connection)
-        for step in _steps(version):
+        connection.execute(versions.BEGIN.encode(), prepare=False)
+        found = _installed_version(connection)
+        for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
-        connection.execute(_END.encode(), prepare=False)
-    return version < VERSION
+        connection.execute(versions.END.encode(), prepare=False)
+    return found < version
 
 
 def uninstall(connection: psycopg.Connection[Any]) -> bool:
@@ -199,9 +187,13 @@ def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
         ArgumentTypeError: There is no such part.
         LogRefusedError: There is no such role, or the schema belongs to another one.
     """
-    statements = grant_script(role, part).encode()
+    grant_script(role, part)  # which finds a wrong part before anything is executed
     with _translated(f"grant rights to {role!r}"), connection.transaction():
-        connection.execute(statements, prepare=False)
+        row = connection.execute(_OWNER).fetchone()
+        is_ours = row is not None and row[1]
+        version = _installed_version(connection) if is_ours else VERSION
+        statements = grant_script(role, part, min(version, VERSION))
+        connection.execute(statements.encode(), prepare=False)
 
 
 def check(connection: psycopg.Connection[Any]) -> int:
@@ -229,11 +221,15 @@ def check(connection: psycopg.Connection[Any]) -> int:
     return version
 
 
-def _steps(since: int, until: int = VERSION) -> Iterator[str]:
-    """Yield the statements of each version after one."""
-    folder = files("pgnotifier._log").joinpath("schema")
-    for version in range(since + 1, until + 1):
-        yield folder.joinpath(f"{version}.sql").read_text("ascii")
+def _check_versions(since: object, version: object) -> None:
+    for one in (since, version):
+        if not isinstance(one, int) or isinstance(one, bool):
+            raise ArgumentTypeError(f"a version of the durable log is an int, not {one!r:.80}")
+    if not 0 <= since < version <= VERSION:  # type: ignore[operator]
+        raise ConfigurationError(
+            f"can't bring the durable log from version {since} to {version}: this pgnotifier has "
+            f"the versions 1 to {VERSION}"
+        )
 
 
 def _installed_version(connection: psycopg.Connection[Any]) -> int:

@@ -16,10 +16,15 @@ from pathlib import Path
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable import log_session
 from pgnotifier._log import positions
 from pgnotifier.errors import ConnectionFailedError
 
+sys.path.append(str(Path(__file__).parents[1]))
+import log_position
+
 BATCH = 40
+TRACED = (__file__, log_position.__file__, log_session.__file__, positions.__file__)
 
 
 def main():
@@ -68,7 +73,8 @@ def read(dsn, directory, names):
 def read_all(connection, directory, names):
     """Go round the subscriptions; return True at the end."""
     known = {
-        name: positions.Position(positions.subscribe(connection, name, "orders")) for name in names
+        name: log_position.Position(positions.subscribe(connection, name, "orders"))
+        for name in names
     }
     files = {
         name: os.open(directory / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in names
@@ -98,7 +104,7 @@ def die_after(lines):
 
     def trace(frame, event, _):
         nonlocal left
-        if frame.f_code.co_filename not in (__file__, positions.__file__):
+        if frame.f_code.co_filename not in TRACED:
             return None
         if event == "line":
             left -= 1

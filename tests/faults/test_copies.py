@@ -3,11 +3,11 @@
 import psycopg
 import pytest
 from copying import dump, restore
+from log_position import ForeignPositionError, Position
 from psycopg import sql
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import dead_letters, guard, installing, positions
-from pgnotifier._log.positions import ForeignPositionError, Position
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 from pgnotifier.testing import PostgresServer
 from pgnotifier.testing.wheels import find_postgres

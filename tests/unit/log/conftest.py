@@ -2,10 +2,10 @@
 
 import psycopg
 import pytest
+from log_position import Position
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import installing, positions
-from pgnotifier._log.positions import Position
 
 
 class Log:

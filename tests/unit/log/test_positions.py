@@ -3,11 +3,12 @@
 import threading
 from datetime import UTC, datetime, timedelta
 
+import log_position
 import psycopg
 import pytest
+from log_position import ForeignPositionError, Position, SubscriptionGoneError
 
 from pgnotifier._log import positions
-from pgnotifier._log.positions import ForeignPositionError, Position, SubscriptionGoneError
 from pgnotifier.errors import ArgumentTypeError
 
 
@@ -315,11 +316,11 @@ def test_idle_positions_are_not_saved(log, monkeypatch):
     log.publish("other", "x")
     assert log.read(position) == []
     assert log.count("position") == 1
-    monkeypatch.setattr(positions, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(log_position, "SAVE_INTERVAL", 0.0)
     assert log.read(position) == []
     assert log.read(position) == []
     assert log.count("position") == 2
-    monkeypatch.setattr(positions, "IDLE_INTERVAL", 0.0)
+    monkeypatch.setattr(log_position, "IDLE_INTERVAL", 0.0)
     assert log.read(position) == []
     assert log.count("position") == 3
 

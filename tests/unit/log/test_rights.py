@@ -2,10 +2,10 @@
 
 import psycopg
 import pytest
+from log_position import Position
 
 from pgnotifier import durable
 from pgnotifier._log import positions
-from pgnotifier._log.positions import Position
 
 
 @pytest.fixture
