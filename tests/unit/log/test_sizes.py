@@ -4,11 +4,11 @@ from importlib.resources import files
 
 import psycopg
 import pytest
+from log_position import Position
 from psycopg import sql
 
 from pgnotifier import durable
 from pgnotifier._log import positions
-from pgnotifier._log.positions import Position
 from pgnotifier.errors import LogRefusedError
 
 PUBLISH = "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, %s, %s) RETURNING id"
