@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.resources import files
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
+from pgnotifier.durability import MAX_INTEGER
 from pgnotifier.errors import (
     ArgumentTypeError,
+    ConfigurationError,
     LogNotInstalledError,
     LogRefusedError,
     in_one_line,
@@ -49,6 +52,9 @@ SELECT pg_catalog.pg_get_userbyid(nspowner),
 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'pgnotifier'
 """
 _VERSION = "SELECT version FROM pgnotifier.installed"
+_CONFIGURE = """
+SELECT pgnotifier.configure(%s::pg_catalog.interval, %s::pg_catalog.int8)
+"""
 _DROP = "DROP SCHEMA pgnotifier CASCADE"
 
 _GRANTS: dict[Part, str] = {
@@ -116,13 +122,19 @@ TO {role};
 }
 
 
-def script(since: int = 0) -> str:
+def script(since: int = 0, *, retention: timedelta | None = None, quota: int | None = None) -> str:
     """Return the statements that install the schema, or upgrade it. They need one transaction.
 
     Args:
         since: The version that is installed. Default: none.
+        retention: As for `install`.
+        quota: As for `install`.
     """
-    return "\n".join([_BEGIN.strip(), *_steps(since), _END.strip()]) + "\n"
+    steps = [*_steps(since)]
+    if settings := _check_limits(retention, quota):
+        literals = (sql.Literal(one).as_string(None) for one in settings)
+        steps.append(_CONFIGURE.strip() % tuple(literals) + ";")
+    return "\n".join([_BEGIN.strip(), *steps, _END.strip()]) + "\n"
 
 
 def grant_script(role: str, part: Part) -> str:
@@ -139,22 +151,41 @@ def grant_script(role: str, part: Part) -> str:
     return "\n".join([_BEGIN.strip(), _GRANTS[part].strip().format(role=to), _END.strip()]) + "\n"
 
 
-def install(connection: psycopg.Connection[Any]) -> bool:
+def install(
+    connection: psycopg.Connection[Any],
+    *,
+    retention: timedelta | None = None,
+    quota: int | None = None,
+) -> bool:
     """Install the schema, or upgrade it; return whether there was anything to do.
 
     It may be called from several places at once. It uses the connection's transaction, if one is
     open, and else one of its own.
 
+    Args:
+        connection: A connection of the role that is to own the schema, or owns it.
+        retention: How long entries are kept at least, so that they can be replayed. Default: as
+            before; at first, until each subscription has got them.
+        quota: How many bytes the log may have. From then on, publications are refused. 0 stands for
+            any number. Default: as before; at first, any number.
+
     Raises:
+        ArgumentTypeError: The retention isn't a timedelta, or the quota isn't an int.
+        ConfigurationError: One of them is negative, or too high.
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
     """
+    settings = _check_limits(retention, quota)
+    is_changed = False
     with _translated("install the durable log"), connection.transaction():
         connection.execute(_BEGIN.encode(), prepare=False)
         version = _installed_version(connection)
         for step in _steps(version):
             connection.execute(step.encode(), prepare=False)
+        if settings:
+            row = connection.execute(_CONFIGURE, settings).fetchone()
+            is_changed = row is not None and bool(row[0])
         connection.execute(_END.encode(), prepare=False)
-    return version < VERSION
+    return is_changed or version < VERSION
 
 
 def uninstall(connection: psycopg.Connection[Any]) -> bool:
@@ -205,6 +236,23 @@ def check(connection: psycopg.Connection[Any]) -> int:
             f"this pgnotifier needs {VERSION}. Run: pgnotifier install"
         )
     return version
+
+
+def _check_limits(
+    retention: timedelta | None, quota: int | None
+) -> tuple[str | None, int | None] | None:
+    """Return what the schema's function takes; None if nothing is to be set."""
+    if retention is None and quota is None:
+        return None
+    if retention is not None and not isinstance(retention, timedelta):
+        raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
+    if retention is not None and retention < timedelta():
+        raise ConfigurationError(f"the retention can't be negative: {retention}")
+    if quota is not None and type(quota) is not int:
+        raise ArgumentTypeError(f"the quota must be an integer, in bytes, not {quota!r:.80}")
+    if quota is not None and not 0 <= quota <= MAX_INTEGER:
+        raise ConfigurationError(f"the quota must be from 0 to {MAX_INTEGER}, not {quota}")
+    return None if retention is None else f"{retention.total_seconds():f} s", quota
 
 
 def _steps(since: int) -> Iterator[str]:
