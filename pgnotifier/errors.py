@@ -123,6 +123,10 @@ class LogRefusedError(PgNotifierError, RuntimeError):
     """The server refused a statement of the durable log: a privilege is missing, for example."""
 
 
+class LogFullError(PgNotifierError, RuntimeError):
+    """The durable log has reached its quota, and takes no more until space is given back."""
+
+
 class EntryKeyError(PgNotifierError, ValueError):
     """A key of an entry is missing, over 1 kB, or contains what PostgreSQL refuses."""
 

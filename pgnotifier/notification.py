@@ -1,7 +1,7 @@
 """The values that callbacks and hooks get: `Notification` (or `Entry`), and `Gap`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -128,6 +128,27 @@ class Entry(Notification, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """What a durable subscription has missed because it was further behind than it may be.
+
+    Attributes:
+        subscription: The subscription's id.
+        channel: Its channel.
+        entries: How many entries it has missed.
+        is_exact: Whether they were counted; otherwise there are at most so many.
+        from_id: The number of the first one.
+        to_id: The number of the last one.
+    """
+
+    subscription: str
+    channel: str
+    entries: int
+    is_exact: bool
+    from_id: int
+    to_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Gap:
     """A stretch of time in which notifications may have been missed.
 
@@ -140,12 +161,15 @@ class Gap:
         until: When the listener was listening to every channel again; aware, in UTC.
         channels: The channels on which notifications may have been missed.
         reason: What happened, as a text.
+        dropped: What durable subscriptions have missed. Then `since` and `until` are the times at
+            which the first and the last of these entries were published.
     """
 
     since: datetime
     until: datetime
     channels: frozenset[str]
     reason: str
+    dropped: tuple[Dropped, ...] = ()
 
     def merge(self, later: "Gap") -> "Gap":
         """Return a gap that covers this one and a later one, with the later one's reason."""
@@ -154,6 +178,7 @@ class Gap:
             max(self.until, later.until),
             self.channels | later.channels,
             later.reason,
+            self.dropped + later.dropped,
         )
 
     def to_notification(self, channel: str) -> Notification:
@@ -169,4 +194,5 @@ class Gap:
             "until": self.until.isoformat(),
             "channels": sorted(self.channels),
             "reason": self.reason,
+            **({"dropped": [asdict(one) for one in self.dropped]} if self.dropped else {}),
         }

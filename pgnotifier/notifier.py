@@ -18,6 +18,7 @@ from pgnotifier._registry.checks import check_callable, check_channel, check_cha
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.durability import (
+    MaxLag,
     check_durability,
     check_name,
     check_place,
@@ -201,6 +202,7 @@ class Notifier(Runnable):
         start: str | datetime | None = None,
         max_attempts: int | None = None,
         on_failure: Any = None,
+        max_lag: MaxLag | None = None,
         **options: Any,
     ) -> None:
         """Have `fn(id, channel, payload, pid)` called for each notification on a channel.
@@ -223,7 +225,7 @@ class Notifier(Runnable):
             key: For `debounce`: payloads with the same `key(payload)` count as equal.
             on_gap: Called or enqueued as `on_gap((id, "gap"), channel, gap, 0)` when
                 notifications of the channel may have been missed, before any later ones. The
-                gap is a `Gap.to_dict()`.
+                gap is a `Gap.to_dict()`. A durable subscription has gaps with `max_lag` only.
             durable: Whether it gets what `pgnotifier.durable.publish` publishes, at least once,
                 even if nobody listens at that moment. It gets no notifications. Its id must be a
                 str, under which the database keeps its position for good.
@@ -234,6 +236,8 @@ class Notifier(Runnable):
             on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
                 else until an entry that fails has succeeded. Anything else is an option of the
                 dispatcher: RQ has a callback of that name.
+            max_lag: For `durable`: how far it may be behind, also while nobody runs it. What is
+                older is dropped, and reported as a gap. Default: any distance.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -255,7 +259,7 @@ class Notifier(Runnable):
         gathering = check_gathering(id, batch, debounce, key)
         if is_option_of_dispatcher(on_failure, durable):
             options["on_failure"], on_failure = on_failure, None
-        durability = check_durability(id, durable, start, max_attempts, on_failure, on_gap)
+        durability = check_durability(id, durable, start, max_attempts, on_failure, on_gap, max_lag)
         changes = self._changes.of(id, channel, durable=durable)
         by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
         changes.attach(by)

@@ -97,6 +97,9 @@ class DurableStatus:
         lag: About how many entries it is behind. Those of other channels are counted as well,
             because the log isn't kept by channel.
         lag_seconds: How long ago the oldest entry was published that isn't delivered yet.
+        rate: How many entries a second this process has delivered to it lately; None at first.
+        attempts: How often the entry that was tried most often was tried, of those that are going
+            to be retried, or hold it up.
         failed: How many entries have failed, and are going to be retried.
         dead: How many entries have failed for good: see `pgnotifier dead list`.
         held_since: Since when an entry that fails holds it up, with `on_failure="stop"`.
@@ -109,6 +112,8 @@ class DurableStatus:
     last_id: int | None
     lag: int
     lag_seconds: float
+    rate: float | None
+    attempts: int
     failed: int
     dead: int
     held_since: datetime | None
@@ -287,6 +292,8 @@ class Status:
         last_gap: The latest gap.
         dispatchers: The dispatchers for which something was received.
         durable: The durable subscriptions.
+        log: The durable log, as it was half a minute ago at most; None without durable
+            subscriptions, or if it isn't known.
     """
 
     state: State
@@ -305,6 +312,7 @@ class Status:
     last_gap: Gap | None
     dispatchers: tuple[DispatcherStatus, ...]
     durable: tuple[DurableStatus, ...] = ()
+    log: LogState | None = None
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""
@@ -317,6 +325,7 @@ class Status:
                 for one in self.dispatchers
             ),
             "durable": tuple(one.to_dict() for one in self.durable),
+            "log": self.log and self.log.to_dict(),
         }
 
 

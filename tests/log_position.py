@@ -106,7 +106,7 @@ class Position:
             rows, is_whole = self._session.read(window.channel, window, limit)
             if is_whole and not rows:
                 self._known, self._ahead = window.n, window.target
-                if not window.is_now and time.monotonic() < until:
+                if not (window.is_now or window.last_id) and time.monotonic() < until:
                     continue
             entries = [self._entry(row) for row in rows]
             return Reading(entries, is_whole and window.is_now, window, is_whole)
@@ -141,5 +141,7 @@ class Position:
 
     def _is_due(self, window):
         """Return whether to save that there was nothing to deliver up to here."""
+        if window.last_id:  # there was, in this window
+            return True
         interval = SAVE_INTERVAL if window.newest > window.id_hi else IDLE_INTERVAL
         return time.monotonic() - self._saved_at >= interval

@@ -86,6 +86,8 @@ class GapReport(Hook):
         super().__init__("on_gap", on_gap, Gap.merge)
         self._is_handled = on_gap is not None
         self._warn = LogThrottle(logger, others=logging.INFO)
+        self._warn_dropped = LogThrottle(logger, others=logging.INFO)
+        self._lock = ForkSafeLock()
 
     def __call__(self, gap: Gap, then: Callable[[], object] | None = None) -> None:
         """Report one gap. Called by the reader alone.
@@ -96,8 +98,7 @@ class GapReport(Hook):
             gap: The gap.
             then: Called once `on_gap` has returned.
         """
-        self.count += 1
-        self.last = gap
+        self._note(gap)
         log = logger.info if self._is_handled else self._warn
         log(
             "notifications may have been missed from %s to %s on %s: %s",
@@ -115,3 +116,40 @@ class GapReport(Hook):
             ),
         )
         self.call(gap, then)
+
+    def report_dropped(self, gap: Gap, then: Callable[[], object]) -> None:
+        """Report what a durable subscription has missed. Called by any source.
+
+        Args:
+            gap: The gap.
+            then: Called once `on_gap` has returned.
+        """
+        self._note(gap)
+        for one in gap.dropped:
+            log = logger.info if self._is_handled else self._warn_dropped
+            log(
+                "subscription %r on channel %r has missed %s%s, from %d to %d, published from %s "
+                "to %s: it was further behind than its max_lag",
+                one.subscription,
+                one.channel,
+                "" if one.is_exact else "up to ",
+                count(one.entries, "entry", "entries"),
+                one.from_id,
+                one.to_id,
+                gap.since.isoformat(),
+                gap.until.isoformat(),
+                extra=about(
+                    "dropped_behind",
+                    subscription=one.subscription,
+                    channel=one.channel,
+                    count=one.entries,
+                    since=gap.since,
+                    until=gap.until,
+                ),
+            )
+        self.call(gap, then)
+
+    def _note(self, gap: Gap) -> None:
+        with self._lock:
+            self.count += 1
+            self.last = gap

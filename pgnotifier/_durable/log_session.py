@@ -1,6 +1,6 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -65,12 +65,15 @@ SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
 FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) %s AND NOT dead
 """
 _FIGURES = """
-SELECT p.sub, s.last_value, s.last_value OPERATOR(pg_catalog.-) p.id_hi, p.at,
-    (SELECT pg_catalog.count(*) FROM pgnotifier.failed AS f
-    WHERE f.sub OPERATOR(pg_catalog.=) p.sub AND NOT f.dead),
-    (SELECT pg_catalog.count(*) FROM pgnotifier.failed AS f
-    WHERE f.sub OPERATOR(pg_catalog.=) p.sub AND f.dead)
+SELECT p.sub, s.last_value, m.behind, m.oldest, f.failed, f.attempts, f.dead
 FROM pgnotifier.positions AS p CROSS JOIN pgnotifier.log_id_seq AS s
+CROSS JOIN LATERAL pgnotifier.measure(p.sub) AS m
+CROSS JOIN LATERAL (
+    SELECT pg_catalog.count(*) FILTER (WHERE NOT dead) AS failed,
+        pg_catalog.count(*) FILTER (WHERE dead) AS dead,
+        pg_catalog.max(attempts) FILTER (WHERE NOT dead) AS attempts
+    FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) p.sub
+) AS f
 WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
 _BELL = "pgnotifier_wake"
@@ -79,6 +82,12 @@ POOLED = (
     "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
     "session mode (PgBouncer: pool_mode=session for this database)"
 )
+_NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
+_FIND_UNREAD = "SELECT name, channel, read_at, slots, bytes FROM pgnotifier.find_unread()"
+_TAKE_GAPS = """
+SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_gaps(%s)
+"""
+_DROP_GAPS = "SELECT pgnotifier.drop_gaps(%s)"
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
 
@@ -149,17 +158,59 @@ class Figures(NamedTuple):
 
     Attributes:
         newest: The highest number in the log.
-        behind: How many entries were published since its position was saved, on any channel.
-        saved_at: When that was.
+        behind: How many entries come after its position; over a thousand, on any channel.
+        oldest: When the oldest of them was published, or earlier; None if there is none.
         failed: How many entries are to be retried.
+        attempts: How often the one of them that was tried most often was tried.
         dead: How many have failed for good.
     """
 
     newest: int
     behind: int
-    saved_at: datetime
+    oldest: datetime | None
     failed: int
+    attempts: int
     dead: int
+
+
+class Unread(NamedTuple):
+    """A subscription that nobody has read for long, and that keeps space.
+
+    Attributes:
+        name: Its id.
+        channel: Its channel.
+        read_at: When it was last read.
+        slots: How many slots it keeps.
+        bytes: Their size.
+    """
+
+    name: str
+    channel: str
+    read_at: datetime
+    slots: int
+    bytes: int
+
+
+class Missed(NamedTuple):
+    """What was dropped for a subscription.
+
+    Attributes:
+        n: The number of this note.
+        from_id: The first entry.
+        to_id: The last entry.
+        since: When the first one was published.
+        until: When the last one was published.
+        entries: How many there are, at most.
+        is_exact: Whether they were counted.
+    """
+
+    n: int
+    from_id: int
+    to_id: int
+    since: datetime
+    until: datetime
+    entries: int
+    is_exact: bool
 
 
 Failed = tuple[Row, Failure]
@@ -337,7 +388,26 @@ class LogSession:
     def figures(self, subs: Sequence[int]) -> dict[int, Figures]:
         """Return how far behind subscriptions are."""
         found = self.connection.execute(_FIGURES, (list(subs),))
-        return {sub: Figures(newest, max(0, behind), *rest) for sub, newest, behind, *rest in found}
+        return {
+            sub: Figures(newest, behind or 0, oldest, failed, attempts or 0, dead)
+            for sub, newest, behind, oldest, failed, attempts, dead in found
+        }
+
+    def note_reader(self, rates: Mapping[int, float]) -> None:
+        """Note that this session reads some subscriptions, each at a number of entries a second."""
+        self.connection.execute(_NOTE_READER, ([*rates], [*rates.values()]))
+
+    def find_unread(self) -> list[Unread]:
+        """Return what nobody reads although it keeps space; each once a day, whoever asks."""
+        return [Unread(*row) for row in self.connection.execute(_FIND_UNREAD)]
+
+    def take_missed(self, sub: int) -> list[Missed]:
+        """Return what was dropped for a subscription. It is kept until `forget_missed`."""
+        return [Missed(*row) for row in self.connection.execute(_TAKE_GAPS, (sub,))]
+
+    def forget_missed(self, missed: Iterable[Missed]) -> None:
+        """Forget what was reported."""
+        self.connection.execute(_DROP_GAPS, ([one.n for one in missed],))
 
     def doze(self) -> None:
         """Have publishers ring the bell from now on; look once more before waiting for it."""

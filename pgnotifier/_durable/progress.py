@@ -7,8 +7,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from pgnotifier._delivery.buffer import Trouble
+from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
 from pgnotifier._durable.flight import Flight, launch, retry_pause
 from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Row, Window
 from pgnotifier._log.dead_letters import Failure
@@ -28,6 +29,8 @@ SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
 IDLE_SAVE_PAUSE = 10.0
 """Seconds between two saved positions while there is nothing to deliver."""
+QUIET_SAVE_PAUSE = 300.0
+"""The same while nothing at all is published: the log may be full."""
 RETRY_CHECK = 5.0
 """Seconds between two looks for what other sessions have put aside."""
 
@@ -47,13 +50,16 @@ class Progress:
         last_id: The latest entry that was delivered by this process.
         held_since: Since when an entry that fails has held it up.
         figures: What the database says, now and then.
+        delivered: How many entries are settled since the start.
+        rate: How many entries a second were settled lately; None if that isn't known yet.
     """
 
     def __init__(
         self,
         binding: Binding,
-        hand_over: Callable[[Sequence[EntryItem]], object],
+        hand_over: Callable[[Sequence[EntryItem] | GapMarker], object],
         on_settled: Callable[[], object],
+        report_dropped: ReportDropped,
     ) -> None:
         """Begin without a number and a position.
 
@@ -61,6 +67,7 @@ class Progress:
             binding: The subscription.
             hand_over: Gives entries to the deliverer.
             on_settled: Called on any thread, once a batch is settled or lost.
+            report_dropped: Logs and reports what it has missed.
         """
         self.wanted: Binding | None = binding
         self.binding = binding
@@ -69,9 +76,13 @@ class Progress:
         self.last_id: int | None = None
         self.held_since: datetime | None = None
         self.figures: Figures | None = None
+        self.delivered = 0
+        self.rate: float | None = None
         self._is_elsewhere = False  # whether another replica advances it
         self._hand_over = hand_over
         self._on_settled = on_settled
+        self._report_dropped = report_dropped
+        self._dropping: Dropping | None = None
         self._is_locked = False
         self._flight: Flight | None = None
         self._retried: Flight | None = None
@@ -91,7 +102,8 @@ class Progress:
     @property
     def is_busy(self) -> bool:
         """Whether something is under way."""
-        return self._flight is not None or self._retried is not None
+        under_way = (self._flight, self._retried, self._dropping)
+        return any(one is not None for one in under_way)
 
     @property
     def is_gone(self) -> bool:
@@ -106,6 +118,8 @@ class Progress:
             times.append(self._retry_at)
         if self._flight is None and self._paused_until > monotonic():
             times.append(self._paused_until)
+        if self._dropping is not None:
+            times.append(monotonic() + RETRY_PAUSE)
         return min(times)
 
     def describe(self, name: Hashable, channel: str, trouble: Trouble) -> DurableStatus:
@@ -117,8 +131,8 @@ class Progress:
             trouble: Since when the log can't be read, and why.
         """
         figures, since, flight, lag = self.figures, self.behind_since, self._flight, 0
-        if self._is_elsewhere and figures is not None:
-            since, lag = (figures.saved_at if figures.behind else None), figures.behind
+        if figures is not None and (self._is_elsewhere or self._paused_until > monotonic()):
+            since, lag = figures.oldest, figures.behind
         elif flight is not None:
             newest = flight.rows[-1].id if figures is None else figures.newest
             lag = max(len(flight.rows), newest - flight.rows[0].id + 1)
@@ -129,6 +143,8 @@ class Progress:
             last_id=self.last_id,
             lag=lag,
             lag_seconds=max(0.0, seconds),
+            rate=self.rate,
+            attempts=max(self._attempts, figures.attempts if figures is not None else 0),
             failed=figures.failed if figures is not None else 0,
             dead=figures.dead if figures is not None else 0,
             held_since=self.held_since,
@@ -145,7 +161,7 @@ class Progress:
     def begin_again(self) -> None:
         """Trust nothing that is known of the log. What is under way is read again afterwards."""
         self.sub, self._is_locked = None, False
-        self._known = self._ahead = None
+        self._known = self._ahead = self._dropping = None
         if self._flight is not None:
             self._flight = replace(self._flight, is_void=True)
         if self._retried is not None:
@@ -163,6 +179,7 @@ class Progress:
         """
         self._settle(session)
         self._settle_retried(session)
+        self._settle_dropping(session)
         if not self.is_busy and self.wanted is not None:
             self.binding = self.wanted
         if self.wanted is not self.binding or not self.binding.live or self.sub is None:
@@ -170,7 +187,7 @@ class Progress:
             return False
         more = False
         if monotonic() >= self._paused_until and self._lock(session):
-            more = self._flight is None and self._read(session)
+            more = self._flight is None and self._dropping is None and self._read(session)
             if self._retried is None and monotonic() >= self._retry_at:
                 more = self._read_retries(session) or more
         self._let_go(session)
@@ -180,7 +197,7 @@ class Progress:
         """Save what is settled, and have nothing under way any more."""
         self._settle(session, at_once=True)
         self._settle_retried(session, at_once=True)
-        self._flight = self._retried = None
+        self._flight = self._retried = self._dropping = None
         self._let_go(session)
 
     # --- what comes next ---
@@ -212,7 +229,11 @@ class Progress:
         if window.state != "taken":
             return False
         if window.n != self._known:
+            is_new = self._known is None
             self._known, self._ahead = window.n, None
+            # Whoever has moved it may have dropped something.
+            if (is_new or self.durability.max_lag is not None) and self._take_missed(session):
+                return False
         holds = self.durability.on_failure == "stop"
         limit = 1 if holds else BATCH
         rows, is_rest = session.read(self.binding.subscription.channel, window, limit)
@@ -239,7 +260,8 @@ class Progress:
         self._ahead = window.target
         if window.is_now:
             self.behind_since = None
-        if window.newest > window.id_hi and monotonic() >= self._saved_at + IDLE_SAVE_PAUSE:
+        pause = IDLE_SAVE_PAUSE if window.newest > window.id_hi else QUIET_SAVE_PAUSE
+        if window.last_id or monotonic() >= self._saved_at + pause:
             self._save(session, Place(window.target))
 
     def _read_retries(self, session: LogSession) -> bool:
@@ -255,6 +277,16 @@ class Progress:
                 rows, self.binding, self._hand_over, self._on_settled, session.encoding
             )
         return bool(rows)
+
+    def _take_missed(self, session: LogSession) -> bool:
+        """Report what was dropped, if anything was, before anything else is delivered."""
+        assert self.sub is not None
+        missed = session.take_missed(self.sub)
+        if not missed:
+            return False
+        self._dropping = Dropping(self.binding, missed)
+        self._dropping.report(self._report_dropped, self._on_settled)
+        return True
 
     # --- what is under way ---
 
@@ -280,6 +312,7 @@ class Progress:
             failed = list(flight.failed(head, self.durability))
             if self._save(session, place, failed):
                 self.last_id = head[-1].id
+                self.delivered += len(head)
                 self._attempts, self.held_since = 0, None
             else:
                 left = None
@@ -321,6 +354,13 @@ class Progress:
         self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
         for one in failed:
             self._report(*one)
+
+    def _settle_dropping(self, session: LogSession) -> None:
+        """Forget what was dropped, once everybody knows."""
+        dropping = self._dropping
+        if dropping is not None and dropping.advance(self._hand_over, self._on_settled):
+            session.forget_missed(dropping.missed)
+            self._dropping = None
 
     def _hold(self, flight: Flight) -> None:
         """Stay where an entry has failed, and pause."""

@@ -13,16 +13,18 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.wakeup import Waiter
-from pgnotifier._delivery.buffer import Trouble
+from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.dropping import ReportDropped
 from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.strays import Strays
-from pgnotifier._log.reclaim import Reclaimer
+from pgnotifier._durable.upkeep import Upkeep
+from pgnotifier._log.positions import limit_lag
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.backoff import Backoff
@@ -37,7 +39,7 @@ from pgnotifier.errors import (
     PgNotifierError,
     in_one_line,
 )
-from pgnotifier.status import DurableStatus
+from pgnotifier.status import DurableStatus, LogState
 
 logger = logging.getLogger("pgnotifier.durable")
 
@@ -51,8 +53,6 @@ each publication would ring it."""
 RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
 replica may be busy with all that is published."""
-FIGURES_PAUSE = 5.0
-"""Seconds between two looks for what `status()` says."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 
@@ -74,10 +74,11 @@ class Source:
         dispatcher: Dispatcher,
         parameters: Parameters,
         registry: Callable[[], Registry],
-        hand_over: Callable[[Dispatcher, Sequence[EntryItem]], Deliverer | None],
+        hand_over: Callable[[Dispatcher, Sequence[EntryItem] | GapMarker], Deliverer | None],
         may_retire: Callable[[Dispatcher], bool],
         patience: float,
         warned: dict[str, object],
+        report_dropped: ReportDropped,
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -90,6 +91,7 @@ class Source:
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
             warned: The channels that were warned of: see `Strays`.
+            report_dropped: Logs and reports what a subscription has missed.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -108,15 +110,20 @@ class Source:
         self._stop_at: float | None = None
         self._is_moving = False
         self._left: Identity | None = None  # the latest session
-        self._figures_at = 0.0
-        self._reclaimer = Reclaimer()
         self._strays = Strays(warned)
+        self._report_dropped = report_dropped
+        self._upkeep = Upkeep()
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # --- called by any thread ---
+
+    @property
+    def log_state(self) -> LogState | None:
+        """How large the log is, and what holds it back, as it was known a moment ago."""
+        return self._upkeep.log_state
 
     def describe(self) -> Iterator[DurableStatus]:
         """Yield what the subscriptions are at, as far as it was known a moment ago."""
@@ -258,8 +265,7 @@ class Source:
                 return
             if self.ready.is_open and self._has_retired():
                 return
-            self._look_at_figures(session)
-            self._reclaimer.reclaim(session.connection)
+            self._upkeep.look(session, self.progress.values())
             if self._visit_all(session):
                 session.wake_up()
                 poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
@@ -318,34 +324,26 @@ class Source:
         progress = dict(self.progress)
         for key, binding in wanted.items():
             if key not in progress:
-                progress[key] = Progress(binding, self._hand_over, self._waiter.wake)
+                progress[key] = Progress(
+                    binding, self._hand_over, self._waiter.wake, self._report_dropped
+                )
         for key, one in progress.items():
             found = wanted.get(key)
             # Its position may have been forgotten between two subscriptions.
             if found is not None and (found is not one.wanted or one.sub is None):
                 subscription = found.subscription
                 assert subscription.durability is not None
-                one.become(
-                    session.subscribe(
-                        str(subscription.id),
-                        subscription.channel,
-                        subscription.durability.start,
-                    )
+                sub = session.subscribe(
+                    str(subscription.id),
+                    subscription.channel,
+                    subscription.durability.start,
                 )
+                limit_lag(session.connection, sub, subscription.durability.max_lag)
+                one.become(sub)
             one.wanted = found
         self.progress = progress
 
-    def _look_at_figures(self, session: LogSession) -> None:
-        """Look now and then how far behind the subscriptions are."""
-        if monotonic() < self._figures_at:
-            return
-        self._figures_at = monotonic() + FIGURES_PAUSE
-        known = [one for one in self.progress.values() if one.sub is not None]
-        figures = session.figures([one.sub for one in known if one.sub is not None])
-        for one in known:
-            one.figures = figures.get(one.sub or 0)
-
-    def _hand_over(self, items: Sequence[EntryItem]) -> None:
+    def _hand_over(self, items: Sequence[EntryItem] | GapMarker) -> None:
         deliverer = self._give(self.dispatcher, items)
         if deliverer is not None:
             self._deliverer = deliverer

@@ -7,13 +7,15 @@ from threading import TIMEOUT_MAX
 from time import monotonic
 
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.dropping import ReportDropped
 from pgnotifier._durable.source import Source
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Dispatcher
-from pgnotifier.status import DurableStatus
+from pgnotifier.status import DurableStatus, LogState
 
 LAST_SAVE = 0.5
 """Seconds for saving what is settled when the time of `stop()` is over."""
@@ -51,6 +53,7 @@ class Sources:
         registry: Callable[[], Registry],
         find_deliverer: Callable[[Dispatcher], Deliverer],
         patience: float,
+        report_dropped: ReportDropped,
     ) -> None:
         """Take what they work with. Nothing is started.
 
@@ -59,6 +62,7 @@ class Sources:
             registry: Returns the current registry of durable subscriptions.
             find_deliverer: Returns the deliverer of a dispatcher, which is made if there is none.
             patience: The seconds within which the server has to answer a query.
+            report_dropped: Logs and reports what a subscription has missed.
         """
         self.by_dispatcher: Mapping[Dispatcher, Source] = {}
         self._parameters = parameters
@@ -66,6 +70,7 @@ class Sources:
         self._find_deliverer = find_deliverer
         self._patience = patience
         self._warned: dict[str, object] = {}  # by channel, see `Strays`
+        self._report_dropped = report_dropped
         self._lock = threading.RLock()  # so that nothing is started or handed over after `stop`
         self._is_stopping = False
 
@@ -112,6 +117,11 @@ class Sources:
         """Return what each durable subscription is at."""
         return tuple(status for one in self.by_dispatcher.values() for status in one.describe())
 
+    def log_state(self) -> LogState | None:
+        """Return how large the log is, and what holds it back, if that is known."""
+        found = [one.log_state for one in self.by_dispatcher.values()]
+        return next((state for state in found if state is not None), None)
+
     def stop(self, deadline: float) -> None:
         """Have all read no more; return at once. Deliverers go on until the deadline."""
         with self._lock:
@@ -154,16 +164,21 @@ class Sources:
                 self._may_retire,
                 self._patience,
                 self._warned,
+                self._report_dropped,
             )
             found.start()
             self.by_dispatcher = {**self.by_dispatcher, dispatcher: found}
         return found
 
-    def _hand_over(self, dispatcher: Dispatcher, items: Sequence[EntryItem]) -> Deliverer | None:
+    def _hand_over(
+        self, dispatcher: Dispatcher, items: Sequence[EntryItem] | GapMarker
+    ) -> Deliverer | None:
         with self._lock:
             if self._is_stopping:
                 return None
             deliverer = self._find_deliverer(dispatcher)
+            if isinstance(items, GapMarker):
+                return deliverer if deliverer.take_over(items) else None
             return deliverer if deliverer.accept(items) else None
 
     def _may_retire(self, dispatcher: Dispatcher) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
 from pgnotifier._log import versions
+from pgnotifier.durability import MAX_INTEGER
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -18,6 +20,8 @@ from pgnotifier.errors import (
 
 VERSION = 2
 """The version of the schema that this version of pgnotifier installs, and needs."""
+LIMITS_SINCE = 2
+"""The first version that has a retention and a quota."""
 
 Part = Literal["publisher", "listener"]
 """What a role may do: publish, or read the log and move positions."""
@@ -28,6 +32,9 @@ SELECT pg_catalog.pg_get_userbyid(nspowner),
 FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'pgnotifier'
 """
 _VERSION = "SELECT version FROM pgnotifier.installed"
+_CONFIGURE = """
+SELECT pgnotifier.configure(%s::pg_catalog.interval, %s::pg_catalog.int8)
+"""
 _DROP = "DROP SCHEMA IF EXISTS pgnotifier CASCADE"
 
 _GRANTS: dict[Part, str] = {
@@ -96,18 +103,32 @@ TO {role};
 """The rights in the newest version. Those in an older one are in a file beside its statements."""
 
 
-def script(since: int = 0, version: int = VERSION) -> str:
+def script(
+    since: int = 0,
+    version: int = VERSION,
+    *,
+    retention: timedelta | None = None,
+    quota: int | None = None,
+) -> str:
     """Return the statements that install the schema, or upgrade it. They need one transaction.
 
     Args:
         since: The version that is installed. Default: none.
         version: The version to install. Default: the newest.
+        retention: As for `install`.
+        quota: As for `install`.
 
     Raises:
-        ConfigurationError: There is no such version, or it isn't newer.
+        ArgumentTypeError: An argument has the wrong type.
+        ConfigurationError: There is no such version, or it isn't newer; or a limit is wrong.
     """
     _check_versions(since, version)
-    return versions.make_script(versions.read_steps(since, version), since)
+    settings = _check_limits(retention, quota, version)
+    steps = versions.read_steps(since, version)
+    if settings is None:
+        return versions.make_script(steps, since)
+    literals = (sql.Literal(one).as_string(None) for one in settings)
+    return versions.make_script(steps, since, _CONFIGURE.strip() % tuple(literals) + ";")
 
 
 def statement(since: int = 0, version: int = VERSION) -> str:
@@ -143,28 +164,45 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     return versions.in_transaction(grants.format(role=to))
 
 
-def install(connection: psycopg.Connection[Any], version: int = VERSION) -> bool:
+def install(
+    connection: psycopg.Connection[Any],
+    version: int = VERSION,
+    *,
+    retention: timedelta | None = None,
+    quota: int | None = None,
+) -> bool:
     """Install the schema, or upgrade it; return whether there was anything to do.
 
     It may be called from several places at once. It uses the connection's transaction, if one is
     open, and else one of its own.
 
     Args:
-        connection: A connection of psycopg.
+        connection: A connection of the role that is to own the schema, or owns it.
         version: The version to install. A newer one is left as it is. Default: the newest.
+        retention: How long entries are kept at least, so that they can be replayed. Default: as
+            before; at first, until each subscription has got them.
+        quota: How many bytes the log may have. From then on, publications are refused. 0 stands for
+            any number. Default: as before; at first, any number.
 
     Raises:
+        ArgumentTypeError: The retention isn't a timedelta, or the quota isn't an int.
+        ConfigurationError: One of them is negative, or too high.
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
         ConfigurationError: There is no such version.
     """
     _check_versions(0, version)
+    settings = _check_limits(retention, quota, version)
+    is_changed = False
     with _translated("install the durable log"), connection.transaction():
         connection.execute(versions.BEGIN.encode(), prepare=False)
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
+        if settings:
+            row = connection.execute(_CONFIGURE, settings).fetchone()
+            is_changed = row is not None and bool(row[0])
         connection.execute(versions.END.encode(), prepare=False)
-    return found < version
+    return is_changed or found < version
 
 
 def uninstall(connection: psycopg.Connection[Any]) -> bool:
@@ -230,6 +268,28 @@ def _check_versions(since: object, version: object) -> None:
             f"can't bring the durable log from version {since} to {version}: this pgnotifier has "
             f"the versions 1 to {VERSION}"
         )
+
+
+def _check_limits(
+    retention: timedelta | None, quota: int | None, version: int
+) -> tuple[str | None, int | None] | None:
+    """Return what the schema's function takes; None if nothing is to be set."""
+    if retention is None and quota is None:
+        return None
+    if version < LIMITS_SINCE:
+        raise ConfigurationError(
+            f"version {version} of the durable log has no retention and no quota: they need "
+            f"version {LIMITS_SINCE}"
+        )
+    if retention is not None and not isinstance(retention, timedelta):
+        raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
+    if retention is not None and retention < timedelta():
+        raise ConfigurationError(f"the retention can't be negative: {retention}")
+    if quota is not None and type(quota) is not int:
+        raise ArgumentTypeError(f"the quota must be an integer, in bytes, not {quota!r:.80}")
+    if quota is not None and not 0 <= quota <= MAX_INTEGER:
+        raise ConfigurationError(f"the quota must be from 0 to {MAX_INTEGER}, not {quota}")
+    return None if retention is None else f"{retention.total_seconds():f} s", quota
 
 
 def _installed_version(connection: psycopg.Connection[Any]) -> int:

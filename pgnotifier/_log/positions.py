@@ -6,6 +6,7 @@ from typing import Any, Literal
 import psycopg
 
 from pgnotifier._log.guard import reanchor
+from pgnotifier.durability import MaxLag
 from pgnotifier.errors import ArgumentTypeError
 
 Start = Literal["now", "oldest"] | datetime | int
@@ -15,6 +16,9 @@ published at a time or later, or at an id."""
 _SUBSCRIBE = (
     "SELECT pgnotifier.subscribe(%s, %s, %s, %s::pg_catalog.int8, %s::pg_catalog.timestamptz)"
 )
+_LIMIT_LAG = """
+SELECT pgnotifier.limit_lag(%s, %s::pg_catalog.int8, %s::pg_catalog.int8, %s::pg_catalog.interval)
+"""
 _SEEK = "SELECT pgnotifier.seek(%s, %s, %s, %s::pg_catalog.int8, %s::pg_catalog.timestamptz)"
 _FORGET = "SELECT pgnotifier.forget(%s, %s)"
 
@@ -33,6 +37,20 @@ def subscribe(
     row = connection.execute(_SUBSCRIBE, (name, channel, *_since(start))).fetchone()
     assert row is not None
     return int(row[0])
+
+
+def limit_lag(connection: psycopg.Connection[Any], sub: int, max_lag: MaxLag | None) -> None:
+    """Limit how far a subscription may be behind, whoever runs it from now on, if anybody.
+
+    Args:
+        connection: A connection of `Parameters`.
+        sub: What `subscribe` returned.
+        max_lag: The limit; None for none.
+    """
+    given: tuple[Any, ...] = (None, None, None)
+    if max_lag is not None:
+        given = (max_lag.entries, max_lag.bytes, max_lag.age)
+    connection.execute(_LIMIT_LAG, (sub, *given))
 
 
 def seek(connection: psycopg.Connection[Any], name: str, channel: str, to: Start) -> bool:

@@ -1,7 +1,6 @@
 """Give space back that entries take which every subscription has passed."""
 
 import time
-from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -10,10 +9,8 @@ INTERVAL = 5.0
 """Seconds between two looks."""
 LAST = 60.0
 """The longest interval, while something like pg_dump uses a slot: each try holds readers up."""
-RETENTION = timedelta()
-"""How long entries are kept, at least."""
 
-_RECLAIM = "SELECT freed, blocked FROM pgnotifier.reclaim(%s)"
+_RECLAIM = "SELECT freed, blocked FROM pgnotifier.reclaim()"
 
 
 class Reclaimer:
@@ -23,13 +20,8 @@ class Reclaimer:
     session at a time does anything.
     """
 
-    def __init__(self, retention: timedelta = RETENTION) -> None:
-        """Begin to wait.
-
-        Args:
-            retention: How long entries are kept, at least.
-        """
-        self._retention = retention
+    def __init__(self) -> None:
+        """Begin to wait."""
         self._interval = INTERVAL
         self._due = time.monotonic() + INTERVAL
 
@@ -41,9 +33,21 @@ class Reclaimer:
         """
         if time.monotonic() < self._due:
             return 0
-        row = connection.execute(_RECLAIM, (self._retention,)).fetchone()
-        assert row is not None
-        freed, blocked = row
+        freed, blocked = reclaim(connection)
         self._interval = min(2 * self._interval, LAST) if blocked else INTERVAL
         self._due = time.monotonic() + self._interval
-        return int(freed)
+        return freed
+
+
+def reclaim(connection: psycopg.Connection[Any]) -> tuple[int, int]:
+    """Truncate what can be truncated, and apply the limits of subscriptions and of the log.
+
+    Args:
+        connection: A connection of `Parameters`, not in a transaction.
+
+    Returns:
+        How many slots were truncated, and how many could be, but are in use.
+    """
+    row = connection.execute(_RECLAIM).fetchone()
+    assert row is not None
+    return row[0], row[1]

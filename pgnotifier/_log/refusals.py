@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from pgnotifier._log.composing import too_large
 from pgnotifier.errors import (
+    LogFullError,
     LogNotInstalledError,
     LogRefusedError,
     PayloadEncodingError,
@@ -77,6 +78,10 @@ def _missing_character(channel: str, reason: str) -> PgNotifierError:
     )
 
 
+def _full(channel: str, reason: str) -> PgNotifierError:
+    return LogFullError(f"can't publish to {channel!r}: {reason}")
+
+
 def _too_large(channel: str, reason: str) -> PgNotifierError:
     return too_large(channel, f"too many bytes in the database's encoding ({reason})")
 
@@ -89,5 +94,6 @@ _EXPLAINED: Mapping[str, Callable[[str, str], PgNotifierError]] = {
     "25006": _read_only,  # read_only_sql_transaction
     "22P05": _missing_character,  # untranslatable_character
     "22021": _missing_character,  # character_not_in_repertoire
+    "53400": _full,  # configuration_limit_exceeded
     "23514": _too_large,  # check_violation
 }

@@ -124,7 +124,7 @@ def in_transaction(*parts: str) -> str:
     return "\n".join([part.strip() for part in (BEGIN, *parts, END)]) + "\n"
 
 
-def make_script(steps: Steps, since: int) -> str:
+def make_script(steps: Steps, since: int, *settings: str) -> str:
     """Return the statements that install the schema, or upgrade it from a version.
 
     An upgrade that has been made already, by another program perhaps, isn't made again.
@@ -132,10 +132,11 @@ def make_script(steps: Steps, since: int) -> str:
     Args:
         steps: The statements of the versions after `since`.
         since: The version that is installed; 0 if none is.
+        settings: Statements that follow.
     """
     if not since:
-        return in_transaction(*steps.values())
-    return in_transaction(_CHECK.format(since=since), *_unless_installed(steps))
+        return in_transaction(*steps.values(), *settings)
+    return in_transaction(_CHECK.format(since=since), *_unless_installed(steps), *settings)
 
 
 def make_statement(steps: Steps, since: int) -> str:

@@ -308,6 +308,7 @@ class Lifecycle:
             lambda: self.durable_registrar.registry,
             listener.router.deliverer_for,
             READING_PATIENCE * self.settings.heartbeat_timeout,
+            self.reports.gaps.report_dropped,
         )
         self._readings = []
         return listener

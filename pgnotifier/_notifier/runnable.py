@@ -196,6 +196,7 @@ def _describe(lifecycle: Lifecycle) -> Status:
         last_gap=reports.gaps.last,
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),
         durable=sources.describe() if sources is not None else (),
+        log=sources.log_state() if sources is not None else None,
     )
 
 

@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import durable, foreground
+from pgnotifier.cli import durable, foreground, positions
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
@@ -27,7 +27,14 @@ def pgnotifier() -> None:
     """Turn PostgreSQL notifications into tasks, jobs and calls."""
 
 
-for _subcommand in (durable.install, durable.uninstall, durable.dead, durable.replay):
+for _subcommand in (
+    durable.install,
+    durable.uninstall,
+    durable.dead,
+    durable.replay,
+    positions.positions,
+    positions.reclaim,
+):
     pgnotifier.add_command(_subcommand)
 
 

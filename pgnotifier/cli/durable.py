@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -16,6 +16,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
 from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.units import read_duration, read_size
 from pgnotifier.errors import PgNotifierError, in_one_line
 
 _HEADINGS = {
@@ -100,6 +101,20 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     metavar="ROLE",
     help="A role that may read and move durable subscriptions; may be given several times.",
 )
+@click.option(
+    "--retention",
+    callback=read_duration,
+    metavar="TIME",
+    help="How long entries are kept at least, so that they can be replayed: 12h, 7d. 0: until each "
+    "subscription has them, as at first.",
+)
+@click.option(
+    "--quota",
+    callback=read_size,
+    metavar="SIZE",
+    help="The size of the log from which on nothing can be published: 500MB, 20GB. 0: any size, as "
+    "at first.",
+)
 def install(
     dsn: str,
     prints: bool,
@@ -108,6 +123,8 @@ def install(
     checks: bool,
     publishers: tuple[str, ...],
     listeners: tuple[str, ...],
+    retention: timedelta | None,
+    quota: int | None,
 ) -> None:
     """Install the durable log, or upgrade it.
 
@@ -129,9 +146,10 @@ def install(
     wanted = durable.VERSION if version is None else version
     if prints:
         try:
-            click.echo(durable.install_script(since or 0, wanted), nl=False)
+            script = durable.install_script(since or 0, wanted, retention=retention, quota=quota)
         except PgNotifierError as exc:
             raise click.UsageError(str(exc)) from None
+        click.echo(script, nl=False)
         for role, part in grants:
             click.echo(durable.grant_script(role, part, wanted), nl=False)
         return
@@ -139,7 +157,7 @@ def install(
         if checks:
             click.echo(f"the durable log has version {durable.check(connection)}")
             return
-        changed = durable.install(connection, wanted)
+        changed = durable.install(connection, wanted, retention=retention, quota=quota)
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")

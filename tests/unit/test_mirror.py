@@ -29,6 +29,8 @@ ELSEWHERE = {
     "_listener/handover.py": "faults/test_moving.py",
     "_listener/heartbeat.py": "faults/test_half_open.py",
     "_listener/leadership.py": "integration/test_taking_over.py",
+    "_durable/dropping.py": "integration/test_limits.py",
+    "_durable/upkeep.py": "integration/test_limits.py",
     "_listener/listener.py": "integration/test_listening.py",
     "_listener/listening.py": "faults/test_reconnect.py",
     "_listener/new_connection.py": "integration/test_listening.py",

@@ -89,4 +89,5 @@ def test_of_a_notifier_that_never_ran():
         "last_gap": None,
         "dispatchers": (),
         "durable": (),
+        "log": None,
     }

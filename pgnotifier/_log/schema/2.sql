@@ -140,6 +140,20 @@ CREATE TABLE pgnotifier.reader (
     warned_at timestamptz -- when it was last noted that nobody reads it
 );
 
+-- Set what holds for the log; null leaves it as it is, and a quota of 0 removes it. Returns whether
+-- that has changed anything.
+CREATE FUNCTION pgnotifier.configure(retention interval, quota bigint) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    UPDATE pgnotifier.limits AS l SET
+        retention = coalesce(retention, l.retention),
+        quota = CASE WHEN quota IS NULL THEN l.quota ELSE nullif(quota, 0) END
+    WHERE l.retention <> retention
+        OR quota IS NOT NULL AND l.quota IS DISTINCT FROM nullif(quota, 0);
+    RETURN FOUND;
+END $$;
+
 -- While the log is full, new entries go here, where they are refused. Readers and publishers notice
 -- nothing of it until then: which slot is the current one is what each publication looks up anyway.
 CREATE TABLE pgnotifier.log_full (LIKE pgnotifier.log INCLUDING CONSTRAINTS);
@@ -475,11 +489,20 @@ BEGIN
         SELECT one FROM pg_snapshot_xip(place.done) AS one
         WHERE EXISTS (SELECT FROM pgnotifier.log AS l WHERE l.xid = one AND l.id > after_id)
     );
-    SELECT e.* INTO first FROM (
+    -- Of the next transactions, some may have begun long before they published.
+    WITH RECURSIVE e (n, xid, id, at) AS (
         (
-            SELECT l.xid, l.id, l.at FROM pgnotifier.log AS l
+            SELECT 1, l.xid, l.id, l.at FROM pgnotifier.log AS l
             WHERE l.xid >= top AND l.id > after_id ORDER BY l.xid, l.id LIMIT 1
         )
+        UNION ALL
+        SELECT e.n + 1, l.* FROM e CROSS JOIN LATERAL (
+            SELECT l.xid, l.id, l.at FROM pgnotifier.log AS l
+            WHERE l.xid > e.xid AND l.id > after_id ORDER BY l.xid, l.id LIMIT 1
+        ) AS l WHERE e.n < 20
+    )
+    SELECT e.* INTO first FROM (
+        SELECT e.xid, e.id, e.at FROM e
         UNION ALL
         SELECT l.xid, l.id, l.at FROM unnest(late) AS x (xid) CROSS JOIN LATERAL (
             SELECT l.xid, l.id, l.at FROM pgnotifier.log AS l
@@ -511,11 +534,13 @@ BEGIN
     ) THEN
         RETURN false;
     END IF;
-    before := (pgnotifier.find_boundary(first.xid, from_id, NULL)).before;
+    before := (
+        (pgnotifier.find_boundary(first.xid, from_id, NULL)).before::text::bigint + 1
+    )::text::xid8;
     here := pgnotifier.snapshot();
-    -- Dropped is what comes before this transaction, and of the window that begins with it, ids
-    -- below from_id. So what is left out of the former is, first, what is open still, and then what
-    -- began long ago and has published lately.
+    -- Dropped are the transactions before this one, and of the window that follows, ids below
+    -- from_id. Of the former are left out those that are open still, and those that have published
+    -- lately.
     open := ARRAY(
         SELECT one FROM pg_snapshot_xip(here) AS one WHERE one < before
         UNION
@@ -540,7 +565,7 @@ BEGIN
         max(e.at) FILTER (WHERE e.channel = place.channel) AS last_at
     INTO missed FROM (
         SELECT l.id, l.at, l.channel FROM pgnotifier.log AS l
-        WHERE (l.xid >= top AND l.xid <= before OR l.xid = ANY (late))
+        WHERE (l.xid >= top AND l.xid < before OR l.xid = ANY (late))
             AND l.id < from_id AND l.id > after_id
         ORDER BY l.xid, l.id LIMIT 100001
     ) AS e;
@@ -654,6 +679,31 @@ BEGIN
         ) AS best;
     END IF;
     RETURN coalesce(is_full, false);
+END $$;
+
+-- As in version 1. Publishers call it for each tick, so it looks at the quota as well: readers may
+-- all be down.
+CREATE OR REPLACE FUNCTION pgnotifier.snapshot() RETURNS pg_snapshot
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seen pg_snapshot := pg_current_snapshot();
+    own xid8 := pg_current_xact_id_if_assigned();
+BEGIN
+    IF EXISTS (SELECT FROM pgnotifier.limits AS l WHERE l.quota IS NOT NULL) THEN
+        PERFORM pgnotifier.apply_quota();
+    END IF;
+    IF own IS NULL OR own >= pg_snapshot_xmax(seen) THEN
+        RETURN seen;
+    END IF;
+    RETURN format(
+        '%s:%s:%s',
+        CASE WHEN own < pg_snapshot_xmin(seen) THEN own ELSE pg_snapshot_xmin(seen) END,
+        pg_snapshot_xmax(seen),
+        (
+            SELECT string_agg(one::text, ',' ORDER BY one)
+            FROM (SELECT pg_snapshot_xip(seen) AS one UNION SELECT own) AS running
+        )
+    );
 END $$;
 
 -- As in version 1, but drop first what subscriptions may not keep, keep what is younger than the
@@ -943,7 +993,13 @@ BEGIN
         VALUES
         ('pgnotifier.log_id_seq'::regclass, (SELECT max(l.id) FROM pgnotifier.log AS l)),
         ('pgnotifier.subscription_sub_seq', (SELECT max(u.sub) FROM pgnotifier.subscription AS u)),
-        ('pgnotifier.position_n_seq', (SELECT max(p.n) FROM pgnotifier.position AS p)),
+        (
+            'pgnotifier.position_n_seq',
+            greatest(
+                (SELECT max(p.n) FROM pgnotifier.position AS p),
+                (SELECT max(g.n) FROM pgnotifier.gap AS g)
+            )
+        ),
         ('pgnotifier.failed_n_seq', (SELECT max(f.n) FROM pgnotifier.failed AS f))
     ) AS used (sequence, highest)
     WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);

@@ -1,6 +1,8 @@
 """The commands for durable subscriptions."""
 
 import json
+import re
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -52,6 +54,85 @@ def letters(connection):
         position.save(connection, reading)
     made = dead_letters.find_letters(connection, everything=True)
     return [one.n for one in made]
+
+
+def test_limits_of_the_log(run, connection):
+    """`install` sets the retention and the quota, and `--sql` prints the same."""
+    said = (0, "installed the durable log\n")
+    assert run("install", "--retention", "7d", "--quota", "1.5GB") == said
+    state = durable.log_state(connection)
+    assert (state.retention, state.quota) == (timedelta(days=7), 1536 * 1024**2)
+    assert run("install", "--quota", "0") == said
+    assert run("install", "--quota", "0") == (0, "the durable log is up to date\n")
+    state = durable.log_state(connection)
+    assert (state.retention, state.quota) == (timedelta(days=7), None)
+    connection.execute("DROP SCHEMA pgnotifier CASCADE")
+    code, script = run("install", "--sql", "--retention", "90s")
+    assert code == 0
+    with connection.transaction():
+        connection.execute(script.encode())
+    assert durable.log_state(connection).retention == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--retention", "7"),
+        ("--retention", "-1d"),
+        ("--quota", "5 apples"),
+        ("--quota", "9999999TB"),
+    ],
+)
+def test_limits_that_can_not_work(run, option, value):
+    """A value without a unit, or one that is out of range, is refused."""
+    code, said = run("install", option, value)
+    assert code in (1, 2)
+    assert "Error: " in said
+
+
+def test_listing_positions(run, connection):
+    """`positions list` shows who is behind and what holds the log back, also as JSON."""
+    durable.install(connection, quota=1024**3)
+    connection.execute("SELECT pgnotifier.subscribe('invoice', 'orders')")
+    for number in range(3):
+        connection.execute("SELECT pgnotifier.publish('orders', %s)", (str(number),))
+        connection.execute("SELECT pgnotifier.reclaim('0', 1)")
+    code, said = run("positions", "list")
+    assert code == 0
+    headings, row, _, log, held = said.splitlines()
+    assert headings.split()[:3] == ["SUBSCRIPTION", "CHANNEL", "LAG"]
+    assert row.split()[:3] == ["invoice", "orders", "3"]
+    assert "nobody for" in row
+    assert re.fullmatch(r"log: \d+ kB of 1.0 GB in 3 slots", log)
+    assert "by subscription 'invoice' on channel 'orders', since 2" in held
+    shown = json.loads(run("positions", "list", "--json")[1])
+    assert shown["positions"][0]["lag"] == 3
+    assert shown["log"]["holders"][0]["kind"] == "subscription"
+
+
+def test_forgetting_a_position(run, connection):
+    """`positions forget` asks, and deletes a subscription."""
+    durable.install(connection)
+    connection.execute("SELECT pgnotifier.subscribe('invoice', 'orders')")
+    assert run("positions", "forget", "invoice", "-c", "orders", answer="n\n")[0] == 1
+    assert run("positions", "forget", "invoice", "-c", "orders", answer="y\n")[0] == 0
+    code, said = run("positions", "forget", "invoice", "-c", "orders", "-y")
+    assert (code, "there is no durable subscription 'invoice'" in said) == (1, True)
+    assert durable.positions(connection) == []
+
+
+def test_reclaiming(run, connection):
+    """`reclaim` gives space back although nobody reads, and applies a subscription's limit."""
+    durable.install(connection)
+    connection.execute("SELECT pgnotifier.subscribe('forgotten', 'orders')")
+    for number in range(4):
+        connection.execute("SELECT pgnotifier.publish('orders', %s)", (str(number),))
+        connection.execute("SELECT pgnotifier.reclaim('0', 1)")
+    connection.execute("SELECT pgnotifier.limit_lag(1, 1, NULL, NULL)")
+    code, said = run("reclaim")
+    assert code == 0
+    assert said.startswith("3 slots given back; the log has ")
+    assert durable.positions(connection)[0].dropped == 3
 
 
 def test_install(run, connection):

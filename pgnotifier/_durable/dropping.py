@@ -1,0 +1,117 @@
+"""What was dropped because a subscription was too far behind, on its way to whoever is to know."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from time import monotonic
+
+from pgnotifier._delivery.buffer import GapMarker
+from pgnotifier._durable.log_session import Missed
+from pgnotifier._durable.receipt import Ledger, SharedReceipt
+from pgnotifier.dispatch import Binding, Delivery
+from pgnotifier.notification import Dropped, Entry, Gap
+
+RETRY_PAUSE = 1.0
+"""Seconds before it is delivered once more, after a mute, say."""
+ReportDropped = Callable[[Gap, Callable[[], object]], object]
+"""Logs a gap, has `on_gap` called, and calls something once it has returned."""
+
+
+class Dropping:
+    """The gap of one subscription: `Notifier(on_gap=…)` gets it first, then its own `on_gap`.
+
+    The database keeps it until both are done, so that it is reported after a crash, too. The
+    source's thread owns it; hooks and dispatchers note on their threads what they have done.
+
+    Attributes:
+        missed: What the database has noted.
+    """
+
+    def __init__(self, binding: Binding, missed: Sequence[Missed]) -> None:
+        """Make a gap of what was dropped.
+
+        Args:
+            binding: The subscription.
+            missed: What the database has noted: at least one piece.
+        """
+        self.missed = missed
+        self._binding = binding
+        self._gap = reduce(Gap.merge, (_make_gap(binding, one) for one in missed))
+        self._is_reported = False
+        self._ledger: Ledger | None = None
+        self._tried_at = -math.inf
+
+    def report(self, report: ReportDropped, on_change: Callable[[], object]) -> None:
+        """Have it logged, and `Notifier(on_gap=…)` called.
+
+        Args:
+            report: What does so.
+            on_change: Called on any thread once that is done.
+        """
+
+        def note() -> None:
+            self._is_reported = True
+            on_change()
+
+        report(self._gap, note)
+
+    def advance(
+        self, hand_over: Callable[[GapMarker], object], on_change: Callable[[], object]
+    ) -> bool:
+        """Have it delivered once it is its turn; return whether everybody knows.
+
+        Args:
+            hand_over: Gives a delivery to the deliverer.
+            on_change: Called on any thread once it is done, or lost.
+        """
+        if not self._is_reported:
+            return False
+        to = self._binding.latest().on_gap
+        if to is None or (self._ledger is not None and self._ledger.is_done):
+            return True
+        is_due = to.live and monotonic() >= self._tried_at + RETRY_PAUSE
+        if is_due and (self._ledger is None or self._ledger.is_lost):
+            self._tried_at = monotonic()
+            self._ledger = self._deliver(to, hand_over, on_change)
+        return False
+
+    def _deliver(
+        self,
+        to: Binding,
+        hand_over: Callable[[GapMarker], object],
+        on_change: Callable[[], object],
+    ) -> Ledger:
+        number = self.missed[-1].n
+        ledger = Ledger([number], on_change)
+        plain = self._gap.to_notification(to.subscription.channel)
+        entry = Entry(
+            plain.channel,
+            plain.payload,
+            plain.raw,
+            plain.pid,
+            plain.received_at,
+            id=number,
+            published_at=self._gap.until,
+            receipt=SharedReceipt(ledger, to.mutes),
+        )
+        hand_over(GapMarker([Delivery(to, entry)]))
+        return ledger
+
+
+def _make_gap(binding: Binding, missed: Missed) -> Gap:
+    subscription = binding.subscription
+    dropped = Dropped(
+        str(subscription.id),
+        subscription.channel,
+        missed.entries,
+        missed.is_exact,
+        missed.from_id,
+        missed.to_id,
+    )
+    return Gap(
+        missed.since,
+        missed.until,
+        frozenset({subscription.channel}),
+        f"subscription {dropped.subscription!r} was further behind than its max_lag",
+        (dropped,),
+    )

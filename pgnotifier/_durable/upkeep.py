@@ -1,0 +1,92 @@
+"""What a source does now and then besides reading: it gives space back, and looks at figures."""
+
+import logging
+from collections.abc import Collection
+from time import monotonic
+
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.progress import Progress
+from pgnotifier._log.overview import log_state
+from pgnotifier._log.reclaim import Reclaimer
+from pgnotifier._runtime.log_records import about, count
+from pgnotifier.status import LogState  # noqa: TC001
+
+logger = logging.getLogger("pgnotifier.durable")
+
+FIGURES_PAUSE = 5.0
+"""Seconds between two looks for what `status()` says of subscriptions."""
+LOG_PAUSE = 30.0
+"""The same for what it says of the log."""
+READER_PAUSE = 60.0
+"""Seconds after which it is noted again who reads, and looked for what nobody reads."""
+MEGABYTE = 1024 * 1024
+
+
+class Upkeep:
+    """Does what is due. The source's thread owns it.
+
+    Attributes:
+        log_state: How large the log is, and what holds it back; None before the first look.
+    """
+
+    def __init__(self) -> None:
+        """Begin to wait."""
+        self.log_state: LogState | None = None
+        self._reclaimer = Reclaimer()
+        self._figures_at = self._log_at = self._reader_at = 0.0
+        self._looked_at: float | None = None
+        self._counts: dict[int, int] = {}
+
+    def look(self, session: LogSession, progress: Collection[Progress]) -> None:
+        """Do what is due by now.
+
+        Args:
+            session: The session of the source.
+            progress: Its subscriptions.
+        """
+        now = monotonic()
+        if now >= self._figures_at:
+            self._figures_at = now + FIGURES_PAUSE
+            self._look_at_figures(session, progress, now)
+        if now >= self._log_at:
+            self._log_at = now + LOG_PAUSE
+            self.log_state = log_state(session.connection)
+        if now >= self._reader_at:
+            self._reader_at = now + READER_PAUSE
+            session.note_reader(
+                {one.sub: one.rate or 0.0 for one in progress if one.sub is not None}
+            )
+            self._warn_of_unread(session)
+        self._reclaimer.reclaim(session.connection)
+
+    def _look_at_figures(
+        self, session: LogSession, progress: Collection[Progress], now: float
+    ) -> None:
+        known = {one.sub: one for one in progress if one.sub is not None}
+        figures = session.figures([*known])
+        for sub, one in known.items():
+            one.figures = figures.get(sub)
+            if self._looked_at is not None and sub in self._counts:
+                one.rate = (one.delivered - self._counts[sub]) / (now - self._looked_at)
+        self._looked_at = now
+        self._counts = {sub: one.delivered for sub, one in known.items()}
+
+    def _warn_of_unread(self, session: LogSession) -> None:
+        for one in session.find_unread():
+            logger.warning(
+                "nobody has read subscription %r on channel %r since %s, and it keeps %s of the "
+                "log, %.0f MB: run it, delete it with `pgnotifier positions forget`, or give it a "
+                "max_lag",
+                one.name,
+                one.channel,
+                one.read_at.isoformat(timespec="seconds"),
+                count(one.slots, "slot"),
+                one.bytes / MEGABYTE,
+                extra=about(
+                    "unread",
+                    subscription=one.name,
+                    channel=one.channel,
+                    since=one.read_at,
+                    size=one.bytes,
+                ),
+            )
