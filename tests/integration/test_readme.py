@@ -107,7 +107,7 @@ def test_a_durable_subscription(start, tmp_path, db, pgnotifier_redis_url, event
 
     celery = [sys.executable, "-m", "celery", "-A", "shop"]
     listener, log = start("first", *celery, "pgnotifier")
-    has_position = "SELECT FROM pgnotifier.subscription"
+    has_position = "SELECT 1 FROM pgnotifier.subscription"
     eventually(lambda: db.execute(has_position) or listener.poll() is not None, 60)
     assert listener.poll() is None, log.read_text()
     listener.send_signal(signal.SIGTERM)
