@@ -161,6 +161,8 @@ def install(
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")
+    for role, part in grants:
+        click.echo(f"role {role!r} has the rights of a {part}")
 
 
 @click.command()
