@@ -247,18 +247,30 @@ class LogMachine(RuleBasedStateMachine):
 
     @initialize(start=st.sampled_from(["now", "oldest"]))
     def start_with_a_subscription(self, start):
+        self._subscribe("a", "paid", start, "dead_letter", self.shop.admin)
         self._start_replica()
-        self._subscribe("a", "paid", start, "dead_letter")
 
     @precondition(lambda self: len(self.known) < 3)
     @rule(
         which=WHICH,
         start=st.sampled_from(["now", "oldest"]),
         on_failure=st.sampled_from(["dead_letter", "stop"]),
+        publishes=st.booleans(),
     )
-    def subscribe(self, which, start, on_failure):
+    def subscribe(self, which, start, on_failure, publishes):
         names = [one for one in itertools.product("ab", CHANNELS) if one not in self.known]
-        self._subscribe(*pick(which, names), start, on_failure)
+        name, channel = pick(which, names)
+        if publishes and not self.is_copied:  # in the same transaction, before and after
+            transaction = Transaction(self.shop.lend())
+            self.open.append(transaction)
+            self._publish(transaction, channel, ticks=False)
+            self._subscribe(name, channel, start, on_failure, transaction.connection)
+            self._publish(transaction, channel, ticks=True)
+            self._end(transaction, commits=True)
+        else:
+            self._subscribe(name, channel, start, on_failure, self.shop.admin)
+        for replica in self.running:
+            self._read_it(replica, self.known[name, channel])
 
     @has_subscriptions
     @rule(which=WHICH, place=st.integers(0, 15))
@@ -280,15 +292,13 @@ class LogMachine(RuleBasedStateMachine):
         for replica in self.running:
             replica.readings.pop(subscription, None)
 
-    def _subscribe(self, name, channel, start, on_failure):
+    def _subscribe(self, name, channel, start, on_failure, connection):
         subscription = Expected(name, channel, on_failure)
         kept = self._kept(channel)
-        LogSession(self.shop.admin).subscribe(name, channel, start)
+        LogSession(connection).subscribe(name, channel, start)
         self.is_copied = False
         self._go(subscription, start, kept)
         self.known[name, channel] = subscription
-        for replica in self.running:
-            self._read_it(replica, subscription)
 
     def _go(self, subscription, place, kept):
         """Expect what comes from a place on, given what the log has of the channel."""
