@@ -271,7 +271,10 @@ class Progress:
         self._retry_at = monotonic() + min(RETRY_CHECK, max(0.0, left or RETRY_CHECK))
         if left is None or left > 0:
             return False
-        rows = session.read_due(self.sub, RETRIES)
+        # A replica that has taken over may have given a number again: one at a time, as what is
+        # settled is known by its number.
+        found = session.read_due(self.sub, RETRIES)
+        rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
         if rows:
             self._retried = launch(
                 rows, self.binding, self._hand_over, self._on_settled, session.encoding
