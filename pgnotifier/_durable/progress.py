@@ -27,6 +27,8 @@ SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
 IDLE_SAVE_PAUSE = 10.0
 """Seconds between two saved positions while there is nothing to deliver."""
+LOCK_PAUSE = 0.2
+"""Seconds between two attempts to get a subscription that another replica advances."""
 RETRY_CHECK = 5.0
 """Seconds between two looks for what other sessions have put aside."""
 
@@ -72,6 +74,7 @@ class Progress:
         self._hand_over = hand_over
         self._on_settled = on_settled
         self._is_locked = False
+        self._lock_at = -math.inf
         self._flight: Flight | None = None
         self._retried: Flight | None = None
         self._known: int | None = None  # the number of the position
@@ -91,6 +94,17 @@ class Progress:
     def is_busy(self) -> bool:
         """Whether something is under way."""
         return self._flight is not None or self._retried is not None
+
+    @property
+    def awaits_entries(self) -> bool:
+        """Whether what is published now would be read at once, as far as is known."""
+        return (
+            self._flight is None
+            and not self._is_elsewhere
+            and self.wanted is self.binding
+            and self.binding.live
+            and monotonic() >= self._paused_until
+        )
 
     @property
     def is_gone(self) -> bool:
@@ -176,9 +190,11 @@ class Progress:
     # --- what comes next ---
 
     def _lock(self, session: LogSession) -> bool:
-        if not self._is_locked and self.sub is not None:
+        if not self._is_locked and self.sub is not None and monotonic() >= self._lock_at:
             self._is_locked = session.lock(self.sub)
             self._is_elsewhere = not self._is_locked
+            if self._is_elsewhere:
+                self._lock_at = monotonic() + LOCK_PAUSE
         return self._is_locked
 
     def _let_go(self, session: LogSession) -> None:
