@@ -1,7 +1,8 @@
 """Run a soak: cause random faults under load, and account for every notification.
 
 `python benchmarks/soak.py --minutes 10` exits with 1 if a notification was lost outside of a
-reported gap, or delivered twice or in the wrong order, or if the listener's process has grown.
+reported gap, or delivered twice or in the wrong order; if anything that was published durably is
+lost, or comes in the wrong order; or if the listener's process has grown.
 """
 
 import argparse
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from soaking.accounting import Ledger
 from soaking.faults import BURST, FAULTS, inflict
 from soaking.process import ListenerFailedError, Usage
-from soaking.stage import CHANNELS, Stage, set_up
+from soaking.stage import CHANNELS, DURABLE, VOLATILE, Stage, set_up
 
-RATE = 1000
+RATE = 1500
 OPEN_BOOKS = 180.0
 """Seconds after which explained notifications are forgotten. A later delivery is an offence."""
 MORE = Usage(resident=30.0, threads=1, files=2)
@@ -48,8 +49,9 @@ def soak(stage: Stage, minutes: float, every: float) -> Outcome:
     Raises:
         ListenerFailedError: The listener doesn't answer, or doesn't recover.
     """
-    stage.listener.ask("add", *CHANNELS)
-    stage.send([CHANNELS[number % len(CHANNELS)] for number in range(BURST)])
+    stage.listener.ask("add", *VOLATILE)
+    stage.listener.ask("keep", *DURABLE)
+    stage.send([name for name in CHANNELS for _ in range(BURST // len(VOLATILE))])
     stage.settle()
     stage.listener.ask("restart")
     stage.settle()
@@ -89,7 +91,9 @@ def describe(stage: Stage, number: int, did: str) -> str:
     return (
         f"{number:4} {time.strftime('%H:%M:%S')}  {did:60} sent {totals.sent:,}, "
         f"called {totals.came['callback']:,}, queued {totals.came['task']:,}, "
-        f"gaps {len(ledger.gaps)}" + (f", OFFENCES {offences:,}" if offences else "")
+        f"gaps {len(ledger.gaps)}, durable {ledger.durable.sent:,}, "
+        f"called {ledger.durable.came['callback']:,}, queued {ledger.durable.came['task']:,}"
+        + (f", OFFENCES {offences:,}" if offences else "")
     )
 
 
@@ -103,7 +107,8 @@ def judge(ledger: Ledger, outcome: Outcome) -> None:
 
 def print_summary(ledger: Ledger, outcome: Outcome) -> None:
     """Print the totals."""
-    totals, before, after = ledger.totals, outcome.before, outcome.after
+    totals, durable = ledger.totals, ledger.durable
+    before, after = outcome.before, outcome.after
     rows = {
         "faults": f"{outcome.faults:,}",
         "sent": f"{totals.sent:,}",
@@ -115,6 +120,12 @@ def print_summary(ledger: Ledger, outcome: Outcome) -> None:
         "doubled": f"{ledger.offences['doubled']:,}",
         "disordered": f"{ledger.offences['disordered']:,}",
         "queued again with the same task id": f"{totals.again:,}",
+        "durable: published": f"{durable.sent:,}",
+        "durable: delivered by a call": f"{durable.came['callback']:,}",
+        "durable: delivered as a task": f"{durable.came['task']:,}",
+        "durable: nobody knows if committed": f"{durable.perhaps:,}",
+        "durable: lost": f"{ledger.offences['durable lost']:,}",
+        "durable: delivered again": f"{durable.again:,}",
         "reconnects": f"{outcome.reconnects:,}",
         "gaps": f"{len(ledger.gaps):,}",
         "seconds in gaps": f"{ledger.disconnected():.1f}",
@@ -144,7 +155,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long faults go on (10)")
     parser.add_argument("--seed", type=int, help="the faults' order and measure (random)")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between faults (5)")
-    parser.add_argument("--rate", type=float, default=RATE, help="notifications a second (1000)")
+    parser.add_argument(
+        "--rate", type=float, default=RATE, help="notifications and entries a second (1500)"
+    )
     given = parser.parse_args()
     seed = secrets.randbelow(2**32) if given.seed is None else given.seed
     print(f"--seed {seed} --minutes {given.minutes:g} --every {given.every:g}", flush=True)

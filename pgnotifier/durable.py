@@ -12,6 +12,7 @@ from pgnotifier._log.installing import (
     grant_script,
     install,
     uninstall,
+    uninstall_script,
 )
 from pgnotifier._log.installing import script as install_script
 from pgnotifier._log.overview import log_state, positions
@@ -39,4 +40,5 @@ __all__ = [
     "publish",
     "publish_many",
     "uninstall",
+    "uninstall_script",
 ]

@@ -89,7 +89,7 @@ class ListenRefusedError(PgNotifierError, RuntimeError):
 
 
 class NotListeningError(PgNotifierError, ConnectionError):
-    """LISTEN succeeded, but notifications don't arrive because there is a pooler in between."""
+    """There is a pooler in between: LISTEN succeeded, but notifications don't arrive."""
 
 
 class NotifyRefusedError(PgNotifierError, RuntimeError):

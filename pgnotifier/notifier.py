@@ -243,6 +243,7 @@ class Notifier(Runnable):
         Raises:
             LogNotInstalledError: The database has no durable log: run `pgnotifier install`.
             LogRefusedError: This role may not read it.
+            NotListeningError: It can't be read through a pooler in transaction mode.
             ArgumentTypeError: The id isn't hashable, the channel isn't a str, or a callable isn't.
             UnknownOptionError: The dispatcher has no such option.
             ConfigurationError: `batch`, `debounce` and `key` don't go together, or can't work; or

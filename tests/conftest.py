@@ -3,17 +3,22 @@
 import gc
 import itertools
 import os
+import secrets
 import signal
 import socket
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 import waiting
 from database import Database
 from hypothesis import HealthCheck, settings
 from preforked import Preforked
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from published import DurableLog
 
 from pgnotifier import Notifier
@@ -240,3 +245,29 @@ def rabbitmq(_rabbitmq_server):
 def breakable_rabbitmq(rabbitmq):
     """Return that server for a test that stops, kills or closes it."""
     return rabbitmq
+
+
+@contextmanager
+def role(dsn):
+    """Yield the name of a new role, which may log in."""
+    name = f"role_{secrets.token_hex(4)}"
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+        try:
+            yield name
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def make_role(pgnotifier_dsn, request):
+    """Return a function that makes a role, and returns its name and conninfo string."""
+
+    def make():
+        made = role(pgnotifier_dsn)
+        name = made.__enter__()
+        request.addfinalizer(lambda: made.__exit__(None, None, None))
+        return name, make_conninfo(pgnotifier_dsn, user=name)
+
+    return make

@@ -3,6 +3,9 @@
 The time of a commit is only known to be between two times of this machine's clock. So a
 notification may lie in a gap if that interval and the gap overlap. It was delivered in the wrong
 order if its commit had ended before the commit of an earlier delivery began.
+
+What is published durably is in the same books, but no gap explains that it is missing, and it may
+come again.
 """
 
 import threading
@@ -47,12 +50,14 @@ class Sent:
     Attributes:
         channel: Its channel.
         commit: Its transaction.
+        is_durable: Whether it was published durably.
         expected: Whether it has to be delivered, because its channel has subscriptions.
         came: The routes on which it was delivered, each with the id of its task.
     """
 
     channel: str
     commit: Commit
+    is_durable: bool = False
     expected: bool = True
     came: dict[str, str] = field(default_factory=dict)
 
@@ -66,7 +71,8 @@ class Totals:
         perhaps: Notifications that weren't delivered, and may not have been committed.
         came: Notifications delivered, by route.
         in_gaps: Notifications that weren't delivered, and may have been committed in a gap.
-        again: Tasks that were enqueued again with the same id, which is documented behaviour.
+        again: Tasks that were enqueued again with the same id, and durable calls that were made
+            again, which is documented behaviour.
     """
 
     sent: int = 0
@@ -77,10 +83,24 @@ class Totals:
 
 
 class Ledger:
-    """Keeps the accounts. Any thread may call every method; `_lock` guards everything."""
+    """Keeps the accounts. Any thread may call every method; `_lock` guards everything.
 
-    def __init__(self) -> None:
+    Attributes:
+        totals: What was notified.
+        durable: What was published durably.
+        gaps: The gaps that were reported.
+        offences: What must not happen, and how often it did.
+        shown: Some of it in words.
+    """
+
+    def __init__(self, durable: Iterable[str] = ()) -> None:
+        """Begin with empty books.
+
+        Args:
+            durable: The channels on which is published durably.
+        """
         self.totals = Totals()
+        self.durable = Totals()
         self.gaps: list[Gap] = []
         self.offences: Counter[str] = Counter()
         self.shown: list[str] = []
@@ -89,7 +109,12 @@ class Ledger:
         self._removed: set[str] = set()
         self._last: dict[tuple[str, str, int], int] = {}
         self._latest: dict[tuple[str, str], float] = {}
+        self._durable = frozenset(durable)
         self._lock = threading.Lock()
+
+    def is_durable(self, channel: str) -> bool:
+        """Return whether one publishes durably on a channel."""
+        return channel in self._durable
 
     # --- what is sent ---
 
@@ -103,9 +128,10 @@ class Ledger:
             for channel in channels:
                 key = Key(sender, self._next[sender])
                 self._next[sender] += 1
-                self._sent[key] = Sent(channel, commit, expected)
+                sent = Sent(channel, commit, self.is_durable(channel), expected)
+                self._sent[key] = sent
                 keys.append(key)
-            self.totals.sent += len(keys)
+                self._totals(sent).sent += 1
             return commit, keys
 
     # --- what comes ---
@@ -127,13 +153,13 @@ class Ledger:
             elif sent.channel != channel:
                 self._offend("misrouted", f"{route} {key}: sent to {sent.channel!r}, not {channel}")
             elif route in sent.came:
-                if id and sent.came[route] == id:
-                    self.totals.again += 1
+                if sent.came[route] == id and (id or sent.is_durable):
+                    self._totals(sent).again += 1
                 else:
                     self._offend("doubled", f"{route} {key} on {channel!r}, {sent.commit}")
             else:
                 sent.came[route] = id
-                self.totals.came[route] += 1
+                self._totals(sent).came[route] += 1
                 self._check_order(route, key, sent)
             if route == "callback" and channel in self._removed:
                 self._offend("unwanted", f"{route} {key}: {channel!r} had been removed")
@@ -152,6 +178,8 @@ class Ledger:
                 self._offend("bad gap", f"{gap}: naive times")
             elif gap.since > gap.until or not gap.reason or not gap.channels:
                 self._offend("bad gap", str(gap))
+            elif gap.channels & self._durable:
+                self._offend("bad gap", f"{gap}: of a durable subscription")
 
     def mark_removed(self, channel: str, *, removed: bool) -> None:
         """Record that a channel has no subscriptions any more, or is about to get them."""
@@ -181,7 +209,8 @@ class Ledger:
                 return
             for key, sent in self._sent.items():
                 missing = " and ".join(route for route in ROUTES if route not in sent.came)
-                self._offend("lost", f"{missing} {key} on {sent.channel!r}, {sent.commit}")
+                what = "durable lost" if sent.is_durable else "lost"
+                self._offend(what, f"{missing} {key} on {sent.channel!r}, {sent.commit}")
             self._sent.clear()
 
     def disconnected(self) -> float:
@@ -213,12 +242,15 @@ class Ledger:
         if sent.came:  # it was received, so no gap excuses the other route
             return False
         if sent.commit.ended is None:
-            self.totals.perhaps += 1
+            self._totals(sent).perhaps += 1
             return True
-        if is_in_gap(sent, self.gaps):
+        if not sent.is_durable and is_in_gap(sent, self.gaps):
             self.totals.in_gaps += 1
             return True
         return False
+
+    def _totals(self, sent: Sent) -> Totals:
+        return self.durable if sent.is_durable else self.totals
 
     def _offend(self, kind: str, what: str) -> None:
         self.offences[kind] += 1

@@ -118,7 +118,7 @@ def stop_listener(stage: Stage) -> str:
 
 def burst(stage: Stage) -> str:
     stage.send([stage.rng.choice(stage.senders.channels) for _ in range(BURST)])
-    return f"{BURST:,} notifications in one transaction"
+    return f"{BURST:,} notifications and entries in one transaction"
 
 
 def change_channels(stage: Stage) -> str:

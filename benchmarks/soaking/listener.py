@@ -65,6 +65,13 @@ class Listener:
             self._notifier.subscribe("called", channel, called)
             self._notifier.subscribe("queued", channel, queued, dispatcher=self._dispatcher)
 
+    def keep(self, *channels: str) -> None:
+        """Subscribe them durably to each of these channels."""
+        celery = self._dispatcher
+        for channel in channels:
+            self._notifier.subscribe("called", channel, called, durable=True)
+            self._notifier.subscribe("queued", channel, queued, durable=True, dispatcher=celery)
+
     def remove(self, channel: str) -> None:
         """Stop listening to a channel."""
         self._notifier.remove_channel(channel)

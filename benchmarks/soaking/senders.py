@@ -1,4 +1,4 @@
-"""Generate the load: connections that notify in small transactions, and reconnect."""
+"""Generate the load: connections that notify and publish in small transactions, and reconnect."""
 
 import random
 import threading
@@ -14,7 +14,10 @@ from .accounting import Key, Ledger
 CONNECTIONS = 4
 SIZES = (1, 1, 1, 2, 5)
 """The possible numbers of notifications in a transaction."""
-QUERY = "SELECT count(pg_notify(c, p)) FROM unnest(%s::text[], %s::text[]) AS n (c, p)"
+QUERY = """
+SELECT count(CASE WHEN durable THEN pgnotifier.publish(c, p)::text ELSE pg_notify(c, p)::text END)
+FROM unnest(%s::text[], %s::text[], %s::boolean[]) AS n (c, p, durable)
+"""
 
 
 class Sender:
@@ -35,14 +38,15 @@ class Sender:
     def send(
         self, connection: psycopg.Connection, channels: Sequence[str], *, expected: bool = True
     ) -> list[Key]:
-        """Notify each of the channels given, in one transaction.
+        """Notify each of the channels given, or publish to it, in one transaction.
 
         Raises:
             psycopg.Error: The connection is lost. The transaction may have been committed.
         """
         commit, keys = self._ledger.begin(self.number, channels, expected=expected)
         payloads = [f"[{key.sender},{key.number}]" for key in keys]
-        connection.execute(QUERY, (list(channels), payloads))
+        durable = [self._ledger.is_durable(channel) for channel in channels]
+        connection.execute(QUERY, (list(channels), payloads, durable))
         commit.ended = time.time()
         return keys
 

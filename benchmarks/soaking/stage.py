@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pgnotifier.durable import install
 from pgnotifier.testing import PostgresServer, ValkeyServer
 
 from .accounting import Key, Ledger
@@ -18,7 +19,9 @@ from .proxy import FaultyProxy
 from .senders import Sender, Senders
 from .tasks import TaskReader
 
-CHANNELS = ("orders", "payments", 'my "odd" channel', "ümläut")
+VOLATILE = ("orders", "payments", 'my "odd" channel', "ümläut")
+DURABLE = ("invoices", 'durable "ümläut"')
+CHANNELS = (*VOLATILE, *DURABLE)
 SETTLE_TIMEOUT = 90.0
 """Seconds. A half-open broker and then a half-open PostgreSQL take about 30."""
 
@@ -62,8 +65,8 @@ class Stage:
     def flush(self, channels: Sequence[str]) -> None:
         """Return when everything sent to these channels before was delivered or is lost.
 
-        Notifications are sent to each of them until one is delivered on both routes. Whatever was
-        committed before that one can't be delivered any more.
+        Notifications are sent, or entries published, to each of them until one is delivered on both
+        routes. Whatever was committed before that one can't be delivered any more.
 
         Raises:
             ListenerFailedError: None was delivered within 90 s.
@@ -111,11 +114,13 @@ def wait_for(condition: Callable[[], bool], timeout: float) -> bool:
 @contextmanager
 def set_up(seed: int, rate: float) -> Iterator[Stage]:
     """Start everything, and yield the stage. Nothing is sent yet."""
-    ledger = Ledger()
+    ledger = Ledger(DURABLE)
     with ExitStack() as stack:
         postgres = stack.enter_context(PostgresServer())
         valkey = stack.enter_context(ValkeyServer(persistent=True))
         dsn = postgres.create_database("soak")
+        with psycopg.connect(dsn) as connection:
+            install(connection)
         where = conninfo_to_dict(dsn)
         socket = Path(str(where["host"])) / f".s.PGSQL.{where['port']}"
         to_postgres = stack.enter_context(FaultyProxy(socket))

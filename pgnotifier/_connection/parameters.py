@@ -35,7 +35,18 @@ KEEPALIVE = {
 }
 """Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
+DEFAULTS = "libpq's defaults"
+"""What is shown of parameters if there are none."""
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
+_VARIABLES = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+    "user": "PGUSER",
+    "service": "PGSERVICE",
+}
+"""https://www.postgresql.org/docs/current/libpq-envars.html"""
 _SECRET = ("password", "sslpassword")
 _OPTIONS = frozenset(option.keyword.decode() for option in pq.Conninfo.get_defaults())
 Supply = Callable[[], Mapping[str, Any] | str]
@@ -83,7 +94,7 @@ class Parameters:
         return "db_conf"
 
     def __repr__(self) -> str:
-        return " ".join(f"{name}={self._known[name]}" for name in _SHOWN if name in self._known)
+        return _describe(self._known) or redact(_describe(_read_environment())) or DEFAULTS
 
     def check(self) -> None:
         """Check that connection parameters were given.
@@ -186,7 +197,7 @@ class SuppliedParameters(Parameters):
         self._known = {}
 
     def __repr__(self) -> str:
-        return super().__repr__() or f"from {name_callable(self._supply)}()"
+        return _describe(self._known) or f"from {name_callable(self._supply)}()"
 
     def resolve(self) -> Parameters:
         """Call the callable, and return the parameters that it returns.
@@ -278,6 +289,15 @@ def make_parameters(db_conf: "Mapping[str, Any] | str | Supply | Parameters | No
     return SuppliedParameters(db_conf) if callable(db_conf) else Parameters(db_conf)
 
 
+def _describe(known: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={known[name]}" for name in _SHOWN if name in known)
+
+
+def _read_environment() -> dict[str, str]:
+    """Return what libpq takes from variables such as PGHOST and PGSERVICE, without secrets."""
+    return {name: os.environ[key] for name, key in _VARIABLES.items() if os.environ.get(key)}
+
+
 def _parse(conninfo: str) -> dict[str, Any]:
     try:
         if not _MISREAD_URI.match(conninfo):
@@ -306,7 +326,9 @@ def _find_custom_values(options: str) -> list[str]:
     """
     words = re.split(r"(?<!\\)\s+", options)
     first = next((at for at, word in enumerate(words) if _CUSTOM.match(word)), len(words))
-    return [_CUSTOM.sub("", word) for word in words[first:] if word != "-c"]
+    found = [_CUSTOM.sub("", word) for word in words[first:] if word != "-c"]
+    # The server may take the rest of such a word for the argument of an option such as -S.
+    return [*found, *(word[2:] for word in found if word.startswith("-"))]
 
 
 _CUSTOM = re.compile(r"(?:-c|--)?[\w-]+\.[\w.-]+=")

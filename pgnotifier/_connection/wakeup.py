@@ -49,11 +49,15 @@ class Waiter:
 
     def wait(
         self, timeout: float, fd: int | None = None, *, read: bool = True, write: bool = False
-    ) -> None:
-        """Wait until the descriptor is ready, `wake` is called, or the seconds have passed."""
+    ) -> bool:
+        """Wait until the descriptor is ready, `wake` is called, or the seconds have passed.
+
+        Returns:
+            Whether `wake` was called.
+        """
         if fd is not None:
             self._watch(fd, read * selectors.EVENT_READ | write * selectors.EVENT_WRITE)
-        self._select(self._selector, timeout)
+        return self._select(self._selector, timeout)
 
     def wait_for_end(self, timeout: float, fd: int) -> bool:
         """Wait without reading; return whether the other end has closed the connection."""
@@ -93,11 +97,14 @@ class Waiter:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
 
-    def _select(self, selector: selectors.BaseSelector, timeout: float) -> None:
+    def _select(self, selector: selectors.BaseSelector, timeout: float) -> bool:
         self._before()
+        is_woken = False
         for key, _ in selector.select(timeout):
             if key.fileobj is self._woken:
                 self._take_wakes()
+                is_woken = True
+        return is_woken
 
     def _watch(self, fd: int, events: int) -> None:
         known = self._watched.get(fd, 0)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pgnotifier._log.references import Reference
 from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import LogThrottle, about, count
 from pgnotifier.dispatch import Binding, Delivery
@@ -55,6 +56,21 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         """Return the notification, with the payload that was made of the data."""
         data: Any = self.data  # an arrival makes its text of this when it is asked for it
         return Arrival(self.channel, payload, data, self.pid, self.received_at)
+
+
+class ReferenceItem(Item, frozen=True, gc=False):
+    """A notification with its payload in the log; its data are empty.
+
+    Attributes:
+        reference: Where the payload is.
+    """
+
+    reference: Reference
+
+    def with_data(self, data: bytes) -> Item:
+        """Return the notification with its payload."""
+        known = (self.channel, self.bindings, data, self.pid, self.received_at, self.proven_at)
+        return Item(*known)
 
 
 _data = attrgetter("data")
@@ -120,7 +136,7 @@ class Buffer:
         self._content: deque[Item | GapMarker] = deque()
         self._bytes = 0
         self._markers = 0
-        self._missed: tuple[Moment, frozenset[str]] | None = None
+        self._missed: tuple[Moment, frozenset[str], str] | None = None
         self._reported_at = 0.0
         self._warn = LogThrottle(logger)
 
@@ -163,22 +179,25 @@ class Buffer:
         return first is not None and (draining or getattr(first, "is_open", True))
 
     def take(self, batch_size: int) -> list[Item | GapMarker]:
-        """Return the first marker, or enough items for a batch. The buffer mustn't be empty.
+        """Return the first marker, the first reference, or enough items for a batch.
+
+        The buffer mustn't be empty. A reference comes alone, as its payload may be large.
 
         Args:
             batch_size: How many deliveries they may make. The last item may make more.
         """
         first = self._content[0]
-        if isinstance(first, GapMarker):
-            first.is_taken = True
-            self._markers -= 1
+        if type(first) is not Item:
+            if isinstance(first, GapMarker):
+                first.is_taken = True
+                self._markers -= 1
             return [self._content.popleft()]
         items: list[Item | GapMarker] = []
         deliveries, size = batch_size, BATCH_BYTES
         take = self._content.popleft
         while self._content and deliveries > 0 and size > 0:
             item = take()
-            if isinstance(item, GapMarker):
+            if type(item) is not Item:
                 self._content.appendleft(item)
                 break
             deliveries -= len(item.bindings)
@@ -222,11 +241,11 @@ class Buffer:
 
     @property
     def has_missed(self) -> bool:
-        """Whether something was dropped that `take_missed` hasn't returned yet."""
+        """Whether something was missed that `take_missed` hasn't returned yet."""
         return self._missed is not None
 
     def take_missed(self, now: Moment, *, at_once: bool) -> Gap | None:
-        """Return the gap that dropping has made since the last call; at most one in a second.
+        """Return the gap of what was missed since the last call; at most one in a second.
 
         Args:
             now: The present.
@@ -234,10 +253,10 @@ class Buffer:
         """
         if self._missed is None or not (at_once or now.steady >= self._reported_at + REPORT_PAUSE):
             return None
-        since, channels = self._missed
+        since, channels, why = self._missed
         self._missed = None
         self._reported_at = now.steady
-        return Gap(*stretch(since, now), channels, f"the buffer of {self._name} was full")
+        return Gap(*stretch(since, now), channels, why)
 
     def clear(self) -> None:
         """Forget all that waits."""
@@ -291,11 +310,15 @@ class Buffer:
             extra=about("dropping", dispatcher=self._name, count=len(lost)),
         )
         self.dropped += len(lost)
+        self.miss(lost, f"the buffer of {self._name} was full")
+
+    def miss(self, lost: Sequence[Item], why: str) -> None:
+        """Have the next gap cover items that won't be delivered."""
         since = min(item.proven_at for item in lost)
         channels = frozenset(item.channel for item in lost)
         if self._missed is not None:
             since, channels = min(since, self._missed[0]), channels | self._missed[1]
-        self._missed = since, channels
+        self._missed = since, channels, why
 
 
 def _size_of(items: Sequence[Item]) -> int:

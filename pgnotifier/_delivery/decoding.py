@@ -1,14 +1,23 @@
 """Decoding: notifications that waited become deliveries with a payload."""
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pgnotifier._delivery.buffer import GapMarker, Item
+from pgnotifier._delivery.buffer import GapMarker, Item, ReferenceItem
 from pgnotifier._delivery.succession import Succession
+from pgnotifier._log.references import Reference
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.dispatch import Binding, Delivery
+from pgnotifier.errors import in_one_line
 from pgnotifier.notification import Arrival
 from pgnotifier.payload import decode as usual_decode
 from pgnotifier.payload import decode_bytes
+
+logger = logging.getLogger("pgnotifier.delivery")
+
+FindPayload = Callable[[str, Reference], bytes | None]
+"""Returns the payload that a reference stands for, given its channel; None if that is gone."""
 
 _IMMUTABLE = frozenset({str, int, float, bool, type(None), bytes, complex})
 _UNDECODED: Any = object()
@@ -17,8 +26,22 @@ _UNDECODED: Any = object()
 class Decoder:
     """Makes deliveries of what was taken out of a buffer. Owned by the deliverer's thread."""
 
-    def __init__(self, decode: Callable[[str], Any]) -> None:
-        """Take what makes a payload of a text."""
+    def __init__(
+        self,
+        decode: Callable[[str], Any],
+        find_payload: FindPayload,
+        miss: Callable[[Item, str], object],
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            decode: Makes a payload of a text.
+            find_payload: Returns the payload that a reference stands for.
+            miss: Called with what can't be delivered for want of its payload, and why.
+        """
+        self._find_payload = find_payload
+        self._miss = miss
+        self._warn = LogThrottle(logger)
         # The usual decoder takes the bytes, which saves making a text of them.
         self.read = decode_bytes
         if decode is not usual_decode:
@@ -26,6 +49,10 @@ class Decoder:
 
     def decode(self, binding: Binding, item: Item) -> Delivery | None:
         """Return the delivery of one item for one binding; report it if it can't be decoded."""
+        found = self._resolve(item) if isinstance(item, ReferenceItem) else item
+        if found is None:
+            return None
+        item = found
         try:
             payload = self.read(item.data)
         except BaseException as exc:  # noqa: BLE001 - a user's decoder
@@ -48,8 +75,11 @@ class Decoder:
         """
         read = self.read
         for item in items:
-            if isinstance(item, GapMarker):
-                succession.give(item.deliveries, deliveries)
+            if type(item) is not Item:
+                if isinstance(item, GapMarker):
+                    succession.give(item.deliveries, deliveries)
+                elif isinstance(item, ReferenceItem) and (found := self._resolve(item)):
+                    self.decode_items([found], deliveries, succession)
                 continue
             payload = _UNDECODED
             data: Any = item.data  # an arrival makes its text of this when it is asked for it
@@ -74,6 +104,27 @@ class Decoder:
                     deliveries.append(delivery)
                 else:
                     succession.gather(delivery, deliveries)
+
+    def _resolve(self, item: ReferenceItem) -> Item | None:
+        """Return a notification with the payload that it refers to; None if that can't be read."""
+        try:
+            data = self._find_payload(item.channel, item.reference)
+        except BaseException as exc:  # noqa: BLE001 - `db_conf` may raise anything
+            why, error = f"can't be read from the log: {in_one_line(exc)}", type(exc).__name__
+        else:
+            if data is not None:
+                return item.with_data(data)
+            why, error = "isn't in the log any more", "LookupError"
+        self._warn(
+            "a payload of over 7,999 bytes for channel %r %s; a gap covers it",
+            item.channel,
+            why,
+            extra=about(
+                "payload_missing", channel=item.channel, entry=item.reference.id, error=error
+            ),
+        )
+        self._miss(item, f"a payload of over 7,999 bytes {why}")
+        return None
 
 
 def _report(binding: Binding, item: Item, exc: BaseException) -> None:

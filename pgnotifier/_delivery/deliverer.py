@@ -10,7 +10,7 @@ from typing import Any
 from pgnotifier._delivery.attempts import Attempts
 from pgnotifier._delivery.batching import Gatherer
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
-from pgnotifier._delivery.decoding import Decoder
+from pgnotifier._delivery.decoding import Decoder, FindPayload
 from pgnotifier._delivery.ending import Ending
 from pgnotifier._delivery.intake import EntryItem, Intake, decode_entries, take_next
 from pgnotifier._delivery.succession import Succession
@@ -66,6 +66,7 @@ class Deliverer:
         size: int,
         overflow: Overflow,
         on_room: Callable[[], None],
+        find_payload: FindPayload = lambda *_: None,
         max_bytes: int = BUFFER_BYTES,
         owner: object = None,
     ) -> None:
@@ -76,7 +77,8 @@ class Deliverer:
             decode: Makes a payload of a notification's text.
             size: How many notifications may wait.
             overflow: What to do with one more.
-            on_room: Called once a full buffer is half empty again.
+            on_room: Called once a full buffer is half empty again, or if there is a gap to report.
+            find_payload: Returns what a reference stands for. Default: it is gone.
             max_bytes: How many bytes of payloads may wait.
             owner: The notifier that it works for.
         """
@@ -88,17 +90,11 @@ class Deliverer:
         self._ending = Ending()
         self.buffer = Buffer(self.name, size, max_bytes, overflow)
         self.intake = Intake()
-        self._decoder = Decoder(decode)
+        self._decoder = Decoder(decode, find_payload, self._miss)
         self._decoding = 0
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
-        self.succession = Succession(
-            dispatcher,
-            self._ending,
-            self.buffer,
-            self._gatherer,
-            self._decoder.decode,
-            self._deliver_for_another,
-        )
+        given = (self._ending, self.buffer, self._gatherer, self._decoder.decode)
+        self.succession = Succession(dispatcher, *given, self._deliver_for_another)
         self._attempts = Attempts(self.name, self._ending, self._renew, lambda: self.waiting)
         self.thread = self._make_thread()
 
@@ -212,11 +208,7 @@ class Deliverer:
             return True
 
     def take_missed(self, *, at_once: bool = False) -> Gap | None:
-        """Return the gap that dropping has made since the last call; at most one in a second.
-
-        Args:
-            at_once: Whether to return it within the same second too, as there is no later call.
-        """
+        """Return the gap of what was missed since; at most one in a second, unless `at_once`."""
         with self._ending.bell.lock:
             return self.buffer.take_missed(Moment.now(), at_once=at_once)
 
@@ -371,6 +363,12 @@ class Deliverer:
             has_room = self.buffer.has_room_again()
         if has_room:
             self._on_room()
+
+    def _miss(self, item: Item, why: str) -> None:
+        """Have the reader report a gap for what can't be delivered."""
+        with self._ending.bell.lock:
+            self.buffer.miss([item], why)
+        self._on_room()
 
     def _take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> None:
         """Give what is on its way for bindings with a successor to the successors."""

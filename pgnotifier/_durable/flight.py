@@ -27,12 +27,14 @@ class Flight:
         ledger: What of them is settled.
         window: Where they were read; None if they are retried.
         is_rest: Whether there were no more in that window.
+        is_void: Whether the log isn't the one any more that they were read from.
     """
 
     rows: Sequence[Row]
     ledger: Ledger
     window: Window | None
     is_rest: bool
+    is_void: bool = False
 
     @property
     def has_ended(self) -> bool:

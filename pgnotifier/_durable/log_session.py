@@ -1,6 +1,6 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._connection.session import encoding_of
+from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._log.dead_letters import (
     Failure,
@@ -18,10 +18,12 @@ from pgnotifier._log.dead_letters import (
     record_failure,
 )
 from pgnotifier._log.guard import check_server, reanchor
+from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import (
     ConnectionFailedError,
     LogNotInstalledError,
     LogRefusedError,
+    NotListeningError,
     PgNotifierError,
     in_one_line,
 )
@@ -29,11 +31,25 @@ from pgnotifier.errors import (
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
-_HOLD = "SELECT pgnotifier.hold(%s)"
+_PID = "SELECT pg_catalog.pg_backend_pid()"
+_RUN = """
+SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text, d.oid, n.oid
+FROM pg_catalog.pg_database AS d CROSS JOIN pg_catalog.pg_namespace AS n
+WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
+AND n.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+"""
+# Null in a session other than the one that it began with, which only a pooler can make of it.
+_HOLD = """
+SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
+    THEN pgnotifier.hold(%s) END
+"""
 _UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
 _WINDOW = """
 SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
-    newest
+    newest, (
+        SELECT s.oid FROM pg_catalog.pg_namespace AS s
+        WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+    )
 FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
 """
 _READ = """
@@ -66,6 +82,12 @@ _TAKE_GAPS = """
 SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_gaps(%s)
 """
 _DROP_GAPS = "SELECT pgnotifier.drop_gaps(%s)"
+_BELL = "pgnotifier_wake"
+POOLED = (
+    "durable subscriptions can't be read through a pooler in transaction or statement mode, "
+    "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
+    "session mode (PgBouncer: pool_mode=session for this database)"
+)
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
 
@@ -202,14 +224,32 @@ class LogSession:
     rather than by the lock of its row. That needs a transaction, and one that is open for as long
     as a broker is down would keep the whole database from being vacuumed. The row is locked just
     for the moment in which its position moves.
+
+    Attributes:
+        run: Names the log, its database, and the run of the server. Only as long as it stays the
+            same, numbers of subscriptions, positions, entries and transactions mean the same: a
+            server that was started again may have an older state of the database, or may be a
+            standby that has not got all of it.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        """Take the connection."""
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        on_other: Callable[[str, str, int], object] = lambda *_: None,
+    ) -> None:
+        """Take the connection, and ask which process of the server it has.
+
+        Args:
+            connection: The connection.
+            on_other: Called with channel, payload and pid of notifications that aren't the bell's.
+        """
         self.connection = connection
         self.encoding = encoding_of(connection)
+        self.server_pid = int(self._one(_PID)[0])
+        self.run: tuple[str, int, int] | None = None
         self._has_rung = False
-        connection.add_notify_handler(self._note_ring)
+        self._on_other = on_other
+        connection.add_notify_handler(lambda one: self._note(one.channel, one.payload, one.pid))
         self._shares: bool | None = None  # what `doze` has returned, while dozing
 
     @property
@@ -227,10 +267,42 @@ class LogSession:
         check_server(self.connection)
         self.connection.execute("SET synchronous_commit TO local")
         self.connection.execute("LISTEN pgnotifier_wake")
+        started, database, schema = self._one(_RUN)
+        self.run = started, database, schema
+
+    def subscribe(self, name: str, channel: str, start: Start) -> int:
+        """Return the number of a subscription; make it first if it is new.
+
+        Args:
+            name: The subscription's id.
+            channel: Its channel.
+            start: Where it begins, if it is new.
+        """
+        try:
+            return subscribe(self.connection, name, channel, start)
+        except psycopg.errors.ObjectNotInPrerequisiteState:  # the log is a copy
+            if not self.reanchor():
+                raise
+            return subscribe(self.connection, name, channel, start)
+
+    def listen(self, verb: str, channels: Iterable[str]) -> None:
+        """LISTEN to other channels, or UNLISTEN.
+
+        Only where the database's encoding is UTF-8: there, no payload can end the session.
+        """
+        if self.encoding.client == "UTF8":
+            self.connection.execute(listen_query(channels, verb))
 
     def lock(self, sub: int) -> bool:
-        """Hold a subscription, so that no other replica advances it; return False if one does."""
-        return bool(self._one(_HOLD, (sub,))[0])
+        """Hold a subscription, so that no other replica advances it; return False if one does.
+
+        Raises:
+            NotListeningError: A pooler has given the session to another client.
+        """
+        (held,) = self._one(_HOLD, (self.server_pid, sub))
+        if held is None:
+            raise NotListeningError(POOLED)
+        return bool(held)
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
@@ -243,8 +315,14 @@ class LogSession:
             sub: Its number.
             known: The number of the position after which `ahead` was found.
             ahead: A snapshot up to which there was nothing to deliver.
+
+        Raises:
+            psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
         """
-        return Window(*self._one(_WINDOW, (sub, known, ahead)))
+        *window, schema = self._one(_WINDOW, (sub, known, ahead))
+        if self.run is not None and schema != self.run[-1]:
+            raise psycopg.OperationalError("the log was replaced by another one")
+        return Window(*window)
 
     def read(self, channel: str, window: Window, limit: int) -> tuple[list[Row], bool]:
         """Return the first entries of a window, in order, and whether there are no more in it.
@@ -347,14 +425,20 @@ class LogSession:
         """Read what has arrived, without waiting; return whether the bell has rung."""
         pgconn = self.connection.pgconn
         pgconn.consume_input()
-        while pgconn.notifies() is not None:
-            self._has_rung = True
+        while (one := pgconn.notifies()) is not None:
+            channel, payload = (
+                part.decode("utf-8", "replace") for part in (one.relname, one.extra)
+            )
+            self._note(channel, payload, one.be_pid)
         rung, self._has_rung = self._has_rung, False
         return rung
 
-    def _note_ring(self, _: object) -> None:
-        """Learn that it has rung while a query was under way."""
-        self._has_rung = True
+    def _note(self, channel: str, payload: str, pid: int) -> None:
+        """Note a notification, which may have arrived while a query was under way."""
+        if channel == _BELL:
+            self._has_rung = True
+        else:
+            self._on_other(channel, payload, pid)
 
     def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         found = self.connection.execute(query.encode(), values).fetchone()

@@ -11,13 +11,14 @@ T = TypeVar("T")
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
-    """A connection with queries that fail if the server doesn't answer.
+    """A connection with queries that fail if the server is silent.
 
     The kernel notices a network that is gone. It doesn't notice a server that hangs, or something
     in between that takes what is sent, and forgets it.
 
     Attributes:
-        patience: The seconds that a query may take. Default: no limit.
+        patience: The seconds for which nothing may come from the server during a query, nor be
+            taken by it. An entry of 64 MiB may take longer as a whole. Default: no limit.
     """
 
     patience: float | None = None
@@ -26,29 +27,29 @@ class ImpatientConnection(psycopg.Connection[Any]):
         """Wait for a query, but not for ever.
 
         Raises:
-            psycopg.OperationalError: It takes too long. The connection is closed.
+            psycopg.OperationalError: The server is silent. The connection is closed.
         """
         if self.patience is None:
             return super().wait(gen, *args, **kwargs)
-        result: T = self._wait_until(monotonic() + self.patience, gen)
+        result: T = self._wait_impatiently(self.patience, gen)
         return result
 
-    def _wait_until(self, deadline: float, gen: Any) -> Any:
+    def _wait_impatiently(self, patience: float, gen: Any) -> Any:
         """Do what a generator of the driver does: it yields what to wait for on the socket.
 
         The driver's own functions resume it only when the socket is ready, before psycopg 3.3.
         """
         try:
-            wanted = next(gen)
+            wanted, deadline = next(gen), monotonic() + patience
             with selectors.DefaultSelector() as selector:
                 selector.register(self.fileno(), wanted)
                 while True:
                     ready = selector.select(max(0.0, deadline - monotonic()))
                     if ready:
-                        wanted = gen.send(ready[0][1])
+                        wanted, deadline = gen.send(ready[0][1]), monotonic() + patience
                         selector.modify(self.fileno(), wanted)
                     elif monotonic() >= deadline:
                         self.close()
-                        raise psycopg.OperationalError(f"no answer within {self.patience:g} s")
+                        raise psycopg.OperationalError(f"no answer within {patience:g} s")
         except StopIteration as end:
             return end.value

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -152,10 +153,19 @@ class Progress:
         )
 
     def become(self, sub: int) -> None:
-        """Have another number in the log: a new position was made."""
+        """Have a number in the log. If it is another one, a new position was made."""
         if sub != self.sub:
-            self.sub, self._is_locked = sub, False
-            self._flight = self._retried = self._known = self._ahead = self._dropping = None
+            self.begin_again()
+            self.sub = sub
+
+    def begin_again(self) -> None:
+        """Trust nothing that is known of the log. What is under way is read again afterwards."""
+        self.sub, self._is_locked = None, False
+        self._known = self._ahead = self._dropping = None
+        if self._flight is not None:
+            self._flight = replace(self._flight, is_void=True)
+        if self._retried is not None:
+            self._retried = replace(self._retried, is_void=True)
 
     def disconnect(self) -> None:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
@@ -285,6 +295,9 @@ class Progress:
         flight = self._flight
         if flight is None:
             return
+        if flight.is_void:
+            self._flight = None if flight.has_ended or at_once else flight
+            return
         has_ended = flight.has_ended
         if not (has_ended or at_once or monotonic() >= self._saved_at + SAVE_PAUSE):
             return
@@ -328,6 +341,9 @@ class Progress:
         """Forget what has succeeded at last; put off, or set aside, what has failed again."""
         flight = self._retried
         if flight is None or not (flight.has_ended or at_once):
+            return
+        if flight.is_void:
+            self._retried = None
             return
         settled = [row for row in flight.rows if row.id not in flight.ledger.left]
         failed = list(flight.failed(settled, self.durability))

@@ -17,11 +17,14 @@ from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.dropping import ReportDropped
+from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession, translate
 from pgnotifier._durable.patience import ImpatientConnection
+from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
+from pgnotifier._durable.strays import Strays
 from pgnotifier._durable.upkeep import Upkeep
-from pgnotifier._log.positions import limit_lag, subscribe
+from pgnotifier._log.positions import limit_lag
 from pgnotifier._registry.change import Key  # noqa: TC001
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.backoff import Backoff
@@ -32,6 +35,7 @@ from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
     NotifierStoppedError,
+    NotListeningError,
     PgNotifierError,
     in_one_line,
 )
@@ -74,6 +78,7 @@ class Source:
         may_retire: Callable[[Dispatcher], bool],
         patience: float,
         report_dropped: ReportDropped,
+        warned: dict[str, object],
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -86,6 +91,7 @@ class Source:
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
             report_dropped: Logs and reports what a subscription has missed.
+            warned: The channels that were warned of: see `Strays`.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -97,6 +103,7 @@ class Source:
         self._may_retire = may_retire
         self._patience = patience
         self._known: Registry | None = None
+        self._latest_run: object = None
         self._deliverer: Deliverer | None = None
         self._asked: deque[Outcome] = deque()
         self._waiter = Waiter()
@@ -104,6 +111,8 @@ class Source:
         self._is_moving = False
         self._report_dropped = report_dropped
         self._upkeep = Upkeep()
+        self._left: Identity | None = None  # the latest session
+        self._strays = Strays(warned)
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
@@ -189,8 +198,23 @@ class Source:
             connection = self._parameters.connect(kind=ImpatientConnection)
             if isinstance(connection, ImpatientConnection):
                 connection.patience = self._patience
-            session = LogSession(connection)
+            self._strays.begin()
+            session = LogSession(connection, self._strays.note)
+            check_pooler(
+                session,
+                self._parameters,
+                self._waiter,
+                self._patience,
+                lambda: self._stop_at is not None,
+            )
             session.prepare()
+            if self._left is not None:
+                end_leftover(connection, self._left)
+            self._left = identify(connection)
+            if session.run != self._latest_run:
+                for one in self.progress.values():
+                    one.begin_again()
+                self._latest_run = session.run
             self._serve(session)
         except psycopg.Error as exc:
             why = translate(exc, self._parameters)
@@ -214,7 +238,7 @@ class Source:
         why = in_one_line(exc)
         self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
         if isinstance(
-            exc, LogNotInstalledError | LogRefusedError
+            exc, LogNotInstalledError | LogRefusedError | NotListeningError
         ):  # whoever waits should know: no new connection will help
             if not self.ready.is_open:
                 self.ready.settle(exc)
@@ -277,6 +301,7 @@ class Source:
         except BaseException:
             self._asked.extendleft(reversed(asked))
             raise
+        self._strays.watch((channel for _, channel in self.progress), session.listen)
         if self.trouble.since is not None:
             self.trouble = Trouble()
             name = type(self.dispatcher).__name__
@@ -308,8 +333,7 @@ class Source:
             if found is not None and (found is not one.wanted or one.sub is None):
                 subscription = found.subscription
                 assert subscription.durability is not None
-                sub = subscribe(
-                    session.connection,
+                sub = session.subscribe(
                     str(subscription.id),
                     subscription.channel,
                     subscription.durability.start,
@@ -335,10 +359,15 @@ class Source:
         Returns:
             Whether the bell has rung.
         """
-        now = monotonic()
-        due = min((one.due_at - now for one in self.progress.values()), default=longest)
-        self._waiter.wait(max(0.0, min(longest, due)), session.connection.fileno())
-        return session.has_rung()
+        until = min((one.due_at for one in self.progress.values()), default=math.inf)
+        until = min(until, monotonic() + longest)
+        while True:
+            left = max(0.0, until - monotonic())
+            is_woken = self._waiter.wait(left, session.connection.fileno())
+            if session.has_rung():
+                return True
+            if self._strays.warn() or is_woken or monotonic() >= until:
+                return False
 
     def _finish(self, session: LogSession) -> None:
         """Save what is settled until the deliverer has ended, or the time is over."""

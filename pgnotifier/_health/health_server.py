@@ -6,6 +6,7 @@ The body is a JSON object; it shows states, and no addresses.
 https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
 """
 
+import errno
 import json
 import socket
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ HOST = "127.0.0.1"
 """The address, unless `health_host` is given: only this machine can reach it."""
 BACKLOG = 128
 """How many connections may wait to be accepted."""
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors of the system for which waiting helps, and another setting doesn't."""
 PATHS = ("/healthz", "/readyz")
 
 
@@ -149,6 +152,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
     Raises:
         ConfigurationError: The port can't be opened at that address.
+        ConnectionFailedError: No descriptor or no memory is left.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -162,4 +166,9 @@ def _listen(host: str, port: int) -> socket.socket:
         )
     except (OSError, UnicodeError) as exc:  # UnicodeError: the host isn't a valid name
         why = getattr(exc, "strerror", None) or exc
-        raise ConfigurationError(f"health_port {port} can't be opened on {host!r}: {why}") from exc
+        error = ConnectionFailedError if _may_pass(exc) else ConfigurationError
+        raise error(f"health_port {port} can't be opened on {host!r}: {why}") from exc
+
+
+def _may_pass(exc: Exception) -> bool:
+    return isinstance(exc, OSError) and exc.errno in SHORTAGES

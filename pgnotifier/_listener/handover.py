@@ -75,7 +75,7 @@ def move(
     session = connect(connection)
     marker = (connection.router.private, secrets.token_hex(8))
     try:
-        wanted = {*channels, connection.router.private}
+        wanted = {*channels, *connection.router.own}
         query = listen_query(wanted, encoding=session.encoding)
         _ask_beside(connection, session, query, LISTEN_TIMEOUT)
         _hand_on_up_to(connection, session, marker)

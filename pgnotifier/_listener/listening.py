@@ -89,7 +89,8 @@ class Listening:
     def remove(self, channels: Iterable[str]) -> None:
         """Stop listening to some channels."""
         if self.leads:
-            self._connection.change("UNLISTEN", channels)
+            own = self._connection.router.own
+            self._connection.change("UNLISTEN", [one for one in channels if one not in own])
         self.live.difference_update(channels)
         self._connection.router.forget_leaving()
 

@@ -27,10 +27,13 @@ from pgnotifier.errors import ListenRefusedError, NotListeningError
 
 logger = logging.getLogger("pgnotifier.link")
 
+ADVICE = (
+    "a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or to a "
+    "pool in session mode (PgBouncer: pool_mode=session for this database)"
+)
 POOLED = (
-    "LISTEN was accepted, but a notification that another connection sent never arrived: there "
-    "is a pooler in transaction or statement mode in between. Connect to PostgreSQL itself, or "
-    "to a pool in session mode (PgBouncer: pool_mode=session for this database)"
+    "LISTEN was accepted, but a notification that another connection sent never arrived: there is "
+    f"{ADVICE}"
 )
 
 
@@ -44,7 +47,7 @@ def listen(connection: ReaderConnection, channels: Iterable[str]) -> None:
     """
     assert connection.session is not None
     encoding = connection.session.encoding
-    query = listen_query({*channels, connection.router.private}, encoding=encoding)
+    query = listen_query({*channels, *connection.router.own}, encoding=encoding)
     connection.round_trip(query, LISTEN_TIMEOUT)
     check(connection)
 
@@ -61,7 +64,9 @@ def check(connection: ReaderConnection) -> None:
     try:
         server_pid = beat(connection)
     except SilentError as exc:
-        raise NotListeningError(f"{SILENT} ({connection.parameters!r})") from exc
+        # As if the pooler has other clients, which are given the session in between.
+        text = f"{SILENT}: there may be {ADVICE} ({connection.parameters!r})"
+        raise NotListeningError(text) from exc
     # Poolers make up the pid that they report to their clients.
     if server_pid != session.backend_pid:
         _check_pooler(connection)
@@ -69,6 +74,8 @@ def check(connection: ReaderConnection) -> None:
         connection.ask(setup_query(server_pid).encode())
     with contextlib.suppress(ListenRefusedError):  # this role may not look
         session.identity = connection.ask(IDENTITY)
+    with contextlib.suppress(ListenRefusedError):  # it works without it
+        connection.read_more_at_a_time()
 
 
 def _check_pooler(connection: ReaderConnection) -> None:

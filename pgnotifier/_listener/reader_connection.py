@@ -43,8 +43,11 @@ BUSY = 1000
 PAUSE = 0.001
 """Seconds of such a pause, in which several arrive. Waking two threads for each notification would
 cost many times as much as reading and delivering it."""
-READS = 128
-"""How often to read in one go while there is more: libpq reads 16 kB at a time.
+READ_BYTES = 256 * 1024
+"""The size of libpq's buffer: the most bytes that it reads at a time."""
+LONG_ROW = b"SELECT pg_catalog.repeat('x', %d)" % (READ_BYTES // 2)
+READS = 8
+"""How often to read in one go while there is more.
 
 Two threads that take turns often cost more than one that reads for long: what the other one wrote
 comes from another processor's cache.
@@ -286,6 +289,18 @@ class ReaderConnection:
         assert self.session is not None
         self.round_trip(query, self.heartbeat + self.timeout)
         return self.session.row
+
+    def read_more_at_a_time(self) -> None:
+        """Have libpq make its buffer large: it does so for a long row, and keeps it.
+
+        It begins with 16 kB. Each read lets the deliverers' threads have the interpreter's lock, so
+        with two long notifications a read, changing threads costs more than reading does.
+
+        Raises:
+            ConnectionLostError: The connection was lost, or there was no answer in time.
+            ListenRefusedError: The server answered with an error.
+        """
+        self.ask(LONG_ROW)
 
     def change(self, verb: str, channels: Iterable[str]) -> None:
         """LISTEN to channels, or UNLISTEN, and read until that is done.

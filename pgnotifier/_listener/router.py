@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 
 from psycopg.pq import PGnotify
 
-from pgnotifier._delivery.buffer import Item
+from pgnotifier._delivery.buffer import Item, ReferenceItem
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._log.references import CHANNEL as REFERENCES
+from pgnotifier._log.references import parse_reference
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import LogThrottle, about, count
@@ -51,6 +53,7 @@ class Router:
         deliverers: By dispatcher. Replaced, never changed in place.
         received: How many notifications were routed, without the listener's own.
         private: The channel on which the listener notifies itself. Nobody can guess its name.
+        own: All channels that are listened to for the listener itself.
         echoes: The payloads that arrived on that channel, with the pid of the server process that
             sent each.
         making: Held while deliverers are made, started or retired.
@@ -75,7 +78,8 @@ class Router:
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
-        self._private = self.private.encode()
+        self.own = frozenset({self.private, REFERENCES})
+        self._own = frozenset(name.encode() for name in self.own)
         self.echoes: dict[str, int] = {}
         self._unrung: list[Deliverer] = []
         self._registry = registry
@@ -111,16 +115,16 @@ class Router:
         if arrived is None:
             return 0
         self._look_up_registry()
-        routes, private = self._routes, self._private
+        routes, own = self._routes, self._own
         received_at = datetime.now(UTC)
         count = before = 0
         try:
             while True:
                 if arrived is not None:
                     route = routes.get(arrived.relname)
-                    if route is None:  # so known channels aren't compared with the private one
-                        if arrived.relname == private:
-                            self._note_echo(arrived.extra, arrived.be_pid)
+                    if route is None:  # so known channels aren't compared with our own
+                        if arrived.relname in own:
+                            count += self._take_own(arrived, received_at, proven_at)
                             arrived = notifies()
                             continue
                         route = self._route(arrived.relname)
@@ -181,7 +185,7 @@ class Router:
 
         def logged() -> PGnotify | None:
             arrived = notifies()
-            if arrived is not None and (name := _name(arrived.relname)) != self.private:
+            if arrived is not None and (name := _name(_channel_of(arrived))) not in self.own:
                 lanes = self._registry().lanes(name)
                 ids = [binding.id for _, bindings in lanes for binding in bindings]
                 size = len(arrived.extra)
@@ -195,6 +199,22 @@ class Router:
             return arrived
 
         return logged
+
+    def _take_own(self, arrived: PGnotify, received_at: datetime, proven_at: Moment) -> int:
+        """Take what arrived on an own channel; return how many notifications it stands for."""
+        if arrived.relname != REFERENCES.encode():
+            self._note_echo(arrived.extra, arrived.be_pid)
+            return 0
+        found = parse_reference(arrived.extra)
+        if found is None or _name(found[1]) not in self._registry():  # or anybody could add routes
+            return 0
+        reference, relname = found
+        channel, lanes, tally = self._routes.get(relname) or self._route(relname)
+        tally.count += 1
+        given = (arrived.be_pid, received_at, proven_at, reference)
+        for deliverer, bindings in lanes:
+            deliverer.inbox.append(ReferenceItem(channel, bindings, b"", *given))
+        return 1
 
     def _note_echo(self, token: bytes, pid: int) -> None:
         """Keep what arrived on the private channel: only a few, in case somebody knows its name."""
@@ -357,6 +377,13 @@ class Router:
                 )
                 return
             self._unstarted.remove(deliverer)
+
+
+def _channel_of(arrived: PGnotify) -> bytes:
+    """Return the channel that a notification is for."""
+    if arrived.relname == REFERENCES.encode() and (found := parse_reference(arrived.extra)):
+        return found[1]
+    return arrived.relname
 
 
 def _name(relname: bytes) -> str:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib.resources import files
 from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
 
+from pgnotifier._log import versions
 from pgnotifier.durability import MAX_INTEGER
 from pgnotifier.errors import (
     ArgumentTypeError,
@@ -21,31 +21,11 @@ from pgnotifier.errors import (
 VERSION = 2
 """The version of the schema that this version of pgnotifier installs, and needs."""
 
+_LIMITED = 2  # the version since which the log has a retention and a quota
+
 Part = Literal["publisher", "listener"]
 """What a role may do: publish, or read the log and move positions."""
 
-_BEGIN = """
-SELECT pg_catalog.set_config('pgnotifier.search_path',
-    pg_catalog.current_setting('search_path'), true);
-SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-DO $$ BEGIN
-    IF pg_catalog.current_setting('search_path') OPERATOR(pg_catalog.<>) 'pg_catalog, pg_temp' THEN
-        RAISE 'execute all of these statements in one transaction';
-    END IF;
-END $$;
-SELECT pg_catalog.set_config('pgnotifier.lock_timeout',
-    pg_catalog.current_setting('lock_timeout'), true);
-SELECT pg_catalog.set_config('lock_timeout', '60s', true);
-SELECT pg_catalog.pg_advisory_xact_lock(1885957742);
-"""
-# Outside of a transaction, the search_path would remain what it is, and the names that follow could
-# be looked up where others create functions. The lock is for several installations at once.
-_END = """
-SELECT pg_catalog.set_config('lock_timeout',
-    pg_catalog.current_setting('pgnotifier.lock_timeout'), true);
-SELECT pg_catalog.set_config('search_path',
-    pg_catalog.current_setting('pgnotifier.search_path'), true);
-"""
 _OWNER = """
 SELECT pg_catalog.pg_get_userbyid(nspowner),
     pg_catalog.pg_get_userbyid(nspowner) OPERATOR(pg_catalog.=) CURRENT_USER
@@ -55,7 +35,7 @@ _VERSION = "SELECT version FROM pgnotifier.installed"
 _CONFIGURE = """
 SELECT pgnotifier.configure(%s::pg_catalog.interval, %s::pg_catalog.int8)
 """
-_DROP = "DROP SCHEMA pgnotifier CASCADE"
+_DROP = "DROP SCHEMA IF EXISTS pgnotifier CASCADE"
 
 _GRANTS: dict[Part, str] = {
     # Not USAGE of the sequences, with which a publisher could also write them.
@@ -65,8 +45,8 @@ GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
 GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
 GRANT EXECUTE ON FUNCTION
     pgnotifier.lock_keys(text, text[]),
-    pgnotifier.publish(text, text, text),
-    pgnotifier.publish(text, jsonb, text),
+    pgnotifier.publish(text, text, text, boolean),
+    pgnotifier.publish(text, jsonb, text, boolean),
     pgnotifier.ring(),
     pgnotifier.snapshot()
 TO {role};
@@ -120,39 +100,72 @@ GRANT EXECUTE ON FUNCTION
 TO {role};
 """,
 }
+"""The rights in the newest version. Those in an older one are in a file beside its statements."""
 
 
-def script(since: int = 0, *, retention: timedelta | None = None, quota: int | None = None) -> str:
+def script(
+    since: int = 0,
+    version: int = VERSION,
+    *,
+    retention: timedelta | None = None,
+    quota: int | None = None,
+) -> str:
     """Return the statements that install the schema, or upgrade it. They need one transaction.
 
     Args:
         since: The version that is installed. Default: none.
-        retention: As for `install`.
-        quota: As for `install`.
+        version: The version to install. Default: the newest.
+        retention: As for `install`; from version 2 on.
+        quota: As for `install`; from version 2 on.
+
+    Raises:
+        ConfigurationError: There is no such version, or it isn't newer.
     """
-    steps = [*_steps(since)]
-    if settings := _check_limits(retention, quota):
+    _check_versions(since, version)
+    settings = _check_limits(retention, quota, version)
+    made = versions.make_script(versions.read_steps(since, version), since)
+    if settings is not None:
         literals = (sql.Literal(one).as_string(None) for one in settings)
-        steps.append(_CONFIGURE.strip() % tuple(literals) + ";")
-    return "\n".join([_BEGIN.strip(), *steps, _END.strip()]) + "\n"
+        made += versions.in_transaction(_CONFIGURE.strip() % tuple(literals) + ";")
+    return made
 
 
-def grant_script(role: str, part: Part) -> str:
+def statement(since: int = 0, version: int = VERSION) -> str:
+    """Return the same as one statement, which does only what isn't done yet."""
+    _check_versions(since, version)
+    return versions.make_statement(versions.read_steps(since, version), since)
+
+
+def uninstall_script() -> str:
+    """Return the statement that drops the schema with all entries and positions."""
+    return f"{_DROP};\n"
+
+
+def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     """Return the statements that grant a role the rights of a publisher or a listener.
 
     They need one transaction.
 
+    Args:
+        role: The name of the role.
+        part: "publisher" or "listener".
+        version: The version that is installed then. Default: the newest.
+
     Raises:
         ArgumentTypeError: There is no such part.
+        ConfigurationError: There is no such version.
     """
+    _check_versions(0, version)
     if part not in _GRANTS:
         raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
     to = sql.Identifier(role).as_string(None)
-    return "\n".join([_BEGIN.strip(), _GRANTS[part].strip().format(role=to), _END.strip()]) + "\n"
+    grants = _GRANTS[part] if version == VERSION else versions.read_grants(version, part)
+    return versions.in_transaction(grants.format(role=to))
 
 
 def install(
     connection: psycopg.Connection[Any],
+    version: int = VERSION,
     *,
     retention: timedelta | None = None,
     quota: int | None = None,
@@ -164,6 +177,7 @@ def install(
 
     Args:
         connection: A connection of the role that is to own the schema, or owns it.
+        version: The version to install. A newer one is left as it is. Default: the newest.
         retention: How long entries are kept at least, so that they can be replayed. Default: as
             before; at first, until each subscription has got them.
         quota: How many bytes the log may have. From then on, publications are refused. 0 stands for
@@ -171,21 +185,22 @@ def install(
 
     Raises:
         ArgumentTypeError: The retention isn't a timedelta, or the quota isn't an int.
-        ConfigurationError: One of them is negative, or too high.
+        ConfigurationError: One of them is negative, or too high; or there is no such version.
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
     """
-    settings = _check_limits(retention, quota)
+    _check_versions(0, version)
+    settings = _check_limits(retention, quota, version)
     is_changed = False
     with _translated("install the durable log"), connection.transaction():
-        connection.execute(_BEGIN.encode(), prepare=False)
-        version = _installed_version(connection)
-        for step in _steps(version):
+        connection.execute(versions.BEGIN.encode(), prepare=False)
+        found = _installed_version(connection)
+        for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
-        if settings:
+        if settings is not None:
             row = connection.execute(_CONFIGURE, settings).fetchone()
             is_changed = row is not None and bool(row[0])
-        connection.execute(_END.encode(), prepare=False)
-    return is_changed or version < VERSION
+        connection.execute(versions.END.encode(), prepare=False)
+    return is_changed or found < version
 
 
 def uninstall(connection: psycopg.Connection[Any]) -> bool:
@@ -202,15 +217,19 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher or a listener. Repeat it after an upgrade.
+    """Grant a role the rights of a publisher or a listener. An upgrade keeps them.
 
     Raises:
         ArgumentTypeError: There is no such part.
         LogRefusedError: There is no such role, or the schema belongs to another one.
     """
-    statements = grant_script(role, part).encode()
+    grant_script(role, part)  # which finds a wrong part before anything is executed
     with _translated(f"grant rights to {role!r}"), connection.transaction():
-        connection.execute(statements, prepare=False)
+        row = connection.execute(_OWNER).fetchone()
+        is_ours = row is not None and row[1]
+        version = _installed_version(connection) if is_ours else VERSION
+        statements = grant_script(role, part, min(version, VERSION))
+        connection.execute(statements.encode(), prepare=False)
 
 
 def check(connection: psycopg.Connection[Any]) -> int:
@@ -224,11 +243,11 @@ def check(connection: psycopg.Connection[Any]) -> int:
         try:
             row = connection.execute(_VERSION).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            row = None
+            raise LogNotInstalledError(
+                f"database {connection.info.dbname!r} has no durable log. Run: pgnotifier install"
+            ) from None
     if row is None:
-        raise LogNotInstalledError(
-            f"database {connection.info.dbname!r} has no durable log. Run: pgnotifier install"
-        )
+        raise LogNotInstalledError(_without_content(connection))
     version = int(row[0])
     if version < VERSION:
         raise LogNotInstalledError(
@@ -239,11 +258,13 @@ def check(connection: psycopg.Connection[Any]) -> int:
 
 
 def _check_limits(
-    retention: timedelta | None, quota: int | None
+    retention: timedelta | None, quota: int | None, version: int
 ) -> tuple[str | None, int | None] | None:
     """Return what the schema's function takes; None if nothing is to be set."""
     if retention is None and quota is None:
         return None
+    if version < _LIMITED:
+        raise ConfigurationError(f"the retention and the quota need version {_LIMITED} of the log")
     if retention is not None and not isinstance(retention, timedelta):
         raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
     if retention is not None and retention < timedelta():
@@ -255,19 +276,33 @@ def _check_limits(
     return None if retention is None else f"{retention.total_seconds():f} s", quota
 
 
-def _steps(since: int) -> Iterator[str]:
-    """Yield the statements of each version after one."""
-    folder = files("pgnotifier._log").joinpath("schema")
-    for version in range(since + 1, VERSION + 1):
-        yield folder.joinpath(f"{version}.sql").read_text("ascii")
+def _check_versions(since: object, version: object) -> None:
+    for one in (since, version):
+        if not isinstance(one, int) or isinstance(one, bool):
+            raise ArgumentTypeError(f"a version of the durable log is an int, not {one!r:.80}")
+    if not 0 <= since < version <= VERSION:  # type: ignore[operator]
+        raise ConfigurationError(
+            f"can't bring the durable log from version {since} to {version}: this pgnotifier has "
+            f"the versions 1 to {VERSION}"
+        )
 
 
 def _installed_version(connection: psycopg.Connection[Any]) -> int:
     if not _is_there(connection):
         return 0
     row = connection.execute(_VERSION).fetchone()
-    assert row is not None, "pgnotifier.installed has one row"
+    if row is None:
+        raise LogRefusedError(_without_content(connection))
     return int(row[0])
+
+
+def _without_content(connection: psycopg.Connection[Any]) -> str:
+    """Return what to do with a schema that `pg_dump --schema-only` has copied, for example."""
+    return (
+        f"the durable log in database {connection.info.dbname!r} has no content: its schema was "
+        "copied alone, or the copy has not finished. If it has, run: pgnotifier uninstall, and "
+        "then: pgnotifier install"
+    )
 
 
 def _is_there(connection: psycopg.Connection[Any]) -> bool:

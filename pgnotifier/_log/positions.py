@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import psycopg
 
+from pgnotifier._log.guard import reanchor
 from pgnotifier.durability import MaxLag
 from pgnotifier.errors import ArgumentTypeError
 
@@ -57,7 +58,13 @@ def seek(connection: psycopg.Connection[Any], name: str, channel: str, to: Start
 
     It waits until a batch that is under way is done.
     """
-    row = connection.execute(_SEEK, (name, channel, *_since(to))).fetchone()
+    values = (name, channel, *_since(to))
+    try:
+        row = connection.execute(_SEEK, values).fetchone()
+    except psycopg.errors.ObjectNotInPrerequisiteState:  # the log is a copy
+        if not reanchor(connection):
+            raise
+        row = connection.execute(_SEEK, values).fetchone()
     assert row is not None
     return bool(row[0])
 

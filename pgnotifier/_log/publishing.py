@@ -5,6 +5,7 @@
     and texts    yield what to execute   connection
 
 The statements insert into the log directly: a function of the schema would take an eighth longer.
+Those that notify volatile listeners as well call one.
 """
 
 from collections.abc import Generator, Iterable
@@ -29,7 +30,12 @@ Query = tuple[str, tuple[Any, ...]]
 Steps = Generator[Query, Rows, T]
 """What to execute, one statement after the other. It is sent their rows, and returns a result."""
 
-_INSERT = "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, %s, %s) RETURNING id"
+# As texts: a value that is sent as one of a domain is checked by a slower function.
+_INSERT = """
+INSERT INTO pgnotifier.log (channel, key, payload) VALUES (
+    CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text)
+) RETURNING id
+"""
 # The key is locked before the id is drawn, because rows are computed after what they come from.
 _INSERT_LOCKED = """
 INSERT INTO pgnotifier.log (channel, key, payload)
@@ -46,6 +52,19 @@ SELECT CAST(%s AS pg_catalog.text), given.key, given.payload
 FROM ROWS FROM (pg_catalog.unnest({_ARRAY}), pg_catalog.unnest({_ARRAY})) AS given (key, payload)
 RETURNING id
 """  # noqa: S608 - a constant
+# Without its casts, PostgreSQL would look for a function of the drivers' types.
+_NOTIFYING = """
+SELECT pgnotifier.publish(CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text),
+    CAST(%s AS pg_catalog.text), true)
+"""
+_NOTIFYING_LOCKED = f"""
+{_NOTIFYING}
+FROM pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), ARRAY[CAST(%s AS pg_catalog.text)])
+"""
+_NOTIFYING_MANY = f"""
+SELECT pgnotifier.publish(CAST(%s AS pg_catalog.text), given.payload, given.key, true)
+FROM ROWS FROM (pg_catalog.unnest({_ARRAY}), pg_catalog.unnest({_ARRAY})) AS given (key, payload)
+"""  # noqa: S608 - a constant
 _LOCK = f"SELECT pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), {_ARRAY})"
 
 
@@ -57,6 +76,7 @@ def publish(
     *,
     order: Order = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> int:
     """Publish an entry in the connection's transaction. It is delivered once that has committed.
 
@@ -74,6 +94,10 @@ def publish(
             transactions that publish with several keys may then wait for each other: one of them
             fails with a deadlock. `publish_many` avoids that.
         encoder: As for `encode`.
+        notify: Whether volatile listeners get it, too, as a notification of the channel. It costs
+            what a NOTIFY does: the COMMIT waits for those before it, and the transaction can't be
+            prepared for two-phase commit. A payload over 7,999 bytes goes to pgnotifier's listeners
+            only, which read it from the log.
 
     Returns:
         The id of the entry.
@@ -90,7 +114,7 @@ def publish(
         ArgumentTypeError: The connection is none of these; or another argument has a wrong type.
     """
     session = sessions.find_session(connection)
-    return publish_in(session, channel, payload, key, order=order, encoder=encoder)
+    return publish_in(session, channel, payload, key, order=order, encoder=encoder, notify=notify)
 
 
 def publish_many(
@@ -101,6 +125,7 @@ def publish_many(
     *,
     order: Order = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> list[int]:
     """Publish an entry for each payload, in order, in the connection's transaction.
 
@@ -118,6 +143,8 @@ def publish_many(
             same order in each transaction. Each key takes a place in the server's table of locks:
             https://www.postgresql.org/docs/current/runtime-config-locks.html.
         encoder: As for `encode`.
+        notify: As for `publish`. Of equal payloads of up to 7,999 bytes in a transaction, volatile
+            listeners get one.
 
     Returns:
         The ids of the entries, in order.
@@ -126,7 +153,9 @@ def publish_many(
         PgNotifierError: As for `publish`.
     """
     session = sessions.find_session(connection)
-    return publish_many_in(session, channel, payloads, key, order=order, encoder=encoder)
+    return publish_many_in(
+        session, channel, payloads, key, order=order, encoder=encoder, notify=notify
+    )
 
 
 async def apublish(
@@ -137,6 +166,7 @@ async def apublish(
     *,
     order: Order = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> int:
     """Publish an entry in the transaction of a connection for asyncio: see `publish`.
 
@@ -148,16 +178,17 @@ async def apublish(
         key: As for `publish`.
         order: As for `publish`.
         encoder: As for `publish`.
+        notify: As for `publish`.
     """
     if sessions.is_async_alchemy(connection):
         given: Any = connection
         ours: int = await given.run_sync(
-            publish, channel, payload, key, order=order, encoder=encoder
+            publish, channel, payload, key, order=order, encoder=encoder, notify=notify
         )
         return ours
     driver = sessions.find_async_connection(connection)
     composer = Composer(channel, encoder, encoding_of(driver), order)
-    return await _execute_async(driver, channel, _publish(composer, payload, key))
+    return await _execute_async(driver, channel, _publish(composer, payload, key, notify))
 
 
 async def apublish_many(
@@ -168,19 +199,20 @@ async def apublish_many(
     *,
     order: Order = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> list[int]:
     """Publish an entry for each payload on a connection for asyncio: see `publish_many`."""
     if sessions.is_async_alchemy(connection):
         given: Any = connection
         ours: list[int] = await given.run_sync(
-            publish_many, channel, payloads, key, order=order, encoder=encoder
+            publish_many, channel, payloads, key, order=order, encoder=encoder, notify=notify
         )
         return ours
     driver = sessions.find_async_connection(connection)
     composer = Composer(channel, encoder, encoding_of(driver), order)
     drafts = composer.compose_all(payloads, key)
     first = take_some(drafts)
-    steps = _publish_many(composer, chain(first, drafts))
+    steps = _publish_many(composer, chain(first, drafts), notify)
     if _is_one_statement(composer, first) or not sessions.has_no_transaction(driver):
         return await _execute_async(driver, channel, steps)
     async with driver.transaction():
@@ -195,10 +227,11 @@ def publish_in(
     *,
     order: Order,
     encoder: Encoder | None,
+    notify: bool,
 ) -> int:
     """Publish an entry in a session."""
     composer = Composer(channel, encoder, session.encoding, order)
-    return _execute(session, channel, _publish(composer, payload, key))
+    return _execute(session, channel, _publish(composer, payload, key, notify))
 
 
 def publish_many_in(
@@ -209,12 +242,13 @@ def publish_many_in(
     *,
     order: Order,
     encoder: Encoder | None,
+    notify: bool,
 ) -> list[int]:
     """Publish an entry for each payload in a session."""
     composer = Composer(channel, encoder, session.encoding, order)
     drafts = composer.compose_all(payloads, key)
     first = take_some(drafts)
-    steps = _publish_many(composer, chain(first, drafts), session.array)
+    steps = _publish_many(composer, chain(first, drafts), notify, session.array)
     if _is_one_statement(composer, first):
         return _execute(session, channel, steps)
     with session.transaction():
@@ -228,18 +262,20 @@ def _is_one_statement(composer: Composer, first: list[Draft]) -> bool:
 # --- what to execute ---
 
 
-def _publish(composer: Composer, payload: Any, key: str | None) -> Steps[int]:
+def _publish(composer: Composer, payload: Any, key: str | None, notify: bool) -> Steps[int]:
     checked, text = composer.compose(payload, key)
     channel = composer.channel
-    if composer.is_ordered:
-        rows = yield _INSERT_LOCKED, (channel, checked, text, channel, checked)
+    lock = (channel, checked) if composer.is_ordered else ()
+    if notify:
+        statement = _NOTIFYING_LOCKED if lock else _NOTIFYING
+        rows = yield statement, (channel, text, checked, *lock)
     else:
-        rows = yield _INSERT, (channel, checked, text)
+        rows = yield _INSERT_LOCKED if lock else _INSERT, (channel, checked, text, *lock)
     return int(rows[0][0])
 
 
 def _publish_many(
-    composer: Composer, drafts: Iterable[Draft], array: Any = list
+    composer: Composer, drafts: Iterable[Draft], notify: bool, array: Any = list
 ) -> Steps[list[int]]:
     if composer.is_ordered:
         drafts = list(drafts)
@@ -248,7 +284,8 @@ def _publish_many(
     found: list[int] = []
     for some in chunk(iter(drafts)):
         keys, texts = zip(*some, strict=True)
-        rows = yield _INSERT_MANY, (composer.channel, array(keys), array(texts))
+        statement = _NOTIFYING_MANY if notify else _INSERT_MANY
+        rows = yield statement, (composer.channel, array(keys), array(texts))
         found += [row[0] for row in rows]
     return found
 

@@ -11,6 +11,7 @@ from pgnotifier._connection.publisher import Publisher
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.readiness import Probes
 from pgnotifier._delivery.reports import ErrorReport, GapReport
+from pgnotifier._durable.payload_reader import PayloadReader
 from pgnotifier._durable.sources import Sources
 from pgnotifier._health.health_server import HealthServer
 from pgnotifier._listener.listener import Listener, Settings
@@ -26,6 +27,7 @@ from pgnotifier.errors import (
     LogNotInstalledError,
     LogRefusedError,
     NotifierStoppedError,
+    NotListeningError,
     NotLiveError,
 )
 
@@ -78,6 +80,7 @@ class Lifecycle:
         startup_wait: What `Notifier(wait=)` takes.
         attachments: The dispatchers, which are opened before a listener starts.
         publisher: The connection of `notify()`, which is closed when the notifier stops.
+        payloads: Reads what references stand for, on a connection that is closed then, too.
         registrar: Holds the registry.
         durable_registrar: Holds the registry of durable subscriptions.
         sources: What reads the log for the listener's deliverers.
@@ -113,6 +116,8 @@ class Lifecycle:
         self.startup_wait = startup_wait
         self.attachments = Attachments(owner, default)
         self.publisher = Publisher(parameters)
+        patience = READING_PATIENCE * settings.heartbeat_timeout
+        self.payloads = PayloadReader(parameters, patience)
         self.registrar = Registrar(reports.errors, self._note_successor)
         self.durable_registrar = Registrar(reports.errors, self._note_successor)
         self.sources: Sources | None = None
@@ -168,7 +173,7 @@ class Lifecycle:
             try:
                 if one.is_open:
                     one.result()
-            except (LogNotInstalledError, LogRefusedError):
+            except (LogNotInstalledError, LogRefusedError, NotListeningError):
                 if self.listener is listener:
                     self.stop(STOP_TIMEOUT)
                 raise
@@ -207,6 +212,7 @@ class Lifecycle:
         if listener is not None:
             undelivered = self._stop_listener(listener, timeout)
         self.publisher.close()
+        self.payloads.close()
         self.reports.states.settle(max(0.0, deadline - monotonic()))
         return undelivered
 
@@ -315,6 +321,7 @@ class Lifecycle:
             max_bytes=self.settings.buffer_bytes,
             overflow=self.settings.overflow,
             on_room=on_room,
+            find_payload=self.payloads.read,
             owner=self._owner,
         )
 

@@ -72,6 +72,20 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 @click.command()
 @dsn_option
 @click.option("--sql", "prints", is_flag=True, help="Print the statements, and execute none.")
+@click.option(
+    "--from",
+    "since",
+    type=int,
+    metavar="N",
+    help="With --sql: print what upgrades version N, and no more.",
+)
+@click.option(
+    "--to",
+    "version",
+    type=click.IntRange(1, durable.VERSION),
+    metavar="N",
+    help=f"The version to install. Default: {durable.VERSION}, the newest.",
+)
 @click.option("--check", "checks", is_flag=True, help="Only check whether it is installed.")
 @click.option(
     "--grant-publisher",
@@ -104,6 +118,8 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 def install(
     dsn: str,
     prints: bool,
+    since: int | None,
+    version: int | None,
     checks: bool,
     publishers: tuple[str, ...],
     listeners: tuple[str, ...],
@@ -116,7 +132,8 @@ def install(
     there, and owns it; no superuser and no extension is needed.  Several processes may run this at
     the same time.
 
-    Migration tools can execute what --sql prints, in one transaction.
+    Migration tools can execute what --sql prints, in one transaction.  With --from and --to, a
+    migration contains exactly the difference of two versions.
 
     Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
     """
@@ -124,16 +141,25 @@ def install(
     grants: list[tuple[str, durable.Part]] = [
         (role, part) for part, roles in parts.items() for role in roles
     ]
+    if since is not None and not prints:
+        raise click.UsageError("--from needs --sql: without it, the log knows its version")
+    wanted = durable.VERSION if version is None else version
     if prints:
-        click.echo(durable.install_script(retention=retention, quota=quota), nl=False)
+        try:
+            statements = durable.install_script(
+                since or 0, wanted, retention=retention, quota=quota
+            )
+        except PgNotifierError as exc:
+            raise click.UsageError(str(exc)) from None
+        click.echo(statements, nl=False)
         for role, part in grants:
-            click.echo(durable.grant_script(role, part), nl=False)
+            click.echo(durable.grant_script(role, part, wanted), nl=False)
         return
     with connected(dsn) as connection:
         if checks:
             click.echo(f"the durable log has version {durable.check(connection)}")
             return
-        changed = durable.install(connection, retention=retention, quota=quota)
+        changed = durable.install(connection, wanted, retention=retention, quota=quota)
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")

@@ -2,7 +2,7 @@
 
 stage       servers, workers and the listener         (app, schema.sql: what a user would write)
 scenario    what is sent and when                     (recording: what tasks record)
-accounting  which notifications were executed, or not (view, live: how it is shown)
+accounting  what was executed, or not                 (view, live: how it is shown)
 """
 
 import os
@@ -36,7 +36,7 @@ def run(*, app: str, orders: int, keep: bool) -> int:
 
     Args:
         app: The module of the Celery app and the notifier. Tests have apps that lose notifications.
-        orders: How many orders to insert, at 20 a second.
+        orders: How many orders to place and pay, at 10 a second.
         keep: Whether to leave everything running until Ctrl-C.
 
     Raises:
@@ -45,7 +45,7 @@ def run(*, app: str, orders: int, keep: bool) -> int:
     try:
         with _interruptible(), choose_view() as view, set_stage(app, view) as stage:
             scenario = Scenario(stage, view, orders)
-            summary = scenario.play()
+            result = scenario.play()
             if keep:
                 _keep(stage, scenario, view)
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def run(*, app: str, orders: int, keep: bool) -> int:
     except (psycopg.OperationalError, redis.RedisError) as exc:  # from an external server
         print(f"pgnotifier demo: can't reach a server: {in_one_line(exc)}", file=sys.stderr)
         return 1
-    return 0 if summary.is_good else 1
+    return 0 if result.is_good else 1
 
 
 def _keep(stage: Stage, scenario: Scenario, view: View) -> None:
@@ -76,7 +76,11 @@ def _keep(stage: Stage, scenario: Scenario, view: View) -> None:
 def _instructions(stage: Stage) -> str:
     psql = "psql" if shutil.which("psql") else str(find_postgres() / "bin" / "psql")
     command = f"{shlex.quote(psql)} {shlex.quote(stage.dsn)} -c"
-    statements = "SELECT pg_notify('ch1', '[6, 7]')", "INSERT INTO orders (item) VALUES ('jam')"
+    statements = (
+        "SELECT pg_notify('ch1', '[6, 7]')",
+        "INSERT INTO orders (item) VALUES ('jam')",
+        "SELECT pgnotifier.publish('paid', '[8, 9]')",
+    )
     lines = [
         "Everything is still running; press Ctrl-C to end it. Try:\n",
         *(f'    {command} "{statement}"' for statement in statements),

@@ -1,28 +1,31 @@
-"""Account for every notification that the demo sent: executed, in a gap, lost, or doubled."""
+"""Account for all that the demo sent: executed, in a gap, lost, or doubled."""
 
 import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A notification that the demo sent.
+    """A notification that the demo sent, or an entry that it published durably.
 
     Attributes:
         channel: Its channel.
         text: Its payload, as it was sent to PostgreSQL.
         begun_at: When its transaction began, in seconds since the epoch.
         committed_at: When its COMMIT had returned, in seconds since the epoch.
+        is_durable: Whether it was published durably, so that no gap explains that it is missing.
     """
 
     channel: str
     text: str
     begun_at: float
     committed_at: float
+    is_durable: bool = False
 
     @property
     def key(self) -> str:
@@ -69,20 +72,24 @@ class ReportedGap:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The result of a run. Latencies are in milliseconds, or None if nothing was executed.
+    """The result for plain notifications, or for durable ones.
+
+    Latencies are in milliseconds, or None if nothing was executed.
 
     Attributes:
-        sent: How many notifications were sent.
+        sent: How many were sent.
         executed: How many of these were executed by a task.
-        in_gap: Notifications that were not executed, but lie inside a reported gap.
-        unexplained: Notifications that were not executed, and don't lie inside a gap.
-        doubled: Notifications that were executed more than once.
+        cut_off: How many were sent while the listener was cut off.
+        in_gap: Those that were not executed, but lie inside a reported gap. Never durable ones.
+        unexplained: Those that were not executed, and don't lie inside a gap.
+        doubled: Those that were executed more than once.
         median: Median latency, from the beginning of the transaction to the running task.
         p99: The 99th percentile of the latency.
     """
 
     sent: int
     executed: int
+    cut_off: int
     in_gap: tuple[Sent, ...]
     unexplained: tuple[Sent, ...]
     doubled: tuple[Sent, ...]
@@ -95,6 +102,19 @@ class Summary:
         return not self.unexplained and not self.doubled
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of a run: plain notifications beside durable ones."""
+
+    plain: Summary
+    durable: Summary
+
+    @property
+    def is_good(self) -> bool:
+        """Whether each was executed once, or was plain and lies inside a reported gap."""
+        return self.plain.is_good and self.durable.is_good
+
+
 class Account:
     """Everything that was sent, executed and reported. Only the main thread uses it."""
 
@@ -102,6 +122,7 @@ class Account:
         self.sent: dict[str, Sent] = {}
         self.executions: dict[str, list[Execution]] = defaultdict(list)
         self.gaps: list[ReportedGap] = []
+        self.cut_at: float | None = None  # when the listener was cut off
 
     def find_missing(self) -> list[Sent]:
         """Return the notifications that were sent and have not been executed."""
@@ -112,22 +133,37 @@ class Account:
         return [sent for sent in self.find_missing() if not self.is_in_gap(sent)]
 
     def is_in_gap(self, sent: Sent) -> bool:
-        """Return whether a notification may lie inside a reported gap."""
-        return any(gap.may_hold(sent) for gap in self.gaps)
+        """Return whether a plain notification may lie inside a reported gap."""
+        return not sent.is_durable and any(gap.may_hold(sent) for gap in self.gaps)
 
-    def settle(self) -> Summary:
+    def settle(self) -> Result:
         """Return the result so far."""
-        missing = self.find_missing()
-        latencies = sorted(self._latencies())
+        return Result(self._sum_up(durable=False), self._sum_up(durable=True))
+
+    def _sum_up(self, *, durable: bool) -> Summary:
+        ours = {key: sent for key, sent in self.sent.items() if sent.is_durable is durable}
+        runs = {key: self.executions.get(key, []) for key in ours}
+        missing = [sent for key, sent in ours.items() if not runs[key]]
+        latencies = sorted(
+            (some[0].at - ours[key].begun_at) * 1000 for key, some in runs.items() if some
+        )
         return Summary(
-            sent=len(self.sent),
-            executed=len(self.sent) - len(missing),
+            sent=len(ours),
+            executed=len(ours) - len(missing),
+            cut_off=sum(map(self.is_cut_off, ours.values())),
             in_gap=tuple(filter(self.is_in_gap, missing)),
-            unexplained=tuple(self.find_unexplained()),
-            doubled=tuple(s for k, s in self.sent.items() if len(self.executions.get(k, ())) > 1),
+            unexplained=tuple(sent for sent in missing if not self.is_in_gap(sent)),
+            doubled=tuple(sent for key, sent in ours.items() if len(runs[key]) > 1),
             median=statistics.median(latencies) if latencies else None,
             p99=percentile(latencies, 99) if latencies else None,
         )
+
+    def is_cut_off(self, sent: Sent) -> bool:
+        """Return whether it was sent after the cut, and before the listener was back."""
+        if self.cut_at is None or sent.committed_at < self.cut_at:
+            return False
+        back_at = max((gap.until for gap in self.gaps), default=inf)
+        return sent.begun_at <= back_at
 
     def tally(self) -> Mapping[str, Mapping[int, int]]:
         """Return how many tasks each worker process has run, by worker and pid."""
@@ -135,11 +171,6 @@ class Account:
         for execution in self._all_executions():
             counts[execution.worker][execution.pid] += 1
         return counts
-
-    def _latencies(self) -> Iterable[float]:
-        for key, sent in self.sent.items():
-            for execution in self.executions.get(key, ())[:1]:
-                yield (execution.at - sent.begun_at) * 1000
 
     def _all_executions(self) -> Iterable[Execution]:
         for executions in self.executions.values():

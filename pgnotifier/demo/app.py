@@ -23,9 +23,15 @@ notifier = Notifier(
 )
 
 
-@notifier.on("orders", id="invoice")
+@notifier.on("orders", id="board")
+def board(id: Hashable, channel: str, payload: Any, pid: int) -> None:  # noqa: ARG001
+    """Show a new order on a board: the task `pgnotifier.board`."""
+    record_execution(channel, payload)
+
+
+@notifier.on("paid", id="invoice", durable=True)
 def invoice(id: Hashable, channel: str, payload: Any, pid: int) -> None:  # noqa: ARG001
-    """Invoice an order: the task `pgnotifier.invoice`."""
+    """Invoice an order, which none may miss: the task `pgnotifier.invoice`."""
     record_execution(channel, payload)
 
 

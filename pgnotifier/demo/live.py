@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, Summary
+from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Result, Sent
 from pgnotifier.demo.view import (
     CUT,
     View,
@@ -29,12 +29,14 @@ from pgnotifier.demo.view import (
 FRAMES_A_SECOND = 12
 WIDTH = 100
 """Maximum columns; wider lines are hard to read."""
-OTHER_LINES = 16
+OTHER_LINES = 17
 """How many lines of a frame are not rows of the table."""
 MAX_ROWS = 12
 SUBJECT = "inserted rows become Celery tasks"
 SHORT = {
+    "sent while cut off": "cut off",
     "inside the reported gap": "in the gap",
+    "unexplained": "lost",
     "executed twice": "twice",
     "median latency": "median",
     "p99 latency": "p99",
@@ -64,7 +66,7 @@ class LiveView(View):
         self._total = 0
         self._rows: deque[Row] = deque(maxlen=MAX_ROWS)
         self._events: list[Text] = []
-        self._summary: Summary | None = None
+        self._result: Result | None = None
         self._disconnected = False
         self._drawn_at = 0.0
 
@@ -119,9 +121,9 @@ class LiveView(View):
         if self._live.is_started and time.monotonic() >= self._drawn_at + 1 / FRAMES_A_SECOND:
             self._draw()
 
-    def end(self, summary: Summary) -> None:
+    def end(self, result: Result) -> None:
         """Show the figures instead of the progress."""
-        self._summary = summary
+        self._result = result
         self._draw()
 
     def keep(self, text: str) -> None:
@@ -145,7 +147,7 @@ class LiveView(View):
 
     def _frame(self) -> RenderableType:
         nothing = Text()
-        foot = self._progress() if self._summary is None else self._figures(self._summary)
+        foot = self._progress() if self._result is None else self._figures(self._result)
         return Group(
             Rule(
                 Text.assemble(("pgnotifier demo", "bold"), f": {SUBJECT}"),
@@ -240,13 +242,16 @@ class LiveView(View):
         grid.add_row(progress, Text(f"{done} of {self._total}" if self._total else "starting"))
         return grid
 
-    def _figures(self, summary: Summary) -> RenderableType:
-        table = Table.grid(padding=(0, 3, 0, 1))
-        bad = {"unexplained": summary.unexplained, "executed twice": summary.doubled}
-        figures = list_figures(summary)
-        table.add_row(*(Text(SHORT.get(name, name), "dim") for name, _ in figures))
-        table.add_row(
-            *(Text(value, "bold red" if bad.get(name) else "bold") for name, value in figures)
-        )
-        mark = ("✔", "green") if summary.is_good else ("✘", "bold red")
-        return Group(table, Text.assemble((f" {mark[0]} ", mark[1]), describe_verdict(summary)))
+    def _figures(self, result: Result) -> RenderableType:
+        table = Table.grid(padding=(0, 2, 0, 1))
+        names = [SHORT.get(name, name) for name, _ in list_figures(result.plain)]
+        table.add_row("", *(Text(name, "dim") for name in names))
+        for kind, summary in (("plain", result.plain), ("durable", result.durable)):
+            bad = {"unexplained": summary.unexplained, "executed twice": summary.doubled}
+            figures = list_figures(summary)
+            table.add_row(
+                Text(kind, "yellow"),
+                *(Text(value, "bold red" if bad.get(name) else "bold") for name, value in figures),
+            )
+        mark = ("✔", "green") if result.is_good else ("✘", "bold red")
+        return Group(table, Text.assemble((f" {mark[0]} ", mark[1]), describe_verdict(result)))

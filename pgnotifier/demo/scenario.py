@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, Summary
+from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Result, Sent
 from pgnotifier.demo.stage import Stage
 from pgnotifier.demo.view import View
 
@@ -17,9 +17,9 @@ FIRST_TRY = (
 )
 FIRST_TRY_PAUSE = 0.4  # seconds
 ITEMS = ("tea", "cake", "milk", "honey", "bread", "plums")
-ORDERS_A_SECOND = 20
+ORDERS_A_SECOND = 10
 ORDERS_IN_THE_CUT = 4
-"""How many orders to insert right after the cut, so that something is missed."""
+"""How many orders to place and pay right after the cut, so that something is missed."""
 PATIENCE = 6.0
 """If no task runs for so many seconds, missing notifications count as lost."""
 LIMIT = 25.0
@@ -44,13 +44,13 @@ class Scenario:
         self._check_at = 0.0
         self._ran_at = 0.0
 
-    def play(self) -> Summary:
+    def play(self) -> Result:
         """Send everything, wait for the tasks, and return the result.
 
         Raises:
             DemoError: A process or a server has ended.
         """
-        self._view.begin(self.account, len(FIRST_TRY) + self._planned + ORDERS_IN_THE_CUT)
+        self._view.begin(self.account, len(FIRST_TRY) + 2 * (self._planned + ORDERS_IN_THE_CUT))
         begun = time.monotonic()
         for at, act in self._plan():
             self.watch(begun + at)
@@ -58,9 +58,9 @@ class Scenario:
         self._ran_at = time.monotonic()
         self.watch(time.monotonic() + LIMIT, self._is_settled)
         self.watch(time.monotonic() + QUIET)
-        summary = self.account.settle()
-        self._view.end(summary)
-        return summary
+        result = self.account.settle()
+        self._view.end(result)
+        return result
 
     def watch(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
         """Account for what happens, and show it.
@@ -89,7 +89,8 @@ class Scenario:
             yield at, partial(self._notify, text)
         for number in range(self._planned):
             at += 1 / ORDERS_A_SECOND
-            yield at, self._order
+            yield at - 0.5 / ORDERS_A_SECOND, self._order
+            yield at, self._pay
             if number == self._planned // 2:
                 yield at, self._cut
 
@@ -103,19 +104,28 @@ class Scenario:
         insert = "INSERT INTO orders (item, amount) VALUES (%s, %s) "
         self._send("orders", insert + "RETURNING row_to_json(orders)::text", (item, amount))
 
-    def _send(self, channel: str, query: str, values: tuple[object, ...]) -> None:
+    def _pay(self) -> None:
+        # The trigger publishes the same text.
+        update = "UPDATE orders SET paid = true WHERE id = (SELECT max(id) FROM orders) "
+        self._send("paid", update + "RETURNING row_to_json(orders)::text", (), durable=True)
+
+    def _send(
+        self, channel: str, query: str, values: tuple[object, ...], *, durable: bool = False
+    ) -> None:
         begun_at = time.time()
         row = self._stage.connection.execute(query.encode(), values).fetchone()
         assert row is not None
-        sent = Sent(channel, row[0], begun_at, time.time())
+        sent = Sent(channel, row[0], begun_at, time.time(), durable)
         self.account.sent[sent.key] = sent
         self._view.sent(sent)
 
     def _cut(self) -> None:
-        self._stage.cut_session()
+        self.account.cut_at = time.time()
+        self._stage.cut_sessions()
         self._view.cut()
         for _ in range(ORDERS_IN_THE_CUT):
             self._order()
+            self._pay()
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.pop("kind")

@@ -14,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 from pgnotifier.demo.processes import CeleryProcess, DemoError, quote_log, stop_all
 from pgnotifier.demo.recording import Records
 from pgnotifier.demo.view import View
+from pgnotifier.durable import install
 from pgnotifier.testing import PostgresServer, ValkeyServer
 
 if TYPE_CHECKING:
@@ -23,18 +24,21 @@ WORKERS = ("alpha", "beta")
 CHILDREN = 2
 """Prefork processes of each worker."""
 APPLICATION_NAME = "pgnotifier-demo"
+SESSIONS = 2
+"""The listener's database sessions: one listens, and one reads what is published durably."""
 LOOK_EVERY = 0.05  # seconds
 READY_TIMEOUT = 60.0  # seconds; three are usual, but machines that run tests are busy
 QUIET_OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 SCHEMA = Path(__file__).with_name("schema.sql")
 
-FIND_SESSION = """
+FIND_SESSIONS = """
 SELECT pid FROM pg_catalog.pg_stat_activity
 WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
 AND application_name OPERATOR(pg_catalog.=) %s
 AND state OPERATOR(pg_catalog.=) 'idle' AND query OPERATOR(pg_catalog.<>) ''
 """
+SUBSCRIBED = "SELECT EXISTS (SELECT FROM pgnotifier.subscription)"
 
 
 class Stage:
@@ -75,7 +79,7 @@ class Stage:
                 if record["kind"] == "ready" and record["worker"] in waiting:
                     waiting.remove(record["worker"])
                     view.part(record["worker"], f"pid {record['pid']}")
-            if "listener" in waiting and self.find_session():
+            if "listener" in waiting and self.is_listening():
                 waiting.remove("listener")
                 view.part("listener", f"pid {self.processes[-1].pid}")
             self.check()
@@ -95,14 +99,21 @@ class Stage:
             if not server.is_running():
                 raise DemoError(f"{type(server).__name__} has ended. {quote_log(server.log())}")
 
-    def find_session(self) -> int | None:
-        """Return the pid of the listener's database session, or None until it is listening."""
-        found = self.connection.execute(FIND_SESSION, [APPLICATION_NAME]).fetchone()
-        return None if found is None else int(found[0])
+    def is_listening(self) -> bool:
+        """Return whether the listener listens, and its durable subscription has a position."""
+        row = self.connection.execute(SUBSCRIBED).fetchone()
+        assert row is not None
+        return len(self.find_sessions()) >= SESSIONS and bool(row[0])
 
-    def cut_session(self) -> None:
-        """Terminate the listener's database session."""
-        self.connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [self.find_session()])
+    def find_sessions(self) -> list[int]:
+        """Return the pids of the listener's database sessions, as far as they are ready."""
+        found = self.connection.execute(FIND_SESSIONS, [APPLICATION_NAME])
+        return [int(pid) for (pid,) in found]
+
+    def cut_sessions(self) -> None:
+        """Terminate the listener's database sessions."""
+        for pid in self.find_sessions():
+            self.connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
@@ -154,6 +165,7 @@ def set_stage(app: str, view: View) -> Iterator[Stage]:
         stack.enter_context(stage.explaining())
         view.part("PostgreSQL", _postgres_version(stage.connection))
         view.part("Valkey", _broker_version(stage.broker_url))
+        install(stage.connection)
         stage.connection.execute(SCHEMA.read_bytes())
         for name in ("listener", *WORKERS):
             view.part(name, "starting")

@@ -5,7 +5,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, Summary
+from pgnotifier._runtime.log_records import count
+from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Result, Sent, Summary
 
 
 class View:
@@ -35,7 +36,7 @@ class View:
         """Show that a task ran. `sent` is None if somebody else sent the notification."""
 
     def cut(self) -> None:
-        """Show that the listener's database session was terminated."""
+        """Show that the listener's database sessions were terminated."""
 
     def reconnected(self, gap: ReportedGap) -> None:
         """Show that the listener is listening again, and the gap that it reported."""
@@ -43,7 +44,7 @@ class View:
     def update(self) -> None:
         """Refresh what is shown. Called often."""
 
-    def end(self, summary: Summary) -> None:
+    def end(self, result: Result) -> None:
         """Show the result."""
 
     def keep(self, text: str) -> None:
@@ -66,26 +67,28 @@ class PlainView(View):
         self._print(describe(execution, sent))
 
     def cut(self) -> None:
-        """Print that the session was terminated."""
+        """Print that the sessions were terminated."""
         self._print(CUT)
 
     def reconnected(self, gap: ReportedGap) -> None:
         """Print the gap."""
         self._print(describe_gap(gap))
 
-    def end(self, summary: Summary) -> None:
-        """Print the missed notifications, the figures, and the verdict."""
-        for why, missed in (
-            ("not executed, inside the reported gap", summary.in_gap),
-            ("not executed, UNEXPLAINED", summary.unexplained),
-            ("executed TWICE", summary.doubled),
-        ):
-            for sent in missed:
-                self._print(f"{sent.channel:<6} {sent.text}: {why}")
-        print("\nsummary")
-        for name, value in list_figures(summary):
-            print(f"  {name:<24} {value:>8}")
-        print(f"\n{describe_verdict(summary)}", flush=True)
+    def end(self, result: Result) -> None:
+        """Print what was missed, the figures, and the verdict."""
+        for summary in (result.plain, result.durable):
+            for why, missed in (
+                ("not executed, inside the reported gap", summary.in_gap),
+                ("not executed, UNEXPLAINED", summary.unexplained),
+                ("executed TWICE", summary.doubled),
+            ):
+                for sent in missed:
+                    self._print(f"{sent.channel:<6} {sent.text}: {why}")
+        print(f"\n{'summary':<26} {'plain':>10} {'durable':>10}")
+        both = zip(list_figures(result.plain), list_figures(result.durable), strict=True)
+        for (name, plain), (_, durable) in both:
+            print(f"  {name:<24} {plain:>10} {durable:>10}")
+        print(f"\n{describe_verdict(result)}", flush=True)
 
     def keep(self, text: str) -> None:
         """Print the text."""
@@ -95,7 +98,7 @@ class PlainView(View):
         print(f"{show_time(time.time())}  {line}", flush=True)
 
 
-CUT = "the demo has terminated the listener's database session"
+CUT = "the demo has terminated the listener's database sessions"
 
 
 def describe(execution: Execution, sent: Sent | None) -> str:
@@ -112,13 +115,16 @@ def describe_gap(gap: ReportedGap) -> str:
     return f"the listener is listening again; gap: {since} to {until}"
 
 
-def describe_verdict(summary: Summary) -> str:
+def describe_verdict(result: Result) -> str:
     """Return a sentence that says whether the demo has succeeded."""
-    if summary.is_good:
-        return "Every notification was executed once, or lies inside the reported gap."
+    plain, durable = result.plain, result.durable
+    if result.is_good:
+        missed = count(len(plain.in_gap), "plain notification")
+        return f"{missed} missed, inside the reported gap; of the durable ones, none."
+    doubled = len(plain.doubled) + len(durable.doubled)
     return (
-        f"{len(summary.unexplained)} notifications were lost outside of reported gaps, and "
-        f"{len(summary.doubled)} were executed more than once: this is a defect."
+        f"Lost outside of reported gaps: {len(plain.unexplained)}; durable, but missing: "
+        f"{len(durable.unexplained)}; executed more than once: {doubled}. This is a defect."
     )
 
 
@@ -127,6 +133,7 @@ def list_figures(summary: Summary) -> list[tuple[str, str]]:
     return [
         ("sent", str(summary.sent)),
         ("executed", str(summary.executed)),
+        ("sent while cut off", str(summary.cut_off)),
         ("inside the reported gap", str(len(summary.in_gap))),
         ("unexplained", str(len(summary.unexplained))),
         ("executed twice", str(len(summary.doubled))),

@@ -282,7 +282,41 @@ def test_the_migration_as_sql(db, capsys):
     call_command("sqlmigrate", "pgnotifier_durable", "0001")
     assert "CREATE TABLE pgnotifier.log" in capsys.readouterr().out
     call_command("sqlmigrate", "pgnotifier_durable", "0001", backwards=True)
-    assert "DROP SCHEMA pgnotifier CASCADE" in capsys.readouterr().out
+    assert "DROP SCHEMA IF EXISTS pgnotifier CASCADE" in capsys.readouterr().out
+
+
+def test_the_upgrade_as_sql(db, capsys):
+    """Each version is printed once, by its migration. The reverse of an upgrade is nothing."""
+    printed = []
+    for number in ("0001", "0002"):
+        call_command("sqlmigrate", "pgnotifier_durable", number)
+        printed.append(capsys.readouterr().out)
+    assert ["CREATE SCHEMA pgnotifier" in one for one in printed] == [True, False]
+    assert ["SET version = 2" in one for one in printed] == [False, True]
+    call_command("sqlmigrate", "pgnotifier_durable", "0002", backwards=True)
+    assert "pgnotifier." not in capsys.readouterr().out
+
+
+def test_migrating_back_from_an_upgrade_keeps_the_log(transactional_db):
+    """The reverse of an upgrade keeps the log with its entries."""
+    parcels.notify("kept")
+    call_command("migrate", "pgnotifier_durable", "0001", verbosity=0)
+    assert len(published()) == 1
+    call_command("migrate", "pgnotifier_durable", verbosity=0)
+    assert len(published()) == 1
+    _empty()
+
+
+def test_publishing_and_notifying(db):
+    """What is published with `notify` is captured once, as an entry."""
+    with captureNotifications() as sent:
+        publish("parcels", {"n": 1}, "k", notify=True)
+        publish_many("parcels", [2, 3], notify=True)
+    assert [(one.payload, one.id is not None) for one in sent] == [
+        ({"n": 1}, True),
+        (2, True),
+        (3, True),
+    ]
 
 
 # --- helpers for tests ---

@@ -1,9 +1,8 @@
 """Databases that were copied: what was undelivered in the original is delivered by the copy."""
 
-import subprocess
-
 import psycopg
 import pytest
+from copying import dump, restore
 from log_position import ForeignPositionError, Position
 from psycopg import sql
 
@@ -56,35 +55,17 @@ def read_all(connection, position):
     return payloads
 
 
+def burn(connection, count):
+    """Use up the numbers of so many transactions."""
+    connection.execute(
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP"
+        " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+    )
+
+
 def due(connection, position):
     """Return the payloads of what is delivered beside the flow."""
     return [one.payload.decode() for one in dead_letters.find_due(connection, position.sub, 1000)]
-
-
-def dump(dsn, *options):
-    """Return what pg_dump writes."""
-    program = find_postgres() / "bin" / "pg_dump"
-    if not program.exists():
-        pytest.skip("this installation of PostgreSQL has no pg_dump")
-    command = [str(program), "--no-owner", *options, dsn]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def restore(dump, target):
-    """Execute a dump, as psql would."""
-    lines = iter(dump.splitlines(keepends=True))
-    statements = ""
-    with psycopg.connect(target, autocommit=True) as connection:
-        for line in lines:
-            if line.startswith("COPY "):
-                connection.execute(statements.encode())
-                statements = ""
-                with connection.cursor().copy(line.encode()) as copy:
-                    for row in iter(lambda: next(lines), "\\.\n"):
-                        copy.write(row)
-            elif not line.startswith("\\"):
-                statements += line
-        connection.execute(statements.encode())
 
 
 def prepare(connection):
@@ -112,10 +93,7 @@ def test_dump_and_restore(connection, pgnotifier_dsn, elsewhere, options, transa
     prepare(connection).close()
     dumped = dump(pgnotifier_dsn, *options)
     with Parameters(elsewhere).connect() as copy:
-        copy.execute(
-            f"DO $$ BEGIN FOR i IN 1..{transactions} LOOP"
-            " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
-        )
+        burn(copy, transactions)
         restore(dumped, elsewhere)
         half = Position(positions.subscribe(copy, "half", "orders"))
         whole = Position(positions.subscribe(copy, "all", "orders"))
@@ -202,6 +180,68 @@ def test_a_false_alarm(connection):
     late.close()
     publish(connection, "new")
     assert sorted(read_all(connection, half)) == ["d", "e", "f", "late", "new"]
+
+
+def test_a_false_alarm_keeps_undelivered_ticks(connection):
+    """Re-anchoring what needs no repair loses no entry, nor one with a snapshot."""
+    half = Position(positions.subscribe(connection, "half", "orders"))
+    connection.execute(
+        "INSERT INTO pgnotifier.log (snap, channel, payload)"
+        " VALUES (pgnotifier.snapshot(), 'orders', 'tick')"
+    )
+    assert guard.reanchor(connection)
+    publish(connection, "new")
+    assert read_all(connection, half) == ["tick", "new"]
+    assert due(connection, half) == []
+
+
+def test_a_position_that_is_made_after_a_savepoint(connection):
+    """A position isn't taken for a copied one because a subtransaction has written it."""
+    positions.subscribe(connection, "half", "orders")
+    for rolls_back in (False, True):
+        with connection.transaction(), connection.transaction():
+            connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS t ()")
+            with connection.transaction(force_rollback=rolls_back):
+                positions.seek(connection, "half", "orders", "now")
+                positions.subscribe(connection, "other", "orders")
+    publish(connection, "a")
+    for name in ("half", "other"):
+        position = Position(positions.subscribe(connection, name, "orders"))
+        assert read_all(connection, position) == ["a"]
+
+
+@pytest.mark.parametrize("has_subscriptions", [True, False])
+def test_a_new_subscription_of_a_copy(
+    connection, pgnotifier_dsn, elsewhere, make_notifier, make_recorder, has_subscriptions
+):
+    """It starts now, and gets nothing that was copied, whatever the first reader is for."""
+    if has_subscriptions:
+        prepare(connection).close()
+    publish(connection, *"xyz")
+    restore(dump(pgnotifier_dsn), elsewhere)
+    new, half = make_recorder(), make_recorder()
+    notifier = make_notifier(elsewhere)
+    notifier.subscribe("new", "orders", new, durable=True)
+    if has_subscriptions:
+        notifier.subscribe("half", "orders", half, durable=True)
+        assert half.wait_for(6) == [*"defxyz"]
+    with psycopg.connect(elsewhere, autocommit=True) as copy:
+        burn(copy, 5000)  # as many transactions as the original has had, and more
+        publish(copy, "now")
+    assert new.wait_for(1) == ["now"]
+    notifier.stop()
+
+
+def test_seeking_in_a_copy(connection, pgnotifier_dsn, elsewhere):
+    """The first thing that is done to a copy may be to move a position."""
+    prepare(connection).close()
+    restore(dump(pgnotifier_dsn), elsewhere)
+    with Parameters(elsewhere).connect() as copy:
+        assert positions.seek(copy, "half", "orders", "now")
+        half = Position(positions.subscribe(copy, "half", "orders"))
+        publish(copy, "new")
+        assert read_all(copy, half) == ["new"]
+        assert due(copy, half) == ["d", "e", "f"]
 
 
 def test_while_a_subscription_is_in_use(connection, pgnotifier_dsn):

@@ -186,6 +186,32 @@ def test_a_network_that_swallows_everything(log, make_notifier, record, quick):
         notifier.stop()
 
 
+def test_a_session_that_nobody_has_noticed(log, make_notifier, quick):
+    """A session that holds a subscription after its network is gone is ended by the next one."""
+    begun, go_on, got = threading.Event(), threading.Event(), []
+
+    def wait(id, channel, payload, pid):
+        got.append(payload)
+        begun.set()
+        assert go_on.wait(60)
+
+    with Proxy(conninfo_to_dict(log.dsn)) as proxy:
+        notifier = make_notifier(proxy.dsn, heartbeat_timeout=0.2)
+        notifier.subscribe("invoice", "paid", wait, durable=True)
+        log.publish("paid", 1)
+        assert begun.wait(60)  # the subscription is held
+        (left,) = eventually(log.readers)
+        proxy.frozen = True
+        eventually(lambda: notifier.status().durable[0].why)
+        assert left in log.readers()
+        proxy.frozen = False
+        go_on.set()
+        log.publish("paid", 2)
+        eventually(lambda: got == [1, 2])
+        eventually(lambda: left not in log.readers())
+        notifier.stop()
+
+
 @pytest.mark.parametrize("crashes", [False, True], ids=["restarted", "crashed"])
 def test_a_server_that_is_restarted(pgnotifier_private_postgres, make_notifier, quick, crashes):
     """What was committed before and after a restart, or a crash, of the server is delivered."""

@@ -16,10 +16,20 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import log_session
-from pgnotifier._listener import pause, queue_usage
+from pgnotifier._durable import leftovers, log_session, pooling
+from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
-from pgnotifier._log import dead_letters, guard, installing, overview, positions, reclaim
+from pgnotifier._log import (
+    dead_letters,
+    guard,
+    installing,
+    overview,
+    positions,
+    publishing,
+    reclaim,
+    references,
+    versions,
+)
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -37,22 +47,27 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_durable/log_session.py": 14,
+    "_durable/leftovers.py": 2,
+    "_durable/log_session.py": 16,
+    "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
-    "_log/installing.py": 6,
+    "_log/installing.py": 4,
     "_log/overview.py": 4,
     "_log/positions.py": 4,
-    "_log/publishing.py": 4,
+    "_log/publishing.py": 6,
     "_log/reclaim.py": 1,
+    "_log/references.py": 1,
+    "_log/versions.py": 4,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
+    "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
-    "demo/__init__.py": 2,  # shown to the user
-    "demo/scenario.py": 2,
-    "demo/stage.py": 2,
+    "demo/__init__.py": 3,  # shown to the user
+    "demo/scenario.py": 3,
+    "demo/stage.py": 3,
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
@@ -71,19 +86,23 @@ EXECUTED = {
     "terminate": (TERMINATE % 0, ()),
     "identity": (pause.IDENTITY, ()),
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
+    "long row": (reader_connection.LONG_ROW, ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),
     "beat": (session.notify_query("orders", "1"), ()),
     "listen": (session.listen_query(["orders"]), ()),
     "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
-    "find": (stage.FIND_SESSION, ("pgnotifier-demo",)),
+    "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
 }
 
 ON_LOG = {
+    "latest session": (leftovers._IDENTITY, ()),
+    "end of a leftover": (leftovers._END, (0, "0")),
     "is standby": (guard._IS_STANDBY, ()),
     "repeatable": (guard._REPEATABLE, ()),
-    "begin": (installing._BEGIN, ()),
+    "begin": (versions.BEGIN, ()),
+    "installed": (versions._CHECK.format(since=1), ()),
     "owner": (installing._OWNER, ()),
     "version": (installing._VERSION, ()),
     "subscribe": (positions._SUBSCRIBE, ("a", "orders", "now", None, None)),
@@ -111,7 +130,9 @@ ON_LOG = {
         dead_letters._FIND,
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
-    "hold on": (log_session._HOLD, (1,)),
+    "server's process": (log_session._PID, ()),
+    "hold on": (log_session._HOLD, (1, 1)),
+    "echo": (pooling._ECHO.format("a"), ()),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
@@ -120,11 +141,18 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "subscribed": (stage.SUBSCRIBED, ()),
     "list positions": (overview._POSITIONS, ()),
     "slots": (overview._SLOTS, ()),
     "limits": (overview._LIMITS, ()),
     "lock holders": (overview._LOCK_HOLDERS, ()),
     "publish": ("SELECT pgnotifier.publish('orders', '1')", ()),
+    "notify": ("SELECT pgnotifier.publish('orders', '1', notify => true)", ()),
+    "notify of JSON": ("SELECT pgnotifier.publish('orders', '{}'::jsonb, notify => true)", ()),
+    "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
+    "find a payload": (references._FIND, ("900", 1, b"orders")),
+    "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
+    "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
 }
@@ -134,6 +162,8 @@ FUNCTIONS = {
     "set_config": ("text, text, boolean", "text", "'x'"),
     "pg_backend_pid": ("", "int", "1"),
     "pg_notify": ("text, text", "void", ""),
+    "format": ("text, text", "text", "'SELECT 1'"),
+    "concat_ws": ("text, xid8, bigint, text", "text", "'x'"),
     "pg_try_advisory_lock": ("bigint", "boolean", "true"),
     "pg_try_advisory_lock_shared": ("bigint", "boolean", "true"),
     "pg_notification_queue_usage": ("", "float8", "0"),
@@ -153,12 +183,25 @@ FUNCTIONS = {
     "setval": ("regclass, bigint", "bigint", "1"),
     "random": ("", "float8", "0"),
     "octet_length": ("text", "int", "1"),
+    "convert_to": ("text, name", "bytea", "NULL"),
     "date_part": ("text, interval", "float8", "1"),
     "extract": ("text, interval", "numeric", "1"),
 }
 OPERATORS = {
-    "=": ["text", "name", "int", "bigint", "oid", "smallint", "boolean", "timestamptz"],
+    "=": [
+        "text",
+        "name",
+        "int",
+        "bigint",
+        "oid",
+        "smallint",
+        "boolean",
+        "timestamptz",
+        "bytea",
+        "xid8",
+    ],
     "<>": ["text", "int", "name"],
+    ">": ["int"],
     "-": ["timestamptz"],
 }
 MIXED = [("oid", "bigint"), ("oid", "int"), ("smallint", "int"), ("text", "name"), ("name", "text")]

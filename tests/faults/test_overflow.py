@@ -228,6 +228,6 @@ def test_a_long_queue_is_read_by_and_by(make_notifier, sessions, monkeypatch):
         sent += 100
     slow.begun.set()
     eventually(lambda: slow.got == sent, 60)
-    read_at_once = reader_connection.READS * 16 * 1024 // LONG
+    read_at_once = reader_connection.READS * reader_connection.READ_BYTES // LONG
     assert slow.most <= 2 * 100 + 10 + 2 * read_at_once  # before a query, and with it
     assert notifier.status().reconnects == 0

@@ -14,11 +14,12 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 class Replica(PostgresServer):
-    """A standby of another embedded server."""
+    """A standby of another embedded server; or a copy that goes on from its present state."""
 
-    def __init__(self, primary):
+    def __init__(self, primary, *, follows=True):
         super().__init__()
         self._primary = primary
+        self._options = ["-R"] if follows else []
 
     def promote(self):
         """Promote it to a primary."""
@@ -28,7 +29,18 @@ class Replica(PostgresServer):
     def _make_data(self, process, home, installed):
         program, data = str(home / "bin" / "pg_basebackup"), str(process.directory / "data")
         process.run(
-            [program, "-R", "-X", "stream", "-c", "fast", "-D", data, "-d", self._primary.dsn]
+            [
+                program,
+                *self._options,
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-D",
+                data,
+                "-d",
+                self._primary.dsn,
+            ]
         )
 
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from published import DurableLog
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener import leader_lock as standby
@@ -362,3 +363,29 @@ def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch,
     monkeypatch.setattr(notifier._lifecycle.listener.connection, "_try_round_trip", trip)
     eventually(lambda: notifier.status().reconnects >= 1, 30)
     assert "defect" not in caplog.text
+
+
+@pytest.mark.parametrize("of", ["role", "database"])
+@pytest.mark.parametrize(
+    "settings", [*TIMEOUTS, *READ_ONLY, OTHERS], ids=lambda settings: min(settings)
+)
+def test_settings_of_a_durable_reader(
+    role, make_notifier, make_recorder, pgnotifier_dsn, settings, of
+):
+    """No setting of its role or its database keeps a durable subscription from anything."""
+    log, got = DurableLog(pgnotifier_dsn), []
+
+    def fail_once(id, channel, payload, pid):
+        got.append(payload)
+        if len(got) == 1:
+            raise ValueError("\\ '")
+
+    notifier = make_notifier(role(settings, of))
+    notifier.subscribe("invoice", "orders", fail_once, durable=True)
+    log.publish("orders", "\\ '", 2, key="\\ '")
+    eventually(lambda: len(log.failed("invoice")) == 1 and 2 in got)
+    log.have_retried()
+    eventually(lambda: got == ["\\ '", 2, "\\ '"])
+    notifier.seek("invoice", "orders", "oldest")
+    eventually(lambda: len(got) == 5)
+    log.connection.close()

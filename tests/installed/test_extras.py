@@ -100,6 +100,32 @@ def test_django(install, db):
     assert "Traceback" not in listener.log
 
 
+MIGRATION = """
+import sys
+import psycopg
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+import sqlalchemy
+import pgnotifier.contrib.alembic
+
+make = lambda: psycopg.connect(sys.argv[1])
+engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=make)
+with engine.begin() as connection:
+    op = Operations(MigrationContext.configure(connection))
+    op.install_pgnotifier(version=1, publishers=["pg_monitor"])
+    print(connection.exec_driver_sql("SELECT pgnotifier.publish('orders', '1')").scalar())
+    op.uninstall_pgnotifier()
+engine.dispose()
+"""
+
+
+def test_alembic(install, db):
+    """With the extra alembic, a migration installs the durable log."""
+    environment = install("alembic")
+    done = environment.run("python", "-W", "error", "-c", MIGRATION, db.dsn)
+    assert done.stdout.strip() == "1"
+
+
 def test_cli(install, db, free_port):
     """`pgnotifier listen` calls a callback in its process; `pgnotifier health` shows its state."""
     environment = install("cli")

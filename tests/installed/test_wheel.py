@@ -36,7 +36,14 @@ def test_the_extras(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         metadata = PathDistribution(zipfile.Path(archive, f"{info}/")).metadata
-    assert set(metadata.get_all("Provides-Extra")) == {"celery", "cli", "demo", "django", "rq"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "alembic",
+        "celery",
+        "cli",
+        "demo",
+        "django",
+        "rq",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -1,11 +1,10 @@
 """Databases in other encodings: payloads, and channel names, that they can or can't hold."""
 
-import secrets
 import threading
 
 import psycopg
 import pytest
-from psycopg import pq, sql
+from psycopg import pq
 
 from pgnotifier import (
     ChannelNameError,
@@ -24,30 +23,6 @@ ENCODINGS = (
     *("LATIN1", "LATIN2", "LATIN5", "LATIN6", "LATIN7", "LATIN8", "LATIN9", "LATIN10"),
     *("WIN866", "WIN874", "WIN1250", "WIN1251", "WIN1252", "WIN1253", "WIN1255", "WIN1258"),
 )
-
-
-@pytest.fixture
-def database_in(pgnotifier_postgres):
-    """Yield a function that creates databases in an encoding, which are dropped afterwards."""
-    made = []
-    server = pgnotifier_postgres
-
-    def create(encoding):
-        name = f"encoded_{encoding.lower()}_{secrets.token_hex(4)}"
-        with psycopg.connect(server.dsn, autocommit=True) as admin:
-            # Before PostgreSQL 15, libc is the only provider, and can't be named.
-            provider = " LOCALE_PROVIDER libc" if admin.info.server_version >= 150000 else ""
-            admin.execute(
-                sql.SQL(
-                    "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LOCALE 'C'" + provider
-                ).format(sql.Identifier(name), encoding)
-            )
-        made.append(name)
-        return server.dsn_for(name)
-
-    yield create
-    for name in made:
-        server.drop_database(name)
 
 
 @pytest.fixture

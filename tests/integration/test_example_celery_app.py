@@ -18,11 +18,18 @@ def _blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
 
 
+def _commands():
+    """Return the README's commands on servers of your own."""
+    commands = [line for block in _blocks("sh") for line in block.splitlines()]
+    assert commands[1].startswith("export SHOP_DSN=")
+    return commands[2:]
+
+
 @pytest.fixture
-def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
+def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked, eventually):
     """Yield a function that runs a command of the README in a copy of the example's directory.
 
-    It returns the output, or for a worker or listener the process and its log.
+    It returns the output, or for a worker or listener the process and its log, once it is ready.
     """
     directory = tmp_path / "celery_app"
     shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,18 +41,19 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
     }
     running = []
 
-    def run(command):
+    def run(command, ready=""):
         program, *argv = shlex.split(command)
         if program == "python":
             done = preforked.run("core", argv, cwd=directory, env=env)
             assert done.returncode == 0, done.stderr
             return done.stdout
         assert program == "celery"
-        log = directory / f"{argv[2]}.log"
+        log = directory / f"{len(running)}.log"
         log.touch()
         celery = [sys.executable, "-m", program, *argv]
         process = preforked.start(celery, cwd=directory, env=env, log=log)
         running.append(process)
+        eventually(lambda: ready in log.read_text() or process.poll() is not None, 60)
         return process, log
 
     yield run
@@ -56,15 +64,10 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked):
 
 def test_as_its_readme_says(shell, eventually):
     """The README's commands, run in order, lead to the report that the README shows."""
-    commands = [line for block in _blocks("sh") for line in block.splitlines()]
-    assert commands[1].startswith("export SHOP_DSN=")
-    create, worker, listener, produce, report = commands[2:]
-
+    create, worker, listener, produce, report = _commands()
     shell(create)
-    celery, worker_log = shell(worker)
-    eventually(lambda: "ready." in worker_log.read_text() or celery.poll() is not None, 60)
-    pgnotifier, listener_log = shell(listener)
-    eventually(lambda: "listening" in listener_log.read_text() or pgnotifier.poll() is not None, 60)
+    celery, worker_log = shell(worker, "ready.")
+    pgnotifier, listener_log = shell(listener, "listening")
     shell(produce)
     _, expected = _blocks("text")
     eventually(lambda: shell(report) == expected, 60)
@@ -77,3 +80,27 @@ def test_as_its_readme_says(shell, eventually):
     celery.wait(30)  # its exit code depends on Celery
     for log in (listener_log, worker_log):
         assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_each_order_gets_its_invoice(shell, eventually):
+    """Each order is invoiced though listener and worker are killed, and orders placed meanwhile."""
+    create, worker, listener, produce, report = _commands()
+    shell(create)
+    shell(produce)  # before there is a subscription
+    celery, _ = shell(worker, "ready.")
+    pgnotifier, _ = shell(listener, "listening")
+    eventually(lambda: shell(report).startswith("10 of 10 orders invoiced"), 60)
+
+    pgnotifier.kill_group()
+    shell(produce)
+    assert shell(report).startswith("10 of 20 orders invoiced")
+    pgnotifier, _ = shell(listener, "listening")
+    shell(produce)
+    celery.kill_group()  # while it works, or before
+    shell(produce)
+    pgnotifier.kill_group()
+    shell(worker, "ready.")
+    shell(listener, "listening")
+    eventually(lambda: shell(report).startswith("40 of 40 orders invoiced"), 120)

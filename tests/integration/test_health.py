@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pgnotifier import (
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery import readiness as probing
 from pgnotifier._health import http_server as answering
+from pgnotifier._health.health_server import HealthServer
 from pgnotifier.cli.probing import probe
 from pgnotifier.contrib.celery import CeleryDispatcher
 
@@ -110,6 +112,20 @@ def test_a_port_in_use(pgnotifier_dsn, make_notifier, free_port):
     first.stop()
     second.start()
     assert ask(free_port, "/healthz")[0] == 200
+
+
+def test_no_descriptor(free_port):
+    """If no descriptor is left, it isn't the port that is wrong: another try may succeed."""
+    server = HealthServer([], free_port)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(ConnectionFailedError, match="Too many open files"):
+            server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    server.start()
+    server.stop()
 
 
 def test_no_connection(make_notifier, free_port, eventually):

@@ -1,10 +1,14 @@
 """States, heartbeats, and connection parameters that a callable supplies."""
 
+import array
+import fcntl
 import logging
+import termios
 import threading
 import traceback
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -17,6 +21,10 @@ from pgnotifier import (
 )
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.parameters import KEEPALIVE, Parameters
+from pgnotifier._connection.session import Session
+from pgnotifier._listener.reader_connection import ReaderConnection
+from pgnotifier._listener.router import Router
+from pgnotifier._registry.registry import Registry
 from pgnotifier.testing import PostgresServer
 
 KEPT = (
@@ -178,11 +186,15 @@ def test_supply_returns_nonsense(make_notifier):
         make_notifier(lambda: {"hots": "x"}).start()
 
 
-@pytest.mark.parametrize("options", ["-c shop.key=x s3cretword", "--shop.key=x\ts3cretword"])
+@pytest.mark.parametrize(
+    "options",
+    ["-c shop.key=x s3cretword", "--shop.key=x\ts3cretword", "-c shop.key=x -Ss3cretword"],
+)
 def test_refused_options(pgnotifier_dsn, make_notifier, options):
     """The server's error doesn't show a setting of the application's, which may be secret."""
     notifier = make_notifier({**conninfo_to_dict(pgnotifier_dsn), "options": options})
-    with pytest.raises(ConnectionFailedError, match="invalid command-line argument") as caught:
+    refused = r"invalid (command-line argument|value)"
+    with pytest.raises(ConnectionFailedError, match=refused) as caught:
         notifier.start()
     assert "s3cretword" not in "".join(traceback.format_exception(caught.value))
 
@@ -218,3 +230,28 @@ def test_keepalives():
     assert "keepalives_idle=60" in mine
     assert "tcp_user_timeout=0" in mine
     assert "keepalives" not in Parameters("service=shop").conninfo
+
+
+def test_long_notifications_are_read_many_at_a_time(pgnotifier_dsn, db, eventually):
+    """One read takes twenty of the longest, where libpq's own buffer has room for two."""
+    router = Router(Registry, lambda _: None, set)
+    connection = ReaderConnection(Parameters({}), router, 10.0, 60.0, lambda: False)
+    connection.session = session = Session(psycopg.connect(pgnotifier_dsn, autocommit=True))
+    try:
+        connection.change("LISTEN", ["a"])
+        connection.read_more_at_a_time()
+        db.connection.execute(
+            "SELECT pg_notify('a', rpad(n::text, 7900)) FROM generate_series(0, 19) AS n"
+        )
+        unread = array.array("i", [0])
+
+        def has_all():
+            fcntl.ioctl(session.fd, termios.FIONREAD, unread)
+            return unread[0] > 20 * 7900
+
+        eventually(has_all)
+        session.consume()
+        found = iter(session.notifies, None)
+        assert [int(one.extra) for one in found] == list(range(20))
+    finally:
+        connection.end()

@@ -244,6 +244,31 @@ def test_without_a_log(caller, log):
         caller.rollback()
 
 
+def test_notifying(caller, log, pgnotifier_dsn):
+    """With `notify`, volatile listeners get what is published, and references to what is long."""
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as listener:
+        listener.execute("LISTEN a; LISTEN pgnotifier_reference")
+        long = "x" * 8000
+        made = [caller.publish("a", "one", notify=True)]
+        made.append(caller.publish("a", "two", "k", order="key", notify=True))
+        made += caller.publish_many("a", [3, long, 4], notify=True)
+        made += caller.publish_many("a", [{"n": 5}], "k", order="key", notify=True)
+        caller.publish("a", "quiet")
+        caller.commit()
+        came = [*listener.notifies(timeout=60, stop_after=6)]
+    assert [decode(one.payload) for one in came if one.channel == "a"] == [
+        "one",
+        "two",
+        3,
+        4,
+        {"n": 5},
+    ]
+    assert came[3].channel == "pgnotifier_reference"
+    assert came[3].payload.split()[1:] == [str(made[3]), "a"]
+    assert made == ids(log)[:-1]
+    assert [key for _, key, _ in entries(log)] == [None, "k", None, None, None, "k", None]
+
+
 def test_encoder(caller, log):
     """`encoder` is used as by `encode`."""
     at = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

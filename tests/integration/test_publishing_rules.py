@@ -315,7 +315,10 @@ def test_publishing_without_waking(log, pgnotifier_dsn, setting):
 
 @pytest.mark.servers
 def test_two_phase_commit():
-    """A transaction that has woken a reader can't be prepared; with the setting it can."""
+    """A transaction that has woken a reader can't be prepared; with the setting it can.
+
+    With `notify`, it can't either way.
+    """
     with (
         PostgresServer(settings={"max_prepared_transactions": 2}) as server,
         psycopg.connect(server.dsn, autocommit=True) as log,
@@ -325,6 +328,10 @@ def test_two_phase_commit():
         reader.execute("SELECT pgnotifier.doze()")
         log.execute("BEGIN")
         publish(log, "a", "loud")
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
+            log.execute("PREPARE TRANSACTION 'one'")
+        log.execute("BEGIN; SET LOCAL pgnotifier.wake = off")
+        publish(log, "a", "notified", notify=True)
         with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
             log.execute("PREPARE TRANSACTION 'one'")
         log.execute("BEGIN; SET LOCAL pgnotifier.wake = off")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -80,6 +81,39 @@ def test_the_celery_app(start, tmp_path, db, pgnotifier_redis_url, eventually):
     eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
     listener.send_signal(signal.SIGTERM)
     assert listener.wait(30) == 0
+
+
+def test_a_durable_subscription(start, tmp_path, db, pgnotifier_redis_url, eventually):
+    """With an id and durable=True, and the README's commands, nothing is missed meanwhile."""
+    text = README.read_text()
+    ((install, publish),) = re.findall(r"^(pgnotifier install.*)\n(psql .*)$", text, re.MULTILINE)
+    durable = '@notifier.on("image_uploaded", id="resize", durable=True)'
+    assert f"`{durable}`" in text
+    program = _program("CeleryNotifier")
+    for place, ours in (
+        ("postgresql://localhost/shop", db.dsn),
+        ("redis://localhost:6379/0", pgnotifier_redis_url),
+        ('@notifier.on("image_uploaded", id="resize")', durable),
+    ):
+        assert place in program
+        program = program.replace(place, ours)
+    (tmp_path / "shop.py").write_text(program)
+    _, verb, option, place, *_ = shlex.split(install, comments=True)
+    assert place == "postgresql://localhost/shop"
+    installing, _ = start("install", BIN / "pgnotifier", verb, option, db.dsn)
+    assert installing.wait(60) == 0
+    statement = shlex.split(publish)[-1]
+    assert statement.startswith("SELECT pgnotifier.publish('image_uploaded', ")
+
+    celery = [sys.executable, "-m", "celery", "-A", "shop"]
+    listener, log = start("first", *celery, "pgnotifier")
+    eventually(lambda: "listening" in log.read_text() or listener.poll() is not None, 60)
+    listener.send_signal(signal.SIGTERM)
+    assert listener.wait(30) == 0
+    db.execute(statement)  # while nobody listens
+    _, worker_log = start("worker", *celery, "worker", "--pool", "solo")
+    start("second", *celery, "pgnotifier")
+    eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
 
 
 def test_the_rq_module(start, tmp_path, db, pgnotifier_redis_url, eventually):

@@ -32,7 +32,7 @@ def ledger(soaking):
     """Return an empty ledger."""
     from soaking.accounting import Ledger
 
-    return Ledger()
+    return Ledger(["invoices"])
 
 
 # --- the run ---
@@ -80,7 +80,10 @@ def run(tmp_path):
 @pytest.mark.gate
 @pytest.mark.timeout(240)
 def test_a_short_soak_accounts_for_everything(run, eventually):
-    """In 20 seconds with faults, nothing is lost, doubled or disordered, and it cleans up."""
+    """In 20 seconds with faults, nothing is lost, doubled or disordered, and it cleans up.
+
+    What was published durably is delivered, whatever happened.
+    """
     one = run("--minutes", 1 / 3, "--every", 1, "--seed", 20)
     output, _ = one.process.communicate(timeout=200)
     assert one.process.returncode == 0, output[-8000:]
@@ -94,6 +97,10 @@ def test_a_short_soak_accounts_for_everything(run, eventually):
     explained += found["not delivered, nobody knows if committed"]
     assert 0 <= undelivered - explained <= 100  # those sent to removed channels
     assert found["lost"] == found["doubled"] == found["disordered"] == 0
+    kept = found["durable: published"] - found["durable: nobody knows if committed"]
+    assert found["durable: delivered by a call"] == found["durable: delivered as a task"] == kept
+    assert kept > 5_000
+    assert found["durable: lost"] == 0
     eventually(lambda: not one.left_behind())
 
 
@@ -242,6 +249,48 @@ def test_an_unknown_outcome_excuses_absence_alone(ledger):
     assert ledger.offences == {"lost": 1}
 
 
+def test_no_gap_explains_a_durable_one(ledger):
+    """What was published durably and doesn't come is lost, whatever gap there was."""
+    start = time.time()
+    for channel in ("orders", "invoices"):
+        commit(ledger, channel)
+    ledger.add_gap(gap(start - 9, time.time() + 9))
+    ledger.settle()
+    assert (ledger.totals.in_gaps, ledger.durable.in_gaps) == (1, 0)
+    assert ledger.offences == {"durable lost": 1}
+
+
+def test_a_durable_one_may_come_again(ledger):
+    """A second call or the same task is counted, but another task is an offence."""
+    (key,) = commit(ledger, "invoices")
+    deliver(ledger, key, "invoices")
+    deliver(ledger, key, "invoices")
+    assert ledger.durable.again == 2
+    assert not ledger.offences
+    ledger.deliver("task", key, "invoices", "another")
+    assert ledger.offences == {"doubled": 1}
+    ledger.settle()
+    assert ledger.durable.came == {"callback": 1, "task": 1}
+    assert (ledger.totals.sent, ledger.durable.sent) == (0, 1)
+
+
+def test_an_unknown_outcome_of_a_durable_one(ledger):
+    """If it is unknown whether it was committed, it may come or not; but not by half."""
+    _, half = (commit(ledger, "invoices", ended=False)[0] for _ in range(2))
+    deliver(ledger, half, "invoices", routes=["task"])
+    ledger.settle()
+    assert ledger.durable.perhaps == 1
+    assert ledger.offences == {"durable lost": 1}
+
+
+def test_disorder_of_durable_ones_is_noticed(ledger):
+    """What was committed before another one was published has to come before it."""
+    first, second = (commit(ledger, "invoices", sender=one)[0] for one in (1, 2))
+    for key in (second, first):
+        deliver(ledger, key, "invoices", routes=["task"])
+    assert ledger.offences == {"disordered": 1}
+
+
 def test_deliveries_of_removed_channels_are_noticed(ledger):
     """A delivery from a removed channel is an offence; if there is none, nothing is lost."""
     ledger.mark_removed("orders", removed=True)
@@ -260,7 +309,8 @@ def test_misrouted_and_bad_gaps_are_noticed(ledger):
     now = time.time()
     ledger.add_gap(gap(now, now - 1))
     ledger.add_gap(Gap(datetime.now(), datetime.now(), frozenset("a"), "x"))  # noqa: DTZ005
-    assert ledger.offences == {"misrouted": 1, "bad gap": 2}
+    ledger.add_gap(gap(now, now + 1, "orders", "invoices"))  # a durable channel has none
+    assert ledger.offences == {"misrouted": 1, "bad gap": 3}
 
 
 def test_time_in_gaps_is_counted_once(ledger):

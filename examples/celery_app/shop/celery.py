@@ -9,4 +9,7 @@ app.conf.update(
     pgnotifier_dsn=DSN,
     task_routes={"pgnotifier.resize": {"queue": "images"}},
     broker_connection_retry_on_startup=True,
+    # What a killed worker had is executed by another one after so many seconds, in which each task
+    # has to be done.
+    broker_transport_options={"visibility_timeout": 10},
 )

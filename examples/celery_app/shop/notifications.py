@@ -15,10 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def catch_up(gap: Gap) -> None:
-    """Notify again about all open work, because notifications may have been missed."""
+    """Notify again about all open work, because notifications may have been missed.
+
+    Invoices are not among it: their subscription is durable, and misses nothing.
+    """
     logger.warning("looking for what was missed between %s and %s", gap.since, gap.until)
     execute(
-        "SELECT pg_notify('order_placed', to_json(o)::text) FROM orders o WHERE invoiced_at IS NULL"
+        "SELECT pg_notify('order_placed', to_json(o)::text) FROM orders o"
+        " WHERE NOT EXISTS (SELECT FROM audits WHERE row_id = o.id)"
     )
     execute(
         "SELECT pg_notify('image_uploaded', to_json(i)::text) FROM images i WHERE thumbnail IS NULL"
@@ -40,9 +44,11 @@ def resize(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> Non
     execute("UPDATE images SET thumbnail = %s WHERE id = %s", (name, payload["id"]))
 
 
-@notifier.on("order_placed", id=("orders", "invoice"), expires=3600)  # "pgnotifier.orders.invoice"
+# No order may be left without its invoice. So what is published on this channel waits in the
+# database until it is a task, and the task waits in the broker until a worker has finished it.
+@notifier.on("invoice_due", id="invoice", durable=True, start="oldest", task={"acks_late": True})
 def invoice(id: Hashable, channel: str, payload: dict[str, Any], pid: int) -> None:
-    """Invoice an order. Running it twice has no further effect."""
+    """Invoice an order: the task "pgnotifier.invoice". Running it twice has no further effect."""
     execute(
         "UPDATE orders SET invoiced_at = now() WHERE id = %s AND invoiced_at IS NULL",
         (payload["id"],),

@@ -1,9 +1,18 @@
 """Place orders and upload images, as customers would: `python -m shop.produce`."""
 
-from shop.database import execute
+import psycopg
 
-for number in range(1, 11):
-    execute("INSERT INTO orders (item) VALUES (%s)", (f"book {number}",))
-    if number % 2:
-        execute("INSERT INTO images (path) VALUES (%s)", (f"/covers/{number}.png",))
+from pgnotifier.durable import publish
+from shop.settings import DSN
+
+with psycopg.connect(DSN) as connection:
+    for number in range(1, 11):
+        with connection.transaction():  # the order and its entry are committed together
+            insert = "INSERT INTO orders (item) VALUES (%s) RETURNING id"
+            [(order,)] = connection.execute(insert, (f"book {number}",)).fetchall()
+            publish(connection, "invoice_due", {"id": order})
+        if number % 2:
+            path = f"/covers/{number}.png"
+            with connection.transaction():
+                connection.execute("INSERT INTO images (path) VALUES (%s)", (path,))
 print("10 orders placed, 5 images uploaded")

@@ -294,6 +294,7 @@ class Channel(TaskSignal):
         order: Order = None,
         using: str | None = None,
         encoder: Encoder | None = None,
+        notify: bool = False,
     ) -> int:
         """Publish an entry to the log in the current transaction, whether or not it is durable.
 
@@ -304,7 +305,9 @@ class Channel(TaskSignal):
         """
         session = DjangoSession(connections[using or self.database])
         write = _write_lazily if encoder is None else encoder
-        return publish_in(session, self.name, payload, key, order=order, encoder=write)
+        return publish_in(
+            session, self.name, payload, key, order=order, encoder=write, notify=notify
+        )
 
     def publish_many(
         self,
@@ -314,6 +317,7 @@ class Channel(TaskSignal):
         order: Order = None,
         using: str | None = None,
         encoder: Encoder | None = None,
+        notify: bool = False,
     ) -> list[int]:
         """Publish an entry for each payload, in order: see `pgnotifier.durable.publish_many`.
 
@@ -322,7 +326,9 @@ class Channel(TaskSignal):
         """
         session = DjangoSession(connections[using or self.database])
         write = _write_lazily if encoder is None else encoder
-        return publish_many_in(session, self.name, payloads, key, order=order, encoder=write)
+        return publish_many_in(
+            session, self.name, payloads, key, order=order, encoder=write, notify=notify
+        )
 
 
 def _write_lazily(value: Any) -> str:

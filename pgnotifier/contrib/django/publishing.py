@@ -19,6 +19,7 @@ def publish(
     order: Order = None,
     using: str | None = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> int:
     """Publish an entry in the current transaction. It is delivered once that has committed.
 
@@ -33,6 +34,7 @@ def publish(
             `pgnotifier.durable.publish`.
         using: An alias of DATABASES. Default: the channel's database.
         encoder: As for `Channel.notify`.
+        notify: Whether volatile listeners get it, too: see `pgnotifier.durable.publish`.
 
     Returns:
         The id of the entry.
@@ -41,7 +43,7 @@ def publish(
         PgNotifierError: As for `pgnotifier.durable.publish`.
     """
     found = _find(channel)
-    return found.publish(payload, key, order=order, using=using, encoder=encoder)
+    return found.publish(payload, key, order=order, using=using, encoder=encoder, notify=notify)
 
 
 def publish_many(
@@ -52,6 +54,7 @@ def publish_many(
     order: Order = None,
     using: str | None = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> list[int]:
     """Publish an entry for each payload, in order, in the current transaction.
 
@@ -62,7 +65,9 @@ def publish_many(
         The ids of the entries, in order.
     """
     found = _find(channel)
-    return found.publish_many(payloads, key, order=order, using=using, encoder=encoder)
+    return found.publish_many(
+        payloads, key, order=order, using=using, encoder=encoder, notify=notify
+    )
 
 
 async def apublish(
@@ -73,10 +78,13 @@ async def apublish(
     order: Order = None,
     using: str | None = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> int:
     """Publish an entry in a coroutine: see `publish`."""
     publish_here = sync_to_async(publish)
-    return await publish_here(channel, payload, key, order=order, using=using, encoder=encoder)
+    return await publish_here(
+        channel, payload, key, order=order, using=using, encoder=encoder, notify=notify
+    )
 
 
 async def apublish_many(
@@ -87,10 +95,13 @@ async def apublish_many(
     order: Order = None,
     using: str | None = None,
     encoder: Encoder | None = None,
+    notify: bool = False,
 ) -> list[int]:
     """Publish an entry for each payload in a coroutine: see `publish_many`."""
     publish_here = sync_to_async(publish_many)
-    return await publish_here(channel, payloads, key, order=order, using=using, encoder=encoder)
+    return await publish_here(
+        channel, payloads, key, order=order, using=using, encoder=encoder, notify=notify
+    )
 
 
 def _find(channel: Channel | str) -> Channel:

@@ -1,4 +1,4 @@
-"""The demo's app, changed to lose one notification in the listener and to run another twice."""
+"""The demo's app, changed to lose two things in the listener, and to run another one twice."""
 
 from pgnotifier.demo.app import app, notifier
 from pgnotifier.demo.recording import record_execution
@@ -8,8 +8,8 @@ __all__ = ["app"]
 
 
 def lose(text):
-    """Decode a payload, or raise if it is that of the first notification."""
-    if "WARNING" in text:
+    """Decode a payload; raise if it is that of the first notification, or of the third payment."""
+    if "WARNING" in text or ('"id":3,' in text and '"paid":true' in text):
         raise ValueError("lost on purpose")
     return decode(text)
 

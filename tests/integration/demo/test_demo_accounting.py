@@ -7,11 +7,11 @@ from pgnotifier.demo.accounting import Account, Execution, ReportedGap, Sent, pe
 GAP = ReportedGap(since=100.0, until=101.0, reason="cut")
 
 
-def make_account(*, sent=(), executed=(), gaps=()):
+def make_account(*, sent=(), executed=(), gaps=(), durable=False):
     """Return an account; `sent` and `executed` are pairs of a number and a time in seconds."""
     account = Account()
     for number, at in sent:
-        one = Sent("orders", f'{{"id":{number}, "item":"tea"}}', at, at + 0.001)
+        one = Sent("orders", f'{{"id":{number}, "item":"tea"}}', at, at + 0.001, durable)
         account.sent[one.key] = one
     for number, at in executed:
         ran = Execution("orders", {"item": "tea", "id": number}, "alpha", 7, at)
@@ -27,7 +27,7 @@ def numbers(found):
 def test_all_executed():
     """If each was executed once, the result is good; latencies are from sending to running."""
     account = make_account(sent=[(1, 10.0), (2, 20.0)], executed=[(1, 10.004), (2, 20.008)])
-    summary = account.settle()
+    summary = account.settle().plain
     assert summary.is_good
     assert (summary.sent, summary.executed) == (2, 2)
     assert summary.median == pytest.approx(6.0, abs=0.01)
@@ -36,7 +36,7 @@ def test_all_executed():
 
 def test_lost_without_a_gap():
     """A notification that wasn't executed is unexplained if there was no gap."""
-    summary = make_account(sent=[(1, 10.0), (2, 20.0)], executed=[(1, 10.1)]).settle()
+    summary = make_account(sent=[(1, 10.0), (2, 20.0)], executed=[(1, 10.1)]).settle().plain
     assert not summary.is_good
     assert numbers(summary.unexplained) == ['{"id":2, "item":"tea"}']
     assert summary.in_gap == ()
@@ -48,21 +48,42 @@ def test_lost_without_a_gap():
 )
 def test_lost_beside_a_gap(at, good):
     """A gap explains a loss only if the notification may have been committed within it."""
-    summary = make_account(sent=[(1, at)], gaps=[GAP]).settle()
+    summary = make_account(sent=[(1, at)], gaps=[GAP]).settle().plain
     assert summary.is_good is good
     assert len(summary.in_gap) == int(good)
     assert len(summary.unexplained) == int(not good)
 
 
+def test_a_durable_one_lost_in_a_gap():
+    """No gap explains that a durable one is missing; one that has waited is executed."""
+    sent = [(1, 100.5), (2, 100.6)]
+    account = make_account(sent=sent, executed=[(1, 101.2)], gaps=[GAP], durable=True)
+    result = account.settle()
+    assert not result.is_good
+    assert result.plain.is_good
+    assert (result.plain.sent, result.durable.sent) == (0, 2)
+    assert (result.durable.executed, result.durable.in_gap) == (1, ())
+    assert numbers(result.durable.unexplained) == ['{"id":2, "item":"tea"}']
+    assert numbers(account.find_unexplained()) == ['{"id":2, "item":"tea"}']
+
+
+def test_sent_while_cut_off():
+    """What is sent from the cut on until the end of the gap counts as sent while cut off."""
+    account = make_account(sent=[(1, 99.0), (2, 100.5), (3, 101.5)], gaps=[GAP])
+    assert account.settle().plain.cut_off == 0
+    account.cut_at = 100.0
+    assert account.settle().plain.cut_off == 1
+
+
 def test_executed_in_a_gap():
     """A notification that was executed counts as executed, although it was sent in a gap."""
-    summary = make_account(sent=[(1, 100.5)], executed=[(1, 100.6)], gaps=[GAP]).settle()
+    summary = make_account(sent=[(1, 100.5)], executed=[(1, 100.6)], gaps=[GAP]).settle().plain
     assert (summary.executed, summary.in_gap) == (1, ())
 
 
 def test_executed_twice():
     """A task that ran twice makes the result bad; its latency is that of its first run."""
-    summary = make_account(sent=[(1, 10.0)], executed=[(1, 10.001), (1, 10.5)]).settle()
+    summary = make_account(sent=[(1, 10.0)], executed=[(1, 10.001), (1, 10.5)]).settle().plain
     assert not summary.is_good
     assert numbers(summary.doubled) == ['{"id":1, "item":"tea"}']
     assert summary.median == pytest.approx(1.0, abs=0.01)
@@ -70,7 +91,9 @@ def test_executed_twice():
 
 def test_what_others_sent():
     """Tasks of notifications that the demo didn't send are ignored, even if they ran twice."""
-    summary = make_account(sent=[(1, 10.0)], executed=[(1, 10.1), (9, 11.0), (9, 12.0)]).settle()
+    summary = (
+        make_account(sent=[(1, 10.0)], executed=[(1, 10.1), (9, 11.0), (9, 12.0)]).settle().plain
+    )
     assert summary.is_good
     assert (summary.sent, summary.executed) == (1, 1)
 
@@ -80,12 +103,12 @@ def test_altered_on_the_way():
     account = make_account(sent=[(1, 10.0)])
     other = Execution("orders", {"id": "1", "item": "tea"}, "alpha", 7, 10.1)
     account.executions[other.key].append(other)
-    assert len(account.settle().unexplained) == 1
+    assert len(account.settle().plain.unexplained) == 1
 
 
 def test_nothing_executed():
     """Without an execution the latencies are None."""
-    summary = make_account(sent=[(1, 10.0)]).settle()
+    summary = make_account(sent=[(1, 10.0)]).settle().plain
     assert (summary.median, summary.p99) == (None, None)
 
 

@@ -141,7 +141,7 @@ def test_install(run, connection):
     assert (code, "Run: pgnotifier install" in said) == (1, True)
     assert run("install") == (0, "installed the durable log\n")
     assert run("install") == (0, "the durable log is up to date\n")
-    assert run("install", "--check") == (0, "the durable log has version 2\n")
+    assert run("install", "--check") == (0, f"the durable log has version {durable.VERSION}\n")
     code, said = run("uninstall", answer="n\n")
     assert (code, "Aborted" in said) == (1, True)
     assert durable.check(connection) == durable.VERSION
@@ -158,6 +158,24 @@ def test_the_script(run, connection):
         connection.execute(script.encode())
         connection.execute("SET LOCAL ROLE pg_monitor")
         connection.execute("SELECT pgnotifier.publish('orders', '1'), pgnotifier.retry('{}')")
+
+
+def test_the_difference_of_two_versions(run, connection):
+    """`install --sql --from --to` prints what upgrades one version to another."""
+    assert run("install", "--to", "1") == (0, "installed the durable log\n")
+    assert connection.execute("SELECT version FROM pgnotifier.installed").fetchone() == (1,)
+    for version in range(2, durable.VERSION + 1):
+        code, script = run("install", "--sql", "--from", str(version - 1), "--to", str(version))
+        assert (code, "CREATE SCHEMA" in script) == (0, False)
+        with connection.transaction():
+            connection.execute(script.encode())
+    assert durable.check(connection) == durable.VERSION
+    newest = str(durable.VERSION)
+    code, said = run("install", "--sql", "--from", newest)
+    assert (code, f"from version {newest} to {newest}" in said) == (2, True)
+    assert run("install", "--to", str(durable.VERSION + 1))[0] == 2
+    code, said = run("install", "--from", "0")
+    assert (code, "--from needs --sql" in said) == (2, True)
 
 
 def test_grants(run, connection):

@@ -1,5 +1,6 @@
 """Connection parameters: which are accepted, and that no error shows a password."""
 
+import os
 import traceback
 from types import SimpleNamespace
 
@@ -172,6 +173,18 @@ def test_repr_has_no_password():
     parameters = Parameters(f"postgresql://u:{SECRET}@h:1/db?sslpassword={SECRET}")
     assert repr(parameters) == "host=h port=1 dbname=db user=u"
     assert SECRET not in str(parameters)
+
+
+def test_repr_of_what_the_environment_says(monkeypatch):
+    """Without parameters of its own, it shows those that libpq takes from its variables."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    assert repr(Parameters("")) == "libpq's defaults"
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    monkeypatch.setenv("PGDATABASE", f"postgresql://u:{SECRET}@h/db")
+    monkeypatch.setenv("PGSERVICE", "shop")
+    assert repr(Parameters({})) == "dbname=postgresql://u:***@h/db service=shop"
+    assert repr(Parameters({"host": "h"})) == "host=h"
 
 
 def test_libpq_quoting_the_password(monkeypatch):

@@ -7,7 +7,15 @@ from datetime import timedelta
 import pytest
 from deliveries import NOW, PROVEN
 
-from pgnotifier._delivery.buffer import BATCH_BYTES, REPORT_PAUSE, Buffer, GapMarker, Item
+from pgnotifier._delivery.buffer import (
+    BATCH_BYTES,
+    REPORT_PAUSE,
+    Buffer,
+    GapMarker,
+    Item,
+    ReferenceItem,
+)
+from pgnotifier._log.references import Reference
 from pgnotifier._runtime.clock import Moment
 
 BATCH = 1000
@@ -157,3 +165,42 @@ def test_markers_hold():
 def test_the_garbage_collector_has_nothing_to_look_at():
     """The garbage collector doesn't track items, so a full buffer isn't scanned again and again."""
     assert not gc.is_tracked(item(1))
+
+
+def refer(number):
+    """Return a notification with its payload in the log."""
+    return ReferenceItem("a", ("binding",), b"", 7, NOW, PROVEN, Reference(1, number))
+
+
+def test_a_reference_is_taken_alone():
+    """Each reference is a batch of its own, in order: their payloads may be large."""
+    buffer = make(size=100)
+    buffer.put([item(1), item(2), refer(3), refer(4), item(5)])
+    buffer.hold(GapMarker([]))
+    buffer.put([refer(6)])
+    taken = []
+    while buffer:
+        taken.append(buffer.take(BATCH))
+    assert [[type(one) for one in batch] for batch in taken] == [
+        [Item, Item],
+        [ReferenceItem],
+        [ReferenceItem],
+        [Item],
+        [GapMarker],
+        [ReferenceItem],
+    ]
+    assert taken[1][0].with_data(b"3") == Item("a", ("binding",), b"3", 7, NOW, PROVEN)
+    assert taken[1][0].for_bindings(()).reference == Reference(1, 3)
+
+
+def test_a_gap_for_what_is_missing():
+    """What can't be read makes a gap as what is dropped does; it doesn't count as dropped."""
+    buffer = make("drop_oldest", size=1)
+    buffer.miss([refer(1)], "it is gone")
+    assert buffer.has_missed
+    buffer.put([item(1, channel="b"), item(2)])
+    buffer.miss([refer(1)], "it is gone")
+    gap = buffer.take_missed(LATER, at_once=False)
+    assert (gap.channels, gap.reason) == ({"a", "b"}, "it is gone")
+    assert buffer.dropped == 1
+    assert not buffer.has_missed

@@ -31,3 +31,10 @@ def test_without_a_limit(connection):
     """By default, a query may take as long as it likes."""
     assert connection.patience is None
     assert connection.execute("SELECT pg_sleep(0.2), 1").fetchone()[1] == 1
+
+
+def test_an_answer_that_keeps_coming(connection):
+    """A large answer may take longer, as long as some of it comes all the time."""
+    connection.patience = 1.0
+    slowly = "SELECT repeat('x', 10000), pg_sleep(0.05) FROM generate_series(1, 30)"
+    assert len(connection.execute(slowly).fetchall()) == 30

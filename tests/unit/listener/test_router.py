@@ -6,6 +6,7 @@ import pytest
 from deliveries import PROVEN, Fake, bind
 
 from pgnotifier._listener.router import Router
+from pgnotifier._log.references import Reference
 from pgnotifier._registry.registry import Registry
 
 
@@ -103,3 +104,28 @@ def test_what_a_listener_sends_to_itself():
     assert router.received == 2
     assert [data for _, data in taker.taken] == [b"1", b"2"]
     assert private not in router._tallies
+
+
+def test_references():
+    """A reference is counted and routed as a notification of its channel; others are ignored."""
+    fake, taker = Fake(), Taker()
+    registry = Registry().bind(bind(fake)).add(["quiet"])
+    router = Router(lambda: registry, lambda _: taker, set)
+    arrived = [
+        SimpleNamespace(relname=name, be_pid=7, extra=data)
+        for name, data in [
+            (b"a", b"1"),
+            (b"pgnotifier_reference", b"12 34 a"),
+            (b"pgnotifier_reference", b"12 35 quiet"),
+            (b"pgnotifier_reference", b"12 36 unknown"),
+            (b"pgnotifier_reference", b"12 a"),
+            (b"a", b"12 34 a"),
+        ]
+    ]
+    assert router.sort(lambda: arrived.pop(0) if arrived else None, PROVEN, lambda: False) == 4
+    first, second, third = taker.inbox
+    assert (first.data, third.data) == (b"1", b"12 34 a")
+    assert (second.channel, second.pid, second.reference) == ("a", 7, Reference(12, 34))
+    assert router.counts() == {"a": 3, "quiet": 1}
+    assert b"unknown" not in router._tallies
+    assert b"pgnotifier_reference" not in router._tallies

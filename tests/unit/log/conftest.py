@@ -1,13 +1,8 @@
-"""Fixtures: a database with the durable log, and roles."""
-
-import secrets
-from contextlib import contextmanager
+"""Fixtures: a database with the durable log."""
 
 import psycopg
 import pytest
 from log_position import Position
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import installing, positions
@@ -78,29 +73,3 @@ def log(pgnotifier_dsn):
     log = Log(pgnotifier_dsn)
     yield log
     log.connection.close()
-
-
-@contextmanager
-def role(dsn):
-    """Yield the name of a new role, which may log in."""
-    name = f"role_{secrets.token_hex(4)}"
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
-        try:
-            yield name
-        finally:
-            admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
-
-
-@pytest.fixture
-def make_role(pgnotifier_dsn, request):
-    """Return a function that makes a role, and returns its name and conninfo string."""
-
-    def make():
-        made = role(pgnotifier_dsn)
-        name = made.__enter__()
-        request.addfinalizer(lambda: made.__exit__(None, None, None))
-        return name, make_conninfo(pgnotifier_dsn, user=name)
-
-    return make

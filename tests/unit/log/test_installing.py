@@ -5,10 +5,16 @@ import threading
 
 import psycopg
 import pytest
+from copying import dump, restore
 from psycopg import sql
 
 from pgnotifier import durable
-from pgnotifier.errors import ArgumentTypeError, LogNotInstalledError, LogRefusedError
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ConfigurationError,
+    LogNotInstalledError,
+    LogRefusedError,
+)
 
 
 @pytest.fixture
@@ -45,8 +51,23 @@ def test_an_old_version_is_reported(connection):
     """If the log is too old, `check` says how to upgrade it."""
     durable.install(connection)
     connection.execute("UPDATE pgnotifier.installed SET version = version - 1")
-    with pytest.raises(LogNotInstalledError, match=r"has version 1, .* needs 2\. Run: pgnotifier"):
+    reported = rf"has version {durable.VERSION - 1}, .* needs {durable.VERSION}\. Run: pgnotifier"
+    with pytest.raises(LogNotInstalledError, match=reported):
         durable.check(connection)
+
+
+def test_a_schema_that_was_copied_alone(connection, pgnotifier_postgres):
+    """A log of which only the schema was copied is refused with what to do, which helps."""
+    durable.install(connection)
+    with pgnotifier_postgres.database() as dsn, psycopg.connect(dsn, autocommit=True) as copy:
+        restore(dump(connection.info.dsn, "--schema-only"), dsn)
+        with pytest.raises(LogNotInstalledError, match=r"copied alone.*uninstall"):
+            durable.check(copy)
+        with pytest.raises(LogRefusedError, match=r"copied alone.*uninstall"):
+            durable.install(copy)
+        assert durable.uninstall(copy)
+        assert durable.install(copy)
+        assert durable.check(copy) == durable.VERSION
 
 
 def test_a_newer_version_is_accepted(connection):
@@ -103,6 +124,43 @@ def test_the_script_refuses_autocommit(connection):
         connection.execute(statement.encode())
     with pytest.raises(psycopg.errors.RaiseException, match="in one transaction"):
         connection.execute(block.encode())
+
+
+@pytest.mark.parametrize(
+    ("since", "version"), [(0, 0), (-1, 1), (1, 1), (0, durable.VERSION + 1)], ids=str
+)
+def test_versions_that_do_not_exist(since, version):
+    """Only versions that this pgnotifier has can be installed, and none that is older."""
+    with pytest.raises(ConfigurationError, match=f"the versions 1 to {durable.VERSION}"):
+        durable.install_script(since, version)
+
+
+def test_a_version_that_is_not_a_number(connection):
+    """Versions are numbers; a version is checked before anything is executed."""
+    with pytest.raises(ArgumentTypeError, match="an int, not '1'"):
+        durable.install(connection, "1")
+    with pytest.raises(ConfigurationError):
+        durable.install(connection, durable.VERSION + 1)
+    with pytest.raises(ConfigurationError):
+        durable.grant_script("pg_monitor", "publisher", 0)
+
+
+def test_a_pinned_version(connection):
+    """An installation with a version installs no later one, and leaves a later one alone."""
+    assert durable.install(connection, 1) is True
+    assert durable.install(connection, 1) is False
+    assert durable.install(connection) is (durable.VERSION > 1)
+    assert durable.install(connection, 1) is False
+    assert durable.check(connection) == durable.VERSION
+
+
+def test_the_script_that_uninstalls(connection):
+    """What migration tools execute drops the log, if there is one."""
+    durable.install(connection)
+    for _ in range(2):
+        connection.execute(durable.uninstall_script().encode())
+    with pytest.raises(LogNotInstalledError):
+        durable.check(connection)
 
 
 def test_without_superuser(connection, make_role, pgnotifier_dsn):

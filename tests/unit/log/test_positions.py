@@ -323,3 +323,17 @@ def test_idle_positions_are_not_saved(log, monkeypatch):
     monkeypatch.setattr(log_position, "IDLE_INTERVAL", 0.0)
     assert log.read(position) == []
     assert log.count("position") == 3
+
+
+def test_a_clock_that_was_set_back(log):
+    """A time finds all entries from then on, also those that came before the clock was set back."""
+    tick = "INSERT INTO pgnotifier.log (snap, at, channel, payload)"
+    tick += " VALUES (pgnotifier.snapshot(), %s, 'orders', %s)"
+    for hour, payload in ((10, "a"), (12, "b"), (9, "c"), (9, "d"), (13, "e"), (8, "f"), (8, "g")):
+        log.execute(tick, datetime(2026, 1, 1, hour, tzinfo=UTC), payload)
+    for hour, expected in ((11, "bcdefg"), (13, "efg"), (14, "")):
+        start = datetime(2026, 1, 1, hour, tzinfo=UTC)
+        position = log.subscribe(f"from {hour}", start=start)
+        found = "".join(log.read_all(position))
+        assert found.endswith(expected)
+        assert len(found) <= len(expected) + 2

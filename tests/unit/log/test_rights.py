@@ -236,3 +236,34 @@ def test_names_of_publishers_are_not_executed(log, publisher, listener):
     listener.execute("SELECT pgnotifier.reclaim('0', 1)")
     assert log.count("log") == 5001
     assert log.execute("SELECT count(*) FROM public.trapped") == [(0,)]
+
+
+def test_default_privileges_of_the_owner(pgnotifier_dsn, make_role):
+    """What a role gets by default on new tables of the owner, it doesn't get on the log."""
+    web, dsn = make_role()
+    defaults = "SELECT defaclobjtype, defaclacl::text FROM pg_default_acl ORDER BY 1"
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as owner:
+        for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+            grant = f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {web} WITH GRANT OPTION"
+            owner.execute(grant.encode())
+        owner.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+        before = owner.execute(defaults).fetchall()
+        try:
+            durable.install(owner)
+            durable.grant(owner, web, "publisher")
+            assert owner.execute(defaults).fetchall() == before
+            owner.execute("SELECT pgnotifier.subscribe('a', 'orders')")
+            with psycopg.connect(dsn, autocommit=True) as session:
+                session.execute("SELECT pgnotifier.publish('orders', 'secret')")
+                for query in (*READING, *OWNING, REANCHOR, "CREATE TABLE pgnotifier.t ()"):
+                    with (
+                        pytest.raises(psycopg.errors.InsufficientPrivilege),
+                        session.transaction(),
+                    ):
+                        session.execute(query.encode())
+            owner.execute("CREATE TABLE later ()")
+            privilege = "SELECT has_table_privilege(%s, 'later', 'DELETE')"
+            assert owner.execute(privilege, (web,)).fetchone() == (True,)
+        finally:
+            owner.execute(f"DROP OWNED BY {web}".encode())
+            owner.execute("ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO PUBLIC")
