@@ -16,6 +16,7 @@
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
     ├── BatchError               (ValueError)       a dispatcher that acknowledges a batch wrongly
     ├── LogNotInstalledError     (LookupError)      no durable log in the database, or an old one
+    ├── LogFullError             (RuntimeError)     the durable log has reached its quota
     ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
     ├── EntryKeyError            (ValueError)       a key that an entry of the log can't have
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload

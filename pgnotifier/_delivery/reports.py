@@ -86,7 +86,7 @@ class GapReport(Hook):
         super().__init__("on_gap", on_gap, Gap.merge)
         self._is_handled = on_gap is not None
         self._warn = LogThrottle(logger, others=logging.INFO)
-        self._warn_dropped = LogThrottle(logger, others=logging.INFO)
+        self._warn_dropped: dict[tuple[str, str], LogThrottle] = {}
         self._lock = ForkSafeLock()
 
     def __call__(self, gap: Gap, then: Callable[[], object] | None = None) -> None:
@@ -120,14 +120,17 @@ class GapReport(Hook):
     def report_dropped(self, gap: Gap, then: Callable[[], object]) -> None:
         """Report what a durable subscription has missed. Called by any source.
 
+        It is a WARNING even if there is an `on_gap`: what is durable isn't expected to be missed.
+
         Args:
             gap: The gap.
             then: Called once `on_gap` has returned.
         """
         self._note(gap)
         for one in gap.dropped:
-            log = logger.info if self._is_handled else self._warn_dropped
-            log(
+            key = (one.subscription, one.channel)
+            warn = self._warn_dropped.setdefault(key, LogThrottle(logger, others=logging.INFO))
+            warn(
                 "subscription %r on channel %r has missed %s%s, from %d to %d, published from %s "
                 "to %s: it was further behind than its max_lag",
                 one.subscription,

@@ -784,6 +784,18 @@ REVOKE ALL ON
     pgnotifier.gap, pgnotifier.limits, pgnotifier.log_full,
     pgnotifier.max_lag, pgnotifier.reader
 FROM PUBLIC;
+-- Functions may be executed by everybody at first.
+DO $$
+DECLARE
+    made regprocedure;
+BEGIN
+    FOR made IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'pgnotifier'::regnamespace AND p.proacl IS NULL
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+    END LOOP;
+END $$;
 -- A role that has the rights of a listener keeps them.
 DO $$
 DECLARE

@@ -97,7 +97,7 @@ class TaskSignal(Signal):
             on_gap: A receiver that a worker calls with `gap` when notifications may have been
                 missed. A durable channel misses nothing, so its tasks don't take this.
             options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`; for
-                a durable channel also `start=`, `max_attempts=` and `on_failure=`.
+                a durable channel also `start=`, `max_attempts=`, `on_failure=` and `max_lag=`.
 
         Returns:
             The receiver.

@@ -2,12 +2,10 @@
 
 import threading
 from datetime import UTC, datetime
-from importlib.resources import files
 
 import psycopg
 import pytest
 from log_position import Position
-from psycopg import sql
 
 from pgnotifier import durable
 from pgnotifier._connection.parameters import Parameters
@@ -48,68 +46,15 @@ pytestmark = pytest.mark.parametrize("version", OLD)
 
 
 def install_old(connection, version):
-    """Install an old version, as it was when it was the latest."""
-    folder = files("pgnotifier._log").joinpath("schema")
+    """Install an old version, as it was when it was the newest."""
+    assert durable.install(connection, version) is True
+
+
+def grant_old(connection, role, part, version):
+    """Grant a role what an old version did."""
+    statements = durable.grant_script(role, part, version)
     with connection.transaction():
-        for number in range(1, version + 1):
-            connection.execute(folder.joinpath(f"{number}.sql").read_bytes())
-
-
-# What version 1 granted. Later versions are granted by an upgrade to these, and by `durable.grant`.
-GRANTED = {
-    "publisher": """
-GRANT USAGE ON SCHEMA pgnotifier TO {role};
-GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
-GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
-GRANT EXECUTE ON FUNCTION
-    pgnotifier.lock_keys(text, text[]),
-    pgnotifier.publish(text, text, text),
-    pgnotifier.publish(text, jsonb, text),
-    pgnotifier.ring(),
-    pgnotifier.snapshot()
-TO {role};
-""",
-    "listener": """
-GRANT USAGE ON SCHEMA pgnotifier TO {role};
-GRANT SELECT ON
-    pgnotifier.failed,
-    pgnotifier.installed,
-    pgnotifier.log,
-    pgnotifier.log_id_seq,
-    pgnotifier.position,
-    pgnotifier.positions,
-    pgnotifier.subscription
-TO {role};
-GRANT EXECUTE ON FUNCTION
-    pgnotifier.awake(boolean),
-    pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
-    pgnotifier.doze(),
-    pgnotifier.drop_failed(bigint[]),
-    pgnotifier.due(int, int, bigint),
-    pgnotifier.fail(
-        int, bigint, timestamptz, text, bytea, bytea, text, text, double precision, boolean
-    ),
-    pgnotifier.fail_again(bigint, text, text, double precision, boolean),
-    pgnotifier.forget(text, text),
-    pgnotifier.hold(int),
-    pgnotifier.is_native(int, bigint),
-    pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
-    pgnotifier.reanchor(),
-    pgnotifier.reclaim(interval, bigint, interval),
-    pgnotifier.retry(bigint[]),
-    pgnotifier.save(int, pg_snapshot, pg_snapshot, bigint),
-    pgnotifier.seek(text, text, text, bigint, timestamptz),
-    pgnotifier.subscribe(text, text, text, bigint, timestamptz),
-    pgnotifier.take(int, bigint, pg_snapshot)
-TO {role};
-""",
-}
-
-
-def grant_old(connection, role, part):
-    """Grant a role what version 1 did."""
-    name = sql.Identifier(role).as_string(connection)
-    connection.execute(GRANTED[part].format(role=name).encode())
+        connection.execute(statements.encode())
 
 
 @pytest.fixture
@@ -171,8 +116,8 @@ def test_what_is_there(connection, pgnotifier_dsn, roles, version):
     """Positions half-way, failed and dead entries, open transactions and rights all survive."""
     (publisher, publisher_dsn), (listener, listener_dsn) = roles
     install_old(connection, version)
-    grant_old(connection, publisher, "publisher")
-    grant_old(connection, listener, "listener")
+    grant_old(connection, publisher, "publisher", version)
+    grant_old(connection, listener, "listener", version)
     half = Position(positions.subscribe(connection, "half", "orders"))
     ready = Position(positions.subscribe(connection, "ready", "orders"))
     behind = Position(positions.subscribe(connection, "behind", "orders"))
@@ -189,10 +134,10 @@ def test_what_is_there(connection, pgnotifier_dsn, roles, version):
         psycopg.connect(publisher_dsn) as late,
         psycopg.connect(listener_dsn, autocommit=True) as old_reader,
     ):
-        late.execute("SELECT pgnotifier.publish('orders', 'late')")
+        late.execute("SELECT pg_current_xact_id()")  # it has not published yet
         old_reader.execute("SELECT pgnotifier.hold(%s)", (half.sub,))
         assert upgrade_from_everywhere(pgnotifier_dsn) == 1
-        late.execute("SELECT pgnotifier.publish('orders', 'later')")
+        late.execute("SELECT pgnotifier.publish('orders', 'late')")
         late.commit()
         # The session of a reader of the old version goes on with what it knew.
         taken = old_reader.execute(
@@ -215,7 +160,7 @@ def test_what_is_there(connection, pgnotifier_dsn, roles, version):
         Parameters(listener_dsn).connect() as new_listener,
     ):
         publish(new_publisher, "new")
-        rest = ["late", "later", "new"]
+        rest = ["late", "new"]
         assert read(new_listener, half) + read(new_listener, half) == ["e", "f", *rest]
         assert read(new_listener, ready) == rest
         assert read(new_listener, behind) + read(new_listener, behind) == [*"abcdef", *rest]
@@ -275,31 +220,35 @@ def test_while_publishers_and_readers_run(connection, pgnotifier_dsn, version):
     assert payloads == published
 
 
-def test_an_open_publisher_and_a_dump_do_not_hold_it_up(connection, pgnotifier_dsn, version):
-    """A transaction that has published, and a long read of everything, delay no upgrade."""
+def test_an_open_publisher(connection, pgnotifier_dsn, version):
+    """An upgrade waits for a transaction that has published; if it takes long, nothing changes."""
     install_old(connection, version)
-    with psycopg.connect(pgnotifier_dsn) as late, psycopg.connect(pgnotifier_dsn) as dump:
+    with psycopg.connect(pgnotifier_dsn) as late:
         late.execute("SELECT pgnotifier.publish('orders', 'late')")
-        tables = dump.execute(
-            "SELECT oid::regclass::text FROM pg_class WHERE relkind IN ('r', 'p')"
-            " AND relnamespace = 'pgnotifier'::regnamespace"
-        ).fetchall()
-        for (table,) in tables:
-            dump.execute(f"LOCK TABLE {table} IN ACCESS SHARE MODE")
-        connection.execute("SET lock_timeout = '10s'")
-        with connection.transaction():
-            statements = installing.script(version).replace("'60s'", "'10s'")
+        statements = durable.install_script(version).replace("'5s'", "'100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable), connection.transaction():
             connection.execute(statements.encode())
+        with pytest.raises(LogNotInstalledError, match=f"has version {version}"):
+            durable.check(connection)
+        waiting = threading.Thread(target=upgrade_from_everywhere, args=(pgnotifier_dsn,))
+        waiting.start()
+        waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'pgnotifier.log'::regclass"
+        while not connection.execute(waits).fetchall():
+            assert waiting.is_alive()
         late.commit()
+        waiting.join()
     assert durable.check(connection) == durable.VERSION
+    assert read(connection, Position(positions.subscribe(connection, "a", "orders", "oldest"))) == [
+        "late"
+    ]
 
 
 def test_as_if_it_were_new(connection, roles, version):
     """After the upgrade, tables, functions and rights are those of a new installation."""
     (publisher, _), (listener, _) = roles
     install_old(connection, version)
-    grant_old(connection, publisher, "publisher")
-    grant_old(connection, listener, "listener")
+    grant_old(connection, publisher, "publisher", version)
+    grant_old(connection, listener, "listener", version)
     durable.install(connection)
     upgraded = set(connection.execute(CATALOG).fetchall())
     durable.uninstall(connection)
