@@ -27,7 +27,7 @@ from pgnotifier.durable import install
 CHANNELS = ("paid", "sent")
 LONGEST_DRAIN = 1000
 WHICH = st.integers(0, 5)
-"""Which transaction, subscription or replica of those that there are."""
+"""Which transaction, subscription or replica of the existing ones."""
 _INSERT = (
     "INSERT INTO pgnotifier.log (snap, channel, payload)"
     " VALUES (CASE WHEN %s THEN pgnotifier.snapshot() END, %s, %s) RETURNING id, at"
