@@ -397,7 +397,12 @@ class LogMachine(RuleBasedStateMachine):
             durability=durability,
         )  # fmt: skip
         binding = Binding(given, None, lambda *_: None)
-        progress = Progress(binding, lambda items: self._take(reading, items), lambda: None)
+        progress = Progress(
+            binding,
+            lambda items: self._take(reading, items),
+            on_settled=lambda: None,
+            report_dropped=lambda *_: None,
+        )
         reading = Reading(subscription, binding, progress)
         progress.become(
             positions.subscribe(replica.session.connection, subscription.name, subscription.channel)
