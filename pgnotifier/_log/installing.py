@@ -115,7 +115,6 @@ def script(
     Args:
         since: The version that is installed. Default: none.
         version: The version to install. Default: the newest.
-<<<<<<< HEAD
         retention: As for `install`.
         quota: As for `install`.
 
@@ -130,21 +129,6 @@ def script(
         return versions.make_script(steps, since)
     literals = (sql.Literal(one).as_string(None) for one in settings)
     return versions.make_script(steps, since, _CONFIGURE.strip() % tuple(literals) + ";")
-=======
-        retention: As for `install`; from version 2 on.
-        quota: As for `install`; from version 2 on.
-
-    Raises:
-        ConfigurationError: There is no such version, or it isn't newer.
-    """
-    _check_versions(since, version)
-    settings = _check_limits(retention, quota, version)
-    made = versions.make_script(versions.read_steps(since, version), since)
-    if settings is not None:
-        literals = (sql.Literal(one).as_string(None) for one in settings)
-        made += versions.in_transaction(_CONFIGURE.strip() % tuple(literals) + ";")
-    return made
->>>>>>> limits
 
 
 def statement(since: int = 0, version: int = VERSION) -> str:
@@ -213,11 +197,7 @@ def install(
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
-<<<<<<< HEAD
-        if settings:
-=======
         if settings is not None:
->>>>>>> limits
             row = connection.execute(_CONFIGURE, settings).fetchone()
             is_changed = row is not None and bool(row[0])
         connection.execute(versions.END.encode(), prepare=False)
@@ -278,7 +258,6 @@ def check(connection: psycopg.Connection[Any]) -> int:
     return version
 
 
-<<<<<<< HEAD
 def _check_versions(since: object, version: object) -> None:
     for one in (since, version):
         if not isinstance(one, int) or isinstance(one, bool):
@@ -290,24 +269,16 @@ def _check_versions(since: object, version: object) -> None:
         )
 
 
-=======
->>>>>>> limits
 def _check_limits(
     retention: timedelta | None, quota: int | None, version: int
 ) -> tuple[str | None, int | None] | None:
     """Return what the schema's function takes; None if nothing is to be set."""
     if retention is None and quota is None:
         return None
-<<<<<<< HEAD
     if version < LIMITS_SINCE:
         raise ConfigurationError(
-            f"version {version} of the durable log has no retention and no quota: they need "
-            f"version {LIMITS_SINCE}"
+            f"the retention and the quota need version {LIMITS_SINCE} of the log"
         )
-=======
-    if version < _LIMITED:
-        raise ConfigurationError(f"the retention and the quota need version {_LIMITED} of the log")
->>>>>>> limits
     if retention is not None and not isinstance(retention, timedelta):
         raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
     if retention is not None and retention < timedelta():
@@ -319,20 +290,6 @@ def _check_limits(
     return None if retention is None else f"{retention.total_seconds():f} s", quota
 
 
-<<<<<<< HEAD
-=======
-def _check_versions(since: object, version: object) -> None:
-    for one in (since, version):
-        if not isinstance(one, int) or isinstance(one, bool):
-            raise ArgumentTypeError(f"a version of the durable log is an int, not {one!r:.80}")
-    if not 0 <= since < version <= VERSION:  # type: ignore[operator]
-        raise ConfigurationError(
-            f"can't bring the durable log from version {since} to {version}: this pgnotifier has "
-            f"the versions 1 to {VERSION}"
-        )
-
-
->>>>>>> limits
 def _installed_version(connection: psycopg.Connection[Any]) -> int:
     if not _is_there(connection):
         return 0
