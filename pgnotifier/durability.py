@@ -1,6 +1,6 @@
 """Check the options of `subscribe(durable=True)`."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, cast
@@ -77,6 +77,12 @@ class Durability:
     max_attempts: int = MAX_ATTEMPTS
     on_failure: str = FAILURES[0]
     max_lag: MaxLag | None = None
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return the options as JSON-able values."""
+        start = self.start.isoformat() if isinstance(self.start, datetime) else self.start
+        given = {"start": start, "max_attempts": self.max_attempts, "on_failure": self.on_failure}
+        return given if self.max_lag is None else {**given, "max_lag": str(self.max_lag)}
 
 
 def check_durability(

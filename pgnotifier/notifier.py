@@ -18,6 +18,7 @@ from pgnotifier._registry.checks import check_callable, check_channel, check_cha
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.durability import (
+    Durability,
     MaxLag,
     check_durability,
     check_name,
@@ -358,6 +359,10 @@ class Notifier(Runnable):
     def is_durable(self, id: Hashable, channel: str) -> bool:
         """Return whether an id has a durable subscription to a channel."""
         return self._changes.durable.has(id, channel)
+
+    def get_durability(self, id: Hashable, channel: str) -> Durability | None:
+        """Return the options of an id's durable subscription to a channel; None if it has none."""
+        return self._changes.durable.get_durability(id, channel)
 
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.

@@ -160,8 +160,14 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     if part not in _GRANTS:
         raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
     to = sql.Identifier(role).as_string(None)
-    grants = _GRANTS[part] if version == VERSION else versions.read_grants(version, part)
-    return versions.in_transaction(grants.format(role=to))
+    grants = {
+        number: versions.read_grants(number, part).format(role=to)
+        for number in range(version, VERSION)
+    }
+    newest = _GRANTS[part].format(role=to)
+    if not grants:
+        return versions.in_transaction(newest)
+    return versions.in_transaction(*versions.choose_grants({**grants, VERSION: newest}))
 
 
 def install(

@@ -94,7 +94,7 @@ BEGIN
 END $$;
 """
 _IS_MISSING = "pg_catalog.to_regnamespace('pgnotifier') IS NULL"
-_IS_OLDER = "(SELECT version FROM pgnotifier.installed) OPERATOR(pg_catalog.<) {version}"
+_IS_VERSION = "(SELECT version FROM pgnotifier.installed) OPERATOR(pg_catalog.{operator}) {version}"
 
 Steps = Mapping[int, str]
 """The statements of each version, in order."""
@@ -114,6 +114,23 @@ def read_grants(version: int, part: str) -> str:
     Each has a file, as the newest version has other objects.
     """
     return FOLDER.joinpath(f"{version}.{part}.sql").read_text("ascii")
+
+
+def choose_grants(grants: Mapping[int, str]) -> Sequence[str]:
+    """Return statements that execute the grants of the version that is installed.
+
+    A migration that grants the rights of its own version may find a newer log.
+
+    Args:
+        grants: The statements of each version, in order.
+    """
+    first, last = min(grants), max(grants)
+    made = []
+    for version, statements in grants.items():
+        operator = "<=" if version == first else ">=" if version == last else "="
+        condition = _IS_VERSION.format(operator=operator, version=version)
+        made.append(_execute(statements, f"grants_{version}", f"IF {condition} THEN ", "END IF; "))
+    return made
 
 
 def in_transaction(*parts: str) -> str:
@@ -159,7 +176,9 @@ def _unless_installed(steps: Steps) -> Sequence[str]:
     """Return the statements of each version, to be executed if it isn't installed."""
     made = []
     for version, statements in steps.items():
-        condition = _IS_MISSING if version == 1 else _IS_OLDER.format(version=version)
+        condition = (
+            _IS_MISSING if version == 1 else _IS_VERSION.format(operator="<", version=version)
+        )
         made.append(_execute(statements, f"version_{version}", f"IF {condition} THEN ", "END IF; "))
     return made
 

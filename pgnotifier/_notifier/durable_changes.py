@@ -12,6 +12,7 @@ from pgnotifier._notifier.changes import Changes
 from pgnotifier._notifier.lifecycle import Lifecycle
 from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime.sync import Outcome
+from pgnotifier.durability import Durability
 
 
 class DurableChanges(Changes):
@@ -22,6 +23,11 @@ class DurableChanges(Changes):
 
     def _choose_registrar(self, lifecycle: Lifecycle) -> Registrar:
         return lifecycle.durable_registrar
+
+    def get_durability(self, id: Hashable, channel: str) -> Durability | None:
+        """Return the options of a subscription; None if there is none."""
+        binding = self._registrar.registry.binding(id, channel)
+        return None if binding is None else binding.subscription.durability
 
     def unsubscribe(self, id: Hashable, channel: str, autorun: bool) -> None:
         """Remove a subscription; its position stays."""

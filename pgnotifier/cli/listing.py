@@ -1,7 +1,7 @@
 """Format channels and subscriptions for `pgnotifier listen --list`."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pgnotifier._runtime.names import name_callable, spell
@@ -22,8 +22,25 @@ def show_json(notifiers: Iterable[Notifier]) -> str:
 
 def show_table(notifiers: Iterable[Notifier]) -> str:
     """Return all subscriptions as a table."""
-    rows = [{**row, "durable": "yes" if row.get("durable") else None} for row in _rows(notifiers)]
+    rows = show_durability(_rows(notifiers))
     return format_table(with_durable(_HEADINGS, rows), rows)
+
+
+def durability_of(notifier: Notifier, id: Hashable, channel: str) -> dict[str, Any]:
+    """Return what a row says about how its subscription reads the log; nothing if it doesn't."""
+    durability = notifier.get_durability(id, channel)
+    return {} if durability is None else {"durable": True, **durability.to_dict()}
+
+
+def show_durability(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with these options in one column of a table."""
+    return [{**row, "durable": join_options(row) if row.get("durable") else None} for row in rows]
+
+
+def join_options(given: Mapping[str, Any]) -> str:
+    """Return the options of a durable subscription in one line."""
+    names = ("start", "max_attempts", "on_failure", "max_lag")
+    return " ".join(f"{name}={given[name]}" for name in names if name in given)
 
 
 def with_durable(headings: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -41,4 +58,4 @@ def _rows(notifiers: Iterable[Notifier]) -> Iterator[dict[str, Any]]:
                 yield {"channel": channel, "id": None, "callback": None}
             for key, fn in subscriptions.get(channel, {}).items():
                 row = {"channel": channel, "id": spell(key), "callback": name_callable(fn)}
-                yield row | ({"durable": True} if notifier.is_durable(key, channel) else {})
+                yield row | durability_of(notifier, key, channel)

@@ -296,6 +296,35 @@ def test_list():
     ]
 
 
+def test_list_of_durable_channels():
+    """`--list` shows how each subscription of a durable channel reads the log."""
+    channel = Channel("listed", durable=True)
+    channel.connect(take := lambda **_: None)
+    channel.task(lambda **_: None, id="bill", start="oldest", max_attempts=3, on_failure="stop")
+    read = {"start": "now", "max_attempts": 5, "on_failure": "dead_letter"}
+    try:
+        out = StringIO()
+        call_command("pgnotifier", "--list", stdout=out)
+        heading, *lines = out.getvalue().splitlines()
+        assert heading.split()[-1] == "DURABLE"
+        (line,) = [one for one in lines if one.startswith("listed")]
+        assert line.endswith(
+            "receivers: start=now max_attempts=5 on_failure=dead_letter, "
+            "bill: start=oldest max_attempts=3 on_failure=stop"
+        )
+        out = StringIO()
+        call_command("pgnotifier", "--list", "--json", "--channel", "listed", stdout=out)
+        (row,) = json.loads(out.getvalue())
+        assert row["durable"] == {
+            "receivers": read,
+            "bill": {"start": "oldest", "max_attempts": 3, "on_failure": "stop"},
+        }
+    finally:
+        channel.disconnect(take)
+        get_notifier("default").unsubscribe("bill", "listed", autorun=False)
+        channel._kept.discard(channel)
+
+
 def test_dispatch():
     """`--dispatch` replaces the dispatcher of tasks for this run."""
     try:

@@ -164,11 +164,11 @@ def test_on_another_database(settings):
 def test_other_databases_than_postgresql(settings):
     """On SQLite, the migrations do nothing."""
     settings.DATABASE_ROUTERS = []
-    editor = SimpleNamespace(connection=connections["lite"], collect_sql=False)
+    lite = SimpleNamespace(vendor=connections["lite"].vendor, alias="lite")  # without a cursor
+    editor = SimpleNamespace(connection=lite, collect_sql=False)
     for operation in (InstallLog(1), UpgradeLog(2)):
         operation.database_forwards(APP, editor, None, None)
         operation.database_backwards(APP, editor, None, None)
-    assert connections["lite"].connection is None  # nothing was asked of it
 
 
 @pytest.mark.parametrize("modules", [{APP: None}, {APP: None, "shop": None}], ids=str)

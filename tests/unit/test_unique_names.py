@@ -10,6 +10,7 @@ PACKAGE = Path(pgnotifier.__file__).parent
 SHARED = {
     "Channel": "the registry's value of a channel, and the channel as a signal of Django",
     "Command": "Django looks for a command by this name",
+    "DeadLetter": "the log's value of a failed entry, and the row that Django's admin shows",
     "Migration": "Django looks for a migration by this name",
     "Listener": "the core's listener, and the row that it has in Django's admin",
 }

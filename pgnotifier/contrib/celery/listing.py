@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from pgnotifier.cli.listing import with_durable
+from pgnotifier.cli.listing import durability_of, show_durability, with_durable
 from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.celery.arguments import show_id
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
@@ -37,7 +37,7 @@ def show_table(app: Celery, notifiers: "Iterable[Notifier]") -> str:
     reasons = dict.fromkeys(
         f"{row['task']} goes through apply_async: {row['reason']}" for row in rows if row["reason"]
     )
-    shown = [{**row, "durable": "yes" if row.get("durable") else None} for row in rows]
+    shown = show_durability(rows)
     table = format_table(with_durable(_HEADINGS, shown), shown)
     return "\n".join([table, *([""] if reasons else []), *reasons])
 
@@ -57,4 +57,4 @@ def _rows(app: Celery, notifiers: "Iterable[Notifier]") -> Iterator[Mapping[str,
                 enqueued = tasks.get((key, channel))
                 in_process = {"id": show_id(key), "channel": channel, "path": "in process"}
                 row = enqueued.to_dict() if enqueued else {**_EMPTY, **in_process}
-                yield {**row, **({"durable": True} if notifier.is_durable(key, channel) else {})}
+                yield {**row, **durability_of(notifier, key, channel)}

@@ -12,6 +12,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from pgnotifier.contrib.django.models import Listener
+from pgnotifier.contrib.django.watching import spell_durable
 
 
 @admin.register(Listener)
@@ -65,9 +66,12 @@ class ListenerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def channel_table(self, listener: Listener) -> SafeString:
         """Return the receivers and tasks of each channel."""
         return _table(
-            ("channel", "receivers", "tasks"),
+            ("channel", "receivers", "tasks", "durable"),
             (
-                (_names([row["channel"]]), _names(row["receivers"]), _names(row["tasks"]))
+                (
+                    _names([row["channel"]]),
+                    *map(_names, (row["receivers"], row["tasks"], spell_durable(row))),
+                )
                 for row in listener.channels
             ),
         )

@@ -16,8 +16,9 @@ from django.utils import timezone
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier._runtime.redaction import redact
-from pgnotifier.contrib.django.channels import Channel
-from pgnotifier.contrib.django.notifiers import latest_gaps
+from pgnotifier.cli.listing import join_options
+from pgnotifier.contrib.django.channels import RECEIVERS, Channel
+from pgnotifier.contrib.django.notifiers import get_notifier, latest_gaps
 from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.notifier import Notifier
@@ -132,6 +133,9 @@ def _is_alive(pid: int) -> bool:
 def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[str, Any]]:
     """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`.
 
+    That of a durable channel has `durable`, too: how each of its subscriptions reads the log, by
+    its id.
+
     Args:
         alias: The alias of the database.
         show: Makes text from the id of a task. Default: as in the names of Celery tasks.
@@ -141,10 +145,26 @@ def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[s
             "channel": channel.name,
             "receivers": [name_callable(fn) for fn in channel.live_receivers()],
             "tasks": [show(key) for key in channel.tasks],
+            **({"durable": _find_durable(channel)} if channel.durable else {}),
         }
         for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
     ]
+
+
+def spell_durable(row: Mapping[str, Any]) -> list[str]:
+    """Return a text for each durable subscription of a channel that `describe` has described."""
+    return [f"{key}: {join_options(one)}" for key, one in row.get("durable", {}).items()]
+
+
+def _find_durable(channel: Channel) -> dict[str, Mapping[str, Any]]:
+    """Return the options of a channel's durable subscriptions, by their ids."""
+    notifier = get_notifier(channel.database)
+    found = {
+        str(key): notifier.get_durability(key, channel.name)
+        for key in ((RECEIVERS,) if channel.receivers else ()) + tuple(channel.tasks)
+    }
+    return {key: one.to_dict() for key, one in found.items() if one is not None}
 
 
 def _show_id(id: Hashable) -> str:

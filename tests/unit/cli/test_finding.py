@@ -1,6 +1,7 @@
 """How `pgnotifier listen` finds notifiers, and its errors if it doesn't find one."""
 
 import itertools
+import json
 
 import pytest
 
@@ -92,3 +93,30 @@ def test_listing(write):
         "orders   -             -",
     ]
     assert '"channel": "orders",\n    "id": null' in show_json(found)
+
+
+START = "start=2026-01-01T00:00:00+00:00"
+DURABLE = """
+from datetime import UTC, datetime
+from pgnotifier import Notifier
+notifier = Notifier("dbname=nothing", autorun=False)
+notifier.subscribe("resize", "images", print)
+notifier.subscribe("bill", "orders", print, durable=True, max_attempts=3, on_failure="stop")
+notifier.subscribe("mail", "orders", print, durable=True, start=datetime(2026, 1, 1, tzinfo=UTC))
+"""
+
+
+def test_listing_of_durable_subscriptions(write):
+    """The listing shows how durable subscriptions read the log; others have a dash there."""
+    found = find_notifiers([write(DURABLE)])
+    assert show_table(found).splitlines() == [
+        "CHANNEL  SUBSCRIPTION  CALLBACK        DURABLE",
+        "images   resize        builtins.print  -",
+        "orders   bill          builtins.print  start=now max_attempts=3 on_failure=stop",
+        f"orders   mail          builtins.print  {START} max_attempts=5 on_failure=dead_letter",
+    ]
+    first, second, third = json.loads(show_json(found))
+    assert "durable" not in first
+    assert second["durable"] is True
+    assert (second["start"], second["max_attempts"], second["on_failure"]) == ("now", 3, "stop")
+    assert third["start"] == "2026-01-01T00:00:00+00:00"

@@ -14,6 +14,7 @@ from pgnotifier._health.health_server import HealthServer
 from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli import foreground
+from pgnotifier.cli.listing import with_durable
 from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
@@ -24,7 +25,7 @@ from pgnotifier.contrib.django.notifiers import (
     replace_dispatchers,
 )
 from pgnotifier.contrib.django.reloading import run_with_reloader
-from pgnotifier.contrib.django.watching import Watch, describe
+from pgnotifier.contrib.django.watching import Watch, describe, spell_durable
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.notifier import Notifier
 from pgnotifier.settings import SETTINGS
@@ -191,8 +192,13 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps(rows, indent=2))
             return
         headings = {key: key.upper() for key in ("channel", "database", "receivers", "tasks")}
-        joined = (
-            {**row, "receivers": ", ".join(row["receivers"]), "tasks": ", ".join(row["tasks"])}
+        joined = [
+            {
+                **row,
+                "receivers": ", ".join(row["receivers"]),
+                "tasks": ", ".join(row["tasks"]),
+                "durable": ", ".join(spell_durable(row)),
+            }
             for row in rows
-        )
-        self.stdout.write(format_table(headings, joined))
+        ]
+        self.stdout.write(format_table(with_durable(headings, joined), joined))
