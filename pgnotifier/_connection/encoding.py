@@ -78,13 +78,16 @@ class Encoding:
 
     def decode(self, data: bytes) -> str:
         """Return the text. Invalid bytes become lone surrogates."""
-        return data.decode(self.codec, self.errors).translate(self._reading)
+        text = data.decode(self.codec, self.errors)
+        return text.translate(self._reading) if self._reading else text
 
     def to_utf8(self, data: bytes) -> bytes:
         """Return the text in UTF-8. Invalid bytes are kept as they are.
 
         If invalid bytes happen to form a valid UTF-8 character together, they become U+FFFD.
         """
+        if self.is_utf8:
+            return data
         text = self.decode(data)
         recoded = text.encode("utf-8", "surrogateescape")
         if recoded.decode("utf-8", "surrogateescape") == text:

@@ -76,18 +76,18 @@ CROSS JOIN LATERAL (
 ) AS f
 WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
-_NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
-_FIND_UNREAD = "SELECT name, channel, read_at, slots, bytes FROM pgnotifier.find_unread()"
-_TAKE_GAPS = """
-SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_gaps(%s)
-"""
-_DROP_GAPS = "SELECT pgnotifier.drop_gaps(%s)"
 _BELL = "pgnotifier_wake"
 POOLED = (
     "durable subscriptions can't be read through a pooler in transaction or statement mode, "
     "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
     "session mode (PgBouncer: pool_mode=session for this database)"
 )
+_NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
+_FIND_UNREAD = "SELECT name, channel, read_at, slots, bytes FROM pgnotifier.find_unread()"
+_TAKE_GAPS = """
+SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_gaps(%s)
+"""
+_DROP_GAPS = "SELECT pgnotifier.drop_gaps(%s)"
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
 

@@ -31,6 +31,8 @@ IDLE_SAVE_PAUSE = 10.0
 """Seconds between two saved positions while there is nothing to deliver."""
 QUIET_SAVE_PAUSE = 300.0
 """The same while nothing at all is published: the log may be full."""
+LOCK_PAUSE = 0.2
+"""Seconds between two attempts to get a subscription that another replica advances."""
 RETRY_CHECK = 5.0
 """Seconds between two looks for what other sessions have put aside."""
 
@@ -84,6 +86,7 @@ class Progress:
         self._report_dropped = report_dropped
         self._dropping: Dropping | None = None
         self._is_locked = False
+        self._lock_at = -math.inf
         self._flight: Flight | None = None
         self._retried: Flight | None = None
         self._known: int | None = None  # the number of the position
@@ -104,6 +107,18 @@ class Progress:
         """Whether something is under way."""
         under_way = (self._flight, self._retried, self._dropping)
         return any(one is not None for one in under_way)
+
+    @property
+    def awaits_entries(self) -> bool:
+        """Whether what is published now would be read at once, as far as is known."""
+        return (
+            self._flight is None
+            and self._dropping is None
+            and not self._is_elsewhere
+            and self.wanted is self.binding
+            and self.binding.live
+            and monotonic() >= self._paused_until
+        )
 
     @property
     def is_gone(self) -> bool:
@@ -203,9 +218,11 @@ class Progress:
     # --- what comes next ---
 
     def _lock(self, session: LogSession) -> bool:
-        if not self._is_locked and self.sub is not None:
+        if not self._is_locked and self.sub is not None and monotonic() >= self._lock_at:
             self._is_locked = session.lock(self.sub)
             self._is_elsewhere = not self._is_locked
+            if self._is_elsewhere:
+                self._lock_at = monotonic() + LOCK_PAUSE
         return self._is_locked
 
     def _let_go(self, session: LogSession) -> None:
@@ -271,7 +288,10 @@ class Progress:
         self._retry_at = monotonic() + min(RETRY_CHECK, max(0.0, left or RETRY_CHECK))
         if left is None or left > 0:
             return False
-        rows = session.read_due(self.sub, RETRIES)
+        # A replica that has taken over may have given a number again: one at a time, as what is
+        # settled is known by its number.
+        found = session.read_due(self.sub, RETRIES)
+        rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
         if rows:
             self._retried = launch(
                 rows, self.binding, self._hand_over, self._on_settled, session.encoding

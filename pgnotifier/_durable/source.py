@@ -53,6 +53,9 @@ each publication would ring it."""
 RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
 replica may be busy with all that is published."""
+BUSY_POLL = 1.0
+"""The longest time between two looks while nothing that is published could be read: all that it has
+read is being delivered, or another replica advances its subscriptions. Then the bell isn't rung."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 
@@ -77,8 +80,8 @@ class Source:
         hand_over: Callable[[Dispatcher, Sequence[EntryItem] | GapMarker], Deliverer | None],
         may_retire: Callable[[Dispatcher], bool],
         patience: float,
-        report_dropped: ReportDropped,
         warned: dict[str, object],
+        report_dropped: ReportDropped,
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -90,8 +93,8 @@ class Source:
                 nothing may be delivered any more.
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
-            report_dropped: Logs and reports what a subscription has missed.
             warned: The channels that were warned of: see `Strays`.
+            report_dropped: Logs and reports what a subscription has missed.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -109,10 +112,10 @@ class Source:
         self._waiter = Waiter()
         self._stop_at: float | None = None
         self._is_moving = False
-        self._report_dropped = report_dropped
-        self._upkeep = Upkeep()
         self._left: Identity | None = None  # the latest session
         self._strays = Strays(warned)
+        self._report_dropped = report_dropped
+        self._upkeep = Upkeep()
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"
@@ -269,6 +272,10 @@ class Source:
             if self._visit_all(session):
                 session.wake_up()
                 poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
+            elif not any(one.awaits_entries for one in self.progress.values()):
+                session.wake_up()
+                self._waiter.pause(self._shorten(poll))
+                poll, has_rung = min(2 * poll, BUSY_POLL), False
             elif monotonic() < busy_until and self._is_busy:
                 self._wait(session, busy_until - monotonic())
             elif has_rung:
@@ -359,8 +366,7 @@ class Source:
         Returns:
             Whether the bell has rung.
         """
-        until = min((one.due_at for one in self.progress.values()), default=math.inf)
-        until = min(until, monotonic() + longest)
+        until = monotonic() + self._shorten(longest)
         while True:
             left = max(0.0, until - monotonic())
             is_woken = self._waiter.wait(left, session.connection.fileno())
@@ -368,6 +374,12 @@ class Source:
                 return True
             if self._strays.warn() or is_woken or monotonic() >= until:
                 return False
+
+    def _shorten(self, longest: float) -> float:
+        """Return the seconds until a subscription is due, but not more than that."""
+        now = monotonic()
+        due = min((one.due_at - now for one in self.progress.values()), default=longest)
+        return max(0.0, min(longest, due))
 
     def _finish(self, session: LogSession) -> None:
         """Save what is settled until the deliverer has ended, or the time is over."""

@@ -20,8 +20,8 @@ from pgnotifier.errors import (
 
 VERSION = 2
 """The version of the schema that this version of pgnotifier installs, and needs."""
-
-_LIMITED = 2  # the version since which the log has a retention and a quota
+LIMITS_SINCE = 2
+"""The first version that has a retention and a quota."""
 
 Part = Literal["publisher", "listener"]
 """What a role may do: publish, or read the log and move positions."""
@@ -115,19 +115,20 @@ def script(
     Args:
         since: The version that is installed. Default: none.
         version: The version to install. Default: the newest.
-        retention: As for `install`; from version 2 on.
-        quota: As for `install`; from version 2 on.
+        retention: As for `install`.
+        quota: As for `install`.
 
     Raises:
-        ConfigurationError: There is no such version, or it isn't newer.
+        ArgumentTypeError: An argument has the wrong type.
+        ConfigurationError: There is no such version, or it isn't newer; or a limit is wrong.
     """
     _check_versions(since, version)
     settings = _check_limits(retention, quota, version)
-    made = versions.make_script(versions.read_steps(since, version), since)
-    if settings is not None:
-        literals = (sql.Literal(one).as_string(None) for one in settings)
-        made += versions.in_transaction(_CONFIGURE.strip() % tuple(literals) + ";")
-    return made
+    steps = versions.read_steps(since, version)
+    if settings is None:
+        return versions.make_script(steps, since)
+    literals = (sql.Literal(one).as_string(None) for one in settings)
+    return versions.make_script(steps, since, _CONFIGURE.strip() % tuple(literals) + ";")
 
 
 def statement(since: int = 0, version: int = VERSION) -> str:
@@ -185,8 +186,9 @@ def install(
 
     Raises:
         ArgumentTypeError: The retention isn't a timedelta, or the quota isn't an int.
-        ConfigurationError: One of them is negative, or too high; or there is no such version.
+        ConfigurationError: One of them is negative, or too high.
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
+        ConfigurationError: There is no such version.
     """
     _check_versions(0, version)
     settings = _check_limits(retention, quota, version)
@@ -196,7 +198,7 @@ def install(
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
-        if settings is not None:
+        if settings:
             row = connection.execute(_CONFIGURE, settings).fetchone()
             is_changed = row is not None and bool(row[0])
         connection.execute(versions.END.encode(), prepare=False)
@@ -257,25 +259,6 @@ def check(connection: psycopg.Connection[Any]) -> int:
     return version
 
 
-def _check_limits(
-    retention: timedelta | None, quota: int | None, version: int
-) -> tuple[str | None, int | None] | None:
-    """Return what the schema's function takes; None if nothing is to be set."""
-    if retention is None and quota is None:
-        return None
-    if version < _LIMITED:
-        raise ConfigurationError(f"the retention and the quota need version {_LIMITED} of the log")
-    if retention is not None and not isinstance(retention, timedelta):
-        raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
-    if retention is not None and retention < timedelta():
-        raise ConfigurationError(f"the retention can't be negative: {retention}")
-    if quota is not None and type(quota) is not int:
-        raise ArgumentTypeError(f"the quota must be an integer, in bytes, not {quota!r:.80}")
-    if quota is not None and not 0 <= quota <= MAX_INTEGER:
-        raise ConfigurationError(f"the quota must be from 0 to {MAX_INTEGER}, not {quota}")
-    return None if retention is None else f"{retention.total_seconds():f} s", quota
-
-
 def _check_versions(since: object, version: object) -> None:
     for one in (since, version):
         if not isinstance(one, int) or isinstance(one, bool):
@@ -285,6 +268,28 @@ def _check_versions(since: object, version: object) -> None:
             f"can't bring the durable log from version {since} to {version}: this pgnotifier has "
             f"the versions 1 to {VERSION}"
         )
+
+
+def _check_limits(
+    retention: timedelta | None, quota: int | None, version: int
+) -> tuple[str | None, int | None] | None:
+    """Return what the schema's function takes; None if nothing is to be set."""
+    if retention is None and quota is None:
+        return None
+    if version < LIMITS_SINCE:
+        raise ConfigurationError(
+            f"version {version} of the durable log has no retention and no quota: they need "
+            f"version {LIMITS_SINCE}"
+        )
+    if retention is not None and not isinstance(retention, timedelta):
+        raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")
+    if retention is not None and retention < timedelta():
+        raise ConfigurationError(f"the retention can't be negative: {retention}")
+    if quota is not None and type(quota) is not int:
+        raise ArgumentTypeError(f"the quota must be an integer, in bytes, not {quota!r:.80}")
+    if quota is not None and not 0 <= quota <= MAX_INTEGER:
+        raise ConfigurationError(f"the quota must be from 0 to {MAX_INTEGER}, not {quota}")
+    return None if retention is None else f"{retention.total_seconds():f} s", quota
 
 
 def _installed_version(connection: psycopg.Connection[Any]) -> int:

@@ -34,24 +34,29 @@ BEGIN
                 WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'n' THEN 'SCHEMAS'
                 ELSE 'FUNCTIONS'
             END AS kind,
-            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-                AS grantee,
+            CASE a.grantee
+                WHEN 0 THEN 'PUBLIC'
+                ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee))
+            END AS grantee,
             a.privilege_type AS privilege,
             CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS options
-        FROM pg_default_acl AS d CROSS JOIN aclexplode(d.defaclacl) AS a
-        WHERE d.defaclrole = CURRENT_USER::regrole AND d.defaclnamespace = 0
-            AND d.defaclobjtype IN ('r', 'S', 'n', 'f') AND a.grantee <> d.defaclrole
+        FROM pg_catalog.pg_default_acl AS d CROSS JOIN pg_catalog.aclexplode(d.defaclacl) AS a
+        WHERE d.defaclrole OPERATOR(pg_catalog.=) CURRENT_USER::pg_catalog.regrole
+            AND d.defaclnamespace OPERATOR(pg_catalog.=) 0
+            AND d.defaclobjtype::pg_catalog.text OPERATOR(pg_catalog.=)
+                ANY (ARRAY['r', 'S', 'n', 'f'])
+            AND a.grantee OPERATOR(pg_catalog.<>) d.defaclrole
     LOOP
-        EXECUTE format(
+        EXECUTE pg_catalog.format(
             'ALTER DEFAULT PRIVILEGES REVOKE %s ON %s FROM %s',
             given.privilege, given.kind, given.grantee
         );
-        restoring := restoring || format(
+        restoring := pg_catalog.concat(restoring, pg_catalog.format(
             'ALTER DEFAULT PRIVILEGES GRANT %s ON %s TO %s%s; ',
             given.privilege, given.kind, given.grantee, given.options
-        );
+        ));
     END LOOP;
-    PERFORM set_config('pgnotifier.default_privileges', restoring, true);
+    PERFORM pg_catalog.set_config('pgnotifier.default_privileges', restoring, true);
 END $$;
 """
 # Outside of a transaction, the search_path would remain what it is, and the names that follow could
@@ -60,7 +65,7 @@ END $$;
 # read the log: they don't apply until the end.
 END = """
 DO $$ BEGIN
-    EXECUTE current_setting('pgnotifier.default_privileges');
+    EXECUTE pg_catalog.current_setting('pgnotifier.default_privileges');
 END $$;
 SELECT pg_catalog.set_config('lock_timeout',
     pg_catalog.current_setting('pgnotifier.lock_timeout'), true);
@@ -119,7 +124,7 @@ def in_transaction(*parts: str) -> str:
     return "\n".join([part.strip() for part in (BEGIN, *parts, END)]) + "\n"
 
 
-def make_script(steps: Steps, since: int) -> str:
+def make_script(steps: Steps, since: int, *settings: str) -> str:
     """Return the statements that install the schema, or upgrade it from a version.
 
     An upgrade that has been made already, by another program perhaps, isn't made again.
@@ -127,10 +132,11 @@ def make_script(steps: Steps, since: int) -> str:
     Args:
         steps: The statements of the versions after `since`.
         since: The version that is installed; 0 if none is.
+        settings: Statements that follow.
     """
     if not since:
-        return in_transaction(*steps.values())
-    return in_transaction(_CHECK.format(since=since), *_unless_installed(steps))
+        return in_transaction(*steps.values(), *settings)
+    return in_transaction(_CHECK.format(since=since), *_unless_installed(steps), *settings)
 
 
 def make_statement(steps: Steps, since: int) -> str:

@@ -146,12 +146,10 @@ def install(
     wanted = durable.VERSION if version is None else version
     if prints:
         try:
-            statements = durable.install_script(
-                since or 0, wanted, retention=retention, quota=quota
-            )
+            script = durable.install_script(since or 0, wanted, retention=retention, quota=quota)
         except PgNotifierError as exc:
             raise click.UsageError(str(exc)) from None
-        click.echo(statements, nl=False)
+        click.echo(script, nl=False)
         for role, part in grants:
             click.echo(durable.grant_script(role, part, wanted), nl=False)
         return
@@ -163,6 +161,8 @@ def install(
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")
+    for role, part in grants:
+        click.echo(f"role {role!r} has the rights of a {part}")
 
 
 @click.command()

@@ -235,7 +235,8 @@ def all_statements():
 def unqualified(statement):
     """Return the names and operators in a statement that are looked up by the search_path."""
     bare = re.sub(
-        r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.\w+(?:\[\])?|\bpgnotifier\.\w+|\{\w*\}|%[sd]",
+        r"'[^']*'|OPERATOR\(pg_catalog\.\S+?\)|::pg_catalog\.\w+(?:\[\])?|\bpgnotifier\.\w+|\{\w*\}|%[sd]"
+        r"|:=|\bFOR \w+ IN\b",
         " ",
         statement,
     )

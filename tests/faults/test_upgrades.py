@@ -186,3 +186,59 @@ def test_the_promotion_of_a_standby(pgnotifier_private_postgres, make_notifier, 
         )
         both = together if knows_both else None
         check_moving(primary, promote, make_notifier, caplog, both)
+
+
+def test_transaction_ids_that_wrap_around(pgnotifier_private_postgres, make_notifier):
+    """Positions stay valid when ids of transactions begin again, and when all rows are frozen."""
+    server, programs = pgnotifier_private_postgres, find_postgres() / "bin"
+    if not (programs / "pg_resetwal").exists():
+        pytest.skip("this PostgreSQL has no pg_resetwal")
+    log, got = DurableLog(server.dsn), []
+    notifier = make_notifier(server.dsn)
+    notifier.subscribe("invoice", "paid", lambda *a: got.append(a[2]), durable=True)
+    log.publish("paid", 1)
+    eventually(lambda: got == [1])
+    notifier.mute_channels("paid")
+    log.publish("paid", 2)
+    log.connection.close()
+    for xid in (2_000_000_000, 4_000_000_000, 2**32 - 200):  # each less than 2**31 ahead
+        _freeze(server)
+        server.stop()
+        _skip_to(server, xid)
+        server.start()
+    notifier.unmute_channels()
+    eventually(lambda: got == [1, 2])
+    log = DurableLog(server.dsn)
+    log.publish("paid", *range(3, 400))
+    assert int(log.execute("SELECT pg_current_xact_id()::text")[0][0]) > 2**32
+    eventually(lambda: got == [*range(1, 400)])
+    _freeze(server)
+    log.publish("paid", 400)
+    eventually(lambda: got == [*range(1, 401)])
+    assert log.failed("invoice") == []
+    notifier.stop()
+    log.connection.close()
+
+
+def _freeze(server):
+    """Freeze all rows of all databases."""
+    admin = Database(server.dsn)
+    admin.execute("ALTER DATABASE template0 ALLOW_CONNECTIONS true")
+    for (name,) in admin.execute("SELECT datname FROM pg_database"):
+        database = Database(server.dsn_for(name))
+        database.execute("VACUUM FREEZE")
+        database.connection.close()
+    admin.connection.close()
+
+
+def _skip_to(server, xid):
+    """Have the next transaction get this id, though those before it never were."""
+    process = server._owned()
+    data = process.directory / "data"
+    segment = data / "pg_xact" / f"{xid // (4 * 32 * 8192):04X}"
+    if not segment.exists():  # of four transactions a byte, 32 pages
+        process.run(["dd", "if=/dev/zero", f"of={segment}", "bs=8192", "count=32"])
+    program = Path(server._binary).with_name("pg_resetwal")
+    if not program.exists():
+        program = find_postgres() / "bin" / "pg_resetwal"
+    process.run([str(program), "-f", "-x", str(xid), "-D", str(data)])

@@ -11,15 +11,7 @@ from dataclasses import dataclass, field
 import psycopg
 from copying import dump, restore
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    multiple,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from log_model import MAX_ATTEMPTS, Entry, Expected
 
 from pgnotifier import InlineDispatcher, Subscription
@@ -34,6 +26,8 @@ from pgnotifier.durable import install
 
 CHANNELS = ("paid", "sent")
 LONGEST_DRAIN = 1000
+WHICH = st.integers(0, 5)
+"""Which transaction, subscription or replica of the existing ones."""
 _INSERT = (
     "INSERT INTO pgnotifier.log (snap, channel, payload)"
     " VALUES (CASE WHEN %s THEN pgnotifier.snapshot() END, %s, %s) RETURNING id, at"
@@ -144,15 +138,21 @@ class Replica:
         self.readings.clear()
 
 
+def pick(which, things):
+    """Return one of them."""
+    return things[which % len(things)]
+
+
+has_transactions = precondition(lambda self: self.open)
+has_subscriptions = precondition(lambda self: self.known)
+has_readings = precondition(lambda self: self.known and self.running)
+
+
 class LogMachine(RuleBasedStateMachine):
     """What can happen. `shop` is set by the test."""
 
     shop: Shop
     restores_often = False
-
-    transactions = Bundle("transactions")
-    subscriptions = Bundle("subscriptions")
-    replicas = Bundle("replicas")
 
     def __init__(self):
         super().__init__()
@@ -178,48 +178,48 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- publishing ---
 
-    @rule(target=transactions, isolation=st.sampled_from(["READ COMMITTED", "REPEATABLE READ"]))
+    @precondition(lambda self: len(self.open) < 3)
+    @rule(isolation=st.sampled_from(["READ COMMITTED", "REPEATABLE READ"]))
     def begin(self, isolation):
-        if len(self.open) == 3:
-            return multiple()
         transaction = Transaction(self.shop.lend())
-        transaction.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        transaction.connection.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
         transaction.connection.execute("SELECT pg_current_xact_id()")
         self.open.append(transaction)
-        return transaction
 
-    @rule(transaction=transactions, channel=st.sampled_from(CHANNELS), ticks=st.booleans())
-    def publish(self, transaction, channel, ticks):
-        if transaction in self.open:
-            transaction.levels[-1].append(self._insert(transaction.connection, channel, ticks))
+    @has_transactions
+    @rule(which=WHICH, channel=st.sampled_from(CHANNELS), ticks=st.booleans())
+    def publish(self, which, channel, ticks):
+        self._publish(pick(which, self.open), channel, ticks)
 
     @rule(channel=st.sampled_from(CHANNELS), count=st.integers(1, 3), ticks=st.booleans())
     def publish_and_commit(self, channel, count, ticks):
         transaction = Transaction(self.shop.lend())
         self.open.append(transaction)
         for _ in range(count):
-            self.publish(transaction, channel, ticks)
+            self._publish(transaction, channel, ticks)
         self._end(transaction, commits=True)
 
-    @rule(transaction=transactions)
-    def begin_savepoint(self, transaction):
-        if transaction in self.open and len(transaction.levels) < 3:
+    @has_transactions
+    @rule(which=WHICH, begins=st.booleans())
+    def begin_a_savepoint_or_roll_back_to_it(self, which, begins):
+        transaction = pick(which, self.open)
+        if begins and len(transaction.levels) < 3:
             transaction.connection.execute(f"SAVEPOINT s{len(transaction.levels)}".encode())
             transaction.levels.append([])
-
-    @rule(transaction=transactions)
-    def roll_back_to_the_savepoint(self, transaction):
-        if transaction in self.open and len(transaction.levels) > 1:
+        elif not begins and len(transaction.levels) > 1:
             transaction.levels.pop()
             name = f"s{len(transaction.levels)}"
             transaction.connection.execute(
                 f"ROLLBACK TO SAVEPOINT {name}; RELEASE SAVEPOINT {name}".encode()
             )
 
-    @rule(transaction=consumes(transactions), commits=st.booleans())
-    def end(self, transaction, commits):
-        if transaction in self.open:
-            self._end(transaction, commits=commits)
+    @has_transactions
+    @rule(which=WHICH, commits=st.sampled_from([True, True, False]))
+    def end(self, which, commits):
+        self._end(pick(which, self.open), commits=commits)
+
+    def _publish(self, transaction, channel, ticks):
+        transaction.levels[-1].append(self._insert(transaction.connection, channel, ticks))
 
     def _insert(self, connection, channel, ticks):
         payload = next(self.numbers)
@@ -245,59 +245,60 @@ class LogMachine(RuleBasedStateMachine):
 
     # --- subscriptions ---
 
-    @initialize(target=replicas)
-    def start_with_two_replicas(self):
-        return multiple(self._start_replica(), self._start_replica())
+    @initialize(start=st.sampled_from(["now", "oldest"]))
+    def start_with_a_subscription(self, start):
+        self._subscribe("a", "paid", start, "dead_letter", self.shop.admin)
+        self._start_replica()
 
-    @initialize(target=subscriptions)
-    def start_with_a_subscription(self):
-        return self._subscribe("a", "paid", "now", "dead_letter")
-
+    @precondition(lambda self: len(self.known) < 3)
     @rule(
-        target=subscriptions,
-        name=st.sampled_from("ab"),
-        channel=st.sampled_from(CHANNELS),
+        which=WHICH,
         start=st.sampled_from(["now", "oldest"]),
         on_failure=st.sampled_from(["dead_letter", "stop"]),
+        publishes=st.booleans(),
     )
-    def subscribe(self, name, channel, start, on_failure):
-        if (name, channel) in self.known:
-            return multiple()
-        return self._subscribe(name, channel, start, on_failure)
+    def subscribe(self, which, start, on_failure, publishes):
+        names = [one for one in itertools.product("ab", CHANNELS) if one not in self.known]
+        name, channel = pick(which, names)
+        if publishes and not self.is_copied:  # in the same transaction, before and after
+            transaction = Transaction(self.shop.lend())
+            self.open.append(transaction)
+            self._publish(transaction, channel, ticks=False)
+            self._subscribe(name, channel, start, on_failure, transaction.connection)
+            self._publish(transaction, channel, ticks=True)
+            self._end(transaction, commits=True)
+        else:
+            self._subscribe(name, channel, start, on_failure, self.shop.admin)
+        for replica in self.running:
+            self._read_it(replica, self.known[name, channel])
 
-    @rule(subscription=consumes(subscriptions))
-    def forget(self, subscription):
-        if self._exists(subscription):
-            del self.known[subscription.name, subscription.channel]
-            assert positions.forget(self.shop.admin, subscription.name, subscription.channel)
-            for replica in self.running:
-                replica.readings.pop(subscription, None)
-
-    @rule(subscription=subscriptions, which=st.integers(0, 15))
-    def seek(self, subscription, which):
-        if not self._exists(subscription):
+    @has_subscriptions
+    @rule(which=WHICH, place=st.integers(0, 15))
+    def seek_or_forget(self, which, place):
+        subscription = pick(which, [*self.known.values()])
+        if place == 15:
+            self._forget(subscription)
             return
         kept = self._kept(subscription.channel)
         places = ["now", "oldest", *sorted(self.entries[one].id for one in kept), *self.moments]
-        place = places[which % len(places)]
-        assert positions.seek(self.shop.admin, subscription.name, subscription.channel, place)
+        to = pick(place, places)
+        assert positions.seek(self.shop.admin, subscription.name, subscription.channel, to)
         self.is_copied = False  # that has repaired it
-        self._go(subscription, place, kept)
+        self._go(subscription, to, kept)
 
-    @rule()
-    def note_the_time(self):
-        self.moments.append(self.shop.value("SELECT clock_timestamp()"))
+    def _forget(self, subscription):
+        del self.known[subscription.name, subscription.channel]
+        assert positions.forget(self.shop.admin, subscription.name, subscription.channel)
+        for replica in self.running:
+            replica.readings.pop(subscription, None)
 
-    def _subscribe(self, name, channel, start, on_failure):
+    def _subscribe(self, name, channel, start, on_failure, connection):
         subscription = Expected(name, channel, on_failure)
         kept = self._kept(channel)
-        LogSession(self.shop.admin).subscribe(name, channel, start)
+        LogSession(connection).subscribe(name, channel, start)
         self.is_copied = False
         self._go(subscription, start, kept)
         self.known[name, channel] = subscription
-        for replica in self.running:
-            self._read_it(replica, subscription)
-        return subscription
 
     def _go(self, subscription, place, kept):
         """Expect what comes from a place on, given what the log has of the channel."""
@@ -317,84 +318,70 @@ class LogMachine(RuleBasedStateMachine):
         )
         return {int(payload) for (payload,) in found}
 
-    def _exists(self, subscription):
-        return self.known.get((subscription.name, subscription.channel)) is subscription
-
     # --- reading ---
 
-    @rule(target=replicas)
-    def start_a_replica(self):
-        return self._start_replica() if len(self.running) < 3 else multiple()
+    @has_readings
+    @rule(which=WHICH, who=WHICH)
+    def visit(self, which, who):
+        self._visit(*self._pick(which, who))
 
-    @rule(replica=replicas, subscription=subscriptions)
-    def visit(self, replica, subscription):
-        if replica in self.running and subscription in replica.readings:
+    @has_readings
+    @rule(which=WHICH, who=WHICH, at=st.integers(0, 2), succeeds=st.booleans())
+    def settle_one(self, which, who, at, succeeds):
+        replica, subscription = self._pick(which, who)
+        reading = replica.readings[subscription]
+        if reading.held:
+            self._settle(reading, at % len(reading.held), has_succeeded=succeeds)
+
+    @has_readings
+    @rule(who=WHICH, saves=st.booleans())
+    def read_and_deliver_all(self, who, saves):
+        replica = pick(who, self.running)
+        for subscription, reading in replica.readings.items():
             self._visit(replica, subscription)
-
-    @rule(
-        replica=replicas,
-        subscription=subscriptions,
-        at=st.integers(0, 2),
-        outcome=st.sampled_from(["done", "done", "failed"]),
-    )
-    def settle_one(self, replica, subscription, at, outcome):
-        reading = replica.readings.get(subscription)
-        if reading is not None and at < len(reading.held):
-            self._settle(reading, at, has_succeeded=outcome == "done")
-
-    @rule(replica=replicas, subscription=subscriptions, finishes=st.booleans())
-    def deliver_all(self, replica, subscription, finishes):
-        """Settle all, and save that perhaps."""
-        reading = replica.readings.get(subscription)
-        if reading is not None:
             while reading.held:
                 self._settle(reading, 0, has_succeeded=True)
-            if finishes:
+            if saves:
                 self._visit(replica, subscription)
 
-    @rule(replica=replicas, subscription=subscriptions)
-    def drop(self, replica, subscription):
-        """Lose what the dispatcher has, as when it is muted or removed."""
-        reading = replica.readings.get(subscription)
-        if reading is not None:
-            reading.held.clear()
+    @has_readings
+    @rule(which=WHICH, who=WHICH, what=st.sampled_from(["drop", "mute", "unmute"]))
+    def drop_or_mute(self, which, who, what):
+        """Lose what the dispatcher has; perhaps because it is muted."""
+        replica, subscription = self._pick(which, who)
+        reading = replica.readings[subscription]
+        if what != "drop":
+            reading.binding.live = what == "unmute"
+            reading.binding.mutes += 1
+        reading.held.clear()
 
-    @rule(replica=replicas, subscription=subscriptions)
-    def mute_or_unmute(self, replica, subscription):
-        reading = replica.readings.get(subscription)
-        if reading is not None:
-            reading.binding.live = not reading.binding.live
-            reading.binding.mutes += not reading.binding.live
-            reading.held.clear()
-
-    @rule(replica=replicas)
-    def lose_the_session(self, replica):
-        """End the session; the process goes on with what is under way."""
-        if replica in self.running:
+    @rule(who=WHICH, what=st.sampled_from(["start", "start", "lose the session", "stop", "crash"]))
+    def change_a_replica(self, who, what):
+        if what == "start" or not self.running:
+            if len(self.running) < 3:
+                self._start_replica()
+            return
+        replica = pick(who, self.running)
+        if what == "stop":
+            self._stop(replica)
+        elif what == "crash":
+            self.running.remove(replica)
+            replica.crash()
+        else:  # the process goes on with what is under way
             replica.session.connection.close()
             for one in replica.readings.values():
                 one.progress.disconnect()
             replica.connect()
 
-    @rule(replica=consumes(replicas))
-    def stop(self, replica):
-        if replica in self.running:
-            self._stop(replica)
-
-    @rule(replica=consumes(replicas))
-    def crash(self, replica):
-        if replica in self.running:
-            self.running.remove(replica)
-            replica.crash()
-
-    @rule()
-    def make_retries_due(self):
+    @rule(of_dead=st.booleans())
+    def make_retries_due(self, of_dead):
         self.shop.admin.execute("UPDATE pgnotifier.failed SET retry_at = now() WHERE NOT dead")
+        if of_dead:
+            retry_letters(self.shop.admin, [one.n for one in find_letters(self.shop.admin)])
 
-    @rule()
-    def retry_dead_letters(self):
-        letters = [one.n for one in find_letters(self.shop.admin)]
-        retry_letters(self.shop.admin, letters)
+    def _pick(self, which, who):
+        """Return a replica and a subscription."""
+        return pick(who, self.running), pick(which, [*self.known.values()])
 
     def _start_replica(self):
         replica = Replica(self.shop.dsn)
@@ -475,9 +462,13 @@ class LogMachine(RuleBasedStateMachine):
         for one in self.known.values():
             assert one.undelivered <= self._kept(one.channel), "truncated what wasn't delivered"
 
-    @rule()
-    def raise_a_false_alarm(self):
-        assert guard.reanchor(self.shop.admin)
+    @rule(alarms=st.booleans())
+    def note_the_time_or_raise_a_false_alarm(self, alarms):
+        if alarms:
+            assert guard.reanchor(self.shop.admin)
+            self.is_copied = False
+        else:
+            self.moments.append(self.shop.value("SELECT clock_timestamp()"))
 
     @precondition(lambda self: not self.has_moved)
     @rule(luck=st.integers(0, 5))
@@ -503,7 +494,7 @@ class LogMachine(RuleBasedStateMachine):
         for one in list(self.running):
             self._stop(one)
         for _ in range(LONGEST_DRAIN):
-            self.make_retries_due()
+            self.make_retries_due(of_dead=False)
             replica = self._start_replica()
             found = [self._deliver(replica, one) for one in self.known.values()]
             self._stop(replica)

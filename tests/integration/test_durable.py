@@ -270,6 +270,22 @@ def test_a_failure_is_retried_beside_the_flow(notifier, log, eventually):
     eventually(lambda: log.failed("invoice") == [])
 
 
+def test_failed_entries_with_one_number(notifier, log, eventually):
+    """Of two entries with one number, which a logical replica may have, each is retried."""
+    callback = Recalcitrant({"second": 1})
+    notifier.subscribe("invoice", "paid", callback, durable=True)
+    for payload in (b"first", b"second"):
+        log.execute(
+            "SELECT pgnotifier.fail(sub, 7, now(), channel, NULL, %s, 'error', NULL, 0, false)"
+            " FROM pgnotifier.subscription",
+            payload,
+        )
+    eventually(lambda: log.failed("invoice") == [] or callback.calls[-1:] == ["second"])
+    log.have_retried()
+    eventually(lambda: log.failed("invoice") == [])
+    assert callback.calls == ["first", "second", "second"]
+
+
 def test_a_dead_letter(notifier, log, eventually, caplog):
     """What fails as often as it may is set aside, with its error, and is an ERROR in the log."""
     callback = Recalcitrant({2: 9})

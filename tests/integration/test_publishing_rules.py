@@ -350,7 +350,6 @@ def test_the_quick_start(log, pgnotifier_dsn, tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "durable.md").read_text()
     program = re.search(r"^```python\n(import psycopg.*?)^```", text, re.DOTALL | re.MULTILINE)[1]
     (published_by_sql,) = re.findall(r"^SELECT pgnotifier.publish.*;$", text, re.MULTILINE)
-    log.execute("CREATE TABLE orders (id int, status text)")
     script = tmp_path / "shop.py"
     script.write_text(
         program.replace('"postgresql://localhost/shop"', repr(pgnotifier_dsn))

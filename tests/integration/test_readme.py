@@ -107,7 +107,9 @@ def test_a_durable_subscription(start, tmp_path, db, pgnotifier_redis_url, event
 
     celery = [sys.executable, "-m", "celery", "-A", "shop"]
     listener, log = start("first", *celery, "pgnotifier")
-    eventually(lambda: "listening" in log.read_text() or listener.poll() is not None, 60)
+    has_position = "SELECT 1 FROM pgnotifier.subscription"
+    eventually(lambda: db.execute(has_position) or listener.poll() is not None, 60)
+    assert listener.poll() is None, log.read_text()
     listener.send_signal(signal.SIGTERM)
     assert listener.wait(30) == 0
     db.execute(statement)  # while nobody listens

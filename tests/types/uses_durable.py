@@ -23,6 +23,8 @@ with psycopg.connect("dbname=shop") as connection:
     assert_type(publish(connection, "orders", {"id": 7}), int)
     publish(connection.cursor(row_factory=dict_row), "orders")
     publish(connection, "orders", date.today(), "7", order="key", encoder=str)
+    publish(connection, "orders", 1, notify=True)
+    publish_many(connection, "orders", [1], notify=True)
     assert_type(publish_many(connection, "orders", [{"id": 7}], find_key, order="key"), list[int])
     publish_many(connection, "orders", range(5), "one for all", encoder=repr)
 

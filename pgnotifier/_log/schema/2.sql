@@ -1005,7 +1005,13 @@ BEGIN
         VALUES
         ('pgnotifier.log_id_seq'::regclass, (SELECT max(l.id) FROM pgnotifier.log AS l)),
         ('pgnotifier.subscription_sub_seq', (SELECT max(u.sub) FROM pgnotifier.subscription AS u)),
-        ('pgnotifier.position_n_seq', (SELECT max(p.n) FROM pgnotifier.position AS p)),
+        (
+            'pgnotifier.position_n_seq',
+            greatest(
+                (SELECT max(p.n) FROM pgnotifier.position AS p),
+                (SELECT max(g.n) FROM pgnotifier.gap AS g)
+            )
+        ),
         ('pgnotifier.failed_n_seq', (SELECT max(f.n) FROM pgnotifier.failed AS f))
     ) AS used (sequence, highest)
     WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);

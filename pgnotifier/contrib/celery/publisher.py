@@ -52,10 +52,11 @@ class TaskIds(threading.local):
             libraries: The tracing libraries.
         """
         kept = self._known.get(id(delivery))
+        lasting = None
         if kept is None and delivery.notification.id is not None:
-            fresh = iter([str(delivery.identify())])  # so that a repeat can be recognised
+            lasting = delivery.identify_as_text()  # so that a repeat can be recognised
         if not libraries:
-            return kept or Attempt(delivery, next(fresh))
+            return kept or Attempt(delivery, lasting or next(fresh))
         trace = self._trace if kept is None else kept.trace
         if (
             trace is None
@@ -64,7 +65,8 @@ class TaskIds(threading.local):
         ):
             trace = Trace(libraries, delivery)
         self._trace = trace
-        return Attempt(delivery, next(fresh) if kept is None else kept.task_id, trace)
+        task_id = (lasting or next(fresh)) if kept is None else kept.task_id
+        return Attempt(delivery, task_id, trace)
 
     def keep(self, attempt: "Attempt") -> None:
         """Keep an id for the next attempt."""

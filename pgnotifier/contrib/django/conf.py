@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.suggestions import find_nearest
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
-from pgnotifier.settings import Setting, is_filled
+from pgnotifier.settings import Setting, is_filled, seconds
 
 _PATH = re.compile(r"[\w.]+(?::[\w.]+)?")
 KINDS = ("celery", "rq", "tasks", "inline")
@@ -53,6 +53,7 @@ SETTINGS: Mapping[str, Setting] = {
     "TASKS_BACKEND": Setting("an alias of TASKS", is_filled, "default"),
     "ON_GAP": Setting(_CALLABLE, _is_hook),
     "ON_ERROR": Setting(_CALLABLE, _is_hook),
+    "ADMIN_TIMEOUT": seconds(10.0, 3600.0),
     **{name.upper(): CORE_SETTINGS[name] for name in _NAMES},
 }
 

@@ -181,7 +181,8 @@ def test_the_difference_of_two_versions(run, connection):
 def test_grants(run, connection):
     """`install` grants rights, also when the log is installed already."""
     run("install")
-    assert run("install", "--grant-publisher", "pg_monitor")[0] == 0
+    code, said = run("install", "--grant-publisher", "pg_monitor")
+    assert (code, said.splitlines()[1:]) == (0, ["role 'pg_monitor' has the rights of a publisher"])
     with connection.transaction():
         connection.execute("SET LOCAL ROLE pg_monitor")
         connection.execute("SELECT pgnotifier.publish('orders', '1')")

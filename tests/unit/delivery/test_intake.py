@@ -1,6 +1,7 @@
 """The intake: entries beside the buffer, in turn with it; what of a batch is settled."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from uuid import UUID, uuid5
 
 import pytest
 from deliveries import NOW, PROVEN, Fake, Gate, bind, put
@@ -10,6 +11,7 @@ from pgnotifier._delivery.intake import EntryItem, Intake, settle_acknowledged
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
 from pgnotifier.dispatch import Batch, Delivery
 from pgnotifier.gathering import Batch as GatheredBatch
+from pgnotifier.notification import Entry, Notification
 from pgnotifier.payload import decode
 
 
@@ -153,3 +155,23 @@ def test_dispatchers_that_settle_themselves(deliverer, eventually):
     assert not ledger.is_done
     Delivery(binding, items[0].arrival(1)).settle()
     assert ledger.is_done
+
+
+def test_ids_are_those_of_uuid5():
+    """The id of a delivery is a UUID of version 5, of its subscription, number and time."""
+    binding = bind(Fake(), id=("a", 1))
+    namespace = UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51")
+    seen = set()
+    for number in range(100):
+        at = NOW + timedelta(microseconds=number)
+        moved = at.astimezone(timezone(timedelta(hours=5)))
+        one, same = (
+            Delivery(binding, Entry("a", 1, "", 0, NOW, id=number, published_at=when))
+            for when in (at, moved)
+        )
+        name = repr((("a", 1), "a", [f"{number} {at.timestamp()!r}"]))
+        assert one.identify() == same.identify() == uuid5(namespace, name)
+        assert one.identify_as_text() == str(one.identify())
+        seen.add(one.identify())
+    assert len(seen) == 100
+    assert Delivery(binding, Notification("a", 1, "", 0, NOW)).identify() is None

@@ -6,6 +6,7 @@ from psycopg import sql
 
 from pgnotifier import durable
 from pgnotifier._log import installing
+from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 
 CHANNELS = ("orders", "ü\"' ", "pgnotifier_reference", "pgnotifier_published")
 MOST = 7999
@@ -181,3 +182,20 @@ def test_upgrading_under_a_prepared_statement(old):
         durable.install(old)
         session.execute("EXECUTE call('orders', '2')")
     assert old.execute("SELECT count(*) FROM pgnotifier.log").fetchone() == (2,)
+
+
+def test_publishing_before_the_upgrade(old):
+    """The new program publishes into the old log; what that lacks is reported as such."""
+    durable.publish(old, "orders", 1)
+    with pytest.raises(LogNotInstalledError, match="or an old one"):
+        durable.publish(old, "orders", 1, notify=True)
+
+
+def test_what_depends_on_the_old_function(old):
+    """If something of the user's own depends on the old function, the upgrade changes nothing."""
+    old.execute("CREATE VIEW public.publishing AS SELECT pgnotifier.publish('orders') AS id")
+    with pytest.raises(LogRefusedError, match="other objects depend on"):
+        durable.install(old)
+    assert old.execute("SELECT version FROM pgnotifier.installed").fetchone() == (1,)
+    old.execute("DROP VIEW public.publishing")
+    assert durable.install(old) is True

@@ -1,0 +1,6 @@
+"""Show dead letters and durable subscriptions in Django's admin."""
+
+from pgnotifier.contrib.django.durable.dead_letter_admin import DeadLetterAdmin
+from pgnotifier.contrib.django.durable.subscription_admin import DurableSubscriptionAdmin
+
+__all__ = ["DeadLetterAdmin", "DurableSubscriptionAdmin"]
