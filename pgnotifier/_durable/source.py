@@ -80,8 +80,8 @@ class Source:
         hand_over: Callable[[Dispatcher, Sequence[EntryItem] | GapMarker], Deliverer | None],
         may_retire: Callable[[Dispatcher], bool],
         patience: float,
-        warned: dict[str, object],
         report_dropped: ReportDropped,
+        warned: dict[str, object],
     ) -> None:
         """Make a source that isn't running yet.
 
@@ -93,8 +93,8 @@ class Source:
                 nothing may be delivered any more.
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
-            warned: The channels that were warned of: see `Strays`.
             report_dropped: Logs and reports what a subscription has missed.
+            warned: The channels that were warned of: see `Strays`.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -112,10 +112,10 @@ class Source:
         self._waiter = Waiter()
         self._stop_at: float | None = None
         self._is_moving = False
-        self._left: Identity | None = None  # the latest session
-        self._strays = Strays(warned)
         self._report_dropped = report_dropped
         self._upkeep = Upkeep()
+        self._left: Identity | None = None  # the latest session
+        self._strays = Strays(warned)
         self._backoff = Backoff()
         self._warn = LogThrottle(logger)
         name = f"pgnotifier-log-{type(dispatcher).__name__}"

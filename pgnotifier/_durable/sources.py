@@ -69,8 +69,8 @@ class Sources:
         self._registry = registry
         self._find_deliverer = find_deliverer
         self._patience = patience
-        self._warned: dict[str, object] = {}  # by channel, see `Strays`
         self._report_dropped = report_dropped
+        self._warned: dict[str, object] = {}  # by channel, see `Strays`
         self._lock = threading.RLock()  # so that nothing is started or handed over after `stop`
         self._is_stopping = False
 
@@ -163,8 +163,8 @@ class Sources:
                 self._hand_over,
                 self._may_retire,
                 self._patience,
-                self._warned,
                 self._report_dropped,
+                self._warned,
             )
             found.start()
             self.by_dispatcher = {**self.by_dispatcher, dispatcher: found}

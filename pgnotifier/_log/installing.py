@@ -186,9 +186,8 @@ def install(
 
     Raises:
         ArgumentTypeError: The retention isn't a timedelta, or the quota isn't an int.
-        ConfigurationError: One of them is negative, or too high.
+        ConfigurationError: One of them is negative, or too high; or there is no such version.
         LogRefusedError: The schema belongs to another role, or a privilege is missing.
-        ConfigurationError: There is no such version.
     """
     _check_versions(0, version)
     settings = _check_limits(retention, quota, version)
@@ -198,7 +197,7 @@ def install(
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
             connection.execute(step.encode(), prepare=False)
-        if settings:
+        if settings is not None:
             row = connection.execute(_CONFIGURE, settings).fetchone()
             is_changed = row is not None and bool(row[0])
         connection.execute(versions.END.encode(), prepare=False)
@@ -278,8 +277,7 @@ def _check_limits(
         return None
     if version < LIMITS_SINCE:
         raise ConfigurationError(
-            f"version {version} of the durable log has no retention and no quota: they need "
-            f"version {LIMITS_SINCE}"
+            f"the retention and the quota need version {LIMITS_SINCE} of the log"
         )
     if retention is not None and not isinstance(retention, timedelta):
         raise ArgumentTypeError(f"the retention must be a timedelta, not {retention!r:.80}")

@@ -157,15 +157,16 @@ def test_a_failed_entry_that_is_being_retried(past, make_notifier):
 
 def test_a_subscription_that_the_older_state_lacks(past, make_notifier, make_recorder):
     """It gets a position of its own, although another one has its number by now."""
-    lost, new = make_recorder(), make_recorder()
+    lost, new, at = make_recorder(), make_recorder(), [past.dsn]
     past.keep()
-    first = make_notifier(lambda: past.dsn)
+    first = make_notifier(lambda: at[0])
     first.subscribe("lost", "paid", lost, durable=True)
     past.publish("paid", 1)
     lost.wait_for(1)
     past.go_back()
     second = make_notifier(past.dsn)
     second.subscribe("new", "paid", new, durable=True)
+    at[0] = past.dsn
     names = "SELECT name FROM pgnotifier.subscription ORDER BY sub"
     eventually(lambda: past.log.execute(names) == [("new",), ("lost",)])
     past.publish("paid", *range(2, 10))

@@ -97,10 +97,12 @@ def test_each_order_gets_its_invoice(shell, eventually):
     shell(produce)
     assert shell(report).startswith("10 of 20 orders invoiced")
     pgnotifier, _ = shell(listener, "listening")
-    shell(produce)
-    celery.kill_group()  # while it works, or before
+    eventually(lambda: shell(report).startswith("20 of 20 orders invoiced"), 120)
+
+    celery.kill_group()
     shell(produce)
     pgnotifier.kill_group()
+    shell(produce)
     shell(worker, "ready.")
     shell(listener, "listening")
     eventually(lambda: shell(report).startswith("40 of 40 orders invoiced"), 120)
