@@ -56,7 +56,7 @@ class Upkeep:
             session.note_reader(
                 {one.sub: one.rate or 0.0 for one in progress if one.sub is not None}
             )
-            self._warn_of_unread(session)
+            self._report_unread(session)
         self._reclaimer.reclaim(session.connection)
 
     def _look_at_figures(
@@ -71,7 +71,7 @@ class Upkeep:
         self._looked_at = now
         self._counts = {sub: one.delivered for sub, one in known.items()}
 
-    def _warn_of_unread(self, session: LogSession) -> None:
+    def _report_unread(self, session: LogSession) -> None:
         for one in session.find_unread():
             logger.warning(
                 "nobody has read subscription %r on channel %r since %s, and it keeps %s of the "

@@ -153,6 +153,22 @@ def test_an_open_transaction_loses_nothing(log):
     assert sorted(log.read_all(position)) == ["4", "late"]
 
 
+def test_an_open_transaction_keeps_its_slot(log):
+    """What was published by a transaction that was open then isn't truncated before it is read."""
+    position = log.subscribe()
+    with log.connect(autocommit=False) as publisher:
+        publisher.execute("SELECT pgnotifier.publish('orders', 'late')")
+        publish_each(log, *range(4))
+        log.reclaim()
+        publish_each(log, 4)  # into another slot
+        limit(log, position, entries=1)
+        assert log.reclaim() == (0, 1)
+        assert take_gaps(log, position) == [(2, 5, 4, True)]
+        publisher.commit()
+    log.reclaim()
+    assert sorted(log.read_all(position)) == ["4", "late"]
+
+
 def test_what_was_late_counts(log):
     """A late entry that was committed since the position was saved can be dropped, too."""
     position = log.subscribe()
