@@ -37,7 +37,7 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
-    "_durable/log_session.py": 10,
+    "_durable/log_session.py": 11,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 5,
@@ -112,6 +112,7 @@ ON_LOG = {
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
     "move": (log_session._MOVE, (1, "3:3:", "900:900:", 7)),
+    "wait": (log_session._WAIT, ()),
     "next retry": (log_session._NEXT_RETRY, (1,)),
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
