@@ -24,11 +24,13 @@ class Settings:
         rounds: How many times each competitor is measured.
         quick: Whether to only check in a short time that everything works.
         given: How much to send in each run, or None for the benchmark's default.
+        full: Whether to send as much, and to wait as long, as a day of production would.
     """
 
     rounds: int = 5
     quick: bool = False
     given: int | None = None
+    full: bool = False
 
     def count(self, usual: int) -> int:
         """Return how much to send, given the benchmark's default."""
@@ -46,9 +48,11 @@ def run(description: str | None, benchmarks: Sequence[Benchmark]) -> None:
     parser.add_argument("--rounds", type=int, help="measurements of each competitor (5)")
     parser.add_argument("-n", "--count", type=int, help="how much is sent in a run")
     parser.add_argument("--quick", action="store_true", help="only check that everything works")
+    parser.add_argument("--full", action="store_true", help="durable: half an hour, not minutes")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for the results")
     given = parser.parse_args()
-    settings = Settings(given.rounds or (1 if given.quick else 5), given.quick, given.count)
+    rounds = given.rounds or (1 if given.quick else 5)
+    settings = Settings(rounds, given.quick, given.count, given.full)
     sections: list[Section] = []
     with Servers() as servers:
         for number, benchmark in enumerate(benchmarks, 1):

@@ -29,3 +29,12 @@ IDLE = "bare psycopg"
 # Tracing.
 SENTRY = "Sentry"
 OPENTELEMETRY = "OpenTelemetry"
+
+# Durably.
+OUTBOX = "outbox"
+OUTBOX_NOTIFY = "outbox, NOTIFY each"
+FUNCTION = "pgnotifier.publish()"
+PGQUEUER = "pgqueuer"
+PROCRASTINATE = "procrastinate"
+PGPUBSUB = "django-pgpubsub"
+PLAIN = "plain NOTIFY"

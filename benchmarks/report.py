@@ -22,6 +22,9 @@ PACKAGES = (
     "django",
     "redis",
     "amqp",
+    "procrastinate",
+    "pgqueuer",
+    "django-pgpubsub",
 )
 
 

@@ -3,6 +3,11 @@
 import broker
 import cpu
 import django_signals
+import durable_broker
+import durable_held
+import durable_latency
+import durable_publishing
+import durable_volume
 import growth
 import inline
 import jobs
@@ -30,6 +35,11 @@ if __name__ == "__main__":
                 latency,
                 growth,
                 memory,
+                durable_publishing,
+                durable_broker,
+                durable_latency,
+                durable_held,
+                durable_volume,
             )
         ],
     )

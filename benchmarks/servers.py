@@ -26,6 +26,13 @@ class Servers:
         return self._stack.enter_context(server.database())
 
     @cached_property
+    def durable_dsn(self) -> str:
+        """A database of a second PostgreSQL, which waits for the disk as servers usually do."""
+        settings = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "4GB"}
+        server = self._stack.enter_context(PostgresServer(settings=settings))
+        return self._stack.enter_context(server.database())
+
+    @cached_property
     def redis_url(self) -> str:
         """Valkey, which speaks the protocol of Redis."""
         return self._stack.enter_context(ValkeyServer()).url

@@ -56,9 +56,12 @@ _READ = """
 SELECT id, at, key, payload, is_rest
 FROM pgnotifier.read(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
 """
-_MOVE = """
-SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s)
+_WAITING = "pg_catalog.set_config('synchronous_commit', 'local', true)"
+"""Has the commit of a transaction wait for the disk, though not for replicas."""
+_MOVE = f"""
+SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s), {_WAITING}
 """
+_WAIT = f"SELECT {_WAITING}"
 _NEXT_RETRY = """
 SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
     OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
@@ -258,14 +261,18 @@ class LogSession:
         return self._shares is not None
 
     def prepare(self) -> None:
-        """Have commits wait for the disk, though not for replicas, and listen to the bell.
+        """Have only some commits wait for the disk, and listen to the bell.
+
+        A lock or the bell needs a transaction, too, and there are several for each batch. If a
+        crash loses a position that was saved, the batch comes again; so that commit does wait.
+        What is committed before is then on the disk as well.
 
         Raises:
             LogNotInstalledError: The schema isn't installed, or is too old.
             LogRefusedError: The server is a standby; or this role may not use the log.
         """
         check_server(self.connection)
-        self.connection.execute("SET synchronous_commit TO local")
+        self.connection.execute("SET synchronous_commit TO off")
         self.connection.execute("LISTEN pgnotifier_wake")
         started, database, schema = self._one(_RUN)
         self.run = started, database, schema
@@ -381,6 +388,7 @@ class LogSession:
     def settle_retried(self, done: Iterable[Row], failed: Iterable[Failed]) -> None:
         """Forget what has succeeded at last, and note what has failed again."""
         with self.connection.transaction():
+            self.connection.execute(_WAIT)
             drop_letters(self.connection, [row.n for row in done])
             for row, failure in failed:
                 record_another(self.connection, row.n, failure)

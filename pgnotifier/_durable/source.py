@@ -269,6 +269,7 @@ class Source:
             if self.ready.is_open and self._has_retired():
                 return
             self._upkeep.look(session, self.progress.values())
+            session.has_rung()  # a ring that has arrived is for something that is read now
             if self._visit_all(session):
                 session.wake_up()
                 poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
@@ -278,17 +279,16 @@ class Source:
                 poll, has_rung = min(2 * poll, BUSY_POLL), False
             elif monotonic() < busy_until and self._is_busy:
                 self._wait(session, busy_until - monotonic())
-            elif has_rung:
-                self._wait(session, RING_PAUSE)  # it has rung for other readers
+            elif has_rung:  # for other readers
+                session.wake_up()
+                self._wait(session, RING_PAUSE)
                 has_rung = False
             elif not session.is_dozing:
                 session.doze()  # and look once more: something may have been published just now
             else:
                 has_rung = self._wait(session, poll)
-                poll = min(2 * poll, LAST_POLL)
-                if has_rung:
-                    session.wake_up()
-                    poll = FIRST_POLL
+                # If it has rung, the bell is turned off only after reading, which comes first.
+                poll = FIRST_POLL if has_rung else min(2 * poll, LAST_POLL)
         self._finish(session)
 
     @property

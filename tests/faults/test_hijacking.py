@@ -48,7 +48,7 @@ CONTAINED = {
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 16,
+    "_durable/log_session.py": 17,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
@@ -137,6 +137,7 @@ ON_LOG = {
     "window": (log_session._WINDOW, (1, None, None)),
     "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
     "move": (log_session._MOVE, (1, "3:3:", "900:900:", 7)),
+    "wait": (log_session._WAIT, ()),
     "next retry": (log_session._NEXT_RETRY, (1,)),
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
