@@ -356,10 +356,6 @@ class Notifier(Runnable):
             found.setdefault(channel, {}).update(callbacks)
         return found
 
-    def is_durable(self, id: Hashable, channel: str) -> bool:
-        """Return whether an id has a durable subscription to a channel."""
-        return self._changes.durable.has(id, channel)
-
     def get_durability(self, id: Hashable, channel: str) -> Durability | None:
         """Return the options of an id's durable subscription to a channel; None if it has none."""
         return self._changes.durable.get_durability(id, channel)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pgnotifier._durable.log_session import LogSession, Row, Window
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.rows import Row, Window
 
 SAVE_INTERVAL = 1.0
 """Seconds between two positions that are saved without anything to deliver in between."""

@@ -6,8 +6,8 @@ from functools import reduce
 from time import monotonic
 
 from pgnotifier._delivery.buffer import GapMarker
-from pgnotifier._durable.log_session import Missed
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
+from pgnotifier._durable.rows import Missed
 from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Dropped, Entry, Gap
 

@@ -1,22 +1,15 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._durable.patience import ImpatientConnection
-from pgnotifier._log.dead_letters import (
-    Failure,
-    drop_letters,
-    find_due,
-    record_another,
-    record_failure,
-)
+from pgnotifier._durable.rows import Failed, Figures, Missed, Place, Row, Unread, Window
+from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import (
@@ -93,131 +86,6 @@ SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_g
 _DROP_GAPS = "SELECT pgnotifier.drop_gaps(%s)"
 _DOZE = "SELECT pgnotifier.doze()"
 _WAKE = "SELECT pgnotifier.awake(%s)"
-
-
-class Row(NamedTuple):
-    """An entry as it is in the log, or one that has failed.
-
-    Attributes:
-        id: Its number.
-        published_at: When it was published.
-        key: Its key, if any, in the database's encoding.
-        payload: Its payload, in the database's encoding.
-        attempts: How often it was tried.
-        n: Its number among those that have failed.
-    """
-
-    id: int
-    published_at: datetime
-    key: bytes | None
-    payload: bytes
-    attempts: int = 0
-    n: int = 0
-
-
-class Window(NamedTuple):
-    """Where a subscription is in the log.
-
-    Attributes:
-        state: "taken", or why it can't be read: "busy", "gone" or "foreign".
-        channel: Its channel.
-        n: The number of the position.
-        done: Each entry that is visible in this snapshot is delivered.
-        target: The end of the window, a snapshot.
-        last_id: Of the window, entries up to this one are delivered.
-        is_now: Whether the window ends at the present.
-        id_hi: The highest number in the log when the position was saved.
-        newest: The highest number in the log now.
-    """
-
-    state: str
-    channel: str
-    n: int
-    done: str
-    target: str
-    last_id: int
-    is_now: bool
-    id_hi: int
-    newest: int
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A new position.
-
-    Attributes:
-        done: As in `Window`.
-        target: As in `Window`; None if no window is under way.
-        last_id: As in `Window`.
-    """
-
-    done: str
-    target: str | None = None
-    last_id: int = 0
-
-
-class Figures(NamedTuple):
-    """How far behind a subscription is.
-
-    Attributes:
-        newest: The highest number in the log.
-        behind: How many entries come after its position; over a thousand, on any channel.
-        oldest: When the oldest of them was published, or earlier; None if there is none.
-        failed: How many entries are to be retried.
-        attempts: How often the one of them that was tried most often was tried.
-        dead: How many have failed for good.
-    """
-
-    newest: int
-    behind: int
-    oldest: datetime | None
-    failed: int
-    attempts: int
-    dead: int
-
-
-class Unread(NamedTuple):
-    """A subscription that nobody has read for long, and that keeps space.
-
-    Attributes:
-        name: Its id.
-        channel: Its channel.
-        read_at: When it was last read.
-        slots: How many slots it keeps.
-        bytes: Their size.
-    """
-
-    name: str
-    channel: str
-    read_at: datetime
-    slots: int
-    bytes: int
-
-
-class Missed(NamedTuple):
-    """What was dropped for a subscription.
-
-    Attributes:
-        n: The number of this note.
-        from_id: The first entry.
-        to_id: The last entry.
-        since: When the first one was published.
-        until: When the last one was published.
-        entries: How many there are, at most.
-        is_exact: Whether they were counted.
-    """
-
-    n: int
-    from_id: int
-    to_id: int
-    since: datetime
-    until: datetime
-    entries: int
-    is_exact: bool
-
-
-Failed = tuple[Row, Failure]
-"""An entry that has failed, why, and what becomes of it."""
 
 
 class LogSession:

@@ -1,6 +1,5 @@
 """The progress of one durable subscription: what it reads next, and what is settled of that."""
 
-import logging
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
@@ -11,15 +10,13 @@ from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
 from pgnotifier._durable.flight import Flight, launch, retry_pause
-from pgnotifier._durable.log_session import Failed, Figures, LogSession, Place, Row, Window
-from pgnotifier._log.dead_letters import Failure
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.reports import report_dead, report_held
+from pgnotifier._durable.rows import Failed, Figures, Place, Window
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier._runtime.log_records import about, count
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
 from pgnotifier.status import DurableStatus
-
-logger = logging.getLogger("pgnotifier.durable")
 
 BATCH = 1000
 """How many entries are read at a time: as many may come again after a crash."""
@@ -354,7 +351,7 @@ class Progress:
             return False
         for one in failed:
             self._retry_at = min(self._retry_at, monotonic() + one[1].retry_in)
-            self._report(*one)
+            report_dead(self.binding.subscription, *one)
         return True
 
     def _settle_retried(self, session: LogSession, *, at_once: bool = False) -> None:
@@ -373,7 +370,7 @@ class Progress:
         # What was dropped is due still; not at once, as it may be dropped again.
         self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
         for one in failed:
-            self._report(*one)
+            report_dead(self.binding.subscription, *one)
 
     def _settle_dropping(self, session: LogSession) -> None:
         """Forget what was dropped, once everybody knows."""
@@ -389,40 +386,4 @@ class Progress:
         self._paused_until = monotonic() + retry_pause(self._attempts)
         if self.held_since is None:
             self.held_since = datetime.now(UTC)
-            (row, *_) = flight.rows
-            subscription = self.binding.subscription
-            logger.error(
-                "subscription %r on channel %r is held up by entry %d, which has failed: later "
-                "entries wait until it succeeds, or seek() passes it",
-                subscription.id,
-                subscription.channel,
-                row.id,
-                extra=about(
-                    "held_up",
-                    subscription=subscription.id,
-                    channel=subscription.channel,
-                    entry=row.id,
-                ),
-            )
-
-    def _report(self, row: Row, failure: Failure) -> None:
-        """Log it if an entry was set aside."""
-        if not failure.is_dead:
-            return
-        subscription = self.binding.subscription
-        attempts = row.attempts + 1
-        logger.error(
-            "subscription %r on channel %r: entry %d has failed %s, and is set aside; see "
-            "`pgnotifier dead list`",
-            subscription.id,
-            subscription.channel,
-            row.id,
-            count(attempts, "time"),
-            extra=about(
-                "dead_letter",
-                subscription=subscription.id,
-                channel=subscription.channel,
-                entry=row.id,
-                count=attempts,
-            ),
-        )
+            report_held(self.binding.subscription, flight.rows[0])

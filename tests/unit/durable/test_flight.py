@@ -7,7 +7,7 @@ from deliveries import Fake, bind
 
 from pgnotifier._connection.encoding import find_encoding
 from pgnotifier._durable.flight import LAST_RETRY, launch, retry_pause
-from pgnotifier._durable.log_session import Place, Row, Window
+from pgnotifier._durable.rows import Place, Row, Window
 from pgnotifier.durability import Durability
 
 UTF8 = find_encoding("UTF8")
