@@ -48,6 +48,7 @@ class Progress:
         last_id: The latest entry that was delivered by this process.
         held_since: Since when an entry that fails has held it up.
         figures: What the database says, now and then.
+        latest: How many entries it has read last.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Progress:
         self.last_id: int | None = None
         self.held_since: datetime | None = None
         self.figures: Figures | None = None
+        self.latest = 0
         self._is_elsewhere = False  # whether another replica advances it
         self._hand_over = hand_over
         self._on_settled = on_settled
@@ -227,6 +229,7 @@ class Progress:
             return not window.is_now
         if holds:
             rows = [row._replace(attempts=self._attempts) for row in rows]
+        self.latest = len(rows)
         self.behind_since = rows[0].published_at
         self._saved_at = monotonic()
         self._flight = launch(
