@@ -4,7 +4,7 @@ The same listener and the same worker (pool `solo`) on Valkey serve a durable su
 that listens to a plain NOTIFY. The time is measured from before the COMMIT to the first statement
 of the task, on a server that waits for the disk (`fsync` is on). Each gets a second in turn.
 
-There are two kinds of writers: one that commits 50 times a second, and eight slow ones, whose
+There are two kinds of writers: one that commits 50 times a second, and eight slow ones. Their
 transactions stay open for up to 160 ms after they have published.
 """
 

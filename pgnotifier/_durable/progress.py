@@ -51,6 +51,7 @@ class Progress:
         figures: What the database says, now and then.
         delivered: How many entries are settled since the start.
         rate: How many entries a second were settled lately; None if that isn't known yet.
+        latest: How many entries it has read last.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Progress:
         self.figures: Figures | None = None
         self.delivered = 0
         self.rate: float | None = None
+        self.latest = 0
         self._is_elsewhere = False  # whether another replica advances it
         self._hand_over = hand_over
         self._on_settled = on_settled
@@ -256,6 +258,7 @@ class Progress:
             return not window.is_now
         if holds:
             rows = [row._replace(attempts=self._attempts) for row in rows]
+        self.latest = len(rows)
         self.behind_since = rows[0].published_at
         self._saved_at = monotonic()
         self._flight = launch(

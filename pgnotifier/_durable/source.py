@@ -50,6 +50,9 @@ in flight has not rung for is late by no more than that."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung: under load,
 each publication would ring it."""
+MANY = 10
+"""How many entries, read together, show that more are about to come: the bell, if it were on, would
+be rung by each of the publishers that work at the same time. They are looked for without it."""
 RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
 replica may be busy with all that is published."""
@@ -279,6 +282,8 @@ class Source:
                 poll, has_rung = min(2 * poll, BUSY_POLL), False
             elif monotonic() < busy_until and self._is_busy:
                 self._wait(session, busy_until - monotonic())
+            elif monotonic() < busy_until and self._is_flooded:
+                self._waiter.pause(FIRST_POLL)
             elif has_rung:  # for other readers
                 session.wake_up()
                 self._wait(session, RING_PAUSE)
@@ -294,6 +299,10 @@ class Source:
     @property
     def _is_busy(self) -> bool:
         return any(one.is_busy for one in self.progress.values())
+
+    @property
+    def _is_flooded(self) -> bool:
+        return any(one.latest > MANY for one in self.progress.values())
 
     def _look_up(self, session: LogSession) -> None:
         """Give each new subscription a position, and forget removed ones."""
