@@ -19,6 +19,7 @@ reader have their share of two cores.
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from children import Child
@@ -32,8 +33,9 @@ from servers import Servers
 WRITERS = 32
 SECONDS = 3
 QUICK_SECONDS = 1
-QUIET = (OURS, OUTBOX, FUNCTION, OUTBOX_NOTIFY, PLAIN, PGQUEUER, PROCRASTINATE, PGPUBSUB)
-READ = (OURS, OUTBOX)
+ALONE = (OURS, OUTBOX, FUNCTION, OUTBOX_NOTIFY, PLAIN, PGQUEUER, PROCRASTINATE, PGPUBSUB)
+QUIET: Sequence[str] = ALONE
+READ: Sequence[str] = (OURS, OUTBOX)
 
 
 def benchmark(servers: Servers, settings: Settings) -> list[Section]:

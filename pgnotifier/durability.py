@@ -145,16 +145,21 @@ def check_durability(
     return Durability(**{name: value for name, value in given.items() if value is not None})
 
 
-def is_option_of_dispatcher(on_failure: object, durable: object) -> bool:
-    """Return whether `on_failure` is meant for the dispatcher: that of RQ has such an option.
+def take_option(on_failure: Any, durable: object, options: dict[str, Any]) -> Any:
+    """Return `on_failure`; None if it is an option of the dispatcher, to which it is added.
+
+    RQ has an option of that name.
 
     Args:
         on_failure: What was given; None if nothing was.
         durable: Whether the subscription is durable. Then a str isn't meant for the dispatcher.
+        options: Those of the dispatcher.
     """
-    if on_failure is None:
-        return False
-    return not isinstance(on_failure, str) if durable else on_failure not in FAILURES
+    is_ours = isinstance(on_failure, str) if durable else on_failure in FAILURES
+    if on_failure is None or is_ours:
+        return on_failure
+    options["on_failure"] = on_failure
+    return None
 
 
 def check_name(id: object) -> str:

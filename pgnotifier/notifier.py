@@ -15,6 +15,7 @@ from pgnotifier._notifier.lifecycle import Lifecycle, Reports
 from pgnotifier._notifier.runnable import Runnable
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
+from pgnotifier._runtime.names import name_function
 from pgnotifier.dispatch import Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.durability import (
@@ -23,7 +24,7 @@ from pgnotifier.durability import (
     check_durability,
     check_name,
     check_place,
-    is_option_of_dispatcher,
+    take_option,
 )
 from pgnotifier.errors import UnknownSubscriptionError
 from pgnotifier.gathering import check_gathering
@@ -232,13 +233,11 @@ class Notifier(Runnable):
                 str, under which the database keeps its position for good.
             start: For `durable`: where it begins if it has no position yet: "now" (the default),
                 "oldest", or an aware datetime.
-            max_attempts: For `durable`: how often an entry is tried before it is set aside as a
-                dead letter. Default: 5.
+            max_attempts: For `durable`: how often an entry is tried before it is set aside: 5.
             on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
                 else until an entry that fails has succeeded. Anything else is an option of the
                 dispatcher: RQ has a callback of that name.
-            max_lag: For `durable`: how far it may be behind, also while nobody runs it. What is
-                older is dropped, and reported as a gap. Default: any distance.
+            max_lag: For `durable`: how far it may be behind. What is older is dropped: a gap.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -248,7 +247,7 @@ class Notifier(Runnable):
             ArgumentTypeError: The id isn't hashable, the channel isn't a str, or a callable isn't.
             UnknownOptionError: The dispatcher has no such option.
             ConfigurationError: `batch`, `debounce` and `key` don't go together, or can't work; or
-                the options of `durable`; or the id is subscribed to the channel in the other way.
+                the options of `durable`; or the id is subscribed in the other way.
             DispatcherMismatchError: The dispatcher can't run such a callback.
             PgNotifierError: Whatever else `add_channels` raises.
         """
@@ -258,8 +257,7 @@ class Notifier(Runnable):
         if on_gap is not None:
             check_callable("on_gap", on_gap, of=id)
         gathering = check_gathering(id, batch, debounce, key)
-        if is_option_of_dispatcher(on_failure, durable):
-            options["on_failure"], on_failure = on_failure, None
+        on_failure = take_option(on_failure, durable, options)
         durability = check_durability(id, durable, start, max_attempts, on_failure, on_gap, max_lag)
         changes = self._changes.of(id, channel, durable=durable)
         by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
@@ -293,9 +291,7 @@ class Notifier(Runnable):
         names = check_channels(channels)
 
         def subscribed(fn: Fn) -> Fn:
-            name = id
-            if name is None:
-                name = f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', repr(fn))}"
+            name = name_function(fn) if id is None else id
             for channel in names:
                 self.subscribe(name, channel, fn, autorun, dispatcher=dispatcher, **options)
             return fn
@@ -388,8 +384,7 @@ class Notifier(Runnable):
             payload: The value. What JSON or a Python literal can express arrives with the same
                 type. Dates, times, Decimal and UUID arrive as a str, an Enum as its value, and a
                 dataclass as a dict.
-            encoder: Returns a replacement for a value of another type, or a subclass of
-                `json.JSONEncoder`: see `payload.encode`.
+            encoder: Returns a replacement for a value of another type: see `payload.encode`.
 
         Raises:
             ChannelNameError: PostgreSQL has no such channel.

@@ -48,8 +48,7 @@ LAST_POLL = 5.0
 """Seconds between looks into the log after it was empty; they double in between. What a publisher
 in flight has not rung for is late by no more than that."""
 PATIENCE = 0.02
-"""Seconds for which a source that waits for its own batch doesn't have the bell rung: under load,
-each publication would ring it."""
+"""Seconds for which a source that waits for its own batch doesn't have the bell rung."""
 MANY = 10
 """How many entries, read together, show that more are about to come: the bell, if it were on, would
 be rung by each of the publishers that work at the same time. They are looked for without it."""
@@ -57,8 +56,7 @@ RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
 replica may be busy with all that is published."""
 BUSY_POLL = 1.0
-"""The longest time between two looks while nothing that is published could be read: all that it has
-read is being delivered, or another replica advances its subscriptions. Then the bell isn't rung."""
+"""The same while nothing could be read at once anyway, so that the bell isn't rung."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 

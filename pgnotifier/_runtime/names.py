@@ -38,3 +38,8 @@ def name_callable(fn: Any) -> str:
         return f"partial of {name_callable(fn.func)}"
     named = fn if hasattr(fn, "__qualname__") else type(fn)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def name_function(fn: Any) -> str:
+    """Return `module.qualname` of what has these names; of anything else, its repr."""
+    return f"{getattr(fn, '__module__', '')}.{getattr(fn, '__qualname__', repr(fn))}"
