@@ -1,4 +1,4 @@
-"""Read what is published durably, until the parent ends this process; report once a second.
+"""Read what is published durably, until the parent ends this process; report now and then.
 
 A payload that is a number is the time at which it was published, by the clock of this machine.
 """
@@ -23,7 +23,8 @@ POLL = 0.005
 class Meter:
     """Counts what arrives, and measures how long it took and how long nothing came."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float) -> None:
+        self.every = every
         self.count = 0
         self._at = 0.0
         self._gap = 0.0
@@ -69,7 +70,7 @@ def read_outbox(dsn: str, meter: Meter) -> None:
 def report(meter: Meter) -> None:
     write_message("ready")
     while True:
-        time.sleep(1)
+        time.sleep(meter.every)
         meter.report()
 
 
@@ -77,9 +78,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name", choices=[OURS, OUTBOX])
     parser.add_argument("dsn")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two reports")
     given = parser.parse_args()
     end_with_parent()
-    (read_log if given.name == OURS else read_outbox)(given.dsn, Meter())
+    (read_log if given.name == OURS else read_outbox)(given.dsn, Meter(given.every))
 
 
 if __name__ == "__main__":

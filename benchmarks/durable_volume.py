@@ -65,7 +65,7 @@ def send_many(dsn: str, part: int) -> tuple[list[float], float, float]:
     )
     seconds, largest, dead = [], 0.0, 0.0
     with (
-        Child("durable_readers.py", OURS, dsn) as child,
+        Child("durable_readers.py", OURS, dsn, "--every", 0.05) as child,
         psycopg.connect(dsn, autocommit=True) as connection,
     ):
         assert child.read_message() == "ready"
@@ -86,7 +86,7 @@ def send_at_once(dsn: str, count: int) -> tuple[float, float]:
     """Return the longest time without an entry, in milliseconds, and the rate."""
     empty(dsn)
     with (
-        Child("durable_readers.py", OURS, dsn) as child,
+        Child("durable_readers.py", OURS, dsn, "--every", 0.05) as child,
         psycopg.connect(dsn) as connection,
     ):
         assert child.read_message() == "ready"
