@@ -21,6 +21,8 @@ ELSEWHERE = {
     "_durable/log_session.py": "integration/test_durable.py",
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/progress.py": "integration/test_durable.py",
+    "_durable/reports.py": "integration/test_durable.py",
+    "_durable/rows.py": "integration/test_durable.py",
     "_durable/source.py": "faults/test_durable.py",
     "_durable/sources.py": "integration/test_durable.py",
     "_health/health_server.py": "integration/test_health.py",
