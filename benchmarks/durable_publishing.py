@@ -19,7 +19,6 @@ reader have their share of two cores.
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from children import Child
@@ -33,9 +32,8 @@ from servers import Servers
 WRITERS = 32
 SECONDS = 3
 QUICK_SECONDS = 1
-ALONE = (OURS, OUTBOX, FUNCTION, OUTBOX_NOTIFY, PLAIN, PGQUEUER, PROCRASTINATE, PGPUBSUB)
-QUIET: Sequence[str] = ALONE
-READ: Sequence[str] = (OURS, OUTBOX)
+QUIET = [OURS, OUTBOX, FUNCTION, OUTBOX_NOTIFY, PLAIN, PGQUEUER, PROCRASTINATE, PGPUBSUB]
+READ = [OURS, OUTBOX]
 
 
 def benchmark(servers: Servers, settings: Settings) -> list[Section]:
