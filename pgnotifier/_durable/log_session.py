@@ -8,7 +8,7 @@ import psycopg
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._durable.patience import ImpatientConnection
-from pgnotifier._durable.rows import Failed, Figures, Missed, Place, Row, Unread, Window
+from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Row, Unread, Window
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
@@ -48,6 +48,14 @@ FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
 _READ = """
 SELECT id, at, key, payload, is_rest
 FROM pgnotifier.read(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
+"""
+_ADVANCE = """
+SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
+    newest, (
+        SELECT s.oid FROM pg_catalog.pg_namespace AS s
+        WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+    ), is_held, id, at, key, payload, is_rest
+FROM pgnotifier.advance(%s, %s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot, %s, %s)
 """
 _WAITING = "pg_catalog.set_config('synchronous_commit', 'local', true)"
 """Has the commit of a transaction wait for the disk, though not for replicas."""
@@ -179,6 +187,35 @@ class LogSession:
             raise NotListeningError(POOLED)
         return bool(held)
 
+    def advance(
+        self, sub: int, known: int | None, ahead: str | None, limit: int, *, keep: bool
+    ) -> Fetched | None:
+        """Do what `lock`, `take` and `read` do, in one step; return None if another replica has it.
+
+        If there is nothing to read, others may have the subscription again at once.
+
+        Args:
+            sub: The subscription's number.
+            known: As for `take`.
+            ahead: As for `take`.
+            limit: How many entries to read at most.
+            keep: Whether to hold it in any case.
+
+        Raises:
+            NotListeningError: A pooler has given the session to another client.
+            psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
+        """
+        values = (self.server_pid, sub, known, ahead, limit, keep)
+        *entries, last = self.connection.execute(_ADVANCE, values).fetchall()
+        if last[0] == "pooled":
+            raise NotListeningError(POOLED)
+        if last[0] == "elsewhere":
+            return None
+        *window, schema, is_held = last[:11]
+        self._check_schema(schema)
+        is_rest = bool(entries[0][-1]) if entries else True
+        return Fetched(Window(*window), [Row(*one[11:15]) for one in entries], is_rest, is_held)
+
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
         self.connection.execute(_UNLOCK, (LOCKS, sub))
@@ -195,8 +232,7 @@ class LogSession:
             psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
         """
         *window, schema = self._one(_WINDOW, (sub, known, ahead))
-        if self.run is not None and schema != self.run[-1]:
-            raise psycopg.OperationalError("the log was replaced by another one")
+        self._check_schema(schema)
         return Window(*window)
 
     def read(self, channel: str, window: Window, limit: int) -> tuple[list[Row], bool]:
@@ -315,6 +351,10 @@ class LogSession:
             self._has_rung = True
         else:
             self._on_other(channel, payload, pid)
+
+    def _check_schema(self, schema: int) -> None:
+        if self.run is not None and schema != self.run[-1]:
+            raise psycopg.OperationalError("the log was replaced by another one")
 
     def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
         found = self.connection.execute(query.encode(), values).fetchone()

@@ -12,7 +12,8 @@ from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
 from pgnotifier._durable.flight import Flight, launch, retry_pause
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.reports import report_dead, report_held
-from pgnotifier._durable.rows import Failed, Figures, Place, Window
+from pgnotifier._durable.retries import Retries
+from pgnotifier._durable.rows import Failed, Fetched, Figures, Place, Window
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
@@ -20,8 +21,6 @@ from pgnotifier.status import DurableStatus
 
 BATCH = 1000
 """How many entries are read at a time: as many may come again after a crash."""
-RETRIES = 100
-"""How many failed entries are retried at a time."""
 SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
 IDLE_SAVE_PAUSE = 10.0
@@ -30,8 +29,6 @@ QUIET_SAVE_PAUSE = 300.0
 """The same while nothing at all is published: the log may be full."""
 LOCK_PAUSE = 0.2
 """Seconds between two attempts to get a subscription that another replica advances."""
-RETRY_CHECK = 5.0
-"""Seconds between two looks for what other sessions have put aside."""
 
 
 class Progress:
@@ -86,13 +83,14 @@ class Progress:
         self._dropping: Dropping | None = None
         self._is_locked = False
         self._lock_at = -math.inf
+        self._fetched: Fetched | None = None  # what was read when it was locked
         self._flight: Flight | None = None
-        self._retried: Flight | None = None
+        self._retries = Retries(hand_over, on_settled)
         self._known: int | None = None  # the number of the position
         self._ahead: str | None = None  # there is nothing to deliver up to this snapshot
         self._saved_at = -math.inf
+        self._save_pause = IDLE_SAVE_PAUSE
         self._paused_until = -math.inf
-        self._retry_at = -math.inf
         self._attempts = 0  # of the entry that holds it up
         self._backoff = Backoff()
 
@@ -104,8 +102,8 @@ class Progress:
     @property
     def is_busy(self) -> bool:
         """Whether something is under way."""
-        under_way = (self._flight, self._retried, self._dropping)
-        return any(one is not None for one in under_way)
+        is_reading = self._flight is not None or self._dropping is not None
+        return is_reading or self._retries.is_busy
 
     @property
     def awaits_entries(self) -> bool:
@@ -128,8 +126,8 @@ class Progress:
     def due_at(self) -> float:
         """When to visit it next, by `monotonic()`, whether or not the bell rings."""
         times = [self._saved_at + SAVE_PAUSE if self._flight is not None else math.inf]
-        if self._retried is None and self.binding.live:
-            times.append(self._retry_at)
+        if self.binding.live:
+            times.append(self._retries.due_at)
         if self._flight is None and self._paused_until > monotonic():
             times.append(self._paused_until)
         if self._dropping is not None:
@@ -178,8 +176,7 @@ class Progress:
         self._known = self._ahead = self._dropping = None
         if self._flight is not None:
             self._flight = replace(self._flight, is_void=True)
-        if self._retried is not None:
-            self._retried = replace(self._retried, is_void=True)
+        self._retries.void()
 
     def disconnect(self) -> None:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
@@ -192,7 +189,7 @@ class Progress:
             psycopg.Error: The session has ended, or refuses something.
         """
         self._settle(session)
-        self._settle_retried(session)
+        self._retries.settle(session, self.binding)
         self._settle_dropping(session)
         if not self.is_busy and self.wanted is not None:
             self.binding = self.wanted
@@ -202,27 +199,53 @@ class Progress:
         more = False
         if monotonic() >= self._paused_until and self._lock(session):
             more = self._flight is None and self._dropping is None and self._read(session)
-            if self._retried is None and monotonic() >= self._retry_at:
-                more = self._read_retries(session) or more
+            if self._is_locked and monotonic() >= self._retries.due_at:
+                more = self._retries.read(session, self.sub, self.binding) or more
         self._let_go(session)
         return more
 
     def end(self, session: LogSession) -> None:
         """Save what is settled, and have nothing under way any more."""
         self._settle(session, at_once=True)
-        self._settle_retried(session, at_once=True)
-        self._flight = self._retried = self._dropping = None
+        self._retries.settle(session, self.binding, at_once=True)
+        self._retries.forget()
+        self._flight = self._dropping = None
         self._let_go(session)
 
     # --- what comes next ---
 
     def _lock(self, session: LogSession) -> bool:
-        if not self._is_locked and self.sub is not None and monotonic() >= self._lock_at:
+        """Hold it, and fetch what comes next; return False if another replica has it."""
+        now = monotonic()
+        if self._is_locked or self.sub is None or now < self._lock_at:
+            return self._is_locked
+        if self.is_busy:  # it was held by an earlier session
             self._is_locked = session.lock(self.sub)
             self._is_elsewhere = not self._is_locked
-            if self._is_elsewhere:
-                self._lock_at = monotonic() + LOCK_PAUSE
-        return self._is_locked
+        else:
+            keep = now >= min(self._retries.due_at, self._saved_at + self._save_pause)
+            self._fetched = session.advance(
+                self.sub, self._known_ahead, self._ahead, self._limit, keep=keep
+            )
+            self._is_elsewhere = self._fetched is None
+            self._is_locked = self._fetched is not None and self._fetched.is_held
+        if self._is_elsewhere:
+            self._lock_at = now + LOCK_PAUSE
+        return not self._is_elsewhere
+
+    @property
+    def _known_ahead(self) -> int | None:
+        """The number of the position that `_ahead` belongs to."""
+        return None if self._ahead is None else self._known
+
+    @property
+    def _holds(self) -> bool:
+        """Whether an entry that fails holds up those that follow."""
+        return self.durability.on_failure == "stop"
+
+    @property
+    def _limit(self) -> int:
+        return 1 if self._holds else BATCH
 
     def _let_go(self, session: LogSession) -> None:
         """Let other replicas go on, unless something is under way."""
@@ -233,8 +256,11 @@ class Progress:
     def _read(self, session: LogSession) -> bool:
         """Read the next entries and hand them over; return whether to look again at once."""
         assert self.sub is not None
-        known = None if self._ahead is None else self._known
-        window = session.take(self.sub, known, self._ahead)
+        fetched, self._fetched = self._fetched, None
+        if fetched is None:
+            window = session.take(self.sub, self._known_ahead, self._ahead)
+        else:
+            window = fetched.window
         if window.state == "foreign":
             self._paused_until = monotonic() + self._backoff.pause()
             session.reanchor()
@@ -250,13 +276,15 @@ class Progress:
             # Whoever has moved it may have dropped something.
             if (is_new or self.durability.max_lag is not None) and self._take_missed(session):
                 return False
-        holds = self.durability.on_failure == "stop"
-        limit = 1 if holds else BATCH
-        rows, is_rest = session.read(self.binding.subscription.channel, window, limit)
+        if fetched is None:
+            channel = self.binding.subscription.channel
+            rows, is_rest = session.read(channel, window, self._limit)
+        else:
+            rows, is_rest = fetched.rows, fetched.is_rest
         if not rows:
             self._move_on(session, window)
             return not window.is_now
-        if holds:
+        if self._holds:
             rows = [row._replace(attempts=self._attempts) for row in rows]
         self.latest = len(rows)
         self.behind_since = rows[0].published_at
@@ -277,26 +305,11 @@ class Progress:
         self._ahead = window.target
         if window.is_now:
             self.behind_since = None
-        pause = IDLE_SAVE_PAUSE if window.newest > window.id_hi else QUIET_SAVE_PAUSE
-        if window.last_id or monotonic() >= self._saved_at + pause:
+        is_quiet = window.newest <= window.id_hi
+        self._save_pause = QUIET_SAVE_PAUSE if is_quiet else IDLE_SAVE_PAUSE
+        is_due = window.last_id or monotonic() >= self._saved_at + self._save_pause
+        if is_due and self._is_locked:
             self._save(session, Place(window.target))
-
-    def _read_retries(self, session: LogSession) -> bool:
-        """Hand over what has failed and is due; return whether there was some."""
-        assert self.sub is not None
-        left = session.seconds_to_retry(self.sub)
-        self._retry_at = monotonic() + min(RETRY_CHECK, max(0.0, left or RETRY_CHECK))
-        if left is None or left > 0:
-            return False
-        # A replica that has taken over may have given a number again: one at a time, as what is
-        # settled is known by its number.
-        found = session.read_due(self.sub, RETRIES)
-        rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
-        if rows:
-            self._retried = launch(
-                rows, self.binding, self._hand_over, self._on_settled, session.encoding
-            )
-        return bool(rows)
 
     def _take_missed(self, session: LogSession) -> bool:
         """Report what was dropped, if anything was, before anything else is delivered."""
@@ -321,7 +334,7 @@ class Progress:
         has_ended = flight.has_ended
         if not (has_ended or at_once or monotonic() >= self._saved_at + SAVE_PAUSE):
             return
-        if flight.ledger.failures and self.durability.on_failure == "stop":
+        if flight.ledger.failures and self._holds:
             self._hold(flight)
             return
         head = flight.head
@@ -353,27 +366,9 @@ class Progress:
         if self._known is None:
             return False
         for one in failed:
-            self._retry_at = min(self._retry_at, monotonic() + one[1].retry_in)
+            self._retries.look_in(one[1].retry_in)
             report_dead(self.binding.subscription, *one)
         return True
-
-    def _settle_retried(self, session: LogSession, *, at_once: bool = False) -> None:
-        """Forget what has succeeded at last; put off, or set aside, what has failed again."""
-        flight = self._retried
-        if flight is None or not (flight.has_ended or at_once):
-            return
-        if flight.is_void:
-            self._retried = None
-            return
-        settled = [row for row in flight.rows if row.id not in flight.ledger.left]
-        failed = list(flight.failed(settled, self.durability))
-        done = [row for row in settled if row.id not in flight.ledger.failures]
-        session.settle_retried(done, failed)
-        self._retried = None
-        # What was dropped is due still; not at once, as it may be dropped again.
-        self._retry_at = monotonic() + (1.0 if len(settled) < len(flight.rows) else 0.0)
-        for one in failed:
-            report_dead(self.binding.subscription, *one)
 
     def _settle_dropping(self, session: LogSession) -> None:
         """Forget what was dropped, once everybody knows."""

@@ -53,6 +53,22 @@ class Window(NamedTuple):
     newest: int
 
 
+class Fetched(NamedTuple):
+    """What was read in one step with the window that it is from.
+
+    Attributes:
+        window: Where the subscription is in the log.
+        rows: The first entries of the window, in order.
+        is_rest: Whether there are no more in it.
+        is_held: Whether the session still holds the subscription.
+    """
+
+    window: Window
+    rows: list[Row]
+    is_rest: bool
+    is_held: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A new position.

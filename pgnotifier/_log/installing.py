@@ -68,6 +68,7 @@ GRANT SELECT ON
     pgnotifier.subscription
 TO {role};
 GRANT EXECUTE ON FUNCTION
+    pgnotifier.advance(int, int, bigint, pg_snapshot, int, boolean),
     pgnotifier.awake(boolean),
     pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
     pgnotifier.doze(),

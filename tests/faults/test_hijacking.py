@@ -48,7 +48,7 @@ CONTAINED = {
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 17,
+    "_durable/log_session.py": 18,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
@@ -131,6 +131,11 @@ ON_LOG = {
         {"n": 1, "name": "sub", "channel": "orders", "all": True, "limit": 10},
     ),
     "server's process": (log_session._PID, ()),
+    "advance": (
+        "SELECT state FROM pgnotifier.advance(pg_catalog.pg_backend_pid(), 1, 1, '3:3:', 9, false)",
+        (),
+    ),
+    "pooled": (log_session._ADVANCE, (0, 1, None, None, 10, False)),
     "hold on": (log_session._HOLD, (1, 1)),
     "echo": (pooling._ECHO.format("a"), ()),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),

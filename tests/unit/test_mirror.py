@@ -22,6 +22,7 @@ ELSEWHERE = {
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/progress.py": "integration/test_durable.py",
     "_durable/reports.py": "integration/test_durable.py",
+    "_durable/retries.py": "integration/test_durable.py",
     "_durable/rows.py": "integration/test_durable.py",
     "_durable/source.py": "faults/test_durable.py",
     "_durable/sources.py": "integration/test_durable.py",

@@ -780,6 +780,63 @@ BEGIN
     WHERE p.sub = newest.sub AND p.n < newest.n - 1000;
 END $$;
 
+-- ===== What a reader does first, in one step =====
+
+-- Hold a subscription, find its window and read its first entries, as hold(), take() and read() do:
+-- each by a query of its own would take three times as long, while somebody waits for the entry.
+-- The entries come first, and the window last. pid: of the session; if it is another one, a pooler
+-- is in between. If there is nothing to read at the present, others may have the subscription at
+-- once, unless it is to be kept.
+-- state: as of take(); or 'elsewhere' (another reader holds it), or 'pooled'.
+CREATE FUNCTION pgnotifier.advance(
+    pid int, sub int, known bigint, ahead pg_snapshot, lim int, keep boolean
+) RETURNS TABLE (
+    state text, channel text, n bigint, done pg_snapshot, target pg_snapshot, last_id bigint,
+    is_now boolean, id_hi bigint, newest bigint, is_held boolean,
+    id bigint, at timestamptz, key bytea, payload bytea, is_rest boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    place record;
+BEGIN
+    state := CASE
+        WHEN pg_backend_pid() <> pid THEN 'pooled'
+        WHEN NOT pgnotifier.hold(sub) THEN 'elsewhere'
+    END;
+    IF state IS NOT NULL THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    is_held := true;
+    -- This statement and the next one have snapshots of their own, each newer than the one before.
+    SELECT * INTO place FROM pgnotifier.take(sub, known, ahead);
+    IF place.state = 'taken' THEN
+        RETURN QUERY
+        SELECT
+            NULL::text, NULL::text, NULL::bigint, NULL::pg_snapshot, NULL::pg_snapshot,
+            NULL::bigint, NULL::boolean, NULL::bigint, NULL::bigint, NULL::boolean,
+            e.id, e.at, e.key, e.payload, e.is_rest
+        FROM pgnotifier.read(place.channel, place.done, place.target, place.last_id, lim) AS e;
+        IF NOT FOUND AND NOT keep AND place.is_now AND place.n = known THEN
+            PERFORM pg_advisory_unlock(1885957742, sub);
+            is_held := false;
+        END IF;
+    END IF;
+    state := place.state;
+    channel := place.channel;
+    n := place.n;
+    done := place.done;
+    target := place.target;
+    last_id := place.last_id;
+    is_now := place.is_now;
+    id_hi := place.id_hi;
+    newest := place.newest;
+    RETURN NEXT;
+END $$;
+
+-- ===== The rights of what is new =====
+
 REVOKE ALL ON
     pgnotifier.gap, pgnotifier.limits, pgnotifier.log_full,
     pgnotifier.max_lag, pgnotifier.reader
@@ -809,7 +866,9 @@ BEGIN
         EXECUTE format(
             'GRANT SELECT ON pgnotifier.gap, pgnotifier.limits, pgnotifier.max_lag,'
             ' pgnotifier.reader, pgnotifier.slot TO %1$s;'
-            ' GRANT EXECUTE ON FUNCTION pgnotifier.drop_gaps(bigint[]),'
+            ' GRANT EXECUTE ON FUNCTION'
+            ' pgnotifier.advance(int, int, bigint, pg_snapshot, int, boolean),'
+            ' pgnotifier.drop_gaps(bigint[]),'
             ' pgnotifier.find_unread(interval),'
             ' pgnotifier.limit_lag(int, bigint, bigint, interval),'
             ' pgnotifier.list_positions(), pgnotifier.lock_holders(), pgnotifier.measure(int),'

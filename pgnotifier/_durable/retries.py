@@ -1,0 +1,103 @@
+"""The retries of one durable subscription: what has failed is tried again, beside the flow."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from time import monotonic
+
+from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.flight import Flight, launch
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.reports import report_dead
+from pgnotifier.dispatch import Binding
+from pgnotifier.durability import Durability
+
+AT_ONCE = 100
+"""How many failed entries are retried at a time."""
+CHECK_PAUSE = 5.0
+"""Seconds between two looks for what other sessions have put aside."""
+LOST_PAUSE = 1.0
+"""Seconds before what was dropped on its way is tried again: it may be dropped again."""
+
+
+class Retries:
+    """Hands over what has failed and is due, a few at a time. The source's thread owns it."""
+
+    def __init__(
+        self,
+        hand_over: Callable[[Sequence[EntryItem]], object],
+        on_settled: Callable[[], object],
+    ) -> None:
+        """Begin with nothing under way.
+
+        Args:
+            hand_over: Gives entries to the deliverer.
+            on_settled: Called on any thread, once they are settled or lost.
+        """
+        self._hand_over = hand_over
+        self._on_settled = on_settled
+        self._flight: Flight | None = None
+        self._due_at = -math.inf
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some are under way."""
+        return self._flight is not None
+
+    @property
+    def due_at(self) -> float:
+        """When to look for some next, by `monotonic()`; never while some are under way."""
+        return math.inf if self.is_busy else self._due_at
+
+    def look_in(self, seconds: float) -> None:
+        """Look for some in that time at the latest."""
+        self._due_at = min(self._due_at, monotonic() + seconds)
+
+    def void(self) -> None:
+        """Note that what is under way is of another log, where it isn't known."""
+        if self._flight is not None:
+            self._flight = replace(self._flight, is_void=True)
+
+    def forget(self) -> None:
+        """Have nothing under way any more."""
+        self._flight = None
+
+    def read(self, session: LogSession, sub: int, binding: Binding) -> bool:
+        """Hand over what has failed and is due; return whether there was some."""
+        left = session.seconds_to_retry(sub)
+        self._due_at = monotonic() + min(CHECK_PAUSE, max(0.0, left or CHECK_PAUSE))
+        if left is None or left > 0:
+            return False
+        # A replica that has taken over may have given a number again: one at a time, as what is
+        # settled is known by its number.
+        found = session.read_due(sub, AT_ONCE)
+        rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
+        if rows:
+            self._flight = launch(
+                rows, binding, self._hand_over, self._on_settled, session.encoding
+            )
+        return bool(rows)
+
+    def settle(self, session: LogSession, binding: Binding, *, at_once: bool = False) -> None:
+        """Forget what has succeeded at last; put off, or set aside, what has failed again.
+
+        Args:
+            session: The session.
+            binding: The subscription.
+            at_once: Whether to do so though some are still under way.
+        """
+        flight = self._flight
+        if flight is None or not (flight.has_ended or at_once):
+            return
+        if flight.is_void:
+            self._flight = None
+            return
+        subscription = binding.subscription
+        settled = [row for row in flight.rows if row.id not in flight.ledger.left]
+        failed = list(flight.failed(settled, subscription.durability or Durability()))
+        done = [row for row in settled if row.id not in flight.ledger.failures]
+        session.settle_retried(done, failed)
+        self._flight = None
+        self._due_at = monotonic() + (LOST_PAUSE if len(settled) < len(flight.rows) else 0.0)
+        for one in failed:
+            report_dead(subscription, *one)
