@@ -300,7 +300,9 @@ class ReaderConnection:
             ConnectionLostError: The connection was lost, or there was no answer in time.
             ListenRefusedError: The server answered with an error.
         """
+        assert self.session is not None
         self.ask(LONG_ROW)
+        self.session.row = ()
 
     def change(self, verb: str, channels: Iterable[str]) -> None:
         """LISTEN to channels, or UNLISTEN, and read until that is done.

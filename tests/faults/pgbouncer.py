@@ -37,7 +37,7 @@ class PgBouncer(Server):
             port=self._port,
             user=self._target["user"],
             dbname=self._target["dbname"],
-            sslmode="disable",
+            sslmode="require" if "client_tls_sslmode" in self._settings else "disable",
         )
 
     def _create(self):

@@ -1,9 +1,13 @@
 """Poolers in between: those that swallow notifications are detected at each connect."""
 
+import itertools
+import tempfile
 import threading
+from pathlib import Path
 
 import psycopg
 import pytest
+import trustme
 from psycopg import sql
 
 from pgnotifier import NotListeningError
@@ -65,6 +69,30 @@ def test_taken_into_use_later(pgnotifier_dsn, make_notifier):
         to[0] = pgnotifier_dsn
         eventually(lambda: notifier.status().state == "listening")
         eventually(lambda: notifier.status().gaps >= 1)
+
+
+def test_over_tls(pgnotifier_dsn, make_notifier, sessions, ledger):
+    """Over TLS, nothing stays in OpenSSL's buffer, where no wait for the socket would notice it."""
+    with tempfile.TemporaryDirectory(prefix="pgn-") as folder:
+        Path(folder).chmod(0o755)  # the pooler may be another user's
+        certificate = Path(folder, "both.pem")
+        issued = trustme.CA().issue_cert("localhost")
+        issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+        certificate.chmod(0o644)
+        given = {"client_tls_key_file": certificate, "client_tls_cert_file": certificate}
+        with pgbouncer(pgnotifier_dsn, "session", client_tls_sslmode="require", **given) as dsn:
+            notifier = make_notifier(dsn, heartbeat=600.0)
+            notifier.subscribe(1, "orders", ledger.callback)
+            sent = 0
+            for size, count in itertools.product((10, 1000, 7990), (1, 2, 3, 40, 400)):
+                sessions.execute(
+                    f"SELECT pg_notify('orders', lpad(n::text, {size}))"
+                    f" FROM generate_series({sent + 1}, {sent + count}) AS n"
+                )
+                sent += count
+                eventually(lambda: len(ledger.delivered) == sent)  # noqa: B023
+            assert [int(one) for one, _ in ledger.delivered] == [*range(1, sent + 1)]
+            notifier.stop()
 
 
 def test_what_poolers_say(pgnotifier_dsn):

@@ -167,4 +167,5 @@ def test_one_warning_an_incident(pgnotifier_private_postgres, make_notifier, cap
     assert not [r for r in caplog.records if r.levelno > logging.WARNING]
     (again,) = [text for text in caplog.messages if " again, after " in text]
     assert again.startswith("listening 1 channel ")
+    eventually(lambda: any("missed" in text for text in caplog.messages))
     assert sum("missed" in text for text in caplog.messages) == 1

@@ -149,8 +149,8 @@ def test_sys_exit_is_reported(db, eventually, record):
 def test_one_notifier_each(db):
     """A second notifier is refused, because `stop()` would wait for the other's callbacks."""
     dispatcher = ThreadDispatcher()
-    Notifier(db.dsn, dispatcher=dispatcher)
-    with pytest.raises(ConfigurationError, match="serves <Notifier"):
+    first = Notifier(db.dsn, dispatcher=dispatcher)
+    with pytest.raises(ConfigurationError, match=f"serves {first!r}"):
         Notifier(db.dsn, dispatcher=dispatcher)
     shared = InlineDispatcher()
     Notifier(db.dsn, dispatcher=shared)
