@@ -9,7 +9,7 @@ from pgnotifier.testing import PostgresServer
 
 IS_THOROUGH = settings().max_examples >= 100
 SETTINGS = (
-    settings(max_examples=200) if IS_THOROUGH else settings(max_examples=12, stateful_step_count=40)
+    settings(max_examples=80) if IS_THOROUGH else settings(max_examples=12, stateful_step_count=40)
 )
 
 
