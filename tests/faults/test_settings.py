@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from published import DurableLog
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._listener import leader_lock as standby
@@ -369,11 +368,9 @@ def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch,
 @pytest.mark.parametrize(
     "settings", [*TIMEOUTS, *READ_ONLY, OTHERS], ids=lambda settings: min(settings)
 )
-def test_settings_of_a_durable_reader(
-    role, make_notifier, make_recorder, pgnotifier_dsn, settings, of
-):
+def test_settings_of_a_durable_reader(role, make_notifier, log, settings, of):
     """No setting of its role or its database keeps a durable subscription from anything."""
-    log, got = DurableLog(pgnotifier_dsn), []
+    got = []
 
     def fail_once(id, channel, payload, pid):
         got.append(payload)
@@ -388,4 +385,3 @@ def test_settings_of_a_durable_reader(
     eventually(lambda: got == ["\\ '", 2, "\\ '"])
     notifier.seek("invoice", "orders", "oldest")
     eventually(lambda: len(got) == 5)
-    log.connection.close()
