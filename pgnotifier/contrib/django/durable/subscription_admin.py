@@ -228,9 +228,10 @@ class DurableSubscriptionAdmin(LogAdmin):
         self.message_user(request, f"{count} forgotten.", messages.SUCCESS)
         return None
 
-    def get_actions(self, request: HttpRequest) -> Any:
+    def get_actions(self, request: HttpRequest, action_location: Any = None) -> Any:
         """Leave out the admin's own action."""
-        found = super().get_actions(request)
+        since_django_6_1 = {} if action_location is None else {"action_location": action_location}
+        found = super().get_actions(request, **since_django_6_1)
         found.pop("delete_selected", None)
         return found
 
