@@ -14,7 +14,7 @@ test unit coverage gates installed: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(
 
 # More processes than there are cores, as many tests wait for a server or for time to pass.
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 5 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
+	$(PY) -m pytest -n 6 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
 
 # What is fast, and needs no process but those of PostgreSQL and Valkey.
 unit: $(VENV)/.tmp
