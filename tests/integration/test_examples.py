@@ -18,7 +18,8 @@ def blocks(readme, language):
 
 
 NAMES = sorted(found.parent.name for found in EXAMPLES.glob("*/run.py"))
-SLOW = {"celery_app", "django_app"}  # their parts are tested by tests that share servers
+SLOW = {"celery_app", "django_app", "fastapi_app"}
+"""Those whose parts have tests of their own, with servers that tests share."""
 
 
 @pytest.mark.parametrize(

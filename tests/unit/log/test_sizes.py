@@ -71,7 +71,7 @@ def test_an_upgrade_keeps_entries_and_rights(connection, publisher):
         (("", None, "x", 1), "channel_size"),
         (("€" * 21 + "x", None, "x", 1), "channel_size"),
         (("orders", "k" * 1025, "x", 1), "key_size"),
-        (("orders", None, "x", 67_108_865), "payload_size"),
+        pytest.param(("orders", None, "x", 67_108_865), "payload_size", marks=pytest.mark.slow),
     ],
 )
 def test_sizes_are_limited(connection, publisher, entry, constraint, upgrades, prepares):
@@ -85,6 +85,7 @@ def test_sizes_are_limited(connection, publisher, entry, constraint, upgrades, p
     publisher.execute(REPEATED, taken, prepare=prepares)
 
 
+@pytest.mark.slow
 def test_an_upgrade_does_not_hold_up_publishers_for_long(connection, publisher):
     """While a transaction has published, the upgrade fails after seconds; later it succeeds."""
     with publisher.transaction():
