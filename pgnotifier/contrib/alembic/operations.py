@@ -33,7 +33,7 @@ class _Granting(MigrateOperation):
         version: int,
         publishers: Sequence[str],
         listeners: Sequence[str],
-        enqueuers: Sequence[str],
+        enqueuers: Sequence[str] = (),
     ) -> None:
         self.since = since
         self.version = version
