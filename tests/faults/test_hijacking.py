@@ -49,7 +49,7 @@ CONTAINED = {
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 18,
+    "_durable/log_session.py": 19,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
@@ -163,6 +163,7 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "offer": (log_session._OFFER, ()),
     "subscribed": (stage.SUBSCRIBED, ()),
     "list positions": (overview._POSITIONS, ()),
     "slots": (overview._SLOTS, ()),
