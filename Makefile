@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; each sets up all it needs.
-.PHONY: demo test unit coverage gates lint types check matrix bench clean
+.PHONY: demo test unit coverage gates lint types mypy pyright check installed fuzz soak matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
 # Many containers set this. Each of the hundreds of processes that the demo and the tests start would
@@ -10,15 +10,15 @@ demo: $(VENV)/.synced
 	$(VENV)/bin/pgnotifier demo $(ARGS)
 
 # What tests write goes below .venv, where what failed ones wrote can be looked at.
-test unit coverage gates: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
+test unit coverage gates installed: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(VENV)/tmp
 
 # More processes than there are cores, as many tests wait for a server or for time to pass.
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 5 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
+	$(PY) -m pytest -n 6 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
 
-# What needs no worker and no other server than PostgreSQL, or Valkey.
+# What is fast, and needs no process but those of PostgreSQL and Valkey.
 unit: $(VENV)/.tmp
-	$(PY) -m pytest -n 2 --dist loadgroup -m "not gate and not servers" tests/unit $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadgroup -m "not (gate or servers or slow)" tests/unit $(ARGS)
 
 # The tests of `make test`, with the lines and branches that they run in any process.
 coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage/data
@@ -28,9 +28,12 @@ coverage: $(VENV)/.tmp
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
-# What takes too long for every run of the tests, or measures, and so runs by itself.
+# What takes too long for every run of the tests; what needs a speed has the machine for itself.
+# ARGS may choose none of one kind; pytest ends with 5 then.
+gates: OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 gates: $(VENV)/.tmp
-	$(PY) -m pytest -m gate $(EXAMPLES) $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadgroup -m "gate and not alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
+	$(PY) -m pytest -m "gate and alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
 
 lint: $(VENV)/.synced
 	$(VENV)/bin/ruff check .
@@ -39,16 +42,28 @@ lint: $(VENV)/.synced
 	$(PY) scripts/prose
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-types: $(VENV)/.synced
-	$(VENV)/bin/mypy
-	$(VENV)/bin/pyright
+types: mypy pyright
 
-# All that has to hold before a change is merged; CI runs it.
+mypy pyright: $(VENV)/.synced
+	$(VENV)/bin/$@
+
+# All that has to hold before a change is merged; CI runs it. What has one thread runs side by side.
 check: EXAMPLES := --hypothesis-profile=thorough
-check: lint types test gates
-	$(PY) -m pytest -q -n 2 tests/installed
+check: $(VENV)/.synced
+	$(MAKE) -j 2 --output-sync=target lint mypy pyright
+	$(MAKE) test gates EXAMPLES=$(EXAMPLES)
+	$(MAKE) installed
 	scripts/other_versions
+	$(MAKE) -j 2 --output-sync=target fuzz soak
+
+# Each extra of the wheel, in an environment of its own; needs a package index.
+installed: $(VENV)/.tmp
+	$(PY) -m pytest -q -n 2 tests/installed
+
+fuzz: $(VENV)/.synced
 	scripts/fuzz
+
+soak: $(VENV)/.synced
 	$(PY) benchmarks/soak.py --minutes 2
 
 # Other Pythons, PostgreSQL servers and dependencies, with the built wheel.

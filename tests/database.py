@@ -1,6 +1,10 @@
 """A session with which tests send notifications and inspect the notifiers' sessions."""
 
+import secrets
+from contextlib import contextmanager
+
 import psycopg
+from psycopg import sql
 
 LISTENING = (
     "SELECT pid FROM pg_stat_activity"
@@ -32,3 +36,16 @@ class Database:
     def terminate(self):
         """Have the server end these sessions, and return how many there were."""
         return len(self.execute(f"SELECT pg_terminate_backend(pid) FROM ({LISTENING}) AS ours"))
+
+
+@contextmanager
+def role(dsn):
+    """Yield the name of a new role, which may log in."""
+    name = f"role_{secrets.token_hex(4)}"
+    with psycopg.connect(dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+        try:
+            yield name
+        finally:
+            admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
+            admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))

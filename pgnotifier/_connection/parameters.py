@@ -10,6 +10,7 @@ from psycopg import conninfo as libpq
 from psycopg import pq
 
 from pgnotifier._connection.inheriting import keep_from_children
+from pgnotifier._connection.libpq_checks import find_unknown, refuses_values
 from pgnotifier._connection.session_settings import options_without_timeouts, set_up
 from pgnotifier._runtime.names import name_callable
 from pgnotifier._runtime.redaction import redact
@@ -130,9 +131,9 @@ class Parameters:
         except (psycopg.Error, OSError) as exc:  # OSError: out of file descriptors
             shown = redact(exc, *self._find_secrets())
             reason = in_one_line(shown)
-            # Without an SQLSTATE, psycopg or libpq has refused them, rather than a server.
-            refused = isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None
-            if refused or _REFUSED_VALUE.match(reason):
+            if _is_refused(exc) or (
+                isinstance(exc, psycopg.OperationalError) and refuses_values(self._known)
+            ):
                 raise ConfigurationError(
                     f"the connection parameters ({self!r}) are invalid: {reason}"
                 ) from None
@@ -174,6 +175,12 @@ class Parameters:
             return keep_from_children(
                 kind.connect(self.conninfo, client_encoding="SQL_ASCII", **settings)
             )
+
+
+def _is_refused(exc: Exception) -> bool:
+    """Return whether psycopg has refused the parameters, rather than libpq or a server."""
+    numbers = str(exc).startswith("could not match")  # of hosts and ports
+    return numbers or (isinstance(exc, psycopg.ProgrammingError) and exc.sqlstate is None)
 
 
 def _set_up_or_close(connection: psycopg.Connection[Any]) -> None:
@@ -304,11 +311,9 @@ def _parse(conninfo: str) -> dict[str, Any]:
             return libpq.conninfo_to_dict(conninfo)
     except psycopg.Error as exc:
         # libpq quotes the text where parsing failed, and that may be part of the password.
-        message = str(exc)
-        if "invalid connection option" in message or "invalid URI query parameter" in message:
-            name = message.split('"')[1]
-            if not _may_be_secret(name, conninfo):
-                raise ConfigurationError(_unknown(name)) from None
+        name = find_unknown(str(exc), conninfo, _OPTIONS)
+        if name is not None and not _may_be_secret(name, conninfo):
+            raise ConfigurationError(_unknown(name)) from None
     except UnicodeEncodeError:
         pass
     raise ConfigurationError(
@@ -332,13 +337,6 @@ def _find_custom_values(options: str) -> list[str]:
 
 
 _CUSTOM = re.compile(r"(?:-c|--)?[\w-]+\.[\w.-]+=")
-
-
-# libpq checks these values itself, before it connects:
-# https://www.postgresql.org/docs/current/libpq-connect.html
-_REFUSED_VALUE = re.compile(
-    r'connection is bad: (?:.* failed: )?invalid ["\w ]*(?:value|port number)|could not match'
-)
 
 
 # If a password contains an unencoded @ or /, libpq takes the text after it for the host or the

@@ -5,28 +5,24 @@ from typing import Any
 
 import psycopg
 
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Row, Unread, Window
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
-from pgnotifier.errors import (
-    ConnectionFailedError,
-    LogNotInstalledError,
-    LogRefusedError,
-    NotListeningError,
-    PgNotifierError,
-    in_one_line,
-)
+from pgnotifier.errors import NotListeningError
 
 LOCKS = 1885957742
 """The first key of the advisory locks; the second is the number of a subscription. The schema uses
 0."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
+# Where a process of the server has died, the server goes on as the same one, but it has lost what
+# wasn't on the disk. What its background writer has done is counted from 0 again.
 _RUN = """
-SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text, d.oid, n.oid
+SELECT pg_catalog.concat_ws(
+    ' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_stat_get_bgwriter_stat_reset_time()
+), d.oid, n.oid
 FROM pg_catalog.pg_database AS d CROSS JOIN pg_catalog.pg_namespace AS n
 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
 AND n.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
@@ -57,12 +53,19 @@ SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_i
     ), is_held, id, at, key, payload, is_rest
 FROM pgnotifier.advance(%s, %s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot, %s, %s)
 """
-_WAITING = "pg_catalog.set_config('synchronous_commit', 'local', true)"
-"""Has the commit of a transaction wait for the disk, though not for replicas."""
-_MOVE = f"""
-SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s), {_WAITING}
+# A lock that is taken twice would have to be released twice. The CASE has it released first.
+_ADVANCE_ON = _ADVANCE.replace(
+    "FROM pgnotifier.advance(%s,",
+    """FROM (SELECT pg_catalog.pg_advisory_unlock(%s, %s) AS was_held) AS before
+CROSS JOIN LATERAL pgnotifier.advance(CASE WHEN was_held IS NOT NULL THEN %s END,""",
+)
+# The commit of the transaction waits for the disk, though not for replicas.
+_WAIT = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true)"
+_MOVE = """
+SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s),
+    CASE WHEN %s THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
+FROM pgnotifier.take(%s) WHERE state OPERATOR(pg_catalog.=) 'taken' AND n OPERATOR(pg_catalog.=) %s
 """
-_WAIT = f"SELECT {_WAITING}"
 _NEXT_RETRY = """
 SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
     OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
@@ -188,7 +191,14 @@ class LogSession:
         return bool(held)
 
     def advance(
-        self, sub: int, known: int | None, ahead: str | None, limit: int, *, keep: bool
+        self,
+        sub: int,
+        known: int | None,
+        ahead: str | None,
+        limit: int,
+        *,
+        keep: bool,
+        is_held: bool = False,
     ) -> Fetched | None:
         """Do what `lock`, `take` and `read` do, in one step; return None if another replica has it.
 
@@ -200,13 +210,17 @@ class LogSession:
             ahead: As for `take`.
             limit: How many entries to read at most.
             keep: Whether to hold it in any case.
+            is_held: Whether this session holds it already.
 
         Raises:
             NotListeningError: A pooler has given the session to another client.
             psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
         """
-        values = (self.server_pid, sub, known, ahead, limit, keep)
-        *entries, last = self.connection.execute(_ADVANCE, values).fetchall()
+        values: tuple[Any, ...] = (self.server_pid, sub, known, ahead, limit, keep)
+        if is_held:
+            values = (LOCKS, sub, *values)
+        query = _ADVANCE_ON if is_held else _ADVANCE
+        *entries, last = self.connection.execute(query.encode(), values).fetchall()
         if last[0] == "pooled":
             raise NotListeningError(POOLED)
         if last[0] == "elsewhere":
@@ -245,25 +259,41 @@ class LogSession:
         is_rest = bool(found[0][-1]) if found else True
         return [Row(*values) for *values, _ in found], is_rest
 
-    def save(self, sub: int, known: int, place: Place, failed: Iterable[Failed] = ()) -> int | None:
+    def save(
+        self,
+        sub: int,
+        known: int,
+        channel: str,
+        place: Place,
+        failed: Sequence[Failed] = (),
+        *,
+        waits: bool = True,
+    ) -> int | None:
         """Move a position, and put aside what has failed.
 
         Args:
             sub: The subscription's number.
             known: The number of the position that it moves on from.
+            channel: Its channel.
             place: The new position.
             failed: What has failed of the entries that it moves past.
+            waits: Whether to wait for the disk. If not, a crash of the server within the next
+                moment may undo this.
 
         Returns:
             The number of the new position; None if it was moved elsewhere meanwhile.
         """
+        values = (sub, place.done, place.target, place.last_id, waits, sub, known)
+        if not failed:
+            moved = self.connection.execute(_MOVE.encode(), values).fetchone()
+            return None if moved is None else int(moved[0])
         with self.connection.transaction():
-            now = self.take(sub)
-            if now.state != "taken" or now.n != known:
+            moved = self.connection.execute(_MOVE.encode(), values).fetchone()
+            if moved is None:
                 return None
             for row, failure in failed:
-                record_failure(self.connection, sub, now.channel, row, failure)
-            return int(self._one(_MOVE, (sub, place.done, place.target, place.last_id))[0])
+                record_failure(self.connection, sub, channel, row, failure)
+            return int(moved[0])
 
     def reanchor(self) -> bool:
         """Repair positions that were copied from another server; return whether that is done."""
@@ -360,29 +390,3 @@ class LogSession:
         found = self.connection.execute(query.encode(), values).fetchone()
         assert found is not None
         return tuple(found)
-
-
-def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
-    """Return the error of pgnotifier that stands for one of the driver."""
-    reason = in_one_line(exc)
-    made: PgNotifierError
-    match exc:
-        case (
-            psycopg.errors.InvalidSchemaName()
-            | psycopg.errors.UndefinedTable()
-            | psycopg.errors.UndefinedFunction()
-            | psycopg.errors.UndefinedColumn()
-        ):
-            made = LogNotInstalledError(
-                f"the durable log isn't installed, or is too old ({parameters!r}): {reason}. "
-                "Run: pgnotifier install"
-            )
-        case psycopg.errors.InsufficientPrivilege():
-            made = LogRefusedError(
-                f"this role may not read the durable log ({parameters!r}): {reason}. Its owner "
-                "can allow that: pgnotifier install --grant-listener ROLE"
-            )
-        case _:
-            made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")
-    made.__cause__ = exc
-    return made

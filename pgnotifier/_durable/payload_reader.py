@@ -9,8 +9,8 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import is_quiet
-from pgnotifier._durable.log_session import translate
 from pgnotifier._durable.patience import ImpatientConnection
+from pgnotifier._durable.translating import translate
 from pgnotifier._log.references import Reference, read_payload
 from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.errors import PgNotifierError

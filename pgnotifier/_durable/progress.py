@@ -8,6 +8,7 @@ from time import monotonic
 
 from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.bookmark import Bookmark
 from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
 from pgnotifier._durable.flight import Flight, launch, retry_pause
 from pgnotifier._durable.log_session import LogSession
@@ -19,8 +20,6 @@ from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
 from pgnotifier.status import DurableStatus
 
-BATCH = 1000
-"""How many entries are read at a time: as many may come again after a crash."""
 SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
 IDLE_SAVE_PAUSE = 10.0
@@ -86,8 +85,7 @@ class Progress:
         self._fetched: Fetched | None = None  # what was read when it was locked
         self._flight: Flight | None = None
         self._retries = Retries(hand_over, on_settled)
-        self._known: int | None = None  # the number of the position
-        self._ahead: str | None = None  # there is nothing to deliver up to this snapshot
+        self._bookmark = Bookmark()
         self._saved_at = -math.inf
         self._save_pause = IDLE_SAVE_PAUSE
         self._paused_until = -math.inf
@@ -173,7 +171,7 @@ class Progress:
     def begin_again(self) -> None:
         """Trust nothing that is known of the log. What is under way is read again afterwards."""
         self.sub, self._is_locked = None, False
-        self._known = self._ahead = self._dropping = None
+        self._bookmark, self._dropping = Bookmark(), None
         if self._flight is not None:
             self._flight = replace(self._flight, is_void=True)
         self._retries.void()
@@ -217,26 +215,26 @@ class Progress:
     def _lock(self, session: LogSession) -> bool:
         """Hold it, and fetch what comes next; return False if another replica has it."""
         now = monotonic()
-        if self._is_locked or self.sub is None or now < self._lock_at:
-            return self._is_locked
-        if self.is_busy:  # it was held by an earlier session
-            self._is_locked = session.lock(self.sub)
-            self._is_elsewhere = not self._is_locked
-        else:
+        if self.sub is None or (not self._is_locked and now < self._lock_at):
+            return False
+        if not self.is_busy:
             keep = now >= min(self._retries.due_at, self._saved_at + self._save_pause)
             self._fetched = session.advance(
-                self.sub, self._known_ahead, self._ahead, self._limit, keep=keep
+                self.sub,
+                self._bookmark.known_ahead,
+                self._bookmark.ahead,
+                self._limit,
+                keep=keep,
+                is_held=self._is_locked,
             )
             self._is_elsewhere = self._fetched is None
             self._is_locked = self._fetched is not None and self._fetched.is_held
+        elif not self._is_locked:  # it was held by an earlier session
+            self._is_locked = session.lock(self.sub)
+            self._is_elsewhere = not self._is_locked
         if self._is_elsewhere:
             self._lock_at = now + LOCK_PAUSE
         return not self._is_elsewhere
-
-    @property
-    def _known_ahead(self) -> int | None:
-        """The number of the position that `_ahead` belongs to."""
-        return None if self._ahead is None else self._known
 
     @property
     def _holds(self) -> bool:
@@ -245,7 +243,7 @@ class Progress:
 
     @property
     def _limit(self) -> int:
-        return 1 if self._holds else BATCH
+        return 1 if self._holds else self._bookmark.limit
 
     def _let_go(self, session: LogSession) -> None:
         """Let other replicas go on, unless something is under way."""
@@ -258,7 +256,7 @@ class Progress:
         assert self.sub is not None
         fetched, self._fetched = self._fetched, None
         if fetched is None:
-            window = session.take(self.sub, self._known_ahead, self._ahead)
+            window = session.take(self.sub, self._bookmark.known_ahead, self._bookmark.ahead)
         else:
             window = fetched.window
         if window.state == "foreign":
@@ -270,9 +268,9 @@ class Progress:
             self.sub, self._is_locked = None, False
         if window.state != "taken":
             return False
-        if window.n != self._known:
-            is_new = self._known is None
-            self._known, self._ahead = window.n, None
+        if window.n != self._bookmark.known:
+            is_new = self._bookmark.known is None
+            self._bookmark.move(window.n)
             # Whoever has moved it may have dropped something.
             if (is_new or self.durability.max_lag is not None) and self._take_missed(session):
                 return False
@@ -284,6 +282,8 @@ class Progress:
         if not rows:
             self._move_on(session, window)
             return not window.is_now
+        if len(rows) > self._limit:
+            rows, is_rest = rows[: self._limit], False
         if self._holds:
             rows = [row._replace(attempts=self._attempts) for row in rows]
         self.latest = len(rows)
@@ -302,7 +302,7 @@ class Progress:
 
     def _move_on(self, session: LogSession, window: Window) -> None:
         """Go on to the next window. This one is empty, so it is saved now and then only."""
-        self._ahead = window.target
+        self._bookmark.ahead = window.target
         if window.is_now:
             self.behind_since = None
         is_quiet = window.newest <= window.id_hi
@@ -343,7 +343,7 @@ class Progress:
         left: Flight | None = None if has_ended else flight.after(head)
         if place is not None:
             failed = list(flight.failed(head, self.durability))
-            if self._save(session, place, failed):
+            if self._save(session, place, len(head), failed, waits=at_once):
                 self.last_id = head[-1].id
                 self.delivered += len(head)
                 self._attempts, self.held_since = 0, None
@@ -356,14 +356,29 @@ class Progress:
         elif has_ended:  # the rest was dropped, and is read again
             self._paused_until = monotonic() + self._backoff.pause()
 
-    def _save(self, session: LogSession, place: Place, failed: Sequence[Failed] = ()) -> bool:
-        """Move the position; return False if it was moved elsewhere meanwhile."""
+    def _save(
+        self,
+        session: LogSession,
+        place: Place,
+        count: int = 0,
+        failed: Sequence[Failed] = (),
+        *,
+        waits: bool = False,
+    ) -> bool:
+        """Move the position past some entries; return False if it was moved elsewhere meanwhile.
+
+        Args:
+            session: The session.
+            place: The new position.
+            count: How many entries are settled since the last one.
+            failed: Those of them that have failed.
+            waits: Whether to wait for the disk in any case.
+        """
         assert self.sub is not None
-        assert self._known is not None
-        self._known = session.save(self.sub, self._known, place, failed)
-        self._ahead = None
+        waits = waits or (self._holds and count > 0)  # its batches have one entry
         self._saved_at = monotonic()
-        if self._known is None:
+        channel = self.binding.subscription.channel
+        if not self._bookmark.save(session, self.sub, channel, place, count, failed, waits=waits):
             return False
         for one in failed:
             self._retries.look_in(one[1].retry_in)

@@ -18,11 +18,12 @@ from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.dropping import ReportDropped
 from pgnotifier._durable.leftovers import Identity, end_leftover, identify
-from pgnotifier._durable.log_session import LogSession, translate
+from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.strays import Strays
+from pgnotifier._durable.translating import translate
 from pgnotifier._durable.upkeep import Upkeep
 from pgnotifier._log.positions import limit_lag
 from pgnotifier._registry.change import Key  # noqa: TC001

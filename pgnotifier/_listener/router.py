@@ -23,8 +23,9 @@ logger = logging.getLogger("pgnotifier.routing")
 
 ECHOES = 100
 """How many of its own notifications a listener remembers. It waits for one at a time."""
-AT_ONCE = 10_000
-"""How many notifications to sort before the deliverers get them: it takes about 10 ms."""
+AT_ONCE = 5_000
+"""How many notifications to sort before the deliverers get them: it takes about 5 ms, and
+more would need megabytes of memory."""
 SPARE = 100
 """How many removed channels are still counted, beyond as many as are registered."""
 ECHO_BYTES = 64

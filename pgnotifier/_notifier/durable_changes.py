@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from pgnotifier._durable.log_session import translate
+from pgnotifier._durable.translating import translate
 from pgnotifier._listener.commands import Verb
 from pgnotifier._log.positions import Start, forget, seek
 from pgnotifier._notifier.changes import Changes

@@ -46,6 +46,7 @@ SETTINGS: Mapping[str, str] = {
 }
 SINCE: Mapping[str, int] = {"io_method": 18, "scram_iterations": 16}
 """The first major version that has a setting."""
+STRATEGY_SINCE = 15  # of CREATE DATABASE
 
 
 class PostgresServer(Server):
@@ -84,6 +85,7 @@ class PostgresServer(Server):
         self._tcp = tcp
         self._password = password or secrets.token_urlsafe(16)
         self._settings = {**SETTINGS, **(settings or {})}
+        self._version = 0  # until it is started
 
     @property
     def dsn(self) -> str:
@@ -109,14 +111,20 @@ class PostgresServer(Server):
         """Return the conninfo string of another database on this server."""
         return make_conninfo(self.dsn, dbname=dbname)
 
-    def create_database(self, name: str | None = None) -> str:
+    def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
         """Create a database and return its conninfo string.
 
         Args:
             name: Its name. Default: a random one.
+            template: The name of the database that it is to be a copy of, to which nobody may be
+                connected. Default: "template1", which is empty.
         """
         name = name or f"pgn_{secrets.token_hex(6)}"
-        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        statement = "CREATE DATABASE {} TEMPLATE {}"
+        if self._copies_files():
+            statement += " STRATEGY FILE_COPY"
+        names = map(sql.Identifier, (name, template))
+        self._execute(sql.SQL(statement).format(*names))
         return self.dsn_for(name)
 
     def drop_database(self, name: str) -> None:
@@ -125,10 +133,14 @@ class PostgresServer(Server):
         self._execute(statement.format(sql.Identifier(name)))
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """Yield the conninfo string of a new database, and drop it at the end."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """Yield the conninfo string of a new database, and drop it at the end.
+
+        Args:
+            template: As for `create_database`.
+        """
         name = f"pgn_{secrets.token_hex(6)}"
-        dsn = self.create_database(name)
+        dsn = self.create_database(name, template=template)
         try:
             yield dsn
         finally:
@@ -154,17 +166,18 @@ class PostgresServer(Server):
             if process.user is not None and not _is_open_to_others(home):
                 process.copy(_list_files(home))
                 home = process.directory / "install" / home.parent.name / home.name
+            self._version = _read_version(home)
             self._make_data(process, home, installed)
-            self._configure(process.directory / "data" / "postgresql.conf", _read_version(home))
+            self._configure(process.directory / "data" / "postgresql.conf")
         except BaseException:
             process.close()
             raise
         self._binary = home / "bin" / "postgres"
         return process
 
-    def _configure(self, file: Path, version: int) -> None:
+    def _configure(self, file: Path) -> None:
         # Not with options of initdb, which has them only since PostgreSQL 16.
-        settings = {n: v for n, v in self._settings.items() if SINCE.get(n, 0) <= version}
+        settings = {n: v for n, v in self._settings.items() if SINCE.get(n, 0) <= self._version}
         with file.open("a", encoding="utf-8") as conf:
             for name, value in settings.items():
                 quoted = str(value).replace("\\", "\\\\").replace("'", "''")
@@ -179,7 +192,7 @@ class PostgresServer(Server):
             f"--pgdata={process.directory / 'data'}",
             f"--username={USER}",
             "--encoding=UTF8",
-            *(builtin if _read_version(home) >= 17 else ()),
+            *(builtin if self._version >= 17 else ()),
             "--locale=C",
             "--auth-local=trust",
             "--auth-host=scram-sha-256",
@@ -187,6 +200,14 @@ class PostgresServer(Server):
             "--no-instructions",
         ]
         directories.make(process, installed, initdb)
+
+    def _copies_files(self) -> bool:
+        """Return whether CREATE DATABASE has to be told to copy files.
+
+        That takes half the time of its other way, unless files have to reach the disk. Before
+        version 15, there is no other way.
+        """
+        return self._external is None and self._version >= STRATEGY_SINCE
 
     def _needs_port(self) -> bool:
         return self._tcp

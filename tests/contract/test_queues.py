@@ -56,6 +56,7 @@ class TestRQDispatcher(_OnValkey):
         worker.work(burst=True)
 
 
+@pytest.mark.gate  # what is pickled, above, passes the same contract in every run
 class TestRQDispatcherWithJSON(TestRQDispatcher):
     """The same, with a serializer other than pickle."""
 

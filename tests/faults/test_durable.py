@@ -12,6 +12,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from published import DurableLog
 
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable.log_session import LogSession
+
 from .proxy import Proxy
 from .waiting import eventually
 
@@ -229,6 +232,33 @@ def test_a_server_that_is_restarted(pgnotifier_private_postgres, make_notifier, 
     eventually(lambda: set(writers.committed) <= set(got))
     assert not set(got) & set(writers.rolled_back)
     assert len(got) - len(set(got)) <= BATCH
+    notifier.stop()
+
+
+def test_a_process_of_the_server_that_is_killed(pgnotifier_private_postgres, make_notifier, quick):
+    """The server goes on as the same one, but has lost what wasn't on the disk."""
+    server = pgnotifier_private_postgres
+    log, got = DurableLog(server.dsn), []
+
+    def identify():
+        with Parameters(server.dsn).connect() as connection:
+            session = LogSession(connection)
+            session.prepare()
+            return session.run
+
+    notifier = make_notifier(server.dsn)
+    notifier.subscribe("invoice", "paid", lambda *a: got.append(a[2]), durable=True)
+    before = identify()
+    with Writers(server.dsn) as writers:
+        eventually(lambda: len(writers.committed) > 50)
+        os.kill(log.connection.info.backend_pid, signal.SIGKILL)
+        log.connection.close()
+        committed = len(writers.committed)
+        eventually(lambda: len(writers.committed) > committed + 50)
+    eventually(lambda: set(writers.committed) <= set(got))
+    assert not set(got) & set(writers.rolled_back)
+    assert len(got) - len(set(got)) <= BATCH
+    assert identify() != before
     notifier.stop()
 
 

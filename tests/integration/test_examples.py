@@ -17,7 +17,15 @@ def blocks(readme, language):
     return re.findall(rf"^```{language}\n(.*?)^```", readme.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", sorted(found.parent.name for found in EXAMPLES.glob("*/run.py")))
+NAMES = sorted(found.parent.name for found in EXAMPLES.glob("*/run.py"))
+SLOW = {"celery_app", "django_app", "fastapi_app"}
+"""Those whose parts have tests of their own, with servers that tests share."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.gate] if name in SLOW else []) for name in NAMES],
+)
 def test_by_one_command(name, tmp_path):
     """An example runs with its own servers, prints the README's output, and leaves no files."""
     readme = EXAMPLES / name / "README.md"

@@ -78,6 +78,7 @@ def run(tmp_path):
 
 
 @pytest.mark.gate
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_a_short_soak_accounts_for_everything(run, eventually):
     """In 20 seconds with faults, nothing is lost, doubled or disordered, and it cleans up.

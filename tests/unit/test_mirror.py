@@ -24,6 +24,7 @@ ELSEWHERE = {
     "_durable/reports.py": "integration/test_durable.py",
     "_durable/retries.py": "integration/test_durable.py",
     "_durable/rows.py": "integration/test_durable.py",
+    "_durable/translating.py": "integration/test_durable.py",
     "_durable/source.py": "faults/test_durable.py",
     "_durable/sources.py": "integration/test_durable.py",
     "_health/health_server.py": "integration/test_health.py",

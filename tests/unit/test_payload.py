@@ -170,6 +170,7 @@ sys.exit(len(decoded) != 4 * len(texts))
 """
 
 
+@pytest.mark.slow
 def test_hostile_text_does_not_overflow_a_small_stack():
     """Any depth of nesting can be decoded in a thread with half of macOS's stack."""
     texts = list(HOSTILE)

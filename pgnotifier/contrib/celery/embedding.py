@@ -11,7 +11,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker.control import inspect_command
 
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.cli.foreground import stop_all
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
@@ -34,6 +34,8 @@ _inspect_command: Callable[[Callable[..., Any]], Any] = inspect_command()
 
 TERMINATE_TIMEOUT = 0.7
 """Seconds to deliver the rest when the worker is terminated."""
+WITHOUT_THREAD = 5.0
+"""The longest pause, in seconds, between tries to start a thread."""
 
 NO_NOTIFIER = """\
 no notifier enqueues tasks of this app. In a module that the app imports (its own, or one in
@@ -57,7 +59,11 @@ class Embedded:
     """
 
     def __init__(
-        self, notifiers: "Sequence[Notifier]", drain_timeout: float, question: Question
+        self,
+        notifiers: "Sequence[Notifier]",
+        drain_timeout: float,
+        question: Question,
+        call_after: Callable[..., object],
     ) -> None:
         """Prepare the notifiers; nothing is started yet.
 
@@ -65,10 +71,14 @@ class Embedded:
             notifiers: Notifiers with channels that aren't running.
             drain_timeout: Seconds to deliver the rest when the worker stops.
             question: Asks the other workers for tasks that this worker doesn't know.
+            call_after: The worker's timer: calls a function with a tuple of arguments after so many
+                seconds.
         """
         self.notifiers = notifiers
         self._question = question
         self._drain_timeout = drain_timeout
+        self._call_after = call_after
+        self._warn_no_thread = LogThrottle(logger)
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -78,9 +88,7 @@ class Embedded:
             notifier.daemon = True  # the worker decides when its process ends
             if notifier.startup_wait is None:
                 notifier.startup_wait = True
-            threading.Thread(
-                target=self._start, args=(notifier,), name="pgnotifier-start", daemon=True
-            ).start()
+            self._begin(notifier, Backoff(WITHOUT_THREAD))
 
     def stop(self) -> None:
         """Stop listening, and deliver what was received."""
@@ -93,6 +101,24 @@ class Embedded:
     def status(self) -> Mapping[str, Any]:
         """Return the status of the notifiers, as JSON-able values."""
         return {"notifiers": [notifier.status().to_dict() for notifier in self.notifiers]}
+
+    def _begin(self, notifier: "Notifier", retries: Backoff) -> None:
+        """Start the thread that starts a notifier. If there can be none, try again later."""
+        if self._stopping.is_set():
+            return
+        try:
+            threading.Thread(
+                target=self._start, args=(notifier,), name="pgnotifier-start", daemon=True
+            ).start()
+        except RuntimeError as exc:
+            # The worker goes on. Its timer is its event loop, with most brokers; with the others
+            # it is a thread, and if there can't be that one either, this fails as Celery does.
+            self._call_after(retries.pause(), self._begin, (notifier, retries))
+            self._warn_no_thread(
+                "not listening yet, as no thread can be started (%s); trying again",
+                exc,
+                extra=about("no_thread"),
+            )
 
     def _start(self, notifier: "Notifier") -> None:
         backoff, warned = Backoff(), False
@@ -168,7 +194,7 @@ class ListenerStep(_Step):  # type: ignore[misc]
             raise EmbeddingError(NO_NOTIFIER)
         stand_by(worker.app, notifiers)
         question = Question(worker.app, notifiers, known=worker.app.tasks)
-        embedded = Embedded(notifiers, drain_timeout, question)
+        embedded = Embedded(notifiers, drain_timeout, question, worker.timer.call_after)
         worker.pgnotifier = embedded
         return embedded
 

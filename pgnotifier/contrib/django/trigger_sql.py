@@ -103,9 +103,8 @@ def make_body(model: Any, definition: TriggerDefinition) -> str:
 
 
 def _send(channel: str) -> Iterable[str]:
-    # The right to call pg_notify() can be revoked, but NOTIFY is always allowed. This isn't in the
-    # block that catches errors: each such block with a notification takes memory until the
-    # transaction ends.
+    # The right to call pg_notify() can be revoked; everybody may NOTIFY. Not in the block that
+    # catches errors: each such block with a notification takes memory until the transaction ends.
     function = "pg_catalog.pg_notify(pg_catalog.text, pg_catalog.text)"
     yield (
         "IF pg_catalog.has_function_privilege("
@@ -243,7 +242,7 @@ def make_create(table: str, name: str, events: Sequence[str], source: str) -> st
 
     The function has the trigger's name, in the table's schema; if that name is taken, it gets
     another one. It never replaces another function, because the owner of that function could change
-    it later. A trigger that it replaces stays disabled or `ENABLE ALWAYS`, if it was.
+    it later. A trigger that it replaces stays disabled or `ENABLE ALWAYS`. A view gets no trigger.
 
     Args:
         table: The name of the table, quoted by Django.
@@ -257,11 +256,12 @@ DECLARE
     its_name pg_catalog.name := {literal(name)};
     its_function pg_catalog.name := its_name;
 {_DECLARED}BEGIN
-    SELECT n.oid, n.nspname, c.relname INTO its_schema, schema_name, table_name
+    SELECT n.oid, n.nspname, c.relname, c.relkind INTO its_schema, schema_name, table_name, kind
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     WHERE c.oid OPERATOR(pg_catalog.=) its_table;
-{_DROP}    WHILE EXISTS (
+{_DROP}    IF kind OPERATOR(pg_catalog.=) ANY ('{{v,m}}'::pg_catalog.text[]) THEN RETURN; END IF;
+    WHILE EXISTS (
         SELECT FROM pg_catalog.pg_proc p
         WHERE p.pronamespace OPERATOR(pg_catalog.=) its_schema
         AND p.proname OPERATOR(pg_catalog.=) its_function
@@ -329,8 +329,9 @@ AND t.tgname OPERATOR(pg_catalog.=) %s::pg_catalog.name
 """
 """Finds the source of the function that a table's trigger calls."""
 
-FIND_TABLE = "SELECT pg_catalog.to_regclass(%s::pg_catalog.text) IS NOT NULL"
-"""Finds whether a table exists."""
+FIND_KIND = """SELECT c.relkind::pg_catalog.text FROM pg_catalog.pg_class c
+WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s::pg_catalog.text)"""
+"""Finds of what kind a table is, if it exists."""
 
 _DECLARED = """    its_schema pg_catalog.oid;
     schema_name pg_catalog.text;
@@ -338,6 +339,7 @@ _DECLARED = """    its_schema pg_catalog.oid;
     former pg_catalog.oid;
     fires pg_catalog.text;
     dropping pg_catalog.text;
+    kind pg_catalog.text;
 """
 
 _DROP = f"""    SELECT t.tgfoid, t.tgenabled INTO former, fires FROM pg_catalog.pg_trigger t

@@ -11,9 +11,9 @@ from django.db.utils import Error
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.django.trigger_sql import (
+    FIND_KIND,
     FIND_ORPHANS,
     FIND_SOURCE,
-    FIND_TABLE,
     make_source,
     quote,
 )
@@ -51,18 +51,29 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
 def _warn_of_missing(connection: Any, model: Any, made: NotifyOn, table: str) -> None:
     """Warn of a trigger that doesn't exist, if its table does."""
     with connection.cursor() as cursor:
-        cursor.execute(FIND_TABLE, [table])
-        (exists,) = cursor.fetchone()
-    if exists:
-        logger.warning(
-            "table %s has no trigger %s, which %s declares, so it doesn't notify of changes; if a "
-            "migration has changed the state alone, as in a move to another app, remove the former "
-            "NotifyOn by RemoveConstraint and add this one by AddConstraint in the database, too",
-            table,
-            made.name,
-            model._meta.label,
-            extra=about("trigger_missing"),
-        )
+        cursor.execute(FIND_KIND, [table])
+        found = cursor.fetchone()
+    if found is None:
+        return
+    kind, why = ("view", _NO_VIEWS) if found[0] in _VIEWS else ("table", _STATE_ALONE)
+    logger.warning(
+        "%s %s has no trigger %s, which %s declares, so it doesn't notify of changes; %s",
+        kind,
+        table,
+        made.name,
+        model._meta.label,
+        why,
+        extra=about("trigger_missing"),
+    )
+
+
+_VIEWS = ("v", "m")
+"""https://www.postgresql.org/docs/current/catalog-pg-class.html"""
+_NO_VIEWS = "views can't have such triggers: declare it on the models of the tables that it shows"
+_STATE_ALONE = (
+    "if a migration has changed the state alone, as in a move to another app, remove the former "
+    "NotifyOn by RemoveConstraint and add this one by AddConstraint in the database, too"
+)
 
 
 def _find_triggers(sender: Any, apps: Any) -> Iterator[tuple[Any, NotifyOn]]:

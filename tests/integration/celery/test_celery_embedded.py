@@ -142,6 +142,65 @@ def test_works_without_postgresql(open_shop):
     assert "ERROR" not in worker.log
 
 
+WITHOUT_THREADS = """
+import threading
+start = threading.Thread.start
+
+def refuse(thread):
+    if os.path.exists("full"):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = refuse
+
+@app.task(name="own")
+def own():
+    write("received", 0)
+"""
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_works_without_threads(open_shop, pool):
+    """While no thread can be started, the worker is ready; it listens as soon as one can be."""
+    shop = open_shop(WITHOUT_THREADS + SHOP)
+    full = shop.directory / "full"
+    full.touch()
+    worker = shop.worker("--pgnotifier", "-P", pool)
+    assert worker.log.count("not listening yet, as no thread can be started (can't start") == 1
+    if pool == "solo":  # the other one needs a thread for each task
+        assert shop.celery("call", "own").wait() == 0
+        assert payloads(shop, 1) == [0]
+    assert "listening 1 channel" not in worker.log
+    full.unlink()
+    worker.wait_for("listening 1 channel")
+    shop.notify(("ch", "1"))
+    assert payloads(shop, 1 + (pool == "solo"))[-1] == 1
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert worker.log.count("not listening yet") == 1
+    assert "Traceback" not in worker.log
+
+
+def test_stops_without_threads(open_shop):
+    """SIGTERM ends a worker that has never been able to listen."""
+    shop = open_shop(WITHOUT_THREADS + SHOP)
+    (shop.directory / "full").touch()
+    worker = shop.worker("--pgnotifier", "-P", "solo")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    assert "Traceback" not in worker.log
+
+
+def test_no_timer_without_threads(open_shop):
+    """With a broker for which Celery's own timer needs a thread, the worker ends, and says why."""
+    source = WITHOUT_THREADS + SHOP + "app.conf.broker_url = 'memory://'\n"
+    shop = open_shop(source)
+    (shop.directory / "full").touch()
+    worker = shop.celery("worker", "--pgnotifier", "-P", "solo")
+    assert worker.wait() == 1
+    assert "Unrecoverable error: RuntimeError" in worker.log
+
+
 @pytest.mark.parametrize(
     ("source", "args", "says"),
     [

@@ -69,6 +69,7 @@ def test_no_memory(pgnotifier_private_valkey, publish, db, eventually, caplog):
     assert "maxmemory" in warned
 
 
+@pytest.mark.gate  # test_celery_amqp.py has a broker that does not confirm, in less time
 def test_no_disk(breakable_rabbitmq, publish, db, eventually, monkeypatch, caplog):
     """Tasks wait while RabbitMQ's disk is full, and are enqueued in order afterwards."""
     monkeypatch.setattr(carriers_amqp, "ANSWER_TIMEOUT", 1.0)

@@ -7,6 +7,8 @@ import pytest
 
 import pgnotifier
 
+pytestmark = pytest.mark.slow
+
 RUN = "import sys; from pgnotifier.cli import main; sys.argv[0] = 'pgnotifier'; main()"
 HIDE_MODULE = "import sys; sys.modules[{name!r}] = None; "
 HIDE_WHEEL = """

@@ -196,6 +196,7 @@ def test_a_storm_counts_once():
         ({"batch": (2, 3600)}, lambda number: f"{number:01000}"),
     ],
 )
+@pytest.mark.slow
 def test_memory_of_what_went_early(given, make):
     """Texts, keys and times of early deliveries aren't kept."""
     gatherer = Gatherer(100_000, 1_000_000)

@@ -406,6 +406,7 @@ def count_bindings():
     return sum(type(one) is Binding for one in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_nothing_is_kept(route, log):
     """Replaced callbacks aren't kept once nothing waits for them."""
     dispatchers = [InlineDispatcher(), InlineDispatcher()]

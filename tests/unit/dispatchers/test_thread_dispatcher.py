@@ -128,6 +128,7 @@ def test_a_worker_that_ends_at_that_moment(monkeypatch, eventually):
 
 
 @pytest.mark.parametrize("max_workers", [1, 2])
+@pytest.mark.slow
 def test_workers_that_end_all_the_time(monkeypatch, eventually, max_workers):
     """Every notification is delivered, even if workers end all the time."""
     monkeypatch.setattr(threads, "IDLE", 0.0001)

@@ -96,6 +96,7 @@ def test_everything_is_too_old(log):
     assert log.read_all(position) == ["new"]
 
 
+@pytest.mark.slow
 def test_bytes(log):
     """The space that it keeps is limited, though nobody runs it, to about a slot more."""
     position = log.subscribe()
@@ -216,6 +217,7 @@ def test_gaps_add_up(log):
     assert take_gaps(log, position) == []
 
 
+@pytest.mark.slow
 def test_many_are_not_counted(log):
     """A hundred thousand entries or more are given as an upper bound, with channels of others."""
     position = log.subscribe()

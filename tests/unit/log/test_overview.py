@@ -145,6 +145,7 @@ def test_an_open_transaction_holds_space(log):
         assert str(holder) == f"the open transaction of pid {pid}"
 
 
+@pytest.mark.slow
 def test_a_reader_holds_space(log):
     """A session that reads the log for seconds is named: TRUNCATE has to wait for it."""
     position = log.subscribe()

@@ -56,7 +56,7 @@ def test_jsonb(log):
         ("'', 'x'", "channel_size"),
         ("repeat('€', 22), 'x'", "channel_size"),
         ("'orders', 'x', repeat('k', 1025)", "key_size"),
-        ("'orders', repeat('x', 67108865)", "payload_size"),
+        pytest.param("'orders', repeat('x', 67108865)", "payload_size", marks=pytest.mark.slow),
     ],
 )
 def test_sizes_are_limited(log, arguments, constraint):
@@ -122,6 +122,7 @@ def test_a_backlog_is_cut_into_windows(log):
     assert log.read_all(position, 700) == [str(n) for n in range(1, 8001)]
 
 
+@pytest.mark.slow
 def test_one_transaction_with_many_entries(log):
     """A transaction with more entries than a window usually has is read in order.
 

@@ -90,6 +90,7 @@ def test_a_higher_quota(log):
     assert log.read_all(position) == [str(n) for n in range(9)]
 
 
+@pytest.mark.slow
 def test_an_attacker(log, publisher):
     """A publisher that fills the log as fast as it can is stopped in the middle of a statement."""
     position = log.subscribe()
@@ -144,6 +145,7 @@ def test_publishers_can_not_remove_it(publisher, statement):
         publisher.execute(statement)
 
 
+@pytest.mark.slow
 def test_without_a_reader(log, publisher):
     """If nobody reads, publications themselves notice it, one in a thousand."""
     set_quota(log)

@@ -52,6 +52,7 @@ def test_reading(log):
     assert read("orders", *HIGHEST) is None
 
 
+@pytest.mark.slow
 def test_reading_uses_the_index(log):
     """An entry is looked up in the index, so that a reference costs little in a large log."""
     with log.connection.transaction():

@@ -1,8 +1,12 @@
 """What publishers and listeners may do, and what they may not."""
 
+from contextlib import ExitStack
+
 import psycopg
 import pytest
+from database import role
 from log_position import Position
+from psycopg.conninfo import make_conninfo
 
 from pgnotifier import durable
 from pgnotifier._log import positions
@@ -25,6 +29,26 @@ def listener(log, make_role):
     durable.grant(log.connection, name, "listener")
     with psycopg.connect(dsn, autocommit=True) as session:
         yield session
+
+
+@pytest.fixture(scope="module")
+def sessions(pgnotifier_postgres, _database_with_log):
+    """Yield sessions of three roles, in a database that many tests share.
+
+    What is refused changes nothing. So these tests need no database of their own.
+    """
+    with ExitStack() as stack:
+        dsn = stack.enter_context(pgnotifier_postgres.database(_database_with_log))
+        owner = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        positions.subscribe(owner, "a", "orders")
+        sessions = {}
+        for part in ("publisher", "listener", "stranger"):
+            name = stack.enter_context(role(dsn))
+            if part != "stranger":
+                durable.grant(owner, name, part)
+            session = psycopg.connect(make_conninfo(dsn, user=name), autocommit=True)
+            sessions[part] = stack.enter_context(session)
+        yield sessions
 
 
 @pytest.fixture
@@ -143,9 +167,9 @@ FORGING = [
 
 
 def refused(session, statement):
-    """Return whether a statement is refused for want of rights."""
+    """Return whether a statement is refused for want of rights; undo it if it isn't."""
     try:
-        with session.transaction():
+        with session.transaction(force_rollback=True):
             session.execute(statement)
     except psycopg.errors.InsufficientPrivilege:
         return True
@@ -169,10 +193,9 @@ def test_publishers_copy(log, publisher):
 
 
 @pytest.mark.parametrize("statement", [*READING, REANCHOR, *OWNING, *FORGING])
-def test_publishers_may_not(log, publisher, statement):
+def test_publishers_may_not(sessions, statement):
     """A publisher may neither read anything, nor move, lock, change or forge anything."""
-    log.subscribe("a")
-    assert refused(publisher, statement)
+    assert refused(sessions["publisher"], statement)
 
 
 @pytest.mark.parametrize("statement", ENQUEUING)
@@ -341,15 +364,15 @@ def test_listeners_reanchor(log, listener):
 
 
 @pytest.mark.parametrize("statement", [*PUBLISHING, *OWNING, *FORGING])
-def test_listeners_may_not(log, listener, statement):
+def test_listeners_may_not(sessions, statement):
     """A listener may neither publish, nor change or lock tables."""
-    assert refused(listener, statement)
+    assert refused(sessions["listener"], statement)
 
 
 @pytest.mark.parametrize("statement", [*PUBLISHING, *READING, REANCHOR, *OWNING, *FORGING])
-def test_strangers_may_not(log, stranger, statement):
+def test_strangers_may_not(sessions, statement):
     """Other roles may do nothing at all."""
-    assert refused(stranger, statement)
+    assert refused(sessions["stranger"], statement)
 
 
 def test_a_listener_that_relays(log, listener, enqueuer):

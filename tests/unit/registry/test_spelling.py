@@ -79,6 +79,7 @@ def test_at_subscribe_time(caplog):
     assert [record.channel for record in caplog.records] == ["Orders", "Users"]
 
 
+@pytest.mark.slow
 def test_channels_that_come_and_go(monkeypatch, caplog):
     """Only a limited number of removed names are remembered, the latest ones."""
     monkeypatch.setattr(spelling_module, "REMEMBERED", 100)
@@ -107,6 +108,7 @@ def test_channels_that_come_and_go(monkeypatch, caplog):
     assert [record.channel for record in caplog.records] == ["Channel1"]
 
 
+@pytest.mark.slow
 def test_many_spellings_of_one_name():
     """Only the latest spellings are remembered, however many ways to write a name there are."""
     spelling = Spelling()

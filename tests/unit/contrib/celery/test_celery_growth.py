@@ -17,6 +17,8 @@ from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
 from pgnotifier.contrib.celery.publisher import PublishPath, TaskPublisher
 from pgnotifier.contrib.celery.tasks import AppTasks
 
+pytestmark = pytest.mark.slow
+
 CYCLES = 100
 
 

@@ -82,6 +82,7 @@ def test_a_lone_surrogate_is_not_a_name():
         task_name("p.", "\ud800")
 
 
+@pytest.mark.slow
 def test_names_hang_on_no_hash_seed():
     """A frozenset has the same name in every process, whatever the hash seed is."""
     code = (

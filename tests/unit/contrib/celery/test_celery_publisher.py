@@ -65,6 +65,7 @@ def test_routes_that_change(make_app, make_desk, pressed, pgnotifier_redis_url):
     assert list(take_messages(pgnotifier_redis_url)) == ["moved"]
 
 
+@pytest.mark.slow
 def test_order_across_queues_and_ways(make_app, make_desk, pgnotifier_redis_url):
     """Messages stay in order within each queue, whether they are stamped or not."""
     app = make_app()

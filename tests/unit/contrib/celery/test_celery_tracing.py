@@ -11,6 +11,7 @@ import pytest
 MISSING = [name for name in ("sentry_sdk", "opentelemetry") if find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason="needs libraries for tracing"),
+    pytest.mark.slow,
     pytest.mark.xdist_group("tracing"),  # they have the same process that has imported these
 ]
 

@@ -5,10 +5,13 @@ import threading
 from pathlib import Path
 
 import callbacks
+import pytest
 import redis
 from rq import Queue
 
 from pgnotifier.contrib.rq.sending import Sender
+
+pytestmark = pytest.mark.slow
 
 
 def count(*kinds):

@@ -124,6 +124,7 @@ def test_nobody_there(make_desk, free_port):
     assert batch.remaining == 1
 
 
+@pytest.mark.slow
 def test_portions(desk, client, jobs):
     """A large batch is sent in transactions of 500 jobs, in order."""
     before = client.info("commandstats").get("cmdstat_exec", {"calls": 0})["calls"]

@@ -1,0 +1,78 @@
+"""A bookmark: what a source remembers of a subscription's position in the log."""
+
+from collections.abc import Sequence
+
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.rows import Failed, Place
+
+BATCH = 1000
+"""How many entries are read at a time, at most, and as many may come again after a crash."""
+UNSYNCED = 100
+"""How many entries may be delivered, with their position saved, before the next save waits for the
+disk. After a crash of the server these may come again, too, so the next batch is that much smaller.
+The wait takes longer than the delivery of a few entries."""
+
+
+class Bookmark:
+    """The latest position that is known, and what follows from it. The source's thread owns it.
+
+    Attributes:
+        known: The number of the position; None if it isn't known.
+        ahead: A snapshot up to which there is nothing to deliver after that position, if one is
+            known.
+        unsynced: How many entries before it a crash of the server may bring back.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.known: int | None = None
+        self.ahead: str | None = None
+        self.unsynced = UNSYNCED
+
+    @property
+    def known_ahead(self) -> int | None:
+        """The number of the position that `ahead` belongs to."""
+        return None if self.ahead is None else self.known
+
+    @property
+    def limit(self) -> int:
+        """How many entries may be read next."""
+        return BATCH - self.unsynced
+
+    def move(self, known: int | None) -> None:
+        """Note that the position is another one, which somebody else has saved."""
+        self.known, self.ahead = known, None
+        self.unsynced = UNSYNCED  # nobody knows whether that has waited for the disk
+
+    def save(
+        self,
+        session: LogSession,
+        sub: int,
+        channel: str,
+        place: Place,
+        count: int = 0,
+        failed: Sequence[Failed] = (),
+        *,
+        waits: bool = False,
+    ) -> bool:
+        """Move the position; return False if it was moved elsewhere meanwhile.
+
+        Args:
+            session: The session.
+            sub: The subscription's number.
+            channel: Its channel.
+            place: The new position.
+            count: How many entries are settled since the last one.
+            failed: Those of them that have failed.
+            waits: Whether to wait for the disk in any case.
+        """
+        assert self.known is not None
+        unsynced = self.unsynced + count
+        waits = waits or bool(failed) or (count > 0 and unsynced > UNSYNCED)
+        made = session.save(sub, self.known, channel, place, failed, waits=waits)
+        self.move(made)
+        if made is None:
+            return False
+        self.unsynced = 0 if waits else unsynced
+        self.ahead = place.done if place.target is None else None
+        return True

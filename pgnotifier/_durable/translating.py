@@ -1,0 +1,38 @@
+"""Translate the driver's errors that end the reading of the log."""
+
+import psycopg
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    LogNotInstalledError,
+    LogRefusedError,
+    PgNotifierError,
+    in_one_line,
+)
+
+
+def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
+    """Return the error of pgnotifier that stands for one of the driver."""
+    reason = in_one_line(exc)
+    made: PgNotifierError
+    match exc:
+        case (
+            psycopg.errors.InvalidSchemaName()
+            | psycopg.errors.UndefinedTable()
+            | psycopg.errors.UndefinedFunction()
+            | psycopg.errors.UndefinedColumn()
+        ):
+            made = LogNotInstalledError(
+                f"the durable log isn't installed, or is too old ({parameters!r}): {reason}. "
+                "Run: pgnotifier install"
+            )
+        case psycopg.errors.InsufficientPrivilege():
+            made = LogRefusedError(
+                f"this role may not read the durable log ({parameters!r}): {reason}. Its owner "
+                "can allow that: pgnotifier install --grant-listener ROLE"
+            )
+        case _:
+            made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")
+    made.__cause__ = exc
+    return made

@@ -1,0 +1,148 @@
+"""What a reader does first, in one step: it reads what take() and read() do, and writes nothing."""
+
+import pytest
+
+from pgnotifier._durable.log_session import LOCKS, LogSession
+from pgnotifier._log import positions
+
+
+@pytest.fixture
+def sub(log):
+    """Return the number of a subscription to "orders", which starts now."""
+    return positions.subscribe(log.connection, "sub", "orders")
+
+
+@pytest.fixture
+def session(log):
+    """Yield the session of a reader."""
+    with log.connect() as connection:
+        yield LogSession(connection)
+
+
+def advance(session, sub, limit=1000, *, known=None, ahead=None, keep=True):
+    """Return the payloads that are read, and what else there is to know."""
+    fetched = session.advance(sub, known, ahead, limit, keep=keep)
+    return [int(row.payload) for row in fetched.rows], fetched
+
+
+def read(session, sub, limit=1000):
+    """Return the payloads that are read step by step."""
+    window = session.take(sub)
+    rows, _ = session.read(window.channel, window, limit)
+    return [int(row.payload) for row in rows]
+
+
+def publish_many(log, count):
+    """Publish that many entries in as many transactions."""
+    log.execute(
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP"
+        " PERFORM pgnotifier.publish('orders', i::text); COMMIT; END LOOP; END $$"
+    )
+
+
+def use_up(log, count):
+    """Begin and end that many transactions."""
+    log.execute(
+        f"DO $$ BEGIN FOR i IN 1..{count} LOOP"
+        " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+    )
+
+
+@pytest.mark.parametrize("limit", [1, 5, 6, 1000])
+@pytest.mark.parametrize("count", [0, 1, 6, 499, 600], ids=lambda count: f"{count}_more")
+def test_it_reads_the_same(log, session, sub, count, limit):
+    """Whether there is little or much, it is what take() and read() find; not what isn't ended."""
+    with log.connect(autocommit=False) as late, log.connect(autocommit=False) as open_still:
+        late.execute("SELECT pgnotifier.publish('orders', '-1')")
+        open_still.execute("SELECT pgnotifier.publish('orders', '-2')")
+        log.publish("other", 0)
+        publish_many(log, count)
+        late.commit()
+        log.execute("UPDATE pgnotifier.log SET snap = NULL")  # a tick may end take()'s window
+        found, fetched = advance(session, sub, limit)
+        assert found == read(session, sub, limit) == [-1, *range(1, count + 1)][:limit]
+        assert fetched.is_rest == (count < limit)
+        assert fetched.window.n == session.take(sub).n
+        assert fetched.is_held
+
+
+def test_a_transaction_that_was_open_for_long(log, session, sub):
+    """What it has published is read once it has ended, however many have begun since; once only."""
+    with log.connect(autocommit=False) as late:
+        late.execute("SELECT pgnotifier.publish('orders', '1')")
+        use_up(log, 1500)
+        log.publish("orders", 2)
+        found, fetched = advance(session, sub)
+        assert found == [2]
+        position = fetched.window.n, fetched.window.target
+        log.publish("orders", 3)
+        found, fetched = advance(session, sub, known=position[0], ahead=position[1])
+        assert found == [3]
+        late.commit()
+        found, fetched = advance(session, sub, known=position[0], ahead=fetched.window.target)
+        assert found == [1]
+
+
+def test_large_payloads(log, session, sub):
+    """What has over 16 MiB together is read in several steps."""
+    for number in range(3):
+        log.publish("orders", f"{number:<9000000}")
+    found, fetched = advance(session, sub)
+    assert found == [0, 1]
+    assert not fetched.is_rest
+
+
+def test_a_look_writes_nothing(log, session, sub):
+    """It needs no transaction number: a hundred subscriptions that are idle cost no writing."""
+    log.publish("orders", 1)
+
+    def next_number():
+        ((number,),) = log.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        return number
+
+    before = next_number()
+    for _ in range(3):
+        _, fetched = advance(session, sub)
+        advance(session, sub, known=fetched.window.n, ahead=fetched.window.target)
+    assert next_number() == before
+
+
+def test_what_has_nothing_to_read_is_free(log, session, sub):
+    """If there is nothing, others may have it at once; otherwise it is held until unlocked."""
+
+    def is_free():
+        with log.connect() as other:
+            ((got,),) = other.execute("SELECT pgnotifier.hold(%s)", (sub,))
+            return got
+
+    _, fetched = advance(session, sub)
+    place = fetched.window.n, fetched.window.target
+    assert fetched.is_held
+    assert not is_free()
+    fetched = session.advance(sub, *place, 10, keep=False, is_held=True)
+    assert not fetched.is_held
+    assert is_free()
+    log.publish("orders", 1)
+    assert session.advance(sub, *place, 10, keep=False).is_held
+    assert session.advance(sub, *place, 10, keep=False, is_held=True).is_held
+    session.unlock(sub)
+    assert is_free(), "it was locked more than once"
+
+
+def test_subscriptions_that_cannot_be_read(log, session, sub):
+    """What another reader has, what is gone, and a position that was copied are told apart."""
+    with log.connect() as other:
+        assert LogSession(other).lock(sub)
+        assert session.advance(sub, None, None, 10, keep=False) is None
+    _, fetched = advance(session, sub)
+    assert fetched.window.state == "taken"
+    log.execute("UPDATE pgnotifier.position SET mark = '5'")
+    assert session.advance(sub, None, None, 10, keep=False, is_held=True).window.state == "foreign"
+    log.execute("DELETE FROM pgnotifier.subscription")
+    assert session.advance(sub, None, None, 10, keep=False, is_held=True).window.state == "gone"
+    ((locks,),) = log.execute(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s",
+        LOCKS,
+        sub,
+    )
+    assert locks == 1
