@@ -256,7 +256,6 @@ def test_a_prepared_statement_is_checked_each_time(log, publisher):
         "CREATE TEMP TABLE own AS SELECT 'orders'::pgnotifier.entry_channel AS channel",
         "CREATE TYPE pg_temp.own AS (channel pgnotifier.entry_channel)",
         "CREATE DOMAIN pg_temp.own AS pgnotifier.entry_channel",
-        "CREATE TYPE pg_temp.own AS RANGE (subtype = pgnotifier.entry_channel)",
         "CREATE TEMP TABLE own (channels pgnotifier.entry_channel[])",
     ],
 )
@@ -264,6 +263,21 @@ def test_nobody_else_keeps_checked_names(log, publisher, enqueuer, column):
     """No role can keep a channel's name as one that was checked, and publish it later."""
     for session in (publisher, enqueuer):
         assert refused(session, column)
+
+
+def test_ranges_of_names_are_checked(log, publisher):
+    """PostgreSQL 14 lets everybody make ranges of any type. A name is checked to become part of it.
+
+    So are the elements of an array.
+    """
+    log.execute("CREATE TYPE public.own AS RANGE (subtype = pgnotifier.entry_channel)")
+    publisher.execute("SELECT public.own('orders', NULL)")
+    for value in (
+        "public.own('pgnotifier:x', NULL)",
+        "'{pgnotifier:x}'::pgnotifier.entry_channel[]",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation, match="channel_reserved"):
+            publisher.execute(f"SELECT {value}")
 
 
 @pytest.mark.parametrize(
