@@ -23,8 +23,10 @@ VERSION = 3
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""
 
-Part = Literal["publisher", "listener"]
-"""What a role may do: publish, or read the log and move positions."""
+Part = Literal["publisher", "listener", "worker"]
+"""What a role may do: publish; read the log and move positions; or note what it has done."""
+PARTS_SINCE: dict[Part, int] = {"worker": 3}
+"""The first version that has a part, unless all have it."""
 
 _OWNER = """
 SELECT pg_catalog.pg_get_userbyid(nspowner),
@@ -91,6 +93,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),
     pgnotifier.reclaim(interval, bigint, interval),
+    pgnotifier.reclaim_done(),
     pgnotifier.retry(bigint[]),
     pgnotifier.save(int, pg_snapshot, pg_snapshot, bigint),
     pgnotifier.seek(text, text, text, bigint, timestamptz),
@@ -99,6 +102,10 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.take(int, bigint, pg_snapshot),
     pgnotifier.take_gaps(int)
 TO {role};
+""",
+    "worker": """
+GRANT USAGE ON SCHEMA pgnotifier TO {role};
+GRANT EXECUTE ON FUNCTION pgnotifier.once(text), pgnotifier.reclaim_done() TO {role};
 """,
 }
 """The rights in the newest version. Those in an older one are in a file beside its statements."""
@@ -144,22 +151,27 @@ def uninstall_script() -> str:
 
 
 def grant_script(role: str, part: Part, version: int = VERSION) -> str:
-    """Return the statements that grant a role the rights of a publisher or a listener.
+    """Return the statements that grant a role the rights of a part.
 
     They need one transaction.
 
     Args:
         role: The name of the role.
-        part: "publisher" or "listener".
+        part: "publisher", "listener" or "worker".
         version: The version that is installed then. Default: the newest.
 
     Raises:
         ArgumentTypeError: There is no such part.
-        ConfigurationError: There is no such version.
+        ConfigurationError: There is no such version, or it doesn't have the part.
     """
     _check_versions(0, version)
     if part not in _GRANTS:
-        raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
+        parts = " or ".join(map(repr, _GRANTS))
+        raise ArgumentTypeError(f"a role can be a {parts}, not {part!r}")
+    if version < (needed := PARTS_SINCE.get(part, 1)):
+        raise ConfigurationError(
+            f"the rights of a {part} need version {needed} of the durable log, not {version}"
+        )
     to = sql.Identifier(role).as_string(None)
     grants = {
         number: versions.read_grants(number, part).format(role=to)
@@ -225,10 +237,16 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher or a listener. An upgrade keeps them.
+    """Grant a role the rights of a part. An upgrade keeps them.
+
+    Args:
+        connection: A connection of the role that owns the log.
+        role: The name of the role.
+        part: "publisher", "listener" or "worker".
 
     Raises:
         ArgumentTypeError: There is no such part.
+        ConfigurationError: The version that is installed doesn't have it.
         LogRefusedError: There is no such role, or the schema belongs to another one.
     """
     grant_script(role, part)  # which finds a wrong part before anything is executed

@@ -102,6 +102,19 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     help="A role that may read and move durable subscriptions; may be given several times.",
 )
 @click.option(
+    "--grant-worker",
+    "workers",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that may note what it has done once; may be given several times.",
+)
+@click.option(
+    "--keep-done",
+    callback=read_duration,
+    metavar="TIME",
+    help="How long it is known at least what has been done once: 7d at first.",
+)
+@click.option(
     "--retention",
     callback=read_duration,
     metavar="TIME",
@@ -123,6 +136,8 @@ def install(
     checks: bool,
     publishers: tuple[str, ...],
     listeners: tuple[str, ...],
+    workers: tuple[str, ...],
+    keep_done: timedelta | None,
     retention: timedelta | None,
     quota: int | None,
 ) -> None:
@@ -137,10 +152,16 @@ def install(
 
     Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
     """
-    parts: dict[durable.Part, tuple[str, ...]] = {"publisher": publishers, "listener": listeners}
+    parts: dict[durable.Part, tuple[str, ...]] = {
+        "publisher": publishers,
+        "listener": listeners,
+        "worker": workers,
+    }
     grants: list[tuple[str, durable.Part]] = [
         (role, part) for part, roles in parts.items() for role in roles
     ]
+    if keep_done is not None and prints:
+        raise click.UsageError("with --sql, use SELECT pgnotifier.keep_done('7 days')")
     if since is not None and not prints:
         raise click.UsageError("--from needs --sql: without it, the log knows its version")
     wanted = durable.VERSION if version is None else version
@@ -158,6 +179,8 @@ def install(
             click.echo(f"the durable log has version {durable.check(connection)}")
             return
         changed = durable.install(connection, wanted, retention=retention, quota=quota)
+        if keep_done is not None:
+            changed |= durable.keep_done(connection, keep_done)
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")

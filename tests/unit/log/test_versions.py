@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from pgnotifier import durable
-from pgnotifier._log.installing import Part
+from pgnotifier._log.installing import PARTS_SINCE, Part
 from pgnotifier._log.versions import (
     FOLDER,
     as_statement,
@@ -14,6 +14,7 @@ from pgnotifier._log.versions import (
     make_statement,
     read_steps,
 )
+from pgnotifier.errors import ConfigurationError
 
 NEWER = {
     2: """
@@ -65,7 +66,11 @@ def shape(connection):
 
 def test_there_is_a_file_for_each_version():
     """The folder has the statements of each version up to the newest, and grants of older ones."""
-    older = {f"{one}.{part}" for one in range(1, durable.VERSION) for part in get_args(Part)}
+    older = {
+        f"{one}.{part}"
+        for part in get_args(Part)
+        for one in range(PARTS_SINCE.get(part, 1), durable.VERSION)
+    }
     found = {one.name.removesuffix(".sql") for one in FOLDER.iterdir()}
     assert found == {*map(str, range(1, durable.VERSION + 1)), *older}
 
@@ -189,8 +194,13 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
     with pgnotifier_postgres.database() as other, psycopg.connect(other) as new:
         durable.install(new)
         durable.install(connection, 1)
-        for part in get_args(Part):
-            durable.grant(connection, "pg_monitor", part)
+        parts = sorted(get_args(Part), key=lambda part: PARTS_SINCE.get(part, 1))
+        for part in parts:
             durable.grant(new, "pg_monitor", part)
+            if (since := PARTS_SINCE.get(part, 1)) > 1:
+                with pytest.raises(ConfigurationError, match=f"need version {since} "):
+                    durable.grant(connection, "pg_monitor", part)
+                durable.install(connection, since)
+            durable.grant(connection, "pg_monitor", part)
         durable.install(connection)
         assert rights(connection) == rights(new)
