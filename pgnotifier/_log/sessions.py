@@ -61,6 +61,11 @@ class Session(ABC):
 
     encoding: Encoding | None
 
+    @property
+    def commits_each(self) -> bool:
+        """Whether each statement is committed, although a transaction seems to be open."""
+        return False
+
     @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
@@ -112,6 +117,20 @@ def is_async_alchemy(connection: object) -> bool:
     """Return whether it is one of SQLAlchemy for asyncio."""
     names = ("AsyncConnection", "AsyncSession", "async_scoped_session")
     return _is_instance(connection, "sqlalchemy.ext.asyncio", *names)
+
+
+def is_alchemy(connection: object) -> bool:
+    """Return whether it is a `Connection` or a `Session` of SQLAlchemy."""
+    return _is_instance(connection, "sqlalchemy", "Connection") or _is_instance(
+        connection, "sqlalchemy.orm", "Session", "scoped_session"
+    )
+
+
+def is_django(connection: object) -> bool:
+    """Return whether it is a connection of Django to PostgreSQL, or `django.db.connection`."""
+    return _is_instance(connection, "django.utils.connection", "ConnectionProxy") or _is_instance(
+        connection, "django.db.backends.postgresql.base", "DatabaseWrapper"
+    )
 
 
 def find_async_connection(connection: object) -> psycopg.AsyncConnection[Any]:
@@ -211,9 +230,13 @@ class _AlchemySession(_TextArrays):
         result = self._connection.execute(_for_alchemy(statement), named)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    @property
+    def commits_each(self) -> bool:
+        # SQLAlchemy begins no transaction then, also within `begin()`.
+        return bool(getattr(self._connection.connection, "autocommit", False))
+
     def transaction(self) -> AbstractContextManager[object]:
-        is_autocommit = getattr(self._connection.connection, "autocommit", False)
-        return _begin(self.execute) if is_autocommit else nullcontext()
+        return _begin(self.execute) if self.commits_each else nullcontext()
 
 
 @lru_cache

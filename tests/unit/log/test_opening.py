@@ -147,15 +147,3 @@ def test_an_older_log(pgnotifier_dsn):
         durable.install(session, 2)
         with pytest.raises(LogNotInstalledError, match="an old one"):
             opened(session)
-
-
-def test_asyncio_refuses_reserved_channels(log):
-    """Asyncio's functions refuse them as well."""
-
-    async def publish_there():
-        async with await psycopg.AsyncConnection.connect(log.dsn) as session:
-            for publish in (durable.apublish, durable.apublish_many):
-                with pytest.raises(ChannelNameError, match="is reserved"):
-                    await publish(session, CHANNEL, "1")
-
-    asyncio.run(publish_there())
