@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 
 from pgnotifier._log import sessions
-from pgnotifier._log.outboxes import Outbox
+from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._log.sessions import Given, GivenForAsyncio
 from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.celery.dispatcher import check_app
