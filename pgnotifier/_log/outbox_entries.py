@@ -1,4 +1,4 @@
-"""Put messages into the log that a relay will forward: entries whose payloads are texts already."""
+"""Put messages into the log that a relay will forward: their payloads are texts already."""
 
 from collections.abc import Hashable, Iterable
 from contextlib import nullcontext

@@ -46,7 +46,7 @@ class CeleryOutbox:
         """Make an outbox; the configuration isn't read yet, and nothing is connected.
 
         Args:
-            app: The app whose tasks are published.
+            app: The app that the tasks are of.
             name: The outbox's name in the database. Apps that share a database, but not their
                 broker, need different ones.
 
@@ -67,7 +67,7 @@ class CeleryOutbox:
 
     @property
     def app(self) -> Any:
-        """The app whose tasks are published."""
+        """The app that the tasks are of."""
         return self._app
 
     @property
@@ -81,7 +81,7 @@ class CeleryOutbox:
         return self._log.subscription
 
     def __call__(self, connection: AnyConnection = None) -> "Block":
-        """Return a block, for `with` or `async with`, whose tasks are published in a transaction.
+        """Return a block, for `with` or `async with`: its tasks are part of a transaction.
 
         Args:
             connection: A connection of psycopg, psycopg2 or Django; a Connection or Session of

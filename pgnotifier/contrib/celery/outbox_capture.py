@@ -1,7 +1,7 @@
 """Keep what Celery publishes from the broker while an outbox is active, and hand it to the outbox.
 
 Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
-producer that it would take from its pool is another one, whose transport has no connection:
+producer that it would take from its pool is another one, with a transport that connects nowhere:
 
     apply_async -> app.producer_or_acquire -> Publisher -> kombu.Producer -> _Channel -> Recording
                    (replaced once per app)                 serializes        makes an entry of it
@@ -41,7 +41,7 @@ class Recording:
     """The entries of a block, in order. It takes them until the block ends.
 
     Attributes:
-        capture: The capture of the app whose messages it takes.
+        capture: The capture of the app that the messages are of.
         outer: The recording of the block around it, maybe of another app.
         drafts: The entries.
         is_open: Whether the block is still executed. A task of asyncio may outlive it.
@@ -129,7 +129,7 @@ class Capture:
             return producer.publish(body, **settings)
 
     def make_producer(self) -> Producer:
-        """Return a producer whose channel hands each message to what takes it then."""
+        """Return a producer with a channel that hands each message to what takes it then."""
         conf = self._app.conf
         options = {
             name: value
