@@ -30,7 +30,11 @@ def usage():
 
 
 @pytest.mark.parametrize(
-    "many", [100, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.timeout(900)])]
+    "many",
+    [
+        100,
+        pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
 )
 def test_reconnects(pgnotifier_dsn, make_notifier, ledger, monkeypatch, many):
     """Many reconnects in a loop take no more memory, threads or descriptors than a few."""

@@ -67,7 +67,8 @@ def _processes_with(variable):
 
 
 @pytest.mark.gate
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventually):
     """A quick run fills the table, JSON and plot; it fails if a notification is lost."""
     mark = f"BENCHMARK_MARK={secrets.token_hex(8)}"
@@ -76,7 +77,7 @@ def test_a_quick_run_reports_everything_and_leaves_no_process(tmp_path, eventual
         env=os.environ | dict([mark.split("=")]),
         capture_output=True,
         text=True,
-        timeout=580,
+        timeout=880,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     eventually(lambda: not _processes_with(mark))

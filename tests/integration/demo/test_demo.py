@@ -172,6 +172,7 @@ def test_ctrl_c_while_starting(start, eventually):
 
 
 @pytest.mark.gate  # in the same way as one that fails to start, below
+@pytest.mark.alone  # the worker must have got an invoice by then
 def test_a_worker_that_dies_is_named(start):
     """If a worker is killed, the demo exits with 1, and quotes that worker's log."""
     demo = start()
