@@ -15,12 +15,14 @@ from typing import Any, Literal, TypeVar
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log import sessions
 from pgnotifier._log.composing import Composer, Draft, Key, chunk, take_some
 from pgnotifier._log.refusals import explained
 from pgnotifier._log.sessions import Given, GivenForAsyncio, Rows, Session
 from pgnotifier._payload.plain import Encoder
+from pgnotifier._registry.checks import check_unreserved
 
 Order = Literal["key"] | None
 """What entries are put into order by, besides the order of transactions."""
@@ -187,7 +189,7 @@ async def apublish(
         )
         return ours
     driver = sessions.find_async_connection(connection)
-    composer = Composer(channel, encoder, encoding_of(driver), order)
+    composer = _compose_for(channel, encoder, encoding_of(driver), order)
     return await _execute_async(driver, channel, _publish(composer, payload, key, notify))
 
 
@@ -209,9 +211,14 @@ async def apublish_many(
         )
         return ours
     driver = sessions.find_async_connection(connection)
-    return await apublish_many_in(
-        driver, channel, payloads, key, order=order, encoder=encoder, notify=notify
-    )
+    composer = _compose_for(channel, encoder, encoding_of(driver), order)
+    drafts = composer.compose_all(payloads, key)
+    first = take_some(drafts)
+    steps = _publish_many(composer, chain(first, drafts), notify)
+    if _is_one_statement(composer, first) or not sessions.has_no_transaction(driver):
+        return await _execute_async(driver, channel, steps)
+    async with driver.transaction():
+        return await _execute_async(driver, channel, steps)
 
 
 def publish_in(
@@ -225,7 +232,7 @@ def publish_in(
     notify: bool,
 ) -> int:
     """Publish an entry in a session."""
-    composer = Composer(channel, encoder, session.encoding, order)
+    composer = _compose_for(channel, encoder, session.encoding, order)
     return _execute(session, channel, _publish(composer, payload, key, notify))
 
 
@@ -238,10 +245,9 @@ def publish_many_in(
     order: Order,
     encoder: Encoder | None,
     notify: bool,
-    is_outbox: bool = False,
 ) -> list[int]:
-    """Publish an entry for each payload in a session; `is_outbox`: to an outbox's own channel."""
-    composer = Composer(channel, encoder, session.encoding, order, is_outbox=is_outbox)
+    """Publish an entry for each payload in a session."""
+    composer = _compose_for(channel, encoder, session.encoding, order)
     drafts = composer.compose_all(payloads, key)
     first = take_some(drafts)
     steps = _publish_many(composer, chain(first, drafts), notify, session.array)
@@ -251,26 +257,13 @@ def publish_many_in(
         return _execute(session, channel, steps)
 
 
-async def apublish_many_in(
-    driver: psycopg.AsyncConnection[Any],
-    channel: str,
-    payloads: Iterable[Any],
-    key: Key,
-    *,
-    order: Order,
-    encoder: Encoder | None,
-    notify: bool,
-    is_outbox: bool = False,
-) -> list[int]:
-    """Publish an entry for each payload on psycopg's connection for asyncio."""
-    composer = Composer(channel, encoder, encoding_of(driver), order, is_outbox=is_outbox)
-    drafts = composer.compose_all(payloads, key)
-    first = take_some(drafts)
-    steps = _publish_many(composer, chain(first, drafts), notify)
-    if _is_one_statement(composer, first) or not sessions.has_no_transaction(driver):
-        return await _execute_async(driver, channel, steps)
-    async with driver.transaction():
-        return await _execute_async(driver, channel, steps)
+def _compose_for(
+    channel: str, encoder: Encoder | None, encoding: Encoding | None, order: object
+) -> Composer:
+    """Return what makes entries for a channel, which must not be an outbox."""
+    composer = Composer(channel, encoder, encoding, order)
+    check_unreserved(composer.channel)
+    return composer
 
 
 def _is_one_statement(composer: Composer, first: list[Draft]) -> bool:

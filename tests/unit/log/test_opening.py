@@ -1,4 +1,4 @@
-"""Outboxes: opening one, and publishing to it."""
+"""Open outboxes, and publish to them, by SQL."""
 
 import asyncio
 import threading
@@ -8,8 +8,8 @@ import pytest
 from log_position import Position
 
 from pgnotifier import durable
-from pgnotifier._log import positions, publishing, sessions
-from pgnotifier._log.outboxes import aopen_outbox, open_outbox
+from pgnotifier._log import positions
+from pgnotifier._log.refusals import explained
 from pgnotifier.errors import ChannelNameError, LogNotInstalledError, LogRefusedError
 
 NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
@@ -19,21 +19,14 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 
 def opened(session):
     """Open the outbox, and return whether the subscription is there for good."""
-    return open_outbox(sessions.find_session(session), NAME, CHANNEL)
+    with explained(CHANNEL):
+        return session.execute(OPEN, (NAME, CHANNEL)).fetchone()[0]
 
 
-def put(session, *payloads):
+def put(session, payload):
     """Publish to the outbox."""
-    return publishing.publish_many_in(
-        sessions.find_session(session),
-        CHANNEL,
-        payloads,
-        None,
-        order=None,
-        encoder=None,
-        notify=False,
-        is_outbox=True,
-    )
+    with explained(CHANNEL):
+        session.execute("SELECT pgnotifier.publish(%s, %s)", (CHANNEL, payload))
 
 
 @pytest.fixture
@@ -117,29 +110,6 @@ def test_other_channels(log, enqueuer):
             with pytest.raises(psycopg.errors.InvalidParameterValue, match="begins with"):
                 session.execute(OPEN, (NAME, channel))
     assert log.count("subscription") == 0
-
-
-def test_asyncio(log, enqueuer):
-    """Asyncio's connections do the same."""
-
-    async def enqueue():
-        async with await psycopg.AsyncConnection.connect(enqueuer) as session:
-            assert await aopen_outbox(session, NAME, CHANNEL) is False
-            await publishing.apublish_many_in(
-                session,
-                CHANNEL,
-                ["1", "2"],
-                None,
-                order=None,
-                encoder=None,
-                notify=False,
-                is_outbox=True,
-            )
-            await session.commit()
-            assert await aopen_outbox(session, NAME, CHANNEL) is True
-
-    asyncio.run(enqueue())
-    assert log.count() == 2
 
 
 def test_refusals(log, make_role):
