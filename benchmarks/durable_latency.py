@@ -4,6 +4,9 @@ The same listener and the same worker (pool `solo`) on Valkey serve a durable su
 that listens to a plain NOTIFY. The time is measured from before the COMMIT to the first statement
 of the task, on a server that waits for the disk (`fsync` is on). Each gets a second in turn.
 
+Each transaction also inserts a row, as those of applications do: one with nothing but a NOTIFY has
+nothing to write, so its COMMIT doesn't wait for the disk. That is measured, too, for comparison.
+
 There are two kinds of writers: one that commits 50 times a second, and eight slow ones. Their
 transactions stay open for up to 160 ms after they have published.
 """
@@ -35,6 +38,7 @@ from pgnotifier import durable
 from pgnotifier.demo.processes import CeleryProcess
 
 RATE = 50
+BARE = f"{PLAIN}, and nothing else"
 SLOW_WRITERS = 8
 LONGEST = 0.16
 """Seconds for which a slow writer's transaction stays open, at most."""
@@ -46,6 +50,8 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     """Compare the latencies with both kinds of writers."""
     dsn = servers.durable_dsn
     install(dsn)
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS orders (id bigint NOT NULL)")
     turns = 1 if settings.quick else TURNS
     sections = []
     with running_route(dsn, servers.redis_url) as route:
@@ -53,9 +59,9 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
             (f"from COMMIT to task, at {RATE} a second", route.send_steadily),
             (f"from COMMIT to task, {SLOW_WRITERS} slow writers", route.send_slowly),
         ):
-            found: dict[str, list[list[float]]] = {OURS: [], PLAIN: []}
+            found: dict[str, list[list[float]]] = {OURS: [], PLAIN: [], BARE: []}
             for _ in range(settings.rounds):
-                for name, lots in take_turns((OURS, PLAIN), turns, send).items():
+                for name, lots in take_turns((OURS, PLAIN, BARE), turns, send).items():
                     found[name].append([one for lot in lots for one in lot])
             sections.append(compare(title, found, is_slow=send == route.send_slowly))
     return sections
@@ -63,13 +69,16 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
 
 def compare(title: str, found: dict[str, list[list[float]]], *, is_slow: bool) -> Section:
     """Return a section of medians and 99th percentiles."""
-    section = Section(title, "milliseconds", f"{OURS} / {PLAIN}, less is better")
+    section = Section(title, "milliseconds", f"{OURS} / the other, less is better")
     for percent in (50, 99):
-        ours, plain = ([find_percentile(one, percent) for one in found[n]] for n in (OURS, PLAIN))
+        ours, plain, bare = (
+            [find_percentile(one, percent) for one in found[name]] for name in (OURS, PLAIN, BARE)
+        )
         most = Limit(50, at_most=True) if is_slow and percent == 99 else None
         ratio = Limit(1.3, at_most=True) if not is_slow and percent == 50 else None
         section.rows.append(Row(f"{OURS}, p{percent}", ours, limit=most))
         section.rows.append(Row(f"{PLAIN}, p{percent}", plain, divide(ours, plain), ratio))
+        section.rows.append(Row(f"{BARE}, p{percent}", bare, divide(ours, bare)))
     return section
 
 
@@ -123,10 +132,12 @@ class Route:
 
 def _send(connection: psycopg.Connection, name: str, number: int, seconds: float) -> float:
     """Publish in a transaction that stays open for a while; return when its COMMIT began."""
+    if name != BARE:
+        connection.execute("INSERT INTO orders (id) VALUES (%s)", (number,))
     if name == OURS:
         durable.publish(connection, CHANNELS[name], number)
     else:
-        connection.execute("SELECT pg_notify(%s, %s)", (CHANNELS[name], str(number)))
+        connection.execute("SELECT pg_notify(%s, %s)", (CHANNELS[PLAIN], str(number)))
     time.sleep(seconds)
     at = time.monotonic()
     connection.commit()

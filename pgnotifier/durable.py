@@ -4,6 +4,7 @@ What is published durably is kept in the schema `pgnotifier` until each durable 
 got it.
 """
 
+from pgnotifier._log.done import keep_done
 from pgnotifier._log.installing import (
     VERSION,
     Part,
@@ -35,6 +36,7 @@ __all__ = [
     "grant_script",
     "install",
     "install_script",
+    "keep_done",
     "log_state",
     "positions",
     "publish",

@@ -18,6 +18,7 @@
     ├── LogNotInstalledError     (LookupError)      no durable log in the database, or an old one
     ├── LogFullError             (RuntimeError)     the durable log has reached its quota
     ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
+    ├── AlreadyDoneError         (RuntimeError)     what is done once has been done already
     ├── EntryKeyError            (ValueError)       a key that an entry of the log can't have
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes, or 64 MiB
@@ -27,6 +28,7 @@ Integrations, the test servers and the demo add theirs:
     PgNotifierError
     ├── ExtraNotInstalledError   (ModuleNotFoundError)  contrib: its framework isn't installed
     ├── CallbackNotFoundError    (LookupError)      contrib.celery: no callback for a task
+    ├── MessageFormatError       (ValueError)       contrib.celery: no message for a worker
     ├── EmbeddingError           (UsageError)       contrib.celery: a worker that can't listen
     ├── ReceiverNotFoundError    (LookupError)      contrib.django: no receiver for a task
     ├── ServerError              (RuntimeError)     testing: a server that can't start or answer
@@ -126,6 +128,10 @@ class LogRefusedError(PgNotifierError, RuntimeError):
 
 class LogFullError(PgNotifierError, RuntimeError):
     """The durable log has reached its quota, and takes no more until space is given back."""
+
+
+class AlreadyDoneError(PgNotifierError, RuntimeError):
+    """What was to be done once under an id has been done already."""
 
 
 class EntryKeyError(PgNotifierError, ValueError):

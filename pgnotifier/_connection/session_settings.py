@@ -28,7 +28,8 @@ _NEEDED = {
     "synchronous_commit": "off",
     "standard_conforming_strings": "on",
     "extra_float_digits": "1",
-    "DateStyle": "ISO",  # the only one that psycopg reads times in
+    "DateStyle": "ISO",  # the only ones that psycopg reads
+    "IntervalStyle": "postgres",
     "client_min_messages": "warning",
     "jit": "off",
     # Linux also counts the time during which a client doesn't read as unanswered.

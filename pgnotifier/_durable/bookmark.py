@@ -30,9 +30,9 @@ class Bookmark:
         self.unsynced = UNSYNCED
 
     @property
-    def known_ahead(self) -> int | None:
-        """The number of the position that `ahead` belongs to."""
-        return None if self.ahead is None else self.known
+    def ahead_of(self) -> tuple[int | None, str | None]:
+        """The number of the position that `ahead` belongs to, and that."""
+        return (None, None) if self.ahead is None else (self.known, self.ahead)
 
     @property
     def limit(self) -> int:

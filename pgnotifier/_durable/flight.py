@@ -42,6 +42,11 @@ class Flight:
         return self.ledger.is_done or self.ledger.is_lost
 
     @property
+    def is_followed(self) -> bool:
+        """Whether there was more to read after these entries, as far as was known."""
+        return not self.is_rest or (self.window is not None and not self.window.is_now)
+
+    @property
     def head(self) -> Sequence[Row]:
         """The entries before the first that isn't settled."""
         left = self.ledger.left

@@ -14,8 +14,7 @@ from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import NotListeningError
 
 LOCKS = 1885957742
-"""The first key of the advisory locks; the second is the number of a subscription. The schema uses
-0."""
+"""The first key of advisory locks; the second is a subscription's number, or 0 in the schema."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
 # Where a process of the server has died, the server goes on as the same one, but it has lost what
 # wasn't on the disk. What its background writer has done is counted from 0 again.
@@ -84,6 +83,7 @@ CROSS JOIN LATERAL (
 WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
 _BELL = "pgnotifier_wake"
+_OFFER = "NOTIFY pgnotifier_wake, 'offered'"
 POOLED = (
     "durable subscriptions can't be read through a pooler in transaction or statement mode, "
     "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
@@ -112,6 +112,7 @@ class LogSession:
             same, numbers of subscriptions, positions, entries and transactions mean the same: a
             server that was started again may have an older state of the database, or may be a
             standby that has not got all of it.
+        is_offered: Whether another replica has left a subscription alone.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class LogSession:
         self.encoding = encoding_of(connection)
         self.server_pid = int(self._one(_PID)[0])
         self.run: tuple[str, int, int] | None = None
+        self.is_offered = False
         self._has_rung = False
         self._on_other = on_other
         connection.add_notify_handler(lambda one: self._note(one.channel, one.payload, one.pid))
@@ -363,6 +365,10 @@ class LogSession:
             shares, self._shares = self._shares, None
             self.connection.execute(_WAKE, (shares,))
 
+    def offer(self) -> None:
+        """Wake other replicas, which can have a subscription now that was left alone."""
+        self.connection.execute(_OFFER)
+
     def has_rung(self) -> bool:
         """Read what has arrived, without waiting; return whether the bell has rung."""
         pgconn = self.connection.pgconn
@@ -377,7 +383,9 @@ class LogSession:
 
     def _note(self, channel: str, payload: str, pid: int) -> None:
         """Note a notification, which may have arrived while a query was under way."""
-        if channel == _BELL:
+        if channel == _BELL and payload:
+            self.is_offered = self.is_offered or pid != self.server_pid
+        elif channel == _BELL:
             self._has_rung = True
         else:
             self._on_other(channel, payload, pid)

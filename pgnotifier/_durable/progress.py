@@ -1,12 +1,12 @@
 """The progress of one durable subscription: what it reads next, and what is settled of that."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from pgnotifier._delivery.buffer import GapMarker, Trouble
+from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.bookmark import Bookmark
 from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
@@ -18,7 +18,6 @@ from pgnotifier._durable.rows import Failed, Fetched, Figures, Place, Window
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
-from pgnotifier.status import DurableStatus
 
 SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
@@ -28,6 +27,8 @@ QUIET_SAVE_PAUSE = 300.0
 """The same while nothing at all is published: the log may be full."""
 LOCK_PAUSE = 0.2
 """Seconds between two attempts to get a subscription that another replica advances."""
+TURN_PAUSE = 0.03
+"""Seconds for which it is left to other replicas, or waits for its turn beside others."""
 
 
 class Progress:
@@ -47,7 +48,9 @@ class Progress:
         figures: What the database says, now and then.
         delivered: How many entries are settled since the start.
         rate: How many entries a second were settled lately; None if that isn't known yet.
+        attempts: How often the entry was tried that holds it up.
         latest: How many entries it has read last.
+        read_at: When that was, by `monotonic()`.
     """
 
     def __init__(
@@ -74,14 +77,16 @@ class Progress:
         self.figures: Figures | None = None
         self.delivered = 0
         self.rate: float | None = None
+        self.attempts = 0
         self.latest = 0
+        self.read_at = -math.inf
         self._is_elsewhere = False  # whether another replica advances it
         self._hand_over = hand_over
         self._on_settled = on_settled
         self._report_dropped = report_dropped
         self._dropping: Dropping | None = None
         self._is_locked = False
-        self._lock_at = -math.inf
+        self._lock_at = self._turn_at = -math.inf
         self._fetched: Fetched | None = None  # what was read when it was locked
         self._flight: Flight | None = None
         self._retries = Retries(hand_over, on_settled)
@@ -89,7 +94,6 @@ class Progress:
         self._saved_at = -math.inf
         self._save_pause = IDLE_SAVE_PAUSE
         self._paused_until = -math.inf
-        self._attempts = 0  # of the entry that holds it up
         self._backoff = Backoff()
 
     @property
@@ -110,9 +114,9 @@ class Progress:
             self._flight is None
             and self._dropping is None
             and not self._is_elsewhere
+            and monotonic() >= max(self._turn_at, self._paused_until)
             and self.wanted is self.binding
             and self.binding.live
-            and monotonic() >= self._paused_until
         )
 
     @property
@@ -126,41 +130,22 @@ class Progress:
         times = [self._saved_at + SAVE_PAUSE if self._flight is not None else math.inf]
         if self.binding.live:
             times.append(self._retries.due_at)
-        if self._flight is None and self._paused_until > monotonic():
-            times.append(self._paused_until)
+        if self._flight is None:
+            now = monotonic()
+            times += [at for at in (self._paused_until, self._turn_at) if at > now]
         if self._dropping is not None:
             times.append(monotonic() + RETRY_PAUSE)
         return min(times)
 
-    def describe(self, name: Hashable, channel: str, trouble: Trouble) -> DurableStatus:
-        """Return the status. Any thread may call it.
+    @property
+    def flight(self) -> Flight | None:
+        """The entries that are being delivered, if any. Any thread may ask."""
+        return self._flight
 
-        Args:
-            name: The subscription's id.
-            channel: Its channel.
-            trouble: Since when the log can't be read, and why.
-        """
-        figures, since, flight, lag = self.figures, self.behind_since, self._flight, 0
-        if figures is not None and (self._is_elsewhere or self._paused_until > monotonic()):
-            since, lag = figures.oldest, figures.behind
-        elif flight is not None:
-            newest = flight.rows[-1].id if figures is None else figures.newest
-            lag = max(len(flight.rows), newest - flight.rows[0].id + 1)
-        seconds = (datetime.now(UTC) - since).total_seconds() if since is not None else 0.0
-        return DurableStatus(
-            id=str(name),
-            channel=channel,
-            last_id=self.last_id,
-            lag=lag,
-            lag_seconds=max(0.0, seconds),
-            rate=self.rate,
-            attempts=max(self._attempts, figures.attempts if figures is not None else 0),
-            failed=figures.failed if figures is not None else 0,
-            dead=figures.dead if figures is not None else 0,
-            held_since=self.held_since,
-            since=trouble.since,
-            why=trouble.why,
-        )
+    @property
+    def is_resting(self) -> bool:
+        """Whether it isn't read here now: another replica advances it, or it pauses."""
+        return self._is_elsewhere or max(self._paused_until, self._turn_at) > monotonic()
 
     def become(self, sub: int) -> None:
         """Have a number in the log. If it is another one, a new position was made."""
@@ -180,8 +165,20 @@ class Progress:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
         self._is_locked = False
 
-    def visit(self, session: LogSession) -> bool:
+    def try_again(self) -> None:
+        """Have it looked at once whether another replica still has it."""
+        self._lock_at = -math.inf
+
+    def leave_alone(self) -> None:
+        """Read nothing for a moment, so that another replica can have it."""
+        self._turn_at = monotonic() + TURN_PAUSE
+
+    def visit(self, session: LogSession, *, may_read: bool = True) -> bool:
         """Save what is settled, and read on; return whether to visit it again at once.
+
+        Args:
+            session: The session.
+            may_read: Whether it is its turn, if nothing of it is under way.
 
         Raises:
             psycopg.Error: The session has ended, or refuses something.
@@ -194,8 +191,10 @@ class Progress:
         if self.wanted is not self.binding or not self.binding.live or self.sub is None:
             self._let_go(session)
             return False
+        if not (may_read or self.is_busy):
+            self.leave_alone()
         more = False
-        if monotonic() >= self._paused_until and self._lock(session):
+        if monotonic() >= max(self._paused_until, self._turn_at) and self._lock(session):
             more = self._flight is None and self._dropping is None and self._read(session)
             if self._is_locked and monotonic() >= self._retries.due_at:
                 more = self._retries.read(session, self.sub, self.binding) or more
@@ -221,8 +220,7 @@ class Progress:
             keep = now >= min(self._retries.due_at, self._saved_at + self._save_pause)
             self._fetched = session.advance(
                 self.sub,
-                self._bookmark.known_ahead,
-                self._bookmark.ahead,
+                *self._bookmark.ahead_of,
                 self._limit,
                 keep=keep,
                 is_held=self._is_locked,
@@ -256,7 +254,7 @@ class Progress:
         assert self.sub is not None
         fetched, self._fetched = self._fetched, None
         if fetched is None:
-            window = session.take(self.sub, self._bookmark.known_ahead, self._bookmark.ahead)
+            window = session.take(self.sub, *self._bookmark.ahead_of)
         else:
             window = fetched.window
         if window.state == "foreign":
@@ -285,10 +283,10 @@ class Progress:
         if len(rows) > self._limit:
             rows, is_rest = rows[: self._limit], False
         if self._holds:
-            rows = [row._replace(attempts=self._attempts) for row in rows]
+            rows = [row._replace(attempts=self.attempts) for row in rows]
         self.latest = len(rows)
         self.behind_since = rows[0].published_at
-        self._saved_at = monotonic()
+        self.read_at = self._saved_at = monotonic()
         self._flight = launch(
             rows,
             self.binding,
@@ -346,7 +344,7 @@ class Progress:
             if self._save(session, place, len(head), failed, waits=at_once):
                 self.last_id = head[-1].id
                 self.delivered += len(head)
-                self._attempts, self.held_since = 0, None
+                self.attempts, self.held_since = 0, None
             else:
                 left = None
         # Only now: if the session has just ended, it is saved in the next one.
@@ -365,15 +363,7 @@ class Progress:
         *,
         waits: bool = False,
     ) -> bool:
-        """Move the position past some entries; return False if it was moved elsewhere meanwhile.
-
-        Args:
-            session: The session.
-            place: The new position.
-            count: How many entries are settled since the last one.
-            failed: Those of them that have failed.
-            waits: Whether to wait for the disk in any case.
-        """
+        """Move the position past so many entries; return False if it was moved elsewhere."""
         assert self.sub is not None
         waits = waits or (self._holds and count > 0)  # its batches have one entry
         self._saved_at = monotonic()
@@ -395,8 +385,8 @@ class Progress:
     def _hold(self, flight: Flight) -> None:
         """Stay where an entry has failed, and pause."""
         self._flight = None
-        self._attempts += 1
-        self._paused_until = monotonic() + retry_pause(self._attempts)
+        self.attempts += 1
+        self._paused_until = monotonic() + retry_pause(self.attempts)
         if self.held_since is None:
             self.held_since = datetime.now(UTC)
             report_held(self.binding.subscription, flight.rows[0])

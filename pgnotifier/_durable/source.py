@@ -16,12 +16,14 @@ from pgnotifier._connection.wakeup import Waiter
 from pgnotifier._delivery.buffer import GapMarker, Trouble
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.describing import describe
 from pgnotifier._durable.dropping import ReportDropped
 from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.pooling import check_pooler
 from pgnotifier._durable.progress import Progress
+from pgnotifier._durable.sharing import Sharing
 from pgnotifier._durable.strays import Strays
 from pgnotifier._durable.translating import translate
 from pgnotifier._durable.upkeep import Upkeep
@@ -116,6 +118,7 @@ class Source:
         self._is_moving = False
         self._report_dropped = report_dropped
         self._upkeep = Upkeep()
+        self._sharing = Sharing()
         self._left: Identity | None = None  # the latest session
         self._strays = Strays(warned)
         self._backoff = Backoff()
@@ -133,7 +136,7 @@ class Source:
     def describe(self) -> Iterator[DurableStatus]:
         """Yield what the subscriptions are at, as far as it was known a moment ago."""
         for (name, channel), one in self.progress.items():
-            yield one.describe(name, channel, self.trouble)
+            yield describe(one, name, channel, self.trouble)
 
     def start(self) -> None:
         """Start the thread.
@@ -272,12 +275,12 @@ class Source:
                 return
             self._upkeep.look(session, self.progress.values())
             session.has_rung()  # a ring that has arrived is for something that is read now
-            if self._visit_all(session):
+            if self._sharing.visit_all(session, self.progress.values()):
                 session.wake_up()
                 poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
             elif not any(one.awaits_entries for one in self.progress.values()):
                 session.wake_up()
-                self._waiter.pause(self._shorten(poll))
+                self._wait(session, poll, for_bell=False)
                 poll, has_rung = min(2 * poll, BUSY_POLL), False
             elif monotonic() < busy_until and self._is_busy:
                 self._wait(session, busy_until - monotonic())
@@ -363,24 +366,19 @@ class Source:
         if deliverer is not None:
             self._deliverer = deliverer
 
-    def _visit_all(self, session: LogSession) -> bool:
-        """Visit each subscription; return whether some of them found something."""
-        found = [one.visit(session) for one in self.progress.values()]
-        return any(found)
-
-    def _wait(self, session: LogSession, longest: float) -> bool:
-        """Wait until something is settled, the bell rings, or a subscription is due.
+    def _wait(self, session: LogSession, longest: float, *, for_bell: bool = True) -> bool:
+        """Wait until something is settled, the bell rings, or a subscription is due, or offered.
 
         Returns:
-            Whether the bell has rung.
+            Whether the bell has rung, and is waited for.
         """
         until = monotonic() + self._shorten(longest)
         while True:
             left = max(0.0, until - monotonic())
             is_woken = self._waiter.wait(left, session.connection.fileno())
-            if session.has_rung():
+            if session.has_rung() and for_bell:
                 return True
-            if self._strays.warn() or is_woken or monotonic() >= until:
+            if self._strays.warn() or is_woken or session.is_offered or monotonic() >= until:
                 return False
 
     def _shorten(self, longest: float) -> float:

@@ -6,6 +6,7 @@ from time import monotonic
 
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.progress import Progress
+from pgnotifier._log.done import RECLAIM_DONE
 from pgnotifier._log.overview import log_state
 from pgnotifier._log.reclaim import Reclaimer
 from pgnotifier._runtime.log_records import about, count
@@ -18,7 +19,8 @@ FIGURES_PAUSE = 5.0
 LOG_PAUSE = 30.0
 """The same for what it says of the log."""
 READER_PAUSE = 60.0
-"""Seconds after which it is noted again who reads, and looked for what nobody reads."""
+"""Seconds after which it is noted again who reads, and looked for what nobody reads. Then the
+space of ids of what was done once is given back, too."""
 MEGABYTE = 1024 * 1024
 
 
@@ -57,6 +59,7 @@ class Upkeep:
                 {one.sub: one.rate or 0.0 for one in progress if one.sub is not None}
             )
             self._report_unread(session)
+            session.connection.execute(RECLAIM_DONE)
         self._reclaimer.reclaim(session.connection)
 
     def _look_at_figures(

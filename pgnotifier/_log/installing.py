@@ -23,10 +23,11 @@ VERSION = 3
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""
 
-Part = Literal["publisher", "listener", "enqueuer"]
-"""What a role may do: publish; read the log and move positions; or publish and enqueue tasks."""
+Part = Literal["publisher", "listener", "enqueuer", "worker"]
+"""What a role may do: publish; read the log and move positions; publish and enqueue tasks; or note
+what it has done."""
 
-PARTS_SINCE: Mapping[Part, int] = {"publisher": 1, "listener": 1, "enqueuer": 3}
+PARTS_SINCE: Mapping[Part, int] = {"publisher": 1, "listener": 1, "enqueuer": 3, "worker": 3}
 """The first version that has each part."""
 
 _OWNER = """
@@ -107,6 +108,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),
     pgnotifier.reclaim(interval, bigint, interval),
+    pgnotifier.reclaim_done(),
     pgnotifier.retry(bigint[]),
     pgnotifier.save(int, pg_snapshot, pg_snapshot, bigint),
     pgnotifier.seek(text, text, text, bigint, timestamptz),
@@ -115,6 +117,10 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.take(int, bigint, pg_snapshot),
     pgnotifier.take_gaps(int)
 TO {role};
+""",
+    "worker": """
+GRANT USAGE ON SCHEMA pgnotifier TO {role};
+GRANT EXECUTE ON FUNCTION pgnotifier.once(text), pgnotifier.reclaim_done() TO {role};
 """,
 }
 """The rights in the newest version. Those in an older one are in a file beside its statements."""
@@ -166,7 +172,7 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
 
     Args:
         role: The name of the role.
-        part: "publisher", "listener" or "enqueuer".
+        part: "publisher", "listener", "enqueuer" or "worker".
         version: The version that is installed then. Default: the newest.
 
     Raises:
@@ -175,12 +181,11 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     """
     _check_versions(0, version)
     if part not in _GRANTS:
-        raise ArgumentTypeError(
-            f"a role can be a 'publisher', a 'listener' or an 'enqueuer', not {part!r}"
-        )
-    if version < PARTS_SINCE[part]:
+        parts = " or ".join(map(repr, _GRANTS))
+        raise ArgumentTypeError(f"a role can be a {parts}, not {part!r}")
+    if version < (needed := PARTS_SINCE[part]):
         raise ConfigurationError(
-            f"the rights of an {part} need version {PARTS_SINCE[part]} of the log, and it has "
+            f"the rights of the part {part!r} need version {needed} of the log, and it has "
             f"version {version}. Run: pgnotifier install"
         )
     to = sql.Identifier(role).as_string(None)
@@ -248,7 +253,12 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher, a listener or an enqueuer. An upgrade keeps them.
+    """Grant a role the rights of a part. An upgrade keeps them.
+
+    Args:
+        connection: A connection of the role that owns the log.
+        role: The name of the role.
+        part: "publisher", "listener", "enqueuer" or "worker".
 
     Raises:
         ArgumentTypeError: There is no such part.

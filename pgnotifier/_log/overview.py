@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from pgnotifier._log.refusals import find_state
@@ -11,20 +12,28 @@ from pgnotifier.durability import MaxLag
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError, PgNotifierError, in_one_line
 from pgnotifier.status import Holder, HolderKind, LogState, Position, Slot
 
+# Times and durations are read as numbers of seconds: how the session writes the others depends on
+# its DateStyle and IntervalStyle, and psycopg reads only ISO and postgres.
 _POSITIONS = """
-SELECT name, channel, saved_at, lag,
-    pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest),
-    rate, failed, attempts, dead, pid, read_at, max_entries, max_bytes, max_age, dropped, sub
+SELECT name, channel, pg_catalog.extract('epoch', saved_at), lag,
+    pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest),
+    rate, failed, attempts, dead, pid, pg_catalog.extract('epoch', read_at), max_entries, max_bytes,
+    pg_catalog.extract('epoch', max_age), dropped, sub
 FROM pgnotifier.list_positions()
 """
 _SLOTS = """
-SELECT slot, bytes, is_current, first_id, last_id, oldest, newest, keepers FROM pgnotifier.slots()
+SELECT slot, bytes, is_current, first_id, last_id, pg_catalog.extract('epoch', oldest),
+    pg_catalog.extract('epoch', newest), keepers
+FROM pgnotifier.slots()
 """
 _LIMITS = """
-SELECT retention, quota, last_value, pg_catalog.clock_timestamp()
+SELECT pg_catalog.extract('epoch', retention), quota, last_value,
+    pg_catalog.extract('epoch', pg_catalog.clock_timestamp())
 FROM pgnotifier.limits CROSS JOIN pgnotifier.slot
 """
-_LOCK_HOLDERS = "SELECT slot, kind, pid, gid, since FROM pgnotifier.lock_holders()"
+_LOCK_HOLDERS = """
+SELECT slot, kind, pid, gid, pg_catalog.extract('epoch', since) FROM pgnotifier.lock_holders()
+"""
 _FULL = 8
 """The number of the current slot while publications are refused."""
 
@@ -60,12 +69,14 @@ def log_state(connection: Given) -> LogState:
     with _explained():
         slots = _list_slots(session)
         found = _list_positions(session, slots)
-        ((retention, quota, current, now),) = session.execute(_LIMITS, ())
+        ((kept_for, quota, current, now),) = session.execute(_LIMITS, ())
         locks = session.execute(_LOCK_HOLDERS, ())
+    retention = _duration(kept_for) or timedelta()
+    since = _time(now - kept_for)
     holders = [
         *(_subscription_holder(one, behind_since, slots) for one, behind_since in found),
         *_lock_holders(locks, slots),
-        _make_holder("retention", [s for s, _ in slots if _is_kept(s, now, retention)]),
+        _make_holder("retention", [s for s, _ in slots if _is_newer(s, since)]),
     ]
     return LogState(
         size=sum(slot.size for slot, _ in slots),
@@ -84,7 +95,12 @@ _Slots = Sequence[tuple[Slot, Sequence[int]]]
 
 
 def _list_slots(session: Session) -> _Slots:
-    return [(Slot(*row), keepers) for *row, keepers in session.execute(_SLOTS, ())]
+    return [
+        (Slot(number, size, is_current, first, last, _time(oldest), _time(newest)), keepers)
+        for number, size, is_current, first, last, oldest, newest, keepers in session.execute(
+            _SLOTS, ()
+        )
+    ]
 
 
 def _list_positions(session: Session, slots: _Slots) -> list[tuple[Position, datetime | None]]:
@@ -93,12 +109,12 @@ def _list_positions(session: Session, slots: _Slots) -> list[tuple[Position, dat
     for row in session.execute(_POSITIONS, ()):
         name, channel, saved_at, lag, seconds, rate, failed, attempts, dead, *rest = row
         pid, read_at, entries, size, age, dropped, sub = rest
-        limits = (entries, size, age)
+        limits = (entries, size, _duration(age))
         kept = [slot for slot, keepers in slots if sub in keepers]
         position = Position(
             name=name,
             channel=channel,
-            saved_at=saved_at,
+            saved_at=_time(saved_at),
             lag=lag,
             lag_seconds=max(0.0, float(seconds or 0.0)),
             rate=rate,
@@ -106,7 +122,7 @@ def _list_positions(session: Session, slots: _Slots) -> list[tuple[Position, dat
             attempts=attempts,
             dead=dead,
             reader_pid=pid,
-            unread_since=read_at if pid is None else None,
+            unread_since=_time(read_at) if pid is None else None,
             max_lag=MaxLag(*limits) if any(one is not None for one in limits) else None,
             dropped=dropped,
             slots=tuple(slot.number for slot in kept),
@@ -127,7 +143,7 @@ def _lock_holders(rows: Sequence[tuple[Any, ...]], slots: _Slots) -> Iterator[Ho
     grouped: dict[tuple[HolderKind, int | None, str | None, datetime | None], list[Slot]] = {}
     for number, kind, pid, gid, since in rows:
         if number in by_number:
-            grouped.setdefault((kind, pid, gid, since), []).append(by_number[number])
+            grouped.setdefault((kind, pid, gid, _time(since)), []).append(by_number[number])
     for (kind, pid, gid, since), held in grouped.items():
         yield _make_holder(kind, held, since=since, pid=pid, gid=gid)
 
@@ -140,8 +156,18 @@ def _make_holder(kind: HolderKind, held: Sequence[Slot], **details: Any) -> Hold
     )
 
 
-def _is_kept(slot: Slot, now: datetime, retention: Any) -> bool:
-    return slot.newest is not None and slot.newest >= now.astimezone(UTC) - retention
+def _is_newer(slot: Slot, since: datetime | None) -> bool:
+    return slot.newest is not None and since is not None and slot.newest >= since
+
+
+def _time(seconds: Decimal | None) -> datetime | None:
+    """Return the time that is so many seconds after the beginning of 1970."""
+    since = _duration(seconds)
+    return None if since is None else datetime(1970, 1, 1, tzinfo=UTC) + since
+
+
+def _duration(seconds: Decimal | None) -> timedelta | None:
+    return None if seconds is None else timedelta(microseconds=round(seconds * 1_000_000))
 
 
 @contextmanager

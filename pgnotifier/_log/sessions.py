@@ -6,7 +6,7 @@ else has imported them.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from itertools import count
@@ -48,7 +48,21 @@ class AsyncioConnection(Protocol):
         """Roll the transaction back."""
 
 
-Given = SyncConnection | psycopg.Cursor[Any]
+class Cursor(Protocol):
+    """A cursor of any driver: https://peps.python.org/pep-0249/#cursor-objects."""
+
+    @property
+    def description(self) -> Any:
+        """What columns the rows have; None if there are no rows."""
+
+    def execute(self, operation: Any, parameters: Any = ..., /) -> Any:
+        """Execute a statement."""
+
+    def fetchall(self) -> Any:
+        """Return the rows."""
+
+
+Given = SyncConnection | Cursor
 GivenForAsyncio = AsyncioConnection | psycopg.AsyncCursor[Any]
 
 
@@ -57,9 +71,16 @@ class Session(ABC):
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
+        database: What no other database has, if the driver says so: its server and name.
     """
 
     encoding: Encoding | None
+    database: Hashable = None
+
+    @property
+    def commits_each(self) -> bool:
+        """Whether each statement is committed, although a transaction seems to be open."""
+        return False
 
     @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
@@ -90,15 +111,28 @@ def find_session(connection: object) -> Session:
         return _AlchemySession(connection.connection())  # type: ignore[attr-defined]
     if _is_instance(connection, "sqlalchemy", "Connection"):
         return _AlchemySession(connection)
+    if _is_instance(connection, "psycopg2.extensions", "cursor"):
+        connection = connection.connection  # type: ignore[attr-defined]
     if _is_instance(connection, "psycopg2.extensions", "connection"):
         return _Psycopg2Session(connection)
+    if _is_instance(connection, "django.db.backends.utils", "CursorWrapper"):
+        connection = connection.db  # type: ignore[attr-defined]
     if _is_instance(connection, "django.db.backends.postgresql.base", "DatabaseWrapper"):
         return DjangoSession(connection)
     if is_for_asyncio(connection):
         raise ArgumentTypeError(
             f"{type(connection).__name__} is for asyncio: await apublish() or apublish_many()"
         )
+    if all(hasattr(connection, name) for name in ("execute", "fetchall", "description")):
+        return _CursorSession(connection)
     raise _unknown(connection)
+
+
+def find_database(driver: Any) -> Hashable:
+    """Return the server and the name of a connection's database; None if the driver hides them."""
+    info = getattr(driver, "info", None)
+    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname"))
+    return None if None in parts else parts
 
 
 def is_for_asyncio(connection: object) -> bool:
@@ -112,6 +146,20 @@ def is_async_alchemy(connection: object) -> bool:
     """Return whether it is one of SQLAlchemy for asyncio."""
     names = ("AsyncConnection", "AsyncSession", "async_scoped_session")
     return _is_instance(connection, "sqlalchemy.ext.asyncio", *names)
+
+
+def is_alchemy(connection: object) -> bool:
+    """Return whether it is a `Connection` or a `Session` of SQLAlchemy."""
+    return _is_instance(connection, "sqlalchemy", "Connection") or _is_instance(
+        connection, "sqlalchemy.orm", "Session", "scoped_session"
+    )
+
+
+def is_django(connection: object) -> bool:
+    """Return whether it is a connection of Django to PostgreSQL, or `django.db.connection`."""
+    return _is_instance(connection, "django.utils.connection", "ConnectionProxy") or _is_instance(
+        connection, "django.db.backends.postgresql.base", "DatabaseWrapper"
+    )
 
 
 def find_async_connection(connection: object) -> psycopg.AsyncConnection[Any]:
@@ -159,6 +207,7 @@ class _PsycopgSession(Session):
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self.encoding: Encoding | None = encoding_of(connection)
+        self.database = find_database(connection)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         # Not `connection.execute`: its cursors may have another row factory, or write arguments
@@ -205,15 +254,20 @@ class _AlchemySession(_TextArrays):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.database = find_database(getattr(connection.connection, "driver_connection", None))
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         named = {f"a{number}": one for number, one in enumerate(arguments)}
         result = self._connection.execute(_for_alchemy(statement), named)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    @property
+    def commits_each(self) -> bool:
+        # SQLAlchemy begins no transaction then, also within `begin()`.
+        return bool(getattr(self._connection.connection, "autocommit", False))
+
     def transaction(self) -> AbstractContextManager[object]:
-        is_autocommit = getattr(self._connection.connection, "autocommit", False)
-        return _begin(self.execute) if is_autocommit else nullcontext()
+        return _begin(self.execute) if self.commits_each else nullcontext()
 
 
 @lru_cache
@@ -233,6 +287,7 @@ class _Psycopg2Session(_TextArrays):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.database = find_database(connection)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         plain = sys.modules["psycopg2.extensions"].cursor  # its rows are tuples
@@ -257,6 +312,7 @@ class DjangoSession(_TextArrays):
         driver = connection.connection
         is_psycopg = isinstance(driver, psycopg.Connection)
         self.encoding: Encoding | None = encoding_of(driver) if is_psycopg else None
+        self.database = find_database(driver)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
@@ -272,6 +328,22 @@ class DjangoSession(_TextArrays):
             return nullcontext()
         block: AbstractContextManager[object] = atomic(using=self._connection.alias)
         return block
+
+
+class _CursorSession(_TextArrays):
+    """A cursor of another driver, which takes arguments as `%s`. Its user begins transactions."""
+
+    encoding: Encoding | None = None
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
+        self._cursor.execute(statement, arguments)
+        return [] if self._cursor.description is None else list(self._cursor.fetchall())
+
+    def transaction(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 @contextmanager

@@ -109,6 +109,19 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     help="A role that may publish, and enqueue tasks and jobs; may be given several times.",
 )
 @click.option(
+    "--grant-worker",
+    "workers",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that may note what it has done once; may be given several times.",
+)
+@click.option(
+    "--keep-done",
+    callback=read_duration,
+    metavar="TIME",
+    help="How long it is known at least what has been done once: 7d at first.",
+)
+@click.option(
     "--retention",
     callback=read_duration,
     metavar="TIME",
@@ -131,6 +144,8 @@ def install(
     publishers: tuple[str, ...],
     listeners: tuple[str, ...],
     enqueuers: tuple[str, ...],
+    workers: tuple[str, ...],
+    keep_done: timedelta | None,
     retention: timedelta | None,
     quota: int | None,
 ) -> None:
@@ -149,10 +164,13 @@ def install(
         "publisher": publishers,
         "listener": listeners,
         "enqueuer": enqueuers,
+        "worker": workers,
     }
     grants: list[tuple[str, durable.Part]] = [
         (role, part) for part, roles in parts.items() for role in roles
     ]
+    if keep_done is not None and prints:
+        raise click.UsageError("with --sql, use SELECT pgnotifier.keep_done('7 days')")
     if since is not None and not prints:
         raise click.UsageError("--from needs --sql: without it, the log knows its version")
     wanted = durable.VERSION if version is None else version
@@ -170,6 +188,8 @@ def install(
             click.echo(f"the durable log has version {durable.check(connection)}")
             return
         changed = durable.install(connection, wanted, retention=retention, quota=quota)
+        if keep_done is not None:
+            changed |= durable.keep_done(connection, keep_done)
         for role, part in grants:
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")

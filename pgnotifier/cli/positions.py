@@ -7,7 +7,9 @@ import click
 
 from pgnotifier import durable
 from pgnotifier._log import positions as log_positions
+from pgnotifier._log.done import reclaim_done
 from pgnotifier._log.reclaim import reclaim as give_back
+from pgnotifier._log.sessions import find_session
 from pgnotifier._runtime.log_records import count, duration
 from pgnotifier.cli.durable import dsn_option, to_log
 from pgnotifier.cli.tables import format_table
@@ -84,17 +86,23 @@ def forget(dsn: str, subscription: str, channel: str, yes: bool) -> None:
 def reclaim(dsn: str) -> None:
     """Give back the log's space that no subscription needs, and apply its limits.
 
+    So is the space of ids of what was done once, when they are old enough.
+
     Whoever reads the log does so every few seconds.  Run this regularly, with cron for example,
     if it may be that nobody reads: `max_lag` and the quota hold then, too.
     """
-    freed = blocked = 0
+    freed = blocked = freed_done = blocked_done = 0
     with to_log(dsn) as connection:
         for _ in range(_ROUNDS):
             more, blocked = give_back(connection)
             freed += more
+            more, blocked_done, _ = reclaim_done(find_session(connection))
+            freed_done += more
         state = durable.log_state(connection)
+    blocked += blocked_done
     in_use = f", {blocked} in use" if blocked else ""
-    click.echo(f"{count(freed, 'slot')} given back{in_use}; the log has {format_size(state.size)}")
+    given_back = count(freed + freed_done, "slot")
+    click.echo(f"{given_back} given back{in_use}; the log has {format_size(state.size)}")
 
 
 def _row(one: Position) -> dict[str, str | None]:

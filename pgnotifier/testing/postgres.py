@@ -202,7 +202,7 @@ class PostgresServer(Server):
         directories.make(process, installed, initdb)
 
     def _copies_files(self) -> bool:
-        """Return whether CREATE DATABASE has to be told to copy files.
+        """Return whether CREATE DATABASE needs an option to copy files.
 
         That takes half the time of its other way, unless files have to reach the disk. Before
         version 15, there is no other way.

@@ -42,7 +42,7 @@ CREATE USER MAPPING FOR CURRENT_USER SERVER here OPTIONS
 
 @pytest.fixture
 def project(transactional_db):
-    """Yield the state of a project with a model whose table, `shop_thing`, a test makes.
+    """Yield the state of a project with a model; a test makes its table, `shop_thing`.
 
     There is a foreign server, `here`, which is the same database.
     """
@@ -92,7 +92,7 @@ def test_tables(project, kind):
 
 @pytest.mark.parametrize("kind", ["", "MATERIALIZED"])
 def test_views(project, kind, caplog, functions):
-    """`migrate` makes no trigger on a view, says so, and doesn't fail; nor does a change."""
+    """`migrate` makes no trigger on a view, and says so; neither it nor a change fails."""
     run(
         "CREATE TABLE odd.base (id bigint, text text)",
         f"CREATE {kind} VIEW shop_thing AS SELECT * FROM odd.base",

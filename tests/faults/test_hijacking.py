@@ -21,6 +21,7 @@ from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import (
     dead_letters,
+    done,
     guard,
     installing,
     overview,
@@ -48,9 +49,10 @@ CONTAINED = {
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 18,
+    "_durable/log_session.py": 19,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
+    "_log/done.py": 3,
     "_log/guard.py": 3,
     "_log/installing.py": 4,
     "_log/overview.py": 4,
@@ -122,6 +124,10 @@ ON_LOG = {
     "forget": (positions._FORGET, ("sub", "orders")),
     "hold": ("SELECT pgnotifier.hold(1)", ()),
     "reclaim": (reclaim._RECLAIM, ()),
+    "once": (done.ONCE, ("task",)),
+    "once again": (done.ONCE, ("task",)),
+    "reclaim what is done": (done.RECLAIM_DONE, ()),
+    "keep what is done": (done.KEEP_DONE, ("14 days",)),
     "limit lag": (positions._LIMIT_LAG, (1, 5, None, "1 day")),
     "configure": (installing._CONFIGURE, ("1 day", 1_000_000)),
     "note reader": (log_session._NOTE_READER, ([1], [0.5])),
@@ -161,6 +167,7 @@ ON_LOG = {
     "figures": (log_session._FIGURES, ([1],)),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
+    "offer": (log_session._OFFER, ()),
     "subscribed": (stage.SUBSCRIBED, ()),
     "list positions": (overview._POSITIONS, ()),
     "slots": (overview._SLOTS, ()),

@@ -368,7 +368,7 @@ def test_canceled_for_ever(pgnotifier_dsn, make_notifier, sessions, monkeypatch,
 @pytest.mark.parametrize(
     "settings", [*TIMEOUTS, *READ_ONLY, OTHERS], ids=lambda settings: min(settings)
 )
-def test_settings_of_a_durable_reader(role, make_notifier, log, settings, of):
+def test_settings_of_a_durable_reader(role, make_notifier, log, settings, of, caplog):
     """No setting of its role or its database keeps a durable subscription from anything."""
     got = []
 
@@ -385,3 +385,6 @@ def test_settings_of_a_durable_reader(role, make_notifier, log, settings, of):
     eventually(lambda: got == ["\\ '", 2, "\\ '"])
     notifier.seek("invoice", "orders", "oldest")
     eventually(lambda: len(got) == 5)
+    eventually(lambda: notifier.status().log is not None)
+    assert "defect" not in caplog.text
+    assert "can't read the log" not in caplog.text

@@ -19,7 +19,7 @@ def blocks(readme, language):
 
 NAMES = sorted(found.parent.name for found in EXAMPLES.glob("*/run.py"))
 SLOW = {"celery_app", "django_app", "fastapi_app"}
-"""Those whose parts have tests of their own, with servers that tests share."""
+"""Examples with further tests of their parts, on servers that tests share."""
 
 
 @pytest.mark.parametrize(

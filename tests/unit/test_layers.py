@@ -28,6 +28,7 @@ LAYERS = (
     "_registry",
     "_log",
     "durable",
+    "once",
     "_delivery",
     "_durable",
     "_listener",
@@ -100,7 +101,14 @@ def is_public(module):
     """Return whether users may import from a module."""
     parts = module.split(".")
     return not any(part.startswith("_") for part in parts) and (
-        module in {"pgnotifier", "pgnotifier.durable", "pgnotifier.payload", "pgnotifier.errors"}
+        module
+        in {
+            "pgnotifier",
+            "pgnotifier.durable",
+            "pgnotifier.once",
+            "pgnotifier.payload",
+            "pgnotifier.errors",
+        }
         or parts[1] in {"dispatchers", "testing", "contrib", "demo"}
     )
 

@@ -34,6 +34,7 @@ class _Granting(MigrateOperation):
         publishers: Sequence[str],
         listeners: Sequence[str],
         enqueuers: Sequence[str] = (),
+        workers: Sequence[str] = (),
     ) -> None:
         self.since = since
         self.version = version
@@ -41,6 +42,7 @@ class _Granting(MigrateOperation):
             "publisher": publishers,
             "listener": listeners,
             "enqueuer": enqueuers,
+            "worker": workers,
         }
         self.grants = [
             grant_script(role, part, version) for part, roles in parts.items() for role in roles
@@ -60,6 +62,7 @@ class InstallLogOp(_Granting):
         publishers: Sequence[str] = (),
         listeners: Sequence[str] = (),
         enqueuers: Sequence[str] = (),
+        workers: Sequence[str] = (),
     ) -> None:
         """Install the schema `pgnotifier`. One that is there already is upgraded at most.
 
@@ -69,11 +72,12 @@ class InstallLogOp(_Granting):
             publishers: Roles that may publish.
             listeners: Roles that may read durable subscriptions and move them.
             enqueuers: Roles that may publish and enqueue tasks, from version 3 on.
+            workers: Roles that may note what they have done once, from version 3 on.
 
         Raises:
-            ConfigurationError: This pgnotifier has no such version, or it has no enqueuers.
+            ConfigurationError: There is no such version, or it doesn't have a part yet.
         """
-        operations.invoke(cls(0, version, publishers, listeners, enqueuers))
+        operations.invoke(cls(0, version, publishers, listeners, enqueuers, workers))
 
     def reverse(self) -> MigrateOperation:
         """Return the operation that drops it."""
@@ -94,6 +98,7 @@ class UpgradeLogOp(_Granting):
         publishers: Sequence[str] = (),
         listeners: Sequence[str] = (),
         enqueuers: Sequence[str] = (),
+        workers: Sequence[str] = (),
     ) -> None:
         """Upgrade the schema `pgnotifier`. There is no way back, and no need for one.
 
@@ -106,12 +111,13 @@ class UpgradeLogOp(_Granting):
             publishers: More roles that may publish. Those that have rights keep them.
             listeners: More roles that may read durable subscriptions and move them.
             enqueuers: More roles that may publish and enqueue tasks, from version 3 on.
+            workers: More roles that may note what they have done once, from version 3 on.
 
         Raises:
-            ConfigurationError: This pgnotifier has no such version, it isn't newer, or it has no
-                enqueuers.
+            ConfigurationError: There is no such version, it isn't newer, or it doesn't have a part
+                yet.
         """
-        operations.invoke(cls(since, version, publishers, listeners, enqueuers))
+        operations.invoke(cls(since, version, publishers, listeners, enqueuers, workers))
 
 
 @Operations.register_operation("uninstall_pgnotifier")

@@ -1,7 +1,11 @@
-"""Define the errors of tasks that run in a worker."""
+"""Define the errors of tasks that run in a worker, and of messages that wait in the log."""
 
 from pgnotifier.errors import PgNotifierError
 
 
 class CallbackNotFoundError(PgNotifierError, LookupError):
     """A worker has no callback for the subscription id on the notification's channel."""
+
+
+class MessageFormatError(PgNotifierError, ValueError):
+    """An entry of the log isn't a message for a worker, or a message can't be an entry."""

@@ -135,6 +135,26 @@ def test_reclaiming(run, connection):
     assert durable.positions(connection)[0].dropped == 3
 
 
+def test_what_is_done_once(run, connection, make_role):
+    """`install` sets how long ids are kept, and grants a worker's rights; `reclaim` truncates."""
+    name, dsn = make_role()
+    assert run("install", "--keep-done", "14d", "--grant-worker", name) == (
+        0,
+        f"installed the durable log\nrole {name!r} has the rights of a worker\n",
+    )
+    assert run("install", "--keep-done", "14d") == (0, "the durable log is up to date\n")
+    assert durable.keep_done(connection, timedelta(days=14)) is False
+    durable.keep_done(connection, timedelta(microseconds=1))
+    with psycopg.connect(dsn, autocommit=True) as worker:
+        worker.execute("SELECT pgnotifier.once('a')")
+    code, said = run("reclaim")
+    assert (code, said[:18]) == (0, "0 slots given back")
+    code, said = run("reclaim")
+    assert (code, said[:17]) == (0, "1 slot given back")
+    code, said = run("install", "--sql", "--keep-done", "1d")
+    assert (code, "pgnotifier.keep_done" in said) == (2, True)
+
+
 def test_install(run, connection):
     """`install` installs once, `--check` checks, `uninstall` asks before it drops anything."""
     code, said = run("install", "--check")

@@ -72,4 +72,4 @@ def test_a_position_that_was_moved():
     session.is_elsewhere = True
     assert not bookmark.save(session, 1, "orders", PLACE, 1)
     assert bookmark.known is None
-    assert bookmark.known_ahead is None
+    assert bookmark.ahead_of == (None, None)

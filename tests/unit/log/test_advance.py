@@ -130,7 +130,7 @@ def test_what_has_nothing_to_read_is_free(log, session, sub):
 
 
 def test_subscriptions_that_cannot_be_read(log, session, sub):
-    """What another reader has, what is gone, and a position that was copied are told apart."""
+    """What another reader has, what is gone, and a position that was copied differ."""
     with log.connect() as other:
         assert LogSession(other).lock(sub)
         assert session.advance(sub, None, None, 10, keep=False) is None

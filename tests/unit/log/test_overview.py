@@ -1,5 +1,6 @@
 """Positions and the log are described as they are: who reads what, and what keeps the space."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -35,6 +36,26 @@ def test_a_subscription_that_is_behind(log):
     assert positions(log.connection)[0].lag == 3
     log.read_all(position)
     assert positions(log.connection)[0].lag == 0
+
+
+@pytest.mark.parametrize("interval_style", ["sql_standard", "postgres_verbose", "iso_8601"])
+def test_styles_of_the_session(log, interval_style):
+    """However a session writes times, durations and floats, they are read as they are."""
+    durable.install(log.connection, retention=timedelta(days=40, hours=3))
+    log.subscribe()
+    log.publish("orders", 1)
+    log.execute("SELECT pgnotifier.limit_lag(sub, 5, NULL, '1 day 2 h') FROM pgnotifier.positions")
+    usual, (before,) = log_state(log.connection), positions(log.connection)
+    with log.connect() as session:
+        for setting in (f"IntervalStyle = {interval_style}", "DateStyle = German", "TimeZone = 8"):
+            session.execute(f"SET {setting}")
+        session.execute("SET extra_float_digits = -15")
+        assert log_state(session) == usual
+        (one,) = positions(session)
+    assert usual.retention == timedelta(days=40, hours=3)
+    assert one.max_lag == MaxLag(entries=5, age=timedelta(days=1, hours=2))
+    assert one == replace(before, lag_seconds=one.lag_seconds, rate=one.rate)
+    assert before.lag_seconds <= one.lag_seconds < 60
 
 
 def test_a_lag_of_thousands_is_an_upper_bound(log):

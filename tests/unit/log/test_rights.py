@@ -61,6 +61,15 @@ def enqueuer(log, make_role):
 
 
 @pytest.fixture
+def worker(log, make_role):
+    """Yield a session with the rights of a worker."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "worker")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
+@pytest.fixture
 def stranger(log, make_role):
     """Yield a session without any rights."""
     _, dsn = make_role()
@@ -120,12 +129,24 @@ RESERVED = [
     "INSERT INTO pgnotifier.log (channel, payload) VALUES ('orders', '1'), ('pgnotifier:x', '2')",
 ]
 """What only an enqueuer may publish."""
+DOING = ["SELECT pgnotifier.once('a')"]
+GIVING_BACK = ["SELECT pgnotifier.reclaim_done()"]
 REANCHOR = "SELECT pgnotifier.reanchor()"
 OWNING = [
     "DELETE FROM pgnotifier.log",
     "UPDATE pgnotifier.log SET payload = 'other'",
     "TRUNCATE pgnotifier.log",
     "TRUNCATE pgnotifier.log_0",
+    "SELECT * FROM pgnotifier.done",
+    "INSERT INTO pgnotifier.done (slot, id) VALUES (0, 'a')",
+    "DELETE FROM pgnotifier.done",
+    "TRUNCATE pgnotifier.done_0",
+    "LOCK TABLE pgnotifier.done IN ACCESS SHARE MODE",
+    "SELECT FROM pgnotifier.done_keep FOR UPDATE",
+    "UPDATE pgnotifier.done_keep SET keep = '1 second'",
+    "SELECT pgnotifier.keep_done('1 second')",
+    "UPDATE pgnotifier.done_slots SET quiet_at = '2020-01-01'",
+    "SELECT setval('pgnotifier.done_slot', 1)",
     "LOCK TABLE pgnotifier.log IN ACCESS EXCLUSIVE MODE",
     "LOCK TABLE pgnotifier.log_0 IN SHARE MODE",
     "LOCK TABLE pgnotifier.installed IN EXCLUSIVE MODE",
@@ -192,7 +213,7 @@ def test_publishers_copy(log, publisher):
     assert log.count() == 1
 
 
-@pytest.mark.parametrize("statement", [*READING, REANCHOR, *OWNING, *FORGING])
+@pytest.mark.parametrize("statement", [*READING, REANCHOR, *DOING, *GIVING_BACK, *OWNING, *FORGING])
 def test_publishers_may_not(sessions, statement):
     """A publisher may neither read anything, nor move, lock, change or forge anything."""
     assert refused(sessions["publisher"], statement)
@@ -349,7 +370,7 @@ def test_a_function_of_the_owner(log, publisher):
     assert log.count() == 1
 
 
-@pytest.mark.parametrize("statement", READING)
+@pytest.mark.parametrize("statement", [*READING, *GIVING_BACK])
 def test_listeners_read(log, listener, statement):
     """A listener may read everything, and move positions."""
     log.subscribe("a")
@@ -363,13 +384,27 @@ def test_listeners_reanchor(log, listener):
         listener.execute(REANCHOR)
 
 
-@pytest.mark.parametrize("statement", [*PUBLISHING, *OWNING, *FORGING])
+@pytest.mark.parametrize("statement", [*PUBLISHING, *DOING, *OWNING, *FORGING])
 def test_listeners_may_not(sessions, statement):
-    """A listener may neither publish, nor change or lock tables."""
+    """A listener may neither publish, nor note what is done, nor change or lock tables."""
     assert refused(sessions["listener"], statement)
 
 
+@pytest.mark.parametrize("statement", [*DOING, *GIVING_BACK])
+def test_workers_do(log, worker, statement):
+    """A worker may note what it has done, and give space back."""
+    worker.execute(statement)
+
+
 @pytest.mark.parametrize("statement", [*PUBLISHING, *READING, REANCHOR, *OWNING, *FORGING])
+def test_workers_may_not(log, worker, statement):
+    """A worker may do nothing else: it can't see or take back what others have done."""
+    assert refused(worker, statement)
+
+
+@pytest.mark.parametrize(
+    "statement", [*PUBLISHING, *READING, REANCHOR, *DOING, *GIVING_BACK, *OWNING, *FORGING]
+)
 def test_strangers_may_not(sessions, statement):
     """Other roles may do nothing at all."""
     assert refused(sessions["stranger"], statement)

@@ -194,9 +194,14 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
     with pgnotifier_postgres.database() as other, psycopg.connect(other) as new:
         durable.install(new)
         durable.install(connection, 1)
-        for part in (one for one in get_args(Part) if PARTS_SINCE[one] == 1):
-            durable.grant(connection, "pg_monitor", part)
+        parts = sorted(get_args(Part), key=lambda part: PARTS_SINCE[part])
+        for part in parts:
             durable.grant(new, "pg_monitor", part)
+            if (since := PARTS_SINCE[part]) > 1:
+                with pytest.raises(ConfigurationError, match=f"need version {since} "):
+                    durable.grant(connection, "pg_monitor", part)
+                durable.install(connection, since)
+            durable.grant(connection, "pg_monitor", part)
         durable.install(connection)
         assert rights(connection) == rights(new)
 
@@ -204,7 +209,7 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
 def test_a_part_that_an_older_version_does_not_have(connection):
     """Rights that come with a later version are refused, and the error says what to run."""
     durable.install(connection, 2)
-    needs = "an enqueuer need version 3 of the log, and it has version 2. Run: pgnotifier install"
+    needs = "'enqueuer' need version 3 of the log, and it has version 2. Run: pgnotifier install"
     with pytest.raises(ConfigurationError, match=needs):
         durable.grant(connection, "pg_monitor", "enqueuer")
     with pytest.raises(ConfigurationError, match=needs):

@@ -185,6 +185,18 @@ def test_databases_come_and_go(server):
     server.drop_database('a "name"')
 
 
+def test_a_template(server):
+    """A database can be a copy of another one, which need not be empty."""
+    with server.database() as original:
+        with psycopg.connect(original) as connection:
+            connection.execute("CREATE TABLE t AS SELECT 1 AS n")
+        with server.database(conninfo_to_dict(original)["dbname"]) as copy:
+            assert fetch(copy, "SELECT n FROM t") == 1
+            assert copy != original
+    with pytest.raises(ServerError, match="does not exist"):
+        server.create_database(template="nowhere")
+
+
 def test_tcp_asks_for_the_password():
     """Over TCP, the server accepts only the right password, and neither log nor repr shows it."""
     password = "s3cret ' \\ ü"

@@ -1,0 +1,158 @@
+"""Open the connection on which a task does something once.
+
+What users give may be a Django alias, a pool, an engine or a sessionmaker of SQLAlchemy, or any
+callable that returns a connection. Without it, connections are made of `pgnotifier_dsn`, and kept.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from pgnotifier._connection.inheriting import keep_from_children
+from pgnotifier._connection.parameters import Parameters, make_parameters
+from pgnotifier._log.sessions import is_django
+from pgnotifier._runtime.process import renew_in_children
+from pgnotifier._runtime.sync import ForkSafeLock
+from pgnotifier.contrib.celery.settings import read_setting
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+KEPT = 8
+"""How many connections that no task uses are kept."""
+TRUSTED = 1.0
+"""Seconds for which a connection that isn't used counts as one that works."""
+
+
+class Spares:
+    """Connections of one database that are kept for the next tasks. The lock guards the list."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        """Connect to nothing yet."""
+        self._parameters = parameters
+        self._lock = ForkSafeLock()
+        self._spare: list[tuple[float, psycopg.Connection[Any]]] = []
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Forget the parent's connections, in a forked child."""
+        self._spare = []
+
+    @contextmanager
+    def lease(self) -> Iterator[psycopg.Connection[Any]]:
+        """Yield a connection in autocommit mode, on which no transaction is open."""
+        connection = self._take()
+        try:
+            yield connection
+        finally:
+            self._give_back(connection)
+
+    def _take(self) -> psycopg.Connection[Any]:
+        while True:
+            with self._lock:
+                found = self._spare.pop() if self._spare else None
+            if found is None:
+                break
+            since, connection = found
+            if monotonic() - since < TRUSTED or _works(connection):
+                return connection
+            connection.close()
+        # Not as the sessions of pgnotifier itself: the application needs its own search_path.
+        conninfo = self._parameters.resolve().conninfo
+        return keep_from_children(
+            psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+        )
+
+    def _give_back(self, connection: psycopg.Connection[Any]) -> None:
+        idle = psycopg.pq.TransactionStatus.IDLE
+        is_fit = not connection.closed and connection.info.transaction_status == idle
+        with self._lock:
+            if is_fit and len(self._spare) < KEPT:
+                self._spare.append((monotonic(), connection))
+                return
+        connection.close()
+
+
+def _works(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether a connection answers: the server may have been restarted since."""
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+_lock = ForkSafeLock()  # guards the next one
+_spares: dict[Any, Spares] = {}
+
+
+@contextmanager
+def open_connection(using: Any, app: Any) -> Iterator[Any]:
+    """Yield a connection for a transaction; it is given back or closed at the end.
+
+    Args:
+        using: What a task was given as `once_using`.
+        app: The app. Its `pgnotifier_dsn` is used if that is None.
+
+    Raises:
+        ConfigurationError: There is neither.
+        ArgumentTypeError: It is nothing that a connection can be opened with.
+    """
+    if isinstance(using, str) and not _is_dsn(using):
+        yield _find_alias(using)
+    elif using is None or isinstance(using, str | Mapping):
+        with _find_spares(using, app).lease() as connection:
+            yield connection
+    else:
+        with _open(using) as connection:
+            yield connection
+
+
+def _is_dsn(text: str) -> bool:
+    return "=" in text or "://" in text
+
+
+def _find_alias(alias: str) -> Any:
+    if "django.db" not in sys.modules:
+        raise ConfigurationError(
+            f"once_using={alias!r} names a database of Django, which isn't set up here"
+        )
+    return sys.modules["django.db"].connections[alias]
+
+
+def _find_spares(given: Any, app: Any) -> Spares:
+    found: Any = read_setting(app, "dsn") if given is None else given
+    if not found:
+        raise ConfigurationError(
+            "a task that is done once needs a database: set app.conf.pgnotifier_dsn, or the "
+            "task's once_using"
+        )
+    key: Any = repr(sorted(found.items())) if isinstance(found, Mapping) else found
+    with _lock:
+        if key not in _spares:
+            _spares[key] = Spares(make_parameters(found))
+        return _spares[key]
+
+
+def _open(using: Any) -> AbstractContextManager[Any]:
+    if is_django(using):
+        return nullcontext(using)
+    if not isinstance(using, type):
+        for name in ("connection", "connect"):  # a pool of psycopg; an engine
+            if not callable(using) and callable(found := getattr(using, name, None)):
+                return _as_block(found())
+        if callable(using):  # a sessionmaker, or a function
+            return _as_block(using())
+    raise ArgumentTypeError(
+        "once_using takes a connection string, a Django alias, a pool, an engine, a sessionmaker "
+        f"or a callable that returns a connection, not {using!r:.80}"
+    )
+
+
+def _as_block(opened: Any) -> AbstractContextManager[Any]:
+    """Return what gives the connection back; one of Django stays open."""
+    has_exit = hasattr(opened, "__exit__")
+    block: AbstractContextManager[Any] = opened if has_exit else nullcontext(opened)
+    return block

@@ -1,0 +1,117 @@
+"""What a worker does now and then beside tasks that are done once: it gives space back.
+
+It also compares how long ids are kept with how long the broker may deliver a task again.
+"""
+
+import logging
+from datetime import timedelta
+from time import monotonic
+from typing import Any
+
+from pgnotifier._log.done import reclaim_done
+from pgnotifier._log.sessions import find_session
+from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.process import renew_in_children
+from pgnotifier._runtime.redaction import redact
+from pgnotifier._runtime.sync import ForkSafeLock
+from pgnotifier.once import open_block
+
+logger = logging.getLogger("pgnotifier.celery")
+
+PAUSE = 300.0
+"""Seconds between two looks of a process."""
+VISIBILITY_TIMEOUTS = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 1800.0}
+"""Seconds after which a transport delivers again what isn't acknowledged, unless it is set.
+https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#visibility-timeout
+https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/sqs.html#visibility-timeout"""
+
+
+class _Looks:
+    """When this process looks next, and which tasks it has compared. The lock guards both."""
+
+    def __init__(self) -> None:
+        self.lock = ForkSafeLock()
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """Begin again, in a forked child."""
+        self._due = 0.0
+        self._compared: set[str] = set()
+
+    def is_due(self, task: str) -> bool:
+        """Return whether to look now."""
+        with self.lock:
+            if task in self._compared and monotonic() < self._due:
+                return False
+            self._compared.add(task)
+            self._due = monotonic() + PAUSE
+            return True
+
+
+_looks = _Looks()
+_warned: set[str] = set()
+
+
+def look_after(task: Any, connection: Any) -> None:
+    """Give space back, and check how long ids are kept, if that is due in this process.
+
+    It never makes the task fail.
+
+    Args:
+        task: The task. Its block has ended.
+        connection: The connection of the block, which is in no transaction now unless the caller
+            has begun one around the block.
+    """
+    if not _looks.is_due(task.name):
+        return
+    try:
+        if _is_in_transaction(connection):
+            return
+        with open_block(connection):
+            state = reclaim_done(find_session(connection))
+    except Exception as exc:  # noqa: BLE001 - of any driver; the task is done
+        logger.debug(
+            "no space is given back: %s",
+            redact(exc),
+            extra=about("done_kept", error=type(exc).__name__),
+        )
+        return
+    needed = longest_redelivery(task)
+    if state.keep < needed and task.name not in _warned:
+        _warned.add(task.name)
+        logger.warning(
+            "task %s may be delivered again up to %s after it was done, and its id is kept for %s: "
+            "have the owner of the log run `pgnotifier install --keep-done TIME`",
+            task.name,
+            needed,
+            state.keep,
+            extra=about("keep_too_short", task=task.name),
+        )
+
+
+def longest_redelivery(task: Any) -> timedelta:
+    """Return how long after its effects a task may be delivered again, by its settings.
+
+    It is the broker's visibility timeout and the pauses between the retries; a task without a limit
+    of retries counts as one with a single retry. How long messages wait in a queue isn't known.
+    """
+    conf = task.app.conf
+    options = conf.broker_transport_options or {}
+    scheme = (conf.broker_read_url or conf.broker_url or "").partition("://")[0].partition("+")[0]
+    seconds = float(options.get("visibility_timeout") or VISIBILITY_TIMEOUTS.get(scheme, 0.0))
+    retries = 1 if task.max_retries is None else task.max_retries
+    pause = float(task.default_retry_delay or 0)
+    if getattr(task, "retry_backoff", False):
+        pause = float(getattr(task, "retry_backoff_max", 600))
+    return timedelta(seconds=seconds + retries * pause)
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    """Return whether the caller of the task has begun a transaction around its block."""
+    if hasattr(connection, "in_atomic_block"):  # of Django
+        return bool(connection.in_atomic_block)
+    if hasattr(connection, "in_transaction"):  # of SQLAlchemy
+        return bool(connection.in_transaction())
+    idle = 0  # https://www.psycopg.org/psycopg3/docs/api/pq.html#psycopg.pq.TransactionStatus
+    return bool(connection.info.transaction_status != idle)
