@@ -55,6 +55,7 @@ CONTAINED = {
     "_log/done.py": 3,
     "_log/guard.py": 3,
     "_log/installing.py": 4,
+    "_log/outboxes.py": 1,
     "_log/overview.py": 4,
     "_log/positions.py": 4,
     "_log/publishing.py": 6,
