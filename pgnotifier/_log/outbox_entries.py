@@ -39,7 +39,7 @@ class Outbox:
         """
         session = sessions.find_session(connection)
         database = session.database
-        composer = Composer(self.channel, None, session.encoding, None, is_outbox=True)
+        composer = Composer(self.channel, None, session.encoding, None)
         checked = composer.check_all(drafts)
         with nullcontext() if self._is_one(checked, database) else session.transaction():
             if database not in self._opened:
@@ -58,7 +58,7 @@ class Outbox:
             return
         driver = sessions.find_async_connection(connection)
         database = sessions.find_database(driver)
-        composer = Composer(self.channel, None, encoding_of(driver), None, is_outbox=True)
+        composer = Composer(self.channel, None, encoding_of(driver), None)
         checked = composer.check_all(drafts)
         alone = self._is_one(checked, database) or not sessions.has_no_transaction(driver)
         async with nullcontext() if alone else driver.transaction():

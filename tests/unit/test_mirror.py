@@ -19,6 +19,7 @@ ELSEWHERE = {
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
     "_durable/describing.py": "integration/test_durable.py",
     "_durable/leftovers.py": "faults/test_durable.py",
+    "_log/outboxes.py": "unit/log/test_opening.py",
     "_durable/log_session.py": "integration/test_durable.py",
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/progress.py": "integration/test_durable.py",
