@@ -12,6 +12,7 @@ only `Once.__call__` catches, and the task ends there, as if it had returned.
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import getattr_static
 from typing import Any, ClassVar
 
 from celery import Task, states
@@ -101,7 +102,7 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
         if found is not None:
             yield self._join(found)
             return
-        given = self.once_using if using is None else using
+        given = _find_using(self) if using is None else using
         with open_connection(given, self.app) as connection:
             block = _Block(connection)
             setattr(request, _STATE, block)
@@ -141,6 +142,12 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
             )
             return None
         return stored.get("result") if stored.get("status") == states.SUCCESS else None
+
+
+def _find_using(task: Once) -> Any:
+    """Return a task's `once_using`; a function isn't a method of the task."""
+    found = getattr_static(task, "once_using")
+    return found.__func__ if isinstance(found, staticmethod) else found
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pgnotifier.contrib import naming_extra
 
 with naming_extra("django"):
     from pgnotifier.contrib.django.channels import Channel
+    from pgnotifier.contrib.django.once import once
     from pgnotifier.contrib.django.publishing import (
         apublish,
         apublish_many,
@@ -36,6 +37,7 @@ __all__ = [
     "apublish",
     "apublish_many",
     "notify_on",
+    "once",
     "publish",
     "publish_many",
 ]

@@ -1,0 +1,155 @@
+"""The block of a task that is done once: its connection, its rules, and how late it may come."""
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+import sqlalchemy
+from celery import Celery
+from psycopg_pool import ConnectionPool
+from sqlalchemy.orm import sessionmaker
+
+from pgnotifier.contrib.celery import Once
+from pgnotifier.contrib.celery.once_upkeep import longest_redelivery
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.once import once
+
+EFFECT = "INSERT INTO effect VALUES ('a')"
+
+
+@pytest.fixture
+def app(log):
+    """Return an app, with the table of effects in its database."""
+    log.execute("CREATE TABLE effect (id text)")
+    app = Celery("once", set_as_current=False)
+    app.conf.pgnotifier_dsn = log.dsn
+    return app
+
+
+def effects(log):
+    """Return how many effects there are."""
+    return log.execute("SELECT count(*) FROM effect")[0][0]
+
+
+def make(app, **options):
+    """Return a task that is done once."""
+
+    @app.task(bind=True, base=Once, **options)
+    def work(self):
+        with self.once() as connection:
+            is_alchemy = "sqlalchemy" in type(connection).__module__
+            connection.execute(sqlalchemy.text(EFFECT) if is_alchemy else EFFECT)
+        return "done"
+
+    return work
+
+
+@pytest.mark.parametrize(
+    "kind", ["default", "dsn", "dict", "pool", "engine", "sessions", "function", "static"]
+)
+def test_connections(log, app, kind):
+    """Each way to open a connection gives the block a transaction."""
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(log.dsn)
+    )
+    with ConnectionPool(log.dsn, min_size=1, max_size=2, open=True) as pool:
+        using = {
+            "default": None,
+            "dsn": log.dsn,
+            "dict": {"dbname": log.connection.info.dbname, "host": log.connection.info.host},
+            "pool": pool,
+            "engine": engine,
+            "sessions": sessionmaker(engine),
+            "function": lambda: psycopg.connect(log.dsn),
+            "static": staticmethod(lambda: psycopg.connect(log.dsn)),
+        }[kind]
+        if kind == "dict":
+            using |= {"user": log.connection.info.user, "port": log.connection.info.port}
+        work = make(app, once_using=using)
+        assert work.apply(task_id="a").get() == "done"
+        assert work.apply(task_id="a").get() is None
+        assert work.apply(task_id="b").get() == "done"
+        assert effects(log) == 2
+        work()
+        assert effects(log) == 3
+    engine.dispose()
+
+
+@pytest.mark.parametrize("using", [7, object(), psycopg.Connection])
+def test_what_opens_nothing(app, using):
+    """Anything else is refused."""
+    with pytest.raises(ArgumentTypeError, match="once_using takes"):
+        make(app, once_using=using).apply(task_id="a", throw=True)
+
+
+def test_without_a_database(app):
+    """Without a database, the error says what to set."""
+    app.conf.pgnotifier_dsn = None
+    with pytest.raises(ConfigurationError, match="pgnotifier_dsn"):
+        make(app).apply(task_id="a", throw=True)
+
+
+def test_blocks_in_blocks(log, app):
+    """A block in an open block is a part of it; what else is done once there is, too."""
+
+    @app.task(bind=True, base=Once)
+    def work(self):
+        with self.once() as outer:
+            with self.once() as inner:
+                assert inner is outer
+                inner.execute(EFFECT)
+            with once(outer, "other"):
+                outer.execute(EFFECT)
+        return "done"
+
+    assert [work.apply(task_id="a").get() for _ in range(2)] == ["done", None]
+    assert effects(log) == 2
+
+
+def test_two_blocks(log, app):
+    """A second block is refused: it would be left out if the worker died before it."""
+
+    @app.task(bind=True, base=Once)
+    def work(self):
+        with self.once() as connection:
+            connection.execute(EFFECT)
+        with self.once():
+            pytest.fail("the second block began")
+
+    with pytest.raises(ConfigurationError, match="has had its block already"):
+        work.apply(task_id="a", throw=True)
+    assert effects(log) == 1
+
+
+def test_a_block_that_failed(log, app):
+    """After a block that was rolled back, the task may begin another one."""
+
+    @app.task(bind=True, base=Once)
+    def work(self):
+        for divisor in (0, 1):
+            try:
+                with self.once() as connection:
+                    connection.execute(EFFECT)
+                    return 1 / divisor
+            except Exception:  # noqa: BLE001 - as users do
+                continue
+        return None
+
+    assert work.apply(task_id="a").get() == 1
+    assert work.apply(task_id="a").get() is None
+    assert effects(log) == 1
+
+
+@pytest.mark.parametrize(
+    ("broker", "transport", "options", "needed"),
+    [
+        ("redis://", {}, {"max_retries": 3, "default_retry_delay": 60}, 3600 + 180),
+        ("redis://", {"visibility_timeout": 60}, {"max_retries": 0}, 60),
+        ("sqs://", {}, {"max_retries": None, "default_retry_delay": 5}, 1800 + 5),
+        ("amqp://", {}, {"max_retries": 2, "retry_backoff": True, "retry_backoff_max": 9}, 18),
+    ],
+)
+def test_how_late_a_task_may_be_delivered(app, broker, transport, options, needed):
+    """The visibility timeout and the pauses of retries are counted."""
+    app.conf.update(broker_url=broker, broker_transport_options=transport)
+    assert longest_redelivery(make(app, **options)) == timedelta(seconds=needed)
