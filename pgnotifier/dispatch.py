@@ -138,6 +138,12 @@ class Dispatcher(ABC):
     done, and the notifier settles it.
     """
 
+    decodes: ClassVar[bool] = True
+    """Whether payloads are decoded. If False, `Notification.payload` is the text, as in `raw`.
+
+    False for dispatchers that forward texts.
+    """
+
     batch_size: ClassVar[int] = 1000
     """How many deliveries a batch has at most, unless a single notification makes more."""
 
