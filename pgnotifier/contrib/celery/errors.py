@@ -1,4 +1,4 @@
-"""Define the errors of tasks that run in a worker, and of what an outbox holds."""
+"""Define the errors of tasks that run in a worker, and of messages that wait in the log."""
 
 from pgnotifier.errors import PgNotifierError
 
@@ -7,8 +7,12 @@ class CallbackNotFoundError(PgNotifierError, LookupError):
     """A worker has no callback for the subscription id on the notification's channel."""
 
 
-class OutboxMessageError(PgNotifierError, ValueError):
-    """What an outbox holds can't be sent, now or later."""
+class MessageFormatError(PgNotifierError, ValueError):
+    """An entry of the log isn't a message for a worker, or a message can't be an entry."""
+
+
+class MessageRefusedError(PgNotifierError, ValueError):
+    """The broker will never accept a message, or has no queue for it."""
 
 
 class TaskNotAllowedError(PgNotifierError, PermissionError):

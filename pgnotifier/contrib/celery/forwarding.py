@@ -8,8 +8,9 @@ from kombu.common import Broadcast, maybe_declare
 from kombu.entity import Exchange, Queue
 
 from pgnotifier.contrib.celery.carriers import Carrier
-from pgnotifier.contrib.celery.errors import OutboxMessageError
-from pgnotifier.contrib.celery.relay_messages import Address, Message
+from pgnotifier.contrib.celery.errors import MessageRefusedError
+from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.contrib.celery.relay_messages import Message
 
 _maybe_declare: Any = maybe_declare
 
@@ -40,7 +41,7 @@ class Forwarder(ABC):
         """Add a message to the carrier, or send it.
 
         Raises:
-            OutboxMessageError: The broker has nowhere to put it, or won't accept it.
+            MessageRefusedError: The broker has nowhere to put it, or won't accept it.
             Exception: The broker is down. The type depends on its client.
         """
 
@@ -59,8 +60,8 @@ class KombuForwarder(Forwarder):
     def forward(self, message: Message) -> None:
         """Publish a message."""
         content = message.open()
-        exchange, routing_key, priority = message.address
-        for entity in find_entities(self.app, message.address):
+        exchange, routing_key, priority = message.destination
+        for entity in find_entities(self.app, message.destination):
             _maybe_declare(entity, self.producer.channel)
         given = dict(content.properties)
         if "expiration" in given:  # kombu takes seconds, and makes milliseconds of them
@@ -78,43 +79,43 @@ class KombuForwarder(Forwarder):
         )
 
 
-def find_entities(app: Any, address: Address) -> Iterator[Queue | Exchange]:
-    """Yield the queues and exchanges to declare for an address, as Celery would have done.
+def find_entities(app: Any, destination: Destination) -> Iterator[Queue | Exchange]:
+    """Yield the queues and exchanges to declare for a destination, as Celery would have done.
 
     Celery declares the queue that it routes a message to. For a `Broadcast`, each worker declares a
     queue of its own, and only the exchange is the same for all.
 
     Raises:
-        OutboxMessageError: The app may not create the queue.
+        MessageRefusedError: The app may not create the queue.
     """
     queues: Any = app.amqp.queues
-    if not address.exchange:
+    if not destination.exchange:
         try:
-            queue: Any = queues[address.routing_key]
+            queue: Any = queues[destination.routing_key]
         except KeyError:  # `task_create_missing_queues` is off
             return
-        if not isinstance(queue, Broadcast) and queue.name == address.routing_key:
+        if not isinstance(queue, Broadcast) and queue.name == destination.routing_key:
             yield queue
         return
     for queue in tuple(queues.values()):
         exchange = queue.exchange
-        if exchange is None or exchange.name != address.exchange:
+        if exchange is None or exchange.name != destination.exchange:
             continue
-        if isinstance(queue, Broadcast) or not _may_get(queue, address):
+        if isinstance(queue, Broadcast) or not _may_get(queue, destination):
             yield exchange
         else:
             yield queue
 
 
-def _may_get(queue: Any, address: Address) -> bool:
+def _may_get(queue: Any, destination: Destination) -> bool:
     """Return whether a message that is sent to a queue's exchange may be for this queue."""
-    return bool(queue.exchange.type != "direct" or queue.routing_key == address.routing_key)
+    return bool(queue.exchange.type != "direct" or queue.routing_key == destination.routing_key)
 
 
-def nowhere(address: Address) -> OutboxMessageError:
-    """Return the error for an address that no queue is bound to."""
-    return OutboxMessageError(
-        f"no queue is bound to the exchange {address.exchange!r:.200} with the routing key "
-        f"{address.routing_key!r:.200}, so the message would be lost; start a worker that declares "
-        "it, or name the queue in the app's task_queues, then retry the entry"
+def nowhere(destination: Destination) -> MessageRefusedError:
+    """Return the error for a destination that no queue is bound to."""
+    return MessageRefusedError(
+        f"no queue is bound to the exchange {destination.exchange!r:.200} with the routing key "
+        f"{destination.routing_key!r:.200}, so the message would be lost; start a worker that "
+        "declares it, or name the queue in the app's task_queues, then retry the entry"
     )

@@ -9,9 +9,10 @@ from amqp import exceptions, serialization
 from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
-from pgnotifier.contrib.celery.errors import OutboxMessageError
+from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
-from pgnotifier.contrib.celery.relay_messages import Address, Content, Message
+from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.contrib.celery.relay_messages import Content, Message
 from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
 from pgnotifier.errors import in_one_line
 
@@ -28,31 +29,31 @@ class AmqpForwarder(Forwarder):
         """Put the producer's channel into confirm mode."""
         super().__init__(app, AmqpCarrier(producer))
         self._channel = producer.channel
-        self._methods: dict[Address, bytes] = {}
+        self._methods: dict[Destination, bytes] = {}
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
-        method = self._methods.get(message.address) or self._find(message.address)
+        method = self._methods.get(message.destination) or self._find(message.destination)
         content = message.open()
         body = content.body
         if isinstance(body, str):
             body = body.encode(content.content_encoding)
         try:
-            properties = encode_properties(content, message.address.priority)
+            properties = encode_properties(content, message.destination.priority)
         except (error, ValueError, exceptions.FrameSyntaxError) as exc:
-            raise OutboxMessageError(
+            raise MessageRefusedError(
                 f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
             ) from None
         self.carrier.add(join_frames(self._channel, method, properties, body))
 
-    def _find(self, address: Address) -> bytes:
-        """Return the `basic.publish` frame of an address, once the broker knows where that is.
+    def _find(self, destination: Destination) -> bytes:
+        """Return the `basic.publish` frame of a destination, once the broker knows where that is.
 
         RabbitMQ closes a channel on which something is refused, with all that it hasn't confirmed.
         So queues and exchanges are declared and looked for on another one.
         """
-        exchange, routing_key, _ = address
-        entities = list(find_entities(self.app, address))
+        exchange, routing_key, _ = destination
+        entities = list(find_entities(self.app, destination))
         with self.producer.connection.channel() as channel:
             try:
                 for entity in entities:
@@ -63,17 +64,17 @@ class AmqpForwarder(Forwarder):
                     channel.queue_declare(routing_key, passive=True)
             except REFUSALS as exc:
                 where = f"exchange {exchange!r:.200}" if exchange else f"queue {routing_key!r:.200}"
-                raise OutboxMessageError(
+                raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
                 ) from exc
         settings = {"mandatory": False, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
         method = encode_frames(self._channel, given)
-        self._methods[address] = method
+        self._methods[destination] = method
         return method
 
 
-def encode_properties(content: Content, priority: int | None) -> bytes:
+def encode_properties(content: Content, priority: int) -> bytes:
     """Return the properties of a message as py-amqp encodes them, in a fifth of the time.
 
     https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 4.2.5.5 and 4.2.6.1.

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
-from pgnotifier.contrib.celery.errors import OutboxMessageError
+from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
-from pgnotifier.contrib.celery.relay_messages import Address, Message
+from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.contrib.celery.relay_messages import Message
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage
 
 _maybe_declare: Any = maybe_declare
@@ -16,7 +17,7 @@ _ALWAYS_FITS = 1 << 18
 
 
 class Route(NamedTuple):
-    """What is done with the messages of an address.
+    """What is done with the messages of a destination.
 
     Attributes:
         lists: The keys of the lists that they are pushed to.
@@ -36,8 +37,8 @@ class RedisForwarder(Forwarder):
         """Begin without knowing any list."""
         super().__init__(app, RedisCarrier(producer))
         self._channel = producer.channel
-        self._routes: dict[Address, Route] = {}
-        self._bound: dict[Address, Route] = {}
+        self._routes: dict[Destination, Route] = {}
+        self._bound: dict[Destination, Route] = {}
         self._expiring: dict[str, int] = {}
         self._limit: int | None = None
 
@@ -47,8 +48,10 @@ class RedisForwarder(Forwarder):
 
     def forward(self, message: Message) -> None:
         """Add a message to the lists of its queues."""
-        text, address = message.text, message.address
-        route = self._routes.get(address) or self._bound.get(address) or self._find(address)
+        text, destination = message.text, message.destination
+        route = (
+            self._routes.get(destination) or self._bound.get(destination) or self._find(destination)
+        )
         if len(text) > _ALWAYS_FITS:
             self._check_size(text)
         for key in route.lists:
@@ -71,13 +74,13 @@ class RedisForwarder(Forwarder):
                     pipeline.pexpire(key, milliseconds)
                 pipeline.execute()
 
-    def _find(self, address: Address) -> Route:
-        """Return the route of an address, after declaring what Celery would have declared."""
-        channel, (exchange, routing_key, _) = self._channel, address
-        for entity in find_entities(self.app, address):
+    def _find(self, destination: Destination) -> Route:
+        """Return the route of a destination, after declaring what Celery would have declared."""
+        channel, (exchange, routing_key, _) = self._channel, destination
+        for entity in find_entities(self.app, destination):
             _maybe_declare(entity, channel)
         if not exchange:
-            route = self._routes[address] = self._push_to([routing_key], address)
+            route = self._routes[destination] = self._push_to([routing_key], destination)
             return route
         if channel.typeof(exchange).type == "fanout":
             topics = tuple(channel._get_publish_topics(exchange, routing_key))  # noqa: SLF001
@@ -85,14 +88,14 @@ class RedisForwarder(Forwarder):
         else:
             queues = sorted(channel._lookup(exchange, routing_key))  # noqa: SLF001
             if not queues:
-                raise nowhere(address)
-            route = self._push_to(queues, address)
-        self._bound[address] = route
+                raise nowhere(destination)
+            route = self._push_to(queues, destination)
+        self._bound[destination] = route
         return route
 
-    def _push_to(self, queues: list[str], address: Address) -> Route:
+    def _push_to(self, queues: list[str], destination: Destination) -> Route:
         channel = self._channel
-        like = {"properties": {"priority": address.priority}}
+        like = {"properties": {"priority": destination.priority}}
         step = channel._get_message_priority(like, reverse=False)  # noqa: SLF001
         expires = getattr(channel, "_expires", None) or {}
         return Route(
@@ -114,7 +117,7 @@ class RedisForwarder(Forwarder):
             self._limit = self._find_limit()
         size = len(text.encode())
         if size > self._limit:
-            raise OutboxMessageError(
+            raise MessageRefusedError(
                 f"the message has {size:,} bytes, and the broker accepts {self._limit:,} "
                 "(its setting proto-max-bulk-len)"
             )

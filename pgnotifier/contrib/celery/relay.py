@@ -11,6 +11,7 @@ from celery import Celery
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.inventory import Enqueued
+from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
 from pgnotifier.contrib.celery.relay_requests import check_patterns
 from pgnotifier.contrib.celery.relaying import Relay, Suspicion
 from pgnotifier.contrib.celery.tasks import AppTasks
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pgnotifier.dispatch import Subscription
     from pgnotifier.notifier import Notifier
 
-CHANNEL_PREFIX = "pgnotifier:celery:"
-ID_PREFIX = "outbox:celery:"
 RELAYED = "relayed"
 MOST_NAMES = 1000
 """How many tasks are counted by name; the others together."""
@@ -78,12 +77,12 @@ class OutboxDispatcher(Dispatcher):
     @property
     def channel(self) -> str:
         """The channel of the log."""
-        return CHANNEL_PREFIX + self.name
+        return channel_of(self.name)
 
     @property
     def id(self) -> str:
         """The id of its subscription."""
-        return f"{ID_PREFIX}{self._app.main}"
+        return subscription_of(self._app.main or "")
 
     @property
     def notifier(self) -> "Notifier | None":
@@ -209,10 +208,11 @@ class OutboxDispatcher(Dispatcher):
         notifier = self.notifier
         if notifier is None:
             return
-        names = [one for one in notifier.find_durable(self.channel) if one.startswith(ID_PREFIX)]
+        prefix = subscription_of("")
+        names = [one for one in notifier.find_durable(self.channel) if one.startswith(prefix)]
         first = names[0] if names else self.id
         if first != self.id:
-            other = first.removeprefix(ID_PREFIX)
+            other = first.removeprefix(prefix)
             raise ConfigurationError(
                 f"the outbox {self.name!r} is relayed by the app {other!r} already, so the app "
                 f"{self._app.main!r} would send each of its tasks a second time; give one of them "

@@ -10,22 +10,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from kombu.utils import json as kombu_json
 
-from pgnotifier.contrib.celery.errors import OutboxMessageError
-
-
-class Address(NamedTuple):
-    """Where messages go.
-
-    Attributes:
-        exchange: The name of the exchange; empty for the one that has all queues.
-        routing_key: The routing key; with that exchange, the name of the queue.
-        priority: The priority, if any.
-    """
-
-    exchange: str
-    routing_key: str
-    priority: int | None
+from pgnotifier.contrib.celery.errors import MessageFormatError
+from pgnotifier.contrib.celery.outbox_messages import Destination
 
 
 class _DeliveryInfo(msgspec.Struct, gc=False):
@@ -36,7 +24,7 @@ class _DeliveryInfo(msgspec.Struct, gc=False):
 class _Properties(msgspec.Struct, gc=False):
     delivery_tag: str
     delivery_info: _DeliveryInfo
-    priority: int | None = None
+    priority: Any = None
 
 
 class _Headers(msgspec.Struct, gc=False):
@@ -56,23 +44,23 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         text: The message as kombu's transport for Redis has it.
         task: The name of the task.
-        address: Where it goes.
+        destination: Where it goes.
     """
 
     text: str
     task: str
-    address: Address
+    destination: Destination
 
     def open(self) -> "Content":
         """Return the parts of the message, for other transports."""
-        whole: dict[str, Any] = msgspec.json.decode(self.text)
+        # kombu's own decoder makes dates of the objects that its encoder has made of dates.
+        decode = _decode_types if '"__type__"' in self.text else msgspec.json.decode
+        whole: dict[str, Any] = decode(self.text)
         properties: dict[str, Any] = whole["properties"]
         encoding = whole.get("content-encoding") or "utf-8"
         body: str | bytes = whole["body"]
         if properties.get("body_encoding") == "base64":
             body = base64.b64decode(body)
-            if encoding.lower() in ("utf-8", "us-ascii"):
-                body = body.decode(encoding)
         given = {
             name: value
             for name, value in properties.items()
@@ -89,7 +77,7 @@ class Content(NamedTuple):
     """The parts of a message.
 
     Attributes:
-        body: The serialized body; text if its encoding is one of text.
+        body: The serialized body.
         content_type: How it is serialized.
         content_encoding: How it is encoded.
         headers: The headers.
@@ -129,6 +117,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, Any] | None = None
 
 
+_decode_types: Any = kombu_json.loads
 _read_message = msgspec.json.Decoder(_Message).decode
 _read_request = msgspec.json.Decoder(Request).decode
 _read_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -138,15 +127,19 @@ def read(text: str) -> Message | Request:
     """Return what an entry of the outbox holds.
 
     Raises:
-        OutboxMessageError: It is neither a message nor a request.
+        MessageFormatError: It is neither a message nor a request.
     """
     try:
         found = _read_message(text)
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         return _read_other(text, exc)
     where = found.properties.delivery_info
-    address = Address(where.exchange, where.routing_key, found.properties.priority)
-    return Message(text, found.headers.task, address)
+    try:
+        priority = int(found.properties.priority or 0)
+    except (TypeError, ValueError):
+        priority = 0  # as kombu reads it
+    destination = Destination(where.exchange, where.routing_key, priority)
+    return Message(text, found.headers.task, destination)
 
 
 def _read_other(text: str, problem: Exception) -> Request:
@@ -157,6 +150,6 @@ def _read_other(text: str, problem: Exception) -> Request:
     except (msgspec.DecodeError, UnicodeEncodeError) as exc:
         problem = exc
     # msgspec names types and places, and never a value.
-    raise OutboxMessageError(
+    raise MessageFormatError(
         f"this is neither a message of Celery's nor a task that SQL has asked for: {problem}"
     ) from None

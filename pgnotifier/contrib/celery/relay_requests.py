@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pgnotifier.contrib.celery.errors import OutboxMessageError, TaskNotAllowedError
+from pgnotifier.contrib.celery.errors import TaskNotAllowedError
 from pgnotifier.contrib.celery.relay_messages import Request
 from pgnotifier.errors import ArgumentTypeError
 
@@ -51,8 +51,7 @@ def send_request(
         producer: Sends the message.
 
     Raises:
-        TaskNotAllowedError: The relay may not send this task.
-        OutboxMessageError: A header is Celery's own.
+        TaskNotAllowedError: The relay may not send this task, or not with such a header.
         Exception: What Celery raises, because arguments don't fit for example, or because the
             broker is down.
     """
@@ -94,4 +93,4 @@ def _check_allowed(app: Any, name: str, allow: tuple[str, ...] | None) -> None:
 def _check_headers(headers: Mapping[str, Any]) -> None:
     reserved = sorted(_OF_CELERY & headers.keys())
     if reserved:
-        raise OutboxMessageError(f"the header {reserved[0]!r} is one that Celery makes; remove it")
+        raise TaskNotAllowedError(f"the header {reserved[0]!r} is one that Celery makes; remove it")

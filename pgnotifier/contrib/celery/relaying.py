@@ -8,14 +8,14 @@ import amqp
 import msgspec
 
 from pgnotifier.contrib.celery.carriers import KombuCarrier
-from pgnotifier.contrib.celery.errors import OutboxMessageError
+from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
 from pgnotifier.contrib.celery.forwarding_amqp import REFUSALS, AmqpForwarder
 from pgnotifier.contrib.celery.forwarding_redis import RedisForwarder
 from pgnotifier.contrib.celery.relay_messages import Message, read
 from pgnotifier.contrib.celery.relay_requests import send_request
 from pgnotifier.dispatch import Batch, Delivery
-from pgnotifier.errors import in_one_line
+from pgnotifier.errors import PgNotifierError, in_one_line
 
 
 class Suspicion:
@@ -116,10 +116,8 @@ class Relay:
         else:
             try:
                 task = self._forward_live(delivery)
-            except OutboxMessageError as exc:
-                self._refuse(delivery, exc)
             except Exception as exc:
-                if self._has_failed(exc, self._producer):
+                if not isinstance(exc, PgNotifierError) and self._has_failed(exc, self._producer):
                     raise
                 self._refuse(delivery, exc)
         return _Handled(delivery, task, first, self._carrier.position)
@@ -181,7 +179,7 @@ def forwarder_for(app: Any, producer: Any) -> Forwarder:
     return KombuForwarder(app, KombuCarrier(producer))
 
 
-def _explain(exc: BaseException) -> OutboxMessageError:
-    error = OutboxMessageError(f"the broker refuses the message: {in_one_line(exc)}")
+def _explain(exc: BaseException) -> MessageRefusedError:
+    error = MessageRefusedError(f"the broker refuses the message: {in_one_line(exc)}")
     error.__cause__ = exc
     return error

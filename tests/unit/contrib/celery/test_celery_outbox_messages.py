@@ -1,0 +1,111 @@
+"""A message for a worker becomes an entry of the log, and comes out of it unchanged."""
+
+import json
+
+import pytest
+from kombu.utils import json as kombu_json
+
+from pgnotifier.contrib.celery.errors import MessageFormatError
+from pgnotifier.contrib.celery.outbox_messages import (
+    Destination,
+    channel_of,
+    make,
+    parse,
+    parse_key,
+    subscription_of,
+)
+
+
+def message(exchange="", routing_key="low", priority=0, **properties):
+    return {
+        "body": "W1s3XSwge30sIHt9XQ==",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"id": "a", "argsrepr": "('\0',)"},
+        "properties": {
+            "correlation_id": "a",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": exchange, "routing_key": routing_key},
+            "priority": priority,
+            "body_encoding": "base64",
+            "delivery_tag": "t",
+            **properties,
+        },
+    }
+
+
+def test_both_directions():
+    """The message that is read has all that the broker gets."""
+    key, payload = make(message("orders", "eu.new", 6, expiration="5000"))
+    found = parse(key, payload)
+    assert found.destination == parse_key(key) == Destination("orders", "eu.new", 6)
+    assert found.body == b"[[7], {}, {}]"
+    assert (found.content_type, found.content_encoding) == ("application/json", "utf-8")
+    assert found.headers == {"id": "a", "argsrepr": "('\0',)"}
+    assert found.properties == {"correlation_id": "a", "delivery_mode": 2, "expiration": "5000"}
+
+
+def test_the_payload_is_what_redis_holds():
+    """The payload is kombu's own JSON of the message, in ASCII, so any database can keep it."""
+    whole = message()
+    key, payload = make(whole)
+    assert payload == kombu_json.dumps(whole)
+    assert payload.isascii()
+    assert "\0" not in payload
+    assert key == "\x1flow\x1f0"
+
+
+@pytest.mark.parametrize(("given", "read"), [("3", 3), (None, 0), ("high", 0), (9, 9), (-1, -1)])
+def test_priorities(given, read):
+    """A priority that is not a number counts as 0, as kombu's transports read it."""
+    key, _ = make(message(priority=given))
+    assert parse_key(key).priority == read
+
+
+@pytest.mark.parametrize("name", ["exchange", "routing_key"])
+def test_names_that_cannot_be_kept(name):
+    """A name with the separator is refused."""
+    with pytest.raises(MessageFormatError, match="U\\+001F"):
+        make(message(**{name: "a\x1fb"}))
+
+
+@pytest.mark.parametrize(
+    "key", [None, "", "low", "\x1flow", "\x1f\x1f1", "\x1flow\x1fx", "\x1f" * 4]
+)
+def test_keys_of_other_entries(key):
+    """What isn't a key of a message is said to be none."""
+    with pytest.raises(MessageFormatError, match="isn't the key"):
+        parse_key(key)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "[]",
+        "1",
+        "{}",
+        '{"task": "secret"}',
+        json.dumps({**message(), "body": 1, "secret": 1}),
+        json.dumps({**message(body_encoding=None), "body": 1}),
+        json.dumps({**message(), "headers": None}),
+        json.dumps({**message(), "properties": None}),
+    ],
+)
+def test_other_payloads(payload):
+    """What isn't a message is said to be none, and isn't shown."""
+    with pytest.raises(MessageFormatError, match="'low' holds no message") as caught:
+        parse("\x1flow\x1f0", payload)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_body_that_is_no_base64():
+    """An app may have a transport option that leaves the body as it is."""
+    key, payload = make({**message(body_encoding="utf-8"), "body": "[[7]]"})
+    assert parse(key, payload).body == "[[7]]"
+
+
+def test_names_in_the_log():
+    """Each outbox has its own channel, and each app its own subscription."""
+    assert channel_of("default") == "pgnotifier:celery:default"
+    assert subscription_of("shop") == "outbox:celery:shop"
