@@ -59,7 +59,7 @@ class AmqpForwarder(Forwarder):
                 for entity in entities:
                     _maybe_declare(entity, channel)
                 if exchange:
-                    channel.exchange_declare(exchange, passive=True)
+                    channel.exchange_declare(exchange, "direct", passive=True)  # any type will do
                 elif not entities:
                     channel.queue_declare(routing_key, passive=True)
             except REFUSALS as exc:
@@ -81,14 +81,14 @@ def encode_properties(content: Content, priority: int) -> bytes:
 
     Args:
         content: The message.
-        priority: Its priority; 0 is the same as none.
+        priority: Its priority.
     """
     given = {
         **content.properties,
         "content_type": content.content_type,
         "content_encoding": content.content_encoding,
         "application_headers": content.headers,
-        "priority": priority or None,
+        "priority": priority,
     }
     flags, parts = 0, [b""]
     for bit, name, encode in _PROPERTIES:
