@@ -56,8 +56,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         Only dispatchers with `settles_itself` call it. It also does nothing once the subscription
         was muted or removed: what wasn't delivered then mustn't count as done.
         """
-        if isinstance(self.notification, Entry) and self.binding.live:
-            for entry in self.entries():
+        whole = self.notification
+        if isinstance(whole, Entry) and self.binding.live:
+            # Without a generator in the usual case: this is called for each entry.
+            for entry in self.entries() if whole.parts else (whole,):
                 if entry.receipt is not None and entry.receipt.covers(self.binding.mutes):
                     entry.receipt.settle(entry.id)
 

@@ -20,7 +20,8 @@ from pgnotifier.durability import Durability
 from pgnotifier.status import DurableStatus
 
 BATCH = 1000
-"""How many entries are read at a time: as many may come again after a crash."""
+"""How many entries are read at a time: as many may come again after a crash. More for a dispatcher
+with larger batches."""
 SAVE_PAUSE = 1.0
 """Seconds after which the part of a batch that is settled is saved."""
 IDLE_SAVE_PAUSE = 10.0
@@ -245,7 +246,7 @@ class Progress:
 
     @property
     def _limit(self) -> int:
-        return 1 if self._holds else BATCH
+        return 1 if self._holds else max(BATCH, self.binding.dispatcher.batch_size)
 
     def _let_go(self, session: LogSession) -> None:
         """Let other replicas go on, unless something is under way."""

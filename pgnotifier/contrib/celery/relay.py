@@ -44,6 +44,7 @@ class OutboxDispatcher(Dispatcher):
 
     starts_listener: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 5000
 
     def __init__(
         self, app: Celery, name: str = "default", *, allow: Iterable[str] | None = None
@@ -102,7 +103,7 @@ class OutboxDispatcher(Dispatcher):
             relay,
             dispatcher=self,
             durable=True,
-            start="oldest",
+            start="now",  # whoever enqueues has made the position before
             max_attempts=1,  # what was refused for good would be refused again
         )
 

@@ -32,6 +32,7 @@ class Outbox:
         self.redis = Redis.from_url(self.url, decode_responses=True)
         self.redis.flushdb()
         self._make_notifier = make_notifier
+        log.execute("SELECT pgnotifier.subscribe(%s, %s)", ID, CHANNEL)  # as whoever enqueues does
 
     def make(self, publish, **conf):
         """Return key and text of the messages that a function publishes with an app."""

@@ -14,6 +14,7 @@ from outboxes import catch, make_app
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
 CHANNEL = "pgnotifier:celery:default"
+ID = "outbox:celery:shop"
 
 
 class RabbitOutbox:
@@ -23,6 +24,7 @@ class RabbitOutbox:
         self.log, self.url, self.made_in = log, url, made_in
         self.queue = secrets.token_hex(8)
         self._make_notifier = make_notifier
+        log.execute("SELECT pgnotifier.subscribe(%s, %s)", ID, CHANNEL)  # as whoever enqueues does
         self.queues = [self.queue]
 
     def app(self, url, **conf):
