@@ -72,12 +72,17 @@ class Composer:
             EntryKeyError: The key isn't one that PostgreSQL can keep, or it is missing.
         """
         checked = self._check_key(key)
-        text = encode(payload, self._encoder)
-        if len(text) * 4 > MAX_PAYLOAD_BYTES:
-            self._check_size(text)
-        if self._encoding is not None:
-            self._check_characters(text, "the payload", PayloadEncodingError)
-        return checked, text
+        return checked, self._check_text(encode(payload, self._encoder))
+
+    def check_all(self, drafts: Iterable[Draft]) -> list[Draft]:
+        """Return entries whose payloads are texts already, which aren't encoded again.
+
+        Raises:
+            PayloadEncodingError: As for `compose`.
+            PayloadTooLargeError: As for `compose`.
+            EntryKeyError: As for `compose`.
+        """
+        return [(self._check_key(key), self._check_text(text)) for key, text in drafts]
 
     def compose_all(self, payloads: Iterable[Any], key: Key) -> Iterator[Draft]:
         """Yield the entries of many payloads, in order."""
@@ -114,6 +119,13 @@ class Composer:
         if self._encoding is not None:
             self._check_characters(key, "the key", EntryKeyError)
         return key
+
+    def _check_text(self, text: str) -> str:
+        if len(text) * 4 > MAX_PAYLOAD_BYTES:
+            self._check_size(text)
+        if self._encoding is not None:
+            self._check_characters(text, "the payload", PayloadEncodingError)
+        return text
 
     def _check_size(self, text: str) -> None:
         size = len(text.encode())

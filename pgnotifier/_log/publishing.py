@@ -84,8 +84,8 @@ def publish(
     rolled back, also to a savepoint, nobody gets it. In autocommit it is published at once.
 
     Args:
-        connection: A connection or cursor of psycopg; a Connection or Session of SQLAlchemy; a
-            connection of psycopg2 or of Django.
+        connection: A connection of psycopg, psycopg2 or Django; a Connection or Session of
+            SQLAlchemy; or a cursor of any driver that takes arguments as `%s`.
         channel: The name of the channel.
         payload: Any value that `encode` takes, of up to 64 MiB.
         key: What the entry is about, up to 1 kB: subscriptions get it with the entry.
@@ -320,3 +320,39 @@ async def _execute_async(
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+# --- entries that are made already ---
+
+
+def insert_in(session: Session, composer: Composer, drafts: list[Draft]) -> None:
+    """Insert entries, in order, in a session."""
+    _execute(session, composer.channel, _insert(composer, drafts, session.array))
+
+
+async def ainsert_in(
+    driver: psycopg.AsyncConnection[Any], composer: Composer, drafts: list[Draft]
+) -> None:
+    """Insert entries, in order, on psycopg's connection for asyncio."""
+    await _execute_async(driver, composer.channel, _insert(composer, drafts, list))
+
+
+def query_in(session: Session, composer: Composer, query: Query) -> Rows:
+    """Return the rows of a query in a session."""
+    return _execute(session, composer.channel, _ask(query))
+
+
+async def aquery_in(driver: psycopg.AsyncConnection[Any], composer: Composer, query: Query) -> Rows:
+    """Return the rows of a query on psycopg's connection for asyncio."""
+    return await _execute_async(driver, composer.channel, _ask(query))
+
+
+def _insert(composer: Composer, drafts: list[Draft], array: Any) -> Steps[None]:
+    if len(drafts) == 1:
+        yield _INSERT, (composer.channel, *drafts[0])
+    else:
+        yield from _publish_many(composer, drafts, notify=False, array=array)
+
+
+def _ask(query: Query) -> Steps[Rows]:
+    return (yield query)

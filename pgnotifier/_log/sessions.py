@@ -6,7 +6,7 @@ else has imported them.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from itertools import count
@@ -48,7 +48,21 @@ class AsyncioConnection(Protocol):
         """Roll the transaction back."""
 
 
-Given = SyncConnection | psycopg.Cursor[Any]
+class Cursor(Protocol):
+    """A cursor of any driver: https://peps.python.org/pep-0249/#cursor-objects."""
+
+    @property
+    def description(self) -> Any:
+        """What columns the rows have; None if there are no rows."""
+
+    def execute(self, operation: Any, parameters: Any = ..., /) -> Any:
+        """Execute a statement."""
+
+    def fetchall(self) -> Any:
+        """Return the rows."""
+
+
+Given = SyncConnection | Cursor
 GivenForAsyncio = AsyncioConnection | psycopg.AsyncCursor[Any]
 
 
@@ -57,9 +71,11 @@ class Session(ABC):
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
+        database: What tells the database from others, if the driver says so.
     """
 
     encoding: Encoding | None
+    database: Hashable = None
 
     @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
@@ -90,15 +106,28 @@ def find_session(connection: object) -> Session:
         return _AlchemySession(connection.connection())  # type: ignore[attr-defined]
     if _is_instance(connection, "sqlalchemy", "Connection"):
         return _AlchemySession(connection)
+    if _is_instance(connection, "psycopg2.extensions", "cursor"):
+        connection = connection.connection  # type: ignore[attr-defined]
     if _is_instance(connection, "psycopg2.extensions", "connection"):
         return _Psycopg2Session(connection)
+    if _is_instance(connection, "django.db.backends.utils", "CursorWrapper"):
+        connection = connection.db  # type: ignore[attr-defined]
     if _is_instance(connection, "django.db.backends.postgresql.base", "DatabaseWrapper"):
         return DjangoSession(connection)
     if is_for_asyncio(connection):
         raise ArgumentTypeError(
             f"{type(connection).__name__} is for asyncio: await apublish() or apublish_many()"
         )
+    if all(hasattr(connection, name) for name in ("execute", "fetchall", "description")):
+        return _CursorSession(connection)
     raise _unknown(connection)
+
+
+def find_database(driver: Any) -> Hashable:
+    """Return what tells a connection's database from others; None if the driver doesn't say."""
+    info = getattr(driver, "info", None)
+    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname"))
+    return None if None in parts else parts
 
 
 def is_for_asyncio(connection: object) -> bool:
@@ -159,6 +188,7 @@ class _PsycopgSession(Session):
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self.encoding: Encoding | None = encoding_of(connection)
+        self.database = find_database(connection)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         # Not `connection.execute`: its cursors may have another row factory, or write arguments
@@ -205,6 +235,7 @@ class _AlchemySession(_TextArrays):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.database = find_database(getattr(connection.connection, "driver_connection", None))
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         named = {f"a{number}": one for number, one in enumerate(arguments)}
@@ -233,6 +264,7 @@ class _Psycopg2Session(_TextArrays):
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.database = find_database(connection)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         plain = sys.modules["psycopg2.extensions"].cursor  # its rows are tuples
@@ -257,6 +289,7 @@ class DjangoSession(_TextArrays):
         driver = connection.connection
         is_psycopg = isinstance(driver, psycopg.Connection)
         self.encoding: Encoding | None = encoding_of(driver) if is_psycopg else None
+        self.database = find_database(driver)
 
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
@@ -272,6 +305,22 @@ class DjangoSession(_TextArrays):
             return nullcontext()
         block: AbstractContextManager[object] = atomic(using=self._connection.alias)
         return block
+
+
+class _CursorSession(_TextArrays):
+    """A cursor of another driver, which takes arguments as `%s`. Its user begins transactions."""
+
+    encoding: Encoding | None = None
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+
+    def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
+        self._cursor.execute(statement, arguments)
+        return [] if self._cursor.description is None else list(self._cursor.fetchall())
+
+    def transaction(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 @contextmanager

@@ -1,0 +1,249 @@
+"""Provide `CeleryOutbox`, which makes publishing tasks a part of a transaction."""
+
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from types import TracebackType
+from typing import Any
+
+from celery import Celery
+
+from pgnotifier._log import sessions
+from pgnotifier._log.outboxes import Outbox
+from pgnotifier._log.sessions import Given, GivenForAsyncio
+from pgnotifier._registry.checks import check_channel
+from pgnotifier.contrib.celery.dispatcher import check_app
+from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
+from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+AnyConnection = Given | GivenForAsyncio | str | None
+"""A connection, or the alias of one of Django's; None stands for Django's default."""
+
+
+class CeleryOutbox:
+    """Publishes tasks in a transaction of PostgreSQL: they are sent if and once it has committed.
+
+        outbox = CeleryOutbox(app)
+
+        with connection.transaction():
+            connection.execute("INSERT INTO orders ...")
+            with outbox(connection):
+                invoice.delay(order_id)
+                chain(fetch.s(url), store.s()).apply_async(countdown=60)
+
+    In the block, Celery makes the messages of this app's tasks as always, but nothing is sent to
+    the broker. When the block ends, they are inserted into the durable log, with one statement. A
+    relay sends them to the broker after the commit, at least once, in order. If the transaction is
+    rolled back, also to a savepoint, or if the block raises, they never existed.
+
+    The tasks of other apps aren't captured. A connection to the broker isn't made.
+
+    `Task.retry` and `Task.replace` publish at once, because they end the task by an exception,
+    which rolls the transaction back. With `task_always_eager`, tasks run at once, too.
+    """
+
+    def __init__(self, app: Celery, name: str = "default") -> None:
+        """Make an outbox; the configuration isn't read yet, and nothing is connected.
+
+        Args:
+            app: The app whose tasks are published.
+            name: The outbox's name in the database. Apps that share a database, but not their
+                broker, need different ones.
+
+        Raises:
+            ArgumentTypeError: An argument is of the wrong type.
+            ChannelNameError: The name is longer than 45 bytes, or PostgreSQL doesn't allow it.
+        """
+        self._app = check_app(app)
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"name must be a str, not {name!r:.80}")
+        self.name = name
+        channel = check_channel(channel_of(name))
+        self._log = Outbox(channel, subscription_of(self._app.main or ""))
+        self._capture = Capture.of(self._app)
+
+    def __repr__(self) -> str:
+        return f"<CeleryOutbox {self.name!r} of {self._app.main!r}>"
+
+    @property
+    def app(self) -> Any:
+        """The app whose tasks are published."""
+        return self._app
+
+    @property
+    def channel(self) -> str:
+        """The channel of the durable log that holds the messages."""
+        return self._log.channel
+
+    @property
+    def subscription(self) -> str:
+        """The name of the relay's subscription in the durable log."""
+        return self._log.subscription
+
+    def __call__(self, connection: AnyConnection = None) -> "Block":
+        """Return a block, for `with` or `async with`, whose tasks are published in a transaction.
+
+        Args:
+            connection: A connection of psycopg, psycopg2 or Django; a Connection or Session of
+                SQLAlchemy; a cursor of any driver that takes arguments as `%s`; an alias of
+                Django's DATABASES. Default: Django's default database. With `async with`, an
+                AsyncConnection or AsyncCursor of psycopg, or an AsyncConnection or AsyncSession of
+                SQLAlchemy. In autocommit, the tasks are committed when the block ends.
+        """
+        return Block(self._log, self._capture, connection)
+
+    def enqueue(self, connection: AnyConnection, signature: Any, **options: Any) -> Any:
+        """Publish one task or canvas in a transaction; return what its `apply_async` returns.
+
+        Args:
+            connection: As for `__call__`.
+            signature: A signature, a canvas, or a task.
+            options: Options of `apply_async`, such as `args`, `queue` or `countdown`.
+
+        Raises:
+            ArgumentTypeError: The signature is none, or that of another app; or the connection is
+                none.
+            PgNotifierError: As for `pgnotifier.durable.publish`.
+        """
+        self._check(signature)
+        with self(connection):
+            return signature.apply_async(**options)
+
+    def enqueue_many(self, connection: AnyConnection, signatures: Iterable[Any]) -> list[Any]:
+        """Publish many tasks, in order, with one statement per thousand; return their results.
+
+        Raises:
+            PgNotifierError: As for `enqueue`.
+        """
+        with self(connection):
+            return [self._apply(signature) for signature in signatures]
+
+    async def aenqueue(self, connection: AnyConnection, signature: Any, **options: Any) -> Any:
+        """Publish one task or canvas on a connection for asyncio: see `enqueue`."""
+        self._check(signature)
+        async with self(connection):
+            return signature.apply_async(**options)
+
+    async def aenqueue_many(
+        self, connection: AnyConnection, signatures: Iterable[Any]
+    ) -> list[Any]:
+        """Publish many tasks on a connection for asyncio: see `enqueue_many`."""
+        async with self(connection):
+            return [self._apply(signature) for signature in signatures]
+
+    def _apply(self, signature: Any) -> Any:
+        self._check(signature)
+        return signature.apply_async()
+
+    def _check(self, signature: Any) -> None:
+        if not hasattr(signature, "apply_async"):
+            raise ArgumentTypeError(
+                f"enqueue a signature, as in task.s(1), not {type(signature).__name__}"
+            )
+        app = check_app(signature.app)
+        if app is not self._app:
+            raise ArgumentTypeError(
+                f"{signature!r:.80} is of the app {app.main!r}, but this outbox is of "
+                f"{self._app.main!r}"
+            )
+
+
+class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
+    """The block of `with outbox(connection):` or `async with outbox(connection):`. Use it once."""
+
+    def __init__(self, log: Outbox, capture: Capture, connection: AnyConnection) -> None:
+        self._log = log
+        self._capture = capture
+        self._connection: Any = connection
+        self._recording: Recording | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> None:
+        """Begin to take messages."""
+        if sessions.is_for_asyncio(self._connection):
+            raise ArgumentTypeError(
+                f"{type(self._connection).__name__} is for asyncio: write `async with "
+                "outbox(...)`, or await aenqueue()"
+            )
+        if _is_of_django(self._connection):
+            self._connection = _find_django(self._connection)
+        self._begin()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Insert the messages, unless the block has raised."""
+        if drafts := self._end(kind):
+            self._log.insert(self._connection, drafts)
+
+    async def __aenter__(self) -> None:
+        """Begin to take messages."""
+        if not _is_of_django(self._connection):
+            self._begin()
+            return
+        _find_django(self._connection)
+        self._begin()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Insert the messages, unless the block has raised."""
+        if not (drafts := self._end(kind)):
+            return
+        if _is_of_django(self._connection):
+            from asgiref.sync import sync_to_async
+
+            # Django's connections belong to the thread that runs synchronous code.
+            def insert() -> None:
+                self._log.insert(_find_django(self._connection), drafts)
+
+            await sync_to_async(insert)()
+        else:
+            await self._log.ainsert(self._connection, drafts)
+
+    def _begin(self) -> None:
+        if self._recording is not None:
+            raise ConfigurationError("a block of an outbox is used once; call outbox() again")
+        self._recording = self._stack.enter_context(self._capture.record())
+
+    def _end(self, kind: type[BaseException] | None) -> list[Any]:
+        """Return the messages to insert."""
+        self._stack.close()
+        assert self._recording is not None
+        # A child that was forked in the block leaves it as well, with its parent's connection.
+        return self._recording.drafts if kind is None and self._recording.is_ours else []
+
+
+def _is_of_django(connection: Any) -> bool:
+    return connection is None or isinstance(connection, str)
+
+
+def _find_django(alias: str | None) -> Any:
+    """Return a connection of Django.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    try:
+        from django.conf import settings
+        from django.db import DEFAULT_DB_ALIAS, connections
+    except ImportError:
+        raise ConfigurationError(_NO_DJANGO) from None
+    if not settings.configured:
+        raise ConfigurationError(_NO_DJANGO)
+    name = DEFAULT_DB_ALIAS if alias is None else alias
+    if name not in connections:
+        raise ConfigurationError(f"DATABASES of Django has no alias {name!r}")
+    return connections[name]
+
+
+_NO_DJANGO = (
+    "an outbox without a connection, or with an alias, needs Django, which isn't configured: write "
+    "outbox(connection)"
+)

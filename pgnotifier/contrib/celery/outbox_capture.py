@@ -1,0 +1,251 @@
+"""Keep what Celery publishes from the broker while an outbox is active, and hand it to the outbox.
+
+Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
+producer that it would take from its pool is another one, whose transport has no connection:
+
+    apply_async -> app.producer_or_acquire -> Publisher -> kombu.Producer -> _Channel -> Recording
+                   (replaced once per app)                 serializes        makes an entry of it
+
+An outbox is active in a context, as `contextvars` have it: threads have their own, and asyncio's
+tasks inherit that of the code that starts them.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any, Protocol, cast
+
+from celery._state import get_current_task
+from kombu import Connection, Producer
+from kombu.transport import virtual
+
+from pgnotifier._log.composing import Draft
+from pgnotifier.contrib.celery.outbox_messages import make
+from pgnotifier.errors import ConfigurationError
+
+_ATTRIBUTE = "_pgnotifier_capture"
+"""The app's attribute with its capture."""
+
+
+class Sink(Protocol):
+    """What takes the entries of messages."""
+
+    def add(self, draft: Draft) -> None:
+        """Take the key and the payload of an entry."""
+
+
+class Recording:
+    """The entries of a block, in order. It takes them until the block ends.
+
+    Attributes:
+        capture: The capture of the app whose messages it takes.
+        outer: The recording of the block around it, maybe of another app.
+        drafts: The entries.
+        is_open: Whether the block is still executed. A task of asyncio may outlive it.
+    """
+
+    def __init__(self, capture: "Capture", outer: "Recording | None") -> None:
+        self.capture = capture
+        self.outer = outer
+        self.drafts: list[Draft] = []
+        self.is_open = True
+        self._owner = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has begun it. A forked child leaves it to its parent."""
+        return self._owner == os.getpid()
+
+    def add(self, draft: Draft) -> None:
+        """Take an entry."""
+        self.drafts.append(draft)
+
+
+_active: ContextVar[Recording | None] = ContextVar("pgnotifier_outbox", default=None)
+
+
+class Capture:
+    """Replaces the producers of an app while an outbox is active. There is one per app.
+
+    Attributes:
+        find_other: Returns what takes messages while no block is executed; None to publish them.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.find_other: Callable[[], Sink | None] = _none
+        self._app = app
+        self._acquire = app.producer_or_acquire
+        self._made = threading.local()  # kombu's objects are for one thread at a time
+
+    @classmethod
+    def of(cls, app: Any) -> "Capture":
+        """Return the instance of an app."""
+        made = cls(app)
+        found: Capture = vars(app).setdefault(_ATTRIBUTE, made)
+        if found is made:
+            app.producer_or_acquire = app.default_producer = made.producer_or_acquire
+        return found
+
+    @contextmanager
+    def record(self) -> Iterator[Recording]:
+        """Yield a recording that takes the messages of the block."""
+        recording = Recording(self, _active.get())
+        token = _active.set(recording)
+        try:
+            yield recording
+        finally:
+            recording.is_open = False
+            # Asyncio may end a generator in another context.
+            with contextlib.suppress(ValueError):
+                _active.reset(token)
+
+    def find(self) -> Sink | None:
+        """Return what takes the app's messages now; None if they go to the broker."""
+        one = _active.get()
+        while one is not None:
+            if one.capture is self and one.is_open and one.is_ours:
+                return one
+            one = one.outer
+        return self.find_other()
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        """Stand in for `Celery.producer_or_acquire`."""
+        if isinstance(producer, Publisher):
+            producer = None  # a canvas hands it on to its tasks
+        if self.find() is None:
+            return self._acquire(producer)
+        self._check(producer)
+        self._spare_backend()
+        if (found := getattr(self._made, "publisher", None)) is None:
+            found = self._made.publisher = Publisher(self)
+        return nullcontext(found)
+
+    def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
+        """Publish a message as without an outbox."""
+        with self._acquire(None) as producer, producer.connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery does
+            return producer.publish(body, **settings)
+
+    def make_producer(self) -> Producer:
+        """Return a producer whose channel hands each message to what takes it then."""
+        conf = self._app.conf
+        options = {
+            name: value
+            for name, value in conf.broker_transport_options.items()
+            if name in virtual.Channel.from_transport_options
+        }
+        connection = Connection(transport=_Transport, transport_options=options)
+        transport = connection.transport
+        # Libraries for tracing write down the kind of the broker.
+        with contextlib.suppress(Exception):  # an app without a broker can enqueue, too
+            kind = self._app.connection_for_write().get_transport_cls()
+            transport.driver_type, transport.driver_name = kind.driver_type, kind.driver_name
+        channel = cast("_Channel", transport.create_channel(transport))
+        channel.take = self._take
+        return Producer(channel)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        sink = self.find()
+        if sink is None:
+            raise RuntimeError("this producer is only for the block that it was acquired in")
+        sink.add(make(message))
+
+    def _check(self, producer: Any) -> None:
+        """Check that a producer that was given leads to the app's broker, as the relay does.
+
+        Raises:
+            ConfigurationError: It leads elsewhere.
+        """
+        if producer is None:
+            return
+        mine, given = self._app.connection_for_write(), producer.connection
+        if mine.as_uri(include_password=True) != given.as_uri(include_password=True):
+            raise ConfigurationError(
+                f"this task has a producer or connection of its own, to {given.as_uri()}, but an "
+                "outbox is active, and tasks in it go to the app's broker. Publish it elsewhere, "
+                "or without connection= and producer="
+            )
+
+    def _spare_backend(self) -> None:
+        """Have the result backend not wait for the results of tasks before somebody asks for them.
+
+        For each task, Celery's backends subscribe to its result, although `AsyncResult.get` does so
+        as well. A Redis that is down would delay and fail what needs nothing from it.
+        """
+        try:
+            backend = self._app.backend
+        except Exception:  # noqa: BLE001 - if the task needs the backend, Celery will say so
+            return
+        if not isinstance(backend.on_task_call, _UnlessCaptured):
+            backend.on_task_call = _UnlessCaptured(self, backend.on_task_call)
+
+
+class _UnlessCaptured:
+    """Calls `on_task_call` of a result backend unless a message is captured."""
+
+    def __init__(self, capture: Capture, call: Callable[[Any, str], Any]) -> None:
+        self._capture = capture
+        self._call = call
+
+    def __call__(self, producer: Any, task_id: str) -> Any:
+        return self._call(producer, task_id) if self._capture.find() is None else {}
+
+
+class Publisher:
+    """Stands in for a producer of kombu while an outbox is active."""
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self._producer = capture.make_producer()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def publish(self, body: Any, **settings: Any) -> Any:
+        """Make a message, and hand it to the outbox.
+
+        Queues aren't declared, and nothing is tried again: that is for the relay.
+        """
+        if _ends_task(settings.get("headers")):
+            return self._capture.publish_now(body, settings)
+        return self._producer.publish(body, **{**settings, "declare": None, "retry": False})
+
+
+def _ends_task(headers: Any) -> bool:
+    """Return whether a message continues the task that is running: by `retry` or `replace`.
+
+    Both end the task with an exception, which rolls a transaction around them back. Their message
+    has to reach the broker all the same.
+    """
+    task: Any = get_current_task()
+    if task is None or not isinstance(headers, dict) or task.request.called_directly:
+        return False
+    request = task.request
+    nesting = request.get("replaced_task_nesting") or 0
+    return headers.get("id") == request.id or (headers.get("replaced_task_nesting") or 0) > nesting
+
+
+def _none() -> None:
+    return None
+
+
+class _Channel(virtual.Channel):
+    """A channel that hands on what is published, in the form of kombu's virtual transports."""
+
+    take: Callable[[dict[str, Any]], None]
+
+    def basic_publish(
+        self, message: dict[str, Any], exchange: str, routing_key: str, **_: Any
+    ) -> None:
+        """Hand on a message."""
+        self._inplace_augment_message(message, exchange, routing_key)
+        self.take(message)
+
+
+class _Transport(virtual.Transport):
+    """A transport without a broker."""
+
+    Channel = _Channel
+    driver_type = driver_name = "virtual"
