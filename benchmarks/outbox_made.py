@@ -13,7 +13,7 @@ FILL = "fill"
 
 def make_message(task_id: str, tag: str) -> str:
     """Return a message as Celery makes it for Redis."""
-    headers = {
+    headers: dict[str, object] = {
         "lang": "py",
         "task": TASK,
         "id": task_id,

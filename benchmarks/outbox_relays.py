@@ -46,7 +46,7 @@ def push(count: int) -> None:
 def call(count: int) -> None:
     """Call `delay` again and again."""
     with Celery("bench", broker=BROKER) as app:
-        work = app.task(_work, name=TASK)
+        work = app.task(name=TASK)(_work)
         work.delay(*ARGUMENTS)
         wait_for_start()
         for _ in range(count - 1):

@@ -146,6 +146,12 @@ class Dispatcher(ABC):
     False for dispatchers that forward texts.
     """
 
+    is_relay: ClassVar[bool] = False
+    """Whether it relays the outbox of tasks and jobs, from channels that the log reserves for that.
+
+    True for pgnotifier's own relays alone: other dispatchers would take tasks from workers.
+    """
+
     batch_size: ClassVar[int] = 1000
     """How many deliveries a batch has at most, unless a single notification makes more."""
 

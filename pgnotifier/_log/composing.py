@@ -9,7 +9,7 @@ from typing import Any
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._payload.plain import Encoder
-from pgnotifier._registry.checks import check_channel
+from pgnotifier._registry.checks import check_channel, check_unreserved
 from pgnotifier.errors import (
     ArgumentTypeError,
     ChannelNameError,
@@ -41,7 +41,13 @@ class Composer:
     """Makes the entries of one channel for one session."""
 
     def __init__(
-        self, channel: str, encoder: Encoder | None, encoding: Encoding | None, order: object
+        self,
+        channel: str,
+        encoder: Encoder | None,
+        encoding: Encoding | None,
+        order: object,
+        *,
+        is_outbox: bool = False,
     ) -> None:
         """Check the arguments.
 
@@ -50,8 +56,11 @@ class Composer:
             encoder: As for `encode`.
             encoding: The database's encoding; None to leave its check to the server.
             order: "key" or None.
+            is_outbox: Whether an outbox publishes to its own channel, which is reserved.
         """
         self.channel = check_channel(channel)
+        if not is_outbox:
+            check_unreserved(channel)
         if order not in (None, "key"):
             raise ArgumentTypeError(f"order must be 'key' or None, not {order!r:.80}")
         self.is_ordered = order == "key"

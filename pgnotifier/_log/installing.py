@@ -1,6 +1,6 @@
 """Install the schema of the durable log, upgrade it, check it, and grant rights to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Literal
@@ -23,8 +23,11 @@ VERSION = 3
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""
 
-Part = Literal["publisher", "listener"]
-"""What a role may do: publish, or read the log and move positions."""
+Part = Literal["publisher", "listener", "enqueuer"]
+"""What a role may do: publish; read the log and move positions; or publish and enqueue tasks."""
+
+PARTS_SINCE: Mapping[Part, int] = {"publisher": 1, "listener": 1, "enqueuer": 3}
+"""The first version that has each part."""
 
 _OWNER = """
 SELECT pg_catalog.pg_get_userbyid(nspowner),
@@ -37,9 +40,7 @@ SELECT pgnotifier.configure(%s::pg_catalog.interval, %s::pg_catalog.int8)
 """
 _DROP = "DROP SCHEMA IF EXISTS pgnotifier CASCADE"
 
-_GRANTS: dict[Part, str] = {
-    # Not USAGE of the sequences, with which a publisher could also write them.
-    "publisher": """
+_PUBLISHER = """
 GRANT USAGE ON SCHEMA pgnotifier TO {role};
 GRANT INSERT (channel, key, payload), SELECT (id) ON pgnotifier.log TO {role};
 GRANT SELECT ON SEQUENCE pgnotifier.bell, pgnotifier.slot TO {role};
@@ -50,7 +51,22 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.ring(),
     pgnotifier.snapshot()
 TO {role};
-""",
+"""  # not USAGE of the sequences, with which a publisher could also write them
+_ENQUEUER = """
+GRANT EXECUTE ON FUNCTION
+    pgnotifier.enqueue(
+        text, jsonb, jsonb, text, interval, timestamptz, timestamptz, int, jsonb, uuid, text
+    ),
+    pgnotifier.enqueue_job(
+        text, jsonb, jsonb, text, interval, timestamptz, int, int, int, int, text, jsonb, uuid, text
+    ),
+    pgnotifier.may_enqueue(),
+    pgnotifier.open_outbox(text, text)
+TO {role};
+"""
+_GRANTS: dict[Part, str] = {
+    "publisher": _PUBLISHER,
+    "enqueuer": f"{_PUBLISHER.rstrip()}{_ENQUEUER}",
     "listener": """
 GRANT USAGE ON SCHEMA pgnotifier TO {role};
 GRANT SELECT ON
@@ -144,22 +160,29 @@ def uninstall_script() -> str:
 
 
 def grant_script(role: str, part: Part, version: int = VERSION) -> str:
-    """Return the statements that grant a role the rights of a publisher or a listener.
+    """Return the statements that grant a role the rights of a part.
 
     They need one transaction.
 
     Args:
         role: The name of the role.
-        part: "publisher" or "listener".
+        part: "publisher", "listener" or "enqueuer".
         version: The version that is installed then. Default: the newest.
 
     Raises:
         ArgumentTypeError: There is no such part.
-        ConfigurationError: There is no such version.
+        ConfigurationError: There is no such version, or it doesn't have that part yet.
     """
     _check_versions(0, version)
     if part not in _GRANTS:
-        raise ArgumentTypeError(f"a role can be a 'publisher' or a 'listener', not {part!r}")
+        raise ArgumentTypeError(
+            f"a role can be a 'publisher', a 'listener' or an 'enqueuer', not {part!r}"
+        )
+    if version < PARTS_SINCE[part]:
+        raise ConfigurationError(
+            f"the rights of an {part} need version {PARTS_SINCE[part]} of the log, and it has "
+            f"version {version}. Run: pgnotifier install"
+        )
     to = sql.Identifier(role).as_string(None)
     grants = {
         number: versions.read_grants(number, part).format(role=to)
@@ -225,10 +248,11 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
 
 
 def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
-    """Grant a role the rights of a publisher or a listener. An upgrade keeps them.
+    """Grant a role the rights of a publisher, a listener or an enqueuer. An upgrade keeps them.
 
     Raises:
         ArgumentTypeError: There is no such part.
+        ConfigurationError: The installed version doesn't have that part yet.
         LogRefusedError: There is no such role, or the schema belongs to another one.
     """
     grant_script(role, part)  # which finds a wrong part before anything is executed

@@ -108,7 +108,7 @@ def publish(
         PayloadTooLargeError: The payload has over 64 MiB.
         EntryKeyError: The key is too long, or can't be a text in PostgreSQL; or order="key" has
             no key.
-        ChannelNameError: PostgreSQL doesn't allow the name of the channel.
+        ChannelNameError: PostgreSQL doesn't allow the name of the channel; or it is an outbox.
         LogNotInstalledError: The database has no log.
         LogRefusedError: The role has no right to publish, or the transaction is read-only.
         ArgumentTypeError: The connection is none of these; or another argument has a wrong type.
@@ -209,14 +209,9 @@ async def apublish_many(
         )
         return ours
     driver = sessions.find_async_connection(connection)
-    composer = Composer(channel, encoder, encoding_of(driver), order)
-    drafts = composer.compose_all(payloads, key)
-    first = take_some(drafts)
-    steps = _publish_many(composer, chain(first, drafts), notify)
-    if _is_one_statement(composer, first) or not sessions.has_no_transaction(driver):
-        return await _execute_async(driver, channel, steps)
-    async with driver.transaction():
-        return await _execute_async(driver, channel, steps)
+    return await apublish_many_in(
+        driver, channel, payloads, key, order=order, encoder=encoder, notify=notify
+    )
 
 
 def publish_in(
@@ -243,9 +238,10 @@ def publish_many_in(
     order: Order,
     encoder: Encoder | None,
     notify: bool,
+    is_outbox: bool = False,
 ) -> list[int]:
-    """Publish an entry for each payload in a session."""
-    composer = Composer(channel, encoder, session.encoding, order)
+    """Publish an entry for each payload in a session; `is_outbox`: to an outbox's own channel."""
+    composer = Composer(channel, encoder, session.encoding, order, is_outbox=is_outbox)
     drafts = composer.compose_all(payloads, key)
     first = take_some(drafts)
     steps = _publish_many(composer, chain(first, drafts), notify, session.array)
@@ -253,6 +249,28 @@ def publish_many_in(
         return _execute(session, channel, steps)
     with session.transaction():
         return _execute(session, channel, steps)
+
+
+async def apublish_many_in(
+    driver: psycopg.AsyncConnection[Any],
+    channel: str,
+    payloads: Iterable[Any],
+    key: Key,
+    *,
+    order: Order,
+    encoder: Encoder | None,
+    notify: bool,
+    is_outbox: bool = False,
+) -> list[int]:
+    """Publish an entry for each payload on psycopg's connection for asyncio."""
+    composer = Composer(channel, encoder, encoding_of(driver), order, is_outbox=is_outbox)
+    drafts = composer.compose_all(payloads, key)
+    first = take_some(drafts)
+    steps = _publish_many(composer, chain(first, drafts), notify)
+    if _is_one_statement(composer, first) or not sessions.has_no_transaction(driver):
+        return await _execute_async(driver, channel, steps)
+    async with driver.transaction():
+        return await _execute_async(driver, channel, steps)
 
 
 def _is_one_statement(composer: Composer, first: list[Draft]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pgnotifier._log.composing import too_large
+from pgnotifier._registry.checks import is_reserved
 from pgnotifier.errors import (
     LogFullError,
     LogNotInstalledError,
@@ -58,9 +59,10 @@ def _not_installed(channel: str, reason: str) -> PgNotifierError:
 
 
 def _no_right(channel: str, reason: str) -> PgNotifierError:
+    part = "enqueuer" if is_reserved(channel) else "publisher"
     return LogRefusedError(
         f"can't publish to {channel!r}: the role has no right to. "
-        f"Run: pgnotifier install --grant-publisher ROLE ({reason})"
+        f"Run: pgnotifier install --grant-{part} ROLE ({reason})"
     )
 
 
@@ -82,7 +84,9 @@ def _full(channel: str, reason: str) -> PgNotifierError:
     return LogFullError(f"can't publish to {channel!r}: {reason}")
 
 
-def _too_large(channel: str, reason: str) -> PgNotifierError:
+def _violated(channel: str, reason: str) -> PgNotifierError:
+    if "channel_reserved" in reason:  # the constraint's name, in each language
+        return _no_right(channel, reason)
     return too_large(channel, f"too many bytes in the database's encoding ({reason})")
 
 
@@ -95,5 +99,5 @@ _EXPLAINED: Mapping[str, Callable[[str, str], PgNotifierError]] = {
     "22P05": _missing_character,  # untranslatable_character
     "22021": _missing_character,  # character_not_in_repertoire
     "53400": _full,  # configuration_limit_exceeded
-    "23514": _too_large,  # check_violation
+    "23514": _violated,  # check_violation
 }

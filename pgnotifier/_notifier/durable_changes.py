@@ -11,8 +11,10 @@ from pgnotifier._listener.commands import Verb
 from pgnotifier._log.positions import Start, forget, seek
 from pgnotifier._notifier.changes import Changes
 from pgnotifier._notifier.lifecycle import Lifecycle
+from pgnotifier._registry.checks import check_unreserved
 from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime.sync import Outcome
+from pgnotifier.dispatch import Subscription
 from pgnotifier.durability import Durability
 
 T = TypeVar("T")
@@ -26,6 +28,16 @@ class DurableChanges(Changes):
 
     def _choose_registrar(self, lifecycle: Lifecycle) -> Registrar:
         return lifecycle.durable_registrar
+
+    def subscribe(self, given: Subscription, autorun: bool) -> None:
+        """Add or replace a subscription. Only a relay may read an outbox.
+
+        Raises:
+            ChannelNameError: The channel is an outbox, and the dispatcher isn't a relay.
+        """
+        if not given.dispatcher.is_relay:
+            check_unreserved(given.channel)
+        super().subscribe(given, autorun)
 
     def get_durability(self, id: Hashable, channel: str) -> Durability | None:
         """Return the options of a subscription; None if there is none."""

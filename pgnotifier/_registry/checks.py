@@ -5,6 +5,9 @@ from collections.abc import Hashable, Iterable
 from pgnotifier._connection.parameters import MAX_NAME_BYTES
 from pgnotifier.errors import ArgumentTypeError, ChannelNameError
 
+RESERVED = "pgnotifier:"
+"""What the log's channels begin with that are outboxes: who publishes there has tasks run."""
+
 
 def check_channel(name: object) -> str:
     """Return the name if PostgreSQL can LISTEN to it.
@@ -30,6 +33,25 @@ def check_channel(name: object) -> str:
             f"channel {name!r:.80} has {size} bytes; PostgreSQL takes {MAX_NAME_BYTES} at most"
         )
     return name
+
+
+def is_reserved(channel: str) -> bool:
+    """Return whether the log reserves a channel for outboxes."""
+    return channel.startswith(RESERVED)
+
+
+def check_unreserved(channel: str) -> str:
+    """Return the name of a channel if it isn't the log's own.
+
+    Raises:
+        ChannelNameError: It is the channel of an outbox.
+    """
+    if is_reserved(channel):
+        raise ChannelNameError(
+            f"channel {channel!r} is reserved: those that begin with {RESERVED!r} are outboxes, "
+            "which keep tasks and jobs until they are relayed. Choose another name"
+        )
+    return channel
 
 
 def check_channels(channels: object) -> list[str]:

@@ -102,6 +102,13 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     help="A role that may read and move durable subscriptions; may be given several times.",
 )
 @click.option(
+    "--grant-enqueuer",
+    "enqueuers",
+    multiple=True,
+    metavar="ROLE",
+    help="A role that may publish, and enqueue tasks and jobs; may be given several times.",
+)
+@click.option(
     "--retention",
     callback=read_duration,
     metavar="TIME",
@@ -123,6 +130,7 @@ def install(
     checks: bool,
     publishers: tuple[str, ...],
     listeners: tuple[str, ...],
+    enqueuers: tuple[str, ...],
     retention: timedelta | None,
     quota: int | None,
 ) -> None:
@@ -137,7 +145,11 @@ def install(
 
     Exit code: 0 if the log is installed, 1 if it isn't, or is too old.
     """
-    parts: dict[durable.Part, tuple[str, ...]] = {"publisher": publishers, "listener": listeners}
+    parts: dict[durable.Part, tuple[str, ...]] = {
+        "publisher": publishers,
+        "listener": listeners,
+        "enqueuer": enqueuers,
+    }
     grants: list[tuple[str, durable.Part]] = [
         (role, part) for part, roles in parts.items() for role in roles
     ]
@@ -147,11 +159,11 @@ def install(
     if prints:
         try:
             script = durable.install_script(since or 0, wanted, retention=retention, quota=quota)
+            granting = [durable.grant_script(role, part, wanted) for role, part in grants]
         except PgNotifierError as exc:
             raise click.UsageError(str(exc)) from None
-        click.echo(script, nl=False)
-        for role, part in grants:
-            click.echo(durable.grant_script(role, part, wanted), nl=False)
+        for one in (script, *granting):
+            click.echo(one, nl=False)
         return
     with connected(dsn) as connection:
         if checks:
@@ -162,7 +174,7 @@ def install(
             durable.grant(connection, role, part)
     click.echo("installed the durable log" if changed else "the durable log is up to date")
     for role, part in grants:
-        click.echo(f"role {role!r} has the rights of a {part}")
+        click.echo(f"role {role!r} has the rights of {'an' if part == 'enqueuer' else 'a'} {part}")
 
 
 @click.command()

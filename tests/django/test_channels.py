@@ -52,6 +52,8 @@ def test_one_for_each_name():
         Channel("notes", using="default")
     with pytest.raises(ChannelNameError):
         Channel("x" * 64)
+    with pytest.raises(ChannelNameError, match="is reserved"):
+        Channel("pgnotifier:celery:default", durable=True)
     with pytest.raises(ArgumentTypeError):
         Channel(5)
 

@@ -10,6 +10,7 @@ from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.state import ModelState, ProjectState
 from django.test.utils import isolate_apps
 
+from pgnotifier import ChannelNameError
 from pgnotifier.contrib.django import NotifyOn, notify_on
 from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
 from pgnotifier.contrib.django.trigger_sql import make_body
@@ -300,6 +301,8 @@ def test_a_composite_key():
 
 def test_what_can_not_be():
     """Invalid arguments raise an error at the declaration."""
+    with pytest.raises(ChannelNameError, match="is reserved"):
+        NotifyOn("pgnotifier:celery:default", durable=True)
     with pytest.raises(ValueError, match="'x': at least one of insert, update and delete"):
         NotifyOn("x", insert=False, update=False, delete=False)
     with pytest.raises(TypeError, match="a list of names, not 'status'"):

@@ -1,10 +1,13 @@
 """Databases that were copied: what was undelivered in the original is delivered by the copy."""
 
+import json
+
 import psycopg
 import pytest
 from copying import dump, restore
 from log_position import ForeignPositionError, Position
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import dead_letters, guard, installing, positions
@@ -108,6 +111,38 @@ def test_dump_and_restore(connection, pgnotifier_dsn, elsewhere, options, transa
         assert read_all(copy, half) == read_all(copy, whole) == ["newer"]
         again = Position(positions.subscribe(copy, "again", "orders", "oldest"))
         assert read_all(copy, again) == [*"abcdef", "new", "newer"]
+
+
+@pytest.mark.parametrize("options", [[], ["--inserts"]], ids=["COPY", "INSERT"])
+def test_a_dump_with_outboxes(connection, pgnotifier_dsn, elsewhere, options):
+    """What was enqueued is restored by a role without superuser, and still reserved afterwards."""
+    channel = "pgnotifier:celery:default"
+    connection.execute("SELECT pgnotifier.open_outbox('outbox', %s)", (channel,))
+    connection.execute("SELECT pgnotifier.enqueue('shop.invoice', '[7]')")
+    dumped = dump(pgnotifier_dsn, *options)
+    with Parameters(elsewhere).connect() as admin:
+        (name,) = admin.execute("SELECT current_database()").fetchone()
+        for statement in (
+            "CREATE ROLE restorer LOGIN",
+            "CREATE ROLE web LOGIN",
+            f"GRANT CREATE ON DATABASE {name} TO restorer",
+        ):
+            admin.execute(statement.encode())
+    restore(dumped, make_conninfo(elsewhere, user="restorer"))
+    with Parameters(make_conninfo(elsewhere, user="restorer")).connect() as copy:
+        installing.grant(copy, "web", "publisher")
+        assert guard.reanchor(copy)
+        copy.execute("SELECT pgnotifier.enqueue('shop.invoice', '[8]')")
+        position = Position(positions.subscribe(copy, "outbox", channel))
+        found = due(copy, position) + read_all(copy, position)
+        assert [json.loads(one)["args"] for one in found] == [[7], [8]]
+        constraint = "SELECT convalidated FROM pg_constraint WHERE conname = 'channel_reserved'"
+        assert copy.execute(constraint).fetchone() == (False,)
+    with (
+        psycopg.connect(make_conninfo(elsewhere, user="web"), autocommit=True) as publisher,
+        pytest.raises(psycopg.errors.CheckViolation, match="channel_reserved"),
+    ):
+        publisher.execute("SELECT pgnotifier.publish(%s, '{}')", (channel,))
 
 
 def test_a_restore_that_has_not_finished(connection, pgnotifier_dsn, elsewhere):

@@ -23,6 +23,7 @@ from pgnotifier._log import (
     dead_letters,
     guard,
     installing,
+    outboxes,
     overview,
     positions,
     publishing,
@@ -53,6 +54,7 @@ CONTAINED = {
     "_log/dead_letters.py": 6,
     "_log/guard.py": 3,
     "_log/installing.py": 4,
+    "_log/outboxes.py": 1,
     "_log/overview.py": 4,
     "_log/positions.py": 5,
     "_log/publishing.py": 6,
@@ -76,6 +78,16 @@ CONTAINED = {
 }
 """How many statements each file has. If you add one, add it to `EXECUTED`, too, unless nothing in
 it is looked up by the search_path."""
+
+ENQUEUE = """
+WITH opened AS MATERIALIZED (SELECT pgnotifier.open_outbox('a', 'pgnotifier:celery:default'))
+SELECT pgnotifier.enqueue('a.b', countdown => '1h', expires => '2030-01-01Z',
+    kwargs => '{"n": null}', headers => '{}') FROM opened
+"""
+ENQUEUE_JOB = """
+WITH opened AS MATERIALIZED (SELECT pgnotifier.open_outbox('a', 'pgnotifier:rq:default'))
+SELECT pgnotifier.enqueue_job('a.b', '[1]', at => '2030-01-01Z', ttl => 5) FROM opened
+"""
 
 EXECUTED = {
     "setup": (session_settings.setup_query(1).encode(), ()),
@@ -159,6 +171,9 @@ ON_LOG = {
     "refer": ("SELECT pgnotifier.publish('orders', pg_catalog.repeat('x', 8000), 'k', true)", ()),
     "find a payload": (references._FIND, ("900", 1, b"orders")),
     "notifying": (publishing._NOTIFYING, ("orders", "1", None)),
+    "open an outbox": (outboxes._OPEN, ("a", "pgnotifier:celery:default")),
+    "enqueue": (ENQUEUE, ()),
+    "enqueue a job": (ENQUEUE_JOB, ()),
     "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
@@ -180,6 +195,14 @@ FUNCTIONS = {
     "clock_timestamp": ("", "timestamptz", "NULL"),
     "pg_is_in_recovery": ("", "boolean", "false"),
     "current_setting": ("text", "text", "'x'"),
+    "starts_with": ("text, text", "boolean", "true"),
+    "has_function_privilege": ("oid, text", "boolean", "true"),
+    "jsonb_typeof": ("jsonb", "text", "'array'"),
+    "to_json": ("text", "json", "'{}'"),
+    "to_char": ("timestamp, text", "text", "'x'"),
+    "age": ("xid", "int", "1"),
+    "array_to_string": ("text[], text", "text", "'x'"),
+    "gen_random_uuid": ("", "uuid", "NULL"),
     "pg_advisory_xact_lock": ("bigint", "void", ""),
     "pg_get_userbyid": ("oid", "name", "'x'"),
     "pg_current_snapshot": ("", "pg_snapshot", "'1:1:'"),
@@ -393,6 +416,7 @@ def test_installing(victim, pgnotifier_dsn):
             installing.install(session)
             installing.grant(session, session.info.user, "publisher")
             installing.grant(session, session.info.user, "listener")
+            installing.grant(session, session.info.user, "enqueuer")
             installing.check(session)
             guard.reanchor(session)
         installing.uninstall(session)

@@ -75,7 +75,8 @@ class Project:
         installed = f"op.install_pgnotifier(version=1, {ROLES})"
         self.write("v1", "table", installed, "op.uninstall_pgnotifier()")
         for version in range(2, durable.VERSION + 1):
-            upgraded = f"op.upgrade_pgnotifier(since={version - 1}, version={version}, {ROLES})"
+            roles = f'{ROLES}, enqueuers=["pg_monitor"]' if version >= 3 else ROLES
+            upgraded = f"op.upgrade_pgnotifier(since={version - 1}, version={version}, {roles})"
             self.write(f"v{version}", f"v{version - 1}", upgraded, "pass")
 
     def write(self, name, before, upgrade, downgrade):

@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import psycopg
 import pytest
 
-from pgnotifier import Notifier, ThreadDispatcher
+from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
 from pgnotifier.errors import (
     ArgumentTypeError,
+    ChannelNameError,
     ConfigurationError,
     LogNotInstalledError,
     LogRefusedError,
@@ -17,6 +18,12 @@ from pgnotifier.errors import (
 )
 
 ONE_TO_THREE = [1, 2, 3]
+
+
+class Relay(InlineDispatcher):
+    """A dispatcher that may read outboxes."""
+
+    is_relay = True
 
 
 class Recalcitrant:
@@ -39,6 +46,27 @@ def test_what_is_published_arrives(notifier, log, record):
     log.publish("paid", *ONE_TO_THREE, '{"id": 7}')
     assert record.wait_for(4) == [*ONE_TO_THREE, {"id": 7}]
     assert record.calls[0] == ("invoice", "paid", 1, 0)
+
+
+def test_outboxes_are_for_relays(notifier, log, record):
+    """A dispatcher that isn't a relay can't read an outbox; NOTIFY on such a name is as any other.
+
+    Its position can be moved and forgotten, as other positions can.
+    """
+    channel = "pgnotifier:celery:default"
+    with pytest.raises(ChannelNameError, match="is reserved"):
+        notifier.subscribe("outbox", channel, record, durable=True)
+    assert notifier.get_subscriptions() == {}
+    log.execute("SELECT pgnotifier.open_outbox('outbox', %s)", channel)
+    notifier.seek("outbox", channel, "oldest")
+    relay = Relay()
+    notifier.subscribe("outbox", channel, record, durable=True, dispatcher=relay, start="oldest")
+    log.execute("SELECT pgnotifier.enqueue('shop.invoice', '[7]')")
+    ((payload,),) = [record.wait_for(1)]
+    assert (payload["task"], payload["args"]) == ("shop.invoice", [7])
+    notifier.subscribe("volatile", channel, record)
+    notifier.unsubscribe("outbox", channel, forget=True)
+    assert log.execute("SELECT count(*) FROM pgnotifier.subscription") == [(0,)]
 
 
 def test_what_was_published_meanwhile_arrives(log, make_notifier, record):

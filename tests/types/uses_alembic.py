@@ -12,6 +12,7 @@ def configure() -> None:
 
 def upgrade(op: Operations) -> None:
     InstallLogOp.install_pgnotifier(op, version=1, publishers=["web"], listeners=["worker"])
+    InstallLogOp.install_pgnotifier(op, version=3, enqueuers=["web"])
     UpgradeLogOp.upgrade_pgnotifier(op, since=1, version=2)
 
 

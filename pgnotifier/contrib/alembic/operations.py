@@ -28,11 +28,20 @@ class _Granting(MigrateOperation):
     """
 
     def __init__(
-        self, since: int, version: int, publishers: Sequence[str], listeners: Sequence[str]
+        self,
+        since: int,
+        version: int,
+        publishers: Sequence[str],
+        listeners: Sequence[str],
+        enqueuers: Sequence[str] = (),
     ) -> None:
         self.since = since
         self.version = version
-        parts: dict[Part, Sequence[str]] = {"publisher": publishers, "listener": listeners}
+        parts: dict[Part, Sequence[str]] = {
+            "publisher": publishers,
+            "listener": listeners,
+            "enqueuer": enqueuers,
+        }
         self.grants = [
             grant_script(role, part, version) for part, roles in parts.items() for role in roles
         ]
@@ -50,6 +59,7 @@ class InstallLogOp(_Granting):
         version: int,
         publishers: Sequence[str] = (),
         listeners: Sequence[str] = (),
+        enqueuers: Sequence[str] = (),
     ) -> None:
         """Install the schema `pgnotifier`. One that is there already is upgraded at most.
 
@@ -58,11 +68,12 @@ class InstallLogOp(_Granting):
             version: The version to install.
             publishers: Roles that may publish.
             listeners: Roles that may read durable subscriptions and move them.
+            enqueuers: Roles that may publish and enqueue tasks, from version 3 on.
 
         Raises:
-            ConfigurationError: This pgnotifier has no such version.
+            ConfigurationError: This pgnotifier has no such version, or it has no enqueuers.
         """
-        operations.invoke(cls(0, version, publishers, listeners))
+        operations.invoke(cls(0, version, publishers, listeners, enqueuers))
 
     def reverse(self) -> MigrateOperation:
         """Return the operation that drops it."""
@@ -82,6 +93,7 @@ class UpgradeLogOp(_Granting):
         version: int,
         publishers: Sequence[str] = (),
         listeners: Sequence[str] = (),
+        enqueuers: Sequence[str] = (),
     ) -> None:
         """Upgrade the schema `pgnotifier`. There is no way back, and no need for one.
 
@@ -93,11 +105,13 @@ class UpgradeLogOp(_Granting):
             version: The version to install.
             publishers: More roles that may publish. Those that have rights keep them.
             listeners: More roles that may read durable subscriptions and move them.
+            enqueuers: More roles that may publish and enqueue tasks, from version 3 on.
 
         Raises:
-            ConfigurationError: This pgnotifier has no such version, or it isn't newer.
+            ConfigurationError: This pgnotifier has no such version, it isn't newer, or it has no
+                enqueuers.
         """
-        operations.invoke(cls(since, version, publishers, listeners))
+        operations.invoke(cls(since, version, publishers, listeners, enqueuers))
 
 
 @Operations.register_operation("uninstall_pgnotifier")

@@ -23,11 +23,13 @@ with naming_extra("celery"):
     from pgnotifier.contrib.celery.configured import CeleryNotifier, shared_subscription
     from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
     from pgnotifier.contrib.celery.errors import CallbackNotFoundError
+    from pgnotifier.contrib.celery.outbox import CeleryOutbox
 
 __all__ = [
     "CallbackNotFoundError",
     "CeleryDispatcher",
     "CeleryNotifier",
+    "CeleryOutbox",
     "notifiers_of",
     "shared_subscription",
 ]

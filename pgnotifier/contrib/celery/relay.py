@@ -44,6 +44,7 @@ class OutboxDispatcher(Dispatcher):
 
     starts_listener: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
+    is_relay: ClassVar[bool] = True
     batch_size: ClassVar[int] = 5000
 
     def __init__(

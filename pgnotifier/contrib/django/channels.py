@@ -17,7 +17,7 @@ from pgnotifier._log.composing import Key
 from pgnotifier._log.publishing import Order, publish_in, publish_many_in
 from pgnotifier._log.sessions import DjangoSession
 from pgnotifier._payload.plain import Encoder
-from pgnotifier._registry.checks import check_channel
+from pgnotifier._registry.checks import check_channel, check_unreserved
 from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
@@ -82,7 +82,7 @@ class Channel(TaskSignal):
                 `pgnotifier.contrib.django.durable` to INSTALLED_APPS. Default: no.
 
         Raises:
-            ChannelNameError: PostgreSQL doesn't allow the name.
+            ChannelNameError: PostgreSQL doesn't allow the name; or it is durable, and an outbox.
             ImproperlyConfigured: The channel already belongs to another database; or it was made
                 with another `durable=`.
         """
@@ -99,6 +99,8 @@ class Channel(TaskSignal):
                     f"made with durable={durable} as well; define it once, and import it"
                 )
             return found  # type: ignore[return-value]
+        if durable:
+            check_unreserved(name)
         channel = super().__new__(cls)
         TaskSignal.__init__(channel, name, using, durable=bool(durable))
         channel.gap = _GapSignal(channel)

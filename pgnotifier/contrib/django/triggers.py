@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
-from pgnotifier._registry.checks import check_channel
+from pgnotifier._registry.checks import check_channel, check_unreserved
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.trigger_sql import (
     VARIABLES,
@@ -76,7 +76,8 @@ class NotifyOn(BaseConstraint):
                 object; otherwise no.
 
         Raises:
-            ChannelNameError: PostgreSQL doesn't allow the name of the channel.
+            ChannelNameError: PostgreSQL doesn't allow the name of the channel; or it is durable,
+                and an outbox.
             ValueError: insert, update and delete are all off.
         """
         if isinstance(channel, Channel):
@@ -87,6 +88,8 @@ class NotifyOn(BaseConstraint):
         self.insert, self.delete = bool(insert), bool(delete)
         self.update, self.old, self.new = _fields(update), _fields(old), _fields(new)
         self.durable = bool(durable)
+        if self.durable:
+            check_unreserved(self.channel)
         if not (self.insert or self.update or self.delete):
             raise ValueError(
                 f"channel {self.channel!r}: at least one of insert, update and delete must be on"
@@ -266,7 +269,8 @@ def notify_on(
     If django-pgtrigger is installed, this registers one of its triggers instead.
 
     Raises:
-        ChannelNameError: PostgreSQL doesn't allow the name of the channel.
+        ChannelNameError: PostgreSQL doesn't allow the name of the channel; or it is durable, and
+            an outbox.
         ValueError: insert, update and delete are all off.
     """
     made = NotifyOn(

@@ -6,7 +6,7 @@ from contextlib import closing, suppress
 
 import psycopg
 import pytest
-from celery import Celery
+from celery import Celery, chain
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
 from outboxes import catch, make_app
@@ -15,6 +15,7 @@ from redis import Redis
 from pgnotifier import ConfigurationError
 from pgnotifier.contrib.celery import CeleryNotifier
 from pgnotifier.contrib.celery.dispatcher import notifiers_of
+from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
 CHANNEL = "pgnotifier:celery:default"
@@ -290,3 +291,38 @@ def test_a_broker_that_is_down(outbox, pgnotifier_private_valkey, eventually, ca
     eventually(lambda: outbox.redis.llen("celery") == 20)
     assert outbox.texts() == [text for _, text in made[10:]]
     assert outbox.dead() == []
+
+
+def test_from_a_transaction_to_a_worker_queue(outbox, eventually):
+    """What is enqueued in a transaction, by Celery or by SQL, is sent once it has committed."""
+    app = make_app(outbox.url)
+    notifier = CeleryNotifier(app, db_conf=outbox.log.dsn)
+    invoice = app.tasks["shop.invoice"]
+    with psycopg.connect(outbox.log.dsn) as connection:
+        with notifier.outbox(connection):
+            first = invoice.delay(1)
+            chain(invoice.si(2), invoice.si(3)).apply_async(countdown=60)
+        ask = "SELECT pgnotifier.enqueue('shop.ship', args => '[4]', countdown => '1 minute')"
+        ((ship,),) = connection.execute(ask)
+        with pytest.raises(ZeroDivisionError), connection.transaction():
+            with notifier.outbox(connection):
+                invoice.delay(5)
+            raise ZeroDivisionError
+    with notifier:
+        notifier.start()
+        eventually(lambda: outbox.redis.llen("celery") == 2 and outbox.texts("low\x06\x163"))
+        sent = [json.loads(text)["headers"] for text in outbox.texts()]
+        assert [one["id"] for one in sent][:1] == [first.id]
+        assert [one["argsrepr"] for one in sent] == ["(1,)", "(2,)"]
+        (text,) = outbox.texts("low\x06\x163")
+        assert json.loads(text)["headers"]["id"] == str(ship)
+    assert outbox.dead() == []
+
+
+def test_the_relay_is_never_captured(outbox, eventually):
+    """An outbox that captures all that the app publishes doesn't capture what a relay sends."""
+    app = make_app(outbox.url)
+    Capture.of(app).find_other = lambda: pytest.fail("the relay was captured")
+    outbox.ask(task="shop.invoice", id="one", args=[7])
+    outbox.relay(app)
+    eventually(lambda: outbox.tasks() == ["shop.invoice"])

@@ -151,13 +151,16 @@ def test_install(run, connection):
 
 def test_the_script(run, connection):
     """`install --sql` prints what installs the log and grants rights, without connecting."""
-    arguments = ("--grant-publisher", "pg_monitor", "--grant-listener", "pg_monitor")
+    arguments = ("--grant-enqueuer", "pg_monitor", "--grant-listener", "pg_monitor")
     code, script = run("install", "--sql", *arguments, dsn="host=127.0.0.1 port=1")
     assert code == 0
     with connection.transaction():
         connection.execute(script.encode())
         connection.execute("SET LOCAL ROLE pg_monitor")
         connection.execute("SELECT pgnotifier.publish('orders', '1'), pgnotifier.retry('{}')")
+        connection.execute("SELECT pgnotifier.may_enqueue()")
+    code, said = run("install", "--sql", "--to", "2", *arguments)
+    assert (code, "an enqueuer need version 3 of the log" in said) == (2, True)
 
 
 def test_the_difference_of_two_versions(run, connection):
@@ -186,6 +189,8 @@ def test_grants(run, connection):
     with connection.transaction():
         connection.execute("SET LOCAL ROLE pg_monitor")
         connection.execute("SELECT pgnotifier.publish('orders', '1')")
+    code, said = run("install", "--grant-enqueuer", "pg_monitor")
+    assert (code, said.splitlines()[1:]) == (0, ["role 'pg_monitor' has the rights of an enqueuer"])
     code, said = run("install", "--grant-listener", "nobody_at_all")
     assert (code, "nobody_at_all" in said) == (1, True)
 

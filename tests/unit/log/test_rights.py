@@ -6,6 +6,7 @@ from log_position import Position
 
 from pgnotifier import durable
 from pgnotifier._log import positions
+from pgnotifier.errors import LogRefusedError
 
 
 @pytest.fixture
@@ -22,6 +23,15 @@ def listener(log, make_role):
     """Yield a session with the rights of a listener."""
     name, dsn = make_role()
     durable.grant(log.connection, name, "listener")
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
+@pytest.fixture
+def enqueuer(log, make_role):
+    """Yield a session with the rights of an enqueuer."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "enqueuer")
     with psycopg.connect(dsn, autocommit=True) as session:
         yield session
 
@@ -66,6 +76,26 @@ READING = [
     "SELECT payload, error, traceback FROM pgnotifier.failed",
     "SELECT version FROM pgnotifier.installed",
 ]
+OPENING = (
+    "SELECT pgnotifier.open_outbox('outbox:celery:shop', 'pgnotifier:celery:default'),"
+    " pgnotifier.open_outbox('outbox:rq:shop', 'pgnotifier:rq:default')"
+)
+ENQUEUING = [
+    OPENING,
+    "SELECT pgnotifier.enqueue('shop.tasks.invoice')",
+    "SELECT pgnotifier.enqueue_job('shop.jobs.invoice')",
+    "SELECT pgnotifier.may_enqueue()",
+]
+RESERVED = [
+    "SELECT pgnotifier.publish('pgnotifier:celery:default', '1')",
+    "SELECT pgnotifier.publish('pgnotifier:', '{}'::jsonb, 'key', notify => true)",
+    (
+        "INSERT INTO pgnotifier.log (channel, payload)"
+        " SELECT 'pgnotifier:rq:' || n, '1' FROM generate_series(1, 3) AS n"
+    ),
+    "INSERT INTO pgnotifier.log (channel, payload) VALUES ('orders', '1'), ('pgnotifier:x', '2')",
+]
+"""What only an enqueuer may publish."""
 REANCHOR = "SELECT pgnotifier.reanchor()"
 OWNING = [
     "DELETE FROM pgnotifier.log",
@@ -145,6 +175,157 @@ def test_publishers_may_not(log, publisher, statement):
     assert refused(publisher, statement)
 
 
+@pytest.mark.parametrize("statement", ENQUEUING)
+def test_publishers_may_not_enqueue(log, publisher, listener, stranger, statement):
+    """Neither a publisher nor a listener may enqueue tasks, or open outboxes."""
+    log.execute(OPENING)
+    for session in (publisher, listener, stranger):
+        assert refused(session, statement)
+    assert log.count() == 0
+
+
+@pytest.mark.parametrize("statement", RESERVED)
+def test_reserved_channels(log, publisher, enqueuer, statement):
+    """On the channel of an outbox, an enqueuer publishes, and a publisher's transaction fails."""
+    with pytest.raises(psycopg.errors.CheckViolation, match="channel_reserved"):
+        publisher.execute(statement)
+    assert log.count() == 0
+    enqueuer.execute(statement)
+    log.execute(statement)  # the owner
+    assert log.count() >= 2
+
+
+def test_reserved_channels_and_copy(log, publisher, enqueuer):
+    """COPY is checked as well."""
+    copy_from = "COPY pgnotifier.log (channel, payload) FROM STDIN"
+    with (
+        pytest.raises(psycopg.errors.CheckViolation, match="channel_reserved"),
+        publisher.cursor().copy(copy_from) as copy,
+    ):
+        copy.write_row(("pgnotifier:celery:default", "1"))
+    with enqueuer.cursor().copy(copy_from) as copy:
+        copy.write_row(("pgnotifier:celery:default", "1"))
+    assert log.count() == 1
+
+
+def test_a_prepared_statement_is_checked_each_time(log, publisher):
+    """A right that is granted, or taken away, counts at once; also for a prepared statement."""
+    insert = "INSERT INTO pgnotifier.log (channel, payload) VALUES (%s, 'x')"
+    role = publisher.info.user
+
+    def publish():
+        publisher.execute(insert, ("pgnotifier:rq:default",), prepare=True)
+
+    publisher.execute(insert, ("orders",), prepare=True)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        publish()
+    log.execute(f"GRANT EXECUTE ON FUNCTION pgnotifier.may_enqueue() TO {role}")
+    publish()
+    log.execute(f"REVOKE EXECUTE ON FUNCTION pgnotifier.may_enqueue() FROM {role}")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        publish()
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "CREATE TEMP TABLE own (channel pgnotifier.entry_channel)",
+        "CREATE TEMP TABLE own AS SELECT 'orders'::pgnotifier.entry_channel AS channel",
+        "CREATE TYPE pg_temp.own AS (channel pgnotifier.entry_channel)",
+        "CREATE DOMAIN pg_temp.own AS pgnotifier.entry_channel",
+        "CREATE TEMP TABLE own (channels pgnotifier.entry_channel[])",
+    ],
+)
+def test_nobody_else_keeps_checked_names(log, publisher, enqueuer, column):
+    """No role can keep a channel's name as one that was checked, and publish it later."""
+    for session in (publisher, enqueuer):
+        assert refused(session, column)
+
+
+def test_ranges_of_names_are_checked(log, publisher):
+    """PostgreSQL 14 lets everybody make ranges of any type. A name is checked to become part of it.
+
+    So are the elements of an array.
+    """
+    log.execute("CREATE TYPE public.own AS RANGE (subtype = pgnotifier.entry_channel)")
+    publisher.execute("SELECT public.own('orders', NULL)")
+    for value in (
+        "public.own('pgnotifier:x', NULL)",
+        "'{pgnotifier:x}'::pgnotifier.entry_channel[]",
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation, match="channel_reserved"):
+            publisher.execute(f"SELECT {value}")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "CREATE TABLE own.kept (channel pgnotifier.entry_channel)",
+        "CREATE TABLE own.kept (channels pgnotifier.entry_channel[])",
+        "CREATE TYPE own.kept AS (channel pgnotifier.entry_channel)",
+        "CREATE TYPE own.kept AS RANGE (subtype = pgnotifier.entry_channel)",
+    ],
+)
+def test_names_that_were_kept_before(pgnotifier_dsn, make_role, kept):
+    """The upgrade fails if somebody has kept names from before they were checked, and says where.
+
+    Views are allowed: they keep nothing.
+    """
+    name, dsn = make_role()
+    with psycopg.connect(pgnotifier_dsn, autocommit=True) as owner:
+        durable.install(owner, 2)
+        durable.grant(owner, name, "publisher")
+        owner.execute("CREATE VIEW names AS SELECT channel FROM pgnotifier.log")
+        owner.execute(f"CREATE SCHEMA own AUTHORIZATION {name}".encode())
+        with psycopg.connect(dsn, autocommit=True) as publisher:
+            publisher.execute(kept.encode())
+            with pytest.raises(LogRefusedError, match=r"own\.kept uses pgnotifier\.entry_channel"):
+                durable.install(owner)
+            drop = "DROP TABLE own.kept" if "TABLE" in kept else "DROP TYPE own.kept"
+            publisher.execute(drop.encode())
+        assert durable.install(owner) is True
+
+
+def test_enqueuers_enqueue(log, enqueuer):
+    """An enqueuer may do all that a publisher may, open outboxes, and enqueue."""
+    for statement in (*PUBLISHING, *ENQUEUING):
+        enqueuer.execute(statement)
+    assert log.execute("SELECT channel FROM pgnotifier.log WHERE channel ~ '^pgn' ORDER BY id") == [
+        ("pgnotifier:celery:default",),
+        ("pgnotifier:rq:default",),
+    ]
+
+
+@pytest.mark.parametrize("statement", [*READING, REANCHOR, *OWNING, *FORGING])
+def test_enqueuers_may_not(log, enqueuer, statement):
+    """An enqueuer may neither read anything, nor move, lock, change or forge anything."""
+    log.subscribe("a")
+    assert refused(enqueuer, statement)
+
+
+def test_one_function_alone(log, stranger):
+    """A role that may execute `enqueue` alone enqueues tasks, and can't publish messages."""
+    log.execute(OPENING)
+    role = stranger.info.user
+    log.execute(f"GRANT USAGE ON SCHEMA pgnotifier TO {role}")
+    log.execute(f"GRANT EXECUTE ON FUNCTION pgnotifier.enqueue TO {role}")
+    stranger.execute("SELECT pgnotifier.enqueue('shop.tasks.invoice', '[7]')")
+    for statement in (*PUBLISHING, *READING, *RESERVED, *ENQUEUING[2:], OPENING):
+        assert refused(stranger, statement)
+    assert log.count() == 1
+
+
+def test_a_function_of_the_owner(log, publisher):
+    """A function with SECURITY DEFINER has the rights of its owner: that is how to allow one."""
+    log.execute(
+        "CREATE FUNCTION public.only_this() RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+        " SET search_path = pg_catalog, pg_temp"
+        " AS $$ SELECT pgnotifier.publish('pgnotifier:celery:default', '{}') $$"
+    )
+    publisher.execute("SELECT public.only_this()")
+    assert log.count() == 1
+
+
 @pytest.mark.parametrize("statement", READING)
 def test_listeners_read(log, listener, statement):
     """A listener may read everything, and move positions."""
@@ -169,6 +350,18 @@ def test_listeners_may_not(log, listener, statement):
 def test_strangers_may_not(log, stranger, statement):
     """Other roles may do nothing at all."""
     assert refused(stranger, statement)
+
+
+def test_a_listener_that_relays(log, listener, enqueuer):
+    """The rights of a listener are all that reading an outbox takes."""
+    enqueuer.execute(OPENING)
+    enqueuer.execute("SELECT pgnotifier.enqueue('shop.tasks.invoice')")
+    name, channel = "outbox:celery:shop", "pgnotifier:celery:default"
+    position = Position(positions.subscribe(listener, name, channel))
+    with listener.transaction():
+        reading = position.read(listener, 10)
+        position.save(listener, reading)
+    assert len(reading.entries) == 1
 
 
 def test_a_listener_that_reads(log, listener):

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from pgnotifier import durable
-from pgnotifier._log.installing import Part
+from pgnotifier._log.installing import PARTS_SINCE, Part
 from pgnotifier._log.versions import (
     FOLDER,
     as_statement,
@@ -14,6 +14,7 @@ from pgnotifier._log.versions import (
     make_statement,
     read_steps,
 )
+from pgnotifier.errors import ConfigurationError
 
 NEWER = {
     2: """
@@ -65,7 +66,11 @@ def shape(connection):
 
 def test_there_is_a_file_for_each_version():
     """The folder has the statements of each version up to the newest, and grants of older ones."""
-    older = {f"{one}.{part}" for one in range(1, durable.VERSION) for part in get_args(Part)}
+    older = {
+        f"{one}.{part}"
+        for part in get_args(Part)
+        for one in range(PARTS_SINCE[part], durable.VERSION)
+    }
     found = {one.name.removesuffix(".sql") for one in FOLDER.iterdir()}
     assert found == {*map(str, range(1, durable.VERSION + 1)), *older}
 
@@ -167,7 +172,7 @@ def test_grants_of_each_version(connection):
     """
     for version in range(1, durable.VERSION + 1):
         durable.install(connection, version)
-        for part in ("publisher", "listener"):
+        for part in (one for one in get_args(Part) if version >= PARTS_SINCE[one]):
             script = durable.grant_script("pg_monitor", part, version)
             connection.execute(as_statement(script).encode())
             durable.grant(connection, "pg_monitor", part)
@@ -189,8 +194,20 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
     with pgnotifier_postgres.database() as other, psycopg.connect(other) as new:
         durable.install(new)
         durable.install(connection, 1)
-        for part in get_args(Part):
+        for part in (one for one in get_args(Part) if PARTS_SINCE[one] == 1):
             durable.grant(connection, "pg_monitor", part)
             durable.grant(new, "pg_monitor", part)
         durable.install(connection)
         assert rights(connection) == rights(new)
+
+
+def test_a_part_that_an_older_version_does_not_have(connection):
+    """Rights that come with a later version are refused, and the error says what to run."""
+    durable.install(connection, 2)
+    needs = "an enqueuer need version 3 of the log, and it has version 2. Run: pgnotifier install"
+    with pytest.raises(ConfigurationError, match=needs):
+        durable.grant(connection, "pg_monitor", "enqueuer")
+    with pytest.raises(ConfigurationError, match=needs):
+        durable.grant_script("pg_monitor", "enqueuer", 2)
+    durable.install(connection)
+    durable.grant(connection, "pg_monitor", "enqueuer")

@@ -3,7 +3,13 @@
 import pytest
 
 from pgnotifier import ArgumentTypeError, ChannelNameError, InlineDispatcher
-from pgnotifier._registry.checks import check_channel, check_channels, check_id
+from pgnotifier._registry.checks import (
+    check_channel,
+    check_channels,
+    check_id,
+    check_unreserved,
+    is_reserved,
+)
 from pgnotifier._registry.registry import Registry
 from pgnotifier.dispatch import Binding, Subscription
 
@@ -120,6 +126,21 @@ def test_good_names(name):
     """Any Unicode text of 1 to 63 bytes is a valid channel name."""
     assert check_channel(name) == name
     assert check_channels(name) == [name]
+
+
+@pytest.mark.parametrize("name", ["pgnotifier:", "pgnotifier:celery:default"])
+def test_reserved_names(name):
+    """A channel may have such a name, but users can't publish to it durably."""
+    assert check_channel(name) == name
+    assert is_reserved(name)
+    with pytest.raises(ChannelNameError, match=f"'{name}' is reserved"):
+        check_unreserved(name)
+
+
+@pytest.mark.parametrize("name", ["pgnotifier", "pgnotifier_wake", "Pgnotifier:", "my.pgnotifier:"])
+def test_names_that_are_not_reserved(name):
+    """Only the whole prefix is reserved."""
+    assert check_unreserved(name) == name
 
 
 @pytest.mark.parametrize("name", ["", "a" * 64, "ü" * 32, "😀" * 16, "a\0b", "\0", "\ud800"])
