@@ -56,8 +56,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         Only dispatchers with `settles_itself` call it. It also does nothing once the subscription
         was muted or removed: what wasn't delivered then mustn't count as done.
         """
-        if isinstance(self.notification, Entry) and self.binding.live:
-            for entry in self.entries():
+        whole = self.notification
+        if isinstance(whole, Entry) and self.binding.live:
+            # Without a generator in the usual case: this is called for each entry.
+            for entry in self.entries() if whole.parts else (whole,):
                 if entry.receipt is not None and entry.receipt.covers(self.binding.mutes):
                     entry.receipt.settle(entry.id)
 
@@ -136,6 +138,12 @@ class Dispatcher(ABC):
     True for dispatchers that hand deliveries to threads or tasks of this process: what such a
     dispatcher has acknowledged may not even have begun. For all others, what is acknowledged is
     done, and the notifier settles it.
+    """
+
+    decodes: ClassVar[bool] = True
+    """Whether payloads are decoded. If False, `Notification.payload` is the text, as in `raw`.
+
+    False for dispatchers that forward texts.
     """
 
     is_relay: ClassVar[bool] = False

@@ -29,6 +29,8 @@ Integrations, the test servers and the demo add theirs:
     ├── ExtraNotInstalledError   (ModuleNotFoundError)  contrib: its framework isn't installed
     ├── CallbackNotFoundError    (LookupError)      contrib.celery: no callback for a task
     ├── MessageFormatError       (ValueError)       contrib.celery: no message for a worker
+    ├── MessageRefusedError      (ValueError)       contrib.celery: the broker won't accept it
+    ├── TaskNotAllowedError      (PermissionError)  contrib.celery: SQL may not ask for this task
     ├── EmbeddingError           (UsageError)       contrib.celery: a worker that can't listen
     ├── ReceiverNotFoundError    (LookupError)      contrib.django: no receiver for a task
     ├── ServerError              (RuntimeError)     testing: a server that can't start or answer

@@ -90,7 +90,7 @@ class Deliverer:
         self._ending = Ending()
         self.buffer = Buffer(self.name, size, max_bytes, overflow)
         self.intake = Intake()
-        self._decoder = Decoder(decode, find_payload, self._miss)
+        self._decoder = Decoder(decode if dispatcher.decodes else str, find_payload, self._miss)
         self._decoding = 0
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
         given = (self._ending, self.buffer, self._gatherer, self._decoder.decode)

@@ -6,7 +6,8 @@ from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.rows import Failed, Place
 
 BATCH = 1000
-"""How many entries are read at a time, at most, and as many may come again after a crash."""
+"""How many entries are read at a time, at most, and as many may come again after a crash. More for
+a dispatcher with larger batches."""
 UNSYNCED = 100
 """How many entries may be delivered, with their position saved, before the next save waits for the
 disk. After a crash of the server these may come again, too, so the next batch is that much smaller.
@@ -23,8 +24,13 @@ class Bookmark:
         unsynced: How many entries before it a crash of the server may bring back.
     """
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
+    def __init__(self, batch: int = BATCH) -> None:
+        """Know nothing yet.
+
+        Args:
+            batch: How many entries may come again after a crash.
+        """
+        self._batch = batch
         self.known: int | None = None
         self.ahead: str | None = None
         self.unsynced = UNSYNCED
@@ -37,7 +43,7 @@ class Bookmark:
     @property
     def limit(self) -> int:
         """How many entries may be read next."""
-        return BATCH - self.unsynced
+        return self._batch - self.unsynced
 
     def move(self, known: int | None) -> None:
         """Note that the position is another one, which somebody else has saved."""

@@ -8,7 +8,7 @@ from time import monotonic
 
 from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.intake import EntryItem
-from pgnotifier._durable.bookmark import Bookmark
+from pgnotifier._durable.bookmark import BATCH, Bookmark
 from pgnotifier._durable.dropping import RETRY_PAUSE, Dropping, ReportDropped
 from pgnotifier._durable.flight import Flight, launch, retry_pause
 from pgnotifier._durable.log_session import LogSession
@@ -90,7 +90,8 @@ class Progress:
         self._fetched: Fetched | None = None  # what was read when it was locked
         self._flight: Flight | None = None
         self._retries = Retries(hand_over, on_settled)
-        self._bookmark = Bookmark()
+        self._batch = max(BATCH, binding.dispatcher.batch_size)
+        self._bookmark = Bookmark(self._batch)
         self._saved_at = -math.inf
         self._save_pause = IDLE_SAVE_PAUSE
         self._paused_until = -math.inf
@@ -156,7 +157,7 @@ class Progress:
     def begin_again(self) -> None:
         """Trust nothing that is known of the log. What is under way is read again afterwards."""
         self.sub, self._is_locked = None, False
-        self._bookmark, self._dropping = Bookmark(), None
+        self._bookmark, self._dropping = Bookmark(self._batch), None
         if self._flight is not None:
             self._flight = replace(self._flight, is_void=True)
         self._retries.void()

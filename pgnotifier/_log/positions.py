@@ -21,6 +21,9 @@ SELECT pgnotifier.limit_lag(%s, %s::pg_catalog.int8, %s::pg_catalog.int8, %s::pg
 """
 _SEEK = "SELECT pgnotifier.seek(%s, %s, %s, %s::pg_catalog.int8, %s::pg_catalog.timestamptz)"
 _FORGET = "SELECT pgnotifier.forget(%s, %s)"
+_NAMES = """
+SELECT name FROM pgnotifier.subscription WHERE channel OPERATOR(pg_catalog.=) %s ORDER BY sub
+"""
 
 
 def subscribe(
@@ -74,6 +77,11 @@ def forget(connection: psycopg.Connection[Any], name: str, channel: str) -> bool
     row = connection.execute(_FORGET, (name, channel)).fetchone()
     assert row is not None
     return bool(row[0])
+
+
+def find_names(connection: psycopg.Connection[Any], channel: str) -> list[str]:
+    """Return the ids of the subscriptions to a channel, in the order in which they were made."""
+    return [name for (name,) in connection.execute(_NAMES, (channel,))]
 
 
 def _since(start: Start) -> tuple[str, int | None, datetime | None]:

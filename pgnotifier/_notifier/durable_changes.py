@@ -1,10 +1,11 @@
 """Changes of durable subscriptions: in their registry first, then in the log."""
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable.translating import translate
 from pgnotifier._listener.commands import Verb
 from pgnotifier._log.positions import Start, forget, seek
@@ -15,6 +16,8 @@ from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime.sync import Outcome
 from pgnotifier.dispatch import Subscription
 from pgnotifier.durability import Durability
+
+T = TypeVar("T")
 
 
 class DurableChanges(Changes):
@@ -72,14 +75,7 @@ class DurableChanges(Changes):
 
     def _execute(self, step: Callable[[psycopg.Connection[Any]], bool]) -> bool:
         """Do something in the log, on a connection of its own."""
-        parameters = self._lifecycle.parameters
-        connection = parameters.connect()
-        try:
-            return step(connection)
-        except psycopg.Error as exc:
-            raise translate(exc, parameters) from exc
-        finally:
-            connection.close()
+        return in_log(self._lifecycle.parameters, step)
 
     def _request(self, verb: Verb, names: list[str], autorun: bool) -> Outcome | None:
         """Have sources look at these channels, if the notifier runs."""
@@ -92,3 +88,20 @@ class DurableChanges(Changes):
     def _look(self) -> None:
         if self._lifecycle.sources is not None:
             self._lifecycle.sources.look()
+
+
+def in_log(parameters: Parameters, step: Callable[[psycopg.Connection[Any]], T]) -> T:
+    """Return what a step in the log returns, on a connection of its own.
+
+    Raises:
+        ConnectionFailedError: No connection could be made, or it was lost.
+        LogNotInstalledError: The database has no durable log.
+        LogRefusedError: This role may not do so.
+    """
+    connection = parameters.connect()
+    try:
+        return step(connection)
+    except psycopg.Error as exc:
+        raise translate(exc, parameters) from exc
+    finally:
+        connection.close()

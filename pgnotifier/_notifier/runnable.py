@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self
 
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._log.positions import find_names
+from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
@@ -154,6 +157,19 @@ class Runnable:
             problems.insert(0, f"{current.state} since {since}")
         sources = self._lifecycle.sources
         return problems + (sources.find_problems() if sources is not None else [])
+
+    def find_durable(self, channel: str) -> list[str]:
+        """Return the ids of the durable subscriptions to a channel, the oldest first.
+
+        They are those that the database knows, whoever runs them.
+
+        Raises:
+            ConnectionFailedError: No connection could be made.
+            LogNotInstalledError: The database has no durable log.
+            LogRefusedError: This role may not read it.
+        """
+        step = partial(find_names, channel=channel)
+        return in_log(self._lifecycle.parameters, step)
 
     @property
     def startup_wait(self) -> bool | float | None:

@@ -9,6 +9,7 @@ from typing import Any
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
 
 from pgnotifier.contrib._queues.redis_errors import is_wrong_type
+from pgnotifier.contrib.celery.outbox_capture import not_captured
 from pgnotifier.contrib.celery.settings import check_urls
 
 CONNECT_TIMEOUT = 4.0
@@ -51,6 +52,8 @@ class Broker:
     def lease(self) -> Iterator[Lease]:
         """Yield a connected producer. The connection is dropped if the block raises.
 
+        What the block publishes is never captured by an outbox.
+
         Raises:
             ConfigurationError: A URL in the app's configuration can't be parsed.
             Exception: None of the broker's hosts could be reached. The type depends on the
@@ -66,7 +69,8 @@ class Broker:
         if lease is None:
             lease = Lease(self._connect())
         try:
-            yield lease
+            with not_captured():
+                yield lease
         except BaseException:
             _drop(lease.producer)
             raise

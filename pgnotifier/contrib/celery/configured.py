@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 from celery import Celery
@@ -12,6 +13,7 @@ from pgnotifier._registry.checks import check_channels
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, check_app
+from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_setting
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.notifier import Notifier
@@ -94,6 +96,17 @@ class CeleryNotifier(Notifier):
             shared = tuple(_shared)
         for subscribe_to in shared:
             subscribe_to(self)
+
+    @cached_property
+    def outbox(self) -> CeleryOutbox:
+        """The app's outbox, which this notifier relays from now on.
+
+        For one with another name, or one from which SQL may ask for other tasks:
+        `CeleryOutbox(app, name).relay_to(notifier, allow=[…])`.
+        """
+        outbox = CeleryOutbox(self.app)
+        outbox.relay_to(self)
+        return outbox
 
     def check_configured(self) -> None:
         """Check the settings of the app.

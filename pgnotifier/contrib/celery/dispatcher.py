@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from weakref import WeakKeyDictionary, ref
 
 from celery import Celery
@@ -236,7 +236,24 @@ class CeleryDispatcher(Dispatcher):
         return (decode if self._notifier is None else self._notifier.decoder)(text)
 
 
-def dispatchers_of(app: Celery) -> list[CeleryDispatcher]:
+class OfApp(Protocol):
+    """What all dispatchers of an app have: `CeleryDispatcher`, and the relay of an outbox."""
+
+    @property
+    def notifier(self) -> "Notifier | None":
+        """The notifier that uses it; None before one does."""
+        ...
+
+    def targets(self) -> list[Any]:
+        """Return the targets of all subscriptions."""
+        ...
+
+    def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
+        """Return what the notifications of each subscription become, by id and channel."""
+        ...
+
+
+def dispatchers_of(app: Celery) -> list[OfApp]:
     """Return the dispatchers of an app, in the order in which notifiers began to use them."""
     return AppTasks.of(app).dispatchers
 

@@ -9,3 +9,11 @@ class CallbackNotFoundError(PgNotifierError, LookupError):
 
 class MessageFormatError(PgNotifierError, ValueError):
     """An entry of the log isn't a message for a worker, or a message can't be an entry."""
+
+
+class MessageRefusedError(PgNotifierError, ValueError):
+    """The broker will never accept a message, or has no queue for it."""
+
+
+class TaskNotAllowedError(PgNotifierError, PermissionError):
+    """SQL has asked for a task that the relay may not send."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
@@ -14,7 +14,11 @@ from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
+from pgnotifier.contrib.celery.relay import OutboxDispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from pgnotifier.notifier import Notifier
 
 AnyConnection = Given | GivenForAsyncio | str | None
 """A connection, or the alias of one of Django's; None stands for Django's default."""
@@ -79,6 +83,23 @@ class CeleryOutbox:
     def subscription(self) -> str:
         """The name of the relay's subscription in the durable log."""
         return self._log.subscription
+
+    def relay_to(self, notifier: "Notifier", *, allow: Iterable[str] | None = None) -> None:
+        """Have a notifier send to the app's broker what is committed, wherever that notifier runs.
+
+        The app's commands then run this notifier as well: `celery -A shop pgnotifier`, or
+        `worker --pgnotifier`.
+
+        Args:
+            notifier: Any notifier on the same database.
+            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for
+                with `pgnotifier.enqueue()`. Default: the tasks that are registered with the app.
+
+        Raises:
+            ArgumentTypeError: `allow` isn't a list of names.
+            PgNotifierError: Whatever `Notifier.subscribe` raises.
+        """
+        OutboxDispatcher(self._app, self.name, allow=allow).relay_to(notifier)
 
     def __call__(self, connection: AnyConnection = None) -> "Block":
         """Return a block, for `with` or `async with`: its tasks are part of a transaction.

@@ -65,6 +65,21 @@ class Recording:
 
 
 _active: ContextVar[Recording | None] = ContextVar("pgnotifier_outbox", default=None)
+_is_suspended: ContextVar[bool] = ContextVar("pgnotifier_outbox_suspended", default=False)
+
+
+@contextmanager
+def not_captured() -> Iterator[None]:
+    """Have everything that the block publishes sent to the broker, whatever outbox is active.
+
+    A relay that captured what it sends would put it into its own outbox.
+    """
+    token = _is_suspended.set(True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            _is_suspended.reset(token)
 
 
 class Capture:
@@ -104,6 +119,8 @@ class Capture:
 
     def find(self) -> Sink | None:
         """Return what takes the app's messages now; None if they go to the broker."""
+        if _is_suspended.get():
+            return None
         one = _active.get()
         while one is not None:
             if one.capture is self and one.is_open and one.is_ours:

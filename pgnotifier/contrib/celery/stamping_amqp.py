@@ -46,8 +46,7 @@ class AmqpStamp(KombuStamp):
             raise UnstampableError("it isn't published exactly once")
         ((message, where),) = like.seen
         self._channel = channel
-        self._room = channel.connection.frame_max - 8
-        self._method = _encode_frames(channel, where)
+        self._method = encode_frames(channel, where)
         self._before, self._table, self._after = _take_apart(self._own(message.properties))
 
     def press(self, given: Given, task_id: str) -> bytes:
@@ -63,10 +62,7 @@ class AmqpStamp(KombuStamp):
         if added := self.added(given):
             table += _encode("F", [added])[4:]  # without its length
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
-        header = b"".join((pack(">HHQ", 60, 0, len(body)), *properties))
-        bodies = [body[at : at + self._room] for at in range(0, len(body), self._room)]
-        frames = (self._frame(_BODY, part) for part in bodies)
-        return b"".join((self._method, self._frame(_HEADER, header), *frames))
+        return join_frames(self._channel, self._method, b"".join(properties), body)
 
     def find_difference(self, other: Published) -> str | None:
         """Return which part of another message the stamp makes differently."""
@@ -76,7 +72,7 @@ class AmqpStamp(KombuStamp):
             # Encode the body again, because JSON can be written in more than one way.
             body = self._make_body(self.positional(other.given.arguments))
             properties = self._own(message.properties)
-            theirs = _encode_frames(self._channel, where, _Message(body, **properties))
+            theirs = encode_frames(self._channel, where, _Message(body, **properties))
             given = Given(other.given.arguments, other.given.origin)
             if theirs != self.press(given, other.settings["correlation_id"]):
                 return "frames"
@@ -93,11 +89,8 @@ class AmqpStamp(KombuStamp):
             body, _ = _compress(body, self._like.compression)
         return body.encode() if isinstance(body, str) else body
 
-    def _frame(self, kind: int, content: bytes) -> bytes:
-        return pack(">BHI", kind, self._channel.channel_id, len(content)) + content + b"\xce"
 
-
-def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> bytes:
+def encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> bytes:
     """Return what py-amqp sends for a message; without one, only the `basic.publish` frame."""
     sent: list[bytes] = []
 
@@ -113,6 +106,24 @@ def _encode_frames(channel: Any, where: dict[str, Any], message: Any = None) -> 
     write = _frame_writer(channel.connection, Wire())
     write(_METHOD, channel.channel_id, _PUBLISH, arguments, message)
     return b"".join(sent)
+
+
+def join_frames(channel: Any, method: bytes, properties: bytes, body: bytes) -> bytes:
+    """Return the frames of a message.
+
+    Args:
+        channel: The channel that it is sent on.
+        method: The `basic.publish` frame.
+        properties: The encoded properties.
+        body: The body.
+    """
+    room = channel.connection.frame_max - 8
+    header = pack(">HHQ", 60, 0, len(body)) + properties
+    parts = [(_HEADER, header)]
+    parts += [(_BODY, body[at : at + room]) for at in range(0, len(body), room)]
+    number = channel.channel_id
+    frames = (pack(">BHI", kind, number, len(one)) + one + b"\xce" for kind, one in parts)
+    return b"".join((method, *frames))
 
 
 def _encode_text(text: str) -> bytes:

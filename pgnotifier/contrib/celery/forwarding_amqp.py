@@ -1,0 +1,158 @@
+"""Forward finished messages to RabbitMQ, and wait for the confirms of many at once."""
+
+import functools
+from collections.abc import Callable, Mapping
+from struct import error, pack
+from typing import Any
+
+from amqp import exceptions, serialization
+from kombu.common import maybe_declare
+
+from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
+from pgnotifier.contrib.celery.errors import MessageRefusedError
+from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
+from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.contrib.celery.relay_messages import Content, Message
+from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
+from pgnotifier.errors import in_one_line
+
+_encode: Any = serialization.dumps
+_maybe_declare: Any = maybe_declare
+REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
+"""The errors with which RabbitMQ refuses a message for good. It closes the channel with them."""
+
+
+class AmqpForwarder(Forwarder):
+    """Publishes messages as the frames that py-amqp would send."""
+
+    def __init__(self, app: Any, producer: Any) -> None:
+        """Put the producer's channel into confirm mode."""
+        super().__init__(app, AmqpCarrier(producer))
+        self._channel = producer.channel
+        self._methods: dict[Destination, bytes] = {}
+
+    def forward(self, message: Message) -> None:
+        """Add the frames of a message."""
+        method = self._methods.get(message.destination) or self._find(message.destination)
+        content = message.open()
+        body = content.body
+        if isinstance(body, str):
+            body = body.encode(content.content_encoding)
+        try:
+            properties = encode_properties(content, message.destination.priority)
+        except (error, ValueError, exceptions.FrameSyntaxError) as exc:
+            raise MessageRefusedError(
+                f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
+            ) from None
+        self.carrier.add(join_frames(self._channel, method, properties, body))
+
+    def _find(self, destination: Destination) -> bytes:
+        """Return the `basic.publish` frame of a destination, once the broker knows where that is.
+
+        RabbitMQ closes a channel on which something is refused, with all that it hasn't confirmed.
+        So queues and exchanges are declared and looked for on another one.
+        """
+        exchange, routing_key, _ = destination
+        entities = list(find_entities(self.app, destination))
+        with self.producer.connection.channel() as channel:
+            try:
+                for entity in entities:
+                    _maybe_declare(entity, channel)
+                if exchange:
+                    channel.exchange_declare(exchange, "direct", passive=True)  # any type will do
+                elif not entities:
+                    channel.queue_declare(routing_key, passive=True)
+            except REFUSALS as exc:
+                where = f"exchange {exchange!r:.200}" if exchange else f"queue {routing_key!r:.200}"
+                raise MessageRefusedError(
+                    f"the broker refuses the {where}: {in_one_line(exc)}"
+                ) from exc
+        settings = {"mandatory": False, "immediate": False}
+        given = {"exchange": exchange, "routing_key": routing_key, **settings}
+        method = encode_frames(self._channel, given)
+        self._methods[destination] = method
+        return method
+
+
+def encode_properties(content: Content, priority: int) -> bytes:
+    """Return the properties of a message as py-amqp encodes them, in a fifth of the time.
+
+    https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, sections 4.2.5.5 and 4.2.6.1.
+
+    Args:
+        content: The message.
+        priority: Its priority.
+    """
+    given = {
+        **content.properties,
+        "content_type": content.content_type,
+        "content_encoding": content.content_encoding,
+        "application_headers": content.headers,
+        "priority": priority,
+    }
+    flags, parts = 0, [b""]
+    for bit, name, encode in _PROPERTIES:
+        value = given.get(name)
+        if value is not None:
+            flags |= 1 << bit
+            parts.append(encode(value))
+    parts[0] = pack(">H", flags)
+    return b"".join(parts)
+
+
+def _encode_short(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return pack("B", len(data)) + data
+
+
+def _encode_table(table: Mapping[str, Any]) -> bytes:
+    data = b"".join(
+        [
+            _encode_text(name, value)
+            if type(value) is str
+            else _encode_constant(name, value)
+            if value is None or type(value) is bool
+            else _encode_item(name, value)
+            for name, value in table.items()
+        ]
+    )
+    return pack(">I", len(data)) + data
+
+
+def _encode_text(name: str, text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return _encode_name(name) + pack(">cI", b"S", len(data)) + data
+
+
+@functools.lru_cache(maxsize=1000)
+def _encode_name(name: str) -> bytes:
+    return _encode_short(name)
+
+
+@functools.lru_cache(maxsize=1000, typed=True)
+def _encode_constant(name: str, value: Any) -> bytes:
+    return _encode_item(name, value)
+
+
+def _encode_item(name: str, value: Any) -> bytes:
+    encoded: bytes = _encode("F", [{name: value}])
+    return encoded[4:]  # without its length
+
+
+_PROPERTIES: tuple[tuple[int, str, Callable[[Any], bytes]], ...] = (
+    (15, "content_type", _encode_short),
+    (14, "content_encoding", _encode_short),
+    (13, "application_headers", _encode_table),
+    (12, "delivery_mode", lambda value: pack("B", value)),
+    (11, "priority", lambda value: pack("B", value)),
+    (10, "correlation_id", _encode_short),
+    (9, "reply_to", _encode_short),
+    (8, "expiration", _encode_short),
+    (7, "message_id", _encode_short),
+    (6, "timestamp", lambda value: pack(">Q", value)),
+    (5, "type", _encode_short),
+    (4, "user_id", _encode_short),
+    (3, "app_id", _encode_short),
+    (2, "cluster_id", _encode_short),
+)
+"""The bit of each property, and how its value is encoded, in this order."""

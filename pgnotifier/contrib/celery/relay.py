@@ -1,0 +1,236 @@
+"""Relay an outbox: forward what was enqueued in transactions from the log to the broker."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from celery import Celery
+
+from pgnotifier.contrib.celery.broker import Broker
+from pgnotifier.contrib.celery.dispatcher import check_app
+from pgnotifier.contrib.celery.inventory import Enqueued
+from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
+from pgnotifier.contrib.celery.relay_requests import check_patterns
+from pgnotifier.contrib.celery.relaying import Relay, Suspicion
+from pgnotifier.contrib.celery.tasks import AppTasks
+from pgnotifier.dispatch import Batch, Dispatcher
+from pgnotifier.dispatchers.claiming import claim
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError, ConnectionFailedError
+
+if TYPE_CHECKING:
+    from weakref import ref
+
+    from pgnotifier.dispatch import Subscription
+    from pgnotifier.notifier import Notifier
+
+RELAYED = "relayed"
+MOST_NAMES = 1000
+"""How many tasks are counted by name; the others together."""
+
+
+class OutboxDispatcher(Dispatcher):
+    """Forwards what an outbox holds to the broker of a Celery app.
+
+    Finished messages are sent as they are. For tasks that SQL has asked for, the app makes the
+    message.
+
+    While the broker is down, everything waits in the log, in order. What the broker will never
+    accept, or can't be read, is set aside as a dead letter with the reason, and what comes after it
+    goes on. If the broker's answer was lost, a message is sent twice, with the same task id and the
+    same delivery tag.
+    """
+
+    starts_listener: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+    is_relay: ClassVar[bool] = True
+    batch_size: ClassVar[int] = 5000
+
+    def __init__(
+        self, app: Celery, name: str = "default", *, allow: Iterable[str] | None = None
+    ) -> None:
+        """Make a dispatcher; nothing is connected yet.
+
+        Args:
+            app: The app with the broker and the queues.
+            name: The name of the outbox.
+            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for.
+                Default: the tasks that are registered with the app.
+
+        Raises:
+            ArgumentTypeError: An argument is of the wrong type.
+        """
+        self._app = check_app(app)
+        if not isinstance(name, str):
+            raise ArgumentTypeError(f"the name of an outbox must be a str, not {name!r:.80}")
+        self.name = name
+        self._allow = check_patterns(allow)
+        self._owner: ref[Notifier] | None = None
+        self._broker = Broker(self._app)
+        self._relayed: Counter[str] = Counter()
+        self._refused = 0
+        self._suspicion = Suspicion()
+        self._is_alone = False
+
+    def __repr__(self) -> str:
+        return f"<OutboxDispatcher of {self._app.main!r}, outbox {self.name!r}>"
+
+    @property
+    def channel(self) -> str:
+        """The channel of the log."""
+        return channel_of(self.name)
+
+    @property
+    def id(self) -> str:
+        """The id of its subscription."""
+        return subscription_of(self._app.main or "")
+
+    @property
+    def notifier(self) -> "Notifier | None":
+        """The notifier that uses this dispatcher; None before one does."""
+        return None if self._owner is None else self._owner()
+
+    def relay_to(self, notifier: "Notifier") -> None:
+        """Subscribe to the outbox's channel.
+
+        Raises:
+            ConfigurationError: Another notifier uses this dispatcher.
+            PgNotifierError: Whatever `Notifier.subscribe` raises.
+        """
+        notifier.subscribe(
+            self.id,
+            self.channel,
+            relay,
+            dispatcher=self,
+            durable=True,
+            start="now",  # whoever enqueues has made the position before
+            max_attempts=1,  # what was refused for good would be refused again
+        )
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Remember which notifier uses this dispatcher, so that the app's commands start it.
+
+        Raises:
+            ConfigurationError: Another notifier uses it already.
+        """
+        self._owner = claim(self, self._owner, notifier)
+        AppTasks.of(self._app).add(self)
+
+    def bind(self, subscription: "Subscription") -> None:
+        """Check that the subscription is the one that `relay_to` makes.
+
+        Raises:
+            ConfigurationError: It is another one.
+        """
+        given = (subscription.id, subscription.channel)
+        if given != (self.id, self.channel) or subscription.durability is None:
+            raise ConfigurationError(
+                f"subscription {subscription.id!r:.80}: an OutboxDispatcher only delivers what "
+                "relay_to() subscribes"
+            )
+        AppTasks.of(self._app).hold(self)
+
+    def unbind(self, subscription: "Subscription") -> None:  # noqa: ARG002
+        """Let go of the dispatcher."""
+        AppTasks.of(self._app).let_go(self)
+
+    def open(self) -> None:
+        """Check that no other app relays this outbox.
+
+        Raises:
+            ConfigurationError: Another one does.
+        """
+        self._is_alone = False
+        if _is_on_event_loop():  # `start()` calls it again, in a thread
+            return
+        with suppress(ConnectionFailedError):  # it is checked again before anything is sent
+            self._check_alone()
+
+    def dispatch(self, batch: Batch) -> None:
+        """Forward each delivery, and acknowledge it once the broker has acknowledged its message.
+
+        Raises:
+            ConfigurationError: Another app relays the same outbox.
+            Exception: The broker is down. The type depends on its client.
+        """
+        if not self._is_alone:
+            self._check_alone()
+        self._app.set_current()  # for what receivers of signals do
+        self._app.finalize(auto=True)
+        with self._broker.lease() as lease:
+            if lease.publisher is None:
+                lease.publisher = Relay(
+                    self._app, lease.producer, self._broker.has_failed, self._allow, self._suspicion
+                )
+            forwarding: Relay = lease.publisher
+            try:
+                forwarding.forward(batch)
+            finally:
+                self._count(forwarding)
+
+    def targets(self) -> list[Any]:
+        """Return nothing: what a message calls isn't known before it is there."""
+        return []
+
+    def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
+        """Return its subscription, by id and channel."""
+        row = Enqueued(self.id, self.channel, "as enqueued", "as enqueued", RELAYED)
+        return {(self.id, self.channel): row}
+
+    def details(self) -> Mapping[str, Any]:
+        """Return how many messages were forwarded since the start, by task."""
+        return {
+            "outbox": self.name,
+            "relayed": dict(self._relayed.copy()),
+            "refused": self._refused,
+        }
+
+    def is_reachable(self) -> bool:
+        """Return whether a connection to the broker can be made."""
+        return self._broker.is_reachable()
+
+    def close(self) -> None:
+        """Close the connection to the broker."""
+        self._broker.close()
+
+    def _count(self, relay: Relay) -> None:
+        forwarded, self._refused = relay.take_counts(self._refused)
+        for name, count in forwarded.items():
+            is_known = name in self._relayed or len(self._relayed) < MOST_NAMES
+            self._relayed[name if is_known else "others"] += count
+
+    def _check_alone(self) -> None:
+        """Check that this app is the first one that relays the outbox, or the only one.
+
+        Raises:
+            ConfigurationError: Another app was there before. Each would send everything.
+            ConnectionFailedError: The database can't be reached.
+        """
+        notifier = self.notifier
+        if notifier is None:
+            return
+        prefix = subscription_of("")
+        names = [one for one in notifier.find_durable(self.channel) if one.startswith(prefix)]
+        first = names[0] if names else self.id
+        if first != self.id:
+            other = first.removeprefix(prefix)
+            raise ConfigurationError(
+                f"the outbox {self.name!r} is relayed by the app {other!r} already, so the app "
+                f"{self._app.main!r} would send each of its tasks a second time; give one of them "
+                f"an outbox of its own, with name=…; or if {other!r} is no more, run: pgnotifier "
+                f"positions forget {first!r} --channel {self.channel!r}"
+            )
+        self._is_alone = True
+
+
+def _is_on_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def relay(*_: object) -> None:
+    """Stand for the relay in lists of subscriptions. It is never called."""

@@ -1,0 +1,155 @@
+"""Read what an outbox holds: finished messages, and tasks that SQL has asked for.
+
+A finished message is the text that kombu's Redis transport would push to a list. Only what decides
+where it goes is read of it, and its arguments stay as they are.
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from kombu.utils import json as kombu_json
+
+from pgnotifier.contrib.celery.errors import MessageFormatError
+from pgnotifier.contrib.celery.outbox_messages import Destination
+
+
+class _DeliveryInfo(msgspec.Struct, gc=False):
+    exchange: str
+    routing_key: str
+
+
+class _Properties(msgspec.Struct, gc=False):
+    delivery_tag: str
+    delivery_info: _DeliveryInfo
+    priority: Any = None
+
+
+class _Headers(msgspec.Struct, gc=False):
+    task: str = ""
+
+
+class _Message(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
+    body: str
+    content_type: str
+    headers: _Headers
+    properties: _Properties
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A finished message.
+
+    Attributes:
+        text: The message as kombu's transport for Redis has it.
+        task: The name of the task.
+        destination: Where it goes.
+    """
+
+    text: str
+    task: str
+    destination: Destination
+
+    def open(self) -> "Content":
+        """Return the parts of the message, for other transports."""
+        # kombu's own decoder makes dates of the objects that its encoder has made of dates.
+        decode = _decode_types if '"__type__"' in self.text else msgspec.json.decode
+        whole: dict[str, Any] = decode(self.text)
+        properties: dict[str, Any] = whole["properties"]
+        encoding = whole.get("content-encoding") or "utf-8"
+        body: str | bytes = whole["body"]
+        if properties.get("body_encoding") == "base64":
+            body = base64.b64decode(body)
+        given = {
+            name: value
+            for name, value in properties.items()
+            if name not in _OF_TRANSPORT and value is not None
+        }
+        return Content(body, whole["content-type"], encoding, whole["headers"], given)
+
+
+_OF_TRANSPORT = frozenset({"body_encoding", "delivery_info", "delivery_tag", "priority"})
+"""The properties that other transports make themselves."""
+
+
+class Content(NamedTuple):
+    """The parts of a message.
+
+    Attributes:
+        body: The serialized body.
+        content_type: How it is serialized.
+        content_encoding: How it is encoded.
+        headers: The headers.
+        properties: The other properties: `correlation_id`, `delivery_mode` and so on.
+    """
+
+    body: str | bytes
+    content_type: str
+    content_encoding: str
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+
+
+class Request(msgspec.Struct, forbid_unknown_fields=True):
+    """A task that SQL has asked for, with `pgnotifier.enqueue()`.
+
+    Attributes:
+        task: The name of the task.
+        id: The id that it is to have. Default: one that is made of the entry's number.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        queue: Its queue. Default: as the app's routes say.
+        eta: When it may begin.
+        expires: When it is of no use any more.
+        priority: Its priority.
+        headers: Headers of the message.
+    """
+
+    task: str
+    id: str | None = None
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    queue: str | None = None
+    eta: datetime | None = None
+    expires: datetime | None = None
+    priority: int | None = None
+    headers: dict[str, Any] | None = None
+
+
+_decode_types: Any = kombu_json.loads
+_read_message = msgspec.json.Decoder(_Message).decode
+_read_request = msgspec.json.Decoder(Request).decode
+_read_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def read(text: str) -> Message | Request:
+    """Return what an entry of the outbox holds.
+
+    Raises:
+        MessageFormatError: It is neither a message nor a request.
+    """
+    try:
+        found = _read_message(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
+        return _read_other(text, exc)
+    where = found.properties.delivery_info
+    try:
+        priority = int(found.properties.priority or 0)
+    except (TypeError, ValueError):
+        priority = 0  # as kombu reads it
+    destination = Destination(where.exchange, where.routing_key, priority)
+    return Message(text, found.headers.task, destination)
+
+
+def _read_other(text: str, problem: Exception) -> Request:
+    try:
+        names = _read_names(text).keys()
+        if "body" not in names and "task" in names:
+            return _read_request(text)
+    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
+        problem = exc
+    # msgspec names types and places, and never a value.
+    raise MessageFormatError(
+        f"this is neither a message of Celery's nor a task that SQL has asked for: {problem}"
+    ) from None

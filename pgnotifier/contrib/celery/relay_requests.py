@@ -1,0 +1,96 @@
+"""Check the tasks that SQL has asked for, and have the app make and send their messages."""
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pgnotifier.contrib.celery.errors import TaskNotAllowedError
+from pgnotifier.contrib.celery.relay_messages import Request
+from pgnotifier.errors import ArgumentTypeError
+
+_OWN_PREFIX = "celery."
+"""Celery's own tasks: `celery.map`, for one, calls any other task."""
+_OF_CELERY = frozenset(
+    {
+        *("argsrepr", "compression", "eta", "expires", "group", "group_index", "id"),
+        *("ignore_result", "kwargsrepr", "lang", "origin", "parent_id", "replaced_task_nesting"),
+        *("retries", "root_id", "shadow", "stamped_headers", "stamps", "task", "timelimit"),
+    }
+)
+"""The headers that Celery makes. Headers that are given to it replace them, the name included."""
+
+
+def check_patterns(allow: Any) -> tuple[str, ...] | None:
+    """Return patterns of names as a tuple; None if there are none.
+
+    Raises:
+        ArgumentTypeError: They aren't an iterable of str.
+    """
+    if allow is None:
+        return None
+    if isinstance(allow, str) or not isinstance(allow, Iterable):
+        raise ArgumentTypeError(
+            f"allow must be a list of names or patterns, such as ['shop.tasks.*'], not {allow!r}"
+        )
+    patterns = tuple(allow)
+    if not all(isinstance(one, str) for one in patterns):
+        raise ArgumentTypeError(f"allow must hold names and patterns, not {patterns!r:.200}")
+    return patterns
+
+
+def send_request(
+    app: Any, request: Request, task_id: str, allow: tuple[str, ...] | None, producer: Any
+) -> None:
+    """Have the app make and send the message of a task.
+
+    Args:
+        app: The app, finalized.
+        request: What SQL has asked for.
+        task_id: The id to use if it has none.
+        allow: The patterns that the name has to match one of. None: the app has to know the task.
+        producer: Sends the message.
+
+    Raises:
+        TaskNotAllowedError: The relay may not send this task, or not with such a header.
+        Exception: What Celery raises, because arguments don't fit for example, or because the
+            broker is down.
+    """
+    _check_allowed(app, request.task, allow)
+    _check_headers(request.headers or {})
+    options = {
+        name: value
+        for name in ("queue", "eta", "expires", "priority", "headers")
+        if (value := getattr(request, name)) is not None
+    }
+    given = (request.args, request.kwargs)
+    # The relay tries again by itself, and nobody here waits for the result.
+    options |= {"task_id": request.id or task_id, "producer": producer, "retry": False}
+    task = app.tasks.get(request.task)
+    if task is not None:
+        task.apply_async(*given, **options, add_to_parent=False)
+    else:
+        app.send_task(request.task, *given, **options, add_to_parent=False)
+
+
+def _check_allowed(app: Any, name: str, allow: tuple[str, ...] | None) -> None:
+    if allow is None:
+        if name not in app.tasks:
+            raise TaskNotAllowedError(
+                f"the app {app.main!r} has no task {name!r:.200}; register it, or name it in "
+                "allow=[…] of the relay"
+            )
+        if name.startswith(_OWN_PREFIX):
+            raise TaskNotAllowedError(
+                f"{name!r:.200} is a task of Celery's own; name it in allow=[…] of the relay if "
+                "SQL may ask for it"
+            )
+    elif not any(fnmatchcase(name, pattern) for pattern in allow):
+        raise TaskNotAllowedError(
+            f"the task {name!r:.200} matches no pattern in allow=[…] of the relay"
+        )
+
+
+def _check_headers(headers: Mapping[str, Any]) -> None:
+    reserved = sorted(_OF_CELERY & headers.keys())
+    if reserved:
+        raise TaskNotAllowedError(f"the header {reserved[0]!r} is one that Celery makes; remove it")

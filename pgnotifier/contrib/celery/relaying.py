@@ -1,0 +1,193 @@
+"""Forward batches of an outbox's entries to the broker, over one connection."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import amqp
+
+from pgnotifier.contrib.celery.carriers import KombuCarrier
+from pgnotifier.contrib.celery.errors import MessageRefusedError
+from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
+from pgnotifier.contrib.celery.forwarding_amqp import REFUSALS, AmqpForwarder
+from pgnotifier.contrib.celery.forwarding_redis import RedisForwarder
+from pgnotifier.contrib.celery.relay_messages import Message, read
+from pgnotifier.contrib.celery.relay_requests import send_request
+from pgnotifier.dispatch import Batch, Delivery
+from pgnotifier.errors import PgNotifierError, in_one_line
+
+
+class Suspicion:
+    """How many of the next messages are sent one at a time, as the broker refuses one of them.
+
+    RabbitMQ closes the channel on which it has got a message that it won't accept, and doesn't say
+    which one that was. It outlasts the connection.
+
+    Attributes:
+        left: How many.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.left = 0
+
+
+class _Handled(NamedTuple):
+    """A delivery with the carrier's positions before and after its messages.
+
+    The task's name is None if the message was refused or passed on.
+    """
+
+    delivery: Delivery
+    task: str | None
+    first: int
+    last: int
+
+
+class Relay:
+    """Forwards with one producer, for one deliverer. Waits for many acknowledgements at a time."""
+
+    def __init__(
+        self,
+        app: Any,
+        producer: Any,
+        has_failed: Callable[[BaseException, Any], bool],
+        allow: tuple[str, ...] | None,
+        suspicion: Suspicion,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            app: The app, finalized.
+            producer: A connected producer that nobody else uses.
+            has_failed: Returns whether an exception means that the broker is down.
+            allow: Which tasks SQL may ask for: see `send_request`.
+            suspicion: How many messages to send one at a time.
+        """
+        self._app = app
+        self._producer = producer
+        self._has_failed = has_failed
+        self._allow = allow
+        self._suspicion = suspicion
+        self._forwarder = forwarder_for(app, producer)
+        self._carrier = self._forwarder.carrier
+        self._handled: list[_Handled] = []
+        self._forwarded: Counter[str] = Counter()
+        self._refused = 0
+
+    def take_counts(self, refused: int = 0) -> tuple[Counter[str], int]:
+        """Return how many messages were forwarded by task, and refused, since the last call.
+
+        Args:
+            refused: What to add to the latter.
+        """
+        forwarded, self._forwarded = self._forwarded, Counter()
+        refused, self._refused = refused + self._refused, 0
+        return forwarded, refused
+
+    def forward(self, batch: Batch) -> None:
+        """Forward each delivery, and acknowledge it once the broker has acknowledged its message.
+
+        Raises:
+            Exception: The broker is down. The type depends on its client.
+        """
+        while chunk := batch.rest(1 if self._suspicion.left else self._carrier.chunk):
+            self._forwarder.begin()
+            try:
+                for delivery in chunk:
+                    if batch.is_cancelled:
+                        self._carrier.drop()
+                        self._handled.clear()
+                        return
+                    self._handled.append(self._forward_one(delivery))
+                self._forwarder.settle()
+            except BaseException as exc:
+                self._leave_unsettled(batch, len(chunk), exc)
+                raise
+            self._end_chunk(is_settled=True)
+            batch.done(len(chunk))
+            self._suspicion.left = max(0, self._suspicion.left - 1)
+
+    def _forward_one(self, delivery: Delivery) -> _Handled:
+        first, task = self._carrier.position, None
+        if not delivery.binding.live:
+            delivery.pass_on()
+        else:
+            try:
+                task = self._forward_live(delivery)
+            except Exception as exc:
+                if not isinstance(exc, PgNotifierError) and self._has_failed(exc, self._producer):
+                    raise
+                self._refuse(delivery, exc)
+        return _Handled(delivery, task, first, self._carrier.position)
+
+    def _forward_live(self, delivery: Delivery) -> str:
+        """Forward a message, and return the name of its task."""
+        found = read(delivery.notification.raw)
+        if isinstance(found, Message):
+            self._forwarder.forward(found)
+        else:
+            self._carrier.send()  # to keep the order
+            task_id = delivery.identify_as_text() or ""
+            send_request(self._app, found, task_id, self._allow, self._producer)
+        return found.task
+
+    def _refuse(self, delivery: Delivery, exc: BaseException) -> None:
+        self._refused += 1
+        delivery.report(exc)
+
+    def _end_chunk(self, *, is_settled: bool) -> None:
+        """Report what the broker will never accept, and count the rest.
+
+        Args:
+            is_settled: Whether the broker has answered for all of them.
+        """
+        refused = self._carrier.refused
+        if is_settled and not refused:
+            # Counter counts a list much faster than a loop does.
+            self._forwarded.update([one[1] for one in self._handled if one[1] is not None])
+            self._handled.clear()
+            return
+        for one in self._handled:
+            errors = (refused.get(at) for at in range(one.first + 1, one.last + 1))
+            error = next(filter(None, errors), None) if refused else None
+            if error is not None:
+                self._refuse(one.delivery, _explain(error))
+            elif one.task is not None and self._carrier.has_settled(one.first, one.last):
+                self._forwarded[one.task] += 1
+        refused.clear()
+        self._handled.clear()
+
+    def _leave_unsettled(self, batch: Batch, count: int, exc: BaseException) -> None:
+        """Leave what the broker may not have for the next attempt."""
+        rest = batch.rest()[len(self._handled) :]
+        has_settled = self._carrier.has_settled
+        left = [
+            one.delivery
+            for one in self._handled
+            if one.task is not None and not has_settled(one.first, one.last)
+        ]
+        left += rest
+        self._end_chunk(is_settled=False)
+        if isinstance(exc, REFUSALS):
+            if count > 1:
+                self._suspicion.left = count
+            else:  # it was sent alone, so this is the one
+                self._refuse(left.pop(0), _explain(exc))
+                self._suspicion.left = max(0, self._suspicion.left - 1)
+        batch.leave(left)
+
+
+def forwarder_for(app: Any, producer: Any) -> Forwarder:
+    """Return the forwarder for a producer's transport."""
+    if producer.connection.get_transport_cls().driver_type == "redis":
+        return RedisForwarder(app, producer)
+    if isinstance(producer.channel, amqp.Channel):
+        return AmqpForwarder(app, producer)
+    return KombuForwarder(app, KombuCarrier(producer))
+
+
+def _explain(exc: BaseException) -> MessageRefusedError:
+    error = MessageRefusedError(f"the broker refuses the message: {in_one_line(exc)}")
+    error.__cause__ = exc
+    return error

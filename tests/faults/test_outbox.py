@@ -1,0 +1,176 @@
+"""An outbox while relays, the broker and connections are broken: each committed task is sent."""
+
+import json
+import os
+import random
+import re
+import signal
+import threading
+from contextlib import closing
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from redis import Redis
+
+from benchmarks.soaking.proxy import ANSWERS, FAIR, FaultyProxy, Weather
+from pgnotifier.testing import ValkeyServer
+
+from .waiting import eventually
+
+ID = re.compile('"id": "task-([0-9]+)"')
+BEHIND = "SELECT lag FROM pgnotifier.list_positions()"
+CHANNEL = "pgnotifier:celery:default"
+RELAY = """
+import os, sys
+from celery import Celery
+from pgnotifier import Notifier
+from pgnotifier.contrib.celery.relay import OutboxDispatcher
+
+app = Celery("shop", broker=sys.argv[2], set_as_current=False)
+notifier = Notifier(sys.argv[1], wait=True)
+OutboxDispatcher(app).relay_to(notifier)
+notifier.start()
+os.write(1, b"ready\\n")
+notifier.wait()
+"""
+
+
+@pytest.fixture
+def broker():
+    """Yield a Valkey that keeps what it has got when it is stopped or killed."""
+    with ValkeyServer(persistent=True) as server:
+        yield server
+
+
+def message(number):
+    """Return key and text of a message, with an id that is made of its number."""
+    task_id = f"task-{number}"
+    headers = {"lang": "py", "task": "shop.invoice", "id": task_id, "root_id": task_id}
+    properties = {
+        "correlation_id": task_id,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "celery"},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": f"tag-{number}",
+    }
+    whole = {
+        "body": "W1sxXSwge30sIHt9XQ==",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": properties,
+    }
+    return "\x1fcelery\x1f0", json.dumps(whole)
+
+
+def put(connection, *numbers):
+    """Put messages into the outbox, in the transaction of a connection."""
+    for number in numbers:
+        connection.execute(
+            "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, %s, %s)",
+            (CHANNEL, *message(number)),
+        )
+
+
+class Shoppers:
+    """Threads that make transactions with one task each, every other of which is rolled back."""
+
+    def __init__(self, dsn, count, threads=2):
+        self.committed, self.rolled_back = set(), set()
+        self._dsn = dsn
+        numbers = [range(one, count, threads) for one in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(some,)) for some in numbers]
+
+    def __enter__(self):
+        for one in self._threads:
+            one.start()
+        return self
+
+    def __exit__(self, *_):
+        for one in self._threads:
+            one.join()
+
+    def _run(self, numbers):
+        chance = random.Random(numbers.start)
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            connection.execute("SET synchronous_commit = off")
+            for number in numbers:
+                fails = chance.random() < 0.5
+                with connection.transaction(force_rollback=fails):
+                    put(connection, number)
+                (self.rolled_back if fails else self.committed).add(number)
+
+
+def read(url):
+    """Return the messages in the queue."""
+    with closing(Redis.from_url(url, decode_responses=True)) as redis:
+        return redis.lrange("celery", 0, -1)
+
+
+def sent(url):
+    """Return the numbers of the messages in the queue."""
+    return {int(number) for text in read(url) for number in ID.findall(text)}
+
+
+def has_all(url, committed):
+    """Return whether every committed message is in the queue."""
+    return committed <= sent(url)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.long
+def test_relays_that_are_killed(log, broker, run_script):
+    """10,000 transactions, half of them rolled back, while two replicas are killed at random."""
+    chance = random.Random(3)
+    relays = [run_script(RELAY, log.dsn, broker.url) for _ in range(2)]
+    for one in relays:
+        one.prints("ready")
+    with Shoppers(log.dsn, 10_000) as shoppers:
+        for _ in range(6):
+            least = len(sent(broker.url)) + chance.randint(1, 600)
+            eventually(lambda least=least: len(sent(broker.url)) >= min(least, 4000))
+            victim = relays.pop(chance.randrange(2))
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.process.wait()
+            relays.append(run_script(RELAY, log.dsn, broker.url))
+    eventually(lambda: has_all(broker.url, shoppers.committed), timeout=120)
+    assert not sent(broker.url) & shoppers.rolled_back
+    assert len(shoppers.committed) + len(shoppers.rolled_back) == 10_000
+    assert log.execute("SELECT count(*) FROM pgnotifier.failed") == [(0,)]
+
+
+@pytest.mark.timeout(600)
+def test_a_broker_that_is_killed_and_restarted(log, broker, run_script):
+    """Valkey is stopped or killed under load; what it has acknowledged it has kept."""
+    run_script(RELAY, log.dsn, broker.url).prints("ready")
+    with Shoppers(log.dsn, 2000) as shoppers:
+        for end in (broker.stop, broker.kill):
+            before = len(sent(broker.url))
+            eventually(lambda before=before: len(sent(broker.url)) >= before + 100)
+            end()
+            broker.start()
+    eventually(lambda: has_all(broker.url, shoppers.committed), timeout=120)
+    assert not sent(broker.url) & shoppers.rolled_back
+
+
+def test_answers_that_are_lost(log, broker, run_script):
+    """If Redis has got messages, and its answer is lost, they come again with the same ids."""
+    where = urlsplit(broker.url)
+    with FaultyProxy((where.hostname, where.port)) as proxy:
+        url = f"redis://127.0.0.1:{proxy.port}/0"
+        run_script(RELAY, log.dsn, url).prints("ready")
+        for number in range(0, 30, 10):
+            some = set(range(number, number + 10))
+            proxy.weather = Weather(swallows=ANSWERS)
+            with psycopg.connect(log.dsn) as connection:
+                put(connection, *some)
+            if number:  # the first time, it has no connection yet
+                eventually(lambda some=some: some <= sent(broker.url))
+            proxy.weather = FAIR
+            proxy.cut()
+            eventually(lambda some=some: some <= sent(broker.url))
+            eventually(lambda: log.execute(BEHIND) == [(0,)])
+    texts = read(broker.url)
+    assert len(texts) > len(set(texts)) == 30

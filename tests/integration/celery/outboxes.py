@@ -1,0 +1,43 @@
+"""Texts of messages as Celery makes them, for tests that put them into an outbox."""
+
+import json
+from contextlib import closing
+
+from celery import Celery
+from redis import Redis
+
+from pgnotifier.contrib.celery.outbox_messages import make
+
+
+def catch(app, url, publish):
+    """Return key and text of each message that a function publishes to Redis, which is emptied.
+
+    Args:
+        app: The app that publishes.
+        url: The Redis database, which nothing else uses.
+        publish: Publishes with that app.
+    """
+    with closing(Redis.from_url(url, decode_responses=True)) as redis:
+        publish()
+        found = []
+        for key in redis.keys("*"):
+            if redis.type(key) == "list":
+                found += redis.lrange(key, 0, -1)
+        redis.flushdb()
+    return [(make(json.loads(text))[0], text) for text in reversed(found)]
+
+
+def make_app(broker, **conf):
+    """Return an app with two tasks."""
+    app = Celery("shop", broker=broker, set_as_current=False)
+    app.conf.update(task_routes={"shop.ship": {"queue": "low", "priority": 3}}, **conf)
+
+    @app.task(name="shop.invoice", shared=False)
+    def invoice(order, copies=1):
+        """Do nothing: no worker runs."""
+
+    @app.task(name="shop.ship", shared=False)
+    def ship(order):
+        """Do nothing: no worker runs."""
+
+    return app

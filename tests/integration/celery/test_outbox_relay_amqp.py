@@ -1,0 +1,189 @@
+"""The relay of an outbox into RabbitMQ: messages equal those that `apply_async` sends."""
+
+import contextlib
+import json
+import logging
+import secrets
+
+import amqp
+import psycopg
+import pytest
+from kombu import Exchange, Queue
+from outboxes import catch, make_app
+
+from pgnotifier.contrib.celery.relay import OutboxDispatcher
+
+CHANNEL = "pgnotifier:celery:default"
+ID = "outbox:celery:shop"
+
+
+class RabbitOutbox:
+    """An outbox in a database, and queues of RabbitMQ that its relay fills."""
+
+    def __init__(self, log, url, made_in, make_notifier):
+        self.log, self.url, self.made_in = log, url, made_in
+        self.queue = secrets.token_hex(8)
+        self._make_notifier = make_notifier
+        log.execute("SELECT pgnotifier.subscribe(%s, %s)", ID, CHANNEL)  # as whoever enqueues does
+        self.queues = [self.queue]
+
+    def app(self, url, **conf):
+        """Return an app with a queue of its own."""
+        return make_app(url, task_default_queue=self.queue, **conf)
+
+    def make(self, publish, **conf):
+        """Return key and text of the messages that a function publishes with an app."""
+        app = self.app(self.made_in, **conf)
+        return catch(app, self.made_in, lambda: publish(app))
+
+    def put(self, *entries):
+        """Put entries into the outbox, in one transaction."""
+        with psycopg.connect(self.log.dsn) as connection:
+            for key, text in entries:
+                connection.execute(
+                    "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, %s, %s)",
+                    (CHANNEL, key, text),
+                )
+
+    def relay(self, app=None):
+        """Start a relay; return its notifier."""
+        notifier = self._make_notifier(self.log.dsn)
+        OutboxDispatcher(self.app(self.url) if app is None else app).relay_to(notifier)
+        notifier.start()
+        return notifier
+
+    def count(self, name=None):
+        """Return how many messages a queue has; 0 if it isn't there."""
+        with self.app(self.url).connection_for_read() as connection:
+            try:
+                return connection.channel().queue_declare(name or self.queue, passive=True)[1]
+            except amqp.NotFound:
+                return 0
+
+    def take(self, name=None):
+        """Take the messages out of a queue."""
+        found = []
+        with self.app(self.url).connection_for_read() as connection:
+            channel = connection.channel()
+            while (raw := channel.basic_get(name or self.queue, no_ack=True)) is not None:
+                found.append(channel.message_to_python(raw))
+        return found
+
+    def dead(self):
+        """Return why entries were set aside."""
+        found = self.log.execute("SELECT error FROM pgnotifier.failed WHERE dead ORDER BY n")
+        return [error for (error,) in found]
+
+    def close(self):
+        """Delete the queues."""
+        with self.app(self.url).connection_for_read() as connection:
+            for name in self.queues:
+                with contextlib.suppress(amqp.NotFound), connection.channel() as channel:
+                    channel.queue_delete(name)
+
+
+@pytest.fixture
+def outbox(log, rabbitmq, pgnotifier_redis_url, make_notifier):
+    """Yield an outbox; its queues are deleted afterwards."""
+    outbox = RabbitOutbox(log, rabbitmq.url, pgnotifier_redis_url, make_notifier)
+    yield outbox
+    outbox.close()
+
+
+def publish_some(app):
+    """Publish messages that differ in all that messages can differ in."""
+    # The name of the queue for answers is the app's own by default.
+    invoice = app.tasks["shop.invoice"].s().set(reply_to="answers")
+    invoice.apply_async((1,), task_id="one")
+    invoice.apply_async((2,), {"copies": 3}, task_id="two", priority=5)
+    invoice.apply_async((3,), task_id="three", headers={"n": 1, "f": 0.5, "d": {"a": [1, None]}})
+    invoice.apply_async((4,), task_id="four", expiration=600, delivery_mode=1)
+    invoice.apply_async(("é" * 300_000,), task_id="five", compression="zlib")
+    invoice.apply_async((6,), task_id="six", serializer="pickle", eta=None, time_limit=9)
+
+
+def by_id(message):
+    """Return what to order messages by."""
+    return message.headers["id"]
+
+
+def as_seen(message):
+    """Return what a worker sees of a message, without what each message has of its own."""
+    properties = {**message.properties, "application_headers": None}
+    headers = {**message.headers, "origin": None}
+    info = {**message.delivery_info, "delivery_tag": None, "message_count": None}
+    return message.body, message.content_type, message.content_encoding, headers, properties, info
+
+
+def test_messages_equal_those_of_apply_async(outbox, eventually):
+    """Body, properties and headers are those that RabbitMQ gets of Celery itself."""
+    made = outbox.make(publish_some, accept_content=["json", "pickle"])
+    direct = outbox.app(outbox.url)
+    publish_some(direct)
+    eventually(lambda: outbox.count() == 6)
+    expected = [as_seen(one) for one in sorted(outbox.take(), key=by_id)]
+    outbox.put(*made)
+    outbox.relay()
+    eventually(lambda: outbox.count() == 6)
+    for message, seen in zip(sorted(outbox.take(), key=by_id), expected, strict=True):
+        assert as_seen(message)[1:] == seen[1:]
+        assert as_seen(message)[0] == seen[0]
+
+
+def test_what_rabbitmq_refuses(outbox, eventually, caplog):
+    """An exchange that isn't there, and a queue that was declared otherwise, hold up nothing."""
+    caplog.set_level(logging.CRITICAL)
+    other = secrets.token_hex(8)
+    outbox.queues.append(other)
+    with outbox.app(outbox.url).connection_for_write() as connection:
+        connection.channel().queue_declare(other, durable=False, auto_delete=False)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(20)])
+    message = json.loads(good[0][1])
+    message["properties"]["delivery_info"]["exchange"] = "nowhere"
+    bad = outbox.make(lambda app: app.tasks["shop.invoice"].apply_async((1,), queue=other))
+    outbox.put(*good[:10], ("nowhere", json.dumps(message)), *bad, *good[10:])
+    outbox.relay()
+    eventually(lambda: outbox.count() == 20 and len(outbox.dead()) == 2)
+    assert "no exchange 'nowhere'" in outbox.dead()[0]
+    assert "PRECONDITION_FAILED" in outbox.dead()[1]
+    ids = [message.headers["id"] for message in outbox.take()]
+    assert ids == [json.loads(text)["headers"]["id"] for _, text in good]
+
+
+def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
+    """The one that RabbitMQ refuses is found and set aside; the others arrive."""
+    caplog.set_level(logging.CRITICAL)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(20)])
+    message = json.loads(good[0][1])
+    message["properties"]["expiration"] = "soon"  # RabbitMQ reads it as a number
+    outbox.put(*good[:10], (None, json.dumps(message)), *good[10:])
+    outbox.relay()
+    eventually(lambda: outbox.count() >= 20 and len(outbox.dead()) == 1)
+    assert "PRECONDITION_FAILED" in outbox.dead()[0]
+    ids = {message.headers["id"] for message in outbox.take()}
+    assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+def test_exchanges_of_rabbitmq(outbox, eventually):
+    """A message for an exchange of the app gets to its queues, which are declared."""
+    name = secrets.token_hex(8)
+    outbox.queues.append(name)
+    topics = Exchange(f"topics-{name}", type="topic", auto_delete=True)
+    conf = {"task_queues": [Queue(name, topics, routing_key="eu.#"), Queue(outbox.queue)]}
+    made = outbox.make(lambda app: app.tasks["shop.invoice"].delay(1))
+    message = json.loads(made[0][1])
+    where = {"exchange": topics.name, "routing_key": "eu.fr"}
+    message["properties"]["delivery_info"] = where
+    outbox.put((None, json.dumps(message)))
+    outbox.relay(outbox.app(outbox.url, **conf))
+    eventually(lambda: outbox.count(name) == 1)
+
+
+def test_requests_of_sql_into_rabbitmq(outbox, eventually):
+    """The app publishes what SQL asks for, in its order among the others."""
+    made = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(2)])
+    request = json.dumps({"task": "shop.invoice", "id": "sql", "args": [7]})
+    outbox.put(made[0], (None, request), made[1])
+    outbox.relay()
+    eventually(lambda: outbox.count() == 3)
+    assert outbox.take()[1].headers["id"] == "sql"
