@@ -3,8 +3,8 @@
 Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
 producer that it would take from its pool is another one, with a transport that connects nowhere:
 
-    apply_async -> app.producer_or_acquire -> OutboxProducer -> kombu.Producer -> _Channel -> Recording
-                   (replaced once per app)                 serializes        makes an entry of it
+    apply_async -> producer_or_acquire -> OutboxProducer -> kombu.Producer -> _Channel -> Recording
+                   of the app, replaced                    serializes        makes an entry of it
 
 An outbox is active in a context, as `contextvars` have it: threads have their own, and asyncio's
 tasks inherit that of the code that starts them.
