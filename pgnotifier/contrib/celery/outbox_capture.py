@@ -3,8 +3,8 @@
 Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
 producer that it would take from its pool is another one, with a transport that connects nowhere:
 
-    apply_async -> app.producer_or_acquire -> Publisher -> kombu.Producer -> _Channel -> Recording
-                   (replaced once per app)                 serializes        makes an entry of it
+    apply_async -> producer_or_acquire -> OutboxProducer -> kombu.Producer -> _Channel -> Recording
+                   of the app, replaced                    serializes        makes an entry of it
 
 An outbox is active in a context, as `contextvars` have it: threads have their own, and asyncio's
 tasks inherit that of the code that starts them.
@@ -130,14 +130,14 @@ class Capture:
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """Stand in for `Celery.producer_or_acquire`."""
-        if isinstance(producer, Publisher):
+        if isinstance(producer, OutboxProducer):
             producer = None  # a canvas hands it on to its tasks
         if self.find() is None:
             return self._acquire(producer)
         self._check(producer)
         self._spare_backend()
-        if (found := getattr(self._made, "publisher", None)) is None:
-            found = self._made.publisher = Publisher(self)
+        if (found := getattr(self._made, "producer", None)) is None:
+            found = self._made.producer = OutboxProducer(self)
         return nullcontext(found)
 
     def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
@@ -210,7 +210,7 @@ class _UnlessCaptured:
         return self._call(producer, task_id) if self._capture.find() is None else {}
 
 
-class Publisher:
+class OutboxProducer:
     """Stands in for a producer of kombu while an outbox is active."""
 
     def __init__(self, capture: Capture) -> None:

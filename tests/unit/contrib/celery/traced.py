@@ -280,9 +280,15 @@ def captured():
     start_sentry()
     spans = start_opentelemetry()
     app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
-    drafts = capture(app, lambda: own(app).delay(1))
-    headers = [parse(*draft).headers for draft in drafts]
-    return {"headers": headers, "spans": [span.name for span in spans.get_finished_spans()]}
+    import sentry_sdk
+
+    with sentry_sdk.start_transaction(name="request") as request:
+        drafts = capture(app, lambda: own(app).delay(1))
+    return {
+        "headers": [parse(*draft).headers for draft in drafts],
+        "trace": request.trace_id,
+        "spans": [span.name for span in spans.get_finished_spans()],
+    }
 
 
 if __name__ == "__main__":
