@@ -13,6 +13,7 @@ import inline
 import jobs
 import latency
 import memory
+import outbox
 import queues
 import rabbitmq
 import tracing
@@ -40,6 +41,7 @@ if __name__ == "__main__":
                 durable_latency,
                 durable_held,
                 durable_volume,
+                outbox,
             )
         ],
     )

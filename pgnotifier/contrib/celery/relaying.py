@@ -145,7 +145,7 @@ class Relay:
         refused = self._carrier.refused
         if is_settled and not refused:
             # Counter counts a list much faster than a loop does.
-            self._forwarded.update([one[1] for one in self._handled if one[1] is not None])
+            self._forwarded.update([one.task for one in self._handled if one.task is not None])
             self._handled.clear()
             return
         for one in self._handled:

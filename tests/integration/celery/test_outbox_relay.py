@@ -276,7 +276,7 @@ def test_the_app_knows_its_relay(outbox):
 
 
 def test_a_broker_that_is_down(outbox, pgnotifier_private_valkey, eventually, caplog):
-    """Everything waits, in order, and comes by itself once the broker is back."""
+    """Everything waits, in order, and is sent once the broker is back."""
     caplog.set_level(logging.CRITICAL)
     made = outbox.make(invoices(*range(30)))
     outbox.put(*made[:10])
