@@ -68,7 +68,6 @@ CONTAINED = {
     "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
-    "contrib/celery/once_connections.py": 1,  # SELECT 1
     "demo/__init__.py": 3,  # shown to the user
     "demo/scenario.py": 3,
     "demo/stage.py": 3,
