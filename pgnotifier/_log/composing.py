@@ -84,7 +84,7 @@ class Composer:
         return checked, self._check_text(encode(payload, self._encoder))
 
     def check_all(self, drafts: Iterable[Draft]) -> list[Draft]:
-        """Return entries whose payloads are texts already, which aren't encoded again.
+        """Return entries with payloads that are texts already, which aren't encoded again.
 
         Raises:
             PayloadEncodingError: As for `compose`.

@@ -355,22 +355,8 @@ async def ainsert_in(
     await _execute_async(driver, composer.channel, _insert(composer, drafts, list))
 
 
-def query_in(session: Session, composer: Composer, query: Query) -> Rows:
-    """Return the rows of a query in a session."""
-    return _execute(session, composer.channel, _ask(query))
-
-
-async def aquery_in(driver: psycopg.AsyncConnection[Any], composer: Composer, query: Query) -> Rows:
-    """Return the rows of a query on psycopg's connection for asyncio."""
-    return await _execute_async(driver, composer.channel, _ask(query))
-
-
 def _insert(composer: Composer, drafts: list[Draft], array: Any) -> Steps[None]:
     if len(drafts) == 1:
         yield _INSERT, (composer.channel, *drafts[0])
     else:
         yield from _publish_many(composer, drafts, notify=False, array=array)
-
-
-def _ask(query: Query) -> Steps[Rows]:
-    return (yield query)

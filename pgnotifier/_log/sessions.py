@@ -71,7 +71,7 @@ class Session(ABC):
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
-        database: What tells the database from others, if the driver says so.
+        database: What no other database has, if the driver says so: its server and name.
     """
 
     encoding: Encoding | None
@@ -124,7 +124,7 @@ def find_session(connection: object) -> Session:
 
 
 def find_database(driver: Any) -> Hashable:
-    """Return what tells a connection's database from others; None if the driver doesn't say."""
+    """Return the server and the name of a connection's database; None if the driver hides them."""
     info = getattr(driver, "info", None)
     parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname"))
     return None if None in parts else parts

@@ -12,6 +12,8 @@
 `celery -A shop worker` runs the tasks; `celery -A shop pgnotifier` listens and enqueues them.
 Importing the module starts neither.
 
+`CeleryOutbox` publishes tasks as part of a transaction.
+
     delivery -> options, arguments -> publisher   -> carriers -> broker ..> worker -> callback
                 naming: the task      stamping, or   many at    one        tasks: finds the
                 of an id              apply_async    a time     connection callback by channel
@@ -22,7 +24,7 @@ from pgnotifier.contrib import naming_extra
 with naming_extra("celery"):
     from pgnotifier.contrib.celery.configured import CeleryNotifier, shared_subscription
     from pgnotifier.contrib.celery.dispatcher import CeleryDispatcher, notifiers_of
-    from pgnotifier.contrib.celery.errors import CallbackNotFoundError
+    from pgnotifier.contrib.celery.errors import CallbackNotFoundError, MessageFormatError
     from pgnotifier.contrib.celery.outbox import CeleryOutbox
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "CeleryDispatcher",
     "CeleryNotifier",
     "CeleryOutbox",
+    "MessageFormatError",
     "notifiers_of",
     "shared_subscription",
 ]

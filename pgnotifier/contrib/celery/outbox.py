@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Celery
 
 from pgnotifier._log import sessions
-from pgnotifier._log.outboxes import Outbox
+from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._log.sessions import Given, GivenForAsyncio
 from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.celery.dispatcher import check_app
@@ -50,7 +50,7 @@ class CeleryOutbox:
         """Make an outbox; the configuration isn't read yet, and nothing is connected.
 
         Args:
-            app: The app whose tasks are published.
+            app: The app that the tasks are of.
             name: The outbox's name in the database. Apps that share a database, but not their
                 broker, need different ones.
 
@@ -71,7 +71,7 @@ class CeleryOutbox:
 
     @property
     def app(self) -> Any:
-        """The app whose tasks are published."""
+        """The app that the tasks are of."""
         return self._app
 
     @property
@@ -102,7 +102,7 @@ class CeleryOutbox:
         OutboxDispatcher(self._app, self.name, allow=allow).relay_to(notifier)
 
     def __call__(self, connection: AnyConnection = None) -> "Block":
-        """Return a block, for `with` or `async with`, whose tasks are published in a transaction.
+        """Return a block, for `with` or `async with`: its tasks are part of a transaction.
 
         Args:
             connection: A connection of psycopg, psycopg2 or Django; a Connection or Session of

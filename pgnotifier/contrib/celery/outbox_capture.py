@@ -1,10 +1,10 @@
 """Keep what Celery publishes from the broker while an outbox is active, and hand it to the outbox.
 
 Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
-producer that it would take from its pool is another one, whose transport has no connection:
+producer that it would take from its pool is another one, with a transport that connects nowhere:
 
-    apply_async -> app.producer_or_acquire -> Publisher -> kombu.Producer -> _Channel -> Recording
-                   (replaced once per app)                 serializes        makes an entry of it
+    apply_async -> producer_or_acquire -> OutboxProducer -> kombu.Producer -> _Channel -> Recording
+                   of the app, replaced                    serializes        makes an entry of it
 
 An outbox is active in a context, as `contextvars` have it: threads have their own, and asyncio's
 tasks inherit that of the code that starts them.
@@ -41,7 +41,7 @@ class Recording:
     """The entries of a block, in order. It takes them until the block ends.
 
     Attributes:
-        capture: The capture of the app whose messages it takes.
+        capture: The capture of the app that the messages are of.
         outer: The recording of the block around it, maybe of another app.
         drafts: The entries.
         is_open: Whether the block is still executed. A task of asyncio may outlive it.
@@ -130,14 +130,14 @@ class Capture:
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """Stand in for `Celery.producer_or_acquire`."""
-        if isinstance(producer, Publisher):
+        if isinstance(producer, OutboxProducer):
             producer = None  # a canvas hands it on to its tasks
         if self.find() is None:
             return self._acquire(producer)
         self._check(producer)
         self._spare_backend()
-        if (found := getattr(self._made, "publisher", None)) is None:
-            found = self._made.publisher = Publisher(self)
+        if (found := getattr(self._made, "producer", None)) is None:
+            found = self._made.producer = OutboxProducer(self)
         return nullcontext(found)
 
     def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
@@ -146,7 +146,7 @@ class Capture:
             return producer.publish(body, **settings)
 
     def make_producer(self) -> Producer:
-        """Return a producer whose channel hands each message to what takes it then."""
+        """Return a producer with a channel that hands each message to what takes it then."""
         conf = self._app.conf
         options = {
             name: value
@@ -210,7 +210,7 @@ class _UnlessCaptured:
         return self._call(producer, task_id) if self._capture.find() is None else {}
 
 
-class Publisher:
+class OutboxProducer:
     """Stands in for a producer of kombu while an outbox is active."""
 
     def __init__(self, capture: Capture) -> None:

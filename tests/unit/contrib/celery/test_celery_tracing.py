@@ -205,3 +205,12 @@ def test_another_try(run):
         traces = by_payload(headers, read)
         assert [len(set(ids)) for ids in traces.values()] == [1, 1, 1]
         assert len({ids[0] for ids in traces.values()}) == 3
+
+
+def test_an_outbox(run):
+    """What an outbox captures belongs to the trace of the code that publishes it."""
+    found = run("captured")
+    (headers,) = found["headers"]
+    assert headers["sentry-trace"].startswith(found["trace"])
+    assert headers["traceparent"].startswith("00-")
+    assert found["spans"] == ["apply_async/own"]

@@ -12,10 +12,12 @@ import warnings
 
 import redis
 from brokered import callback, own, take_messages
+from captured import capture
 from celery import Celery, group, signals
 from conftest import Desk
 
 from pgnotifier import Batch
+from pgnotifier.contrib.celery.outbox_messages import parse
 
 URL = sys.argv[2]
 warnings.simplefilter("error", UserWarning)
@@ -271,6 +273,22 @@ def another_try():
     assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     return {"headers": take()}
+
+
+def captured():
+    """Publish a task while an outbox is active, and no broker is there."""
+    start_sentry()
+    spans = start_opentelemetry()
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    import sentry_sdk
+
+    with sentry_sdk.start_transaction(name="request") as request:
+        drafts = capture(app, lambda: own(app).delay(1))
+    return {
+        "headers": [parse(*draft).headers for draft in drafts],
+        "trace": request.trace_id,
+        "spans": [span.name for span in spans.get_finished_spans()],
+    }
 
 
 if __name__ == "__main__":

@@ -1,0 +1,280 @@
+"""Tasks that are published in a transaction, on each kind of connection."""
+
+import asyncio
+from contextlib import asynccontextmanager, contextmanager
+
+import psycopg
+import psycopg2
+import pytest
+import sqlalchemy
+from celery import Celery, chain, group
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from pgnotifier.contrib.celery.outbox import CeleryOutbox
+from pgnotifier.contrib.celery.outbox_messages import parse
+from pgnotifier.errors import (
+    ArgumentTypeError,
+    ChannelNameError,
+    ConfigurationError,
+    LogNotInstalledError,
+)
+
+NOBODY = "redis://127.0.0.1:1/0"
+SYNC = ("connection", "cursor", "psycopg2", "psycopg2 cursor", "alchemy", "orm", "another cursor")
+ASYNC = ("async", "async cursor", "alchemy async", "orm async")
+
+
+def url(dsn, driver):
+    """Return the address of a database, as SQLAlchemy takes it."""
+    given = conninfo_to_dict(dsn)
+    return sqlalchemy.URL.create(
+        f"postgresql+{driver}",
+        username=given.get("user"),
+        port=int(given["port"]),
+        database=given["dbname"],
+        query={"host": given["host"]},
+    )
+
+
+class OtherCursor:
+    """A cursor of a driver that nobody knows."""
+
+    def __init__(self, cursor):
+        self.connection = cursor.connection
+        self._cursor = cursor
+
+    @property
+    def description(self):
+        return self._cursor.description
+
+    def execute(self, statement, arguments=()):
+        return self._cursor.execute(statement, arguments)
+
+    def fetchall(self):
+        return self._cursor.fetchall()
+
+
+@contextmanager
+def connected(kind, dsn):
+    """Yield a connection of a kind, which is closed without a commit."""
+    if kind.startswith("psycopg2"):
+        connection = psycopg2.connect(dsn)
+        yield connection.cursor() if "cursor" in kind else connection
+        connection.close()
+    elif kind in ("alchemy", "orm"):
+        engine = sqlalchemy.create_engine(url(dsn, "psycopg2" if kind == "orm" else "psycopg"))
+        with Session(engine) if kind == "orm" else engine.connect() as connection:
+            yield connection
+        engine.dispose()
+    else:
+        with psycopg.connect(dsn) as connection:
+            cursor = connection.cursor()
+            yield {"cursor": cursor, "another cursor": OtherCursor(cursor)}.get(kind, connection)
+            connection.rollback()
+
+
+@asynccontextmanager
+async def connected_async(kind, dsn):
+    """Yield a connection for asyncio of a kind."""
+    if kind.startswith("async"):
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            yield connection.cursor() if "cursor" in kind else connection
+        return
+    engine = create_async_engine(url(dsn, "psycopg"))
+    async with AsyncSession(engine) if "orm" in kind else engine.connect() as connection:
+        yield connection
+    await engine.dispose()
+
+
+def end(connection, how):
+    """Commit or roll back."""
+    return getattr(connection if hasattr(connection, how) else connection.connection, how)()
+
+
+@pytest.fixture
+def app():
+    """Return an app with a broker and a result backend that are down."""
+    return Celery("shop", broker=NOBODY, backend=NOBODY, set_as_current=False)
+
+
+@pytest.fixture
+def outbox(app):
+    return CeleryOutbox(app)
+
+
+@pytest.fixture
+def task(app):
+    @app.task(name="own")
+    def own(*args):
+        """Do nothing."""
+
+    return own
+
+
+@pytest.fixture
+def entries(log):
+    """Return a function that returns what is committed: the queue and the id of each task."""
+
+    def read(channel="pgnotifier:celery:default"):
+        rows = log.execute(
+            "SELECT key, payload FROM pgnotifier.log WHERE channel = %s ORDER BY id", channel
+        )
+        found = [parse(*row) for row in rows]
+        return [(one.destination.routing_key, one.headers["id"]) for one in found]
+
+    return read
+
+
+@pytest.mark.parametrize("kind", SYNC)
+def test_kinds_of_connections(log, entries, outbox, task, kind):
+    """Tasks exist once the transaction has committed, and never if it is rolled back."""
+    with connected(kind, log.dsn) as connection:
+        for how in ("rollback", "commit", "commit"):
+            with outbox(connection):
+                first = task.delay(1)
+                second = task.apply_async((2,), queue="low")
+                before = entries()
+            third = outbox.enqueue(connection, task.s(3), countdown=5)
+            many = outbox.enqueue_many(connection, [task.s(n) for n in range(3)])
+            assert entries() == before
+            end(connection, how)
+            expected = [(("celery", one.id)) for one in (first, third, *many)]
+            expected.insert(1, ("low", second.id))
+            assert entries()[len(before) :] == (expected if how == "commit" else [])
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+def test_kinds_of_connections_for_asyncio(log, entries, outbox, task, kind):
+    """The same holds for asyncio."""
+
+    async def run():
+        async with connected_async(kind, log.dsn) as connection:
+            for how in ("rollback", "commit", "commit"):
+                async with outbox(connection):
+                    first = task.delay(1)
+                    before = entries()
+                second = await outbox.aenqueue(connection, task.s(2), queue="low")
+                many = await outbox.aenqueue_many(connection, [task.s(n) for n in range(3)])
+                assert entries() == before
+                await end(connection, how)
+                expected = [("celery", first.id), ("low", second.id)]
+                expected += [("celery", one.id) for one in many]
+                assert entries()[len(before) :] == (expected if how == "commit" else [])
+
+    asyncio.run(run())
+
+
+def test_autocommit(log, entries, outbox, task):
+    """In autocommit, the tasks of a block are committed when it ends."""
+    with outbox(log.connection):
+        results = [task.delay(n) for n in range(3)]
+        assert entries() == []
+    assert [task_id for _, task_id in entries()] == [one.id for one in results]
+
+
+def test_thousands(log, entries, outbox, task):
+    """More messages than a statement takes are still one transaction."""
+    results = outbox.enqueue_many(log.connection, (task.s(n) for n in range(2500)))
+    assert [task_id for _, task_id in entries()] == [one.id for one in results]
+    assert len(log.execute("SELECT DISTINCT xid FROM pgnotifier.log")) == 1
+
+
+def test_savepoints(log, entries, outbox, task):
+    """What is rolled back to a savepoint never existed, and its subscription is made again."""
+    with psycopg.connect(log.dsn) as connection:
+        with connection.transaction(force_rollback=True), outbox(connection):
+            task.delay(1)
+        with outbox(connection):
+            kept = task.delay(2)
+    assert entries() == [("celery", kept.id)]
+    assert log.execute("SELECT name, channel FROM pgnotifier.subscription") == [
+        ("outbox:celery:shop", "pgnotifier:celery:default")
+    ]
+
+
+def test_a_block_that_raises(log, entries, outbox, task):
+    """An exception in the block inserts nothing, whatever becomes of the transaction."""
+    with pytest.raises(LookupError), outbox(log.connection):
+        task.delay(1)
+        raise LookupError
+    assert entries() == []
+    with outbox(log.connection):
+        pass
+    assert entries() == []
+
+
+def test_nested_blocks(log, entries, outbox, task):
+    """An inner block has its own transaction."""
+    with psycopg.connect(log.dsn) as other:
+        with outbox(other):
+            lost = task.delay(1)
+            with outbox(log.connection):
+                kept = task.delay(2)
+        assert entries() == [("celery", kept.id)]
+        other.rollback()
+    assert lost.id != kept.id
+    assert entries() == [("celery", kept.id)]
+
+
+def test_canvases(log, entries, app, outbox, task):
+    """Canvases are inserted whole. Groups need their result backend."""
+    app.conf.result_backend = "cache+memory://"
+    with outbox(log.connection):
+        result = chain(task.s(1), group(task.s(2), task.s(3)).set(queue="low")).apply_async()
+    ((queue, _),) = entries()
+    assert queue == "celery"
+    assert len(result.results) == 2
+
+
+def test_names(log, entries, app, task):
+    """Each outbox has its own channel."""
+    other = CeleryOutbox(app, "mail")
+    assert (other.channel, other.name) == ("pgnotifier:celery:mail", "mail")
+    result = other.enqueue(log.connection, task)
+    assert entries() == []
+    assert entries("pgnotifier:celery:mail") == [("celery", result.id)]
+    with pytest.raises(ChannelNameError):
+        CeleryOutbox(app, "x" * 46)
+    with pytest.raises(ArgumentTypeError, match="name must be a str"):
+        CeleryOutbox(app, 1)
+
+
+def test_wrong_arguments(log, outbox, task):
+    """What can't work is refused before anything is published."""
+    other = Celery("other", broker=NOBODY, set_as_current=False)
+    with pytest.raises(ArgumentTypeError, match="of the app 'other'"):
+        outbox.enqueue(log.connection, other.signature("elsewhere"))
+    with pytest.raises(ArgumentTypeError, match="enqueue a signature"):
+        outbox.enqueue(log.connection, "own")
+    with pytest.raises(ConfigurationError, match="needs Django"):
+        outbox.enqueue(None, task)
+    with pytest.raises(ArgumentTypeError, match="publish with a connection"):
+        outbox.enqueue(object(), task)
+    block = outbox(log.connection)
+    with block:
+        pass
+    with pytest.raises(ConfigurationError, match="used once"), block:
+        pass
+
+
+def test_the_other_kind(log, outbox, task):
+    """A connection for asyncio needs `async with`, and others don't take it."""
+
+    async def run():
+        async with connected_async("async", log.dsn) as connection:
+            with pytest.raises(ArgumentTypeError, match="async with"), outbox(connection):
+                pass
+        with pytest.raises(ArgumentTypeError, match="isn't for asyncio"):
+            await outbox.aenqueue(log.connection, task)
+
+    asyncio.run(run())
+
+
+def test_no_log(pgnotifier_dsn, outbox, task):
+    """A database without a log is an error of the block."""
+    with psycopg.connect(pgnotifier_dsn) as connection:
+        with pytest.raises(LogNotInstalledError, match="pgnotifier install"), outbox(connection):
+            task.delay(1)
+        connection.rollback()
