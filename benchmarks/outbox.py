@@ -55,7 +55,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     url = servers.amqp_url
     if url is not None:
         rates = take_turns(
-            [OURS, LOOP], settings.rounds, lambda name: measure(name, dsn, url, fewer * 2)
+            [OURS, LOOP], settings.rounds, lambda name: measure(name, dsn, url, fewer * 4)
         )
         sections.append(compare("an outbox into RabbitMQ", "a second", rates, OURS, AMQP_LIMITS))
     return sections
