@@ -336,6 +336,7 @@ def _settle_in(argv, cwd, env, out, err):
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup makes us ignore it
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

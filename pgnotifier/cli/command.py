@@ -117,8 +117,8 @@ def listen(
     called NAME (default: notifier).  Use it for RQ, and for callbacks in this process.  With
     Celery, use `celery -A app pgnotifier` instead.
 
-    On SIGTERM or SIGINT (Ctrl-C) it stops listening, delivers what was received, and exits.  On a
-    second signal it exits at once.
+    On SIGTERM, SIGINT (Ctrl-C) or SIGHUP it stops listening, delivers what was received, and
+    exits.  On a second signal it exits at once.
 
     If PostgreSQL can't be reached at the start, for whatever reason, it retries, and logs the
     reason once a minute.  A signal ends that with exit code 0.

@@ -3,6 +3,7 @@
 `celery pgnotifier` and `pgnotifier listen` share this.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -27,8 +28,11 @@ A supervisor may send a signal to the process and to its group, as `timeout` of 
 """
 
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 class _SignalledError(BaseException):
-    """SIGTERM or SIGINT was received.
+    """A signal was received that ends the process.
 
     A BaseException, like KeyboardInterrupt, so that no `except Exception` swallows it.
 
@@ -69,7 +73,9 @@ def listen(
     health: HealthServer | None,
     on_error: Callable[[str], object],
 ) -> int:
-    """Listen until SIGTERM or SIGINT comes, then deliver what was received.
+    """Listen until SIGTERM, SIGINT or SIGHUP comes, then deliver what was received.
+
+    SIGHUP is what a terminal sends when it is closed. Under `nohup`, it is ignored as usual.
 
     A second signal, half a second later or more, ends the process at once.
 
@@ -83,8 +89,7 @@ def listen(
         The exit code: 0 if everything was delivered, else 1.
     """
     failed = False
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_first_signal)
+    _handle_signals(_on_first_signal)
     try:
         if health is not None:
             health.start()
@@ -99,8 +104,7 @@ def listen(
     except PgNotifierError as exc:
         on_error(f"Error: {in_one_line(exc)}")
         failed = True
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_second_signal)
+    _handle_signals(_on_second_signal)
     undelivered = stop_all(notifiers, drain_timeout)
     if health is not None:
         health.stop()
@@ -160,9 +164,14 @@ def _start(notifiers: Sequence[Notifier]) -> None:
             waiting[0].wait(0.1)
 
 
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _ENDING:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, _on_second_signal)
+    _handle_signals(_on_second_signal)
     _SignalledError.at = monotonic()
     raise _SignalledError(signal.Signals(number).name)
 
@@ -170,5 +179,6 @@ def _on_first_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG
 def _on_second_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     if monotonic() - _SignalledError.at < SAME:
         return
-    os.write(2, b"second signal: exiting at once; undelivered notifications are given up\n")
+    with contextlib.suppress(OSError):  # it is closed, or its disk is full
+        os.write(2, b"second signal: exiting at once; undelivered notifications are given up\n")
     os._exit(1)

@@ -96,8 +96,8 @@ def pgnotifier(
     a CeleryDispatcher for the app.  It doesn't run tasks; workers do.
     Run one such process.  Two enqueue each task twice, unless both have --standby.
 
-    SIGTERM and SIGINT (Ctrl-C) stop listening, deliver what was received, and exit; a second
-    one exits at once.
+    SIGTERM, SIGINT (Ctrl-C) and SIGHUP stop listening, deliver what was received, and exit;
+    a second one exits at once.
 
     If PostgreSQL can't be reached at the start, it retries, and logs the reason once a minute.
     A signal ends that as well, with exit code 0.

@@ -32,7 +32,7 @@ def enqueued(shop):
     return [job.args[2] for job in Queue(shop.queue, connection=shop.redis).jobs]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_ends(open_shop, number):
     """After a signal, the listener enqueues what it has received, and exits with 0."""
     shop = open_shop(SOURCE)

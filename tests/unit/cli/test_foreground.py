@@ -24,7 +24,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr(os, "write", lambda *_: None)
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    before = {each: signal.getsignal(each) for each in foreground._ENDING}
     yield clock
     for each, handler in before.items():
         signal.signal(each, handler)
@@ -45,3 +45,24 @@ def test_a_signal_after_a_failure(clock):
     """After a failure, even the first signal ends the process at once."""
     with pytest.raises(Exited):
         foreground._on_second_signal(signal.SIGTERM, None)
+
+
+def test_a_second_signal_without_stderr(clock, monkeypatch):
+    """A second signal ends the process also if it can't write that it does."""
+
+    def fail(*_):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(Exited):
+        foreground._on_second_signal(signal.SIGTERM, None)
+
+
+def test_a_hangup_that_is_ignored(clock):
+    """SIGHUP is handled as well, but stays ignored if it is, as under `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    foreground._handle_signals(foreground._on_first_signal)
+    assert signal.getsignal(signal.SIGHUP) is foreground._on_first_signal
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    foreground._handle_signals(foreground._on_first_signal)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
