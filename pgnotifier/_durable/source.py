@@ -48,8 +48,7 @@ logger = logging.getLogger("pgnotifier.durable")
 
 FIRST_POLL = 0.005
 LAST_POLL = 5.0
-"""Seconds between looks into the log after it was empty; they double in between. What a publisher
-in flight has not rung for is late by no more than that."""
+"""Seconds between looks into an empty log; they double. What isn't rung for is late by no more."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung."""
 MANY = 10
@@ -245,9 +244,8 @@ class Source:
     def _note_trouble(self, exc: Exception) -> None:
         why = in_one_line(exc)
         self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
-        if isinstance(
-            exc, LogNotInstalledError | LogRefusedError | NotListeningError
-        ):  # whoever waits should know: no new connection will help
+        # Whoever waits should know: no new connection will help.
+        if isinstance(exc, LogNotInstalledError | LogRefusedError | NotListeningError):
             if not self.ready.is_open:
                 self.ready.settle(exc)
             while self._asked:
@@ -276,10 +274,14 @@ class Source:
             self._upkeep.look(session, self.progress.values())
             session.has_rung()  # a ring that has arrived is for something that is read now
             if self._sharing.visit_all(session, self.progress.values()):
-                session.wake_up()
+                if has_rung and not self._is_flooded:
+                    self._wait(session, FIRST_POLL, for_bell=False)  # the deliverer goes first
+                else:
+                    session.wake_up()
                 poll, busy_until, has_rung = FIRST_POLL, monotonic() + PATIENCE, False
             elif not any(one.awaits_entries for one in self.progress.values()):
-                session.wake_up()
+                if poll > FIRST_POLL:
+                    session.wake_up()
                 self._wait(session, poll, for_bell=False)
                 poll, has_rung = min(2 * poll, BUSY_POLL), False
             elif monotonic() < busy_until and self._is_busy:
@@ -294,7 +296,6 @@ class Source:
                 session.doze()  # and look once more: something may have been published just now
             else:
                 has_rung = self._wait(session, poll)
-                # If it has rung, the bell is turned off only after reading, which comes first.
                 poll = FIRST_POLL if has_rung else min(2 * poll, LAST_POLL)
         self._finish(session)
 
