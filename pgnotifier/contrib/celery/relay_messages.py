@@ -14,6 +14,7 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.errors import MessageFormatError
 from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.payload import decode
 
 
 class _DeliveryInfo(msgspec.Struct, gc=False):
@@ -54,8 +55,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     def open(self) -> "Content":
         """Return the parts of the message, for other transports."""
         # kombu's own decoder makes dates of the objects that its encoder has made of dates.
-        decode = _decode_types if '"__type__"' in self.text else msgspec.json.decode
-        whole: dict[str, Any] = decode(self.text)
+        load = _decode_types if '"__type__"' in self.text else msgspec.json.decode
+        whole: dict[str, Any] = load(self.text)
         properties: dict[str, Any] = whole["properties"]
         encoding = whole.get("content-encoding") or "utf-8"
         body: str | bytes = whole["body"]
@@ -117,9 +118,9 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
     headers: dict[str, Any] | None = None
 
 
+_UNREADABLE = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
 _decode_types: Any = kombu_json.loads
 _read_message = msgspec.json.Decoder(_Message).decode
-_read_request = msgspec.json.Decoder(Request).decode
 _read_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -131,7 +132,7 @@ def read(text: str) -> Message | Request:
     """
     try:
         found = _read_message(text)
-    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
+    except _UNREADABLE as exc:
         return _read_other(text, exc)
     where = found.properties.delivery_info
     try:
@@ -146,8 +147,8 @@ def _read_other(text: str, problem: Exception) -> Request:
     try:
         names = _read_names(text).keys()
         if "body" not in names and "task" in names:
-            return _read_request(text)
-    except (msgspec.DecodeError, UnicodeEncodeError) as exc:
+            return msgspec.convert(decode(text), Request)  # where numbers keep their digits
+    except _UNREADABLE as exc:
         problem = exc
     # msgspec names types and places, and never a value.
     raise MessageFormatError(
