@@ -33,6 +33,10 @@ _ATTRIBUTE = "_pgnotifier_capture"
 class Sink(Protocol):
     """What takes the entries of messages."""
 
+    def takes(self, task: str) -> bool:
+        """Return whether it takes messages of a task. Others go to the broker."""
+        ...
+
     def add(self, draft: Draft) -> None:
         """Take the key and the payload of an entry."""
 
@@ -58,6 +62,10 @@ class Recording:
     def is_ours(self) -> bool:
         """Whether this process has begun it. A forked child leaves it to its parent."""
         return self._owner == os.getpid()
+
+    def takes(self, task: str) -> bool:  # noqa: ARG002
+        """Return True: in a block, everything is captured."""
+        return True
 
     def add(self, draft: Draft) -> None:
         """Take an entry."""
@@ -139,6 +147,12 @@ class Capture:
         if (found := getattr(self._made, "producer", None)) is None:
             found = self._made.producer = OutboxProducer(self)
         return nullcontext(found)
+
+    def takes(self, headers: Any) -> bool:
+        """Return whether a message is for the outbox, given its headers."""
+        sink = self.find()
+        name = headers.get("task") if isinstance(headers, dict) else None
+        return sink is None or not isinstance(name, str) or sink.takes(name)
 
     def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
         """Publish a message as without an outbox."""
@@ -225,7 +239,8 @@ class OutboxProducer:
 
         Queues aren't declared, and nothing is tried again: that is for the relay.
         """
-        if _ends_task(settings.get("headers")):
+        headers = settings.get("headers")
+        if _ends_task(headers) or not self._capture.takes(headers):
             return self._capture.publish_now(body, settings)
         return self._producer.publish(body, **{**settings, "declare": None, "retry": False})
 

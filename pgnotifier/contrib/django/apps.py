@@ -6,10 +6,12 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.core.checks import Tags, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
 
 from pgnotifier._runtime.log_records import about
+from pgnotifier.errors import PgNotifierError
 
 logger = logging.getLogger("pgnotifier.django")
 
@@ -49,6 +51,27 @@ class PgNotifierConfig(AppConfig):
             autodiscover_modules("notifications")
             Channel.start_subscribing()
             _subscribe_in_workers()
+            _enable_outbox()
+
+
+def _enable_outbox(**_: Any) -> None:
+    """Have tasks published in transactions; try again in workers, which may make the app later."""
+    from pgnotifier.contrib.django.conf import runs_checks
+    from pgnotifier.contrib.django.notifiers import enable_outbox
+
+    try:
+        enable_outbox()
+    except (ImproperlyConfigured, PgNotifierError) as exc:
+        logger.log(
+            logging.DEBUG if runs_checks() else logging.ERROR,
+            "tasks are published without regard to transactions: %s",
+            exc,
+            extra=about("not_configured"),
+        )
+        if find_spec("celery"):
+            from celery.signals import import_modules
+
+            import_modules.connect(_enable_outbox, dispatch_uid="pgnotifier.outbox")
 
 
 def _subscribe_in_workers() -> None:

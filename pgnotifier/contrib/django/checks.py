@@ -23,6 +23,7 @@ from pgnotifier.contrib.django.notifiers import (
     MAKERS,
     NoCeleryAppError,
     NoDispatcherError,
+    enable_outbox,
     find_parameters,
     make_dispatcher,
 )
@@ -49,7 +50,16 @@ def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
     found += [problem for name in ("ON_GAP", "ON_ERROR") for problem in _check_hook(name)]
     # These are warnings, because they only concern the listener: an error would stop `migrate` and
     # `runserver`. If the dispatcher can't be made, each task would repeat the reason.
-    return [*found, *(_check_dispatcher() or _check_tasks())]
+    return [*found, *_check_outbox(), *(_check_dispatcher() or _check_tasks())]
+
+
+def _check_outbox() -> list[CheckMessage]:
+    try:
+        enable_outbox()
+    except (ImproperlyConfigured, PgNotifierError) as exc:
+        hint = "Until then, tasks are published without regard to transactions."
+        return [Error(f"{exc}.", hint=hint, id="pgnotifier.E017")]
+    return []
 
 
 def _check_hook(name: str) -> list[CheckMessage]:
@@ -241,7 +251,8 @@ _DIRECTLY = (
 
 
 def _aliases() -> set[str]:
-    return {str(conf.get("DATABASE")), *(channel.database for channel in Channel.all_known())}
+    used = {channel.database for channel in Channel.all_known()}
+    return {str(conf.get("DATABASE")), *conf.outbox_aliases()} | used
 
 
 def _check_alias(alias: str) -> list[CheckMessage]:

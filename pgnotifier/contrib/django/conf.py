@@ -30,6 +30,12 @@ def _is_hook(value: Any) -> bool:
     return callable(value) or is_filled(value)
 
 
+def _is_outbox(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(map(is_filled, value))
+    return isinstance(value, bool) or is_filled(value)
+
+
 _ALIAS = "an alias of DATABASES"
 _CALLABLE = "a callable or the path of one"
 _NAMES = (
@@ -43,6 +49,7 @@ SETTINGS: Mapping[str, Setting] = {
         _is_hook,
     ),
     "CELERY_APP": Setting("the path of a Celery app: 'shop.celery.app'", is_filled),
+    "OUTBOX": Setting("True, False, an alias of DATABASES, or a list of them", _is_outbox),
     "RQ_QUEUE": Setting(
         "the URL of a Redis server, a Queue or connection, or the path of one or of a callable "
         "that returns one",
@@ -63,6 +70,16 @@ def get(name: str) -> Any:
     given = getattr(django_settings, "PGNOTIFIER", {})
     value = given.get(name) if isinstance(given, Mapping) else None
     return SETTINGS[name].default if value is None else value
+
+
+def outbox_aliases() -> tuple[str, ...]:
+    """Return the aliases of the databases in whose transactions tasks are published."""
+    value = get("OUTBOX")
+    if value is True:
+        return (str(get("DATABASE")),)
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value or ())
 
 
 def get_imported(name: str) -> Any:

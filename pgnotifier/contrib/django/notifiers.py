@@ -209,13 +209,46 @@ class HereDispatcher(InlineDispatcher):
 def _make_celery() -> Dispatcher:
     from pgnotifier.contrib.celery import CeleryDispatcher
 
+    return CeleryDispatcher(find_celery_app("PGNOTIFIER['DISPATCHER'] is 'celery'"))
+
+
+def find_celery_app(why: str) -> Any:
+    """Return the project's Celery app.
+
+    Args:
+        why: Why there has to be one, for the error.
+
+    Raises:
+        NoCeleryAppError: There is none.
+        ImproperlyConfigured: `PGNOTIFIER["CELERY_APP"]` can't be imported.
+    """
     app = conf.get_imported("CELERY_APP") or _find_celery_app()
     if app is None:
         raise NoCeleryAppError(
-            "PGNOTIFIER['DISPATCHER'] is 'celery', but there is no Celery app: import it in the "
-            "project's __init__.py, or set PGNOTIFIER['CELERY_APP'] to its path"
+            f"{why}, but there is no Celery app: import it in the project's __init__.py, or set "
+            "PGNOTIFIER['CELERY_APP'] to its path"
         )
-    return CeleryDispatcher(app)
+    return app
+
+
+def enable_outbox() -> None:
+    """Have tasks published in transactions, if `PGNOTIFIER["OUTBOX"]` says so.
+
+    Raises:
+        ImproperlyConfigured: There is no Celery app, or Celery isn't installed.
+        PgNotifierError: The app is none.
+    """
+    aliases = conf.outbox_aliases()
+    if not aliases:
+        return
+    try:
+        from pgnotifier.contrib.django.task_outbox import use_outbox
+    except ModuleNotFoundError as exc:
+        raise ImproperlyConfigured(
+            f"PGNOTIFIER['OUTBOX'] is set, but {exc.name} isn't installed: pip install "
+            f"{INSTALLS['celery']}"
+        ) from exc
+    use_outbox(find_celery_app("PGNOTIFIER['OUTBOX'] is set"), aliases)
 
 
 def _find_celery_app() -> Any:

@@ -1,0 +1,60 @@
+"""Have the tasks of the project's Celery app published in transactions of Django.
+
+Celery is imported here, so this module is imported only if `PGNOTIFIER["OUTBOX"]` is set.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from django.db import connections
+
+from pgnotifier._log.composing import Draft
+from pgnotifier._log.outbox_entries import Outbox
+from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.contrib.celery.outbox_capture import Capture
+from pgnotifier.contrib.django.notifiers import get_notifier
+
+
+def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
+    """Have all tasks of an app published in Django's transactions, and relayed.
+
+    Args:
+        app: The app.
+        aliases: The databases. A task is inserted into the first of them with an open transaction;
+            if there is none, into the first one, where it is committed at once.
+    """
+    outbox = CeleryOutbox(app)
+    Capture.of(outbox.app).find_other = _Sink(outbox, aliases).find
+    for alias in aliases:
+        notifier = get_notifier(alias)
+        if outbox.channel not in notifier.get_subscriptions():
+            outbox.relay_to(notifier)
+
+
+class _Sink:
+    """Inserts each message at once, so that it is part of the transaction that is open then."""
+
+    def __init__(self, outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
+        self._tasks: Any = outbox.app
+        self._log = Outbox(outbox.channel, outbox.subscription)
+        self._aliases = aliases
+
+    def find(self) -> "_Sink | None":
+        """Return the sink; None in asynchronous code, which has no connection of Django."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self
+        return None
+
+    def takes(self, task: str) -> bool:
+        """Return whether a task is published in transactions: `outbox` of it isn't False."""
+        return getattr(self._tasks.tasks.get(task), "outbox", True) is not False
+
+    def add(self, draft: Draft) -> None:
+        """Insert an entry."""
+        given = [connections[alias] for alias in self._aliases]
+        chosen = next((one for one in given if one.in_atomic_block), given[0])
+        self._log.insert(chosen, [draft])

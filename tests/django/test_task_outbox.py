@@ -1,0 +1,163 @@
+"""`PGNOTIFIER["OUTBOX"]`: tasks are published in transactions, without a line of code changed."""
+
+import asyncio
+
+import pytest
+from celery import Celery
+from celery.contrib.django.task import DjangoTask
+from django.core.checks import run_checks
+from django.db import connections, transaction
+from kombu.exceptions import OperationalError
+from test_outbox import fail, ids
+
+from pgnotifier import durable
+from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.contrib.celery.outbox_capture import Capture
+from pgnotifier.contrib.django import conf
+from pgnotifier.contrib.django.durable.operations import open_driver
+from pgnotifier.contrib.django.notifiers import enable_outbox, get_notifier
+from pgnotifier.contrib.django.task_outbox import use_outbox
+
+CHANNEL = "pgnotifier:celery:default"
+pytestmark = pytest.mark.django_db(databases=["default", "second"], transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def committed(transactional_db):
+    """Leave logs and notifiers as they were. The second database gets a log."""
+    driver = open_driver(connections["second"])
+    durable.install(driver)
+    yield
+    durable.uninstall(driver)
+    for alias in ("default", "second"):
+        notifier = get_notifier(alias)
+        for name in notifier.get_subscriptions().get(CHANNEL, {}):
+            notifier.unsubscribe(name, CHANNEL)
+    with connections["default"].cursor() as cursor:
+        cursor.execute("TRUNCATE pgnotifier.log, pgnotifier.subscription CASCADE")
+
+
+@pytest.fixture
+def app():
+    """Return an app with a broker that is down."""
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    app.conf.task_publish_retry = False
+    return app
+
+
+@pytest.fixture
+def task(app):
+    """Return a task."""
+    return app.task(name="own", base=DjangoTask)(run)
+
+
+def run(*args):
+    """Do nothing."""
+
+
+def test_transactions(app, task):
+    """In `atomic()`, a task is part of the transaction; outside, it is committed at once."""
+    use_outbox(app, ["default"])
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        task.delay(0)
+        fail()
+    with transaction.atomic():
+        first = task.delay(1)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            task.delay(2)
+            fail()
+    second = task.apply_async((3,), queue="low")
+    assert ids() == [first.id, second.id]
+
+
+def test_delay_on_commit(app, task):
+    """`delay_on_commit` publishes once the transaction has committed, as ever."""
+    use_outbox(app, ["default"])
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        task.delay_on_commit(0)
+        fail()
+    with transaction.atomic():
+        task.delay_on_commit(1)
+        assert ids() == []
+    assert len(ids()) == 1
+
+
+def test_blocks(app, task):
+    """A block of an outbox takes what it encloses; the relay and the blocks share the outbox."""
+    use_outbox(app, ["default"])
+    with transaction.atomic(), CeleryOutbox(app)():
+        first = task.delay(1)
+        assert ids() == []
+    assert ids() == [first.id]
+
+
+def test_tasks_without(app, task):
+    """A task with `outbox=False`, or one of asynchronous code, goes to the broker at once."""
+    use_outbox(app, ["default"])
+    other = app.task(name="other", outbox=False)(run)
+
+    async def publish():
+        task.delay()
+
+    with transaction.atomic(), pytest.raises(OperationalError):
+        other.delay()
+    with pytest.raises(OperationalError):
+        asyncio.run(publish())
+    assert ids() == []
+
+
+def test_databases(app, task):
+    """Of several databases, the one with an open transaction gets the task, else the first."""
+    use_outbox(app, ["default", "second"])
+    with transaction.atomic(using="second"):
+        first = task.delay()
+    second = task.delay()
+    assert (ids("second"), ids()) == ([first.id], [second.id])
+
+
+def test_the_relay(app):
+    """The notifier of each database relays, once."""
+    for _ in range(2):
+        use_outbox(app, ["default", "second"])
+    for alias in ("default", "second"):
+        assert list(get_notifier(alias).get_subscriptions()[CHANNEL]) == ["outbox:celery:shop"]
+
+
+@pytest.mark.parametrize(
+    ("given", "aliases"),
+    [
+        (True, ("second",)),
+        ("default", ("default",)),
+        (["default", "second"], ("default", "second")),
+        (False, ()),
+        (None, ()),
+    ],
+)
+def test_the_setting(settings, given, aliases):
+    """True stands for the database of the other settings."""
+    settings.PGNOTIFIER = {"DATABASE": "second", "OUTBOX": given}
+    assert conf.check_settings() == []
+    assert conf.outbox_aliases() == aliases
+
+
+@pytest.mark.parametrize("given", [7, "", [], ["default", 7]])
+def test_wrong_settings(settings, given):
+    """Other values are refused."""
+    settings.PGNOTIFIER = {"OUTBOX": given}
+    ((number, problem),) = conf.check_settings()
+    assert number == "E003"
+    assert "OUTBOX" in problem.message
+
+
+def test_enabling(settings, app, monkeypatch):
+    """The setting makes the project's app use the outbox; without an app, that is an error."""
+    monkeypatch.setattr("celery._state._get_active_apps", set)
+    monkeypatch.setattr("celery._state.default_app", None)
+    monkeypatch.setattr("celery._state._tls.current_app", None)
+    settings.PGNOTIFIER = {"OUTBOX": True}
+    found = [one for one in run_checks() if one.id == "pgnotifier.E017"]
+    assert "there is no Celery app" in found[0].msg
+    monkeypatch.setattr("celery._state._tls.current_app", app)
+    enable_outbox()
+    assert Capture.of(app).find_other() is not None
+    assert [one for one in run_checks() if one.id == "pgnotifier.E017"] == []
