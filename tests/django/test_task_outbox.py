@@ -71,7 +71,7 @@ def test_transactions(app, task):
 
 
 def test_delay_on_commit(app, task):
-    """`delay_on_commit` publishes once the transaction has committed, as ever."""
+    """`delay_on_commit` publishes once the transaction has committed."""
     use_outbox(app, ["default"])
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         task.delay_on_commit(0)

@@ -73,7 +73,7 @@ def get(name: str) -> Any:
 
 
 def outbox_aliases() -> tuple[str, ...]:
-    """Return the aliases of the databases in whose transactions tasks are published."""
+    """Return the aliases of the databases where transactions publish tasks."""
     value = get("OUTBOX")
     if value is True:
         return (str(get("DATABASE")),)
