@@ -18,6 +18,7 @@ from pgnotifier.dispatchers.asyncio import AsyncioDispatcher
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.dispatchers.threads import ThreadDispatcher
 from pgnotifier.errors import (
+    AlreadyDoneError,
     ArgumentTypeError,
     BatchError,
     ChannelNameError,
@@ -47,6 +48,7 @@ from pgnotifier.status import DispatcherStatus, DurableStatus, StateChange, Stat
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlreadyDoneError",
     "ArgumentTypeError",
     "AsyncioDispatcher",
     "Batch",

@@ -172,6 +172,7 @@ def test_receivers_get_what_was_published(listening, eventually):
         eventually(lambda: len(seen) == 2)
     finally:
         channel.disconnect(take)
+        del Channel.known[channel.name]
     (first, given), (second, _) = seen
     assert (first, second) == ("first", "while it was down")
     assert given["notification"].key == "k"
@@ -197,6 +198,7 @@ def test_tasks_get_what_was_published(listening, eventually):
     finally:
         listening.unsubscribe("task", channel.name)
         channel._kept.discard(channel)
+        del Channel.known[channel.name]
     assert seen == ["again", "again"]
 
 

@@ -60,7 +60,7 @@ def test_tasks():
     """A task with an alias has its effects in the `atomic()` of that database."""
     app = Celery("once", set_as_current=False)
 
-    @app.task(bind=True, base=Once, once_using="default")
+    @app.task(bind=True, base=Once, once_using="default", shared=False)
     def work(self):
         with self.once() as same:
             assert same.in_atomic_block

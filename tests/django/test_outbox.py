@@ -49,7 +49,7 @@ def outbox(app):
 def task(app):
     """Return a task."""
 
-    @app.task(name="own")
+    @app.task(name="own", shared=False)
     def own(*args):
         """Do nothing."""
 

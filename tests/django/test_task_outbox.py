@@ -48,7 +48,7 @@ def app():
 @pytest.fixture
 def task(app):
     """Return a task."""
-    return app.task(name="own", base=DjangoTask)(run)
+    return app.task(name="own", base=DjangoTask, shared=False)(run)
 
 
 def run(*args):
@@ -94,7 +94,7 @@ def test_blocks(app, task):
 def test_tasks_without(app, task):
     """A task with `outbox=False`, or one of asynchronous code, goes to the broker at once."""
     use_outbox(app, ["default"])
-    other = app.task(name="other", outbox=False)(run)
+    other = app.task(name="other", outbox=False, shared=False)(run)
 
     async def publish():
         task.delay()

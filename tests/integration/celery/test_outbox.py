@@ -106,7 +106,7 @@ def outbox(app):
 
 @pytest.fixture
 def task(app):
-    @app.task(name="own")
+    @app.task(name="own", shared=False)
     def own(*args):
         """Do nothing."""
 

@@ -180,7 +180,7 @@ def test_the_script(run, connection):
         connection.execute("SELECT pgnotifier.publish('orders', '1'), pgnotifier.retry('{}')")
         connection.execute("SELECT pgnotifier.may_enqueue()")
     code, said = run("install", "--sql", "--to", "2", *arguments)
-    assert (code, "an enqueuer need version 3 of the log" in said) == (2, True)
+    assert (code, "'enqueuer' need version 3 of the log" in said) == (2, True)
 
 
 def test_the_difference_of_two_versions(run, connection):

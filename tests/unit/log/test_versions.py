@@ -195,12 +195,14 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
         durable.install(new)
         durable.install(connection, 1)
         parts = sorted(get_args(Part), key=lambda part: PARTS_SINCE[part])
+        version = 1
         for part in parts:
             durable.grant(new, "pg_monitor", part)
-            if (since := PARTS_SINCE[part]) > 1:
-                with pytest.raises(ConfigurationError, match=f"need version {since} "):
+            if PARTS_SINCE[part] > version:
+                version = PARTS_SINCE[part]
+                with pytest.raises(ConfigurationError, match=f"need version {version} "):
                     durable.grant(connection, "pg_monitor", part)
-                durable.install(connection, since)
+                durable.install(connection, version)
             durable.grant(connection, "pg_monitor", part)
         durable.install(connection)
         assert rights(connection) == rights(new)
