@@ -323,6 +323,7 @@ def test_list_of_durable_channels():
         channel.disconnect(take)
         get_notifier("default").unsubscribe("bill", "listed", autorun=False)
         channel._kept.discard(channel)
+        del Channel.known[channel.name]
 
 
 def test_dispatch():

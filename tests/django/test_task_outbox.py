@@ -15,7 +15,8 @@ from pgnotifier.contrib.celery import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.operations import open_driver
-from pgnotifier.contrib.django.notifiers import enable_outbox, get_notifier
+from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.outboxes import enable_outbox
 from pgnotifier.contrib.django.task_outbox import use_outbox
 
 CHANNEL = "pgnotifier:celery:default"

@@ -57,7 +57,7 @@ class PgNotifierConfig(AppConfig):
 def _enable_outbox(**_: Any) -> None:
     """Have tasks published in transactions; try again in workers, which may make the app later."""
     from pgnotifier.contrib.django.conf import runs_checks
-    from pgnotifier.contrib.django.notifiers import enable_outbox
+    from pgnotifier.contrib.django.outboxes import enable_outbox
 
     try:
         enable_outbox()

@@ -23,10 +23,10 @@ from pgnotifier.contrib.django.notifiers import (
     MAKERS,
     NoCeleryAppError,
     NoDispatcherError,
-    enable_outbox,
     find_parameters,
     make_dispatcher,
 )
+from pgnotifier.contrib.django.outboxes import enable_outbox
 from pgnotifier.contrib.django.rows import find_foreign_owner
 from pgnotifier.contrib.django.triggers import NotifyOn
 from pgnotifier.durable import check

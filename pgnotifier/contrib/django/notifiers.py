@@ -231,26 +231,6 @@ def find_celery_app(why: str) -> Any:
     return app
 
 
-def enable_outbox() -> None:
-    """Have tasks published in transactions, if `PGNOTIFIER["OUTBOX"]` says so.
-
-    Raises:
-        ImproperlyConfigured: There is no Celery app, or Celery isn't installed.
-        PgNotifierError: The app is none.
-    """
-    aliases = conf.outbox_aliases()
-    if not aliases:
-        return
-    try:
-        from pgnotifier.contrib.django.task_outbox import use_outbox
-    except ModuleNotFoundError as exc:
-        raise ImproperlyConfigured(
-            f"PGNOTIFIER['OUTBOX'] is set, but {exc.name} isn't installed: pip install "
-            f"{INSTALLS['celery']}"
-        ) from exc
-    use_outbox(find_celery_app("PGNOTIFIER['OUTBOX'] is set"), aliases)
-
-
 def _find_celery_app() -> Any:
     """Return Celery's current app; None if the project hasn't made one.
 
