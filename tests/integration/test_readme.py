@@ -118,6 +118,35 @@ def test_a_durable_subscription(start, tmp_path, db, pgnotifier_redis_url, event
     eventually(lambda: "resizing /covers/1.png" in worker_log.read_text(), 60)
 
 
+def test_a_transaction(start, tmp_path, db, pgnotifier_redis_url, eventually):
+    """A task that is published in a block of the outbox runs if its transaction commits."""
+    program, block = _program("CeleryNotifier"), _program("notifier.outbox")
+    for place, ours in (
+        ("postgresql://localhost/shop", db.dsn),
+        ("redis://localhost:6379/0", pgnotifier_redis_url),
+    ):
+        assert place in program
+        program = program.replace(place, ours)
+    outbox, publishing = block.split("\n", 1)
+    task = '@app.task\ndef invoice(order):\n    print(f"an invoice for {order}")\n'
+    (tmp_path / "shop.py").write_text(f"{program}\n\n{outbox}\n\n\n{task}")
+    rolled_back = publishing.replace("7", "8") + "connection.rollback()\n"
+    (tmp_path / "script.py").write_text(
+        "import psycopg\nfrom shop import invoice, outbox\n"
+        f"connection = psycopg.connect({db.dsn!r})\n"
+        f"{rolled_back}{publishing}connection.commit()\n"
+    )
+    installing, _ = start("install", BIN / "pgnotifier", "install", "--dsn", db.dsn)
+    assert installing.wait(60) == 0
+    script, log = start("script", sys.executable, "script.py")
+    assert script.wait(60) == 0, log.read_text()
+    celery = [sys.executable, "-m", "celery", "-A", "shop"]
+    _, worker_log = start("worker", *celery, "worker", "--pool", "solo")
+    start("listener", *celery, "pgnotifier")
+    eventually(lambda: "an invoice for 7" in worker_log.read_text(), 60)
+    assert "an invoice for 8" not in worker_log.read_text()
+
+
 def test_the_rq_module(start, tmp_path, db, pgnotifier_redis_url, eventually):
     """The RQ program's callback runs in a worker once the listener listens."""
     program = _program("RQDispatcher")
