@@ -83,14 +83,19 @@ BEGIN
     lo := pg_snapshot_xmin(place.done);
     hi := pg_snapshot_xmax(place.target);
     IF pg_snapshot_xmax(place.done)::text::bigint - lo::text::bigint > 1000 THEN
-        SELECT
-            coalesce(min(x.xid) FILTER (WHERE x.is_recent), pg_snapshot_xmax(place.done)),
-            bool_or(NOT x.is_recent AND pg_visible_in_snapshot(x.xid, place.target))
-        INTO lo, is_long
-        FROM (
-            SELECT x.xid, x.xid::text::bigint >= pg_snapshot_xmax(place.done)::text::bigint - 1000
-            FROM pg_snapshot_xip(place.done) AS x (xid)
-        ) AS x (xid, is_recent);
+        lo := coalesce(
+            (
+                SELECT one FROM pg_snapshot_xip(place.done) AS one
+                WHERE one::text::bigint >= pg_snapshot_xmax(place.done)::text::bigint - 1000
+                ORDER BY one LIMIT 1
+            ),
+            pg_snapshot_xmax(place.done)
+        );
+        is_long := EXISTS (
+            SELECT FROM pg_snapshot_xip(place.done) AS one
+            WHERE one::text::bigint < pg_snapshot_xmax(place.done)::text::bigint - 1000
+                AND pg_visible_in_snapshot(one, place.target)
+        );
     END IF;
     is_long := coalesce(is_long, false) OR place.last_id > 0; -- it was too much for one batch
     IF NOT is_long AND lo < hi THEN
