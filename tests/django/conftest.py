@@ -1,5 +1,7 @@
 """Fixtures that the tests of the Django project share."""
 
+import logging
+
 import pytest
 import waiting
 from django.db import connections
@@ -14,6 +16,14 @@ pytest_plugins = ["pgnotifier.contrib.django.pytest_plugin"]
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings():
     """Keep the databases' names, because the servers belong to this test run alone."""
+
+
+@pytest.fixture(autouse=True)
+def root_level():
+    """Give the root logger its level back, which a worker of Celery in this process changes."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
 
 
 @pytest.fixture(autouse=True)
