@@ -4,6 +4,7 @@ What users give may be a Django alias, a pool, an engine or a sessionmaker of SQ
 callable that returns a connection. Without it, connections are made of `pgnotifier_dsn`, and kept.
 """
 
+import atexit
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,13 @@ class Spares:
     def renew(self) -> None:
         """Forget the parent's connections, in a forked child."""
         self._spare = []
+
+    def close(self) -> None:
+        """Close the connections that no task uses."""
+        with self._lock:
+            spare, self._spare = self._spare, []
+        for _, connection in spare:
+            connection.close()
 
     @contextmanager
     def lease(self) -> Iterator[psycopg.Connection[Any]]:
@@ -86,6 +94,15 @@ def _works(connection: psycopg.Connection[Any]) -> bool:
 
 _lock = ForkSafeLock()  # guards the next one
 _spares: dict[Any, Spares] = {}
+
+
+@atexit.register
+def close_spares() -> None:
+    """Close the connections that no task uses: at the end of the process, for example."""
+    with _lock:
+        found = list(_spares.values())
+    for one in found:
+        one.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from psycopg_pool import ConnectionPool
 from sqlalchemy.orm import sessionmaker
 
 from pgnotifier.contrib.celery import Once
+from pgnotifier.contrib.celery.once_connections import close_spares
 from pgnotifier.contrib.celery.once_upkeep import longest_redelivery
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 from pgnotifier.once import once
@@ -153,3 +154,16 @@ def test_how_late_a_task_may_be_delivered(app, broker, transport, options, neede
     """The visibility timeout and the pauses of retries are counted."""
     app.conf.update(broker_url=broker, broker_transport_options=transport)
     assert longest_redelivery(make(app, **options)) == timedelta(seconds=needed)
+
+
+def test_connections_are_closed_at_the_end(log, app):
+    """What is kept for the next task is closed when the process ends."""
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    ((before,),) = log.execute(count)
+    work = make(app)
+    work.apply(throw=True)
+    assert log.execute(count) == [(before + 1,)]
+    close_spares()
+    work.apply(throw=True)  # a task that comes later still has its effects
+    assert effects(log) == 2
+    close_spares()
