@@ -99,89 +99,6 @@ BEGIN
     ORDER BY o.id LIMIT lim;
 END $$;
 
--- ===== An earlier form of version 1 =====
-
--- It read keys and payloads as text. Those who have the later form keep these functions as they are.
-DROP FUNCTION IF EXISTS
-    pgnotifier.due(int, int),
-    pgnotifier.fail(
-        int, bigint, timestamptz, text, text, text, text, text, double precision, boolean
-    );
-
--- As many of these entries as have max_bytes of payloads together, and at least one: a thousand may
--- have 64 GiB. is_rest: whether there are no more in the window. Keys and payloads are bytes in the
--- database's encoding: a character without an equivalent in UTF-8 would end each try to read it.
-CREATE OR REPLACE FUNCTION pgnotifier.read(
-    channel text, done pg_snapshot, target pg_snapshot, last_id bigint, lim int,
-    max_bytes bigint DEFAULT 16777216
-) RETURNS TABLE (id bigint, at timestamptz, key bytea, payload bytea, is_rest boolean)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
-    SELECT
-        w.id, w.at, convert_to(w.key, getdatabaseencoding()),
-        convert_to(w.payload, getdatabaseencoding()), w.found < lim AND w.most < max_bytes
-    FROM (
-        SELECT b.*, count(*) OVER () AS found, max(b.before) OVER () AS most
-        FROM (
-            SELECT e.*,
-                sum(octet_length(e.payload)) OVER (ORDER BY e.id) - octet_length(e.payload)
-                    AS before
-            FROM pgnotifier.batch(channel, done, target, last_id, lim) AS e
-        ) AS b
-    ) AS w
-    WHERE w.before < max_bytes ORDER BY w.id;
-END $$;
-
--- Keep an entry that has failed, to be tried again after some seconds unless it is dead.
-CREATE OR REPLACE FUNCTION pgnotifier.fail(
-    sub int, id bigint, at timestamptz, channel text, key bytea, payload bytea,
-    error text, traceback text, retry_in double precision, dead boolean
-) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_variable
-DECLARE
-    made bigint;
-BEGIN
-    INSERT INTO pgnotifier.failed AS f (
-        sub, id, at, channel, key, payload, attempts, retry_at, error, traceback, dead
-    ) VALUES (
-        sub, id, at, channel, convert_from(key, getdatabaseencoding()),
-        convert_from(payload, getdatabaseencoding()), 1,
-        clock_timestamp() + make_interval(secs => retry_in), error, traceback, dead
-    )
-    RETURNING f.n INTO made;
-    RETURN made;
-END $$;
-
--- The entries of a subscription that are to be tried again now, locked: up to lim of them, with up
--- to max_bytes of payloads before the last one.
-CREATE OR REPLACE FUNCTION pgnotifier.due(sub int, lim int, max_bytes bigint DEFAULT 16777216)
-RETURNS TABLE (
-    n bigint, id bigint, at timestamptz, key bytea, payload bytea, attempts int
-)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-    RETURN QUERY
-    WITH locked AS MATERIALIZED (
-        SELECT f.* FROM pgnotifier.failed AS f
-        WHERE f.sub = due.sub AND NOT f.dead AND f.retry_at <= clock_timestamp()
-        ORDER BY f.retry_at, f.n LIMIT lim FOR UPDATE SKIP LOCKED
-    )
-    SELECT
-        l.n, l.id, l.at, convert_to(l.key, getdatabaseencoding()),
-        convert_to(l.payload, getdatabaseencoding()), l.attempts
-    FROM (
-        SELECT f.*,
-            sum(octet_length(f.payload)) OVER (ORDER BY f.retry_at, f.n)
-                - octet_length(f.payload) AS before
-        FROM locked AS f
-    ) AS l
-    WHERE l.before < max_bytes ORDER BY l.retry_at, l.n;
-END $$;
-
 -- ===== Limits: what the log keeps, for how long, and who keeps it =====
 
 -- One row: what holds for the whole log.
@@ -952,10 +869,6 @@ BEGIN
             ' GRANT EXECUTE ON FUNCTION'
             ' pgnotifier.advance(int, int, bigint, pg_snapshot, int, boolean),'
             ' pgnotifier.drop_gaps(bigint[]),'
-            ' pgnotifier.due(int, int, bigint),'
-            ' pgnotifier.fail(int, bigint, timestamptz, text, bytea, bytea, text, text,'
-            ' double precision, boolean),'
-            ' pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),'
             ' pgnotifier.find_unread(interval),'
             ' pgnotifier.limit_lag(int, bigint, bigint, interval),'
             ' pgnotifier.list_positions(), pgnotifier.lock_holders(), pgnotifier.measure(int),'
