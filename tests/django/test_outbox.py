@@ -6,7 +6,7 @@ from celery import Celery
 from django.db import connection, connections, transaction
 
 from pgnotifier.contrib.celery import CeleryOutbox
-from pgnotifier.contrib.celery.outbox_messages import parse
+from pgnotifier.contrib.celery.relay_messages import read
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 
@@ -14,10 +14,10 @@ def ids(alias="default"):
     """Return the ids of the tasks in the outbox, in order."""
     with connections[alias].cursor() as cursor:
         cursor.execute(
-            "SELECT key, payload FROM pgnotifier.log WHERE channel = 'pgnotifier:celery:default'"
+            "SELECT payload FROM pgnotifier.log WHERE channel = 'pgnotifier:celery:default'"
             " ORDER BY id"
         )
-        return [parse(*row).headers["id"] for row in cursor.fetchall()]
+        return [read(text).open().headers["id"] for (text,) in cursor.fetchall()]
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def shell(tmp_path, pgnotifier_dsn, pgnotifier_redis_url, preforked, eventually)
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "SHOP_DSN": pgnotifier_dsn,
         "SHOP_BROKER": pgnotifier_redis_url,
+        "TMPDIR": str(tmp_path),  # for the files that a killed worker leaves
     }
     running = []
 

@@ -13,7 +13,7 @@ import msgspec
 from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.errors import MessageFormatError
-from pgnotifier.contrib.celery.outbox_messages import Destination
+from pgnotifier.contrib.celery.outbox_messages import Destination, read_priority
 from pgnotifier.payload import decode
 
 
@@ -135,10 +135,7 @@ def read(text: str) -> Message | Request:
     except _UNREADABLE as exc:
         return _read_other(text, exc)
     where = found.properties.delivery_info
-    try:
-        priority = int(found.properties.priority or 0)
-    except (TypeError, ValueError):
-        priority = 0  # as kombu reads it
+    priority = read_priority(found.properties.priority)
     destination = Destination(where.exchange, where.routing_key, priority)
     return Message(text, found.headers.task, destination)
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
-from pgnotifier.contrib.celery.outbox_messages import parse
+from pgnotifier.contrib.celery.relay_messages import read
 from pgnotifier.errors import (
     ArgumentTypeError,
     ChannelNameError,
@@ -117,14 +117,14 @@ def task(app):
 def entries(log):
     """Return a function that returns what is committed: the queue and the id of each task."""
 
-    def read(channel="pgnotifier:celery:default"):
+    def find(channel="pgnotifier:celery:default"):
         rows = log.execute(
-            "SELECT key, payload FROM pgnotifier.log WHERE channel = %s ORDER BY id", channel
+            "SELECT payload FROM pgnotifier.log WHERE channel = %s ORDER BY id", channel
         )
-        found = [parse(*row) for row in rows]
-        return [(one.destination.routing_key, one.headers["id"]) for one in found]
+        found = [read(payload) for (payload,) in rows]
+        return [(one.destination.routing_key, one.open().headers["id"]) for one in found]
 
-    return read
+    return find
 
 
 @pytest.mark.parametrize("kind", SYNC)

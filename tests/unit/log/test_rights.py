@@ -1,6 +1,6 @@
 """What publishers and listeners may do, and what they may not."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 import pytest
@@ -13,21 +13,26 @@ from pgnotifier._log import positions
 from pgnotifier.errors import LogRefusedError
 
 
+@contextmanager
+def session_of(log, make_role, part):
+    """Yield a session of a new role with the rights of a part."""
+    name, dsn = make_role()
+    durable.grant(log.connection, name, part)
+    with psycopg.connect(dsn, autocommit=True) as session:
+        yield session
+
+
 @pytest.fixture
 def publisher(log, make_role):
     """Yield a session with the rights of a publisher."""
-    name, dsn = make_role()
-    durable.grant(log.connection, name, "publisher")
-    with psycopg.connect(dsn, autocommit=True) as session:
+    with session_of(log, make_role, "publisher") as session:
         yield session
 
 
 @pytest.fixture
 def listener(log, make_role):
     """Yield a session with the rights of a listener."""
-    name, dsn = make_role()
-    durable.grant(log.connection, name, "listener")
-    with psycopg.connect(dsn, autocommit=True) as session:
+    with session_of(log, make_role, "listener") as session:
         yield session
 
 
@@ -54,18 +59,14 @@ def sessions(pgnotifier_postgres, _database_with_log):
 @pytest.fixture
 def enqueuer(log, make_role):
     """Yield a session with the rights of an enqueuer."""
-    name, dsn = make_role()
-    durable.grant(log.connection, name, "enqueuer")
-    with psycopg.connect(dsn, autocommit=True) as session:
+    with session_of(log, make_role, "enqueuer") as session:
         yield session
 
 
 @pytest.fixture
 def worker(log, make_role):
     """Yield a session with the rights of a worker."""
-    name, dsn = make_role()
-    durable.grant(log.connection, name, "worker")
-    with psycopg.connect(dsn, autocommit=True) as session:
+    with session_of(log, make_role, "worker") as session:
         yield session
 
 

@@ -195,9 +195,10 @@ def running(app, task):
 
 
 def headers(draft):
-    from pgnotifier.contrib.celery.outbox_messages import parse
+    from pgnotifier.contrib.celery.relay_messages import read
 
-    return parse(*draft).headers
+    _, payload = draft
+    return read(payload).open().headers
 
 
 def test_in_a_running_task(app, task, running):

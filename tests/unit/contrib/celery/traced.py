@@ -17,7 +17,7 @@ from celery import Celery, group, signals
 from conftest import Desk
 
 from pgnotifier import Batch
-from pgnotifier.contrib.celery.outbox_messages import parse
+from pgnotifier.contrib.celery.relay_messages import read
 
 URL = sys.argv[2]
 warnings.simplefilter("error", UserWarning)
@@ -285,7 +285,7 @@ def captured():
     with sentry_sdk.start_transaction(name="request") as request:
         drafts = capture(app, lambda: own(app).delay(1))
     return {
-        "headers": [parse(*draft).headers for draft in drafts],
+        "headers": [read(payload).open().headers for _, payload in drafts],
         "trace": request.trace_id,
         "spans": [span.name for span in spans.get_finished_spans()],
     }
