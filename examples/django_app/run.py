@@ -83,7 +83,8 @@ with (
         order(url, "a novel")
         order(url, "an atlas")
         deadline = time.monotonic() + TIMEOUT
-        while len(found := read(url)) < 6:
+        # The page reads one database, then the other: the first one may have changed meanwhile.
+        while len(found := read(url)) < 6 or found != read(url):
             if time.monotonic() > deadline:
                 sys.exit(f"after {TIMEOUT} s: {found}\n{worker.log}{listener.log}{web.log}")
             time.sleep(0.2)
