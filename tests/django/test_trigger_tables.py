@@ -90,6 +90,26 @@ def test_tables(project, kind):
     run(f"DROP {'FOREIGN' if kind == 'foreign' else ''} TABLE shop_thing CASCADE")
 
 
+def test_row_level_security(project, stranger):
+    """Whoever may change a row notifies of it, also if they aren't allowed to read it."""
+    run(
+        "CREATE TABLE shop_thing (id bigint, text text)",
+        "ALTER TABLE shop_thing ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE shop_thing FORCE ROW LEVEL SECURITY",
+        f"GRANT INSERT, UPDATE ON shop_thing TO {stranger}",
+        "CREATE POLICY writing ON shop_thing FOR INSERT WITH CHECK (true)",
+        "CREATE POLICY changing ON shop_thing FOR UPDATE USING (id = 1)",
+    )
+    migrate(project, "add_constraint")
+    run(f"SET ROLE {stranger}")
+    assert sent_by("INSERT INTO shop_thing VALUES (1, 'a'), (2, 'b')") == ["insert", "insert"]
+    assert sent_by("UPDATE shop_thing SET text = 'c'") == ["update"]
+    run("RESET ROLE")
+    write = f"SET ROLE {stranger}; INSERT INTO shop_thing VALUES (3, 'd')"
+    assert sent_by(write) == ["insert"]
+    run("RESET ROLE", "DROP TABLE shop_thing")
+
+
 @pytest.mark.parametrize("kind", ["", "MATERIALIZED"])
 def test_views(project, kind, caplog, functions):
     """`migrate` makes no trigger on a view, and says so; neither it nor a change fails."""

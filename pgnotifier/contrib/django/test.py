@@ -42,14 +42,15 @@ NAME = "pg_catalog.pg_notify("
 CAPTURING = f"{SCHEMA}.pg_notify("
 
 # PostgreSQL's own function is called as well, for its errors. The condition does what NOTIFY does:
-# equal notifications of a transaction are sent once.
+# equal notifications of a transaction are sent once. A test may change roles: any may record.
 _CAPTURE = f"""
 CREATE SCHEMA {SCHEMA};
 CREATE TABLE {SCHEMA}.sent (
     n serial, channel text, payload text, at timestamptz DEFAULT pg_catalog.clock_timestamp()
 );
+GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
 CREATE FUNCTION {SCHEMA}.pg_notify(its_channel text, its_payload text) RETURNS void LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp AS $$
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_catalog.pg_notify(its_channel, its_payload);
     INSERT INTO {SCHEMA}.sent (channel, payload) SELECT its_channel, coalesce(its_payload, '')
@@ -138,7 +139,7 @@ class _Capture:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        with connection.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.execute("SELECT pg_catalog.current_setting('search_path')")
             (self._path,) = cursor.fetchone()
             cursor.execute(_FUNCTIONS, [NAME, SCHEMA])
@@ -160,7 +161,7 @@ class _Capture:
 
     def end(self) -> list[Notification]:
         """Undo the changes; return what was recorded."""
-        with self._connection.cursor() as cursor:
+        with self._cursor() as cursor:
             cursor.execute(
                 f"SELECT at, channel, payload FROM {SCHEMA}.sent ORDER BY n"  # noqa: S608
             )
@@ -183,6 +184,17 @@ class _Capture:
             entry = Entry(channel, _decode(raw), raw, pid, now, id=id, key=key, published_at=at)
             found.append((at, entry))
         return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        """Yield a cursor with the role that the connection began with."""
+        own = self._connection.settings_dict["OPTIONS"].get("assume_role") or "none"
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT pg_catalog.current_setting('role')")
+            (role,) = cursor.fetchone()
+            cursor.execute("SELECT pg_catalog.set_config('role', %s, false)", [own])
+            yield cursor
+            cursor.execute("SELECT pg_catalog.set_config('role', %s, false)", [role])
 
 
 def _decode(raw: str) -> Any:
