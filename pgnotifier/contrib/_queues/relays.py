@@ -37,7 +37,7 @@ class RelayDispatcher(Dispatcher):
 
     def __init__(self, name: str, channel: str, id: str) -> None:
         """Make a relay; nothing is connected yet."""
-        self.name, self.channel, self.id = check_name(name), channel, id
+        self.name, self.channel, self.id = name, channel, id
         self._owner: ref[Notifier] | None = None
         self._relayed: Counter[str] = Counter()
         self._refused = 0

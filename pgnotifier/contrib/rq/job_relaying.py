@@ -20,7 +20,7 @@ from pgnotifier.contrib.rq.job_script import JobNotes, Post, commands_for, effec
 from pgnotifier.contrib.rq.outbox_jobs import JobRequest, MadeJob, make, read
 from pgnotifier.contrib.rq.queues import queue_like
 from pgnotifier.dispatch import Batch, Delivery
-from pgnotifier.errors import in_one_line
+from pgnotifier.errors import PgNotifierError, in_one_line
 
 logger = logging.getLogger("pgnotifier.rq")
 
@@ -116,11 +116,10 @@ class JobRelay:
                 queue = self._find_queue(made.queue or self._base.name)
                 made = make_requested(queue, made, entry, self._allow)
             self._check_sizes(made)
-            self._check_dependencies(made)
             post = Post(entry, made, self._find_queue(made.queue))
-        except (RedisError, OSError):
-            raise
-        except Exception as exc:  # noqa: BLE001 - RQ may raise anything
+        except Exception as exc:
+            if _is_down(exc):
+                raise
             return _Step(delivery, problem=exc, job_id=job_id)
         return _Step(delivery, post, job_id=made.id)
 
@@ -149,11 +148,10 @@ class JobRelay:
         """
         assert step.post is not None
         try:
+            self._check_dependencies(step.post.job)
             is_new = place(self._connection, self._notes, step.post)
         except Exception as exc:
-            if isinstance(exc, RedisError | OSError) and not (
-                is_wrong_type(exc) or isinstance(exc, DataError)
-            ):
+            if _is_down(exc):
                 raise
             self._end(step._replace(problem=_explain(exc)))
         else:
@@ -170,7 +168,8 @@ class JobRelay:
             delivery.pass_on()
         else:
             self._refused_ids.pop(post.job.id, None)
-            self._forwarded[post.job.function] += is_new
+            if is_new:
+                self._forwarded[post.job.function] += 1
 
     def _remember_refused(self, job_id: str) -> None:
         self._refused_ids[job_id] = None
@@ -218,10 +217,10 @@ class JobRelay:
         """
         try:
             is_alike = all(self._is_alike(at_front=one) for one in (False, True))
-        except (RedisError, OSError):
-            raise
-        except Exception:  # noqa: BLE001 - a class of the user's may raise anything
-            is_alike = False
+        except Exception as exc:
+            if _is_down(exc):
+                raise
+            is_alike = False  # a class of the user's may raise anything
         if not is_alike:
             logger.info(
                 "RQ enqueues each job of the outbox by itself, as a class of the queue %r doesn't "
@@ -242,6 +241,13 @@ class JobRelay:
         ours = [*commands_for(made, queue, time), *rest]
         theirs = [*(tuple(command) for command, _ in pipeline.command_stack), *rest]
         return bool(effect_of(ours) == effect_of(theirs))
+
+
+def _is_down(exc: Exception) -> bool:
+    """Return whether an error means that nothing can be enqueued for now."""
+    if isinstance(exc, PgNotifierError | DataError) or is_wrong_type(exc):
+        return False
+    return isinstance(exc, RedisError | OSError)
 
 
 def _explain(exc: Exception) -> JobRefusedError:

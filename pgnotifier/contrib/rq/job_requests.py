@@ -53,9 +53,9 @@ def make_requested(
 
 @lru_cache
 def _matcher(pattern: str) -> Any:
-    """Return a function that says whether a name matches a pattern: `*` stands for anything but a dot.
+    """Return a function that says whether a name matches a pattern.
 
-    A worker looks for the parts of a name one in another: if `shop.jobs` imports os, then
+    `*` stands for anything but a dot. A worker looks for the parts of a name one in another: if `shop.jobs` imports os, then
     `shop.jobs.os.system` is a function, too.
     """
     parts = (re.escape(part) for part in pattern.split("*"))

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pgnotifier.contrib._queues.patterns import check_patterns
-from pgnotifier.contrib._queues.relays import RelayDispatcher
+from pgnotifier.contrib._queues.relays import RelayDispatcher, check_name
 from pgnotifier.contrib.rq.job_relaying import JobRelay
 from pgnotifier.contrib.rq.outbox_jobs import channel_of, subscription_of
 from pgnotifier.contrib.rq.queues import make_queue
@@ -54,7 +54,7 @@ class JobRelayDispatcher(RelayDispatcher):
         patterns = check_patterns(allow, "shop.jobs.resize")
         if patterns is None:
             raise ArgumentTypeError("allow must be a list of names; [] allows none, which is usual")
-        super().__init__(name, channel_of(name), subscription_of(name))
+        super().__init__(name, channel_of(check_name(name)), subscription_of(name))
         self._relay = JobRelay(self._queue, name, patterns)
 
     def __repr__(self) -> str:
