@@ -15,5 +15,6 @@ from pgnotifier.contrib import naming_extra
 
 with naming_extra("rq"):
     from pgnotifier.contrib.rq.dispatcher import RQDispatcher
+    from pgnotifier.contrib.rq.outbox import RQOutbox
 
-__all__ = ["RQDispatcher"]
+__all__ = ["RQDispatcher", "RQOutbox"]

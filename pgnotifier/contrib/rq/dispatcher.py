@@ -1,6 +1,5 @@
 """Provide `RQDispatcher`, which enqueues notifications as RQ jobs."""
 
-import re
 from collections import deque
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
@@ -15,11 +14,12 @@ from pgnotifier._runtime.redaction import show
 from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.rq.options import check_options, check_values
+from pgnotifier.contrib.rq.queues import make_queue, queue_like
 from pgnotifier.contrib.rq.sending import Job, Senders
 from pgnotifier.contrib.rq.targets import RQTarget
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.dispatchers.claiming import claim
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.payload import decode
 
 if TYPE_CHECKING:
@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 
 PORTION = 500
 """The maximum number of jobs in one transaction."""
-TIMEOUT = 10.0
-"""Seconds to wait for the connection, and for an answer, if the dispatcher is given a URL."""
-_NO_URL = (
-    "the URL of a Redis server must begin with redis://, rediss:// or unix://; in a password, "
-    "percent-encode characters such as / ? # [ ] & with urllib.parse.quote(…, safe=''); after a ?, "
-    "it may have redis-py's options of connections only"
-)
-# Here the path would contain the rest of a password, and redis-py shows the path in its errors.
-_MISREAD = re.compile(r"unix://[^/@]+[/?#][^@]*@")
 
 
 class RQDispatcher(Dispatcher):
@@ -76,7 +67,7 @@ class RQDispatcher(Dispatcher):
             ArgumentTypeError: The argument is of the wrong type.
             ConfigurationError: The URL can't be parsed.
         """
-        self._queue, self._owns_connection = _make_queue(queue_or_connection)
+        self._queue, self._owns_connection = make_queue(queue_or_connection)
         self._notifier: ref[Notifier] | None = None
         self._senders = Senders()
         self._targets: dict[tuple[Hashable, str], RQTarget] = {}
@@ -166,15 +157,7 @@ class RQDispatcher(Dispatcher):
             raise ArgumentTypeError(
                 f"subscription {id!r}: queue must be a name or an rq.Queue, not {show(given)}"
             )
-        base = self._queue
-        return type(base)(
-            given,
-            connection=base.connection,
-            is_async=base.is_async,
-            job_class=base.job_class,
-            serializer=base.serializer,
-            default_timeout=base._default_timeout,  # noqa: SLF001 - there is no public access
-        )
+        return queue_like(self._queue, given)
 
     def _enqueue(self, waiting: deque[Delivery], batch: Batch) -> None:
         """Enqueue the first deliveries of a batch, in one transaction per server.
@@ -255,28 +238,6 @@ class RQDispatcher(Dispatcher):
             delivery.binding.target.run(delivery, decodes_alike=self._decodes_alike)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
             delivery.report(exc)
-
-
-def _make_queue(given: Any) -> tuple[Queue, bool]:
-    """Return a queue, and whether its connection was made for it."""
-    if isinstance(given, Queue):
-        return given, False
-    if isinstance(given, Redis):
-        return Queue(connection=given), False
-    if not isinstance(given, str):
-        raise ArgumentTypeError(
-            f"RQDispatcher needs an rq.Queue, a redis.Redis or its URL, not {type(given).__name__}"
-        )
-    if _MISREAD.match(given):
-        raise ConfigurationError(_NO_URL)
-    try:
-        connection = Redis.from_url(given, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
-        # Only now does redis-py check what the URL's query names. This doesn't connect yet.
-        pool = connection.connection_pool
-        pool.connection_class(**pool.connection_kwargs)
-    except (ValueError, TypeError):
-        raise ConfigurationError(_NO_URL) from None  # its message may contain part of the password
-    return Queue(connection=connection), True
 
 
 def _is_enqueued(delivery: Delivery) -> bool:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 class Lossy:
-    """Forwards all that clients and Redis send, except for the transactions in `plan`.
+    """Forwards all that clients and Redis send, except for the transactions and scripts in `plan`.
 
     Attributes:
         url: The URL that clients connect to.
@@ -62,7 +62,8 @@ class Lossy:
             while data := client.recv(65536):
                 while b"MULTI" in data and b"EXEC" not in data:
                     data += client.recv(65536)
-                what = self.plan.pop(0) if b"EXEC" in data and self.plan else None
+                is_complete = b"EXEC" in data or b"EVALSHA" in data
+                what = self.plan.pop(0) if is_complete and self.plan else None
                 if what is None:
                     server.sendall(data)
                     continue

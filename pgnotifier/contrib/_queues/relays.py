@@ -1,0 +1,115 @@
+"""What the relays of outboxes have in common, whatever queue they send to."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pgnotifier.dispatch import Dispatcher
+from pgnotifier.dispatchers.claiming import claim
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from weakref import ref
+
+    from pgnotifier.dispatch import Subscription
+    from pgnotifier.notifier import Notifier
+
+MOST_NAMES = 1000
+"""How many tasks or functions are counted by name; the others together."""
+
+
+class RelayDispatcher(Dispatcher):
+    """Forwards what an outbox holds: a durable subscription to one of the reserved channels.
+
+    Attributes:
+        name: The name of the outbox.
+        channel: The channel of the log.
+        id: The id of its subscription.
+    """
+
+    starts_listener: ClassVar[bool] = False
+    decodes: ClassVar[bool] = False
+    is_relay: ClassVar[bool] = True
+
+    name: str
+    channel: str
+    id: str
+
+    def __init__(self, name: str, channel: str, id: str) -> None:
+        """Make a relay; nothing is connected yet."""
+        self.name, self.channel, self.id = name, channel, id
+        self._owner: ref[Notifier] | None = None
+        self._relayed: Counter[str] = Counter()
+        self._refused = 0
+
+    @property
+    def notifier(self) -> "Notifier | None":
+        """The notifier that uses this dispatcher; None before one does."""
+        return None if self._owner is None else self._owner()
+
+    def relay_to(self, notifier: "Notifier") -> None:
+        """Subscribe to the outbox's channel.
+
+        Raises:
+            ConfigurationError: Another notifier uses this dispatcher.
+            PgNotifierError: Whatever `Notifier.subscribe` raises.
+        """
+        notifier.subscribe(
+            self.id,
+            self.channel,
+            relay,
+            dispatcher=self,
+            durable=True,
+            start="now",  # whoever enqueues has made the position before
+            max_attempts=1,  # what was refused for good would be refused again
+        )
+
+    def attach(self, notifier: "Notifier") -> None:
+        """Remember which notifier uses this dispatcher.
+
+        Raises:
+            ConfigurationError: Another notifier uses it already.
+        """
+        self._owner = claim(self, self._owner, notifier)
+
+    def bind(self, subscription: "Subscription") -> Any:
+        """Check that the subscription is the one that `relay_to` makes.
+
+        Raises:
+            ConfigurationError: It is another one.
+        """
+        given = (subscription.id, subscription.channel)
+        if given != (self.id, self.channel) or subscription.durability is None:
+            raise ConfigurationError(
+                f"subscription {subscription.id!r:.80}: an {type(self).__name__} only delivers "
+                "what relay_to() subscribes"
+            )
+
+    def details(self) -> Mapping[str, Any]:
+        """Return how many messages were forwarded since the start, by name, and refused."""
+        return {
+            "outbox": self.name,
+            "relayed": dict(self._relayed.copy()),
+            "refused": self._refused,
+        }
+
+    def count(self, forwarded: Mapping[str, int]) -> None:
+        """Add to the counts of what was forwarded."""
+        for name, number in forwarded.items():
+            is_known = name in self._relayed or len(self._relayed) < MOST_NAMES
+            self._relayed[name if is_known else "others"] += number
+
+
+def check_name(name: Any) -> str:
+    """Return the name of an outbox.
+
+    Raises:
+        ArgumentTypeError: It isn't a str.
+    """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"the name of an outbox must be a str, not {name!r:.80}")
+    return name
+
+
+def relay(*_: object) -> None:
+    """Stand for the relay in lists of subscriptions. It is never called."""

@@ -1,0 +1,15 @@
+"""Define the errors of jobs that wait in the log."""
+
+from pgnotifier.errors import PgNotifierError
+
+
+class JobFormatError(PgNotifierError, ValueError):
+    """An entry of the log isn't a job, or a job can't be an entry."""
+
+
+class JobRefusedError(PgNotifierError, ValueError):
+    """Redis or RQ will never accept a job."""
+
+
+class JobNotAllowedError(PgNotifierError, PermissionError):
+    """SQL has asked for a function that the relay may not send."""

@@ -1,0 +1,92 @@
+"""Have RQ make jobs as always, and keep them from Redis.
+
+A copy of the queue has another class, in which RQ's last step, to write the job to Redis, is
+replaced. Everything before that is RQ's own code, or that of a class of yours.
+
+    enqueue -> enqueue_call -> create_job -> enqueue_job      replaced
+    enqueue_at              -> create_job -> schedule_job     replaced
+"""
+
+from copy import copy
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from rq import Queue
+
+from pgnotifier.contrib.rq.outbox_jobs import MadeJob, make
+from pgnotifier.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    _Base = Queue
+else:
+    _Base = object
+
+_SETTINGS_OF_DJANGO_RQ = {"_commit_mode": "auto", "_autocommit": True}
+"""Otherwise it waits for Django's commit by itself, or for the end of the request."""
+
+
+class _Catching(_Base):
+    caught: list[MadeJob]
+
+    def enqueue_job(
+        self, job: Any, pipeline: Any = None, at_front: bool = False, unique: bool = False
+    ) -> Any:
+        _check_pipeline(pipeline)
+        self.caught.append(make(job, self, at_front=at_front, is_unique=unique))
+        return job
+
+    def schedule_job(
+        self, job: Any, datetime: datetime, pipeline: Any = None, unique: bool = False
+    ) -> Any:
+        _check_pipeline(pipeline)
+        self.caught.append(make(job, self, is_unique=unique, at=datetime))
+        return job
+
+
+def _check_pipeline(pipeline: Any) -> None:
+    if pipeline is not None:
+        raise ConfigurationError(
+            "an outbox takes no pipeline=: the job is part of the transaction of PostgreSQL"
+        )
+
+
+@lru_cache
+def _catching(queue_class: Any) -> Any:
+    return type(queue_class.__name__, (_Catching, queue_class), {})
+
+
+class JobCapture:
+    """A queue that keeps what is enqueued. Use it for one call.
+
+    Attributes:
+        queue: A copy of a queue. What is enqueued with it isn't written to Redis.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        """Copy a queue."""
+        copied: Any = copy(queue)
+        queue_class: Any = type(queue)
+        copied.__class__ = _catching(queue_class)
+        copied.caught = []
+        self.queue = copied
+        for name, value in _SETTINGS_OF_DJANGO_RQ.items():
+            if hasattr(queue, name):
+                setattr(self.queue, name, value)
+
+    def take(self, count: int) -> list[MadeJob]:
+        """Return the jobs.
+
+        Args:
+            count: How many were enqueued.
+
+        Raises:
+            ConfigurationError: The class of the queue has enqueued something else.
+        """
+        caught: list[MadeJob] = self.queue.caught
+        if len(caught) != count:
+            raise ConfigurationError(
+                f"{type(self.queue).__name__} has made {len(caught)} jobs of {count} calls, so an "
+                "outbox doesn't know what it enqueues; use a plain rq.Queue"
+            )
+        return caught

@@ -1,0 +1,86 @@
+"""Relay an outbox: enqueue what was enqueued in transactions from the log to Redis."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar
+
+from pgnotifier.contrib._queues.patterns import check_patterns
+from pgnotifier.contrib._queues.relays import RelayDispatcher, check_name
+from pgnotifier.contrib.rq.job_relaying import JobRelay
+from pgnotifier.contrib.rq.outbox_jobs import channel_of, subscription_of
+from pgnotifier.contrib.rq.queues import make_queue
+from pgnotifier.errors import ArgumentTypeError
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from rq import Queue
+
+    from pgnotifier.dispatch import Batch
+
+
+class JobRelayDispatcher(RelayDispatcher):
+    """Enqueues what an outbox holds to the queues of one Redis.
+
+    Jobs are enqueued as RQ has made them. What SQL has asked for, RQ makes here.
+
+    While Redis is down, everything waits in the log, in order. What Redis or RQ will never accept,
+    or can't be read, is set aside as a dead letter with the reason, and what comes after it goes
+    on. Redis notes the latest jobs that it has got, so one that is sent again, because an answer
+    was lost or a relay was killed, is left out.
+    """
+
+    batch_size: ClassVar[int] = 5000
+
+    def __init__(
+        self,
+        queue_or_connection: "Queue | Redis | str",
+        name: str = "default",
+        *,
+        allow: Iterable[str] = (),
+    ) -> None:
+        """Make a dispatcher; nothing is connected yet.
+
+        Args:
+            queue_or_connection: A Queue, or a connection or its URL for the queue `default`. The
+                other queues of the outbox are like it.
+            name: The name of the outbox.
+            allow: The functions that SQL may ask for, by their paths; `*` stands for anything but
+                a dot. Default: none.
+
+        Raises:
+            ArgumentTypeError: An argument is of the wrong type.
+            ConfigurationError: The URL can't be parsed.
+        """
+        self._queue, self._owns_connection = make_queue(queue_or_connection, type(self).__name__)
+        patterns = check_patterns(allow, "shop.jobs.resize")
+        if patterns is None:
+            raise ArgumentTypeError("allow must be a list of names; [] allows none, which is usual")
+        super().__init__(name, channel_of(check_name(name)), subscription_of(name))
+        self._relay = JobRelay(self._queue, name, patterns)
+
+    def __repr__(self) -> str:
+        return f"<JobRelayDispatcher of outbox {self.name!r}, queue {self._queue.name!r}>"
+
+    def dispatch(self, batch: "Batch") -> None:
+        """Enqueue each job, and acknowledge it once Redis has it.
+
+        Raises:
+            redis.RedisError: Redis is down, or accepts nothing.
+        """
+        try:
+            self._relay.forward(batch)
+        finally:
+            forwarded, refused = self._relay.take_counts()
+            self.count(forwarded)
+            self._refused += refused
+
+    def is_reachable(self) -> bool:
+        """Return whether Redis answers."""
+        try:
+            return bool(self._queue.connection.ping())
+        except Exception:  # noqa: BLE001 - the client may raise anything
+            return False
+
+    def close(self) -> None:
+        """Close the connections, if this dispatcher has made them from a URL."""
+        if self._owns_connection:
+            self._queue.connection.close()
