@@ -109,7 +109,7 @@ def find_session(connection: object) -> Session:
         connection = sys.modules["django.db"].connections[connection.alias]  # type: ignore[attr-defined]
     if _is_instance(connection, "sqlalchemy.orm", "Session", "scoped_session"):
         return _AlchemySession(connection.connection())  # type: ignore[attr-defined]
-    if _is_instance(connection, "sqlalchemy", "Connection"):
+    if _is_instance(connection, "sqlalchemy.engine", "Connection"):
         return _AlchemySession(connection)
     if _is_instance(connection, "psycopg2.extensions", "cursor"):
         connection = connection.connection  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def is_async_alchemy(connection: object) -> bool:
 
 def is_alchemy(connection: object) -> bool:
     """Return whether it is a `Connection` or a `Session` of SQLAlchemy."""
-    return _is_instance(connection, "sqlalchemy", "Connection") or _is_instance(
+    return _is_instance(connection, "sqlalchemy.engine", "Connection") or _is_instance(
         connection, "sqlalchemy.orm", "Session", "scoped_session"
     )
 

@@ -160,5 +160,5 @@ def test_enabling(settings, app, monkeypatch):
     assert "there is no Celery app" in found[0].msg
     monkeypatch.setattr("celery._state._tls.current_app", app)
     enable_outbox()
-    assert Capture.of(app).find_other() is not None
+    assert Capture.of(app).find() is not None
     assert [one for one in run_checks() if one.id == "pgnotifier.E017"] == []

@@ -2,6 +2,8 @@
 
 import psycopg
 from celery import Celery, Task
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 from pgnotifier.contrib.celery import CeleryOutbox
 
@@ -30,3 +32,11 @@ async def publish_later(connection: psycopg.AsyncConnection, task: "Task[..., No
         task.delay(1)
     await outbox.aenqueue(connection, task.s(2))
     await outbox.aenqueue_many(connection, [task.s(3)])
+
+
+def follow() -> None:
+    """Follow sessions of SQLAlchemy."""
+    following = outbox.follow(sessionmaker(), bind_arguments={"mapper": int})
+    following.undo()
+    with outbox.follow(Session), outbox.follow(async_sessionmaker()):
+        invoice.delay(1)

@@ -1,6 +1,6 @@
 """Provide `CeleryOutbox`, which makes publishing tasks a part of a transaction."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
+from pgnotifier.contrib.celery.outbox_sessions import Following, SessionFollower
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
@@ -65,6 +66,7 @@ class CeleryOutbox:
         channel = check_channel(channel_of(name))
         self._log = Outbox(channel, subscription_of(self._app.main or ""))
         self._capture = Capture.of(self._app)
+        self._follower = SessionFollower(self._app, self._log)
 
     def __repr__(self) -> str:
         return f"<CeleryOutbox {self.name!r} of {self._app.main!r}>"
@@ -100,6 +102,46 @@ class CeleryOutbox:
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
         OutboxDispatcher(self._app, self.name, allow=allow).relay_to(notifier)
+
+    def follow(
+        self, sessions: Any, *, bind_arguments: Mapping[str, Any] | None = None
+    ) -> Following:
+        """Have tasks published in the transactions of SQLAlchemy's sessions, without a block.
+
+            Session = sessionmaker(engine)
+            outbox.follow(Session)
+
+            with Session.begin() as session:
+                session.add(order)
+                invoice.delay(7)  # sent if and once this has committed
+
+        A task is part of the transaction that a followed session has open where it is published: in
+        the thread, or the task of asyncio, that has used the session. The messages are inserted by
+        `commit()`, with one statement. What is rolled back, also to a savepoint of the session,
+        never existed. Where no transaction is open, tasks are sent to the broker at once. Blocks
+        come before sessions. A task with `outbox=False` is published as without an outbox.
+
+        A session that has only read has an open transaction, too.
+
+        Args:
+            sessions: A class of sessions, a sessionmaker, a scoped_session, or their forms for
+                asyncio.
+            bind_arguments: What chooses the database of a session with several, as
+                `Session.connection` takes it. Default: the session's only one.
+
+        Returns:
+            What ends it: it has `undo()`, and is a context manager.
+
+        Raises:
+            ArgumentTypeError: `sessions` is none of these.
+            ConfigurationError: The outbox follows some of these sessions already. Publishing raises
+                it if several followed sessions have an open transaction there.
+        """
+        following = self._follower.follow(sessions, bind_arguments)
+        finders = self._capture.finders
+        if self._follower.find not in finders:
+            finders.insert(0, self._follower.find)  # Django's takes everything
+        return following
 
     def __call__(self, connection: AnyConnection = None) -> "Block":
         """Return a block, for `with` or `async with`: its tasks are part of a transaction.

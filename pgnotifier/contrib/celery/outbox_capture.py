@@ -94,11 +94,12 @@ class Capture:
     """Replaces the producers of an app while an outbox is active. There is one per app.
 
     Attributes:
-        find_other: Returns what takes messages while no block is executed; None to publish them.
+        finders: What takes messages while no block is executed: the first that one of these
+            functions returns. If all of them return None, messages go to the broker.
     """
 
     def __init__(self, app: Any) -> None:
-        self.find_other: Callable[[], Sink | None] = _none
+        self.finders: list[Callable[[], Sink | None]] = []
         self._app = app
         self._acquire = app.producer_or_acquire
         self._made = threading.local()  # kombu's objects are for one thread at a time
@@ -134,7 +135,10 @@ class Capture:
             if one.capture is self and one.is_open and one.is_ours:
                 return one
             one = one.outer
-        return self.find_other()
+        for find in self.finders:
+            if (found := find()) is not None:
+                return found
+        return None
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """Stand in for `Celery.producer_or_acquire`."""
@@ -259,8 +263,9 @@ def _ends_task(headers: Any) -> bool:
     return headers.get("id") == request.id or (headers.get("replaced_task_nesting") or 0) > nesting
 
 
-def _none() -> None:
-    return None
+def takes_part(app: Any, task: str) -> bool:
+    """Return whether a task is published in transactions without a block: `outbox` isn't False."""
+    return getattr(app.tasks.get(task), "outbox", True) is not False
 
 
 class _Channel(virtual.Channel):

@@ -13,7 +13,7 @@ from django.db import connections
 from pgnotifier._log.composing import Draft
 from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier.contrib.celery import CeleryOutbox
-from pgnotifier.contrib.celery.outbox_capture import Capture
+from pgnotifier.contrib.celery.outbox_capture import Capture, takes_part
 from pgnotifier.contrib.django.notifiers import get_notifier
 
 
@@ -26,7 +26,7 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
             if there is none, into the first one, where it is committed at once.
     """
     outbox = CeleryOutbox(app)
-    Capture.of(outbox.app).find_other = _Sink(outbox, aliases).find
+    Capture.of(outbox.app).finders.append(_Sink(outbox, aliases).find)
     for alias in aliases:
         notifier = get_notifier(alias)
         if outbox.channel not in notifier.get_subscriptions():
@@ -37,7 +37,7 @@ class _Sink:
     """Inserts each message at once, so that it is part of the transaction that is open then."""
 
     def __init__(self, outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
-        self._tasks: Any = outbox.app
+        self._app: Any = outbox.app
         self._log = Outbox(outbox.channel, outbox.subscription)
         self._aliases = aliases
 
@@ -51,7 +51,7 @@ class _Sink:
 
     def takes(self, task: str) -> bool:
         """Return whether a task is published in transactions: `outbox` of it isn't False."""
-        return getattr(self._tasks.tasks.get(task), "outbox", True) is not False
+        return takes_part(self._app, task)
 
     def add(self, draft: Draft) -> None:
         """Insert an entry."""

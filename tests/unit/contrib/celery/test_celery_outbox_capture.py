@@ -278,7 +278,7 @@ def test_what_takes_messages_otherwise(app, task, sent):
         def takes(self, task):
             return task != "other"
 
-    capture.find_other = Sink
+    capture.finders.append(Sink)
     task.delay(1)
     with capture.record() as recording:
         task.delay(2)
