@@ -1,0 +1,113 @@
+"""Web processes, relays and the broker are killed: committed orders have their tasks, others none.
+
+With `delay()` in the transaction, and with `delay()` after the commit, they don't.
+"""
+
+import re
+import signal
+from contextlib import closing
+
+import pytest
+from redis import Redis
+
+from pgnotifier.testing import ValkeyServer
+
+from .shopping import SCRIPT, TABLES, WAYS
+from .waiting import eventually
+
+BEGUN = "SELECT last_value FROM outbox"
+BEHIND = "SELECT sum(lag) FROM pgnotifier.list_positions()"
+PAYLOADS = "SELECT payload FROM pgnotifier.log"
+ORDERS = "SELECT number FROM orders WHERE way = %s"
+INVOICES = "SELECT DISTINCT number FROM invoices WHERE way = %s"
+NUMBER = re.compile(r"\('\w+', (\d+)\)")
+"""The number of an order in its task's message."""
+
+
+@pytest.fixture
+def broker():
+    """Yield a Valkey that keeps what it has got when it is killed."""
+    with ValkeyServer(persistent=True) as server:
+        yield server
+
+
+def ends_well(script):
+    """Return whether a script has ended without an error."""
+    return script.wait(600) == 0 or pytest.fail(script.err)
+
+
+def numbers(log, query, way):
+    """Return the numbers that a query finds for a way of taking orders."""
+    return {number for (number,) in log.execute(query, way)}
+
+
+def is_empty(url):
+    """Return whether the broker has no task, and has handed out none that isn't executed."""
+    with closing(Redis.from_url(url)) as redis:
+        return not redis.exists(*WAYS, "unacked")
+
+
+@pytest.mark.parametrize(
+    ("transactions", "controls", "seconds"),
+    [pytest.param(500, 200, 1), pytest.param(10_000, 1000, 3, marks=[pytest.mark.gate])],
+    ids=["short", "long"],
+)
+@pytest.mark.timeout(900)
+def test_everything_is_killed(log, broker, run_script, transactions, controls, seconds):
+    """With an outbox, exactly the tasks of committed orders are executed; without one, others are.
+
+    Celery takes a task from Redis before it notes that it isn't acknowledged, so a broker that is
+    killed in between loses it. That isn't what is tested: the worker begins after the broker's end.
+    """
+    log.execute(TABLES)
+    relays = [run_script(SCRIPT, log.dsn, "relay", broker.url, str(seconds)) for _ in range(2)]
+    counts = {"delay": controls, "after": controls, "outbox": transactions}
+    webs = [
+        run_script(SCRIPT, log.dsn, "web", broker.url, way, str(count), "40")
+        for way, count in counts.items()
+    ]
+    for part in (0.1, 0.3, 0.5):
+        begun = transactions * part
+        eventually(lambda begun=begun: log.execute(BEGUN)[0][0] > begun, 300)
+        broker.kill()
+        broker.start()
+    run_script(SCRIPT, log.dsn, "worker", broker.url)
+    assert all(map(ends_well, webs))
+    for relay in relays:
+        relay.process.send_signal(signal.SIGTERM)  # kill no more
+    orders = {way: numbers(log, ORDERS, way) for way in WAYS}
+    eventually(lambda: orders["outbox"] <= numbers(log, INVOICES, "outbox"), 300)
+    eventually(lambda: log.execute(BEHIND) == [(0,)] and is_empty(broker.url), 120)
+    invoices = {way: numbers(log, INVOICES, way) for way in WAYS}
+
+    assert invoices["outbox"] == orders["outbox"]
+    assert invoices["delay"] - orders["delay"]
+    assert orders["after"] - invoices["after"]
+    assert all("\n0 kills" not in f"\n{one.out}" for one in (*webs, *relays))
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(97), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
+)
+@pytest.mark.timeout(600)
+def test_killed_before_each_line(log, broker, run_script, step):
+    """Before whichever line a web process is killed, the outbox has the tasks of what is committed.
+
+    The lines are those of psycopg, Celery and pgnotifier: over 4,000 for two orders. One of them is
+    rolled back.
+    """
+    log.execute(TABLES)
+    webs = [
+        run_script(SCRIPT, log.dsn, "stepping_web", broker.url, way, str(lines))
+        for way, lines in {"delay": 199, "after": 199, "outbox": step}.items()
+    ]
+    assert all(map(ends_well, webs))
+    orders = {way: numbers(log, ORDERS, way) for way in WAYS}
+    with closing(Redis.from_url(broker.url, decode_responses=True)) as redis:
+        texts = {way: redis.lrange(way, 0, -1) for way in WAYS}
+    texts["outbox"] = [payload for (payload,) in log.execute(PAYLOADS)]
+    tasks = {way: sorted(int(NUMBER.search(one)[1]) for one in texts[way]) for way in WAYS}
+
+    assert tasks["outbox"] == sorted(orders["outbox"])
+    assert set(tasks["delay"]) - orders["delay"]
+    assert orders["after"] - set(tasks["after"])
