@@ -16,6 +16,8 @@ from pgnotifier._log.installing import (
     uninstall_script,
 )
 from pgnotifier._log.installing import script as install_script
+from pgnotifier._log.outbox_console import outboxes
+from pgnotifier._log.outbox_values import OutboxState, QueueState
 from pgnotifier._log.overview import log_state, positions
 from pgnotifier._log.publishing import apublish, apublish_many, publish, publish_many
 from pgnotifier.durability import MaxLag
@@ -26,8 +28,10 @@ __all__ = [
     "Holder",
     "LogState",
     "MaxLag",
+    "OutboxState",
     "Part",
     "Position",
+    "QueueState",
     "Slot",
     "apublish",
     "apublish_many",
@@ -38,6 +42,7 @@ __all__ = [
     "install_script",
     "keep_done",
     "log_state",
+    "outboxes",
     "positions",
     "publish",
     "publish_many",

@@ -50,7 +50,7 @@ def positions(connection: Given) -> list[Position]:
         LogRefusedError: The role has no right to read it.
     """
     session = find_session(connection)
-    with _explained():
+    with explained():
         return [one for one, _ in _list_positions(session, _list_slots(session))]
 
 
@@ -66,7 +66,7 @@ def log_state(connection: Given) -> LogState:
         LogRefusedError: The role has no right to read it.
     """
     session = find_session(connection)
-    with _explained():
+    with explained():
         slots = _list_slots(session)
         found = _list_positions(session, slots)
         ((kept_for, quota, current, now),) = session.execute(_LIMITS, ())
@@ -171,7 +171,7 @@ def _duration(seconds: Decimal | None) -> timedelta | None:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Raise errors of drivers as our own, where they have an explanation."""
     try:
         yield

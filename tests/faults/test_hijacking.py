@@ -24,6 +24,7 @@ from pgnotifier._log import (
     done,
     guard,
     installing,
+    outbox_console,
     overview,
     positions,
     publishing,
@@ -55,6 +56,7 @@ CONTAINED = {
     "_log/done.py": 3,
     "_log/guard.py": 3,
     "_log/installing.py": 4,
+    "_log/outbox_console.py": 4,
     "_log/outboxes.py": 1,
     "_log/overview.py": 4,
     "_log/positions.py": 5,
@@ -110,6 +112,11 @@ EXECUTED = {
     "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
 }
 
+SET_ASIDE = """
+WITH opened AS MATERIALIZED (SELECT pgnotifier.open_outbox('a', 'pgnotifier:celery:default'))
+SELECT s.made FROM opened, pgnotifier.publish('pgnotifier:celery:default', '1') AS made (id),
+    LATERAL pgnotifier.set_aside(2 + (made.id * 0)::int, ARRAY[made.id], 'no') AS s
+"""
 ON_LOG = {
     "latest session": (leftovers._IDENTITY, ()),
     "end of a leftover": (leftovers._END, (0, "0")),
@@ -185,6 +192,11 @@ ON_LOG = {
     "open an outbox": ("SELECT pgnotifier.open_outbox('a', 'pgnotifier:celery:default')", ()),
     "enqueue": (ENQUEUE, ()),
     "enqueue a job": (ENQUEUE_JOB, ()),
+    "outboxes": (outbox_console._OUTBOXES, ()),
+    "count what waits": (outbox_console._COUNT, (1, 10)),
+    "list what waits": (outbox_console._LIST, (1, 10, False, "{1}", "a/b", "1", True)),
+    "list what has failed": (outbox_console._LIST, (1, 10, True, None, "low", "1", True)),
+    "set aside": (SET_ASIDE, ()),
     "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),

@@ -388,8 +388,11 @@ BEGIN
     );
 END $$;
 
--- Publish a task or a job that SQL describes. `fields` that are null are left out.
-CREATE FUNCTION pgnotifier.put_in_outbox(channel text, fields text[]) RETURNS void
+-- Publish a task or a job that SQL describes. `fields` that are null are left out. The key names the
+-- queue, if there is one, for those who look into the log.
+CREATE FUNCTION pgnotifier.put_in_outbox(
+    channel text, fields text[], queue text DEFAULT NULL, priority int DEFAULT NULL
+) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
@@ -408,7 +411,8 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Start the relay once, or '
             'call pgnotifier.open_outbox() with its name, in a migration for example.';
     END IF;
-    INSERT INTO pgnotifier.log AS l (channel, payload) VALUES (channel, entry);
+    INSERT INTO pgnotifier.log AS l (channel, key, payload)
+    VALUES (channel, chr(31) || queue || chr(31) || coalesce(priority, 0), entry);
 END $$;
 
 -- Enqueue a Celery task, by its name, as part of this transaction. Returns its id.
@@ -440,7 +444,8 @@ BEGIN
             '"queue": ' || to_json(queue), '"eta": ' || to_json(moment),
             '"expires": ' || to_json(pgnotifier.format_time('expires', expires)),
             '"priority": ' || priority, '"headers": ' || headers::text
-        ]
+        ],
+        queue, priority
     );
     RETURN id;
 END $$;
@@ -477,7 +482,8 @@ BEGIN
             '"timeout": ' || timeout,
             '"result_ttl": ' || result_ttl, '"failure_ttl": ' || failure_ttl, '"ttl": ' || ttl,
             '"description": ' || to_json(description), '"meta": ' || meta::text
-        ]
+        ],
+        queue
     );
     RETURN id;
 END $$;
@@ -658,6 +664,205 @@ BEGIN
             AND a.grantee <> p.proowner
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION pgnotifier.reclaim_done() TO %s', granted);
+    END LOOP;
+END $$;
+
+-- ===== What waits in an outbox, and what has failed =====
+
+-- The name and the id of the task or job that an entry is for, as JSON strings. Arguments, which may
+-- be personal, aren't read: in a JSON text, no other string than a member's name begins like this.
+CREATE FUNCTION pgnotifier.outline(payload text, OUT task text, OUT task_id text)
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    task := substring(payload FROM '"(?:task|function)": ?("(?:[^"\\]|\\.)*")');
+    task_id := substring(payload FROM '"id": ?("(?:[^"\\]|\\.)*")');
+END $$;
+
+-- The queue in a key, which is: exchange, routing key, priority, joined by U+001F. Or it is the queue.
+CREATE FUNCTION pgnotifier.queue_of(key text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN CASE
+        WHEN strpos(key, chr(31)) > 0
+            THEN concat_ws('/', nullif(split_part(key, chr(31), 1), ''), split_part(key, chr(31), 2))
+        ELSE key
+    END;
+END $$;
+
+-- The entries that a subscription has not got: up to lim of them, nearly the oldest. Only those with
+-- one of these ids, in this queue, or whose payload contains a text, if that is given.
+CREATE FUNCTION pgnotifier.waiting(
+    sub int, lim int, ids bigint[] DEFAULT NULL, queue text DEFAULT NULL, part text DEFAULT NULL
+) RETURNS TABLE (xid xid8, id bigint, at timestamptz, key text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_custom_plan
+SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    place record;
+    low bigint := (SELECT min(one) FROM unnest(ids) AS one);
+    high bigint := (SELECT max(one) FROM unnest(ids) AS one);
+    start text := chr(31) || queue || chr(31); -- of keys without an exchange
+    is_long boolean := strpos(queue, '/') > 0;
+BEGIN
+    SELECT
+        p.channel, p.target, p.last_id, pg_snapshot_xmax(p.done) AS top,
+        ARRAY(SELECT pg_snapshot_xip(p.done)) AS late
+    INTO place
+    FROM pgnotifier.positions AS p
+    WHERE p.sub = waiting.sub AND pgnotifier.is_native(p.sub, p.n);
+    RETURN QUERY
+    (
+        SELECT l.xid, l.id, l.at, l.key::text FROM pgnotifier.log AS l
+        WHERE l.xid = ANY (place.late) AND l.channel = place.channel
+            -- The index is searched for a range: for each number, it would be read anew.
+            AND (ids IS NULL OR l.id BETWEEN low AND high AND l.id + 0 = ANY (ids))
+            AND (place.target IS NULL OR l.id > place.last_id
+                OR NOT pg_visible_in_snapshot(l.xid, place.target))
+            AND (queue IS NULL OR starts_with(l.key, start) OR l.key = queue
+                OR is_long AND pgnotifier.queue_of(l.key) = queue)
+            AND (part IS NULL OR strpos(l.payload, part) > 0)
+        ORDER BY l.xid, l.id LIMIT lim
+    )
+    UNION ALL
+    (
+        SELECT l.xid, l.id, l.at, l.key::text FROM pgnotifier.log AS l
+        WHERE l.xid >= place.top AND l.channel = place.channel
+            AND (ids IS NULL OR l.id BETWEEN low AND high AND l.id + 0 = ANY (ids))
+            AND (place.target IS NULL OR l.id > place.last_id
+                OR NOT pg_visible_in_snapshot(l.xid, place.target))
+            AND (queue IS NULL OR starts_with(l.key, start) OR l.key = queue
+                OR is_long AND pgnotifier.queue_of(l.key) = queue)
+            AND (part IS NULL OR strpos(l.payload, part) > 0)
+        ORDER BY l.xid, l.id LIMIT lim
+    )
+    LIMIT lim;
+END $$;
+
+-- How many entries wait in each queue, and since when. Up to lim of them are counted: is_all.
+CREATE FUNCTION pgnotifier.count_waiting(sub int, lim int)
+RETURNS TABLE (queue bytea, entries bigint, oldest timestamptz, is_all boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT
+        convert_to(g.queue, getdatabaseencoding()), g.entries, g.oldest,
+        sum(g.entries) OVER () < lim
+    FROM (
+        SELECT pgnotifier.queue_of(k.key) AS queue, sum(k.entries)::bigint AS entries,
+            min(k.oldest) AS oldest
+        FROM (
+            SELECT w.key, count(*) AS entries, min(w.at) AS oldest
+            FROM pgnotifier.waiting(count_waiting.sub, lim) AS w GROUP BY w.key
+        ) AS k
+        GROUP BY 1
+    ) AS g
+    ORDER BY g.entries DESC, g.queue LIMIT 1000;
+END $$;
+
+-- What waits for a relay, in order, or what has failed. state: 'waiting', 'failed' (it is tried
+-- again) or 'dead'. payload: null, unless it is asked for.
+CREATE FUNCTION pgnotifier.list_outbox(
+    sub int, lim int, only_failed boolean DEFAULT false, ids bigint[] DEFAULT NULL,
+    queue text DEFAULT NULL, part text DEFAULT NULL, reads boolean DEFAULT false
+) RETURNS TABLE (
+    state text, id bigint, at timestamptz, queue_name bytea, size int, task bytea, task_id bytea,
+    n bigint, attempts int, failed_at timestamptz, error bytea, payload bytea
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+    code CONSTANT name := getdatabaseencoding();
+BEGIN
+    IF NOT only_failed THEN
+        RETURN QUERY
+        SELECT
+            'waiting', l.id, l.at, convert_to(pgnotifier.queue_of(l.key), code),
+            octet_length(l.payload), convert_to(o.task, code), convert_to(o.task_id, code),
+            NULL::bigint, NULL::int, NULL::timestamptz, NULL::bytea,
+            CASE WHEN reads THEN convert_to(l.payload, code) END
+        FROM pgnotifier.waiting(list_outbox.sub, lim, ids, list_outbox.queue, part) AS w
+        JOIN pgnotifier.log AS l ON l.xid = w.xid AND l.id = w.id
+        CROSS JOIN LATERAL pgnotifier.outline(l.payload) AS o
+        ORDER BY l.id;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT
+        CASE WHEN f.dead THEN 'dead' ELSE 'failed' END, f.id, f.at,
+        convert_to(pgnotifier.queue_of(f.key), code), octet_length(f.payload),
+        convert_to(o.task, code), convert_to(o.task_id, code),
+        f.n, f.attempts, f.failed_at, convert_to(f.error, code),
+        CASE WHEN reads THEN convert_to(f.payload, code) END
+    FROM (
+        SELECT * FROM pgnotifier.failed AS f
+        WHERE f.sub = list_outbox.sub AND (ids IS NULL OR f.id = ANY (ids))
+            AND (list_outbox.queue IS NULL OR pgnotifier.queue_of(f.key) = list_outbox.queue)
+            AND (part IS NULL OR strpos(f.payload, part) > 0)
+        ORDER BY f.n LIMIT lim
+    ) AS f
+    CROSS JOIN LATERAL pgnotifier.outline(f.payload) AS o
+    ORDER BY f.n;
+END $$;
+
+-- Put waiting entries of an outbox aside as dead letters, so that its relay passes them over. is_read:
+-- whether a relay was reading at that moment: then it may have taken some of them already, and sends
+-- those. Nothing is deleted from the log, and the rows stay what they were for ticks and for copies;
+-- readers look for the channel.
+CREATE FUNCTION pgnotifier.set_aside(
+    sub int, ids bigint[], error text, OUT made bigint[], OUT is_read boolean
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off SET jit = off AS $$
+#variable_conflict use_variable
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pgnotifier.subscription AS u
+        WHERE u.sub = sub AND starts_with(u.channel, 'pgnotifier:')
+    ) THEN
+        RAISE 'subscription % isn''t that of a relay', sub
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- Whoever delivers entries holds this lock; until the end of the transaction, nobody does.
+    is_read := NOT pg_try_advisory_xact_lock(1885957742, sub);
+    WITH aside AS (
+        UPDATE pgnotifier.log AS l SET channel = 'pgnotifier:set-aside'
+        FROM pgnotifier.waiting(sub, cardinality(ids), ids) AS w
+        WHERE l.xid = w.xid AND l.id = w.id AND l.channel <> 'pgnotifier:set-aside'
+        RETURNING l.id, l.at, l.key::text, l.payload::text
+    ), kept AS (
+        INSERT INTO pgnotifier.failed AS f (sub, id, at, channel, key, payload, error, dead)
+        SELECT sub, a.id, a.at, u.channel, a.key, a.payload, error, true
+        FROM aside AS a CROSS JOIN pgnotifier.subscription AS u WHERE u.sub = sub
+        ORDER BY a.id
+        RETURNING f.n
+    )
+    SELECT coalesce(array_agg(k.n ORDER BY k.n), '{}') INTO made FROM kept AS k;
+END $$;
+
+-- Listeners are operators.
+DO $$
+DECLARE
+    made regprocedure;
+    granted text;
+BEGIN
+    FOR made IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'pgnotifier'::regnamespace
+            AND p.proname IN ('count_waiting', 'list_outbox', 'set_aside')
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+        FOR granted IN
+            SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+            FROM pg_proc AS p CROSS JOIN aclexplode(p.proacl) AS a
+            WHERE p.oid = 'pgnotifier.hold(int)'::regprocedure AND a.grantee <> p.proowner
+        LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', made, granted);
+        END LOOP;
     END LOOP;
 END $$;
 

@@ -21,8 +21,9 @@ def enqueue(log):
         ((made,),) = log.execute(f"SELECT pgnotifier.{function}({arguments})")
         query = "SELECT channel, key, payload FROM pgnotifier.log ORDER BY id DESC LIMIT 1"
         ((channel, key, payload),) = log.execute(query)
-        assert key is None
         found = json.loads(payload)
+        queue = found.get("queue")
+        assert key == (queue and f"\x1f{queue}\x1f{found.get('priority', 0)}")
         assert found.pop("id") == str(made)
         return channel, found
 

@@ -105,6 +105,8 @@ READING = [
     "SELECT pgnotifier.fail_again(1, 'error', NULL, 0, true)",
     "SELECT pgnotifier.retry('{1}')",
     "SELECT pgnotifier.drop_failed('{1}')",
+    "SELECT pgnotifier.count_waiting(1, 10)",
+    "SELECT pgnotifier.list_outbox(1, 10)",
     "SELECT payload FROM pgnotifier.log",
     "SELECT * FROM pgnotifier.positions",
     "SELECT payload, error, traceback FROM pgnotifier.failed",

@@ -1,0 +1,194 @@
+"""Look into outboxes: what waits and what has failed; and take something out that waits."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pgnotifier._log.outbox_values import OutboxEntry, OutboxState, QueueState
+from pgnotifier._log.overview import explained, positions
+from pgnotifier._log.sessions import ARRAY, Given, Session, find_session
+
+COUNTED = 100_000
+"""How many waiting entries of an outbox are counted at most."""
+MOST = 2**31 - 1
+"""The highest limit of a list."""
+PREFIX = "pgnotifier:"
+"""What the channels of outboxes begin with."""
+
+_IDS = f"CAST({ARRAY} AS pg_catalog.int8[])"
+_OUTBOXES = """
+SELECT sub, name, channel FROM pgnotifier.subscription
+WHERE pg_catalog.starts_with(channel, 'pgnotifier:') ORDER BY channel, sub
+"""
+# Ages and times are read as numbers, as `overview` does.
+_COUNT = """
+SELECT queue, entries,
+    pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest), is_all
+FROM pgnotifier.count_waiting(CAST(%s AS pg_catalog.int4), CAST(%s AS pg_catalog.int4))
+"""
+_LIST = f"""
+SELECT state, id, task, task_id, queue_name, pg_catalog.extract('epoch', at),
+    pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) at),
+    size, n, attempts, pg_catalog.extract('epoch', failed_at), error, payload
+FROM pgnotifier.list_outbox(
+    CAST(%s AS pg_catalog.int4), CAST(%s AS pg_catalog.int4), CAST(%s AS pg_catalog.bool),
+    {_IDS}, CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.bool)
+)
+"""  # noqa: S608
+_SET_ASIDE = f"""
+SELECT pg_catalog.array_to_string(made, ' '), is_read
+FROM pgnotifier.set_aside(CAST(%s AS pg_catalog.int4), {_IDS}, CAST(%s AS pg_catalog.text))
+"""  # noqa: S608
+
+
+def outboxes(connection: Given, *, counts: bool = True) -> list[OutboxState]:
+    """Return all outboxes of a database, also those that nobody relays any more.
+
+    Args:
+        connection: As for `positions`.
+        counts: Whether to count what waits. Up to 100,000 entries are counted.
+
+    Raises:
+        LogNotInstalledError: The log isn't installed, or is too old.
+        LogRefusedError: The role has no right to read it.
+    """
+    session = find_session(connection)
+    places = {(one.name, one.channel): one for one in positions(connection)}
+    found = []
+    with explained():
+        for sub, name, channel in session.execute(_OUTBOXES, ()):
+            place = places.get((name, channel))
+            if place is None:  # it was made a moment ago
+                continue
+            counted = session.execute(_COUNT, (sub, COUNTED)) if counts else ()
+            queues = tuple(
+                QueueState(_text(session, queue), entries, max(0.0, float(seconds)))
+                for queue, entries, seconds, _ in counted
+            )
+            found.append(
+                OutboxState(
+                    sub=sub,
+                    name=channel.removeprefix(PREFIX),
+                    channel=channel,
+                    subscription=name,
+                    waiting=sum(one.waiting for one in queues),
+                    is_exact=place.lag is not None and counts and all(row[3] for row in counted),
+                    oldest_seconds=max((one.oldest_seconds for one in queues), default=0.0),
+                    rate=place.rate,
+                    failed=place.failed,
+                    dead=place.dead,
+                    reader_pid=place.reader_pid,
+                    unread_since=place.unread_since,
+                    queues=queues,
+                )
+            )
+    return found
+
+
+def list_entries(
+    connection: Given,
+    sub: int,
+    *,
+    failed: bool = False,
+    ids: Sequence[int] | None = None,
+    queue: str | None = None,
+    task: str | None = None,
+    limit: int = 100,
+    reads: bool = False,
+) -> list[OutboxEntry]:
+    """Return entries of an outbox: what waits, in order; or what has failed, the oldest first.
+
+    Args:
+        connection: As for `positions`.
+        sub: The number of the relay's subscription.
+        failed: Return what has failed, instead of what waits.
+        ids: Only those with these numbers in the log.
+        queue: Only those for this queue.
+        task: Only those of the task of this name.
+        limit: How many to return at most.
+        reads: Whether to read their messages, too.
+
+    Raises:
+        LogNotInstalledError: The log isn't installed, or is too old.
+        LogRefusedError: The role has no right to read it.
+    """
+    session = find_session(connection)
+    # Others may be escaped in the message, or not.
+    part = json.dumps(task) if task is not None and task.isascii() else None
+    given = (sub, limit, failed, _array(session, ids), queue, part, reads)
+    with explained():
+        rows = session.execute(_LIST, given)
+    found = [_entry(session, row) for row in rows]
+    # It may also be another string of the message.
+    return [one for one in found if task is None or one.task == task]
+
+
+def set_aside(
+    connection: Given, sub: int, ids: Sequence[int], reason: str
+) -> tuple[list[int], bool]:
+    """Make dead letters of entries that wait, so that the relay passes them over.
+
+    Args:
+        connection: As for `positions`.
+        sub: The number of the relay's subscription.
+        ids: The numbers of the entries in the log.
+        reason: What the dead letters say.
+
+    Returns:
+        The numbers of the dead letters, and whether the relay was just reading: then it may have
+        taken some of the entries already, which it sends.
+
+    Raises:
+        LogNotInstalledError: The log isn't installed, or is too old.
+        LogRefusedError: The role has no right to.
+    """
+    session = find_session(connection)
+    with explained():
+        rows = session.execute(_SET_ASIDE, (sub, _array(session, ids), reason))
+    ((numbers, is_read),) = rows
+    return [int(one) for one in numbers.split()], bool(is_read)
+
+
+def _array(session: Session, ids: Sequence[int] | None) -> Any:
+    return None if ids is None else session.array([str(one) for one in ids])
+
+
+def _entry(session: Session, row: tuple[Any, ...]) -> OutboxEntry:
+    state, number, task, task_id, queue, at, age, size, n, *rest = row
+    attempts, failed_at, error, payload = rest
+    return OutboxEntry(
+        state=state,
+        id=number,
+        task=_unquote(_text(session, task)),
+        task_id=_unquote(_text(session, task_id)),
+        queue=_text(session, queue),
+        enqueued_at=_time(at),
+        age=max(0.0, float(age)),
+        size=size,
+        n=n,
+        attempts=attempts,
+        failed_at=None if failed_at is None else _time(failed_at),
+        error=_text(session, error),
+        payload=_text(session, payload),
+    )
+
+
+def _text(session: Session, data: Any) -> str | None:
+    """Return a text; U+FFFD stands for what has no equivalent in UTF-8."""
+    if data is None:
+        return None
+    read = bytes(data)
+    return (session.encoding.to_utf8(read) if session.encoding else read).decode("utf-8", "replace")
+
+
+def _unquote(text: str | None) -> str | None:
+    """Return the string that a JSON string stands for."""
+    try:
+        return None if text is None else str(json.loads(text))
+    except ValueError:
+        return text
+
+
+def _time(seconds: Any) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=round(seconds * 1_000_000))

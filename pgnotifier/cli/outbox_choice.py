@@ -1,0 +1,142 @@
+"""Choose outboxes and their entries, for the subcommands of `outbox`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import click
+import psycopg
+
+from pgnotifier._log.outbox_console import MOST, list_entries, outboxes
+from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
+from pgnotifier._runtime.log_records import count
+
+_OPTIONS = (
+    click.option(
+        "-o",
+        "--outbox",
+        "name",
+        metavar="NAME",
+        help="Only this outbox: celery:default, the name after the colon, or the relay's id.",
+    ),
+    click.option("-q", "--queue", metavar="NAME", help="Only those for this queue."),
+    click.option("-t", "--task", metavar="NAME", help="Only those of this task."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which entries a command is about.
+
+    Attributes:
+        name: The outbox's name; None for all outboxes.
+        queue: The queue; None for all.
+        task: The name of the task; None for all.
+        entries: Their numbers; empty for all.
+    """
+
+    name: str | None
+    queue: str | None
+    task: str | None
+    entries: tuple[int, ...] = ()
+
+    def check(self, *, everything: bool) -> None:
+        """Check that something was chosen.
+
+        Args:
+            everything: Whether --all was given.
+
+        Raises:
+            click.UsageError: Nothing was, or --all and something else.
+        """
+        is_narrow = bool(self.entries or self.queue or self.task)
+        if everything and is_narrow:
+            raise click.UsageError("--all goes with --outbox only")
+        if not (everything or is_narrow):
+            raise click.UsageError("give entries, --task, --queue or --all")
+
+    def find_outboxes(self, connection: psycopg.Connection[Any]) -> list[OutboxState]:
+        """Return the outboxes.
+
+        Raises:
+            click.ClickException: There is none of that name.
+        """
+        known = outboxes(connection, counts=False)
+        if self.name is None:
+            return known
+        chosen = [one for one in known if self.name in _names_of(one)]
+        if not chosen:
+            names = ", ".join(sorted({one.name for one in known})) or "none"
+            raise click.ClickException(f"there is no outbox {self.name!r}; there are: {names}")
+        return chosen
+
+    def find(
+        self,
+        connection: psycopg.Connection[Any],
+        one: OutboxState,
+        *,
+        failed: bool = False,
+        limit: int = MOST,
+        reads: bool = False,
+    ) -> list[OutboxEntry]:
+        """Return the entries in one outbox: see `list_entries`."""
+        return list_entries(
+            connection,
+            one.sub,
+            failed=failed,
+            ids=self.entries or None,
+            queue=self.queue,
+            task=self.task,
+            limit=limit,
+            reads=reads,
+        )
+
+    def find_failed(self, connection: psycopg.Connection[Any]) -> list[OutboxEntry]:
+        """Return those that have failed, in all outboxes.
+
+        Raises:
+            click.ClickException: One of the numbers isn't there.
+        """
+        chosen = self.find_outboxes(connection)
+        found = [one for each in chosen for one in self.find(connection, each, failed=True)]
+        self.require(found)
+        return found
+
+    def require(self, found: Sequence[OutboxEntry]) -> None:
+        """Check that all numbers are there.
+
+        Raises:
+            click.ClickException: One isn't.
+        """
+        missing = sorted({*self.entries} - {one.id for one in found})
+        if missing:
+            raise click.ClickException(
+                f"nothing was done, as these aren't there: {', '.join(map(str, missing[:10]))}"
+            )
+
+
+def choice(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose entries, as the argument `chosen`."""
+
+    @wraps(command)
+    def chosen(*arguments: Any, **given: Any) -> None:
+        names = ("name", "queue", "task", "entries")
+        found = {name: given.pop(name) for name in names if name in given}
+        command(*arguments, chosen=Choice(**found), **given)
+
+    wrapped: Callable[..., None] = chosen
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def confirm(found: int, *, is_sure: bool, is_more: bool = False) -> None:
+    """Ask whether to drop so many messages."""
+    if not is_sure and found:
+        shown = f"{found} messages or more" if is_more else count(found, "message")
+        click.confirm(f"Drop {shown}?", abort=True)
+
+
+def _names_of(one: OutboxState) -> tuple[str, ...]:
+    return one.name, one.channel, one.subscription, one.name.partition(":")[2]

@@ -1,0 +1,177 @@
+"""The command `pgnotifier outbox`."""
+
+import json
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from log_position import Position
+
+from pgnotifier import durable
+from pgnotifier._log import positions
+from pgnotifier.cli.command import pgnotifier
+
+NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
+SECRET = "jane@example.com"
+ARGS, KWARGS = json.dumps([SECRET]), json.dumps({"email": SECRET})
+
+
+def redact(task, args, kwargs):
+    """Show how many arguments there are."""
+    return len(args), task
+
+
+@pytest.fixture
+def run(log):
+    """Return a function that runs `pgnotifier outbox` and returns its exit code and output."""
+
+    def run(*arguments, answer=None, **env):
+        done = CliRunner().invoke(
+            pgnotifier,
+            ["outbox", *map(str, arguments)],
+            env={"PGNOTIFIER_DSN": log.dsn, **env},
+            input=answer,
+            catch_exceptions=False,
+        )
+        return done.exit_code, done.output
+
+    return run
+
+
+@pytest.fixture
+def entries(log):
+    """Have three tasks fail, two of them for good, and three wait; return their numbers by name."""
+    connection = log.connection
+    sub = Position(positions.subscribe(connection, NAME, CHANNEL))
+    for task in ("a", "a", "b"):
+        log.execute("SELECT pgnotifier.enqueue(%s, args => %s)", task, ARGS)
+    with log.connection.transaction():
+        reading = sub.read(log.connection, 10)
+        for number, one in enumerate(reading.entries):
+            log.execute(
+                "SELECT pgnotifier.fail(%s, %s, now(), %s, NULL, %s, %s, NULL, 60, %s)",
+                *(sub.sub, one.id, CHANNEL, one.payload.encode(), "no\nqueue", number > 0),
+            )
+        sub.save(log.connection, reading)
+    for task in ("a", "c", "c"):
+        queue = "low" if task == "c" else None
+        query = "SELECT pgnotifier.enqueue(%s, queue => %s, kwargs => %s)"
+        log.execute(query, task, queue, KWARGS)
+    return [number for (number,) in log.execute("SELECT id FROM pgnotifier.log ORDER BY id")]
+
+
+def listed(run, *arguments):
+    """Return state, number and task of the entries in a list."""
+    code, said = run("list", "--json", *arguments)
+    assert code == 0
+    return [(one["state"], one["id"], one["task"]) for one in json.loads(said)]
+
+
+def test_the_overview(log, run, entries):
+    """Without a subcommand, outboxes and their queues are shown, also as JSON."""
+    code, said = run()
+    assert code == 0
+    headings, whole, low, routed = said.splitlines()
+    assert headings.split()[:4] == ["OUTBOX", "RELAY", "QUEUE", "WAITING"]
+    assert whole.split()[:4] == ["celery:default", NAME, "-", "3"]
+    assert "nobody since" in whole
+    assert low.split()[2:4] == ["low", "2"]
+    assert "as routed" in routed
+    (shown,) = json.loads(run("--json")[1])
+    assert (shown["waiting"], shown["failed"], shown["dead"]) == (3, 1, 2)
+    durable.uninstall(log.connection)
+    code, said = run()
+    assert (code, "pgnotifier install" in said) == (1, True)
+
+
+def test_lists(run, entries):
+    """A list has what has failed and what waits, with reasons and without arguments."""
+    code, said = run("list")
+    assert code == 0
+    assert SECRET not in said
+    assert "no queue" in said
+    one, two, three, four, five, six = entries
+    failed = [("failed", one, "a"), ("dead", two, "a"), ("dead", three, "b")]
+    waiting = [("waiting", four, "a"), ("waiting", five, "c"), ("waiting", six, "c")]
+    assert listed(run) == failed + waiting
+    assert listed(run, "--failed") == failed
+    assert listed(run, "--limit", 4) == failed + waiting[:1]
+    assert listed(run, "--task", "a") == [failed[0], failed[1], waiting[0]]
+    assert listed(run, "--queue", "low") == waiting[1:]
+    for name in ("celery:default", "default", NAME, CHANNEL):
+        assert listed(run, "--outbox", name) == failed + waiting
+    code, said = run("list", "--outbox", "other")
+    assert (code, "there are: celery:default" in said) == (1, True)
+
+
+def test_showing_one(run, entries, tmp_path):
+    """Arguments of one are shown only if asked for, and through `--redact`."""
+    code, said = run("show", entries[-1])
+    assert (code, SECRET in said) == (0, False)
+    assert json.loads(said)["kwargs"] == {"email": "…"}
+    assert json.loads(run("show", entries[-1], "--arguments")[1])["kwargs"] == {"email": SECRET}
+    assert json.loads(run("show", entries[0], "-A")[1])["args"] == [SECRET]
+    code, said = run("show", entries[-1], "--redact", "name, email")
+    assert json.loads(said)["kwargs"] == {"email": "…"}
+    code, said = run("show", entries[0], PGNOTIFIER_REDACT=f"{__name__}:redact")
+    assert (json.loads(said)["args"], json.loads(said)["kwargs"]) == (1, "a")
+    for wrong in ("there.is:none", f"{__name__}:none", f"{__name__}:SECRET"):
+        code, said = run("show", entries[0], "--redact", wrong)
+        assert (code, "--redact" in said) == (2, True)
+    assert run("show", 10**12)[0] == 1
+
+
+def test_retrying(run, entries):
+    """What has failed is sent again: by number, by task, or all of it."""
+    one, two, three, *_ = entries
+    assert run("retry") == run("retry", "--outbox", "default")
+    assert run("retry")[0] == 2
+    assert run("retry", two) == (0, "1 sent again\n")
+    assert listed(run, "--failed") == [
+        ("failed", one, "a"),
+        ("failed", two, "a"),
+        ("dead", three, "b"),
+    ]
+    assert run("retry", "--task", "b") == (0, "1 sent again\n")
+    assert run("retry", "--all", "-o", "default") == (0, "3 sent again\n")
+    code, said = run("retry", one, 10**12)
+    assert (code, "nothing was done" in said) == (1, True)
+    assert run("retry", "--all", one)[0] == 2
+
+
+def test_dropping_what_has_failed(run, entries):
+    """What has failed is dropped after a question; what waits stays."""
+    one, two, _, *waiting = entries
+    assert run("drop", two, answer="n\n")[0] == 1
+    assert run("drop", two, answer="y\n")[0] == 0
+    assert run("drop", "--task", "b", "--yes") == (0, "1 dropped\n")
+    assert [number for _, number, _ in listed(run)] == [one, *waiting]
+    assert run("drop", "--all", "-y") == (0, "1 dropped\n")
+    assert [number for _, number, _ in listed(run)] == waiting
+    code, said = run("drop", waiting[0], "-y")
+    assert (code, "nothing was done" in said) == (1, True)
+
+
+def test_dropping_what_waits(log, run, entries):
+    """What waits is dropped for good, or kept as dead letters, which can be sent."""
+    *_, four, five, six = entries
+    assert run("drop", "--waiting", "--all", "-y")[0] == 2
+    assert run("drop", "--waiting", "-y")[0] == 2
+    assert run("drop", "--keep", five, "-y")[0] == 2
+    assert run("drop", "--waiting", five, entries[0], "-y")[0] == 1
+    assert run("drop", "--waiting", five, answer="n\n")[0] == 1
+    assert run("drop", "--waiting", five, answer="y\n")[0] == 0
+    assert run("drop", "--waiting", "--queue", "low", "--keep", "-y") == (
+        0,
+        "1 kept as dead letters\n",
+    )
+    assert listed(run)[2:] == [
+        ("dead", entries[2], "b"),
+        ("dead", six, "c"),
+        ("waiting", four, "a"),
+    ]
+    assert run("retry", six) == (0, "1 sent again\n")
+    with psycopg.connect(log.dsn, autocommit=True) as relay:
+        relay.execute("SELECT pgnotifier.hold(sub) FROM pgnotifier.subscription")
+        code, said = run("drop", "--waiting", "--task", "a", "-y")
+    assert (code, "was reading" in said, "1 dropped" in said) == (0, True, True)
