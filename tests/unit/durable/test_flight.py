@@ -12,7 +12,7 @@ from pgnotifier.durability import Durability
 
 UTF8 = find_encoding("UTF8")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-WINDOW = Window("taken", "a", 1, "done", "target", 0, is_now=True, id_hi=0, newest=9)
+WINDOW = Window("taken", 1, "done", "target", 0, is_now=True, id_hi=0, newest=9)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What a reader does first, in one step: it reads what take() and read() do, and writes nothing."""
 
 import pytest
+from log_position import Position
 
 from pgnotifier._durable.log_session import LOCKS, LogSession
+from pgnotifier._durable.rows import Place
 from pgnotifier._log import positions
 
 
@@ -19,17 +21,19 @@ def session(log):
         yield LogSession(connection)
 
 
-def advance(session, sub, limit=1000, *, known=None, ahead=None, keep=True):
+def advance(session, sub, limit=1000, *, known=None, ahead=None, keep=True, **more):
     """Return the payloads that are read, and what else there is to know."""
-    fetched = session.advance(sub, known, ahead, limit, keep=keep)
+    place = None if ahead is None else Place(ahead)
+    fetched = session.advance(sub, known, place, limit, keep=keep, **more)
     return [int(row.payload) for row in fetched.rows], fetched
 
 
 def read(session, sub, limit=1000):
     """Return the payloads that are read step by step."""
-    window = session.take(sub)
-    rows, _ = session.read(window.channel, window, limit)
-    return [int(row.payload) for row in rows]
+    position = Position(sub)
+    with session.connection.transaction():
+        reading = position.read(session.connection, limit)
+    return [int(one.payload) for one in reading.entries]
 
 
 def publish_many(log, count):
@@ -62,7 +66,7 @@ def test_it_reads_the_same(log, session, sub, count, limit):
         found, fetched = advance(session, sub, limit)
         assert found == read(session, sub, limit) == [-1, *range(1, count + 1)][:limit]
         assert fetched.is_rest == (count < limit)
-        assert fetched.window.n == session.take(sub).n
+        assert (fetched.window.n,) == log.execute("SELECT max(n) FROM pgnotifier.position")[0]
         assert fetched.is_held
 
 
@@ -116,7 +120,7 @@ def test_what_has_nothing_to_read_is_free(log, session, sub):
             return got
 
     _, fetched = advance(session, sub)
-    place = fetched.window.n, fetched.window.target
+    place = fetched.window.n, Place(fetched.window.target)
     assert fetched.is_held
     assert not is_free()
     fetched = session.advance(sub, *place, 10, keep=False, is_held=True)
