@@ -222,15 +222,15 @@ class LogSession:
         if is_held:
             values = (LOCKS, sub, *values)
         query = _ADVANCE_ON if is_held else _ADVANCE
-        *entries, last = self.connection.execute(query.encode(), values).fetchall()
+        cursor = self.connection.cursor(binary=True)  # as text, each byte would be two digits
+        *entries, last = cursor.execute(query.encode(), values).fetchall()
         if last[0] == "pooled":
             raise NotListeningError(POOLED)
         if last[0] == "elsewhere":
             return None
         *window, schema, is_held = last[:11]
         self._check_schema(schema)
-        is_rest = bool(entries[0][-1]) if entries else True
-        return Fetched(Window(*window), [Row(*one[11:15]) for one in entries], is_rest, is_held)
+        return Fetched(Window(*window), [Row(*one[11:15]) for one in entries], last[-1], is_held)
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
