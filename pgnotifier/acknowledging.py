@@ -25,6 +25,17 @@ class Deliverable(Protocol):
 
 
 D = TypeVar("D", bound=Deliverable)
+D_co = TypeVar("D_co", bound=Deliverable, covariant=True)
+
+
+class Kept(Protocol[D_co]):
+    """A tuple of deliveries, or what makes them when they are asked for."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> D_co: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> tuple[D_co, ...]: ...
 
 
 class Acknowledging(Sequence[D]):
@@ -38,7 +49,8 @@ class Acknowledging(Sequence[D]):
         Args:
             deliveries: The deliveries, in order.
         """
-        self._deliveries = self._left = tuple(deliveries)
+        self._deliveries: Kept[D] = tuple(deliveries)
+        self._left: Kept[D] = self._deliveries
         self._done = 0  # of those that are left
         self._in_hand = False  # whether a loop over `one_by_one` is delivering the next one
         self._cancelled = False

@@ -12,7 +12,7 @@ from pgnotifier._delivery.batching import Gatherer
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
 from pgnotifier._delivery.decoding import Decoder, FindPayload
 from pgnotifier._delivery.ending import Ending
-from pgnotifier._delivery.intake import EntryItem, Intake, decode_entries, take_next
+from pgnotifier._delivery.intake import EntryItem, Intake, decode, make_batch, size_of, take_next
 from pgnotifier._delivery.succession import Succession
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
@@ -309,14 +309,11 @@ class Deliverer:
         has_news = bool(self.succession.news)
         if has_news:
             self._take_back(deliveries)
-        if items and isinstance(items[0], EntryItem):
-            decode_entries(items, deliveries, self._decoder, self.succession)  # type: ignore[arg-type]
-        else:
-            self._decoder.decode_items(items, deliveries, self.succession)
+        decode(items, deliveries, self._decoder, self.succession)
         if has_news:
             self._forward_waiting()
         deliveries += self._gatherer.take_all() if ending else self._gatherer.take_due(monotonic())
-        batch = Batch(deliveries)
+        batch = make_batch(items, deliveries, self.succession)
         with self._ending.bell.lock:
             self._decoding = 0
             if not self._attempts.begin(batch):  # abandoned while decoding
@@ -353,7 +350,7 @@ class Deliverer:
             ending.is_idle = ending.is_idle and self._is_empty()
             size, draining = self.dispatcher.batch_size, ending.is_draining
             items = take_next(self.intake, self.buffer, size, draining=draining)
-            self._decoding = len(items)
+            self._decoding = size_of(items)
         self._resume_reader()
         return items
 

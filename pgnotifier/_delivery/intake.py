@@ -1,11 +1,14 @@
 """The intake: entries of the log that wait for a deliverer, beside its buffer."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+
+import msgspec
 
 from pgnotifier._delivery.buffer import BATCH_BYTES, Buffer, GapMarker, Item
 from pgnotifier._delivery.decoding import Decoder
+from pgnotifier._delivery.portions import Portion, PortionBatch
 from pgnotifier._delivery.succession import Succession
 from pgnotifier.dispatch import Batch, Delivery
 from pgnotifier.notification import Entry, Receipt
@@ -44,6 +47,16 @@ class EntryItem(Item, frozen=True, gc=False):
         )
 
 
+class PortionItem(EntryItem, frozen=True, gc=False):
+    """Entries for a relay that wait together; their data are in the portion.
+
+    Attributes:
+        portion: The entries.
+    """
+
+    portion: Portion | None = None
+
+
 class Intake:
     """Entries in their order. Its deliverer guards it.
 
@@ -52,11 +65,13 @@ class Intake:
 
     Attributes:
         is_open: Whether more may come, so that the deliverer has to stay.
+        waiting: How many entries wait.
     """
 
     def __init__(self) -> None:
         """Make an empty one."""
         self.is_open = False
+        self.waiting = 0
         self._content: deque[EntryItem] = deque()
         self._was_last = False
 
@@ -64,14 +79,10 @@ class Intake:
         """Return whether it holds anything."""
         return bool(self._content)
 
-    @property
-    def waiting(self) -> int:
-        """How many entries wait."""
-        return len(self._content)
-
-    def put(self, items: Iterable[EntryItem]) -> None:
+    def put(self, items: Sequence[EntryItem]) -> None:
         """Add entries."""
         self._content.extend(items)
+        self.waiting += size_of(items)
 
     def take_turn(self, *, others: bool) -> bool:
         """Return whether to take entries next: in turn, if others wait as well."""
@@ -79,21 +90,47 @@ class Intake:
         return self._was_last
 
     def take(self, batch_size: int) -> Sequence[EntryItem]:
-        """Return enough entries for a batch.
+        """Return enough entries for a batch: a portion, or entries that came one by one.
 
         Args:
             batch_size: How many there may be.
         """
         taken: list[EntryItem] = []
         size = BATCH_BYTES
-        while self._content and len(taken) < batch_size and size > 0:
-            taken.append(self._content.popleft())
+        content = self._content
+        while content and len(taken) < batch_size and size > 0:
+            if isinstance(content[0], PortionItem):
+                if not taken:
+                    taken.append(self._take_portion(content.popleft(), batch_size))
+                break
+            taken.append(content.popleft())
             size -= len(taken[-1].data)
+        self.waiting -= size_of(taken)
         return taken
+
+    def _take_portion(self, item: EntryItem, batch_size: int) -> EntryItem:
+        """Return a portion that is small enough, and leave the rest of it."""
+        assert isinstance(item, PortionItem)
+        assert item.portion is not None
+        if len(item.portion) <= batch_size:
+            return item
+        first, others = item.portion.split(batch_size)
+        self._content.appendleft(msgspec.structs.replace(item, portion=others))
+        return msgspec.structs.replace(item, portion=first)
 
     def clear(self) -> None:
         """Forget all that waits."""
         self._content.clear()
+        self.waiting = 0
+
+
+def size_of(items: Sequence[object]) -> int:
+    """Return how many notifications or entries some items are."""
+    return len(items) + sum(
+        len(one.portion) - 1
+        for one in items[:1]
+        if isinstance(one, PortionItem) and one.portion is not None
+    )
 
 
 def take_next(
@@ -116,21 +153,28 @@ def take_next(
     return buffer.take(batch_size) if may_take else []
 
 
-def decode_entries(
-    items: Iterable[EntryItem],
+def decode(
+    items: Sequence[Item | GapMarker],
     deliveries: list[Delivery],
     decoder: Decoder,
     succession: Succession,
 ) -> None:
-    """Add the deliveries of some entries; hand on those that are for other dispatchers.
+    """Add the deliveries of what was taken out of the intake or the buffer.
+
+    What is for other dispatchers is handed on. A portion is left to `make_batch`.
 
     Args:
-        items: What was taken out of the intake.
+        items: What was taken.
         deliveries: What to add to.
         decoder: Makes the payloads.
         succession: Has the bindings that an entry is for by now.
     """
+    if not items or not isinstance(items[0], EntryItem):
+        decoder.decode_items(items, deliveries, succession)
+        return
     for item in items:
+        if not isinstance(item, EntryItem) or isinstance(item, PortionItem):
+            break
         for one in item.bindings:
             binding = succession.follow(one)
             if not succession.serves(binding):
@@ -145,13 +189,36 @@ def decode_entries(
                 succession.gather(delivery, deliveries)
 
 
-def settle_acknowledged(batch: Batch, left: Iterable[Delivery]) -> None:
+def make_batch(
+    items: Sequence[object], deliveries: list[Delivery], succession: Succession
+) -> Batch:
+    """Return the batch of some deliveries, and of the portion that was taken, if one was.
+
+    Args:
+        items: What was taken out of the intake, or out of the buffer.
+        deliveries: The other deliveries.
+        succession: Has the bindings that the portion is for by now.
+    """
+    item = items[0] if items else None
+    if not isinstance(item, PortionItem) or item.portion is None:
+        return Batch(deliveries)
+    binding = item.portion.binding
+    if not deliveries and binding.successor is None and binding.gathering is None:
+        return PortionBatch(item.portion)
+    succession.give(map(item.portion.deliver, item.portion.rows), deliveries)
+    return Batch(deliveries)
+
+
+def settle_acknowledged(batch: Batch, left: Collection[Delivery]) -> None:
     """Settle the durable deliveries of a batch that its dispatcher has acknowledged.
 
     Args:
         batch: What was dispatched.
         left: What is to be tried again. It may contain replacements for deliveries of the batch.
     """
+    if isinstance(batch, PortionBatch) and not left:
+        batch.settle()
+        return
     kept = {(id(entry.receipt), entry.id) for one in left for entry in one.entries()}
     for delivery in batch:
         if not delivery.binding.live:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pgnotifier._connection.encoding import Encoding
-from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._delivery.intake import EntryItem, PortionItem
+from pgnotifier._delivery.portions import Portion
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
 from pgnotifier._durable.rows import Failed, Place, Row, Window
 from pgnotifier._log.dead_letters import Failure
@@ -118,11 +119,24 @@ def launch(
         window: Where they were read.
         is_rest: Whether there were no more in that window.
     """
-    ledger = Ledger((row.id for row in rows), on_settled)
+    ledger = Ledger([row.id for row in rows], on_settled)
     receipt = SharedReceipt(ledger, binding.mutes)
+    items = (
+        _keep_together(rows, binding, receipt)
+        if binding.dispatcher.is_relay and encoding.is_utf8
+        else _make_items(rows, binding, receipt, encoding)
+    )
+    del receipt  # from here on, the items alone refer to it
+    hand_over(items)
+    return Flight(rows, ledger, window, is_rest)
+
+
+def _make_items(
+    rows: Sequence[Row], binding: Binding, receipt: SharedReceipt, encoding: Encoding
+) -> Sequence[EntryItem]:
     received_at, moment = datetime.now(UTC), Moment.now()
     channel = binding.subscription.channel
-    items = [
+    return [
         EntryItem(
             channel,
             (binding,),
@@ -138,9 +152,15 @@ def launch(
         )
         for row in rows
     ]
-    del receipt  # from here on, the items alone refer to it
-    hand_over(items)
-    return Flight(rows, ledger, window, is_rest)
+
+
+def _keep_together(
+    rows: Sequence[Row], binding: Binding, receipt: SharedReceipt
+) -> Sequence[EntryItem]:
+    now = datetime.now(UTC)
+    portion = Portion(binding, rows, now, receipt)
+    channel = binding.subscription.channel
+    return [PortionItem(channel, (binding,), b"", 0, now, Moment.now(), portion=portion)]
 
 
 def retry_pause(attempts: int) -> float:

@@ -218,14 +218,15 @@ class LogSession:
             *(end.done or None, end.target, end.last_id, waits),
         )
         found = self.connection.execute(_ADVANCE.encode(), values, binary=True).fetchall()
-        state, *window, schema, is_held = found.pop()[:10]
+        last = found.pop()
+        state, *window, schema, is_held = last[:10]
         if state == "pooled":
             raise NotListeningError(POOLED)
         if state == "elsewhere":
             return None
         self._check_schema(schema)
-        is_rest = bool(found[0][-1]) if found else True
         rows = [Row(*one[10:14]) for one in found]
+        is_rest = last[-1] is not False  # null: it wasn't read
         return Fetched(Window(state, *window), rows, is_rest, is_held)
 
     def unlock(self, sub: int) -> None:

@@ -70,6 +70,19 @@ def test_it_reads_the_same(log, session, sub, count, limit):
         assert fetched.is_held
 
 
+@pytest.mark.parametrize("limit", [1, 700, 1000])
+def test_many_in_one_transaction(log, session, sub, limit):
+    """A window of few transactions isn't read as one range, whatever others have published."""
+    log.execute(
+        "SELECT pgnotifier.publish(CASE i % 2 WHEN 0 THEN 'orders' ELSE 'other' END, i::text)"
+        " FROM generate_series(0, 1399) AS i"
+    )
+    log.execute("UPDATE pgnotifier.log SET snap = NULL")  # a tick may end the window
+    found, fetched = advance(session, sub, limit)
+    assert found == read(session, sub, limit) == [*range(0, 1400, 2)][:limit]
+    assert fetched.is_rest == (limit > 700)
+
+
 def test_a_transaction_that_was_open_for_long(log, session, sub):
     """What it has published is read once it has ended, however many have begun since; once only."""
     with log.connect(autocommit=False) as late:
