@@ -542,23 +542,29 @@ BEGIN
     -- The end of this subtransaction gives the locks of the tables back: until the end of the
     -- transaction, they would keep slots from being truncated.
     BEGIN
-        -- With READ COMMITTED, each statement sees what was committed before it began.
-        is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
-        -- Otherwise, what was committed since the transaction began isn't seen, but it is found by
-        -- an index that would have the same id twice.
-        IF NOT is_done AND NOT sees_all THEN
+        -- With READ COMMITTED, each statement sees what was committed before it began. Otherwise,
+        -- what was committed since the transaction began isn't seen, but it is found by an index
+        -- that would have the same id twice. Looking first would have SERIALIZABLE transactions
+        -- with other ids fail, because it notes what has been read by pages of the index.
+        IF sees_all THEN
+            is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
+        ELSE
             FOR number IN 0..3 LOOP
                 IF pg_relation_size(format('pgnotifier.done_%s', number)::regclass) > 0 THEN
                     INSERT INTO pgnotifier.done (slot, id) VALUES (number, id);
                 END IF;
             END LOOP;
+            is_done := false;
         END IF;
         RAISE SQLSTATE 'PN000';
     EXCEPTION
         WHEN SQLSTATE 'PN000' THEN NULL;
         WHEN unique_violation THEN
-            RAISE 'could not serialize access: what this transaction is about to do was done by '
-                'another one since it began' USING ERRCODE = 'serialization_failure';
+            is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
+            IF NOT is_done THEN
+                RAISE 'could not serialize access: what this transaction is about to do was done by '
+                    'another one since it began' USING ERRCODE = 'serialization_failure';
+            END IF;
     END;
     IF is_done THEN
         RETURN false;
