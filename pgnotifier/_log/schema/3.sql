@@ -394,34 +394,42 @@ BEGIN
     RETURN true;
 END $$;
 
--- What a table holds as a value of this domain isn't checked again when it is published. So nobody
--- else may make such a table, and none may be left from before.
+-- What a table holds as a value of this domain, also in a row of the log, isn't checked again when
+-- it is published. So nobody else may make such a table, and none may be left from before.
 DO $$
 DECLARE
+    checked CONSTANT oid[] := ARRAY(
+        SELECT 'pgnotifier.entry_channel'::regtype::oid
+        UNION
+        SELECT c.reltype
+        FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'pgnotifier'::regnamespace AND c.reltype <> 0
+            AND a.atttypid = 'pgnotifier.entry_channel'::regtype
+    );
     given record;
-    other text;
 BEGIN
     FOR given IN
-        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
+        SELECT t.oid::regtype AS type,
+            CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS grantee
         FROM pg_type AS t
         CROSS JOIN aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) AS a
-        WHERE t.oid = 'pgnotifier.entry_channel'::regtype AND a.grantee <> t.typowner
+        WHERE t.oid = ANY (checked) AND a.grantee <> t.typowner
     LOOP
-        EXECUTE format('REVOKE ALL ON DOMAIN pgnotifier.entry_channel FROM %s', given.grantee);
+        EXECUTE format('REVOKE ALL ON TYPE %s FROM %s', given.type, given.grantee);
     END LOOP;
-    SELECT pg_describe_object(d.classid, d.objid, 0) INTO other
+    SELECT t.oid::regtype AS type, pg_describe_object(d.classid, d.objid, 0) AS other INTO given
     FROM pg_depend AS d
     JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND d.refobjid = t.oid
     LEFT JOIN pg_class AS c ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
     LEFT JOIN pg_type AS made ON d.classid = 'pg_type'::regclass AND d.objid = made.oid
-    WHERE 'pgnotifier.entry_channel'::regtype IN (t.oid, t.typelem)
+    WHERE (t.oid = ANY (checked) OR t.typelem = ANY (checked))
         AND (
             c.relkind <> 'v' AND c.relnamespace <> 'pgnotifier'::regnamespace
             OR made.typtype IN ('d', 'r')
         )
     LIMIT 1;
     IF FOUND THEN
-        RAISE '% uses pgnotifier.entry_channel, which is for the log alone: drop it first', other
+        RAISE '% uses %, which is for the log alone: drop it first', given.other, given.type
             USING ERRCODE = 'dependent_objects_still_exist';
     END IF;
 END $$;
@@ -660,23 +668,29 @@ BEGIN
     -- The end of this subtransaction gives the locks of the tables back: until the end of the
     -- transaction, they would keep slots from being truncated.
     BEGIN
-        -- With READ COMMITTED, each statement sees what was committed before it began.
-        is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
-        -- Otherwise, what was committed since the transaction began isn't seen, but it is found by
-        -- an index that would have the same id twice.
-        IF NOT is_done AND NOT sees_all THEN
+        -- With READ COMMITTED, each statement sees what was committed before it began. Otherwise,
+        -- what was committed since the transaction began isn't seen, but it is found by an index
+        -- that would have the same id twice. Looking first would have SERIALIZABLE transactions
+        -- with other ids fail, because it notes what has been read by pages of the index.
+        IF sees_all THEN
+            is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
+        ELSE
             FOR number IN 0..3 LOOP
                 IF pg_relation_size(format('pgnotifier.done_%s', number)::regclass) > 0 THEN
                     INSERT INTO pgnotifier.done (slot, id) VALUES (number, id);
                 END IF;
             END LOOP;
+            is_done := false;
         END IF;
         RAISE SQLSTATE 'PN000';
     EXCEPTION
         WHEN SQLSTATE 'PN000' THEN NULL;
         WHEN unique_violation THEN
-            RAISE 'could not serialize access: what this transaction is about to do was done by '
-                'another one since it began' USING ERRCODE = 'serialization_failure';
+            is_done := EXISTS (SELECT FROM pgnotifier.done AS d WHERE d.id = id);
+            IF NOT is_done THEN
+                RAISE 'could not serialize access: what this transaction is about to do was done by '
+                    'another one since it began' USING ERRCODE = 'serialization_failure';
+            END IF;
     END;
     IF is_done THEN
         RETURN false;

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from celery.events.event import get_exchange
 from kombu.common import Broadcast, maybe_declare
 from kombu.entity import Exchange, Queue
 
@@ -61,7 +62,7 @@ class KombuForwarder(Forwarder):
         """Publish a message."""
         content = message.open()
         exchange, routing_key, priority = message.destination
-        for entity in find_entities(self.app, message.destination):
+        for entity in find_entities(self.app, self.producer.connection, message.destination):
             _maybe_declare(entity, self.producer.channel)
         given = dict(content.properties)
         if "expiration" in given:  # kombu takes seconds, and makes milliseconds of them
@@ -79,11 +80,14 @@ class KombuForwarder(Forwarder):
         )
 
 
-def find_entities(app: Any, destination: Destination) -> Iterator[Queue | Exchange]:
+def find_entities(
+    app: Any, connection: Any, destination: Destination
+) -> Iterator[Queue | Exchange]:
     """Yield the queues and exchanges to declare for a destination, as Celery would have done.
 
     Celery declares the queue that it routes a message to. For a `Broadcast`, each worker declares a
-    queue of its own, and only the exchange is the same for all.
+    queue of its own, and only the exchange is the same for all. So it is for events, which an app
+    with `task_send_sent_event` publishes beside its tasks.
 
     Raises:
         MessageRefusedError: The app may not create the queue.
@@ -97,6 +101,8 @@ def find_entities(app: Any, destination: Destination) -> Iterator[Queue | Exchan
         if not isinstance(queue, Broadcast) and queue.name == destination.routing_key:
             yield queue
         return
+    if destination.exchange == app.conf.event_exchange:
+        yield get_exchange(connection, destination.exchange)
     for queue in tuple(queues.values()):
         exchange = queue.exchange
         if exchange is None or exchange.name != destination.exchange:

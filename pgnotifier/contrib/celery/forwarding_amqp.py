@@ -53,7 +53,7 @@ class AmqpForwarder(Forwarder):
         So queues and exchanges are declared and looked for on another one.
         """
         exchange, routing_key, _ = destination
-        entities = list(find_entities(self.app, destination))
+        entities = list(find_entities(self.app, self.producer.connection, destination))
         with self.producer.connection.channel() as channel:
             try:
                 for entity in entities:

@@ -77,7 +77,7 @@ class RedisForwarder(Forwarder):
     def _find(self, destination: Destination) -> Route:
         """Return the route of a destination, after declaring what Celery would have declared."""
         channel, (exchange, routing_key, _) = self._channel, destination
-        for entity in find_entities(self.app, destination):
+        for entity in find_entities(self.app, self.producer.connection, destination):
             _maybe_declare(entity, channel)
         if not exchange:
             route = self._routes[destination] = self._push_to([routing_key], destination)

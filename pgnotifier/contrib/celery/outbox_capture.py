@@ -13,7 +13,7 @@ tasks inherit that of the code that starts them.
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Protocol, cast
@@ -152,10 +152,10 @@ class Capture:
             found = self._made.producer = OutboxProducer(self)
         return nullcontext(found)
 
-    def takes(self, headers: Any) -> bool:
-        """Return whether a message is for the outbox, given its headers."""
+    def takes(self, fields: Mapping[str, Any]) -> bool:
+        """Return whether a message is for the outbox, given what it says of its task."""
         sink = self.find()
-        name = headers.get("task") if isinstance(headers, dict) else None
+        name = fields.get("task")
         return sink is None or not isinstance(name, str) or sink.takes(name)
 
     def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
@@ -243,24 +243,34 @@ class OutboxProducer:
 
         Queues aren't declared, and nothing is tried again: that is for the relay.
         """
-        headers = settings.get("headers")
-        if _ends_task(headers) or not self._capture.takes(headers):
+        fields = _find_fields(body, settings.get("headers"))
+        if _ends_task(fields) or not self._capture.takes(fields):
             return self._capture.publish_now(body, settings)
         return self._producer.publish(body, **{**settings, "declare": None, "retry": False})
 
 
-def _ends_task(headers: Any) -> bool:
+def _find_fields(body: Any, headers: Any) -> Mapping[str, Any]:
+    """Return where a message has the name and the id of its task: task_protocol 1 has no headers.
+
+    https://docs.celeryq.dev/en/stable/internals/protocol.html
+    """
+    is_new = isinstance(headers, Mapping) and "task" in headers
+    fields = headers if is_new else body
+    return fields if isinstance(fields, Mapping) else {}
+
+
+def _ends_task(fields: Mapping[str, Any]) -> bool:
     """Return whether a message continues the task that is running: by `retry` or `replace`.
 
     Both end the task with an exception, which rolls a transaction around them back. Their message
     has to reach the broker all the same.
     """
     task: Any = get_current_task()
-    if task is None or not isinstance(headers, dict) or task.request.called_directly:
+    if task is None or task.request.called_directly:
         return False
     request = task.request
     nesting = request.get("replaced_task_nesting") or 0
-    return headers.get("id") == request.id or (headers.get("replaced_task_nesting") or 0) > nesting
+    return fields.get("id") == request.id or (fields.get("replaced_task_nesting") or 0) > nesting
 
 
 def takes_part(app: Any, task: str) -> bool:

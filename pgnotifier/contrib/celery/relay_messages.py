@@ -5,6 +5,7 @@ where it goes is read of it, and its arguments stay as they are.
 """
 
 import base64
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -54,9 +55,13 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     def open(self) -> "Content":
         """Return the parts of the message, for other transports."""
-        # kombu's own decoder makes dates of the objects that its encoder has made of dates.
-        load = _decode_types if '"__type__"' in self.text else msgspec.json.decode
-        whole: dict[str, Any] = load(self.text)
+        # kombu's own decoder makes dates of the objects that its encoder has made of dates, and
+        # reads what msgspec refuses: see `_read_leniently`.
+        try:
+            load = _decode_types if '"__type__"' in self.text else msgspec.json.decode
+            whole: dict[str, Any] = load(self.text)
+        except msgspec.DecodeError:
+            whole = _decode_types(self.text)
         properties: dict[str, Any] = whole["properties"]
         encoding = whole.get("content-encoding") or "utf-8"
         body: str | bytes = whole["body"]
@@ -133,11 +138,27 @@ def read(text: str) -> Message | Request:
     try:
         found = _read_message(text)
     except _UNREADABLE as exc:
-        return _read_other(text, exc)
+        lenient = _read_leniently(text, exc)
+        if lenient is None:
+            return _read_other(text, exc)
+        found = lenient
     where = found.properties.delivery_info
     priority = read_priority(found.properties.priority)
     destination = Destination(where.exchange, where.routing_key, priority)
     return Message(text, found.headers.task, destination)
+
+
+def _read_leniently(text: str, problem: Exception) -> _Message | None:
+    """Return a message with what kombu writes into JSON, and msgspec refuses: NaN, lone surrogates.
+
+    The name of a file may have such a surrogate, and Celery describes arguments in the headers.
+    """
+    if type(problem) is not msgspec.DecodeError:  # it is JSON, but no message
+        return None
+    try:
+        return msgspec.convert(json.loads(text), _Message)
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        return None
 
 
 def _read_other(text: str, problem: Exception) -> Request:

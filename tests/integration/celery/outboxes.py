@@ -6,6 +6,7 @@ from contextlib import closing
 from celery import Celery
 from redis import Redis
 
+from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.celery.outbox_messages import make
 
 
@@ -25,6 +26,13 @@ def catch(app, url, publish):
                 found += redis.lrange(key, 0, -1)
         redis.flushdb()
     return [(make(json.loads(text))[0], text) for text in reversed(found)]
+
+
+def capture(app, publish):
+    """Return the entries that an outbox makes of what a function publishes."""
+    with Capture.of(app).record() as recording:
+        publish(app)
+    return recording.drafts
 
 
 def make_app(broker, **conf):

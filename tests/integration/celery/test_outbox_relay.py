@@ -9,7 +9,7 @@ import pytest
 from celery import Celery, chain
 from kombu import Exchange, Queue
 from kombu.common import Broadcast
-from outboxes import catch, make_app
+from outboxes import capture, catch, make_app
 from redis import Redis
 
 from pgnotifier import ConfigurationError
@@ -159,6 +159,23 @@ def test_a_fanout(outbox, eventually):
         outbox.put(made)
         outbox.relay(app)
         eventually(lambda: drain() and got)
+
+
+def test_events(outbox, eventually):
+    """What tells monitors of tasks reaches those that watch, and gets lost if nobody does."""
+    app = make_app(outbox.url, task_send_sent_event=True)
+    made = capture(app, invoices(1))
+    assert len(made) == 2
+    outbox.put(*made)
+    outbox.relay()
+    eventually(lambda: outbox.redis.llen("celery") == 1)
+    with outbox.redis.pubsub() as monitor:
+        monitor.psubscribe("*celeryev*")
+        eventually(outbox.redis.pubsub_numpat)
+        outbox.put(*made)
+        eventually(lambda: "task.sent" in str(monitor.get_message(timeout=0.1)))
+    eventually(lambda: outbox.redis.llen("celery") == 2)
+    assert outbox.dead() == []
 
 
 def test_what_is_refused_for_good(outbox, eventually, caplog):

@@ -9,7 +9,7 @@ import amqp
 import psycopg
 import pytest
 from kombu import Exchange, Queue
-from outboxes import catch, make_app
+from outboxes import capture, catch, make_app
 
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
@@ -187,3 +187,18 @@ def test_requests_of_sql_into_rabbitmq(outbox, eventually):
     outbox.relay()
     eventually(lambda: outbox.count() == 3)
     assert outbox.take()[1].headers["id"] == "sql"
+
+
+def test_events_in_rabbitmq(outbox, eventually):
+    """The exchange for events is declared, as Celery does, and nobody has to be bound to it."""
+    exchange = f"events-{secrets.token_hex(8)}"
+    conf = {"event_exchange": exchange, "task_send_sent_event": True}
+    app = outbox.app(outbox.url, **conf)
+    outbox.put(*capture(app, lambda app: app.tasks["shop.invoice"].delay(1)))
+    outbox.relay(app)
+    eventually(lambda: outbox.count() == 1)
+    with app.connection_for_write() as connection:
+        channel = connection.channel()
+        channel.exchange_declare(exchange, "topic", passive=True)
+        channel.exchange_delete(exchange)
+    assert outbox.dead() == []

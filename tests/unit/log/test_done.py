@@ -123,6 +123,25 @@ def test_what_a_snapshot_does_not_show(log, level, moves):
         assert log.count("done") == 3
 
 
+@pytest.mark.parametrize("level", STRICT)
+@pytest.mark.parametrize("before", [0, 2], ids=["the first ids", "later"])
+def test_other_ids_at_the_same_time(log, level, before):
+    """Transactions that do different things don't fail because of each other."""
+    for number in range(before):
+        once(log.connection, f"before {number}")
+    with log.connect(autocommit=False) as one, log.connect(autocommit=False) as two:
+        one.isolation_level = two.isolation_level = level
+        assert once(one, "a") is True
+        assert once(two, "b") is True
+        assert once(one, "c") is True
+        one.commit()
+        two.commit()
+        assert once(two, "a") is False
+        assert once(two, "d") is True
+        two.commit()
+    assert log.count("done") == before + 4
+
+
 @pytest.mark.parametrize("id", ["", "x" * 1025, None])
 def test_ids_that_can_not_be(log, id):
     """An id has from 1 to 1,024 bytes."""

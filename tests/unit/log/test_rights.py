@@ -281,6 +281,9 @@ def test_a_prepared_statement_is_checked_each_time(log, publisher):
         "CREATE TYPE pg_temp.own AS (channel pgnotifier.entry_channel)",
         "CREATE DOMAIN pg_temp.own AS pgnotifier.entry_channel",
         "CREATE TEMP TABLE own (channels pgnotifier.entry_channel[])",
+        "CREATE TEMP TABLE own (entry pgnotifier.log)",
+        "CREATE TEMP TABLE own (entries pgnotifier.log_0[])",
+        "CREATE TYPE pg_temp.own AS (entry pgnotifier.log_7)",
     ],
 )
 def test_nobody_else_keeps_checked_names(log, publisher, enqueuer, column):
@@ -311,6 +314,9 @@ def test_ranges_of_names_are_checked(log, publisher):
         "CREATE TABLE own.kept (channels pgnotifier.entry_channel[])",
         "CREATE TYPE own.kept AS (channel pgnotifier.entry_channel)",
         "CREATE TYPE own.kept AS RANGE (subtype = pgnotifier.entry_channel)",
+        "CREATE TABLE own.kept (entry pgnotifier.log)",
+        "CREATE TABLE own.kept (entries pgnotifier.log_0[])",
+        "CREATE TYPE own.kept AS (entry pgnotifier.log)",
     ],
 )
 def test_names_that_were_kept_before(pgnotifier_dsn, make_role, kept):
@@ -326,7 +332,9 @@ def test_names_that_were_kept_before(pgnotifier_dsn, make_role, kept):
         owner.execute(f"CREATE SCHEMA own AUTHORIZATION {name}".encode())
         with psycopg.connect(dsn, autocommit=True) as publisher:
             publisher.execute(kept.encode())
-            with pytest.raises(LogRefusedError, match=r"own\.kept uses pgnotifier\.entry_channel"):
+            with pytest.raises(
+                LogRefusedError, match=r"own\.kept uses pgnotifier\.(entry_channel|log)"
+            ):
                 durable.install(owner)
             drop = "DROP TABLE own.kept" if "TABLE" in kept else "DROP TYPE own.kept"
             publisher.execute(drop.encode())

@@ -33,7 +33,8 @@ def sent(app):
             name = queue or app.conf.task_default_queue
             channel.queue_declare(queue=name)
             while message := channel.basic_get(name, no_ack=True):
-                found.append(message.payload[0])
+                payload = message.payload
+                found.append(payload["args"] if isinstance(payload, dict) else payload[0])
         return found
 
     return take
@@ -208,8 +209,10 @@ def test_in_a_running_task(app, task, running):
     assert headers(drafts[0])["parent_id"] == "mine"
 
 
-def test_retries(app, task, running, sent):
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_retries(app, task, running, sent, protocol):
     """A retry is sent at once: its exception rolls the transaction back."""
+    app.conf.task_protocol = protocol
     with Capture.of(app).record() as recording:
         task.delay(2)
         with pytest.raises(Retry):

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import inf
 
 import pytest
 
@@ -27,6 +28,20 @@ def test_finished_messages(given, priority):
     assert found.destination == Destination("", "low", priority)
     assert found.open().body == b"[]"
     assert dict(found.open().properties) == {"correlation_id": "1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [('"\\ud800"', "\ud800"), ('"a\\udcff!"', "a\udcff!"), ("Infinity", inf)],
+)
+def test_what_only_python_reads(given, value):
+    """Messages may have lone surrogates, as names of files do, and numbers that JSON doesn't."""
+    text = FINISHED.replace('"id": "1"', f'"id": "1", "kwargsrepr": {given}') % 3
+    found = read(text)
+    assert isinstance(found, Message)
+    assert (found.text, found.task) == (text, "shop.invoice")
+    assert found.destination == Destination("", "low", 3)
+    assert found.open().headers["kwargsrepr"] == value
 
 
 def test_requests():
