@@ -18,9 +18,9 @@ Shown = tuple[Any, Any]
 """The positional and the keyword arguments to show."""
 Redact = Callable[[str, list[Any], dict[str, Any]], Shown] | Iterable[str] | None
 """What hides arguments. A function of the task's name and of its positional and keyword arguments
-returns what to show of these. Names are those of keyword arguments, and of members at any depth,
-whose values are hidden, as all positional arguments are. An empty list of names hides nothing; None
-hides all values."""
+returns what to show of these. With names, the values of keyword arguments and of members that have
+such a name, at any depth, are hidden, and so are all positional arguments. An empty list hides
+nothing; None hides all values."""
 
 # What Celery writes into `shadow`, `argsrepr` and `kwargsrepr` may be made of arguments; other
 # headers and stamps are the user's.

@@ -14,7 +14,7 @@ NEXT = {"task": "shop.store", "args": [SECRET], "kwargs": {}}
 
 
 def message(*args, body=None, compression=None, kind="application/json", **kwargs):
-    """Return a message as Celery makes it, whose arguments are personal."""
+    """Return a message as Celery makes it, with personal arguments."""
     content = json.dumps([args, kwargs, {"chain": [NEXT], "callbacks": None, "chord": NEXT}])
     headers = {
         "lang": "py",
