@@ -150,7 +150,7 @@ def test_dead_letters_of_tasks(admin_client, driver, shop, settings):
 
 
 def test_sending_again(admin_client, shop):
-    """What has failed is tried again; what waits isn't touched, nor is what isn't there."""
+    """What has failed is tried again; what waits isn't touched."""
     one, two, waiting = shop.fail(), shop.fail(), shop.put()
     page = act(admin_client, shop, "retry", f"failed:{one}", f"waiting:{waiting}", "failed:x", "7")
     assert "1 are going to be sent again." in page.content.decode()
