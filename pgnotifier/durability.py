@@ -71,18 +71,21 @@ class Durability:
         max_attempts: How often an entry is tried before it is set aside as a dead letter.
         on_failure: "dead_letter", or "stop": then nothing later is delivered until it succeeds.
         max_lag: How far it may be behind; None for no limit.
+        max_age: How long an entry may wait before the notifier isn't ready; None for no limit.
     """
 
     start: Start = "now"
     max_attempts: int = MAX_ATTEMPTS
     on_failure: str = FAILURES[0]
     max_lag: MaxLag | None = None
+    max_age: timedelta | None = None
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the options as JSON-able values."""
         start = self.start.isoformat() if isinstance(self.start, datetime) else self.start
         given = {"start": start, "max_attempts": self.max_attempts, "on_failure": self.on_failure}
-        return given if self.max_lag is None else {**given, "max_lag": str(self.max_lag)}
+        limits = {"max_lag": self.max_lag, "max_age": self.max_age}
+        return given | {name: str(one) for name, one in limits.items() if one is not None}
 
 
 def check_durability(
@@ -93,6 +96,7 @@ def check_durability(
     on_failure: Any,
     on_gap: object,
     max_lag: Any = None,
+    max_age: Any = None,
 ) -> Durability | None:
     """Return the options of a durable subscription; None if it isn't durable.
 
@@ -104,6 +108,7 @@ def check_durability(
         on_failure: "dead_letter" or "stop"; None for the default.
         on_gap: What gets gaps. A durable subscription has none without `max_lag`.
         max_lag: A `MaxLag`; None for the default.
+        max_age: A timedelta; None for no limit.
 
     Raises:
         ArgumentTypeError: An option has the wrong type, or the id isn't a str.
@@ -111,7 +116,7 @@ def check_durability(
     """
     what = f"subscription {id!r:.80}"
     given = {"start": start, "max_attempts": max_attempts, "on_failure": on_failure}
-    given["max_lag"] = max_lag
+    given |= {"max_lag": max_lag, "max_age": max_age}
     if not isinstance(durable, bool):
         raise ArgumentTypeError(f"{what}: durable must be True or False, not {durable!r:.80}")
     if not durable:
@@ -131,6 +136,8 @@ def check_durability(
         )
     if start is not None:
         _check_start(what, start)
+    if max_age is not None:
+        check_max_age(what, max_age)
     if max_attempts is not None:
         if not isinstance(max_attempts, int) or isinstance(max_attempts, bool):
             raise ArgumentTypeError(
@@ -143,6 +150,27 @@ def check_durability(
             f"{what}: on_failure must be 'dead_letter' or 'stop', not {on_failure!r:.80}"
         )
     return Durability(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_max_age(what: str, max_age: object) -> timedelta:
+    """Return how long an entry may wait.
+
+    Args:
+        what: What has that limit, for the errors.
+        max_age: A positive timedelta.
+
+    Raises:
+        ArgumentTypeError: It isn't a timedelta.
+        ConfigurationError: It isn't positive.
+    """
+    if not isinstance(max_age, timedelta):
+        raise ArgumentTypeError(
+            f"{what}: max_age must be a timedelta, such as timedelta(minutes=5), "
+            f"not {max_age!r:.80}"
+        )
+    if max_age <= timedelta():
+        raise ConfigurationError(f"{what}: max_age must be positive, not {max_age}")
+    return max_age
 
 
 def take_option(on_failure: Any, durable: object, options: dict[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Notifier: the object that users create, fill with subscriptions, and start."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -205,6 +205,7 @@ class Notifier(Runnable):
         max_attempts: int | None = None,
         on_failure: Any = None,
         max_lag: MaxLag | None = None,
+        max_age: timedelta | None = None,
         **options: Any,
     ) -> None:
         """Have `fn(id, channel, payload, pid)` called for each notification on a channel.
@@ -216,8 +217,7 @@ class Notifier(Runnable):
             id: Any hashable.
             channel: Added if it isn't there.
             fn: A callable, or whatever else the dispatcher takes.
-            autorun: As for `add_channels`: with True, every notification that is committed
-                after this has returned is delivered.
+            autorun: As for `add_channels`: what is committed after this has returned is delivered.
             dispatcher: Delivers to this subscription. Default: the notifier's.
             batch: `(max_size, max_seconds)`: the payload is a list of up to so many payloads,
                 delivered at most so many seconds after the first; the pid is the last one's.
@@ -231,13 +231,12 @@ class Notifier(Runnable):
             durable: Whether it gets what `pgnotifier.durable.publish` publishes, at least once,
                 even if nobody listens at that moment. It gets no notifications. Its id must be a
                 str, under which the database keeps its position for good.
-            start: For `durable`: where it begins if it has no position yet: "now" (the default),
-                "oldest", or an aware datetime.
+            start: For `durable`: where a new one begins: "now" (the default), "oldest" or a time.
             max_attempts: For `durable`: how often an entry is tried before it is set aside: 5.
             on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
-                else until an entry that fails has succeeded. Anything else is an option of the
-                dispatcher: RQ has a callback of that name.
+                else until an entry that fails has succeeded. RQ has an option of that name, too.
             max_lag: For `durable`: how far it may be behind. What is older is dropped: a gap.
+            max_age: For `durable`: how long an entry may wait before the notifier isn't ready.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
@@ -258,7 +257,8 @@ class Notifier(Runnable):
             check_callable("on_gap", on_gap, of=id)
         gathering = check_gathering(id, batch, debounce, key)
         on_failure = take_option(on_failure, durable, options)
-        durability = check_durability(id, durable, start, max_attempts, on_failure, on_gap, max_lag)
+        wanted = (durable, start, max_attempts, on_failure, on_gap, max_lag, max_age)
+        durability = check_durability(id, *wanted)
         changes = self._changes.of(id, channel, durable=durable)
         by = self._lifecycle.attachments.default if dispatcher is None else dispatcher
         changes.attach(by)

@@ -1,10 +1,11 @@
 """What `status()` says of a durable subscription."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from pgnotifier._delivery.buffer import Trouble
 from pgnotifier._durable.progress import Progress
+from pgnotifier._runtime.log_records import duration
 from pgnotifier.status import DurableStatus
 
 
@@ -38,3 +39,22 @@ def describe(one: Progress, name: Hashable, channel: str, trouble: Trouble) -> D
         since=trouble.since,
         why=trouble.why,
     )
+
+
+def find_overdue(known: Mapping[tuple[Hashable, str], Progress], trouble: Trouble) -> Iterator[str]:
+    """Yield, in words, which subscriptions have an entry that has waited longer than it may.
+
+    Args:
+        known: The progress of subscriptions, by their id and channel.
+        trouble: As for `describe`.
+    """
+    for (name, channel), one in known.items():
+        max_age = one.durability.max_age
+        if max_age is None:
+            continue
+        waits = describe(one, name, channel, trouble).lag_seconds
+        if waits > max_age.total_seconds():
+            yield (
+                f"subscription {name!r} on channel {channel!r}: the oldest entry has waited for "
+                f"{duration(waits)}, and may wait for {duration(max_age.total_seconds())} (max_age)"
+            )

@@ -10,6 +10,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.describing import find_overdue
 from pgnotifier._durable.dropping import ReportDropped
 from pgnotifier._durable.source import Source
 from pgnotifier._registry.registry import Registry
@@ -104,14 +105,20 @@ class Sources:
             one.reconnect()
 
     def find_problems(self) -> list[str]:
-        """Return, in words, why the log can't be read; an empty list if it can."""
+        """Return, in words, why the log can't be read, and which entries have waited too long."""
         found = [(one.trouble, one.dispatcher) for one in self.by_dispatcher.values()]
-        return [
+        unread = [
             f"the durable log can't be read for {type(dispatcher).__name__} since "
             f"{trouble.since.isoformat(timespec='seconds')}"
             for trouble, dispatcher in found
             if trouble.since is not None
         ]
+        overdue = [
+            why
+            for one in self.by_dispatcher.values()
+            for why in find_overdue(one.progress, one.trouble)
+        ]
+        return unread + overdue
 
     def describe(self) -> tuple[DurableStatus, ...]:
         """Return what each durable subscription is at."""

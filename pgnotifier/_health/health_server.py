@@ -1,7 +1,8 @@
 """Answer `/healthz` and `/readyz` over HTTP, for the probes of containers and load balancers.
 
 `/healthz` answers 200 while the listener runs, whether it is connected or not. `/readyz` answers
-200 while it is listening or a standby, and its queues can be reached. Otherwise both answer 503.
+200 while it is listening or a standby, its queues can be reached, and no entry of the durable log
+has waited for longer than `max_age`. Otherwise both answer 503.
 The body is a JSON object; it shows states, and no addresses.
 https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
 """

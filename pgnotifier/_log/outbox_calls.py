@@ -18,9 +18,9 @@ Shown = tuple[Any, Any]
 """The positional and the keyword arguments to show."""
 Redact = Callable[[str, list[Any], dict[str, Any]], Shown] | Iterable[str] | None
 """What hides arguments. A function of the task's name and of its positional and keyword arguments
-returns what to show of these. Names are those of keyword arguments, and of members at any depth,
-whose values are hidden, as all positional arguments are. An empty list of names hides nothing; None
-hides all values."""
+returns what to show of these. With names, the values of keyword arguments and of members that have
+such a name, at any depth, are hidden, and so are all positional arguments. An empty list hides
+nothing; None hides all values."""
 
 # What Celery writes into `shadow`, `argsrepr` and `kwargsrepr` may be made of arguments; other
 # headers and stamps are the user's.
@@ -42,6 +42,8 @@ _OF_REQUESTS = frozenset(
         *("priority", "queue", "result_ttl", "status", "task", "timeout", "ttl"),
     }
 )
+_RECOGNISED = 4
+"""How many characters an argument has at least that is looked for in a text."""
 _CALLS = ("callbacks", "errbacks", "chain", "chord")
 
 
@@ -192,3 +194,21 @@ def _names(embed: dict[str, Any]) -> Iterator[str]:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def mentions(payload: str, text: str) -> bool:
+    """Return whether a text contains an argument of a message: a string, or a longer number."""
+    call = read_call(payload)
+    return any(one in text for one in _spelled([call.args, call.kwargs]))
+
+
+def _spelled(value: Any) -> Iterator[str]:
+    """Yield what is so long that it can be recognised in a text."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    if isinstance(value, list):
+        for one in value:
+            yield from _spelled(one)
+    elif isinstance(value, str | int | float) and len(str(value)) >= _RECOGNISED:
+        yield str(value)
+        yield repr(value)[1:-1] if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""What there is to say of an outbox: its figures, its queues, and single entries of it."""
+"""Describe outboxes: their figures, their queues, and single entries."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

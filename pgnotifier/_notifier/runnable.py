@@ -148,7 +148,8 @@ class Runnable:
         """Return why the notifier isn't ready; an empty list if it is.
 
         It is ready if it is listening or standing by, each dispatcher reaches its queue within 5 s,
-        and the durable log can be read if it has durable subscriptions.
+        and, if it has durable subscriptions, the durable log can be read, and no entry has waited
+        for longer than `max_age`.
         """
         current = self._lifecycle.reports.states.current
         problems = self._lifecycle.probes.readiness_problems(tuple(self._lifecycle.attachments))

@@ -15,6 +15,8 @@ from pgnotifier import durable
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
+from pgnotifier._log.outbox_calls import read_call
+from pgnotifier._log.outbox_console import PREFIX
 from pgnotifier.cli.tables import format_table
 from pgnotifier.cli.units import read_duration, read_size
 from pgnotifier.errors import PgNotifierError, in_one_line
@@ -238,7 +240,7 @@ def list_dead(
             connection, name=subscription, channel=channel, everything=everything, limit=limit
         )
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=2, default=str))
+        click.echo(json.dumps([*map(_show, found)], indent=2, default=str))
     else:
         click.echo(format_table(_HEADINGS, map(_row, found)))
 
@@ -252,7 +254,7 @@ def show(dsn: str, number: int) -> None:
         found = dead_letters.find_letters(connection, n=number, everything=True)
     if not found:
         raise click.ClickException(f"there is no failed entry number {number}")
-    for name, value in asdict(found[0]).items():
+    for name, value in _show(found[0]).items():
         text = "-" if value is None else str(value)
         click.echo(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
 
@@ -336,6 +338,14 @@ def _choose(
         return [*numbers]
     found = dead_letters.find_letters(connection, name=name, channel=channel, limit=sys.maxsize)
     return [one.n for one in found]
+
+
+def _show(letter: DeadLetter) -> dict[str, Any]:
+    """Return all of it; of a task in an outbox, without the values of arguments."""
+    shown = asdict(letter)
+    if letter.channel.startswith(PREFIX):
+        shown["payload"] = json.dumps(read_call(letter.payload).describe(None), ensure_ascii=False)
+    return shown
 
 
 def _row(letter: DeadLetter) -> dict[str, str | None]:

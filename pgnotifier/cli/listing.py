@@ -39,7 +39,7 @@ def show_durability(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def join_options(given: Mapping[str, Any]) -> str:
     """Return the options of a durable subscription in one line."""
-    names = ("start", "max_attempts", "on_failure", "max_lag")
+    names = ("start", "max_attempts", "on_failure", "max_lag", "max_age")
     return " ".join(f"{name}={given[name]}" for name in names if name in given)
 
 

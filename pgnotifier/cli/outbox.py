@@ -55,8 +55,8 @@ def outbox(context: click.Context, dsn: str, as_json: bool) -> None:
     """Show outboxes: tasks that were enqueued in transactions, and wait for a relay.
 
     Without a subcommand: each outbox and its queues. OLDEST is how long ago the oldest entry was
-    enqueued that waits, RATE how many entries the relay has sent in a second, in the last minute,
-    FAILED how many are tried again, DEAD how many aren't.
+    enqueued that waits, RATE how many entries the relay sends in a second, as it notes once a
+    minute, FAILED how many are tried again, DEAD how many aren't.
     """
     if context.invoked_subcommand is not None:
         context.obj = dsn

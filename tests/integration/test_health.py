@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,46 @@ def test_the_broker(pgnotifier_dsn, make_notifier, free_port, pgnotifier_redis_u
     status, body = ask(free_port, "/readyz")
     assert (status, body["trouble"]) == (503, ["CeleryDispatcher can't reach its queue"])
     assert ask(free_port, "/healthz")[0] == 200
+
+
+def test_entries_that_wait_too_long(log, make_notifier, free_port, eventually):
+    """If the oldest entry has waited for longer than `max_age`, the process isn't ready."""
+    notifier = make_notifier(log.dsn, health_port=free_port)
+    came, go = threading.Event(), threading.Event()
+
+    def wait(*_):
+        came.set()
+        go.wait(60)
+
+    limit = timedelta(milliseconds=50)
+    notifier.subscribe("invoice", "paid", wait, durable=True, max_age=limit)
+    assert notifier.get_durability("invoice", "paid").to_dict()["max_age"] == str(limit)
+    assert ask(free_port, "/readyz")[0] == 200
+    log.publish("paid", 1, 2)
+    assert came.wait(60)
+    try:
+        eventually(lambda: ask(free_port, "/readyz")[0] == 503)
+        (why,) = ask(free_port, "/readyz")[1]["trouble"]
+        assert why.startswith("subscription 'invoice' on channel 'paid': the oldest entry has wai")
+        assert why.endswith("and may wait for 0.1 s (max_age)")
+        assert ask(free_port, "/healthz")[0] == 200
+    finally:
+        go.set()
+    eventually(lambda: ask(free_port, "/readyz")[0] == 200)
+
+
+@pytest.mark.parametrize(
+    ("max_age", "error"),
+    [(5, ArgumentTypeError), ("5 minutes", ArgumentTypeError), (timedelta(0), ConfigurationError)],
+)
+def test_ages_that_can_not_be_limits(pgnotifier_dsn, make_notifier, max_age, error):
+    """`max_age` is a positive timedelta, of a durable subscription."""
+    notifier = make_notifier(pgnotifier_dsn)
+    with pytest.raises(error, match="max_age must be"):
+        notifier.subscribe("invoice", "paid", print, durable=True, max_age=max_age)
+    with pytest.raises(ConfigurationError, match="max_age needs durable=True"):
+        notifier.subscribe("invoice", "paid", print, max_age=timedelta(1))
+    assert notifier.get_channels() == set()
 
 
 def test_a_port_in_use(pgnotifier_dsn, make_notifier, free_port):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
 from pgnotifier.contrib.celery.outbox_sessions import Following, SessionFollower
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
+from pgnotifier.contrib.celery.settings import read_setting
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -86,7 +88,13 @@ class CeleryOutbox:
         """The name of the relay's subscription in the durable log."""
         return self._log.subscription
 
-    def relay_to(self, notifier: "Notifier", *, allow: Iterable[str] | None = None) -> None:
+    def relay_to(
+        self,
+        notifier: "Notifier",
+        *,
+        allow: Iterable[str] | None = None,
+        max_age: timedelta | None = None,
+    ) -> None:
         """Have a notifier send to the app's broker what is committed, wherever that notifier runs.
 
         The app's commands then run this notifier as well: `celery -A shop pgnotifier`, or
@@ -96,12 +104,17 @@ class CeleryOutbox:
             notifier: Any notifier on the same database.
             allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for
                 with `pgnotifier.enqueue()`. Default: the tasks that are registered with the app.
+            max_age: How long a message may wait before the notifier isn't ready: see `/readyz`.
+                Default: the app's setting `pgnotifier_outbox_max_age`, in seconds, or for ever.
 
         Raises:
-            ArgumentTypeError: `allow` isn't a list of names.
+            ArgumentTypeError: `allow` isn't a list of names, or `max_age` isn't a timedelta.
+            ConfigurationError: `max_age` isn't positive, or the setting can't be one.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
-        OutboxDispatcher(self._app, self.name, allow=allow).relay_to(notifier)
+        if max_age is None and (seconds := read_setting(self._app, "outbox_max_age")) is not None:
+            max_age = timedelta(seconds=seconds)
+        OutboxDispatcher(self._app, self.name, allow=allow, max_age=max_age).relay_to(notifier)
 
     def follow(
         self, sessions: Any, *, bind_arguments: Mapping[str, Any] | None = None

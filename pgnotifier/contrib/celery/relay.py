@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Celery
@@ -48,7 +49,12 @@ class OutboxDispatcher(Dispatcher):
     batch_size: ClassVar[int] = 5000
 
     def __init__(
-        self, app: Celery, name: str = "default", *, allow: Iterable[str] | None = None
+        self,
+        app: Celery,
+        name: str = "default",
+        *,
+        allow: Iterable[str] | None = None,
+        max_age: timedelta | None = None,
     ) -> None:
         """Make a dispatcher; nothing is connected yet.
 
@@ -57,6 +63,7 @@ class OutboxDispatcher(Dispatcher):
             name: The name of the outbox.
             allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for.
                 Default: the tasks that are registered with the app.
+            max_age: How long an entry may wait before the notifier isn't ready. Default: for ever.
 
         Raises:
             ArgumentTypeError: An argument is of the wrong type.
@@ -66,6 +73,7 @@ class OutboxDispatcher(Dispatcher):
             raise ArgumentTypeError(f"the name of an outbox must be a str, not {name!r:.80}")
         self.name = name
         self._allow = check_patterns(allow)
+        self._max_age = max_age
         self._owner: ref[Notifier] | None = None
         self._broker = Broker(self._app)
         self._relayed: Counter[str] = Counter()
@@ -106,6 +114,7 @@ class OutboxDispatcher(Dispatcher):
             durable=True,
             start="now",  # whoever enqueues has made the position before
             max_attempts=1,  # what was refused for good would be refused again
+            max_age=self._max_age,
         )
 
     def attach(self, notifier: "Notifier") -> None:

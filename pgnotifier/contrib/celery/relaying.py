@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable
+from traceback import format_exception
 from typing import Any, NamedTuple
 
 import amqp
 
+from pgnotifier._log.outbox_calls import mentions
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
@@ -134,7 +136,7 @@ class Relay:
 
     def _refuse(self, delivery: Delivery, exc: BaseException) -> None:
         self._refused += 1
-        delivery.report(exc)
+        delivery.report(_without_arguments(exc, delivery.notification.raw))
 
     def _end_chunk(self, *, is_settled: bool) -> None:
         """Report what the broker will never accept, and count the rest.
@@ -185,6 +187,14 @@ def forwarder_for(app: Any, producer: Any) -> Forwarder:
     if isinstance(producer.channel, amqp.Channel):
         return AmqpForwarder(app, producer)
     return KombuForwarder(app, KombuCarrier(producer))
+
+
+def _without_arguments(exc: BaseException, payload: str) -> BaseException:
+    """Return an error that may be logged: receivers of signals may put arguments into theirs."""
+    if not mentions(payload, "".join(format_exception(exc))):
+        return exc
+    name = type(exc).__name__
+    return MessageRefusedError(f"{name}; its text is hidden, as it contains arguments of the task")
 
 
 def _explain(exc: BaseException) -> MessageRefusedError:

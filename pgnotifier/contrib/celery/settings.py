@@ -15,8 +15,8 @@ from kombu.utils.url import url_to_parts
 
 from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.errors import ConfigurationError
+from pgnotifier.settings import CENTURY, Setting, is_text, seconds
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
-from pgnotifier.settings import Setting, is_text
 
 PREFIX = "pgnotifier_"
 
@@ -42,6 +42,7 @@ SETTINGS: Mapping[str, Setting] = {
         is_secret=True,
     ),
     "task_prefix": Setting("a str", is_text, "pgnotifier."),
+    "outbox_max_age": seconds(None, CENTURY),
     **{name: CORE_SETTINGS[name] for name in _NAMES},
 }
 

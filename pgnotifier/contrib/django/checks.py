@@ -13,6 +13,7 @@ from django.db import DatabaseError, connections, router
 from django.db.transaction import atomic
 
 from pgnotifier._connection.parameters import make_parameters
+from pgnotifier._log.outbox_calls import check_redact
 from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact, show
 from pgnotifier._runtime.suggestions import find_nearest
@@ -48,9 +49,19 @@ def check_configuration(app_configs: Any, **_: Any) -> list[CheckMessage]:
     for alias in sorted(_aliases()):
         found += _check_alias(alias)
     found += [problem for name in ("ON_GAP", "ON_ERROR") for problem in _check_hook(name)]
+    found += _check_redact()
     # These are warnings, because they only concern the listener: an error would stop `migrate` and
     # `runserver`. If the dispatcher can't be made, each task would repeat the reason.
     return [*found, *_check_outbox(), *(_check_dispatcher() or _check_tasks())]
+
+
+def _check_redact() -> list[CheckMessage]:
+    try:
+        check_redact(conf.get_imported("OUTBOX_REDACT"))
+    except (ImproperlyConfigured, PgNotifierError) as exc:
+        hint = "Until then, the admin hides all arguments."
+        return [checks.Warning(f"{exc}", hint=hint, id="pgnotifier.W005")]
+    return []
 
 
 def _check_outbox() -> list[CheckMessage]:

@@ -12,8 +12,8 @@ from django.utils.module_loading import import_string
 
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.suggestions import find_nearest
+from pgnotifier.settings import CENTURY, Setting, is_filled, seconds
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
-from pgnotifier.settings import Setting, is_filled, seconds
 
 _PATH = re.compile(r"[\w.]+(?::[\w.]+)?")
 KINDS = ("celery", "rq", "tasks", "inline")
@@ -36,6 +36,12 @@ def _is_outbox(value: Any) -> bool:
     return isinstance(value, bool) or is_filled(value)
 
 
+def _is_redact(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(one, str) for one in value)
+    return _is_hook(value)
+
+
 _ALIAS = "an alias of DATABASES"
 _CALLABLE = "a callable or the path of one"
 _NAMES = (
@@ -50,6 +56,10 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "CELERY_APP": Setting("the path of a Celery app: 'shop.celery.app'", is_filled),
     "OUTBOX": Setting("True, False, an alias of DATABASES, or a list of them", _is_outbox),
+    "OUTBOX_MAX_AGE": seconds(None, CENTURY),
+    "OUTBOX_REDACT": Setting(
+        "a callable or the path of one, or a list of the names of arguments", _is_redact
+    ),
     "RQ_QUEUE": Setting(
         "the URL of a Redis server, a Queue or connection, or the path of one or of a callable "
         "that returns one",

@@ -5,6 +5,7 @@ Celery is imported here, so this module is imported only if `PGNOTIFIER["OUTBOX"
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
@@ -14,6 +15,7 @@ from pgnotifier._log.composing import Draft
 from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier.contrib.celery import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture, takes_part
+from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.notifiers import get_notifier
 
 
@@ -27,10 +29,12 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
     """
     outbox = CeleryOutbox(app)
     Capture.of(outbox.app).finders.append(_Sink(outbox, aliases).find)
+    seconds = conf.get("OUTBOX_MAX_AGE")
+    max_age = None if seconds is None else timedelta(seconds=seconds)
     for alias in aliases:
         notifier = get_notifier(alias)
         if outbox.channel not in notifier.get_subscriptions():
-            outbox.relay_to(notifier)
+            outbox.relay_to(notifier, max_age=max_age)
 
 
 class _Sink:

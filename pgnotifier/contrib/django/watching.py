@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
+from pgnotifier._log.outbox_console import PREFIX
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier._runtime.redaction import redact
@@ -149,6 +150,24 @@ def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[s
         }
         for channel in sorted(Channel.all_known(), key=lambda channel: channel.name)
         if channel.database == alias and (channel.receivers or channel.tasks)
+    ] + _describe_relays(get_notifier(alias))
+
+
+def _describe_relays(notifier: Notifier) -> list[dict[str, Any]]:
+    """Return the channels of outboxes, from which messages are sent as they were enqueued."""
+    return [
+        {
+            "channel": channel,
+            "receivers": [],
+            "tasks": ["as enqueued"],
+            "durable": {
+                str(key): found.to_dict()
+                for key in known
+                if (found := notifier.get_durability(key, channel)) is not None
+            },
+        }
+        for channel, known in sorted(notifier.get_subscriptions().items())
+        if channel.startswith(PREFIX)
     ]
 
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from pgnotifier._log.outbox_calls import HIDDEN, check_redact, read_call
+from pgnotifier._log.outbox_calls import HIDDEN, check_redact, mentions, read_call
 from pgnotifier.errors import ArgumentTypeError
 
 SECRET = "jane@example.com"
@@ -14,7 +14,7 @@ NEXT = {"task": "shop.store", "args": [SECRET], "kwargs": {}}
 
 
 def message(*args, body=None, compression=None, kind="application/json", **kwargs):
-    """Return a message as Celery makes it, whose arguments are personal."""
+    """Return a message as Celery makes it, with personal arguments."""
     content = json.dumps([args, kwargs, {"chain": [NEXT], "callbacks": None, "chord": NEXT}])
     headers = {
         "lang": "py",
@@ -146,3 +146,21 @@ def test_what_can_hide():
     assert check_redact(None) is None
     assert check_redact(len) is len
     assert check_redact(["email"]) == ("email",)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_mentioned"),
+    [
+        (f"ValueError: no customer {SECRET}", True),
+        ("KeyError: 1234567", True),
+        ("it's a \\n b", True),
+        ("ValueError: 7 isn't one of the copies", False),
+        ("TypeError: unexpected keyword argument 'deep'", False),
+        ("", False),
+    ],
+)
+def test_texts_with_arguments(text, is_mentioned):
+    """Arguments are found in a text, unless they are too short to be recognised."""
+    payload = message(7, SECRET, "a", number=1234567, deep=[{"x": SECRET}], note="a \n b")
+    assert mentions(payload, text) is is_mentioned
+    assert not mentions("nonsense", text)

@@ -15,7 +15,7 @@ NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
 
 
 class Console:
-    """An outbox in a log, whose relay the tests play."""
+    """An outbox in a log. The tests do what its relay would."""
 
     def __init__(self, log):
         self.log = log
@@ -54,7 +54,7 @@ class Console:
 
     @property
     def state(self):
-        """What there is to say of the outbox."""
+        """The figures of the outbox."""
         (found,) = outboxes(self.log.connection)
         return found
 
@@ -260,7 +260,7 @@ def test_a_listener(log, console, make_role):
 
 
 def test_without_rights(log, make_role):
-    """Who isn't a listener is told what is missing."""
+    """For others than listeners, the error says what is missing."""
     _, dsn = make_role()
     with psycopg.connect(dsn) as stranger:
         for look in (outboxes, lambda session: list_entries(session, 1)):

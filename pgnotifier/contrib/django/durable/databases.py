@@ -24,12 +24,12 @@ SELECT pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setti
 
 
 def find_aliases() -> list[str]:
-    """Return the aliases of PostgreSQL databases that durable channels belong to.
+    """Return the aliases of PostgreSQL databases that durable channels and outboxes belong to.
 
     The first one is that of `PGNOTIFIER["DATABASE"]`, also without any durable channel.
     """
     used = sorted({channel.database for channel in Channel.all_known() if channel.durable})
-    aliases = dict.fromkeys([str(conf.get("DATABASE")), *used])
+    aliases = dict.fromkeys([str(conf.get("DATABASE")), *conf.outbox_aliases(), *used])
     return [one for one in aliases if one in connections and _is_postgresql(one)]
 
 

@@ -1,12 +1,13 @@
 """Show dead letters in the admin, retry them and drop them."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, DELETION
 from django.contrib.admin.utils import unquote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections
 from django.db.models import BigIntegerField, BinaryField, F, Func, Q, QuerySet
 from django.db.models.functions import Left
@@ -18,6 +19,9 @@ from django.utils.safestring import SafeString
 
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
+from pgnotifier._log.outbox_calls import Redact, check_redact, read_call
+from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.log_admin import (
     COUNTED,
     DatabaseFilter,
@@ -28,6 +32,7 @@ from pgnotifier.contrib.django.durable.log_admin import (
     take,
 )
 from pgnotifier.contrib.django.durable.models import DeadLetter, DurableSubscription
+from pgnotifier.errors import PgNotifierError
 
 SHOWN = 50_000
 """How many characters of a payload, an error or a traceback a page shows."""
@@ -200,22 +205,25 @@ class DeadLetterAdmin(LogAdmin):
     @admin.display(description="key")
     def key_text(self, letter: Any) -> SafeString | str:
         """Return its key."""
-        return _text(letter.texts["key"])
+        return show_text(letter.texts["key"])
 
     @admin.display(description="error")
     def error_text(self, letter: Any) -> SafeString | str:
         """Return the error."""
-        return _text(letter.texts["error"])
+        return show_text(letter.texts["error"])
 
     @admin.display(description="traceback")
     def traceback_text(self, letter: Any) -> SafeString | str:
         """Return the traceback."""
-        return _text(letter.texts["traceback"])
+        return show_text(letter.texts["traceback"])
 
     @admin.display(description="payload")
     def payload_text(self, letter: Any) -> SafeString | str:
-        """Return the raw payload, or the beginning of a large one."""
-        return _text(letter.texts["payload"])
+        """Return the raw payload, or the beginning of a large one; of a task, what may be shown."""
+        payload = letter.texts["payload"]
+        if payload is not None and letter.channel.startswith(PREFIX):
+            return show_call(payload)
+        return show_text(payload)
 
     # --- actions ---
 
@@ -293,10 +301,26 @@ class DeadLetterAdmin(LogAdmin):
         drop_letters(driver_of(DeadLetter.rows.using(obj._state.db)), [obj.pk])
 
 
-def _text(text: str | None) -> SafeString | str:
+def show_text(text: str | None) -> SafeString | str:
     """Return a text with its white space; the beginning of it, if it is long."""
     if text is None:
         return "-"
     style = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0"
     cut = "Only the beginning is shown." if len(text) > SHOWN else ""
     return format_html('<pre style="{}">{}</pre><p>{}</p>', style, text[:SHOWN], cut)
+
+
+def show_call(payload: str) -> SafeString | str:
+    """Return what a message in an outbox calls, as `PGNOTIFIER["OUTBOX_REDACT"]` lets it show."""
+    if len(payload) > SHOWN:
+        return "It is too long to be shown: pgnotifier outbox show"
+    shown = read_call(payload).describe(find_redact())
+    return show_text(json.dumps(shown, indent=2, ensure_ascii=False, default=repr))
+
+
+def find_redact() -> Redact:
+    """Return what hides arguments. If the setting can't be used, all are hidden."""
+    try:
+        return check_redact(conf.get_imported("OUTBOX_REDACT"))
+    except (ImproperlyConfigured, PgNotifierError):
+        return None

@@ -1,4 +1,4 @@
-"""Describe two tables of the log to Django, for the admin and its permissions.
+"""Describe tables of the log to Django, for the admin and its permissions.
 
 Django neither makes these tables nor writes to them. The functions of the schema do.
 """
@@ -6,6 +6,8 @@ Django neither makes these tables nor writes to them. The functions of the schem
 from typing import TYPE_CHECKING, Any
 
 from django.db import models
+
+from pgnotifier._log.outbox_console import PREFIX
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -73,3 +75,15 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return f"{self.n}: entry {self.entry} on {self.channel}"
+
+
+class Outbox(DurableSubscription):
+    """The subscription of a relay: what it has not got waits in an outbox."""
+
+    class Meta:
+        proxy = True
+        verbose_name_plural = "outboxes"
+        default_permissions = ("view", "change", "delete")
+
+    def __str__(self) -> str:
+        return f"{self.channel.removeprefix(PREFIX)}, relayed by {self.name}"

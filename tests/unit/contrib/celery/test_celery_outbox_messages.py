@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from celery import Celery
 from kombu.utils import json as kombu_json
 
+from pgnotifier.contrib.celery import CeleryNotifier
 from pgnotifier.contrib.celery.errors import MessageFormatError
+from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.outbox_messages import (
     Destination,
     channel_of,
@@ -103,3 +106,16 @@ def test_names_in_the_log():
     """Each outbox has its own channel, and each app its own subscription."""
     assert channel_of("default") == "pgnotifier:celery:default"
     assert subscription_of("shop") == "outbox:celery:shop"
+
+
+def test_the_relay_is_listed():
+    """`celery pgnotifier --list` shows the relay, how long entries may wait, and no task."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    app.conf.update(pgnotifier_dsn="host=nowhere.invalid", pgnotifier_outbox_max_age=300)
+    notifier = CeleryNotifier(app, autorun=False)
+    assert notifier.outbox.subscription == "outbox:celery:shop"
+    (row,) = json.loads(show_json(app, [notifier]))
+    assert (row["channel"], row["id"]) == ("pgnotifier:celery:default", "outbox:celery:shop")
+    assert (row["task"], row["path"]) == ("as enqueued", "relayed")
+    assert row["max_age"] == "0:05:00"
+    assert "max_age=0:05:00" in show_table(app, [notifier])

@@ -1,0 +1,226 @@
+"""The admin's pages about outboxes."""
+
+import json
+import re
+from datetime import timedelta
+from io import StringIO
+
+import pytest
+from celery import Celery
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.core.checks import run_checks
+from django.core.management import call_command
+from django.db import connection
+from test_log_admin import LETTERS, as_role, fail, page_of, user_with
+
+from pgnotifier._log import positions
+from pgnotifier._log.outbox_console import outboxes
+from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.contrib.django.durable.operations import open_driver
+from pgnotifier.contrib.django.notifiers import get_notifier
+
+OUTBOXES = "/admin/pgnotifier_durable/outbox/"
+NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
+SECRET = "jane@example.com"
+BAD = "<script>alert(1)</script>"
+
+
+def redact(task, args, kwargs):
+    """Show the names of keyword arguments."""
+    return "hidden by the project", [*kwargs]
+
+
+@pytest.fixture
+def driver(db):
+    """Return the driver's connection to the default database, in the test's transaction."""
+    return open_driver(connection)
+
+
+class Shop:
+    """An outbox with entries."""
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.sub = positions.subscribe(driver, NAME, CHANNEL)
+        self.url = f"{OUTBOXES}{self.sub}/change/"
+
+    def put(self, task="shop.invoice", queue=None):
+        """Enqueue a task, with a personal argument; return the number of its entry."""
+        self.driver.execute(
+            "SELECT pgnotifier.enqueue(%s, queue => %s, kwargs => %s)",
+            (task, queue, json.dumps({"email": SECRET, "copies": 2})),
+        )
+        return self.driver.execute("SELECT max(id) FROM pgnotifier.log").fetchone()[0]
+
+    def fail(self, task="shop.invoice", error="no queue"):
+        """Have a task fail for good; return the number of its entry in the log."""
+        payload = json.dumps({"task": task, "id": "x", "args": [SECRET], "kwargs": {}})
+        n = fail(self.driver, NAME, CHANNEL, payload, error=error)
+        number = 10**9 + n
+        self.driver.execute("UPDATE pgnotifier.failed SET id = %s WHERE n = %s", (number, n))
+        return number
+
+    @property
+    def counts(self):
+        """How many entries wait, are tried again, and are dead."""
+        (one,) = outboxes(self.driver)
+        return one.waiting, one.failed, one.dead
+
+
+@pytest.fixture
+def shop(driver):
+    """Return an outbox."""
+    return Shop(driver)
+
+
+def listed(page):
+    """Return the entries of a page, each with its kind."""
+    return re.findall(r'name="_selected_action" value="(\w+:\d+)"', page)
+
+
+def act(client, shop, action, *chosen, **given):
+    """Press a button."""
+    data = {"action": action, "_selected_action": chosen, **given}
+    return client.post(shop.url, data, follow=True)
+
+
+def test_the_list(admin_client, driver, shop):
+    """All outboxes are listed with their figures, and other subscriptions aren't."""
+    positions.subscribe(driver, "invoice", "orders")
+    shop.put()
+    shop.fail()
+    page = page_of(admin_client, OUTBOXES)
+    assert "celery:default" in page
+    assert NAME in page
+    assert '<td class="field-waiting">1</td>' in page
+    assert '<td class="field-dead">1</td>' in page
+    assert "nobody" in page
+    assert "orders" not in page
+    assert "Add outbox" not in page
+    assert "delete_selected" not in page
+
+
+def test_one_outbox(admin_client, shop):
+    """Its page has what failed with the reasons, and what waits, without arguments."""
+    failed, waiting, low = shop.fail(error=BAD), shop.put(), shop.put(BAD, "low")
+    page = page_of(admin_client, shop.url)
+    assert listed(page) == [f"failed:{failed}", f"waiting:{waiting}", f"waiting:{low}"]
+    for secret in (SECRET, BAD):
+        assert secret not in page
+    assert "&lt;script&gt;" in page
+    assert "Nobody relays it" in page
+    assert listed(page_of(admin_client, shop.url, queue="low")) == [f"waiting:{low}"]
+    found = listed(page_of(admin_client, shop.url, task="shop.invoice"))
+    assert found == [f"failed:{failed}", f"waiting:{waiting}"]
+    assert admin_client.get(f"{OUTBOXES}999999/change/").status_code == 404
+
+
+def test_one_entry(admin_client, shop, settings):
+    """An entry's arguments are shown as far as `OUTBOX_REDACT` allows; at first, not at all."""
+    number = shop.put()
+    url = f"{OUTBOXES}{shop.sub}/entry/{number}/"
+    page = page_of(admin_client, url)
+    assert (SECRET in page, "email" in page) == (False, True)
+    settings.PGNOTIFIER = {"OUTBOX_REDACT": ["email"]}
+    page = page_of(admin_client, url)
+    assert (SECRET in page, "&quot;copies&quot;: 2" in page) == (False, True)
+    settings.PGNOTIFIER = {"OUTBOX_REDACT": f"{__name__}.redact"}
+    assert "hidden by the project" in page_of(admin_client, url)
+    settings.PGNOTIFIER = {"OUTBOX_REDACT": []}
+    assert SECRET in page_of(admin_client, url)
+    settings.PGNOTIFIER = {"OUTBOX_REDACT": "no.such.function"}
+    assert SECRET not in page_of(admin_client, url)
+    assert "pgnotifier.W005" in [problem.id for problem in run_checks()]
+    assert admin_client.get(f"{OUTBOXES}{shop.sub}/entry/1{number}/").status_code == 404
+    failed = shop.fail(error=f"no {BAD}")
+    page = page_of(admin_client, f"{OUTBOXES}{shop.sub}/entry/{failed}/")
+    assert (SECRET in page, "no &lt;script" in page) == (False, True)
+
+
+def test_dead_letters_of_tasks(admin_client, driver, shop, settings):
+    """The page of a task's dead letter hides arguments in the same way."""
+    shop.fail()
+    (n,) = driver.execute("SELECT n FROM pgnotifier.failed").fetchone()
+    assert SECRET not in page_of(admin_client, f"{LETTERS}{n}/change/")
+    settings.PGNOTIFIER = {"OUTBOX_REDACT": []}
+    assert SECRET in page_of(admin_client, f"{LETTERS}{n}/change/")
+    driver.execute("UPDATE pgnotifier.failed SET payload = repeat('x', 60000)")
+    assert "too long to be shown" in page_of(admin_client, f"{LETTERS}{n}/change/")
+
+
+def test_sending_again(admin_client, shop):
+    """What has failed is tried again; what waits isn't touched."""
+    one, two, waiting = shop.fail(), shop.fail(), shop.put()
+    page = act(admin_client, shop, "retry", f"failed:{one}", f"waiting:{waiting}", "failed:x", "7")
+    assert "1 are going to be sent again." in page.content.decode()
+    assert shop.counts == (1, 1, 1)
+    assert LogEntry.objects.get().change_message == "1 sent again."
+    act(admin_client, shop, "retry", f"failed:{two}")
+    assert shop.counts == (1, 2, 0)
+    assert act(admin_client, shop, "other").status_code == 403
+
+
+def test_dropping(admin_client, shop):
+    """Entries are dropped after a question, whether they have failed or wait."""
+    one, two, waiting, other = shop.fail(), shop.fail(), shop.put(), shop.put()
+    chosen = (f"failed:{one}", f"waiting:{waiting}")
+    page = act(admin_client, shop, "drop", *chosen).content.decode()
+    assert "Drop these messages?" in page
+    assert all(f'value="{text}"' in page for text in chosen)
+    assert shop.counts == (2, 0, 2)
+    page = act(admin_client, shop, "drop", *chosen, confirmed="yes").content.decode()
+    assert "2 dropped." in page
+    assert listed(page) == [f"failed:{two}", f"waiting:{other}"]
+    assert LogEntry.objects.get().change_message == "2 dropped."
+    assert "0 dropped." in act(admin_client, shop, "drop", *chosen).content.decode()
+
+
+def _log_in(client, *codenames):
+    """Log in as a new member of the staff with some permissions."""
+    User.objects.filter(username="staff").delete()
+    user_with(client, *codenames)
+
+
+def test_permissions(client, shop):
+    """Viewing, sending again and dropping need the permissions to view, change and delete."""
+    failed = f"failed:{shop.fail()}"
+    _log_in(client)
+    assert client.get(shop.url).status_code == 403
+    for codename, retries, drops in [
+        ("view_outbox", False, False),
+        ("change_outbox", True, False),
+    ]:
+        _log_in(client, codename)
+        page = page_of(client, shop.url)
+        assert ('value="retry"' in page, 'value="drop"' in page) == (retries, drops)
+        assert (act(client, shop, "retry", failed).status_code == 403) is not retries
+        assert (act(client, shop, "drop", failed).status_code == 403) is not drops
+        assert client.post(f"{OUTBOXES}{shop.sub}/delete/").status_code == 403
+    _log_in(client, "view_outbox", "delete_outbox")
+    assert act(client, shop, "drop", failed, confirmed="yes").status_code == 200
+    assert shop.counts == (0, 0, 0)
+
+
+def test_without_rights(admin_client, shop):
+    """A role that may not read the log gets a page that says so."""
+    with as_role("stranger_to_outboxes"):
+        page = page_of(admin_client, OUTBOXES)
+    assert "The durable log cannot be used" in page
+
+
+def test_listing_relays(transactional_db):
+    """`manage.py pgnotifier --list` shows the relay of an outbox, with its `max_age`."""
+    app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    notifier, out, as_json = get_notifier("default"), StringIO(), StringIO()
+    CeleryOutbox(app).relay_to(notifier, max_age=timedelta(minutes=5))
+    try:
+        call_command("pgnotifier", "--list", stdout=out)
+        call_command("pgnotifier", "--list", "--json", "--channel", CHANNEL, stdout=as_json)
+    finally:
+        notifier.unsubscribe(NAME, CHANNEL)
+    (line,) = [one for one in out.getvalue().splitlines() if CHANNEL in one]
+    assert "as enqueued" in line
+    assert "max_age=0:05:00" in line
+    (row,) = json.loads(as_json.getvalue())
+    assert [*row["durable"]] == [NAME]

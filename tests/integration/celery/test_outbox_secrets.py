@@ -1,0 +1,70 @@
+"""Arguments of tasks may be personal: the outbox and its relay log none of them, at any level."""
+
+import json
+import logging
+from contextlib import closing
+
+import psycopg
+import pytest
+from outboxes import make_app
+from test_outbox_relay import Outbox, invoices
+
+from pgnotifier.contrib.celery import CeleryOutbox
+
+SECRET = "jane@example.com"
+
+
+@pytest.fixture
+def shop(log, pgnotifier_private_valkey, make_notifier):
+    """Yield an outbox; its broker is emptied."""
+    shop = Outbox(log, pgnotifier_private_valkey.url, make_notifier)
+    with closing(shop.redis):
+        yield shop
+
+
+def route(name, args, kwargs, options, task=None, **_):
+    """Put arguments into the error of a router."""
+    if name == "shop.ship":
+        raise ValueError(f"no customer {args[0]}")
+
+
+def test_no_argument_is_logged(shop, pgnotifier_private_valkey, eventually, caplog):
+    """Neither what is sent nor what is refused leaves an argument in a log, a reason, a status."""
+    caplog.set_level(logging.DEBUG)
+    app = make_app(shop.url)
+    app.conf.task_routes = (route,)
+    with psycopg.connect(shop.log.dsn) as connection:
+        with CeleryOutbox(app)(connection):
+            app.tasks["shop.invoice"].delay(SECRET, copies=SECRET)
+        with pytest.raises(ZeroDivisionError), CeleryOutbox(app)(connection):
+            app.tasks["shop.invoice"].delay(SECRET)
+            raise ZeroDivisionError
+    shop.put((None, f'{{"body": "{SECRET}"'), *shop.make(invoices(SECRET)))
+    shop.ask(task="shop.invoice", args=[SECRET], kwargs={"copies": SECRET})
+    shop.ask(task="shop.invoice", args=[], kwargs={"customer": SECRET})
+    shop.ask(task="shop.unknown", args=[SECRET], kwargs={})
+    shop.ask(task="shop.invoice", args=[SECRET], kwargs={}, headers={"task": SECRET})
+    shop.ask(task="shop.invoice", args=SECRET)
+    shop.ask(task="shop.ship", args=[SECRET], kwargs={})
+    shop.redis.set("wrong", "no list")
+    shop.ask(task="shop.invoice", args=[SECRET], kwargs={}, queue="wrong")
+    pgnotifier_private_valkey.kill()
+    notifier = shop.relay(app)
+    eventually(lambda: any(one.retrying for one in notifier.status().dispatchers))
+    pgnotifier_private_valkey.start()
+    eventually(lambda: shop.log.execute("SELECT count(*) FROM pgnotifier.failed")[0][0] >= 6)
+    shop.ask(task="shop.invoice", args=["the last one"], kwargs={})
+    eventually(lambda: any("the last one" in _arguments(text) for text in shop.texts()))
+    status = json.dumps(notifier.status().to_dict(), default=repr)
+    notifier.stop()
+    formatter = logging.Formatter()
+    written = "\n".join(map(formatter.format, caplog.records))
+    extras = repr([vars(one) for one in caplog.records])
+    kept = repr(shop.log.execute("SELECT error, traceback FROM pgnotifier.failed ORDER BY n"))
+    assert "its text is hidden" in kept
+    for text in (written, extras, kept, status):
+        assert SECRET not in text
+
+
+def _arguments(text):
+    return json.loads(text)["headers"]["argsrepr"]
