@@ -15,6 +15,7 @@ from pgnotifier.testing.errors import ServerError
 from pgnotifier.testing.process import Steps, SupervisedProcess
 
 STEPS: Steps = ((SIGTERM, 10.0), (SIGKILL, 5.0))
+KILL_STEPS: Steps = ((SIGKILL, 5.0),)
 LOG_LINES = 20
 
 
@@ -81,6 +82,10 @@ class Command:
     ) -> None:
         """End it with SIGTERM, or with SIGKILL if it takes over 10 s."""
         self._running.close()
+
+    def kill(self) -> None:
+        """Send it SIGKILL, as the out-of-memory killer would, and wait for its end."""
+        self._running.stop(KILL_STEPS)
 
     @property
     def log(self) -> str:

@@ -6,17 +6,21 @@ has become of them: `orders` has a row for each one that was committed, in the s
 """
 
 import importlib
+import logging
 import sys
 from contextlib import suppress
 from functools import partial
+from uuid import uuid4
 
 import psycopg
 from celery import Celery
+from celery.signals import worker_ready
 from kombu.exceptions import OperationalError
+from psycopg.conninfo import make_conninfo
 from redis import RedisError
 
 from pgnotifier import Notifier
-from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.contrib.celery import CeleryOutbox, Once
 from tests.faults.killed import kill_at_each_line, kill_at_random
 
 SCRIPT = "from tests.faults.shopping import main; main()"
@@ -27,7 +31,14 @@ CREATE TABLE invoices (way text, number int)
 """
 WAYS = ("delay", "after", "outbox")
 """`delay()` in the transaction; after the commit, as `delay_on_commit` has it; with an outbox."""
-IMPORTED_LATE = ("celery.app.events", "celery.fixups.django", "celery.loaders.app", "kombu.mixins")
+IMPORTED_LATE = (
+    *("celery.app.events", "celery.apps.worker", "celery.bin.celery", "celery.bin.worker"),
+    *("celery.concurrency.thread", "celery.fixups.django", "celery.loaders.app"),
+    *("celery.worker.components", "celery.worker.consumer", "celery.worker.pidbox"),
+    *("celery.worker.strategy", "kombu.mixins", "kombu.transport.pyamqp"),
+    "kombu.transport.redis",
+)
+"""Modules that Celery imports when it needs them."""
 
 
 def make_app(broker):
@@ -115,18 +126,38 @@ def _relay(dsn, broker, tick):
     notifier.wait()
 
 
-def worker(dsn, broker):
-    """Execute tasks: each records that it was executed."""
+def worker(dsn, broker, seconds=None):
+    """Execute tasks; with `seconds`, in processes that are killed after so many at most."""
+    if seconds is None:
+        _work(dsn, broker, lambda: None)
+    kill_at_random(partial(_work, dsn, broker), 1, float(seconds))
+
+
+def _work(dsn, broker, tick):
     app = make_app(broker)
-    connection = psycopg.connect(dsn, autocommit=True)
-    connection.execute("SET synchronous_commit = off")
+    app.conf.update(
+        pgnotifier_dsn=make_conninfo(dsn, options="-c synchronous_commit=off"),
+        task_acks_late=True,
+        worker_prefetch_multiplier=4,
+    )
+    if broker.startswith("redis"):  # what a killed worker had is executed again after two seconds
+        app.conf.broker_transport_options = {
+            "visibility_timeout": 2,
+            "unacked_restore_limit": 10_000,
+        }
 
-    @app.task(name="invoice")
-    def invoice(way, number):
-        connection.execute("INSERT INTO invoices VALUES (%s, %s)", (way, number))
+    @app.task(name="invoice", bind=True, base=Once)
+    def invoice(self, way, number):
+        with self.once() as connection:
+            connection.execute("INSERT INTO invoices VALUES (%s, %s)", (way, number))
 
-    options = "-P threads -c 2 -l WARNING --without-gossip --without-mingle --without-heartbeat"
-    app.worker_main(["worker", *options.split(), "-Q", ",".join(WAYS)])
+    logger = logging.getLogger("pgnotifier.celery")  # which says what was done before
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    worker_ready.connect(lambda **_: tick(), weak=False)
+    options = "-P threads -c 4 -l WARNING --without-gossip --without-mingle --without-heartbeat"
+    name = f"{uuid4()}@localhost"
+    app.worker_main(["worker", *options.split(), "-n", name, "-Q", ",".join(WAYS)])
 
 
 def main():

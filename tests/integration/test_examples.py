@@ -18,8 +18,8 @@ def blocks(readme, language):
 
 
 NAMES = sorted(found.parent.name for found in EXAMPLES.glob("*/run.py"))
-SLOW = {"celery_app", "django_app", "fastapi_app"}
-"""Examples with further tests of their parts, on servers that tests share."""
+SLOW = {"celery_app", "django_app", "fastapi_app", "outbox_app"}
+"""Examples with further tests of their parts or of what they show, on servers that tests share."""
 
 
 @pytest.mark.parametrize(

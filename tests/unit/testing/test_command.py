@@ -30,6 +30,17 @@ def test_it_runs_while_the_block_does(tmp_path):
     assert not directory.exists()
 
 
+def test_killing_it(tmp_path):
+    """A killed command has ended when `kill` returns; what it wrote can still be read."""
+    command = ["python", "-c", f"import signal; signal.signal(15, signal.SIG_IGN); {TALK}"]
+    with Command(command, env={"WHO": "me"}, directory=tmp_path, ready="me") as one:
+        pid = one._running.pid
+        one.kill()
+        assert not is_alive(pid)
+        one.kill()
+        assert "me" in one.log
+
+
 @pytest.mark.slow
 def test_its_program_is_looked_for():
     """A program beside this Python is preferred; if a program doesn't exist, the error names it."""
