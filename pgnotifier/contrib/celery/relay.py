@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Celery
 
+from pgnotifier.contrib._queues.patterns import check_patterns
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.inventory import Enqueued
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
-from pgnotifier.contrib.celery.relay_requests import check_patterns
 from pgnotifier.contrib.celery.relaying import Relay, Suspicion
 from pgnotifier.contrib.celery.tasks import AppTasks
 from pgnotifier.dispatch import Batch, Dispatcher
