@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pgnotifier.dispatch import Dispatcher
@@ -47,8 +48,12 @@ class RelayDispatcher(Dispatcher):
         """The notifier that uses this dispatcher; None before one does."""
         return None if self._owner is None else self._owner()
 
-    def relay_to(self, notifier: "Notifier") -> None:
+    def relay_to(self, notifier: "Notifier", *, max_age: timedelta | None = None) -> None:
         """Subscribe to the outbox's channel.
+
+        Args:
+            notifier: The notifier that is to relay.
+            max_age: How long an entry may wait before the notifier isn't ready. Default: for ever.
 
         Raises:
             ConfigurationError: Another notifier uses this dispatcher.
@@ -62,6 +67,7 @@ class RelayDispatcher(Dispatcher):
             durable=True,
             start="now",  # whoever enqueues has made the position before
             max_attempts=1,  # what was refused for good would be refused again
+            max_age=max_age,
         )
 
     def attach(self, notifier: "Notifier") -> None:

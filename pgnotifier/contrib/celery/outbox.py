@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from pgnotifier._log import sessions
 from pgnotifier._log.outbox_entries import Outbox
-from pgnotifier._log.sessions import Given, GivenForAsyncio
 from pgnotifier._registry.checks import check_channel
+from pgnotifier.contrib._queues.connections import (
+    AnyConnection,
+    ainsert,
+    check_sync,
+    find_django,
+    is_of_django,
+)
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
@@ -22,9 +27,6 @@ from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
-
-AnyConnection = Given | GivenForAsyncio | str | None
-"""A connection, or the alias of one of Django's; None stands for Django's default."""
 
 
 class CeleryOutbox:
@@ -114,7 +116,8 @@ class CeleryOutbox:
         """
         if max_age is None and (seconds := read_setting(self._app, "outbox_max_age")) is not None:
             max_age = timedelta(seconds=seconds)
-        OutboxDispatcher(self._app, self.name, allow=allow, max_age=max_age).relay_to(notifier)
+        dispatcher = OutboxDispatcher(self._app, self.name, allow=allow)
+        dispatcher.relay_to(notifier, max_age=max_age)
 
     def follow(
         self, sessions: Any, *, bind_arguments: Mapping[str, Any] | None = None
@@ -236,13 +239,8 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
 
     def __enter__(self) -> None:
         """Begin to take messages."""
-        if sessions.is_for_asyncio(self._connection):
-            raise ArgumentTypeError(
-                f"{type(self._connection).__name__} is for asyncio: write `async with "
-                "outbox(...)`, or await aenqueue()"
-            )
-        if _is_of_django(self._connection):
-            self._connection = _find_django(self._connection)
+        instead = "write `async with outbox(...)`, or await aenqueue()"
+        self._connection = check_sync(self._connection, instead)
         self._begin()
 
     def __exit__(
@@ -257,10 +255,8 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         """Begin to take messages."""
-        if not _is_of_django(self._connection):
-            self._begin()
-            return
-        _find_django(self._connection)
+        if is_of_django(self._connection):
+            find_django(self._connection)
         self._begin()
 
     async def __aexit__(
@@ -270,18 +266,8 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
         traceback: TracebackType | None,
     ) -> None:
         """Insert the messages, unless the block has raised."""
-        if not (drafts := self._end(kind)):
-            return
-        if _is_of_django(self._connection):
-            from asgiref.sync import sync_to_async
-
-            # Django's connections belong to the thread that runs synchronous code.
-            def insert() -> None:
-                self._log.insert(_find_django(self._connection), drafts)
-
-            await sync_to_async(insert)()
-        else:
-            await self._log.ainsert(self._connection, drafts)
+        if drafts := self._end(kind):
+            await ainsert(self._log, self._connection, drafts)
 
     def _begin(self) -> None:
         if self._recording is not None:
@@ -294,32 +280,3 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
         assert self._recording is not None
         # A child that was forked in the block leaves it as well, with its parent's connection.
         return self._recording.drafts if kind is None and self._recording.is_ours else []
-
-
-def _is_of_django(connection: Any) -> bool:
-    return connection is None or isinstance(connection, str)
-
-
-def _find_django(alias: str | None) -> Any:
-    """Return a connection of Django.
-
-    Raises:
-        ConfigurationError: There is none.
-    """
-    try:
-        from django.conf import settings
-        from django.db import DEFAULT_DB_ALIAS, connections
-    except ImportError:
-        raise ConfigurationError(_NO_DJANGO) from None
-    if not settings.configured:
-        raise ConfigurationError(_NO_DJANGO)
-    name = DEFAULT_DB_ALIAS if alias is None else alias
-    if name not in connections:
-        raise ConfigurationError(f"DATABASES of Django has no alias {name!r}")
-    return connections[name]
-
-
-_NO_DJANGO = (
-    "an outbox without a connection, or with an alias, needs Django, which isn't configured: write "
-    "outbox(connection)"
-)

@@ -1,37 +1,31 @@
 """Relay an outbox: forward what was enqueued in transactions from the log to the broker."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from celery import Celery
 
+from pgnotifier.contrib._queues.patterns import check_patterns
+from pgnotifier.contrib._queues.relays import RelayDispatcher, check_name
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.inventory import Enqueued
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
-from pgnotifier.contrib.celery.relay_requests import check_patterns
 from pgnotifier.contrib.celery.relaying import Relay, Suspicion
 from pgnotifier.contrib.celery.tasks import AppTasks
-from pgnotifier.dispatch import Batch, Dispatcher
-from pgnotifier.dispatchers.claiming import claim
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError, ConnectionFailedError
+from pgnotifier.dispatch import Batch
+from pgnotifier.errors import ConfigurationError, ConnectionFailedError
 
 if TYPE_CHECKING:
-    from weakref import ref
-
     from pgnotifier.dispatch import Subscription
     from pgnotifier.notifier import Notifier
 
 RELAYED = "relayed"
-MOST_NAMES = 1000
-"""How many tasks are counted by name; the others together."""
 
 
-class OutboxDispatcher(Dispatcher):
+class OutboxDispatcher(RelayDispatcher):
     """Forwards what an outbox holds to the broker of a Celery app.
 
     Finished messages are sent as they are. For tasks that SQL has asked for, the app makes the
@@ -43,9 +37,6 @@ class OutboxDispatcher(Dispatcher):
     same delivery tag.
     """
 
-    starts_listener: ClassVar[bool] = False
-    decodes: ClassVar[bool] = False
-    is_relay: ClassVar[bool] = True
     batch_size: ClassVar[int] = 5000
 
     def __init__(
@@ -54,7 +45,6 @@ class OutboxDispatcher(Dispatcher):
         name: str = "default",
         *,
         allow: Iterable[str] | None = None,
-        max_age: timedelta | None = None,
     ) -> None:
         """Make a dispatcher; nothing is connected yet.
 
@@ -63,59 +53,19 @@ class OutboxDispatcher(Dispatcher):
             name: The name of the outbox.
             allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for.
                 Default: the tasks that are registered with the app.
-            max_age: How long an entry may wait before the notifier isn't ready. Default: for ever.
 
         Raises:
             ArgumentTypeError: An argument is of the wrong type.
         """
         self._app = check_app(app)
-        if not isinstance(name, str):
-            raise ArgumentTypeError(f"the name of an outbox must be a str, not {name!r:.80}")
-        self.name = name
+        super().__init__(name, channel_of(check_name(name)), subscription_of(self._app.main or ""))
         self._allow = check_patterns(allow)
-        self._max_age = max_age
-        self._owner: ref[Notifier] | None = None
         self._broker = Broker(self._app)
-        self._relayed: Counter[str] = Counter()
-        self._refused = 0
         self._suspicion = Suspicion()
         self._is_alone = False
 
     def __repr__(self) -> str:
         return f"<OutboxDispatcher of {self._app.main!r}, outbox {self.name!r}>"
-
-    @property
-    def channel(self) -> str:
-        """The channel of the log."""
-        return channel_of(self.name)
-
-    @property
-    def id(self) -> str:
-        """The id of its subscription."""
-        return subscription_of(self._app.main or "")
-
-    @property
-    def notifier(self) -> "Notifier | None":
-        """The notifier that uses this dispatcher; None before one does."""
-        return None if self._owner is None else self._owner()
-
-    def relay_to(self, notifier: "Notifier") -> None:
-        """Subscribe to the outbox's channel.
-
-        Raises:
-            ConfigurationError: Another notifier uses this dispatcher.
-            PgNotifierError: Whatever `Notifier.subscribe` raises.
-        """
-        notifier.subscribe(
-            self.id,
-            self.channel,
-            relay,
-            dispatcher=self,
-            durable=True,
-            start="now",  # whoever enqueues has made the position before
-            max_attempts=1,  # what was refused for good would be refused again
-            max_age=self._max_age,
-        )
 
     def attach(self, notifier: "Notifier") -> None:
         """Remember which notifier uses this dispatcher, so that the app's commands start it.
@@ -123,7 +73,7 @@ class OutboxDispatcher(Dispatcher):
         Raises:
             ConfigurationError: Another notifier uses it already.
         """
-        self._owner = claim(self, self._owner, notifier)
+        super().attach(notifier)
         AppTasks.of(self._app).add(self)
 
     def bind(self, subscription: "Subscription") -> None:
@@ -132,12 +82,7 @@ class OutboxDispatcher(Dispatcher):
         Raises:
             ConfigurationError: It is another one.
         """
-        given = (subscription.id, subscription.channel)
-        if given != (self.id, self.channel) or subscription.durability is None:
-            raise ConfigurationError(
-                f"subscription {subscription.id!r:.80}: an OutboxDispatcher only delivers what "
-                "relay_to() subscribes"
-            )
+        super().bind(subscription)
         AppTasks.of(self._app).hold(self)
 
     def unbind(self, subscription: "Subscription") -> None:  # noqa: ARG002
@@ -187,14 +132,6 @@ class OutboxDispatcher(Dispatcher):
         row = Enqueued(self.id, self.channel, "as enqueued", "as enqueued", RELAYED)
         return {(self.id, self.channel): row}
 
-    def details(self) -> Mapping[str, Any]:
-        """Return how many messages were forwarded since the start, by task."""
-        return {
-            "outbox": self.name,
-            "relayed": dict(self._relayed.copy()),
-            "refused": self._refused,
-        }
-
     def is_reachable(self) -> bool:
         """Return whether a connection to the broker can be made."""
         return self._broker.is_reachable()
@@ -205,9 +142,7 @@ class OutboxDispatcher(Dispatcher):
 
     def _count(self, relay: Relay) -> None:
         forwarded, self._refused = relay.take_counts(self._refused)
-        for name, count in forwarded.items():
-            is_known = name in self._relayed or len(self._relayed) < MOST_NAMES
-            self._relayed[name if is_known else "others"] += count
+        self.count(forwarded)
 
     def _check_alone(self) -> None:
         """Check that this app is the first one that relays the outbox, or the only one.
@@ -239,7 +174,3 @@ def _is_on_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def relay(*_: object) -> None:
-    """Stand for the relay in lists of subscriptions. It is never called."""

@@ -1,12 +1,11 @@
 """Check the tasks that SQL has asked for, and have the app make and send their messages."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pgnotifier.contrib.celery.errors import TaskNotAllowedError
 from pgnotifier.contrib.celery.relay_messages import Request
-from pgnotifier.errors import ArgumentTypeError
 
 _OWN_PREFIX = "celery."
 """Celery's own tasks: `celery.map`, for one, calls any other task."""
@@ -18,24 +17,6 @@ _OF_CELERY = frozenset(
     }
 )
 """The headers that Celery makes. Headers that are given to it replace them, the name included."""
-
-
-def check_patterns(allow: Any) -> tuple[str, ...] | None:
-    """Return patterns of names as a tuple; None if there are none.
-
-    Raises:
-        ArgumentTypeError: They aren't an iterable of str.
-    """
-    if allow is None:
-        return None
-    if isinstance(allow, str) or not isinstance(allow, Iterable):
-        raise ArgumentTypeError(
-            f"allow must be a list of names or patterns, such as ['shop.tasks.*'], not {allow!r}"
-        )
-    patterns = tuple(allow)
-    if not all(isinstance(one, str) for one in patterns):
-        raise ArgumentTypeError(f"allow must hold names and patterns, not {patterns!r:.200}")
-    return patterns
 
 
 def send_request(

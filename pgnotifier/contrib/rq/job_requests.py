@@ -55,8 +55,8 @@ def make_requested(
 def _matcher(pattern: str) -> Any:
     """Return a function that says whether a name matches a pattern.
 
-    `*` stands for anything but a dot. A worker looks for the parts of a name one in another: if `shop.jobs` imports os, then
-    `shop.jobs.os.system` is a function, too.
+    `*` stands for anything but a dot. A worker looks for the parts of a name one in another: if
+    `shop.jobs` imports os, then `shop.jobs.os.system` is a function, too.
     """
     parts = (re.escape(part) for part in pattern.split("*"))
     return re.compile(r"[^.]*".join(parts)).fullmatch

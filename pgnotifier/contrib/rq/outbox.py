@@ -92,7 +92,13 @@ class RQOutbox:
         other._log = self._log  # noqa: SLF001 - which knows the databases that it was used in
         return other
 
-    def relay_to(self, notifier: "Notifier", *, allow: Iterable[str] = ()) -> None:
+    def relay_to(
+        self,
+        notifier: "Notifier",
+        *,
+        allow: Iterable[str] = (),
+        max_age: timedelta | None = None,
+    ) -> None:
         """Have a notifier enqueue what is committed, wherever that notifier runs.
 
         `pgnotifier listen` runs it. One relay serves all queues of an outbox.
@@ -101,12 +107,16 @@ class RQOutbox:
             notifier: Any notifier on the same database.
             allow: The functions that SQL may ask for with `pgnotifier.enqueue_job()`, by their
                 paths, such as `shop.jobs.resize`. `*` stands for anything but a dot. Default: none.
+            max_age: How long a job may wait before the notifier isn't ready: see `/readyz`.
+                Default: for ever.
 
         Raises:
-            ArgumentTypeError: `allow` isn't a list of names.
+            ArgumentTypeError: `allow` isn't a list of names, or `max_age` isn't a timedelta.
+            ConfigurationError: `max_age` isn't positive.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
-        JobRelayDispatcher(self._queue, self.name, allow=allow).relay_to(notifier)
+        dispatcher = JobRelayDispatcher(self._queue, self.name, allow=allow)
+        dispatcher.relay_to(notifier, max_age=max_age)
 
     def enqueue(
         self,

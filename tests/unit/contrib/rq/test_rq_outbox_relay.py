@@ -1,4 +1,4 @@
-"""The relay of an outbox of RQ: each job once, whatever is lost; dead letters; what SQL asks for."""
+"""The relay of RQ's outbox: each job once, whatever is lost; dead letters; what SQL asks for."""
 
 import pickle
 from contextlib import closing
