@@ -1,7 +1,7 @@
 """Forward finished messages to RabbitMQ, and wait for the confirms of many at once."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from struct import error, pack
 from typing import Any
 
@@ -12,7 +12,12 @@ from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
 from pgnotifier.contrib.celery.outbox_messages import Destination
-from pgnotifier.contrib.celery.relay_messages import Content, Message
+from pgnotifier.contrib.celery.relay_messages import (
+    Content,
+    Message,
+    open_content,
+    read_finished,
+)
 from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
 from pgnotifier.errors import in_one_line
 
@@ -33,18 +38,33 @@ class AmqpForwarder(Forwarder):
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
-        method = self._methods.get(message.destination) or self._find(message.destination)
-        content = message.open()
+        self.carrier.add(self._make_frames(message.destination, message.open()))
+
+    def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:
+        """Add the frames of messages, up to the first entry that isn't one or can't be sent."""
+        for text in texts:
+            found = read_finished(text)
+            if found is None:
+                break
+            try:
+                frames = self._make_frames(found.destination, open_content(text))
+            except Exception:  # noqa: BLE001 - `forward` comes to it, too
+                break
+            tasks.append(found.headers.task)
+            self.carrier.add(frames)
+
+    def _make_frames(self, destination: Destination, content: Content) -> bytes:
+        method = self._methods.get(destination) or self._find(destination)
         body = content.body
         if isinstance(body, str):
             body = body.encode(content.content_encoding)
         try:
-            properties = encode_properties(content, message.destination.priority)
+            properties = encode_properties(content, destination.priority)
         except (error, ValueError, exceptions.FrameSyntaxError) as exc:
             raise MessageRefusedError(
                 f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
             ) from None
-        self.carrier.add(join_frames(self._channel, method, properties, body))
+        return join_frames(self._channel, method, properties, body)
 
     def _find(self, destination: Destination) -> bytes:
         """Return the `basic.publish` frame of a destination, once the broker knows where that is.

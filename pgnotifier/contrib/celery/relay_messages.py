@@ -32,11 +32,20 @@ class _Headers(msgspec.Struct, gc=False):
     task: str = ""
 
 
-class _Message(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
+class Finished(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
+    """What is read of a finished message to forward it as it is: all else is just JSON."""
+
     body: str
     content_type: str
     headers: _Headers
     properties: _Properties
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        where = self.properties.delivery_info
+        priority = read_priority(self.properties.priority)
+        return Destination(where.exchange, where.routing_key, priority)
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -54,20 +63,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     def open(self) -> "Content":
         """Return the parts of the message, for other transports."""
-        # kombu's own decoder makes dates of the objects that its encoder has made of dates.
-        load = _decode_types if '"__type__"' in self.text else msgspec.json.decode
-        whole: dict[str, Any] = load(self.text)
-        properties: dict[str, Any] = whole["properties"]
-        encoding = whole.get("content-encoding") or "utf-8"
-        body: str | bytes = whole["body"]
-        if properties.get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        given = {
-            name: value
-            for name, value in properties.items()
-            if name not in _OF_TRANSPORT and value is not None
-        }
-        return Content(body, whole["content-type"], encoding, whole["headers"], given)
+        return open_content(self.text.encode())
 
 
 _OF_TRANSPORT = frozenset({"body_encoding", "delivery_info", "delivery_tag", "priority"})
@@ -90,6 +86,24 @@ class Content(NamedTuple):
     content_encoding: str
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
+
+
+def open_content(data: bytes) -> Content:
+    """Return the parts of a finished message, given its UTF-8."""
+    # kombu's own decoder makes dates of the objects that its encoder has made of dates.
+    load = _decode_types if b'"__type__"' in data else msgspec.json.decode
+    whole: dict[str, Any] = load(data)
+    properties: dict[str, Any] = whole["properties"]
+    encoding = whole.get("content-encoding") or "utf-8"
+    body: str | bytes = whole["body"]
+    if properties.get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    given = {
+        name: value
+        for name, value in properties.items()
+        if name not in _OF_TRANSPORT and value is not None
+    }
+    return Content(body, whole["content-type"], encoding, whole["headers"], given)
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,7 +134,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
 _decode_types: Any = kombu_json.loads
-_read_message = msgspec.json.Decoder(_Message).decode
+_read_message = msgspec.json.Decoder(Finished).decode
 _read_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -134,10 +148,15 @@ def read(text: str) -> Message | Request:
         found = _read_message(text)
     except _UNREADABLE as exc:
         return _read_other(text, exc)
-    where = found.properties.delivery_info
-    priority = read_priority(found.properties.priority)
-    destination = Destination(where.exchange, where.routing_key, priority)
-    return Message(text, found.headers.task, destination)
+    return Message(text, found.headers.task, found.destination)
+
+
+def read_finished(data: bytes) -> Finished | None:
+    """Return what is to be known of a finished message; None if it is anything else."""
+    try:
+        return _read_message(data)
+    except _UNREADABLE:
+        return None
 
 
 def _read_other(text: str, problem: Exception) -> Request:
