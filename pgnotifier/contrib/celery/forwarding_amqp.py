@@ -1,8 +1,7 @@
 """Forward finished messages to RabbitMQ, and wait for the confirms of many at once."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
-from struct import error, pack
+from struct import Struct, error, pack
 from typing import Any
 
 from amqp import exceptions, serialization
@@ -22,6 +21,7 @@ from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
 from pgnotifier.errors import in_one_line
 
 _encode: Any = serialization.dumps
+_pack_size = Struct(">I").pack
 _maybe_declare: Any = maybe_declare
 REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
 """The errors with which RabbitMQ refuses a message for good. It closes the channel with them."""
@@ -126,39 +126,45 @@ def _encode_short(text: str) -> bytes:
 
 
 def _encode_table(table: Mapping[str, Any]) -> bytes:
-    data = b"".join(
-        [
-            _encode_text(name, value)
-            if type(value) is str
-            else _encode_constant(name, value)
-            if value is None or type(value) is bool
-            else _encode_item(name, value)
-            for name, value in table.items()
-        ]
-    )
+    parts = [
+        _encode_text(name, value)
+        if type(value) is str
+        else _ITEMS.get((name, value if value is None else repr(value)))
+        or _encode_item(name, value)
+        for name, value in table.items()
+    ]
+    data = b"".join(parts)
     return pack(">I", len(data)) + data
 
 
 def _encode_text(name: str, text: str) -> bytes:
     data = text.encode("utf-8", "surrogatepass")
-    return _encode_name(name) + pack(">cI", b"S", len(data)) + data
+    return (_NAMES.get(name) or _encode_name(name)) + _pack_size(len(data)) + data
 
 
-@functools.lru_cache(maxsize=1000)
 def _encode_name(name: str) -> bytes:
-    return _encode_short(name)
-
-
-@functools.lru_cache(maxsize=1000, typed=True)
-def _encode_constant(name: str, value: Any) -> bytes:
-    return _encode_item(name, value)
+    """Return a name as it is before a text, and keep it."""
+    encoded = _encode_short(name) + b"S"
+    if len(_NAMES) < MOST_KEPT:
+        _NAMES[name] = encoded
+    return encoded
 
 
 def _encode_item(name: str, value: Any) -> bytes:
-    encoded: bytes = _encode("F", [{name: value}])
-    return encoded[4:]  # without its length
+    """Return a name and its value, and keep them if they are short: most messages have them."""
+    whole: bytes = _encode("F", [{name: value}])
+    encoded = whole[4:]  # without its length
+    if len(encoded) < LONGEST_KEPT and len(_ITEMS) < MOST_KEPT:
+        _ITEMS[name, value if value is None else repr(value)] = encoded
+    return encoded
 
 
+MOST_KEPT = 1000
+LONGEST_KEPT = 100
+"""How many items of tables are kept encoded, and up to how many bytes."""
+_NAMES: dict[str, bytes] = {}
+_ITEMS: dict[tuple[str, str | None], bytes] = {}
+"""Items that aren't texts, by name and the repr of the value, which JSON's types have."""
 _PROPERTIES: tuple[tuple[int, str, Callable[[Any], bytes]], ...] = (
     (15, "content_type", _encode_short),
     (14, "content_encoding", _encode_short),
