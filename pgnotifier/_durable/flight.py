@@ -123,7 +123,7 @@ def launch(
     receipt = SharedReceipt(ledger, binding.mutes)
     items = (
         _keep_together(rows, binding, receipt)
-        if binding.dispatcher.is_relay and encoding.is_utf8
+        if binding.dispatcher.is_relay and encoding.name == "UTF8"
         else _make_items(rows, binding, receipt, encoding)
     )
     del receipt  # from here on, the items alone refer to it

@@ -7,8 +7,16 @@ from typing import Any, NamedTuple
 from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.recording import Published
+from pgnotifier.contrib.celery.redis_pushing import push_bytes
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage, RedisStamp
 from pgnotifier.contrib.celery.targets import CeleryTarget
+
+
+class Push(NamedTuple):
+    """Messages for one list, in order, and their positions."""
+
+    texts: list[Any]
+    positions: list[int]
 
 
 class RedisCarrier(Carrier):
@@ -65,6 +73,27 @@ class RedisCarrier(Carrier):
         pushes, self._waiting = self._waiting, {}
         with self.producer.channel.conn_or_acquire() as client:
             answers = _push_all(client, pushes)
+        self._note_answers(pushes, answers)
+
+    def push(self, pushes: Mapping[str, Push], count: int) -> None:
+        """Push messages as bytes, at once, and wait for the answers.
+
+        Args:
+            pushes: The messages by list. Their positions are those after the present one.
+            count: How many there are.
+        """
+        if not count:
+            return
+        self._unsettled.update(range(self.position + 1, self.position + count + 1))
+        self.position += count
+        channel = self.producer.channel
+        texts = {key: push.texts for key, push in pushes.items()}
+        with channel.conn_or_acquire() as client:
+            answers = push_bytes(client, texts, channel.global_keyprefix)
+        self._note_answers(pushes, answers)
+
+    def _note_answers(self, pushes: Mapping[str, Push], answers: Sequence[Any]) -> None:
+        """Note what Redis has stored, or will never accept; raise what may change."""
         failures = []
         for push, answer in zip(pushes.values(), answers, strict=True):
             if not isinstance(answer, Exception):
@@ -85,13 +114,6 @@ class RedisCarrier(Carrier):
         """Discard the added messages that aren't sent yet."""
         self._waiting.clear()
         self._unsettled.clear()
-
-
-class Push(NamedTuple):
-    """Messages for one list, in order, and their positions."""
-
-    texts: list[str]
-    positions: list[int]
 
 
 def _push_all(client: Any, pushes: Mapping[str, Push]) -> Sequence[Any]:

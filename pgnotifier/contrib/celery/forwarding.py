@@ -1,7 +1,7 @@
 """Forward finished messages to the broker, as they are."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery.events.event import get_exchange
@@ -43,6 +43,20 @@ class Forwarder(ABC):
 
         Raises:
             MessageRefusedError: The broker has nowhere to put it, or won't accept it.
+            Exception: The broker is down. The type depends on its client.
+        """
+
+    def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:  # noqa: B027
+        """Add messages to the carrier, or send them, up to the first entry that isn't so simple.
+
+        Each of them is one message for the carrier. The others are left to `forward`: no finished
+        message, one for nowhere, or one that isn't just put into one queue.
+
+        Args:
+            texts: The entries, in UTF-8.
+            tasks: Gets the names of their tasks, each before its message may be sent.
+
+        Raises:
             Exception: The broker is down. The type depends on its client.
         """
 

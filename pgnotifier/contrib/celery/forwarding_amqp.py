@@ -1,8 +1,7 @@
 """Forward finished messages to RabbitMQ, and wait for the confirms of many at once."""
 
-import functools
-from collections.abc import Callable, Mapping
-from struct import error, pack
+from collections.abc import Callable, Iterable, Mapping
+from struct import Struct, error, pack
 from typing import Any
 
 from amqp import exceptions, serialization
@@ -12,11 +11,17 @@ from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
 from pgnotifier.contrib.celery.outbox_messages import Destination
-from pgnotifier.contrib.celery.relay_messages import Content, Message
+from pgnotifier.contrib.celery.relay_messages import (
+    Content,
+    Message,
+    open_content,
+    read_finished,
+)
 from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
 from pgnotifier.errors import in_one_line
 
 _encode: Any = serialization.dumps
+_pack_size = Struct(">I").pack
 _maybe_declare: Any = maybe_declare
 REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
 """The errors with which RabbitMQ refuses a message for good. It closes the channel with them."""
@@ -33,18 +38,33 @@ class AmqpForwarder(Forwarder):
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
-        method = self._methods.get(message.destination) or self._find(message.destination)
-        content = message.open()
+        self.carrier.add(self._make_frames(message.destination, message.open()))
+
+    def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:
+        """Add the frames of messages, up to the first entry that isn't one or can't be sent."""
+        for text in texts:
+            found = read_finished(text)
+            if found is None:
+                break
+            try:
+                frames = self._make_frames(found.destination, open_content(text))
+            except Exception:  # noqa: BLE001 - `forward` comes to it, too
+                break
+            tasks.append(found.headers.task)
+            self.carrier.add(frames)
+
+    def _make_frames(self, destination: Destination, content: Content) -> bytes:
+        method = self._methods.get(destination) or self._find(destination)
         body = content.body
         if isinstance(body, str):
             body = body.encode(content.content_encoding)
         try:
-            properties = encode_properties(content, message.destination.priority)
+            properties = encode_properties(content, destination.priority)
         except (error, ValueError, exceptions.FrameSyntaxError) as exc:
             raise MessageRefusedError(
                 f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
             ) from None
-        self.carrier.add(join_frames(self._channel, method, properties, body))
+        return join_frames(self._channel, method, properties, body)
 
     def _find(self, destination: Destination) -> bytes:
         """Return the `basic.publish` frame of a destination, once the broker knows where that is.
@@ -106,39 +126,45 @@ def _encode_short(text: str) -> bytes:
 
 
 def _encode_table(table: Mapping[str, Any]) -> bytes:
-    data = b"".join(
-        [
-            _encode_text(name, value)
-            if type(value) is str
-            else _encode_constant(name, value)
-            if value is None or type(value) is bool
-            else _encode_item(name, value)
-            for name, value in table.items()
-        ]
-    )
+    parts = [
+        _encode_text(name, value)
+        if type(value) is str
+        else _ITEMS.get((name, value if value is None else repr(value)))
+        or _encode_item(name, value)
+        for name, value in table.items()
+    ]
+    data = b"".join(parts)
     return pack(">I", len(data)) + data
 
 
 def _encode_text(name: str, text: str) -> bytes:
     data = text.encode("utf-8", "surrogatepass")
-    return _encode_name(name) + pack(">cI", b"S", len(data)) + data
+    return (_NAMES.get(name) or _encode_name(name)) + _pack_size(len(data)) + data
 
 
-@functools.lru_cache(maxsize=1000)
 def _encode_name(name: str) -> bytes:
-    return _encode_short(name)
-
-
-@functools.lru_cache(maxsize=1000, typed=True)
-def _encode_constant(name: str, value: Any) -> bytes:
-    return _encode_item(name, value)
+    """Return a name as it is before a text, and keep it."""
+    encoded = _encode_short(name) + b"S"
+    if len(_NAMES) < MOST_KEPT:
+        _NAMES[name] = encoded
+    return encoded
 
 
 def _encode_item(name: str, value: Any) -> bytes:
-    encoded: bytes = _encode("F", [{name: value}])
-    return encoded[4:]  # without its length
+    """Return a name and its value, and keep them if they are short: most messages have them."""
+    whole: bytes = _encode("F", [{name: value}])
+    encoded = whole[4:]  # without its length
+    if len(encoded) < LONGEST_KEPT and len(_ITEMS) < MOST_KEPT:
+        _ITEMS[name, value if value is None else repr(value)] = encoded
+    return encoded
 
 
+MOST_KEPT = 1000
+LONGEST_KEPT = 100
+"""How many items of tables are kept encoded, and up to how many bytes."""
+_NAMES: dict[str, bytes] = {}
+_ITEMS: dict[tuple[str, str | None], bytes] = {}
+"""Items that aren't texts, by name and the repr of the value, which JSON's types have."""
 _PROPERTIES: tuple[tuple[int, str, Callable[[Any], bytes]], ...] = (
     (15, "content_type", _encode_short),
     (14, "content_encoding", _encode_short),

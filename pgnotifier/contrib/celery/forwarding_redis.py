@@ -1,14 +1,15 @@
 """Forward finished messages to Redis and Valkey: their texts are pushed as they are."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from kombu.common import maybe_declare
 
-from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
+from pgnotifier.contrib.celery.carriers_redis import Push, RedisCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
 from pgnotifier.contrib.celery.outbox_messages import Destination
-from pgnotifier.contrib.celery.relay_messages import Message
+from pgnotifier.contrib.celery.relay_messages import Message, read_finished
 from pgnotifier.contrib.celery.stamping_redis import RedisMessage
 
 _maybe_declare: Any = maybe_declare
@@ -32,6 +33,8 @@ class Route(NamedTuple):
 
 class RedisForwarder(Forwarder):
     """Pushes texts to the lists that kombu's transport would push them to."""
+
+    carrier: RedisCarrier
 
     def __init__(self, app: Any, producer: Any) -> None:
         """Begin without knowing any list."""
@@ -62,6 +65,37 @@ class RedisForwarder(Forwarder):
             with self._channel.conn_or_acquire() as client:
                 for topic in route.topics:
                     client.publish(topic, text)
+
+    def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:
+        """Push messages to the lists of their queues, up to the first that isn't put into one."""
+        pushes: dict[str, Push] = {}
+        by_destination: dict[Destination, Push] = {}
+        for position, text in enumerate(texts, self.carrier.position + 1):
+            found = read_finished(text)
+            if found is None or len(text) > _ALWAYS_FITS:
+                break
+            destination = found.destination
+            push = by_destination.get(destination)
+            if push is None:
+                key = self._find_list(destination)
+                if key is None:
+                    break
+                push = by_destination[destination] = pushes.setdefault(key, Push([], []))
+            push.texts.append(text)
+            push.positions.append(position)
+            tasks.append(found.headers.task)
+        self.carrier.push(pushes, len(tasks))
+
+    def _find_list(self, destination: Destination) -> str | None:
+        """Return the list that is all that a destination's messages are pushed to, if it is."""
+        route = self._routes.get(destination) or self._bound.get(destination)
+        if route is None:
+            try:
+                route = self._find(destination)
+            except Exception:  # noqa: BLE001 - `forward` comes to it, too
+                return None
+        is_alone = len(route.lists) == 1 and not (route.topics or route.expiring)
+        return route.lists[0] if is_alone else None
 
     def settle(self) -> None:
         """Push what was added, and wait for the answers."""

@@ -33,11 +33,20 @@ class _Headers(msgspec.Struct, gc=False):
     task: str = ""
 
 
-class _Message(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
+class Finished(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
+    """What is read of a finished message to forward it as it is: all else is just JSON."""
+
     body: str
     content_type: str
     headers: _Headers
     properties: _Properties
+
+    @property
+    def destination(self) -> Destination:
+        """Where it goes."""
+        where = self.properties.delivery_info
+        priority = read_priority(self.properties.priority)
+        return Destination(where.exchange, where.routing_key, priority)
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -55,24 +64,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     def open(self) -> "Content":
         """Return the parts of the message, for other transports."""
-        # kombu's own decoder makes dates of the objects that its encoder has made of dates, and
-        # reads what msgspec refuses: see `_read_leniently`.
-        try:
-            load = _decode_types if '"__type__"' in self.text else msgspec.json.decode
-            whole: dict[str, Any] = load(self.text)
-        except msgspec.DecodeError:
-            whole = _decode_types(self.text)
-        properties: dict[str, Any] = whole["properties"]
-        encoding = whole.get("content-encoding") or "utf-8"
-        body: str | bytes = whole["body"]
-        if properties.get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        given = {
-            name: value
-            for name, value in properties.items()
-            if name not in _OF_TRANSPORT and value is not None
-        }
-        return Content(body, whole["content-type"], encoding, whole["headers"], given)
+        return open_content(self.text.encode())
 
 
 _OF_TRANSPORT = frozenset({"body_encoding", "delivery_info", "delivery_tag", "priority"})
@@ -95,6 +87,28 @@ class Content(NamedTuple):
     content_encoding: str
     headers: Mapping[str, Any]
     properties: Mapping[str, Any]
+
+
+def open_content(data: bytes) -> Content:
+    """Return the parts of a finished message, given its UTF-8."""
+    # kombu's own decoder makes dates of the objects that its encoder has made of dates, and reads
+    # what msgspec refuses: see `_read_leniently`.
+    try:
+        load = _decode_types if b'"__type__"' in data else msgspec.json.decode
+        whole: dict[str, Any] = load(data)
+    except msgspec.DecodeError:
+        whole = _decode_types(data)
+    properties: dict[str, Any] = whole["properties"]
+    encoding = whole.get("content-encoding") or "utf-8"
+    body: str | bytes = whole["body"]
+    if properties.get("body_encoding") == "base64":
+        body = base64.b64decode(body)
+    given = {
+        name: value
+        for name, value in properties.items()
+        if name not in _OF_TRANSPORT and value is not None
+    }
+    return Content(body, whole["content-type"], encoding, whole["headers"], given)
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,7 +139,7 @@ class Request(msgspec.Struct, forbid_unknown_fields=True):
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
 _decode_types: Any = kombu_json.loads
-_read_message = msgspec.json.Decoder(_Message).decode
+_read_message = msgspec.json.Decoder(Finished).decode
 _read_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -142,13 +156,18 @@ def read(text: str) -> Message | Request:
         if lenient is None:
             return _read_other(text, exc)
         found = lenient
-    where = found.properties.delivery_info
-    priority = read_priority(found.properties.priority)
-    destination = Destination(where.exchange, where.routing_key, priority)
-    return Message(text, found.headers.task, destination)
+    return Message(text, found.headers.task, found.destination)
 
 
-def _read_leniently(text: str, problem: Exception) -> _Message | None:
+def read_finished(data: bytes) -> Finished | None:
+    """Return what is to be known of a finished message; None if it needs a closer look."""
+    try:
+        return _read_message(data)
+    except _UNREADABLE:
+        return None
+
+
+def _read_leniently(text: str, problem: Exception) -> Finished | None:
     """Return a message with what kombu writes into JSON, and msgspec refuses: NaN, lone surrogates.
 
     The name of a file may have such a surrogate, and Celery describes arguments in the headers.
@@ -156,7 +175,7 @@ def _read_leniently(text: str, problem: Exception) -> _Message | None:
     if type(problem) is not msgspec.DecodeError:  # it is JSON, but no message
         return None
     try:
-        return msgspec.convert(json.loads(text), _Message)
+        return msgspec.convert(json.loads(text), Finished)
     except (ValueError, RecursionError, msgspec.ValidationError):
         return None
 

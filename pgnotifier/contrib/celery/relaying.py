@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import amqp
 
+from pgnotifier._delivery.portions import PortionBatch
 from pgnotifier._log.outbox_calls import mentions
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
@@ -93,22 +94,61 @@ class Relay:
         Raises:
             Exception: The broker is down. The type depends on its client.
         """
-        while chunk := batch.rest(1 if self._suspicion.left else self._carrier.chunk):
-            self._forwarder.begin()
-            try:
-                for delivery in chunk:
-                    if batch.is_cancelled:
-                        self._carrier.drop()
-                        self._handled.clear()
-                        return
-                    self._handled.append(self._forward_one(delivery))
-                self._forwarder.settle()
-            except BaseException as exc:
-                self._leave_unsettled(batch, len(chunk), exc)
-                raise
+        while batch.remaining:
+            if not self._forward_rows(batch):
+                self._forward_chunk(batch)
+
+    def _forward_rows(self, batch: Batch) -> bool:
+        """Forward the next messages as they are in the log; return whether there are such.
+
+        What comes next then is a task that SQL has asked for, or needs a closer look.
+        """
+        if not isinstance(batch, PortionBatch) or self._suspicion.left or not batch.binding.live:
+            return False
+        rows = batch.rows(self._carrier.chunk)
+        first, tasks = self._carrier.position, list[str]()
+        self._forwarder.begin()
+        try:
+            self._forwarder.forward_many([row[3] for row in rows], tasks)
+            self._forwarder.settle()
+        except BaseException as exc:
+            self._handled = self._list_handled(batch, first, tasks)
+            self._leave_unsettled(batch, len(tasks), exc)
+            raise
+        if self._carrier.refused:
+            self._handled = self._list_handled(batch, first, tasks)
             self._end_chunk(is_settled=True)
-            batch.done(len(chunk))
-            self._suspicion.left = max(0, self._suspicion.left - 1)
+        else:
+            self._forwarded.update(tasks)  # Counter counts a list much faster than a loop does
+        batch.done(len(tasks))
+        return bool(tasks)
+
+    def _list_handled(self, batch: Batch, first: int, tasks: list[str]) -> list[_Handled]:
+        """Return the next deliveries, which have one message each, with their positions."""
+        deliveries = zip(batch.rest(len(tasks)), tasks, strict=False)  # none if it is cancelled
+        return [
+            _Handled(delivery, task, at, at + 1)
+            for at, (delivery, task) in enumerate(deliveries, first)
+        ]
+
+    def _forward_chunk(self, batch: Batch) -> None:
+        """Forward the next deliveries, whatever they are."""
+        chunk = batch.rest(1 if self._suspicion.left else self._carrier.chunk)
+        self._forwarder.begin()
+        try:
+            for delivery in chunk:
+                if batch.is_cancelled:
+                    self._carrier.drop()
+                    self._handled.clear()
+                    return
+                self._handled.append(self._forward_one(delivery))
+            self._forwarder.settle()
+        except BaseException as exc:
+            self._leave_unsettled(batch, len(chunk), exc)
+            raise
+        self._end_chunk(is_settled=True)
+        batch.done(len(chunk))
+        self._suspicion.left = max(0, self._suspicion.left - 1)
 
     def _forward_one(self, delivery: Delivery) -> _Handled:
         first, task = self._carrier.position, None
@@ -172,9 +212,9 @@ class Relay:
         left += rest
         self._end_chunk(is_settled=False)
         if isinstance(exc, REFUSALS):
-            if count > 1:
-                self._suspicion.left = count
-            else:  # it was sent alone, so this is the one
+            if count != 1:
+                self._suspicion.left = max(1, count)
+            elif left:  # it was sent alone, so this is the one
                 self._refuse(left.pop(0), _explain(exc))
                 self._suspicion.left = max(0, self._suspicion.left - 1)
         batch.leave(left)
