@@ -162,7 +162,7 @@ def test_a_fanout(outbox, eventually):
 
 
 def test_events(outbox, eventually):
-    """What tells monitors of tasks reaches those that watch, and gets lost if nobody does."""
+    """Events of tasks reach the monitors that watch, and get lost if there are none."""
     app = make_app(outbox.url, task_send_sent_event=True)
     made = capture(app, invoices(1))
     assert len(made) == 2
