@@ -196,7 +196,9 @@ class Capture:
         if producer is None:
             return
         mine, given = self._app.connection_for_write(), producer.connection
-        if mine.as_uri(include_password=True) != given.as_uri(include_password=True):
+        # One that was made with several URLs has the one that it uses now.
+        ours = {one.as_uri(include_password=True) for one in (mine, *map(Connection, mine.alt))}
+        if given.as_uri(include_password=True) not in ours:
             raise ConfigurationError(
                 f"this task has a producer or connection of its own, to {given.as_uri()}, but an "
                 "outbox is active, and tasks in it go to the app's broker. Publish it elsewhere, "

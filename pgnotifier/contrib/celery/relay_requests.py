@@ -17,6 +17,8 @@ _OF_CELERY = frozenset(
     }
 )
 """The headers that Celery makes. Headers that are given to it replace them, the name included."""
+MOST_LEVELS = 32
+"""How deep headers may be nested."""
 
 
 def send_request(
@@ -75,3 +77,25 @@ def _check_headers(headers: Mapping[str, Any]) -> None:
     reserved = sorted(_OF_CELERY & headers.keys())
     if reserved:
         raise TaskNotAllowedError(f"the header {reserved[0]!r} is one that Celery makes; remove it")
+    if _may_end_worker(headers):
+        raise TaskNotAllowedError(
+            f"a header nests more than {MOST_LEVELS} levels deep, or has an object with "
+            '"__type__" and "__value__" alone, which only kombu may write: a worker that can\'t '
+            "read it would end"
+        )
+
+
+def _may_end_worker(value: Any, level: int = 0) -> bool:
+    """Return whether a worker may fail to read a header.
+
+    For Redis, headers are JSON that kombu reads before the worker knows the message, so that an
+    error ends the worker. It makes values such as dates of objects with these two names:
+    https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.json.html
+    """
+    if isinstance(value, Mapping):
+        if value.keys() == {"__type__", "__value__"}:
+            return True
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return level >= MOST_LEVELS or any(_may_end_worker(one, level + 1) for one in value)

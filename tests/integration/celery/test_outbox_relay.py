@@ -162,7 +162,7 @@ def test_a_fanout(outbox, eventually):
 
 
 def test_events(outbox, eventually):
-    """What tells monitors of tasks reaches those that watch, and gets lost if nobody does."""
+    """Events of tasks reach the monitors that watch, and get lost if there are none."""
     app = make_app(outbox.url, task_send_sent_event=True)
     made = capture(app, invoices(1))
     assert len(made) == 2
@@ -224,8 +224,12 @@ def test_requests_of_sql(outbox, eventually, caplog):
     outbox.ask(task="shop.invoice", id="six", args=[1], headers={"task": "shop.ship"})
     outbox.ask(task="shop.invoice", id="seven", args="no list")
     outbox.ask(task="shop.invoice", id="eight", args=[2], que="typo")
+    typed = {"a": [{"__type__": "uuid", "__value__": "x"}]}
+    outbox.ask(task="shop.invoice", id="nine", args=[3], headers=typed)
+    nested = json.loads("[" * 40 + "]" * 40)
+    outbox.ask(task="shop.invoice", id="ten", args=[4], headers={"a": nested})
     outbox.relay()
-    eventually(lambda: outbox.redis.exists("low\x06\x163") and len(outbox.dead()) == 6)
+    eventually(lambda: outbox.redis.exists("low\x06\x163") and len(outbox.dead()) == 8)
     (text,) = outbox.texts()
     headers = json.loads(text)["headers"]
     assert (headers["id"], headers["by"], headers["argsrepr"]) == ("one", "sql", "[7]")
@@ -238,6 +242,7 @@ def test_requests_of_sql(outbox, eventually, caplog):
     assert "the header 'task' is one that Celery makes" in reasons[3]
     assert "Expected `array`, got `str` - at `$.args`" in reasons[4]
     assert "unknown field `que`" in reasons[5]
+    assert all("a worker that can't read it would end" in one for one in reasons[6:])
     assert not any("4111" in one for one in reasons)
 
 

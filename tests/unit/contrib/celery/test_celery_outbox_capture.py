@@ -261,6 +261,16 @@ def test_another_broker(app, task):
     assert "secret" not in str(caught.value)
 
 
+def test_the_other_one_of_several_brokers(make_app):
+    """A connection that has gone over to the app's next broker leads to the app's broker, too."""
+    app = make_app(broker_url=["redis://:secret@127.0.0.1:1/0", "redis://:secret@127.0.0.1:2/0"])
+    task = own(app)
+    connection = app.connection_for_write()
+    connection.switch(connection.alt[1])
+    assert "127.0.0.1:2" in connection.as_uri()
+    assert len(capture(app, lambda: task.apply_async((1,), connection=connection))) == 1
+
+
 def test_a_producer_that_outlives_its_block(app):
     """What the block's producer publishes later isn't lost silently."""
     with Capture.of(app).record(), app.producer_or_acquire() as producer:
