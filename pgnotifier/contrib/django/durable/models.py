@@ -82,6 +82,7 @@ class Outbox(DurableSubscription):
 
     class Meta:
         proxy = True
+        managed = False
         verbose_name_plural = "outboxes"
         default_permissions = ("view", "change", "delete")
 
