@@ -44,6 +44,7 @@ _OF_REQUESTS = frozenset(
 )
 _RECOGNISED = 4
 """How many characters an argument has at least that is looked for in a text."""
+_LEVELS = 100
 _CALLS = ("callbacks", "errbacks", "chain", "chord")
 
 
@@ -75,7 +76,7 @@ class Call:
             "args": args,
             "kwargs": kwargs,
             "then": list(self.calls),
-            **(self.fields if is_open else self.safe),
+            **(self.fields if is_open and not _is_deep(self.fields) else self.safe),
         }
 
 
@@ -120,8 +121,11 @@ def read_call(payload: str) -> Call:
 
 
 def hide(call: Call, redact: Redact) -> Shown:
-    """Return the arguments of a call to show. If the function fails, all values are hidden."""
-    if call.args is None or call.kwargs is None:
+    """Return the arguments of a call to show; None if they can't be read, or are nested too deep.
+
+    If the function fails, all values are hidden.
+    """
+    if call.args is None or call.kwargs is None or _is_deep([call.args, call.kwargs]):
         return None, None
     if callable(redact):
         try:
@@ -204,11 +208,24 @@ def mentions(payload: str, text: str) -> bool:
 
 def _spelled(value: Any) -> Iterator[str]:
     """Yield what is so long that it can be recognised in a text."""
-    if isinstance(value, dict):
-        value = [*value.values()]
-    if isinstance(value, list):
-        for one in value:
-            yield from _spelled(one)
-    elif isinstance(value, str | int | float) and len(str(value)) >= _RECOGNISED:
-        yield str(value)
-        yield repr(value)[1:-1] if isinstance(value, str) else str(value)
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            left += one.values() if isinstance(one, dict) else one
+        elif isinstance(one, str | int | float) and len(str(one)) >= _RECOGNISED:
+            yield str(one)
+            yield repr(one)[1:-1] if isinstance(one, str) else str(one)
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether a value has more levels than a page could show."""
+    levels = [value]
+    for _ in range(_LEVELS):
+        levels = [
+            inner
+            for one in levels
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(levels)

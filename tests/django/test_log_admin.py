@@ -125,7 +125,7 @@ def test_the_list_of_dead_letters(admin_client, driver):
 
 def test_choosing_dead_letters(admin_client, driver):
     """The list can be filtered by subscription and channel, and searched."""
-    one = fail(driver, key="k1", error="ValueError: 50% off")
+    one = fail(driver, key="k1", error="ValueError: 00% off")
     two = fail(driver, "mail", "users", error="KeyError: 'a'")
     for given, expected in [
         ({"subscription": "invoice"}, [one]),
@@ -135,7 +135,7 @@ def test_choosing_dead_letters(admin_client, driver):
         ({"q": "k1"}, [one]),
         ({"q": "99999999"}, []),
         ({"q": "keyerror"}, [two]),
-        ({"q": "50%"}, [one]),
+        ({"q": "00%"}, [one]),
         ({"q": "700007"}, [two, one]),
         ({"q": str(two)}, [two]),
         ({"q": "9" * 30}, []),

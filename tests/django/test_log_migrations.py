@@ -251,6 +251,7 @@ def test_models_have_no_tables(db):
     assert {name for label, name in state.models if label == APP} == {
         "deadletter",
         "durablesubscription",
+        "outbox",
     }
     for model in apps.get_app_config(APP).get_models():
         assert not model._meta.managed

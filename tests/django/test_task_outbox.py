@@ -1,6 +1,7 @@
 """`PGNOTIFIER["OUTBOX"]`: tasks are published in transactions, without a line of code changed."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from celery import Celery
@@ -69,6 +70,14 @@ def test_transactions(app, task):
             fail()
     second = task.apply_async((3,), queue="low")
     assert ids() == [first.id, second.id]
+
+
+def test_how_long_a_task_may_wait(app, settings):
+    """`OUTBOX_MAX_AGE` is the limit of the relay, from which on it isn't ready."""
+    settings.PGNOTIFIER = {"OUTBOX_MAX_AGE": 300}
+    use_outbox(app, ["default"])
+    found = get_notifier("default").get_durability("outbox:celery:shop", CHANNEL)
+    assert found.max_age == timedelta(minutes=5)
 
 
 def test_delay_on_commit(app, task):

@@ -12,6 +12,7 @@ SHARED = {
     "Command": "Django looks for a command by this name",
     "DeadLetter": "the log's value of a failed entry, and the row that Django's admin shows",
     "Migration": "Django looks for a migration by this name",
+    "Outbox": "where messages are put in the log, and the row that Django's admin shows",
     "Listener": "the core's listener, and the row that it has in Django's admin",
 }
 """Names that a framework requires, or that mean the same thing in both places."""

@@ -121,6 +121,15 @@ def test_showing_one(run, entries, tmp_path):
     assert run("show", 10**12)[0] == 1
 
 
+def test_dead_letters_of_tasks(log, entries):
+    """`pgnotifier dead` hides the values of arguments of tasks."""
+    for arguments in (["show", "2"], ["list", "--all", "--json"]):
+        given = ["dead", *arguments, "--dsn", log.dsn]
+        done = CliRunner().invoke(pgnotifier, given, catch_exceptions=False)
+        said = done.output.replace("\\u2026", "…")
+        assert (done.exit_code, SECRET in said, "…" in said) == (0, False, True)
+
+
 def test_retrying(run, entries):
     """What has failed is sent again: by number, by task, or all of it."""
     one, two, three, *_ = entries

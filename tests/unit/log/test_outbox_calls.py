@@ -134,6 +134,19 @@ def test_what_sql_has_asked_for():
     )
 
 
+@pytest.mark.parametrize("redact", [None, ["email"], [], lambda *given: given[1:]])
+def test_deep_arguments(redact):
+    """Arguments with too many levels aren't shown, and are found in a text all the same."""
+    deep = SECRET
+    for _ in range(900):
+        deep = [deep]
+    payload = json.dumps({"task": "a", "args": [deep], "kwargs": {}, "meta": deep})
+    shown = read_call(payload).describe(redact)
+    assert (shown["args"], shown["kwargs"]) == (None, None)
+    assert SECRET not in json.dumps(shown)
+    assert mentions(payload, f"ValueError: {SECRET}")
+
+
 @pytest.mark.parametrize("redact", ["email", 7, [7]])
 def test_what_can_not_hide(redact):
     """Names are a list, because a str would be one of letters."""

@@ -80,8 +80,9 @@ class DeadLetter(models.Model):
 class Outbox(DurableSubscription):
     """The subscription of a relay: what it has not got waits in an outbox."""
 
-    class Meta:
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         proxy = True
+        managed = False
         verbose_name_plural = "outboxes"
         default_permissions = ("view", "change", "delete")
 

@@ -14,6 +14,7 @@ class Migration(migrations.Migration):
             options={
                 "verbose_name_plural": "outboxes",
                 "proxy": True,
+                "managed": False,
                 "default_permissions": ("view", "change", "delete"),
                 "indexes": [],
                 "constraints": [],
