@@ -1,6 +1,6 @@
 """The values that callbacks and hooks get: `Notification` (or `Entry`), and `Gap`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -98,6 +98,10 @@ class Receipt(Protocol):
 
     def settle(self, entry: int) -> None:
         """Note that an entry is done."""
+        ...
+
+    def settle_all(self, entries: Iterable[int]) -> None:
+        """Note that some entries are done."""
         ...
 
     def fail(self, entry: int, exc: BaseException) -> None:

@@ -68,6 +68,13 @@ class Ledger:
             if not self.left:
                 self._on_change()
 
+    def settle_all(self, entries: Iterable[int]) -> None:
+        """Note that some entries are done."""
+        if self.left:
+            self.left.difference_update(entries)
+            if not self.left:
+                self._on_change()
+
     def fail(self, entry: int, reason: Reason) -> None:
         """Note that an entry has failed; a no-op if it was settled before."""
         if entry in self.left:
@@ -113,6 +120,10 @@ class SharedReceipt:
     def settle(self, entry: int) -> None:
         """Note that an entry is done."""
         self._ledger.settle(entry)
+
+    def settle_all(self, entries: Iterable[int]) -> None:
+        """Note that some entries are done."""
+        self._ledger.settle_all(entries)
 
     def fail(self, entry: int, exc: BaseException) -> None:
         """Note that an entry has failed."""
