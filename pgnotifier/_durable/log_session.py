@@ -1,6 +1,7 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,7 +14,11 @@ from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import NotListeningError
 
+_NEW = (0, 0)
+"""The attempts, and the number among those that have failed, of an entry that is read."""
+_make_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 NOWHERE = Place("")
+"""Stands for no place."""
 LOCKS = 1885957742
 """The first key of advisory locks; the second is a subscription's number, or 0 in the schema."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
@@ -225,7 +230,7 @@ class LogSession:
         if state == "elsewhere":
             return None
         self._check_schema(schema)
-        rows = [Row(*one[10:14]) for one in found]
+        rows = [_make_row(one[10:14] + _NEW) for one in found]  # in half the time of `Row(…)`
         is_rest = last[-1] is not False  # null: it wasn't read
         return Fetched(Window(state, *window), rows, is_rest, is_held)
 

@@ -1,12 +1,19 @@
 """Durable subscriptions: what is published is delivered, whoever was down meanwhile."""
 
 import threading
+import time
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
 from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable.flight import FLOOD_PAUSE
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.progress import Progress
+from pgnotifier.dispatch import Binding, Delivery, Subscription
+from pgnotifier.durability import Durability
 from pgnotifier.errors import (
     ArgumentTypeError,
     ChannelNameError,
@@ -131,6 +138,44 @@ def test_more_than_a_batch(notifier, log, record):
     log.publish_together("paid", *range(2500))
     log.publish("paid", *range(2500, 2600))
     assert record.wait_for(2600) == list(range(2600))
+
+
+def test_a_flood_is_looked_at_now_and_then(notifier, log, record):
+    """While many entries come, what has come since the last look is read, and saved, together."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", "first")
+    record.wait_for(1)
+    began = time.monotonic()
+    for number in range(60):
+        log.publish_together("paid", *range(20 * number, 20 * number + 20))
+    assert record.wait_for(1201)[1:] == list(range(1200))
+    seconds = time.monotonic() - began
+    ((saves,),) = log.execute("SELECT count(*) FROM pgnotifier.position")
+    assert saves <= 5 + seconds / FLOOD_PAUSE
+
+
+def test_a_session_that_is_given_up_during_a_flood(log):
+    """What is settled is saved first, though more isn't looked for yet: others may go on then."""
+    subscription = Subscription(
+        "invoice", "paid", print, InlineDispatcher(), durability=Durability(start="oldest")
+    )
+    binding, items = Binding(subscription, None, lambda *_: None), []
+    with Parameters(log.dsn).connect() as connection:
+        session = LogSession(connection)
+        sub = session.subscribe("invoice", "paid", "oldest")
+        progress = Progress(binding, items.extend, lambda: None, lambda *_: None)
+        progress.become(sub)
+        log.publish_together("paid", *range(20))
+        progress.visit(session)
+        while items:
+            Delivery(binding, items.pop().arrival(None)).settle()
+        progress.save(session)
+        assert progress.tally.delivered == 20
+        assert not progress.is_busy
+        again = Progress(binding, items.extend, lambda: None, lambda *_: None)
+        again.become(sub)
+        again.visit(session)
+    assert items == []
 
 
 def test_subscriptions_of_a_channel_progress_by_themselves(notifier, log, make_recorder):
