@@ -67,6 +67,7 @@ class OutboxDispatcher(Dispatcher):
         self.name = name
         self._allow = check_patterns(allow)
         self._owner: ref[Notifier] | None = None
+        self._held: Notifier | None = None  # which the app keeps, while it has the subscription
         self._broker = Broker(self._app)
         self._relayed: Counter[str] = Counter()
         self._refused = 0
@@ -129,10 +130,12 @@ class OutboxDispatcher(Dispatcher):
                 f"subscription {subscription.id!r:.80}: an OutboxDispatcher only delivers what "
                 "relay_to() subscribes"
             )
+        self._held = self.notifier
         AppTasks.of(self._app).hold(self)
 
     def unbind(self, subscription: "Subscription") -> None:  # noqa: ARG002
-        """Let go of the dispatcher."""
+        """Let go of the dispatcher and its notifier."""
+        self._held = None
         AppTasks.of(self._app).let_go(self)
 
     def open(self) -> None:
