@@ -10,7 +10,7 @@ from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
-from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
+from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
 from pgnotifier.contrib.celery.outbox_messages import Destination
 from pgnotifier.contrib.celery.relay_messages import Content, Message
 from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
@@ -23,13 +23,27 @@ REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
 
 
 class AmqpForwarder(Forwarder):
-    """Publishes messages as the frames that py-amqp would send."""
+    """Publishes messages as the frames that py-amqp would send.
+
+    Attributes:
+        carrier: Sends them, and knows which of them RabbitMQ has confirmed.
+    """
+
+    carrier: AmqpCarrier
 
     def __init__(self, app: Any, producer: Any) -> None:
         """Put the producer's channel into confirm mode."""
         super().__init__(app, AmqpCarrier(producer))
         self._channel = producer.channel
         self._methods: dict[Destination, bytes] = {}
+        self._fresh: set[Destination] = set()
+        self._sent: dict[Any, tuple[int, Destination]] = {}
+        self._channel.events["basic_return"].add(self._on_return)
+
+    def begin(self) -> None:
+        """Forget the last messages, and that their queues have just been found."""
+        self._fresh.clear()
+        self._sent.clear()
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
@@ -44,7 +58,26 @@ class AmqpForwarder(Forwarder):
             raise MessageRefusedError(
                 f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
             ) from None
+        self._sent[content.properties.get("correlation_id")] = (
+            self.carrier.position + 1,
+            message.destination,
+        )
         self.carrier.add(join_frames(self._channel, method, properties, body))
+
+    def _on_return(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002
+        """Leave a message that no queue has got for another attempt, or refuse it.
+
+        RabbitMQ returns it before it confirms it. If its queue was there, it has been deleted
+        since, or has expired. With the next connection, it is declared again.
+        """
+        found = self._sent.get(message.properties.get("correlation_id"))
+        if found is None:
+            return
+        position, destination = found
+        if destination in self._fresh:
+            self.carrier.refused[position] = nowhere(destination)
+        else:
+            self.carrier.refuse(position)
 
     def _find(self, destination: Destination) -> bytes:
         """Return the `basic.publish` frame of a destination, once the broker knows where that is.
@@ -67,11 +100,21 @@ class AmqpForwarder(Forwarder):
                 raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
                 ) from exc
-        settings = {"mandatory": False, "immediate": False}
+        # What is mandatory is returned if no queue gets it. A fanout is for whoever listens.
+        is_known = not exchange or bool(entities)
+        mandatory = is_known and not any(map(_is_fanout, entities))
+        settings = {"mandatory": mandatory, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
         method = encode_frames(self._channel, given)
         self._methods[destination] = method
+        self._fresh.add(destination)
         return method
+
+
+def _is_fanout(entity: Any) -> bool:
+    """Return whether a queue's exchange, or an exchange, is a fanout."""
+    exchange = getattr(entity, "exchange", entity)
+    return bool(exchange is not None and exchange.type == "fanout")
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

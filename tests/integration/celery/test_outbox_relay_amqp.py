@@ -167,6 +167,44 @@ def test_exchanges_of_rabbitmq(outbox, eventually):
     eventually(lambda: outbox.count(name) == 1)
 
 
+def test_a_queue_that_is_deleted(outbox, eventually, caplog):
+    """A queue that was deleted meanwhile is declared again: what has no queue isn't lost."""
+    caplog.set_level(logging.CRITICAL)
+    made = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    outbox.put(*made[:2])
+    outbox.relay()
+    eventually(lambda: outbox.count() == 2)
+    with outbox.app(outbox.url).connection_for_read() as connection:
+        connection.channel().queue_delete(outbox.queue)
+    outbox.put(*made[2:])
+    eventually(lambda: outbox.count() == 2)
+    ids = {message.headers["id"] for message in outbox.take()}
+    assert ids == {json.loads(text)["headers"]["id"] for _, text in made[2:]}
+    assert outbox.dead() == []
+
+
+def test_an_exchange_without_a_queue(outbox, eventually, caplog):
+    """A message that no queue of the app's exchange is bound for is set aside."""
+    caplog.set_level(logging.CRITICAL)
+    name = secrets.token_hex(8)
+    outbox.queues.append(name)
+    topics = Exchange(f"topics-{name}", type="topic", auto_delete=True)
+    conf = {"task_queues": [Queue(name, topics, routing_key="eu.#")]}
+    good, bad = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(2)])
+    entries = []
+    for (key, text), where in ((good, "eu.fr"), (bad, "us.ny"), (good, "eu.it"), (bad, "us.la")):
+        message = json.loads(text)
+        message["properties"]["delivery_info"] = {"exchange": topics.name, "routing_key": where}
+        message["properties"]["correlation_id"] = where
+        entries.append((key, json.dumps(message)))
+    outbox.put(*entries[:2])
+    outbox.relay(outbox.app(outbox.url, **conf))
+    eventually(lambda: outbox.count(name) == 1 and len(outbox.dead()) == 1)
+    outbox.put(*entries[2:])
+    eventually(lambda: outbox.count(name) == 2 and len(outbox.dead()) == 2)
+    assert all("no queue is bound to the exchange" in reason for reason in outbox.dead())
+
+
 def test_requests_of_sql_into_rabbitmq(outbox, eventually):
     """The app publishes what SQL asks for, in its order among the others."""
     made = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(2)])
