@@ -103,7 +103,7 @@ class AmqpCarrier(Carrier):
         if self._refused:
             raise OperationalError(
                 f"the broker refused {len(self._refused)} messages; a queue may have reached its "
-                "maximum length"
+                "maximum length, or was deleted"
             )
 
     def _take_acks(self) -> None:
@@ -133,6 +133,10 @@ class AmqpCarrier(Carrier):
         """Return whether the broker has confirmed these messages."""
         numbers = range(first + 1, last + 1)
         return not any(n in self._unconfirmed or n in self._refused for n in numbers)
+
+    def refuse(self, position: int) -> None:
+        """Count a message as one that the broker has refused: `settle` then raises an error."""
+        self._refused.add(position)
 
     def drop(self) -> None:
         """Discard the added messages that aren't sent yet."""

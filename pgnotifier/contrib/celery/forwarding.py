@@ -7,6 +7,7 @@ from typing import Any
 from celery.events.event import get_exchange
 from kombu.common import Broadcast, maybe_declare
 from kombu.entity import Exchange, Queue
+from kombu.transport import virtual
 
 from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
@@ -78,6 +79,8 @@ class KombuForwarder(Forwarder):
         exchange, routing_key, priority = message.destination
         for entity in find_entities(self.app, self.producer.connection, message.destination):
             _maybe_declare(entity, self.producer.channel)
+        if exchange and not _has_queue(self.producer.channel, exchange, routing_key):
+            raise nowhere(message.destination)
         given = dict(content.properties)
         if "expiration" in given:  # kombu takes seconds, and makes milliseconds of them
             given["expiration"] = int(given["expiration"]) / 1000
@@ -130,6 +133,17 @@ def find_entities(
 def _may_get(queue: Any, destination: Destination) -> bool:
     """Return whether a message that is sent to a queue's exchange may be for this queue."""
     return bool(queue.exchange.type != "direct" or queue.routing_key == destination.routing_key)
+
+
+def _has_queue(channel: Any, exchange: str, routing_key: str) -> bool:
+    """Return whether an exchange has a queue for a routing key.
+
+    Where kombu itself does the routing, it drops a message without one. A fanout is for whoever
+    listens.
+    """
+    if not isinstance(channel, virtual.Channel) or channel.typeof(exchange).type == "fanout":
+        return True
+    return bool(channel._lookup(exchange, routing_key))  # noqa: SLF001 - as it does itself
 
 
 def nowhere(destination: Destination) -> MessageRefusedError:

@@ -9,7 +9,7 @@ from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
-from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities
+from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
 from pgnotifier.contrib.celery.outbox_messages import Destination
 from pgnotifier.contrib.celery.relay_messages import (
     Content,
@@ -28,17 +28,33 @@ REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
 
 
 class AmqpForwarder(Forwarder):
-    """Publishes messages as the frames that py-amqp would send."""
+    """Publishes messages as the frames that py-amqp would send.
+
+    Attributes:
+        carrier: Sends them, and knows which of them RabbitMQ has confirmed.
+    """
+
+    carrier: AmqpCarrier
 
     def __init__(self, app: Any, producer: Any) -> None:
         """Put the producer's channel into confirm mode."""
         super().__init__(app, AmqpCarrier(producer))
         self._channel = producer.channel
         self._methods: dict[Destination, bytes] = {}
+        self._fresh: set[Destination] = set()
+        self._sent: dict[Any, tuple[int, Destination]] = {}
+        self._channel.events["basic_return"].add(self._on_return)
+
+    def begin(self) -> None:
+        """Forget the last messages, and that their queues have just been found."""
+        self._fresh.clear()
+        self._sent.clear()
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
-        self.carrier.add(self._make_frames(message.destination, message.open()))
+        content = message.open()
+        frames = self._make_frames(message.destination, content)
+        self._add(frames, message.destination, content)
 
     def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:
         """Add the frames of messages, up to the first entry that isn't one or can't be sent."""
@@ -46,12 +62,14 @@ class AmqpForwarder(Forwarder):
             found = read_finished(text)
             if found is None:
                 break
+            destination = found.destination
             try:
-                frames = self._make_frames(found.destination, open_content(text))
+                content = open_content(text)
+                frames = self._make_frames(destination, content)
             except Exception:  # noqa: BLE001 - `forward` comes to it, too
                 break
             tasks.append(found.headers.task)
-            self.carrier.add(frames)
+            self._add(frames, destination, content)
 
     def _make_frames(self, destination: Destination, content: Content) -> bytes:
         method = self._methods.get(destination) or self._find(destination)
@@ -65,6 +83,27 @@ class AmqpForwarder(Forwarder):
                 f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
             ) from None
         return join_frames(self._channel, method, properties, body)
+
+    def _add(self, frames: bytes, destination: Destination, content: Content) -> None:
+        """Add the frames of a message, and remember what it is, in case it is returned."""
+        position = self.carrier.position + 1
+        self._sent[content.properties.get("correlation_id")] = position, destination
+        self.carrier.add(frames)
+
+    def _on_return(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002
+        """Leave a message that no queue has got for another attempt, or refuse it.
+
+        RabbitMQ returns it before it confirms it. If its queue was there, it has been deleted
+        since, or has expired. With the next connection, it is declared again.
+        """
+        found = self._sent.get(message.properties.get("correlation_id"))
+        if found is None:
+            return
+        position, destination = found
+        if destination in self._fresh:
+            self.carrier.refused[position] = nowhere(destination)
+        else:
+            self.carrier.refuse(position)
 
     def _find(self, destination: Destination) -> bytes:
         """Return the `basic.publish` frame of a destination, once the broker knows where that is.
@@ -87,11 +126,21 @@ class AmqpForwarder(Forwarder):
                 raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
                 ) from exc
-        settings = {"mandatory": False, "immediate": False}
+        # What is mandatory is returned if no queue gets it. A fanout is for whoever listens.
+        is_known = not exchange or bool(entities)
+        mandatory = is_known and not any(map(_is_fanout, entities))
+        settings = {"mandatory": mandatory, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
         method = encode_frames(self._channel, given)
         self._methods[destination] = method
+        self._fresh.add(destination)
         return method
+
+
+def _is_fanout(entity: Any) -> bool:
+    """Return whether a queue's exchange, or an exchange, is a fanout."""
+    exchange = getattr(entity, "exchange", entity)
+    return bool(exchange is not None and exchange.type == "fanout")
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

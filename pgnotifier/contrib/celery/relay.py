@@ -60,6 +60,7 @@ class OutboxDispatcher(RelayDispatcher):
         self._app = check_app(app)
         super().__init__(name, channel_of(check_name(name)), subscription_of(self._app.main or ""))
         self._allow = check_patterns(allow)
+        self._held: Notifier | None = None  # which the app keeps, while it has the subscription
         self._broker = Broker(self._app)
         self._suspicion = Suspicion()
         self._is_alone = False
@@ -83,10 +84,12 @@ class OutboxDispatcher(RelayDispatcher):
             ConfigurationError: It is another one.
         """
         super().bind(subscription)
+        self._held = self.notifier
         AppTasks.of(self._app).hold(self)
 
     def unbind(self, subscription: "Subscription") -> None:  # noqa: ARG002
-        """Let go of the dispatcher."""
+        """Let go of the dispatcher and its notifier."""
+        self._held = None
         AppTasks.of(self._app).let_go(self)
 
     def open(self) -> None:

@@ -49,3 +49,15 @@ def make_app(broker, **conf):
         """Do nothing: no worker runs."""
 
     return app
+
+
+def publish_some(app):
+    """Publish messages that differ in all that messages can differ in."""
+    # The name of the queue for answers is the app's own by default.
+    invoice = app.tasks["shop.invoice"].s().set(reply_to="answers")
+    invoice.apply_async((1,), task_id="one")
+    invoice.apply_async((2,), {"copies": 3}, task_id="two", priority=5)
+    invoice.apply_async((3,), task_id="three", headers={"n": 1, "f": 0.5, "d": {"a": [1, None]}})
+    invoice.apply_async((4,), task_id="four", expiration=600, delivery_mode=1)
+    invoice.apply_async(("é" * 300_000,), task_id="five", compression="zlib")
+    invoice.apply_async((6,), task_id="six", serializer="pickle", eta=None, time_limit=9)

@@ -1,5 +1,6 @@
 """The relay of an outbox: what is in the log gets to Redis and RabbitMQ as Celery would send it."""
 
+import gc
 import json
 import logging
 from contextlib import closing, suppress
@@ -295,6 +296,19 @@ def test_the_app_knows_its_relay(outbox):
     assert row.path == "relayed"
     with pytest.raises(ConfigurationError, match="only delivers what relay_to"):
         notifier.subscribe("other", "orders", print, dispatcher=dispatcher)
+
+
+def test_the_app_keeps_the_notifier_of_its_relay(outbox):
+    """A module may keep the outbox alone: the app keeps the notifier, as long as that relays."""
+    app = make_app(outbox.url)
+    kept = CeleryNotifier(app, db_conf=outbox.log.dsn).outbox
+    gc.collect()
+    (notifier,) = notifiers_of(app)
+    assert notifier.outbox is kept
+    notifier.unsubscribe(kept.subscription, kept.channel)
+    del notifier
+    gc.collect()
+    assert notifiers_of(app) == []
 
 
 def test_a_broker_that_is_down(outbox, pgnotifier_private_valkey, eventually, caplog):

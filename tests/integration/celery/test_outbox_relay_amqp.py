@@ -9,7 +9,7 @@ import amqp
 import psycopg
 import pytest
 from kombu import Exchange, Queue
-from outboxes import capture, catch, make_app
+from outboxes import capture, catch, make_app, publish_some
 
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
@@ -90,18 +90,6 @@ def outbox(log, rabbitmq, pgnotifier_redis_url, make_notifier):
     outbox.close()
 
 
-def publish_some(app):
-    """Publish messages that differ in all that messages can differ in."""
-    # The name of the queue for answers is the app's own by default.
-    invoice = app.tasks["shop.invoice"].s().set(reply_to="answers")
-    invoice.apply_async((1,), task_id="one")
-    invoice.apply_async((2,), {"copies": 3}, task_id="two", priority=5)
-    invoice.apply_async((3,), task_id="three", headers={"n": 1, "f": 0.5, "d": {"a": [1, None]}})
-    invoice.apply_async((4,), task_id="four", expiration=600, delivery_mode=1)
-    invoice.apply_async(("é" * 300_000,), task_id="five", compression="zlib")
-    invoice.apply_async((6,), task_id="six", serializer="pickle", eta=None, time_limit=9)
-
-
 def by_id(message):
     """Return what to order messages by."""
     return message.headers["id"]
@@ -177,6 +165,44 @@ def test_exchanges_of_rabbitmq(outbox, eventually):
     outbox.put((None, json.dumps(message)))
     outbox.relay(outbox.app(outbox.url, **conf))
     eventually(lambda: outbox.count(name) == 1)
+
+
+def test_a_queue_that_is_deleted(outbox, eventually, caplog):
+    """A queue that was deleted meanwhile is declared again: what has no queue isn't lost."""
+    caplog.set_level(logging.CRITICAL)
+    made = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    outbox.put(*made[:2])
+    outbox.relay()
+    eventually(lambda: outbox.count() == 2)
+    with outbox.app(outbox.url).connection_for_read() as connection:
+        connection.channel().queue_delete(outbox.queue)
+    outbox.put(*made[2:])
+    eventually(lambda: outbox.count() == 2)
+    ids = {message.headers["id"] for message in outbox.take()}
+    assert ids == {json.loads(text)["headers"]["id"] for _, text in made[2:]}
+    assert outbox.dead() == []
+
+
+def test_an_exchange_without_a_queue(outbox, eventually, caplog):
+    """A message that no queue of the app's exchange is bound for is set aside."""
+    caplog.set_level(logging.CRITICAL)
+    name = secrets.token_hex(8)
+    outbox.queues.append(name)
+    topics = Exchange(f"topics-{name}", type="topic", auto_delete=True)
+    conf = {"task_queues": [Queue(name, topics, routing_key="eu.#")]}
+    good, bad = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(2)])
+    entries = []
+    for (key, text), where in ((good, "eu.fr"), (bad, "us.ny"), (good, "eu.it"), (bad, "us.la")):
+        message = json.loads(text)
+        message["properties"]["delivery_info"] = {"exchange": topics.name, "routing_key": where}
+        message["properties"]["correlation_id"] = where
+        entries.append((key, json.dumps(message)))
+    outbox.put(*entries[:2])
+    outbox.relay(outbox.app(outbox.url, **conf))
+    eventually(lambda: outbox.count(name) == 1 and len(outbox.dead()) == 1)
+    outbox.put(*entries[2:])
+    eventually(lambda: outbox.count(name) == 2 and len(outbox.dead()) == 2)
+    assert all("no queue is bound to the exchange" in reason for reason in outbox.dead())
 
 
 def test_requests_of_sql_into_rabbitmq(outbox, eventually):
