@@ -1,11 +1,14 @@
 """RQ jobs that are enqueued in a transaction of Django."""
 
+import os
+
 import pytest
 from asgiref.sync import async_to_sync
 from django.db import connection, connections, transaction
 from redis import Redis
 from rq import Queue
 
+from pgnotifier.contrib.django.notifiers import all_notifiers, get_notifier
 from pgnotifier.contrib.rq import RQOutbox
 from pgnotifier.contrib.rq.outbox_jobs import read
 from pgnotifier.errors import ConfigurationError
@@ -68,3 +71,21 @@ def test_asyncio(committed, outbox):
 
     job = async_to_sync(enqueue)()
     assert ids() == [job.id]
+
+
+def test_the_relay(committed, eventually):
+    """The notifier of a database, which `manage.py pgnotifier` runs, relays as any other."""
+    with Redis.from_url(os.environ["TEST_DJANGO_REDIS_URL"]) as redis:
+        outbox = RQOutbox(Queue("django-outbox", connection=redis))
+        notifier = get_notifier("default")
+        outbox.relay_to(notifier)
+        try:
+            assert all_notifiers()["default"] is notifier
+            with transaction.atomic():
+                job = outbox.enqueue(None, work, 1)
+            notifier.start()
+            eventually(lambda: outbox.queue.job_ids == [job.id])
+        finally:
+            notifier.stop()
+            notifier.unsubscribe(outbox.subscription, outbox.channel)
+            outbox.queue.delete(delete_jobs=True)

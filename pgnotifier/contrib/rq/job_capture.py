@@ -1,10 +1,11 @@
 """Have RQ make jobs as always, and keep them from Redis.
 
-A copy of the queue has another class, in which RQ's last step, to write the job to Redis, is
-replaced. Everything before that is RQ's own code, or that of a class of yours.
+A copy of the queue has another class, in which RQ's last steps, to look at the jobs that it depends
+on and to write to Redis, are replaced. Everything before that is RQ's own code, that of a class of
+yours, or what others have put around it: Sentry adds its trace in `enqueue_job`.
 
-    enqueue -> enqueue_call -> create_job -> enqueue_job      replaced
-    enqueue_at              -> create_job -> schedule_job     replaced
+    enqueue -> enqueue_call -> create_job -> enqueue_job -> setup_dependencies, _enqueue_job
+    enqueue_at              -> create_job -> schedule_job
 """
 
 from copy import copy
@@ -33,6 +34,22 @@ class _Catching(_Base):
         self, job: Any, pipeline: Any = None, at_front: bool = False, unique: bool = False
     ) -> Any:
         _check_pipeline(pipeline)
+        if getattr(job, "rate_limit_key", None):  # RQ takes no pipeline for these
+            return self._enqueue_job(job, at_front=at_front, unique=unique)
+        others = {"unique": True} if unique else {}  # as RQ 2.0 doesn't know it
+        nowhere = self.connection.pipeline()  # it is never executed
+        return super().enqueue_job(job, pipeline=nowhere, at_front=at_front, **others)
+
+    def setup_dependencies(self, job: Any, pipeline: Any = None) -> Any:  # noqa: ARG002
+        return job
+
+    def _enqueue_job(
+        self,
+        job: Any,
+        pipeline: Any = None,  # noqa: ARG002
+        at_front: bool = False,
+        unique: bool = False,
+    ) -> Any:
         self.caught.append(make(job, self, at_front=at_front, is_unique=unique))
         return job
 

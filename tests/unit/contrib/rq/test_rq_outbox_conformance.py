@@ -215,3 +215,20 @@ def test_rate_limits(client, queue):
         for n in range(3)
     ]
     assert compare(client, queue, *calls)[b"rq:queue:images"] == ([b"a0"], -1)
+
+
+def test_what_others_put_around_rq(client, queue, monkeypatch):
+    """Sentry replaces `Queue.enqueue_job` to add its trace, when the job is enqueued."""
+    original = Queue.enqueue_job
+
+    def enqueue_job(self, job, **options):
+        job.meta["trace"] = traces.pop()
+        return original(self, job, **options)
+
+    traces = [2, 1]
+    monkeypatch.setattr(Queue, "enqueue_job", enqueue_job)
+    texts = texts_of(queue, lambda queue: queue.enqueue(callbacks.other, job_id="a"))
+    texts += texts_of(queue, lambda queue: queue.enqueue(callbacks.other, job_id="b"))
+    monkeypatch.undo()
+    RelayDesk(queue).relay_texts(*texts)
+    assert [job.meta for job in queue.jobs] == [{"trace": 1}, {"trace": 2}]
