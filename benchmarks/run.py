@@ -14,6 +14,7 @@ import jobs
 import latency
 import memory
 import outbox
+import outbox_enqueue
 import queues
 import rabbitmq
 import tracing
@@ -42,6 +43,7 @@ if __name__ == "__main__":
                 durable_held,
                 durable_volume,
                 outbox,
+                outbox_enqueue,
             )
         ],
     )
