@@ -24,7 +24,7 @@ DSN, BROKER = os.environ["BENCH_DSN"], os.environ["BENCH_BROKER"]
 
 def main() -> None:
     """Answer the parent until it closes the pipe."""
-    count = int(sys.argv[1])
+    count, fewer = map(int, sys.argv[1:])
     theirs = set_up_django()
     from django.core.management import call_command
 
@@ -34,9 +34,9 @@ def main() -> None:
     at_once = Celery("at-once", broker=BROKER)
     connection = psycopg.connect(DSN)
     runs: dict[str, Callable[[], float]] = {
-        OURS: lambda: enqueue(ours, count, outbox),
-        AT_ONCE: lambda: enqueue(at_once, count),
-        DJANGO_OUTBOX: lambda: enqueue(theirs, count),
+        OURS: lambda: enqueue(ours, fewer, outbox),
+        AT_ONCE: lambda: enqueue(at_once, fewer),
+        DJANGO_OUTBOX: lambda: enqueue(theirs, fewer),
         MANY: lambda: enqueue_many(connection, ours, outbox, count),
         INSERT: lambda: insert(connection, count),
     }
