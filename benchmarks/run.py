@@ -15,6 +15,7 @@ import latency
 import memory
 import outbox
 import outbox_enqueue
+import outbox_latency
 import queues
 import rabbitmq
 import tracing
@@ -44,6 +45,7 @@ if __name__ == "__main__":
                 durable_volume,
                 outbox,
                 outbox_enqueue,
+                outbox_latency,
             )
         ],
     )

@@ -44,6 +44,7 @@ COMPETITORS = {
     "an outbox into RabbitMQ": 2,
     "enqueueing in a transaction": 3,
     "10 tasks at a time": 2,
+    "from COMMIT to task, with an outbox": 4,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 
