@@ -45,6 +45,12 @@ class Child:
             raise RuntimeError(f"{self._name} has ended, or sent no message within {TIMEOUT} s")
         return json.loads(line)
 
+    def ask(self, message: str) -> Any:
+        """Send a line to the child, and return its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{message}\n".encode())
+        return self.read_message()
+
     def __enter__(self) -> Self:
         return self
 

@@ -39,3 +39,9 @@ PROCRASTINATE = "procrastinate"
 PGPUBSUB = "django-pgpubsub"
 DJANGO_OUTBOX = "django-celery-outbox"
 PLAIN = "plain NOTIFY"
+
+# Enqueueing.
+AT_ONCE = "pgnotifier, each at once"
+MANY = "pgnotifier, many"
+INSERT = "one INSERT of the bytes"
+ON_COMMIT = "delay_on_commit"

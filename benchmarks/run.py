@@ -14,6 +14,8 @@ import jobs
 import latency
 import memory
 import outbox
+import outbox_enqueue
+import outbox_latency
 import queues
 import rabbitmq
 import tracing
@@ -42,6 +44,8 @@ if __name__ == "__main__":
                 durable_held,
                 durable_volume,
                 outbox,
+                outbox_enqueue,
+                outbox_latency,
             )
         ],
     )

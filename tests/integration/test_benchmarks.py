@@ -42,6 +42,9 @@ COMPETITORS = {
     "a transaction of 10,000 entries": 2,
     "an outbox into Redis": 3,
     "an outbox into RabbitMQ": 2,
+    "enqueueing in a transaction": 3,
+    "10 tasks at a time": 2,
+    "from COMMIT to task, with an outbox": 4,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 

@@ -53,6 +53,19 @@ def _find_in_target(target: CeleryTarget) -> str | None:
     return found
 
 
+def find_obstacle_for(task: Any, app: Any) -> str | None:
+    """Return why the messages of a task that is called directly can't be stamped.
+
+    Args:
+        task: The task; None for one of another program.
+        app: The app that publishes it.
+    """
+    try:
+        return _find_in_task(task, app) or _find_in_app(app)
+    except Exception as exc:  # noqa: BLE001 - as in `find_obstacle`
+        return f"the app's configuration raises {type(exc).__name__}"
+
+
 def find_receivers() -> str | None:
     """Return which signal of publishing has receivers now, because they may change a message.
 

@@ -195,7 +195,7 @@ class CeleryOutbox:
             PgNotifierError: As for `enqueue`.
         """
         with self(connection):
-            return [self._apply(signature) for signature in signatures]
+            return [*self._capture.stamper.apply_all(map(self._check, signatures))]
 
     async def aenqueue(self, connection: AnyConnection, signature: Any, **options: Any) -> Any:
         """Publish one task or canvas on a connection for asyncio: see `enqueue`."""
@@ -208,13 +208,11 @@ class CeleryOutbox:
     ) -> list[Any]:
         """Publish many tasks on a connection for asyncio: see `enqueue_many`."""
         async with self(connection):
-            return [self._apply(signature) for signature in signatures]
+            return [*self._capture.stamper.apply_all(map(self._check, signatures))]
 
-    def _apply(self, signature: Any) -> Any:
-        self._check(signature)
-        return signature.apply_async()
-
-    def _check(self, signature: Any) -> None:
+    def _check(self, signature: Any) -> Any:
+        if getattr(signature, "_app", None) is self._app:
+            return signature  # so it is with most of many, and the rest takes a while
         if not hasattr(signature, "apply_async"):
             raise ArgumentTypeError(
                 f"enqueue a signature, as in task.s(1), not {type(signature).__name__}"
@@ -225,6 +223,7 @@ class CeleryOutbox:
                 f"{signature!r:.80} is of the app {app.main!r}, but this outbox is of "
                 f"{self._app.main!r}"
             )
+        return signature
 
 
 class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):

@@ -24,6 +24,7 @@ from kombu.transport import virtual
 
 from pgnotifier._log.composing import Draft
 from pgnotifier.contrib.celery.outbox_messages import make
+from pgnotifier.contrib.celery.outbox_stamping import Stamper
 from pgnotifier.errors import ConfigurationError
 
 _ATTRIBUTE = "_pgnotifier_capture"
@@ -94,6 +95,7 @@ class Capture:
     """Replaces the producers of an app while an outbox is active. There is one per app.
 
     Attributes:
+        stamper: Makes the messages of simple tasks.
         finders: What takes messages while no block is executed: the first that one of these
             functions returns. If all of them return None, messages go to the broker.
     """
@@ -101,6 +103,7 @@ class Capture:
     def __init__(self, app: Any) -> None:
         self.finders: list[Callable[[], Sink | None]] = []
         self._app = app
+        self.stamper = Stamper(app, self.find)
         self._acquire = app.producer_or_acquire
         self._made = threading.local()  # kombu's objects are for one thread at a time
 
@@ -111,6 +114,7 @@ class Capture:
         found: Capture = vars(app).setdefault(_ATTRIBUTE, made)
         if found is made:
             app.producer_or_acquire = app.default_producer = made.producer_or_acquire
+            app.send_task = made.stamper.send_task
         return found
 
     @contextmanager
@@ -185,7 +189,9 @@ class Capture:
         sink = self.find()
         if sink is None:
             raise RuntimeError("this producer is only for the block that it was acquired in")
-        sink.add(make(message))
+        draft = make(message)
+        sink.add(draft)
+        self.stamper.note(draft)
 
     def _check(self, producer: Any) -> None:
         """Check that a producer that was given leads to the app's broker, as the relay does.

@@ -28,13 +28,18 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
             if there is none, into the first one, where it is committed at once.
     """
     outbox = CeleryOutbox(app)
-    Capture.of(outbox.app).finders.append(_Sink(outbox, aliases).find)
+    insert_at_once(outbox, aliases)
     seconds = conf.get("OUTBOX_MAX_AGE")
     max_age = None if seconds is None else timedelta(seconds=seconds)
     for alias in aliases:
         notifier = get_notifier(alias)
         if outbox.channel not in notifier.get_subscriptions():
             outbox.relay_to(notifier, max_age=max_age)
+
+
+def insert_at_once(outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
+    """Have all tasks of an outbox's app published in Django's transactions, without a relay."""
+    Capture.of(outbox.app).finders.append(_Sink(outbox, aliases).find)
 
 
 class _Sink:

@@ -47,15 +47,19 @@ def make_app(make_app):
 
 
 def compare(app, url, publish):
-    """Publish without and with an outbox, and compare the texts; return how many there are."""
+    """Publish without and with an outbox, and compare the texts; return how many there are.
+
+    Celery makes the first two messages of a task for the outbox, and a stamp the third one.
+    """
     publish()
     expected = by_destination(take_texts(url))
-    drafts = capture(app, publish)
-    assert take_texts(url) == [], "something was sent to the broker"
-    found = by_key(drafts)
-    assert [*found] == [*expected]
-    for name, texts in expected.items():
-        assert [*map(normalised, found[name])] == [*map(normalised, texts)]
+    for _ in range(3):
+        drafts = capture(app, publish)
+        assert take_texts(url) == [], "something was sent to the broker"
+        found = by_key(drafts)
+        assert [*found] == [*expected]
+        for name, texts in expected.items():
+            assert [*map(normalised, found[name])] == [*map(normalised, texts)]
     return len(drafts)
 
 
@@ -277,7 +281,7 @@ def test_what_receivers_add(make_app, pgnotifier_redis_url):
     signals.before_task_publish.connect(before)
     signals.after_task_publish.connect(after)
     assert compare(app, pgnotifier_redis_url, lambda: task.delay(1)) == 1
-    assert calls == [("before", "own"), ("after", "own", "acme")] * 2
+    assert calls == [("before", "own"), ("after", "own", "acme")] * 4
 
 
 def test_events(make_app):
