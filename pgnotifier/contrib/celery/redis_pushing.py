@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
+from redis.exceptions import ResponseError
 
 _get_connection_with: Any = () if redis.VERSION >= (5, 3, 0) else ("LPUSH",)
-_ResponseError: Any = redis.exceptions.ResponseError
+_ResponseError: Any = ResponseError
 
 
 def push_bytes(
