@@ -49,7 +49,7 @@ def is_empty(url):
 
 @pytest.mark.parametrize(
     ("transactions", "controls", "seconds"),
-    [pytest.param(500, 200, 1), pytest.param(10_000, 1000, 3, marks=[pytest.mark.gate])],
+    [pytest.param(500, 200, 1), pytest.param(10_000, 500, 3, marks=[pytest.mark.gate])],
     ids=["short", "long"],
 )
 @pytest.mark.timeout(900)
@@ -75,6 +75,7 @@ def test_everything_is_killed(log, broker, run_script, transactions, controls, s
     assert all(map(ends_well, webs))
     for relay in relays:
         relay.process.send_signal(signal.SIGTERM)  # kill no more
+        relay.prints("kills")
     orders = {way: numbers(log, ORDERS, way) for way in WAYS}
     eventually(lambda: orders["outbox"] <= numbers(log, INVOICES, "outbox"), 300)
     eventually(lambda: log.execute(BEHIND) == [(0,)] and is_empty(broker.url), 120)
@@ -83,7 +84,7 @@ def test_everything_is_killed(log, broker, run_script, transactions, controls, s
     assert invoices["outbox"] == orders["outbox"]
     assert invoices["delay"] - orders["delay"]
     assert orders["after"] - invoices["after"]
-    assert all("\n0 kills" not in f"\n{one.out}" for one in (*webs, *relays))
+    assert not any(one.out.startswith("0 kills") for one in (*webs, *relays))
 
 
 @pytest.mark.parametrize(
