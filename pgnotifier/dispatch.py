@@ -73,12 +73,18 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
     def identify_as_text(self) -> str | None:
         """Return the text of what `identify` returns, in a third of the time."""
-        entries = [f"{one.id} {_show_time(one.published_at)}" for one in self.entries()]
-        if not entries:
-            return None
-        subscription = self.binding.subscription
-        hashed = _IDS.copy()
-        hashed.update(repr((subscription.id, subscription.channel, entries)).encode())
+        whole = self.notification
+        if isinstance(whole, Entry) and not whole.parts:  # without a generator in the usual case
+            entries = f"'{whole.id} {_show_time(whole.published_at)}'"
+        else:
+            entries = ", ".join(
+                [f"'{one.id} {_show_time(one.published_at)}'" for one in self.entries()]
+            )
+            if not entries:
+                return None
+        # What is hashed is the repr of the subscription's id, its channel, and a list of entries.
+        hashed = self.binding.identity.copy()
+        hashed.update(f"[{entries}])".encode())
         digits = hashed.hexdigest()
         variant = "89ab"[int(digits[16], 16) & 3]
         return (
@@ -331,10 +337,20 @@ class Binding:
     former: "ref[Binding] | None" = field(init=False, default=None)
     passed_on: deque[Delivery] = field(init=False, default_factory=deque)
     is_left: bool = field(init=False, default=False)
+    _identity: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.id = self.subscription.id
         self.gathering = self.subscription.gathering
+
+    @property
+    def identity(self) -> Any:
+        """The hash of its id and channel, with which the ids of its deliveries begin. Copy it."""
+        if self._identity is None:
+            identity = _IDS.copy()
+            identity.update(f"({self.id!r}, {self.subscription.channel!r}, ".encode())
+            self._identity = identity
+        return self._identity
 
     @property
     def dispatcher(self) -> Dispatcher:

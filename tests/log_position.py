@@ -25,6 +25,14 @@ IDLE_INTERVAL = 60.0
 SEARCH_TIME = 0.5
 """Seconds in which one `read` passes windows without any entry for its channel."""
 
+_TAKE = """
+SELECT channel, state, n, done::text, target::text, last_id, is_now, id_hi, newest
+FROM pgnotifier.take(%s, %s::int8, %s::pg_snapshot)
+"""
+_READ = """
+SELECT id, at, key, payload, is_rest
+FROM pgnotifier.read(%s, %s::pg_snapshot, %s::pg_snapshot, %s, %s)
+"""
 _SAVE = "SELECT pgnotifier.save(%s, %s::pg_snapshot, %s::pg_snapshot, %s)"
 
 
@@ -96,7 +104,8 @@ class Position:
             self._session = LogSession(connection)
         until = time.monotonic() + SEARCH_TIME
         while True:
-            window = self._session.take(self.sub, self._known, self._ahead)
+            taken = connection.execute(_TAKE, (self.sub, self._known, self._ahead)).fetchone()
+            channel, window = taken[0], Window(*taken[1:])
             if window.state == "busy":
                 return None
             if window.state == "gone":
@@ -104,7 +113,9 @@ class Position:
             if window.state == "foreign":
                 raise ForeignPositionError(self.sub)
             # A statement of its own, so that it sees all that is visible in the target.
-            rows, is_whole = self._session.read(window.channel, window, limit)
+            values = (channel, window.done, window.target, window.last_id, limit)
+            found = connection.execute(_READ, values).fetchall()
+            rows, is_whole = [Row(*one[:4]) for one in found], not found or found[0][-1]
             if is_whole and not rows:
                 self._known, self._ahead = window.n, window.target
                 if not (window.is_now or window.last_id) and time.monotonic() < until:

@@ -56,7 +56,7 @@ class Decoder:
         try:
             payload = self.read(item.data)
         except BaseException as exc:  # noqa: BLE001 - a user's decoder
-            _report(binding, item, exc)
+            report(binding, item, exc)
             return None
         return Delivery(binding, item.arrival(payload))
 
@@ -96,7 +96,7 @@ class Decoder:
                     try:
                         payload = read(data)
                     except BaseException as exc:  # noqa: BLE001 - a user's decoder
-                        _report(binding, item, exc)
+                        report(binding, item, exc)
                         continue
                 arrival = Arrival(item.channel, payload, data, item.pid, item.received_at)
                 delivery = Delivery(binding, arrival)
@@ -127,6 +127,6 @@ class Decoder:
         return None
 
 
-def _report(binding: Binding, item: Item, exc: BaseException) -> None:
-    """Report a payload that can't be decoded."""
+def report(binding: Binding, item: Item, exc: BaseException) -> None:
+    """Report a payload that can't be decoded, and isn't delivered."""
     Delivery(binding, item.arrival(None)).report(exc)

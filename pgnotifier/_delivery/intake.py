@@ -7,10 +7,10 @@ from datetime import datetime
 import msgspec
 
 from pgnotifier._delivery.buffer import BATCH_BYTES, Buffer, GapMarker, Item
-from pgnotifier._delivery.decoding import Decoder
+from pgnotifier._delivery.decoding import Decoder, report
 from pgnotifier._delivery.portions import Portion, PortionBatch
 from pgnotifier._delivery.succession import Succession
-from pgnotifier.dispatch import Batch, Delivery
+from pgnotifier.dispatch import Batch, Binding, Delivery
 from pgnotifier.notification import Entry, Receipt
 
 
@@ -172,17 +172,23 @@ def decode(
     if not items or not isinstance(items[0], EntryItem):
         decoder.decode_items(items, deliveries, succession)
         return
+    read = decoder.read
     for item in items:
         if not isinstance(item, EntryItem) or isinstance(item, PortionItem):
             break
         for one in item.bindings:
-            binding = succession.follow(one)
-            if not succession.serves(binding):
-                succession.forward(binding, item)
+            binding = one
+            if one.successor is not None:
+                binding = succession.follow(one)
+                if not succession.serves(binding):
+                    succession.forward(binding, item)
+                    continue
+            try:
+                payload = read(item.data)
+            except BaseException as exc:  # noqa: BLE001 - a user's decoder
+                report(binding, item, exc)
                 continue
-            delivery = decoder.decode(binding, item)
-            if delivery is None:
-                continue
+            delivery = Delivery(binding, item.arrival(payload))
             if binding.gathering is None:
                 deliveries.append(delivery)
             else:
@@ -220,12 +226,37 @@ def settle_acknowledged(batch: Batch, left: Collection[Delivery]) -> None:
         batch.settle()
         return
     kept = {(id(entry.receipt), entry.id) for one in left for entry in one.entries()}
+    if not kept:
+        _settle_all(batch)
+        return
     for delivery in batch:
         if not delivery.binding.live:
-            continue
-        if not kept:
-            delivery.settle()
             continue
         for entry in delivery.entries():
             if (id(entry.receipt), entry.id) not in kept:
                 Delivery(delivery.binding, entry).settle()
+
+
+def _settle_all(batch: Batch) -> None:
+    """Settle all deliveries: those that were read together in one call, which is much faster."""
+    binding: Binding | None = None
+    receipt: Receipt | None = None
+    done: list[int] = []
+    for delivery in batch:
+        entry = delivery.notification
+        if not isinstance(entry, Entry) or entry.parts:
+            delivery.settle()
+        elif entry.receipt is receipt and delivery.binding is binding:
+            done.append(entry.id)
+        else:
+            _settle_some(binding, receipt, done)
+            binding, receipt, done = delivery.binding, entry.receipt, [entry.id]
+    _settle_some(binding, receipt, done)
+
+
+def _settle_some(binding: Binding | None, receipt: Receipt | None, done: list[int]) -> None:
+    """Do what `Delivery.settle` does, for entries with the same receipt and binding."""
+    if binding is None or receipt is None:
+        return
+    if binding.live and receipt.covers(binding.mutes):
+        receipt.settle_all(done)

@@ -6,8 +6,8 @@ from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.rows import Failed, Place
 
 BATCH = 1000
-"""How many entries are read at a time, at most, and as many may come again after a crash. More for
-a dispatcher with larger batches."""
+"""How many entries are handed over at a time, at most, and as many may come again after a crash.
+More for a dispatcher with larger batches."""
 UNSYNCED = 100
 """How many entries may be delivered, with their position saved, before the next save waits for the
 disk. After a crash of the server these may come again, too, so the next batch is that much smaller.
@@ -24,31 +24,33 @@ class Bookmark:
         unsynced: How many entries before it a crash of the server may bring back.
     """
 
-    def __init__(self, batch: int = BATCH) -> None:
+    def __init__(self, batch: int = BATCH, most_unsynced: int = UNSYNCED) -> None:
         """Know nothing yet.
 
         Args:
             batch: How many entries may come again after a crash.
+            most_unsynced: How many of them may be saved without waiting for the disk.
         """
         self._batch = batch
+        self._most_unsynced = most_unsynced
         self.known: int | None = None
         self.ahead: str | None = None
-        self.unsynced = UNSYNCED
+        self.unsynced = most_unsynced
 
     @property
-    def ahead_of(self) -> tuple[int | None, str | None]:
+    def ahead_of(self) -> tuple[int | None, Place | None]:
         """The number of the position that `ahead` belongs to, and that."""
-        return (None, None) if self.ahead is None else (self.known, self.ahead)
+        return (None, None) if self.ahead is None else (self.known, Place(self.ahead))
 
     @property
     def limit(self) -> int:
-        """How many entries may be read next."""
+        """How many entries may be handed over next."""
         return self._batch - self.unsynced
 
     def move(self, known: int | None) -> None:
         """Note that the position is another one, which somebody else has saved."""
         self.known, self.ahead = known, None
-        self.unsynced = UNSYNCED  # nobody knows whether that has waited for the disk
+        self.unsynced = self._most_unsynced  # nobody knows whether that has waited for the disk
 
     def save(
         self,
@@ -73,9 +75,29 @@ class Bookmark:
             waits: Whether to wait for the disk in any case.
         """
         assert self.known is not None
-        unsynced = self.unsynced + count
-        waits = waits or bool(failed) or (count > 0 and unsynced > UNSYNCED)
+        waits = self.waits(count, is_safe=waits or bool(failed))
         made = session.save(sub, self.known, channel, place, failed, waits=waits)
+        return self.note(made, place, count, waits=waits)
+
+    def waits(self, count: int, *, is_safe: bool = False) -> bool:
+        """Return whether saving the position after so many entries waits for the disk.
+
+        Args:
+            count: How many entries are settled since the last one.
+            is_safe: Whether to wait in any case.
+        """
+        return is_safe or (count > 0 and self.unsynced + count > self._most_unsynced)
+
+    def note(self, made: int | None, place: Place, count: int, *, waits: bool) -> bool:
+        """Note that the position was saved; return False if it was moved elsewhere meanwhile.
+
+        Args:
+            made: The number of the new position; None if there is none.
+            place: The new position.
+            count: How many entries are settled since the last one.
+            waits: Whether that has waited for the disk.
+        """
+        unsynced = self.unsynced + count
         self.move(made)
         if made is None:
             return False

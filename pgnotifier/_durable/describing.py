@@ -17,7 +17,7 @@ def describe(one: Progress, name: Hashable, channel: str, trouble: Trouble) -> D
         channel: Its channel.
         trouble: Since when the log can't be read, and why.
     """
-    figures, since, flight, lag = one.figures, one.behind_since, one.flight, 0
+    figures, since, flight, lag = one.tally.figures, one.tally.behind_since, one.flight, 0
     if figures is not None and one.is_resting:
         since, lag = figures.oldest, figures.behind
     elif flight is not None:
@@ -27,14 +27,14 @@ def describe(one: Progress, name: Hashable, channel: str, trouble: Trouble) -> D
     return DurableStatus(
         id=str(name),
         channel=channel,
-        last_id=one.last_id,
+        last_id=one.tally.last_id,
         lag=lag,
         lag_seconds=max(0.0, seconds),
-        rate=one.rate,
-        attempts=max(one.attempts, figures.attempts if figures is not None else 0),
+        rate=one.tally.rate,
+        attempts=max(one.tally.attempts, figures.attempts if figures is not None else 0),
         failed=figures.failed if figures is not None else 0,
         dead=figures.dead if figures is not None else 0,
-        held_since=one.held_since,
+        held_since=one.tally.held_since,
         since=trouble.since,
         why=trouble.why,
     )

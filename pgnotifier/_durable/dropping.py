@@ -6,6 +6,7 @@ from functools import reduce
 from time import monotonic
 
 from pgnotifier._delivery.buffer import GapMarker
+from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
 from pgnotifier._durable.rows import Missed
 from pgnotifier.dispatch import Binding, Delivery
@@ -96,6 +97,64 @@ class Dropping:
         )
         hand_over(GapMarker([Delivery(to, entry)]))
         return ledger
+
+
+class Missing:
+    """Has what a subscription has missed reported before it reads on.
+
+    The source's thread owns it.
+    """
+
+    def __init__(self, report: ReportDropped, on_change: Callable[[], object]) -> None:
+        """Begin with nothing.
+
+        Args:
+            report: Logs and reports a gap.
+            on_change: Called on any thread once something has been done about it.
+        """
+        self._report = report
+        self._on_change = on_change
+        self._dropping: Dropping | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being reported."""
+        return self._dropping is not None
+
+    @property
+    def due_at(self) -> float:
+        """When to visit it next."""
+        return monotonic() + RETRY_PAUSE if self.is_busy else math.inf
+
+    def take(self, session: LogSession, sub: int, binding: Binding) -> bool:
+        """Have what was dropped reported; return whether anything was.
+
+        Args:
+            session: The session.
+            sub: The subscription's number.
+            binding: The subscription.
+        """
+        missed = session.take_missed(sub)
+        if missed:
+            self._dropping = Dropping(binding, missed)
+            self._dropping.report(self._report, self._on_change)
+        return self.is_busy
+
+    def settle(self, session: LogSession, hand_over: Callable[[GapMarker], object]) -> None:
+        """Forget what was dropped, once everybody knows.
+
+        Args:
+            session: The session.
+            hand_over: Gives a delivery to the deliverer.
+        """
+        dropping = self._dropping
+        if dropping is not None and dropping.advance(hand_over, self._on_change):
+            session.forget_missed(dropping.missed)
+            self._dropping = None
+
+    def forget(self) -> None:
+        """Report nothing any more. The database still has it."""
+        self._dropping = None
 
 
 def _make_gap(binding: Binding, missed: Missed) -> Gap:

@@ -17,6 +17,10 @@ from pgnotifier.durability import Durability
 FIRST_RETRY = 1.0
 LAST_RETRY = 600.0
 """Seconds before the first and the last retry of an entry; they double in between."""
+MANY = 10
+"""How many entries, read together, show that more are about to come."""
+FLOOD_PAUSE = 0.015
+"""Seconds between two looks then: each costs the server as much as some publications do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,23 @@ class Flight:
         return not self.is_rest or (self.window is not None and not self.window.is_now)
 
     @property
+    def pause(self) -> float:
+        """How many seconds after these entries to look for more, at the earliest."""
+        return FLOOD_PAUSE if len(self.rows) > MANY and not self.is_followed else 0.0
+
+    @property
     def head(self) -> Sequence[Row]:
         """The entries before the first that isn't settled."""
         left = self.ledger.left
         at = next((at for at, row in enumerate(self.rows) if row.id in left), len(self.rows))
         return self.rows[:at]
+
+    @property
+    def end(self) -> Place:
+        """The position at which all its entries are delivered."""
+        found = self.place_after(self.rows)
+        assert found is not None
+        return found
 
     def place_after(self, head: Sequence[Row]) -> Place | None:
         """Return the position at which these first entries are delivered; None if it is no other.

@@ -1,6 +1,7 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,6 +14,11 @@ from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import NotListeningError
 
+_NEW = (0, 0)
+"""The attempts, and the number among those that have failed, of an entry that is read."""
+_make_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
+NOWHERE = Place("")
+"""Stands for no place."""
 LOCKS = 1885957742
 """The first key of advisory locks; the second is a subscription's number, or 0 in the schema."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
@@ -32,38 +38,24 @@ SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
     THEN pgnotifier.hold(%s) END
 """
 _UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s, %s)"
-_WINDOW = """
-SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
-    newest, (
-        SELECT s.oid FROM pg_catalog.pg_namespace AS s
-        WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
-    )
-FROM pgnotifier.take(%s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot)
-"""
-_READ = """
-SELECT id, at, key, payload, is_rest
-FROM pgnotifier.read(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s)
-"""
 _ADVANCE = """
-SELECT state, channel, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi,
-    newest, (
+SELECT state, n, done::pg_catalog.text, target::pg_catalog.text, last_id, is_now, id_hi, newest, (
         SELECT s.oid FROM pg_catalog.pg_namespace AS s
         WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
     ), is_held, id, at, key, payload, is_rest
-FROM pgnotifier.advance(%s, %s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot, %s, %s)
-"""
-# A lock that is taken twice would have to be released twice. The CASE has it released first.
-_ADVANCE_ON = _ADVANCE.replace(
-    "FROM pgnotifier.advance(%s,",
-    """FROM (SELECT pg_catalog.pg_advisory_unlock(%s, %s) AS was_held) AS before
-CROSS JOIN LATERAL pgnotifier.advance(CASE WHEN was_held IS NOT NULL THEN %s END,""",
+FROM pgnotifier.advance(
+    %s, %s, %s::pg_catalog.int8, %s::pg_catalog.pg_snapshot, %s, %s,
+    %s::pg_catalog.pg_snapshot, %s, %s,
+    %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s
 )
+"""
 # The commit of the transaction waits for the disk, though not for replicas.
 _WAIT = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true)"
 _MOVE = """
-SELECT pgnotifier.save(%s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s),
-    CASE WHEN %s THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
-FROM pgnotifier.take(%s) WHERE state OPERATOR(pg_catalog.=) 'taken' AND n OPERATOR(pg_catalog.=) %s
+SELECT n, CASE WHEN %s THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
+FROM pgnotifier.move(
+    %s, %s, %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s
+) AS n
 """
 _NEXT_RETRY = """
 SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
@@ -196,70 +188,54 @@ class LogSession:
         self,
         sub: int,
         known: int | None,
-        ahead: str | None,
+        ahead: Place | None,
         limit: int,
         *,
         keep: bool,
         is_held: bool = False,
+        settled: Place | None = None,
+        waits: bool = False,
     ) -> Fetched | None:
-        """Do what `lock`, `take` and `read` do, in one step; return None if another replica has it.
+        """Hold a subscription, and read what comes next; return None if another replica has it.
 
         If there is nothing to read, others may have the subscription again at once.
 
         Args:
             sub: The subscription's number.
-            known: As for `take`.
-            ahead: As for `take`.
-            limit: How many entries to read at most.
+            known: The number of the position after which `ahead` was found.
+            ahead: Where to read on: up to there, everything is under way, or isn't for it.
+            limit: How many entries to read at most. The payloads have about 16 MiB together, or are
+                a single one.
             keep: Whether to hold it in any case.
             is_held: Whether this session holds it already.
+            settled: Where to move the position to in the same step, if it is to be moved from the
+                one that is known. If it was moved elsewhere, nothing is read.
+            waits: Whether moving it waits for the disk, as for `save`.
 
         Raises:
             NotListeningError: A pooler has given the session to another client.
             psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
         """
-        values: tuple[Any, ...] = (self.server_pid, sub, known, ahead, limit, keep)
-        if is_held:
-            values = (LOCKS, sub, *values)
-        query = _ADVANCE_ON if is_held else _ADVANCE
-        cursor = self.connection.cursor(binary=True)  # as text, each byte would be two digits
-        *entries, last = cursor.execute(query.encode(), values).fetchall()
-        if last[0] == "pooled":
+        start, end = ahead or NOWHERE, settled or NOWHERE
+        values: tuple[Any, ...] = (
+            *(self.server_pid, sub, known, start.done or None, limit, keep),
+            *(start.target, start.last_id, is_held),
+            *(end.done or None, end.target, end.last_id, waits),
+        )
+        found = self.connection.execute(_ADVANCE.encode(), values, binary=True).fetchall()
+        last = found.pop()
+        state, *window, schema, is_held = last[:10]
+        if state == "pooled":
             raise NotListeningError(POOLED)
-        if last[0] == "elsewhere":
+        if state == "elsewhere":
             return None
-        *window, schema, is_held = last[:11]
         self._check_schema(schema)
-        return Fetched(Window(*window), [Row(*one[11:15]) for one in entries], last[-1], is_held)
+        rows = [_make_row(one[10:14] + _NEW) for one in found]  # in half the time of `Row(…)`
+        return Fetched(Window(state, *window), rows, last[-1], is_held)
 
     def unlock(self, sub: int) -> None:
         """Let other replicas have it."""
         self.connection.execute(_UNLOCK, (LOCKS, sub))
-
-    def take(self, sub: int, known: int | None = None, ahead: str | None = None) -> Window:
-        """Find the window of a subscription.
-
-        Args:
-            sub: Its number.
-            known: The number of the position after which `ahead` was found.
-            ahead: A snapshot up to which there was nothing to deliver.
-
-        Raises:
-            psycopg.OperationalError: The log was installed again, or restored, since `prepare`.
-        """
-        *window, schema = self._one(_WINDOW, (sub, known, ahead))
-        self._check_schema(schema)
-        return Window(*window)
-
-    def read(self, channel: str, window: Window, limit: int) -> tuple[list[Row], bool]:
-        """Return the first entries of a window, in order, and whether there are no more in it.
-
-        Call it after `take`. The payloads have about 16 MiB together, or are a single one.
-        """
-        values = (channel, window.done, window.target, window.last_id, limit)
-        found = self.connection.execute(_READ, values).fetchall()
-        is_rest = bool(found[0][-1]) if found else True
-        return [Row(*values) for *values, _ in found], is_rest
 
     def save(
         self,
@@ -285,17 +261,19 @@ class LogSession:
         Returns:
             The number of the new position; None if it was moved elsewhere meanwhile.
         """
-        values = (sub, place.done, place.target, place.last_id, waits, sub, known)
+        values = (waits, sub, known, place.done, place.target, place.last_id)
         if not failed:
-            moved = self.connection.execute(_MOVE.encode(), values).fetchone()
-            return None if moved is None else int(moved[0])
+            return self._move(values)
         with self.connection.transaction():
-            moved = self.connection.execute(_MOVE.encode(), values).fetchone()
-            if moved is None:
-                return None
-            for row, failure in failed:
-                record_failure(self.connection, sub, channel, row, failure)
-            return int(moved[0])
+            made = self._move(values)
+            if made is not None:
+                for row, failure in failed:
+                    record_failure(self.connection, sub, channel, row, failure)
+            return made
+
+    def _move(self, values: tuple[Any, ...]) -> int | None:
+        made: int | None = self._one(_MOVE, values)[0]
+        return made
 
     def reanchor(self) -> bool:
         """Repair positions that were copied from another server; return whether that is done."""

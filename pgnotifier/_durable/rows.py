@@ -31,9 +31,8 @@ class Window(NamedTuple):
     """Where a subscription is in the log.
 
     Attributes:
-        state: "taken", or why it can't be read: "busy", "gone" or "foreign".
-        channel: Its channel.
-        n: The number of the position.
+        state: "taken", or why it can't be read: "gone", "foreign" or "moved".
+        n: The number of the position; None unless it can be read.
         done: Each entry that is visible in this snapshot is delivered.
         target: The end of the window, a snapshot.
         last_id: Of the window, entries up to this one are delivered.
@@ -43,7 +42,6 @@ class Window(NamedTuple):
     """
 
     state: str
-    channel: str
     n: int
     done: str
     target: str

@@ -18,6 +18,7 @@ from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.describing import describe
 from pgnotifier._durable.dropping import ReportDropped
+from pgnotifier._durable.flight import MANY
 from pgnotifier._durable.leftovers import Identity, end_leftover, identify
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.patience import ImpatientConnection
@@ -51,9 +52,6 @@ LAST_POLL = 5.0
 """Seconds between looks into an empty log; they double. What isn't rung for is late by no more."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung."""
-MANY = 10
-"""How many entries, read together, show that more are about to come: the bell, if it were on, would
-be rung by each of the publishers that work at the same time. They are looked for without it."""
 RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
 replica may be busy with all that is published."""
@@ -305,6 +303,7 @@ class Source:
 
     @property
     def _is_flooded(self) -> bool:
+        # The bell, if it were on, would be rung by each of the publishers that work now.
         return any(one.latest > MANY for one in self.progress.values())
 
     def _look_up(self, session: LogSession) -> None:

@@ -56,7 +56,7 @@ class Upkeep:
         if now >= self._reader_at:
             self._reader_at = now + READER_PAUSE
             session.note_reader(
-                {one.sub: one.rate or 0.0 for one in progress if one.sub is not None}
+                {one.sub: one.tally.rate or 0.0 for one in progress if one.sub is not None}
             )
             self._report_unread(session)
             session.connection.execute(RECLAIM_DONE)
@@ -68,11 +68,11 @@ class Upkeep:
         known = {one.sub: one for one in progress if one.sub is not None}
         figures = session.figures([*known])
         for sub, one in known.items():
-            one.figures = figures.get(sub)
+            one.tally.figures = figures.get(sub)
             if self._looked_at is not None and sub in self._counts:
-                one.rate = (one.delivered - self._counts[sub]) / (now - self._looked_at)
+                one.tally.rate = (one.tally.delivered - self._counts[sub]) / (now - self._looked_at)
         self._looked_at = now
-        self._counts = {sub: one.delivered for sub, one in known.items()}
+        self._counts = {sub: one.tally.delivered for sub, one in known.items()}
 
     def _report_unread(self, session: LogSession) -> None:
         for one in session.find_unread():

@@ -85,7 +85,10 @@ GRANT SELECT ON
     pgnotifier.subscription
 TO {role};
 GRANT EXECUTE ON FUNCTION
-    pgnotifier.advance(int, int, bigint, pg_snapshot, int, boolean),
+    pgnotifier.advance(
+        int, int, bigint, pg_snapshot, int, boolean, pg_snapshot, bigint, boolean,
+        pg_snapshot, pg_snapshot, bigint, boolean
+    ),
     pgnotifier.awake(boolean),
     pgnotifier.batch(text, pg_snapshot, pg_snapshot, bigint, int),
     pgnotifier.doze(),
@@ -104,6 +107,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.list_positions(),
     pgnotifier.lock_holders(),
     pgnotifier.measure(int),
+    pgnotifier.move(int, bigint, pg_snapshot, pg_snapshot, bigint),
     pgnotifier.note_reader(int[], double precision[]),
     pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),

@@ -374,6 +374,48 @@ def test_seeking_during_a_batch(log, make_notifier):
     eventually(lambda: calls == [1, 2, 1, 2, 3])
 
 
+def test_seeking_while_more_was_read_ahead(log, make_notifier):
+    """After `seek`, nothing follows but the rest of the batch that is under way, once."""
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def wait(id, channel, payload, pid):
+        calls.append(payload)
+        begun.set()
+        assert go_on.wait(60)
+
+    notifier = make_notifier(log.dsn)
+    notifier.subscribe("invoice", "paid", wait, durable=True)
+    log.publish_together("paid", *range(4 * BATCH))
+    assert begun.wait(60)
+    notifier.seek("invoice", "paid", "now")
+    log.publish("paid", "next")
+    go_on.set()
+    eventually(lambda: "next" in calls)
+    assert calls == [*range(len(calls) - 1), "next"]
+    assert len(calls) - 1 <= BATCH
+
+
+def test_unsubscribing_while_more_was_read_ahead(log, make_notifier, make_recorder):
+    """What wasn't handed over stays in the log, for whoever subscribes the id again."""
+    begun, go_on, calls, again = threading.Event(), threading.Event(), [], make_recorder()
+
+    def wait(id, channel, payload, pid):
+        calls.append(payload)
+        begun.set()
+        assert go_on.wait(60)
+
+    notifier = make_notifier(log.dsn)
+    notifier.subscribe("invoice", "paid", wait, durable=True)
+    log.publish_together("paid", *range(3 * BATCH))
+    assert begun.wait(60)
+    notifier.unsubscribe("invoice", "paid")
+    go_on.set()
+    notifier.subscribe("invoice", "paid", again, durable=True)
+    eventually(lambda: set(again.payloads) | set(calls) == set(range(3 * BATCH)))
+    assert again.payloads == sorted(again.payloads)
+    assert len(calls) == 1
+
+
 def test_no_transaction_is_open_during_a_batch(log, make_notifier):
     """While a callback takes long, its notifier keeps nothing from being vacuumed or truncated."""
     begun, go_on = threading.Event(), threading.Event()

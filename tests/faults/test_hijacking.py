@@ -43,13 +43,20 @@ STATEMENT = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|SET|NOTIFY|DO|CALL|SHOW|EXPLAIN|MERGE)\s"
 )
 
+ADVANCE_AND_SAVE = """
+SELECT state FROM pgnotifier.advance(
+    pg_catalog.pg_backend_pid(), 1, (SELECT pg_catalog.max(n) FROM pgnotifier.position), '3:3:', 9,
+    true, %s, %s, true, '3:3:', '900:900:', 7, true
+)
+"""
+
 CONTAINED = {
     "_connection/connecting.py": 1,  # SET client_encoding
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 19,
+    "_durable/log_session.py": 17,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/done.py": 3,
@@ -154,17 +161,18 @@ ON_LOG = {
         "SELECT state FROM pgnotifier.advance(pg_catalog.pg_backend_pid(), 1, 1, '3:3:', 9, false)",
         (),
     ),
-    "pooled": (log_session._ADVANCE, (0, 1, None, None, 10, False)),
-    "pooled later": (
-        log_session._ADVANCE_ON,
-        (log_session.LOCKS, 1, 0, 1, None, None, 10, False),
+    "pooled": (
+        log_session._ADVANCE,
+        (0, 1, None, None, 10, False, None, 0, False, None, None, 0, False),
     ),
+    "advance and save": (ADVANCE_AND_SAVE, ("5:900:5,7", 9)),
+    "advance to the next window": (ADVANCE_AND_SAVE, (None, 0)),
     "hold on": (log_session._HOLD, (1, 1)),
     "echo": (pooling._ECHO.format("a"), ()),
     "let go": (log_session._UNLOCK, (log_session.LOCKS, 1)),
-    "window": (log_session._WINDOW, (1, None, None)),
-    "read": (log_session._READ, ("orders", "3:3:", "5:900:5,7", 0, 10)),
-    "move": (log_session._MOVE, (1, "3:3:", "900:900:", 7, True, 1, 1)),
+    "window": ("SELECT n FROM pgnotifier.take(1, 1, '3:3:')", ()),
+    "read": ("SELECT id FROM pgnotifier.read('orders', '3:3:', '5:900:5,7', 0, 10)", ()),
+    "move": (log_session._MOVE, (True, 1, 1, "3:3:", "900:900:", 7)),
     "wait": (log_session._WAIT, ()),
     "next retry": (log_session._NEXT_RETRY, (1,)),
     "figures": (log_session._FIGURES, ([1],)),

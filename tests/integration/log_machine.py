@@ -18,6 +18,7 @@ from pgnotifier import InlineDispatcher, Subscription
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.progress import Progress
+from pgnotifier._durable.reading import Sizes
 from pgnotifier._log import guard, positions
 from pgnotifier._log.dead_letters import find_letters, retry_letters
 from pgnotifier.dispatch import Binding, Delivery
@@ -26,6 +27,8 @@ from pgnotifier.durable import install
 
 CHANNELS = ("paid", "sent")
 LONGEST_DRAIN = 1000
+SIZES = Sizes(batch=3, unsynced=1, at_once=5)
+"""So that a few entries are several batches, and some are read ahead."""
 WHICH = st.integers(0, 5)
 """Which transaction, subscription or replica of the existing ones."""
 _INSERT = (
@@ -402,6 +405,7 @@ class LogMachine(RuleBasedStateMachine):
             lambda items: self._take(reading, items),
             on_settled=lambda: None,
             report_dropped=lambda *_: None,
+            sizes=SIZES,
         )
         reading = Reading(subscription, binding, progress)
         progress.become(

@@ -1,12 +1,14 @@
 """Durable subscriptions: what is published is delivered, whoever was down meanwhile."""
 
 import threading
+import time
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
 from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
+from pgnotifier._durable.flight import FLOOD_PAUSE
 from pgnotifier.errors import (
     ArgumentTypeError,
     ChannelNameError,
@@ -131,6 +133,20 @@ def test_more_than_a_batch(notifier, log, record):
     log.publish_together("paid", *range(2500))
     log.publish("paid", *range(2500, 2600))
     assert record.wait_for(2600) == list(range(2600))
+
+
+def test_a_flood_is_looked_at_now_and_then(notifier, log, record):
+    """While many entries come, what has come since the last look is read, and saved, together."""
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    log.publish("paid", "first")
+    record.wait_for(1)
+    began = time.monotonic()
+    for number in range(60):
+        log.publish_together("paid", *range(20 * number, 20 * number + 20))
+    assert record.wait_for(1201)[1:] == list(range(1200))
+    seconds = time.monotonic() - began
+    ((saves,),) = log.execute("SELECT count(*) FROM pgnotifier.position")
+    assert saves <= 5 + seconds / FLOOD_PAUSE
 
 
 def test_subscriptions_of_a_channel_progress_by_themselves(notifier, log, make_recorder):

@@ -105,11 +105,48 @@ END $$;
 
 -- ===== What a reader does first, in one step =====
 
+-- Move a position on, unless it is another one by now: then null is returned. What take() locks is
+-- locked here, too, and each statement has a snapshot of its own, newer than the lock. Whoever makes
+-- a row that refers to the subscription isn't in the way.
+CREATE FUNCTION pgnotifier.move(
+    sub int, known bigint, done pg_snapshot, target pg_snapshot, last_id bigint
+) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    newest bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE 'pgnotifier.move() needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM FROM pgnotifier.subscription AS u WHERE u.sub = sub FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT p.n INTO newest
+    FROM pgnotifier.position AS p WHERE p.sub = sub ORDER BY p.n DESC LIMIT 1;
+    IF newest IS DISTINCT FROM known OR pgnotifier.is_native(sub, known) IS NOT TRUE THEN
+        RETURN NULL;
+    END IF;
+    RETURN pgnotifier.save(sub, done, target, last_id);
+END $$;
+
 -- As in version 2, but the usual case, nothing new or a few entries, takes two statements, and calls
 -- no other function: each call takes as long as a statement. No row is locked, so that a look needs
 -- no transaction number and writes nothing. Whoever saves a position sees whether it was moved.
-CREATE OR REPLACE FUNCTION pgnotifier.advance(
-    pid int, sub int, known bigint, ahead pg_snapshot, lim int, keep boolean
+--
+-- Entries that are under way can be passed over: if the position is still the one that is known,
+-- reading begins at (ahead, ahead_target, ahead_id). And the position can be moved in the same step,
+-- to (settled, settled_target, settled_id), after reading, so that nothing is read by a transaction
+-- with a number. If it is another one by then, the state is 'moved'. is_locked: the session has the
+-- lock already. waits: whether the end of this transaction waits for the disk.
+DROP FUNCTION pgnotifier.advance(int, int, bigint, pg_snapshot, int, boolean);
+CREATE FUNCTION pgnotifier.advance(
+    pid int, sub int, known bigint, ahead pg_snapshot, lim int, keep boolean,
+    ahead_target pg_snapshot DEFAULT NULL, ahead_id bigint DEFAULT 0,
+    is_locked boolean DEFAULT false, settled pg_snapshot DEFAULT NULL,
+    settled_target pg_snapshot DEFAULT NULL, settled_id bigint DEFAULT 0,
+    waits boolean DEFAULT false
 ) RETURNS TABLE (
     state text, channel text, n bigint, done pg_snapshot, target pg_snapshot, last_id bigint,
     is_now boolean, id_hi bigint, newest bigint, is_held boolean,
@@ -142,7 +179,7 @@ BEGIN
     END IF;
     state := CASE
         WHEN pg_backend_pid() <> pid THEN 'pooled'
-        WHEN pg_try_advisory_lock(1885957742, sub) THEN NULL
+        WHEN is_locked OR pg_try_advisory_lock(1885957742, sub) THEN NULL
         WHEN NOT pgnotifier.hold(sub) THEN 'elsewhere'
     END;
     IF state IS NOT NULL THEN
@@ -174,10 +211,10 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    IF place.n = known THEN
+    IF place.n = known AND ahead IS NOT NULL THEN
         place.done := ahead;
-        place.target := NULL;
-        place.last_id := 0;
+        place.target := ahead_target;
+        place.last_id := ahead_id;
     END IF;
     ends_now := place.target IS NULL;
     IF ends_now THEN
@@ -307,9 +344,16 @@ BEGIN
     id_hi := place.id_hi;
     newest := coalesce(pg_sequence_last_value('pgnotifier.log_id_seq'), 0);
     is_held := true;
-    IF got = 0 AND NOT keep AND is_now AND n = known THEN
+    IF settled IS NULL AND got = 0 AND NOT keep AND is_now AND n = known THEN
         PERFORM pg_advisory_unlock(1885957742, sub);
         is_held := false;
+    ELSIF settled IS NOT NULL THEN -- others can see it once this transaction has ended
+        n := pgnotifier.move(sub, known, settled, settled_target, settled_id);
+        IF n IS NULL THEN
+            state := 'moved';
+        ELSIF waits THEN
+            PERFORM set_config('synchronous_commit', 'local', true);
+        END IF;
     END IF;
     id := NULL;
     at := NULL;
@@ -317,6 +361,27 @@ BEGIN
     payload := NULL;
     is_rest := has_all;
     RETURN NEXT;
+END $$;
+
+-- A role that has the rights of a listener keeps them.
+DO $$
+DECLARE
+    made regprocedure;
+    granted text;
+BEGIN
+    FOR made IN
+        SELECT p.oid FROM pg_proc AS p
+        WHERE p.pronamespace = 'pgnotifier'::regnamespace AND p.proname IN ('advance', 'move')
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', made);
+        FOR granted IN
+            SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+            FROM pg_proc AS p CROSS JOIN aclexplode(p.proacl) AS a
+            WHERE p.oid = 'pgnotifier.hold(int)'::regprocedure AND a.grantee <> p.proowner
+        LOOP
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', made, granted);
+        END LOOP;
+    END LOOP;
 END $$;
 
 -- ===== Tasks: who may enqueue them, and how SQL does =====

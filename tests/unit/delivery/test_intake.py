@@ -157,6 +157,24 @@ def test_dispatchers_that_settle_themselves(deliverer, eventually):
     assert ledger.is_done
 
 
+def test_what_a_batch_settles():
+    """Of several subscriptions and reads, all is settled, unless it was muted since it was read."""
+    bindings = [bind(Fake()) for _ in range(3)]
+    read = [
+        make_items(one, *numbers)
+        for one, numbers in zip(bindings, ((1, 2), (1,), (3, 4)), strict=True)
+    ]
+    again, later = make_items(bindings[0], 5)
+    bindings[2].mutes += 1
+    items = [one for items, _ in read for one in items]
+    mixed = [items[0], items[3], again[0], items[2], items[1], items[4]]
+    deliveries = [Delivery(one.bindings[0], one.arrival(one.id)) for one in mixed]
+    deliveries.insert(1, Delivery(bindings[0], Notification("a", 1, "", 0, NOW)))
+    settle_acknowledged(Batch(deliveries), ())
+    assert [ledger.left for _, ledger in read] == [set(), set(), {3, 4}]
+    assert later.is_done
+
+
 def test_ids_are_those_of_uuid5():
     """The id of a delivery is a UUID of version 5, of its subscription, number and time."""
     binding = bind(Fake(), id=("a", 1))

@@ -6,13 +6,13 @@ import pytest
 from deliveries import Fake, bind
 
 from pgnotifier._connection.encoding import find_encoding
-from pgnotifier._durable.flight import LAST_RETRY, launch, retry_pause
+from pgnotifier._durable.flight import FLOOD_PAUSE, LAST_RETRY, MANY, launch, retry_pause
 from pgnotifier._durable.rows import Place, Row, Window
 from pgnotifier.durability import Durability
 
 UTF8 = find_encoding("UTF8")
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-WINDOW = Window("taken", "a", 1, "done", "target", 0, is_now=True, id_hi=0, newest=9)
+WINDOW = Window("taken", 1, "done", "target", 0, is_now=True, id_hi=0, newest=9)
 
 
 @pytest.fixture
@@ -58,6 +58,13 @@ def test_the_position_afterwards(fly, is_rest, settled, place):
     assert [row.id for row in flight.after(flight.head).rows] == [
         one for one in (1, 2, 3) if place is not None and one > (place.last_id or 3)
     ] + ([1, 2, 3] if place is None else [])
+
+
+def test_pausing_during_a_flood(fly):
+    """After many entries there is a pause, unless more are there already; after a few, none is."""
+    assert fly(*range(1, MANY + 2))[0].pause == FLOOD_PAUSE
+    assert fly(*range(1, MANY + 2), is_rest=False)[0].pause == 0
+    assert fly(*range(1, MANY + 1))[0].pause == 0
 
 
 def test_dropping(fly):

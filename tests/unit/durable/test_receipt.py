@@ -32,6 +32,18 @@ def test_settling(ledger, changes):
     assert changes == [True]
 
 
+def test_settling_all(ledger, changes):
+    """Several are settled at once, whether some of them were before or not; one change is noted."""
+    receipt = SharedReceipt(ledger, 0)
+    receipt.settle(2)
+    receipt.settle_all([2, 3])
+    assert ledger.left == {1}
+    receipt.settle_all([1])
+    receipt.settle_all([1, 2, 3])
+    assert ledger.is_done
+    assert changes == [True]
+
+
 def test_failing(ledger):
     """A failure settles an entry, and is kept; it doesn't undo that the entry is done."""
     receipt = SharedReceipt(ledger, 0)

@@ -1,8 +1,10 @@
-"""What a reader does first, in one step: it reads what take() and read() do, and writes nothing."""
+"""What a reader does in one step: it reads what take() and read() do, and may save a position."""
 
 import pytest
+from log_position import Position
 
 from pgnotifier._durable.log_session import LOCKS, LogSession
+from pgnotifier._durable.rows import Place
 from pgnotifier._log import positions
 
 
@@ -19,17 +21,19 @@ def session(log):
         yield LogSession(connection)
 
 
-def advance(session, sub, limit=1000, *, known=None, ahead=None, keep=True):
+def advance(session, sub, limit=1000, *, known=None, ahead=None, keep=True, **more):
     """Return the payloads that are read, and what else there is to know."""
-    fetched = session.advance(sub, known, ahead, limit, keep=keep)
+    place = None if ahead is None else Place(ahead)
+    fetched = session.advance(sub, known, place, limit, keep=keep, **more)
     return [int(row.payload) for row in fetched.rows], fetched
 
 
 def read(session, sub, limit=1000):
     """Return the payloads that are read step by step."""
-    window = session.take(sub)
-    rows, _ = session.read(window.channel, window, limit)
-    return [int(row.payload) for row in rows]
+    position = Position(sub)
+    with session.connection.transaction():
+        reading = position.read(session.connection, limit)
+    return [int(one.payload) for one in reading.entries]
 
 
 def publish_many(log, count):
@@ -62,7 +66,7 @@ def test_it_reads_the_same(log, session, sub, count, limit):
         found, fetched = advance(session, sub, limit)
         assert found == read(session, sub, limit) == [-1, *range(1, count + 1)][:limit]
         assert fetched.is_rest == (count < limit)
-        assert fetched.window.n == session.take(sub).n
+        assert (fetched.window.n,) == log.execute("SELECT max(n) FROM pgnotifier.position")[0]
         assert fetched.is_held
 
 
@@ -129,7 +133,7 @@ def test_what_has_nothing_to_read_is_free(log, session, sub):
             return got
 
     _, fetched = advance(session, sub)
-    place = fetched.window.n, fetched.window.target
+    place = fetched.window.n, Place(fetched.window.target)
     assert fetched.is_held
     assert not is_free()
     fetched = session.advance(sub, *place, 10, keep=False, is_held=True)
@@ -162,3 +166,95 @@ def test_subscriptions_that_cannot_be_read(log, session, sub, eventually):
         sub,
     )
     assert locks == 1
+
+
+def saved(log):
+    """Return the newest position."""
+    query = "SELECT done::text, target::text, last_id FROM pgnotifier.positions"
+    return log.execute(query)[0]
+
+
+@pytest.mark.parametrize("count", [5, 600], ids=["few", "many"])
+def test_reading_ahead(log, session, sub, count):
+    """It reads on behind entries that are under way, and saves nothing; so does the next window."""
+    publish_many(log, count)
+    log.execute("UPDATE pgnotifier.log SET snap = NULL")
+    before = saved(log)
+    found, fetched = advance(session, sub, 2)
+    number, window = fetched.window.n, fetched.window
+    middle = Place(window.done, window.target, fetched.rows[-1].id)
+    ahead = session.advance(sub, number, middle, 9, keep=True, is_held=True)
+    assert (ahead.window.done, ahead.window.target) == (window.done, window.target)
+    assert [int(row.payload) for row in ahead.rows] == [*range(3, count + 1)][:9]
+    log.publish("orders", 0)
+    after = session.advance(sub, number, Place(window.target), 9, keep=True, is_held=True)
+    assert [int(row.payload) for row in after.rows] == [0]
+    assert after.window.done == window.target
+    assert (found, saved(log)) == ([1, 2], before)
+
+
+def test_saving_and_reading_in_one_step(log, session, sub):
+    """The position moves, and what comes after it is read as if it had moved before."""
+    publish_many(log, 3)
+    found, fetched = advance(session, sub, 2)
+    number, window = fetched.window.n, fetched.window
+    place = Place(window.done, window.target, fetched.rows[-1].id)
+    step = session.advance(sub, number, place, 9, keep=True, is_held=True, settled=place)
+    assert saved(log) == (place.done, place.target, place.last_id)
+    assert step.window.n > number
+    assert [int(row.payload) for row in step.rows] == [3]
+    assert found == [1, 2]
+    end = Place(window.target)
+    step = session.advance(sub, step.window.n, end, 9, keep=False, is_held=True, settled=end)
+    assert (step.rows, step.is_held) == ([], True), "others would read from where it was before"
+    assert saved(log) == (end.done, None, 0)
+
+
+def test_saving_a_position_that_was_moved(log, session, sub):
+    """Nothing is saved, and the caller gets to know, if somebody else has moved it, or does so."""
+    publish_many(log, 3)
+    _, fetched = advance(session, sub, 2)
+    number, place = fetched.window.n, Place(fetched.window.target)
+
+    def save():
+        step = session.advance(sub, number, place, 9, keep=True, is_held=True, settled=place)
+        return step.window.state, session.save(sub, number, "orders", place)
+
+    with log.connect(autocommit=False) as other:
+        other.execute("SELECT pgnotifier.seek('sub', 'orders', 'oldest')")
+        assert save() == ("moved", None)
+    before = saved(log)
+    assert save() == ("moved", None)
+    assert saved(log) == before
+    log.execute("UPDATE pgnotifier.position SET mark = '5'")
+    assert save()[1] is None
+    log.execute("DELETE FROM pgnotifier.subscription")
+    assert save() == ("gone", None)
+
+
+def test_saving_beside_those_who_refer_to_it(log, session, sub):
+    """A transaction that has put something aside for the subscription isn't in the way."""
+    publish_many(log, 1)
+    _, fetched = advance(session, sub)
+    with log.connect(autocommit=False) as other:
+        other.execute(
+            "SELECT pgnotifier.fail(%s, 1, now(), 'orders', NULL, '1', 'no', NULL, 9, false)",
+            (sub,),
+        )
+        place = Place(fetched.window.target)
+        assert session.save(sub, fetched.window.n, "orders", place) is not None
+
+
+def test_waiting_for_the_disk(log, session, sub):
+    """A position that is saved in the same step waits for the disk if it is to."""
+    session.connection.execute("SET synchronous_commit TO off")
+    _, fetched = advance(session, sub)
+    place, number = Place(fetched.window.target), fetched.window.n
+    for _ in range(3):
+        ((before,),) = log.execute("SELECT pg_current_wal_insert_lsn()")
+        step = session.advance(
+            sub, number, place, 9, keep=True, is_held=True, settled=place, waits=True
+        )
+        number = step.window.n
+        assert log.execute("SELECT pg_current_wal_flush_lsn() > %s", before) == [(True,)]
+    assert session.connection.execute("SHOW synchronous_commit").fetchone() == ("off",)

@@ -1,0 +1,64 @@
+"""The turn of one durable subscription: when it is read, and when it is left to others."""
+
+import math
+from time import monotonic
+
+from pgnotifier._runtime.backoff import Backoff
+
+LOCK_PAUSE = 0.2
+"""Seconds between two attempts to get a subscription that another replica advances."""
+TURN_PAUSE = 0.03
+"""Seconds for which it is left to other replicas, or waits for its turn beside others."""
+
+
+class Turn:
+    """Until when a subscription isn't read. The source's thread owns it.
+
+    Attributes:
+        is_elsewhere: Whether another replica advances it.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a pause."""
+        self.is_elsewhere = False
+        self._lock_at = self._turn_at = self._paused_until = -math.inf
+        self._backoff = Backoff()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether it may be read now, if no other replica has it."""
+        return monotonic() >= max(self._paused_until, self._turn_at)
+
+    @property
+    def may_lock(self) -> bool:
+        """Whether to look now if another replica still has it."""
+        return monotonic() >= self._lock_at
+
+    @property
+    def comes_at(self) -> float:
+        """When its turn comes, by `monotonic()`, unless it has come."""
+        now = monotonic()
+        later = (at for at in (self._paused_until, self._turn_at) if at > now)
+        return min(later, default=math.inf)
+
+    def note(self, *, is_elsewhere: bool) -> None:
+        """Note whether another replica advances it."""
+        self.is_elsewhere = is_elsewhere
+        if is_elsewhere:
+            self._lock_at = monotonic() + LOCK_PAUSE
+
+    def look_again(self) -> None:
+        """Have it looked at once whether another replica still has it."""
+        self._lock_at = -math.inf
+
+    def leave(self) -> None:
+        """Leave it to others for a moment."""
+        self._turn_at = monotonic() + TURN_PAUSE
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Pause for so many seconds; by default for longer each time."""
+        self._paused_until = monotonic() + (self._backoff.pause() if seconds is None else seconds)
+
+    def go_on(self) -> None:
+        """Pause no longer, and for a short time only the next time."""
+        self._backoff, self._paused_until = Backoff(), -math.inf

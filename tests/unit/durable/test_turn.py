@@ -1,0 +1,44 @@
+"""Turns: when a subscription is read, and when it is left to others."""
+
+import math
+
+from pgnotifier._durable.turn import Turn
+
+
+def test_pausing():
+    """It isn't read while it pauses, or is left to others, and is again afterwards."""
+    turn = Turn()
+    assert turn.has_come
+    assert turn.comes_at == math.inf
+    turn.pause(60.0)
+    assert not turn.has_come
+    turn.leave()
+    assert turn.comes_at < math.inf
+    turn.go_on()
+    turn.pause(0.0)
+    assert turn.may_lock
+
+
+def test_pauses_grow():
+    """Each pause is longer than the one before, until it goes on."""
+    turn, ends = Turn(), []
+    for _ in range(6):
+        turn.pause()
+        ends.append(turn.comes_at)
+    turn.go_on()
+    assert turn.has_come
+    turn.pause()
+    assert turn.comes_at < max(ends)
+
+
+def test_another_replica():
+    """While another replica has it, it is looked at now and then, or when that is asked for."""
+    turn = Turn()
+    turn.note(is_elsewhere=True)
+    assert turn.is_elsewhere
+    assert not turn.may_lock
+    turn.look_again()
+    assert turn.may_lock
+    turn.note(is_elsewhere=False)
+    assert not turn.is_elsewhere
+    assert turn.may_lock
