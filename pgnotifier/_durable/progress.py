@@ -182,6 +182,11 @@ class Progress:
         self._let_go(session)
         return more
 
+    def save(self, session: LogSession) -> None:
+        """Save what is settled before the session is given up: others may go on then."""
+        self._look_at = -math.inf
+        self._settle(session)
+
     def end(self, session: LogSession) -> None:
         """Save what is settled, and have nothing under way any more."""
         self._settle(session, at_once=True)

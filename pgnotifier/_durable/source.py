@@ -265,6 +265,8 @@ class Source:
         while self._stop_at is None:
             self._look_up(session)
             if self._is_moving:
+                for one in self.progress.values():
+                    one.save(session)
                 self._is_moving = False
                 return
             if self.ready.is_open and self._has_retired():
@@ -369,8 +371,7 @@ class Source:
     def _wait(self, session: LogSession, longest: float, *, for_bell: bool = True) -> bool:
         """Wait until something is settled, the bell rings, or a subscription is due, or offered.
 
-        Returns:
-            Whether the bell has rung, and is waited for.
+        Returns whether the bell has rung, and is waited for.
         """
         until = monotonic() + self._shorten(longest)
         while True:

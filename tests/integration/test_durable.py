@@ -8,7 +8,12 @@ import psycopg
 import pytest
 
 from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable.flight import FLOOD_PAUSE
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.progress import Progress
+from pgnotifier.dispatch import Binding, Delivery, Subscription
+from pgnotifier.durability import Durability
 from pgnotifier.errors import (
     ArgumentTypeError,
     ChannelNameError,
@@ -147,6 +152,30 @@ def test_a_flood_is_looked_at_now_and_then(notifier, log, record):
     seconds = time.monotonic() - began
     ((saves,),) = log.execute("SELECT count(*) FROM pgnotifier.position")
     assert saves <= 5 + seconds / FLOOD_PAUSE
+
+
+def test_a_session_that_is_given_up_during_a_flood(log):
+    """What is settled is saved first, though more isn't looked for yet: others may go on then."""
+    subscription = Subscription(
+        "invoice", "paid", print, InlineDispatcher(), durability=Durability(start="oldest")
+    )
+    binding, items = Binding(subscription, None, lambda *_: None), []
+    with Parameters(log.dsn).connect() as connection:
+        session = LogSession(connection)
+        sub = session.subscribe("invoice", "paid", "oldest")
+        progress = Progress(binding, items.extend, lambda: None, lambda *_: None)
+        progress.become(sub)
+        log.publish_together("paid", *range(20))
+        progress.visit(session)
+        while items:
+            Delivery(binding, items.pop().arrival(None)).settle()
+        progress.save(session)
+        assert progress.tally.delivered == 20
+        assert not progress.is_busy
+        again = Progress(binding, items.extend, lambda: None, lambda *_: None)
+        again.become(sub)
+        again.visit(session)
+    assert items == []
 
 
 def test_subscriptions_of_a_channel_progress_by_themselves(notifier, log, make_recorder):
