@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 _get_connection_with: Any = () if redis.VERSION >= (5, 3, 0) else ("LPUSH",)
-_ResponseError: Any = redis.exceptions.ResponseError
+_ResponseError: Any = redis.ResponseError
 
 
 def push_bytes(
