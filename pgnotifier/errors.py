@@ -32,6 +32,9 @@ Integrations, the test servers and the demo add theirs:
     ├── MessageRefusedError      (ValueError)       contrib.celery: the broker won't accept it
     ├── TaskNotAllowedError      (PermissionError)  contrib.celery: SQL may not ask for this task
     ├── EmbeddingError           (UsageError)       contrib.celery: a worker that can't listen
+    ├── JobFormatError           (ValueError)       contrib.rq: no job, or one that can't be kept
+    ├── JobRefusedError          (ValueError)       contrib.rq: Redis or RQ won't accept it
+    ├── JobNotAllowedError       (PermissionError)  contrib.rq: SQL may not ask for this function
     ├── ReceiverNotFoundError    (LookupError)      contrib.django: no receiver for a task
     ├── ServerError              (RuntimeError)     testing: a server that can't start or answer
     ├── ExternalServerError      (ServerError)      testing: a server that isn't ours to stop

@@ -74,7 +74,7 @@ def test_signatures():
         "subscribe": (
             "(self, id, channel, fn, autorun=True, *, dispatcher=None, batch=None, debounce=None, "
             "key=None, on_gap=None, durable=False, start=None, max_attempts=None, "
-            "on_failure=None, max_lag=None, **options)"
+            "on_failure=None, max_lag=None, max_age=None, **options)"
         ),
         "unsubscribe": "(self, id, channel, autorun=True, *, forget=False)",
         "seek": "(self, id, channel, to)",
