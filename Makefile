@@ -52,9 +52,8 @@ check: EXAMPLES := --hypothesis-profile=thorough
 check: $(VENV)/.synced
 	$(MAKE) -j 2 --output-sync=target lint mypy pyright
 	$(MAKE) test gates EXAMPLES=$(EXAMPLES)
-	$(MAKE) installed
 	scripts/other_versions
-	$(MAKE) -j 2 --output-sync=target fuzz soak
+	$(MAKE) -j 3 --output-sync=target installed fuzz soak
 
 # Each extra of the wheel, in an environment of its own; needs a package index.
 installed: $(VENV)/.tmp

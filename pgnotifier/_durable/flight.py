@@ -121,9 +121,10 @@ def launch(
     """
     ledger = Ledger([row.id for row in rows], on_settled)
     receipt = SharedReceipt(ledger, binding.mutes)
+    dispatcher = binding.dispatcher
     items = (
         _keep_together(rows, binding, receipt)
-        if binding.dispatcher.is_relay and encoding.name == "UTF8"
+        if dispatcher.is_relay and not dispatcher.decodes and encoding.name == "UTF8"
         else _make_items(rows, binding, receipt, encoding)
     )
     del receipt  # from here on, the items alone refer to it

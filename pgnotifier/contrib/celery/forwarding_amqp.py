@@ -5,6 +5,7 @@ from struct import Struct, error, pack
 from typing import Any
 
 from amqp import exceptions, serialization
+from kombu import Exchange, Queue
 from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
@@ -126,9 +127,9 @@ class AmqpForwarder(Forwarder):
                 raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
                 ) from exc
-        # What is mandatory is returned if no queue gets it. A fanout is for whoever listens.
-        is_known = not exchange or bool(entities)
-        mandatory = is_known and not any(map(_is_fanout, entities))
+        # What is mandatory is returned if no queue gets it. What goes to a fanout, or to an
+        # exchange without a known queue, is for whoever listens.
+        mandatory = not exchange or any(map(_is_queue, entities))
         settings = {"mandatory": mandatory, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
         method = encode_frames(self._channel, given)
@@ -137,10 +138,9 @@ class AmqpForwarder(Forwarder):
         return method
 
 
-def _is_fanout(entity: Any) -> bool:
-    """Return whether a queue's exchange, or an exchange, is a fanout."""
-    exchange = getattr(entity, "exchange", entity)
-    return bool(exchange is not None and exchange.type == "fanout")
+def _is_queue(entity: Queue | Exchange) -> bool:
+    """Return whether it is a queue that gets what is sent to it, whoever listens."""
+    return isinstance(entity, Queue) and entity.exchange.type != "fanout"
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

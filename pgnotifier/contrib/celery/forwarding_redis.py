@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from kombu.common import maybe_declare
 
+from pgnotifier.contrib._queues.redis_limits import find_bulk_limit
 from pgnotifier.contrib.celery.carriers_redis import Push, RedisCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
@@ -148,22 +149,11 @@ class RedisForwarder(Forwarder):
         https://redis.io/docs/latest/develop/reference/protocol-spec/#bulk-strings
         """
         if self._limit is None:
-            self._limit = self._find_limit()
+            with self._channel.conn_or_acquire() as client:
+                self._limit = find_bulk_limit(client)
         size = len(text.encode())
         if size > self._limit:
             raise MessageRefusedError(
                 f"the message has {size:,} bytes, and the broker accepts {self._limit:,} "
                 "(its setting proto-max-bulk-len)"
             )
-
-    def _find_limit(self) -> int:
-        with self._channel.conn_or_acquire() as client:
-            try:
-                found = client.config_get("proto-max-bulk-len")
-                return int(found["proto-max-bulk-len"])
-            except (KeyError, ValueError):
-                pass
-            except Exception as exc:
-                if type(exc).__name__ not in ("ResponseError", "NoPermissionError"):
-                    raise
-        return 512 * 1024 * 1024  # the default; a hosted server may not let clients ask

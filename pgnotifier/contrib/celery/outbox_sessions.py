@@ -26,6 +26,7 @@ from typing import Any
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._log.outbox_entries import Outbox
+from pgnotifier._runtime.log_records import about, count
 from pgnotifier.contrib.celery.outbox_capture import Sink, takes_part
 from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
@@ -74,7 +75,7 @@ class _Transaction:
         """Take an entry."""
         session = self._session()
         if self._finalizer is None and session is not None:
-            self._finalizer = weakref.finalize(session, self._warn)
+            self._finalizer = weakref.finalize(session, self._report_lost)
             self._finalizer.atexit = False
         self.levels[-1].drafts.append(draft)
         if self._is_ending and session is not None:
@@ -118,17 +119,18 @@ class _Transaction:
             self._finalizer.detach()
         # Leaving `with Session():` by an exception closes the session, and needs no warning.
         if not (level.is_committed or level.is_rolled_back or sys.exc_info()[0]):
-            self._warn()
+            self._report_lost()
         self.levels = []
 
-    def _warn(self) -> None:
-        count = sum(len(level.drafts) for level in self.levels)
-        if count and self._owner == os.getpid():
+    def _report_lost(self) -> None:
+        lost = sum(len(level.drafts) for level in self.levels)
+        if lost and self._owner == os.getpid():
             logger.warning(
-                "%d task(s) of the app %r aren't published: the session that they were published "
-                "in was closed without commit() or rollback()",
-                count,
+                "not published: %s of the app %r; the session was closed without commit() or "
+                "rollback()",
+                count(lost, "task"),
                 self.follower.app.main,
+                extra=about("tasks_dropped", app=self.follower.app.main, count=lost),
             )
 
 

@@ -460,7 +460,7 @@ def test_sessions_that_are_dropped(maker, sent, entries, task, caplog, how):
     gc.collect()
     assert (entries(), sent()) == ([], [])
     warned = [one.getMessage() for one in caplog.records if one.name == "pgnotifier.celery"]
-    lost = "1 task(s) of the app 'shop' aren't published: the session"
+    lost = "not published: 1 task of the app 'shop'; the session"
     assert [one.startswith(lost) for one in warned] == [True] * (how in ("closed", "collected"))
     task.delay(2)
     assert len(sent()) == 1
