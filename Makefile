@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; each sets up all it needs.
-.PHONY: demo test unit coverage gates lint types mypy pyright check installed fuzz soak matrix bench clean
+.PHONY: demo test unit coverage gates lint types mypy pyright check installed lowest django6 fuzz soak matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
 # Many containers set this. Each of the hundreds of processes that the demo and the tests start would
@@ -47,17 +47,24 @@ types: mypy pyright
 mypy pyright: $(VENV)/.synced
 	$(VENV)/bin/$@
 
-# All that has to hold before a change is merged; CI runs it. What has one thread runs side by side.
+# All that has to hold before a change is merged; CI runs it. What waits or has one thread runs side
+# by side.
 check: EXAMPLES := --hypothesis-profile=thorough
 check: $(VENV)/.synced
 	$(MAKE) -j 2 --output-sync=target lint mypy pyright
 	$(MAKE) test gates EXAMPLES=$(EXAMPLES)
-	scripts/other_versions
-	$(MAKE) -j 3 --output-sync=target installed fuzz soak
+	$(MAKE) -j 3 --output-sync=target lowest django6 installed fuzz soak
 
 # Each extra of the wheel, in an environment of its own; needs a package index.
 installed: $(VENV)/.tmp
 	$(PY) -m pytest -q -n 2 tests/installed
+
+# The oldest versions of all that is needed, and of PostgreSQL.
+lowest: $(VENV)/.tmp
+	scripts/matrix --postgresql 14 --resolution lowest
+
+django6: $(VENV)/.synced
+	scripts/django6
 
 fuzz: $(VENV)/.synced
 	scripts/fuzz
