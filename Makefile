@@ -32,7 +32,7 @@ coverage: $(VENV)/.tmp
 # ARGS may choose none of one kind; pytest ends with 5 then.
 gates: OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 gates: $(VENV)/.tmp
-	$(PY) -m pytest -n 2 --dist loadgroup -m "gate and not alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
+	$(PY) -m pytest -n 3 --dist loadgroup -m "gate and not alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
 	$(PY) -m pytest -m "gate and alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
 
 lint: $(VENV)/.synced
