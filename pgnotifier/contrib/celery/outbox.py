@@ -195,7 +195,7 @@ class CeleryOutbox:
             PgNotifierError: As for `enqueue`.
         """
         with self(connection):
-            return [*self._capture.stamper.apply_all(map(self._check, signatures))]
+            return [*self._capture.stamper.apply_all([*map(self._check, signatures)])]
 
     async def aenqueue(self, connection: AnyConnection, signature: Any, **options: Any) -> Any:
         """Publish one task or canvas on a connection for asyncio: see `enqueue`."""
@@ -208,7 +208,7 @@ class CeleryOutbox:
     ) -> list[Any]:
         """Publish many tasks on a connection for asyncio: see `enqueue_many`."""
         async with self(connection):
-            return [*self._capture.stamper.apply_all(map(self._check, signatures))]
+            return [*self._capture.stamper.apply_all([*map(self._check, signatures)])]
 
     def _check(self, signature: Any) -> Any:
         if getattr(signature, "_app", None) is self._app:

@@ -15,7 +15,7 @@ import operator
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -200,19 +200,19 @@ class Stamper:
         # As the method of the task does, but the backend is looked up only once.
         return partial(task.app.AsyncResult, backend=task.backend, task_name=task.name)
 
-    def apply_all(self, signatures: Iterable[Any]) -> Iterator[Any]:
+    def apply_all(self, signatures: Sequence[Any]) -> Iterator[Any]:
         """Publish signatures; yield what the `apply_async` of each returns.
 
         If a signature is as one before it, apart from its arguments, all that Celery does before it
         makes the message comes to the same result. Only the arguments are checked again.
         """
         known: dict[Any, tuple[Any, dict[str, Any], Callable[[str], Any]]] = {}
-        held = self._held
+        held, may_stamp = self._held, self._may_stamp()  # while nobody else gets a turn
         for signature in signatures:
             kind = self._find_kind(signature)
             if kind is None:
                 yield signature.apply_async()
-            elif (found := known.get(kind)) is None or not self._may_stamp():
+            elif (found := known.get(kind)) is None or not may_stamp:
                 calls = held.calls = []
                 result = signature.apply_async()
                 held.calls = None
