@@ -94,14 +94,6 @@ class PortionBatch(Batch):
             return ()
         return self._portion.rows[self._done : self._done + most]
 
-    def deliver(self, at: int) -> Delivery:
-        """Return the delivery of one of the entries that `rows` returns.
-
-        Args:
-            at: Its place among them.
-        """
-        return self._portion.deliver(self._portion.rows[self._done + at])
-
     def settle(self) -> None:
         """Note that all of it is done, unless the subscription was muted or removed meanwhile."""
         binding, receipt = self._portion.binding, self._portion.receipt

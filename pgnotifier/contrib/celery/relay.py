@@ -40,11 +40,7 @@ class OutboxDispatcher(RelayDispatcher):
     batch_size: ClassVar[int] = 5000
 
     def __init__(
-        self,
-        app: Celery,
-        name: str = "default",
-        *,
-        allow: Iterable[str] | None = None,
+        self, app: Celery, name: str = "default", *, allow: Iterable[str] | None = None
     ) -> None:
         """Make a dispatcher; nothing is connected yet.
 
