@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self
 
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._log.positions import find_names
 from pgnotifier._notifier.durable_changes import in_log
@@ -171,6 +172,11 @@ class Runnable:
         """
         step = partial(find_names, channel=channel)
         return in_log(self._lifecycle.parameters, step)
+
+    @property
+    def parameters(self) -> Parameters:
+        """The connection parameters. Their repr shows no password."""
+        return self._lifecycle.parameters
 
     @property
     def startup_wait(self) -> bool | float | None:
