@@ -41,6 +41,8 @@ lint: $(VENV)/.synced
 	$(VENV)/bin/codespell
 	$(PY) scripts/prose
 	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec examples/deploy/compose.yaml
+	$(VENV)/bin/kubernetes-validate --quiet --strict examples/deploy/kubernetes/*.yaml
 
 types: mypy pyright
 
