@@ -83,17 +83,17 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         help="The database: a conninfo string or URI.  What it leaves out is taken from PGHOST, "
         "PGSERVICE, ~/.pgpass and so on.  [env var: PGNOTIFIER_DSN]",
     ),
-    click.option("-A", "--app", metavar="APP", help="A Celery app: the database is that of its notifier."),
+    click.option("-A", "--app", metavar="APP", help="A Celery app, for its notifier's database."),
     click.option(
         "-m",
         "--module",
         metavar="MODULE:NAME",
-        help="A module with a Notifier: the database is its.",
+        help="A module with a Notifier, for its database.",
     ),
     click.option(
         "--settings",
         metavar="MODULE",
-        help="The settings of a Django project: the database is its.  "
+        help="The settings of a Django project, for its database.  "
         "[env var: DJANGO_SETTINGS_MODULE]",
     ),
     click.option(
