@@ -83,17 +83,17 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         help="The database: a conninfo string or URI.  What it leaves out is taken from PGHOST, "
         "PGSERVICE, ~/.pgpass and so on.  [env var: PGNOTIFIER_DSN]",
     ),
-    click.option("-A", "--app", metavar="APP", help="The Celery app whose database it is."),
+    click.option("-A", "--app", metavar="APP", help="The Celery app that listens to it."),
     click.option(
         "-m",
         "--module",
         metavar="MODULE:NAME",
-        help="The module with the Notifier whose database it is.",
+        help="The module with the Notifier that listens to it.",
     ),
     click.option(
         "--settings",
         metavar="MODULE",
-        help="The settings of the Django project whose database it is.  "
+        help="The settings of the Django project that it belongs to.  "
         "[env var: DJANGO_SETTINGS_MODULE]",
     ),
     click.option(
