@@ -14,6 +14,8 @@ from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
+from pgnotifier.cli.send import send
+from pgnotifier.cli.tail import tail
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError
@@ -35,6 +37,8 @@ for _subcommand in (
     positions.positions,
     positions.reclaim,
     outbox.outbox,
+    tail,
+    send,
 ):
     pgnotifier.add_command(_subcommand)
 
