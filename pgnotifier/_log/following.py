@@ -146,14 +146,15 @@ class LogFollower:
             LogRefusedError: The role may not read it, or the server is a standby or has a copy.
         """
         with explained():
-            check_server(connection)
+            _check_readable(connection)
             connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             connection.read_only = True
             self._connection = connection
             self._check_copy()
             now, newest = self._fetch_one(_LOOK)
             if not self._done:
-                self._done, self._newest = self._find_place(now), newest
+                self._done = self._find_place(now)
+                self._newest = newest if self._start == "now" else -1
             elif _top(self._done) > _top(now):  # another server took over without the latest
                 self._done, self._newest, self.was_reset = now, newest, True
                 self._window, self._passed = None, 0
@@ -250,6 +251,15 @@ class LogFollower:
         row = self._fetch(query, values)
         assert row is not None
         return row
+
+
+def _check_readable(connection: psycopg.Connection[Any]) -> None:
+    try:
+        check_server(connection)
+    except LogRefusedError as exc:
+        if isinstance(exc.__cause__, psycopg.errors.InsufficientPrivilege):
+            raise exc.__cause__ from None  # which `explained` says more about
+        raise
 
 
 def _top(snapshot: str) -> int:

@@ -145,7 +145,8 @@ class LogFeed:
 
     def stop(self) -> None:
         """Wait for the thread."""
-        self._thread.join(1.0)
+        if self._thread.is_alive():
+            self._thread.join(1.0)
 
     def _connect(self) -> None:
         connection = self._parameters.connect()

@@ -17,7 +17,7 @@ from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.exits import INTERRUPTED
 from pgnotifier.cli.lines import make_printable
 from pgnotifier.cli.payloads import BadLineError, Line, LineReader, has_json
-from pgnotifier.cli.sending import TOGETHER, LogSender, Pace, Sender, send_all
+from pgnotifier.cli.sending import TOGETHER, ChannelSender, LogSender, Pace, send_all
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import PgNotifierError, in_one_line
 
@@ -104,7 +104,9 @@ def send(
     """  # noqa: D301 - click's mark for a paragraph that it must not wrap
     _check_options(channel, payload, path, repeat, key, durable=durable)
     with target.connected() as connection:
-        sender = LogSender(connection, channel, key) if durable else Sender(connection, channel)
+        sender = (
+            LogSender(connection, channel, key) if durable else ChannelSender(connection, channel)
+        )
         with _failures_explained(sender):
             if path is None:
                 _send_payload(sender, payload, repeat or 1, Pace(rate))
@@ -140,7 +142,7 @@ def _check_options(
         )
 
 
-def _send_payload(sender: Sender, payload: str | None, times: int, pace: Pace) -> None:
+def _send_payload(sender: ChannelSender, payload: str | None, times: int, pace: Pace) -> None:
     text = _read_input() if payload == "-" else payload or ""
     try:
         sender.check(text)
@@ -161,7 +163,7 @@ def _read_input() -> str:
         raise click.UsageError("standard input isn't valid UTF-8") from None
 
 
-def _send_file(sender: Sender, path: str, rate: float | None) -> None:
+def _send_file(sender: ChannelSender, path: str, rate: float | None) -> None:
     if path == "-":
         reader = LineReader(sender.check, is_json=False)
         send_all(sender, reader.read(sys.stdin.buffer), Pace(rate))
@@ -195,7 +197,7 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 @contextmanager
-def _failures_explained(sender: Sender) -> Iterator[None]:
+def _failures_explained(sender: ChannelSender) -> Iterator[None]:
     """Say how much was sent before something failed."""
     try:
         yield
@@ -209,7 +211,7 @@ def _failures_explained(sender: Sender) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _account(sender: Sender) -> str:
+def _account(sender: ChannelSender) -> str:
     sent = f"{sender.sent:,} sent before that" if sender.sent else "nothing was sent"
     lines = sender.under_way
     if not lines or not sender.is_uncertain:

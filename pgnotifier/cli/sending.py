@@ -22,7 +22,7 @@ STEP = 0.1
 """Seconds of payloads that are sent together, with a rate."""
 
 
-class Sender:
+class ChannelSender:
     """Sends payloads on one channel.
 
     Attributes:
@@ -84,7 +84,7 @@ class Sender:
         notify_all(self._connection, self._channel, texts)
 
 
-class LogSender(Sender):
+class LogSender(ChannelSender):
     """Publishes payloads in the durable log."""
 
     def __init__(
@@ -149,7 +149,7 @@ class Pace:
 
 
 def send_all(
-    sender: Sender,
+    sender: ChannelSender,
     blocks: Iterable[Sequence[Line]],
     pace: Pace,
     on_sent: Callable[[int], object] = lambda _: None,

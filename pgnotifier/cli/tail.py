@@ -137,9 +137,7 @@ def _run(feed: Feed, inbox: Inbox, viewer: Viewer, most: int | None, span: timed
         code = INTERRUPTED
     except OutputClosedError:
         return CLOSED
-    except PgNotifierError as exc:
-        raise click.ClickException(make_printable(in_one_line(exc))) from None
-    except psycopg.Error as exc:
+    except (PgNotifierError, psycopg.Error) as exc:
         raise click.ClickException(make_printable(in_one_line(exc))) from None
     finally:
         inbox.close()
