@@ -183,7 +183,7 @@ def _send_file(sender: ChannelSender, path: str, rate: float | None) -> None:
 
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
-    """Yield a function that moves a bar on, if standard error is a terminal and it is worth it."""
+    """Yield a function that shows progress, if standard error is a terminal and it is worth it."""
     if not sys.stderr.isatty() or (total is not None and total <= 1):
         yield lambda _: None
         return

@@ -22,7 +22,7 @@ def test_texts_arrive_as_they_are(pgnotifier_dsn, db):
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
-def test_what_is_no_payload(text):
+def test_what_can_not_be_a_payload(text):
     """NUL and lone surrogates are refused."""
     with pytest.raises(PayloadEncodingError):
         check_text(text, UTF8)
