@@ -13,7 +13,7 @@ from heapq import merge
 from itertools import islice
 from operator import attrgetter
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import psycopg
 
@@ -243,11 +243,11 @@ class LogFollower:
                 "that reads it, which repairs it"
             )
 
-    def _fetch(self, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+    def _fetch(self, query: LiteralString, values: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
         assert self._connection is not None
         return self._connection.execute(query, values).fetchone()
 
-    def _fetch_one(self, query: str, values: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+    def _fetch_one(self, query: LiteralString, values: tuple[Any, ...] = ()) -> tuple[Any, ...]:
         row = self._fetch(query, values)
         assert row is not None
         return row
