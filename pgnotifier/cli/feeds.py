@@ -40,6 +40,18 @@ class Feed(Protocol):
         """End, within a second or so. The inbox is closed already."""
         ...
 
+    def pause(self) -> None:
+        """Have the server keep nothing, as the process is about to stop."""
+        ...
+
+    def resume(self) -> None:
+        """Go on.
+
+        Raises:
+            PgNotifierError: It can't be read any more.
+        """
+        ...
+
 
 class Tap(Dispatcher):
     """Puts what arrives into an inbox."""
@@ -100,6 +112,15 @@ class NotifierFeed:
         """Stop listening."""
         self._notifier.stop(1.0)
 
+    def pause(self) -> None:
+        """Stop listening."""
+        self._notifier.stop(1.0)
+
+    def resume(self) -> None:
+        """Listen again."""
+        self._dropped = 0  # a notifier counts from its start on
+        self._notifier.start()
+
     def _on_gap(self, gap: Gap) -> None:
         dropped = sum(one.dropped for one in self._notifier.status().dispatchers)
         missed, self._dropped = dropped - self._dropped, dropped
@@ -147,6 +168,12 @@ class LogFeed:
         """Wait for the thread."""
         if self._thread.is_alive():
             self._thread.join(1.0)
+
+    def pause(self) -> None:
+        """Do nothing: between two queries, the server keeps nothing."""
+
+    def resume(self) -> None:
+        """Do nothing: the thread goes on with the process."""
 
     def _connect(self) -> None:
         connection = self._parameters.connect()

@@ -1,5 +1,6 @@
 """The loop of `pgnotifier tail`: from the inbox to a terminal, a pipe or a file."""
 
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -11,6 +12,7 @@ from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.inbox import Cut, Event, Inbox, Loss
 from pgnotifier.cli.lines import make_json, make_line, make_printable
 from pgnotifier.cli.output import Output
+from pgnotifier.cli.suspension import Suspension
 from pgnotifier.cli.terminal import Pulse, Screen, find_paint, find_width
 from pgnotifier.notification import Notification
 
@@ -49,7 +51,7 @@ class Viewer:
         self._named = name_channels(channels)
         self._format = partial(make_json if as_json else make_line, raw=raw)
         self._screen: Screen | None = None
-        if sys.stdout.isatty() and not as_json:
+        if sys.stdout.isatty() and not as_json and os.environ.get("TERM") != "dumb":
             self._screen = Screen(channels, paint := find_paint(), raw=raw)
             self._paint = paint
         self._pulse = Pulse()
@@ -118,7 +120,7 @@ class Viewer:
         return self._output.write(f"{_CLEAR}{''.join(lines)}{status}", until)
 
 
-def follow(inbox: Inbox, viewer: Viewer, most: float, until: float) -> bool:
+def follow(inbox: Inbox, viewer: Viewer, most: float, until: float, suspension: Suspension) -> bool:
     """Show what comes until the time is over; return whether `most` notifications have come.
 
     Args:
@@ -126,10 +128,13 @@ def follow(inbox: Inbox, viewer: Viewer, most: float, until: float) -> bool:
         viewer: Shows it.
         most: After how many it ends; infinity for never.
         until: When it ends, by `time.monotonic()`; infinity for never.
+        suspension: Stops the process after Ctrl-Z.
     """
     everything = most != float("inf")
     while (left := until - monotonic()) > 0:
         events = inbox.take(min(LOOK, left))
+        if (stopped := suspension.take_place()) is not None:
+            events = [*events, Loss(*stopped, "the process was stopped by Ctrl-Z", ())]
         if not events:
             if not viewer.idle(until):
                 break

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from pgnotifier._connection.notifying import check_text, measure, notify_all
+from pgnotifier._connection.sending_texts import check_text, measure, notify_all
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log import publishing
 from pgnotifier._log.composing import Composer

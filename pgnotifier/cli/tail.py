@@ -19,6 +19,7 @@ from pgnotifier.cli.following import Viewer
 from pgnotifier.cli.inbox import Inbox
 from pgnotifier.cli.lines import make_printable
 from pgnotifier.cli.output import Output, OutputClosedError
+from pgnotifier.cli.suspension import Suspension
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration
 from pgnotifier.errors import PgNotifierError, in_one_line
@@ -131,7 +132,9 @@ def _run(feed: Feed, inbox: Inbox, viewer: Viewer, most: int | None, span: timed
         feed.start()
         viewer.begin()
         until = float("inf") if span is None else monotonic() + span.total_seconds()
-        is_full = following.follow(inbox, viewer, float("inf") if most is None else most, until)
+        limit = float("inf") if most is None else most
+        with Suspension(feed.pause, feed.resume) as suspension:
+            is_full = following.follow(inbox, viewer, limit, until, suspension)
         code = 0 if is_full or most is None else 1
     except KeyboardInterrupt:
         code = INTERRUPTED

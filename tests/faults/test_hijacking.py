@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
-from pgnotifier._connection import notifying, publisher, session, session_settings
+from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import leftovers, log_session, pooling
 from pgnotifier._listener import pause, queue_usage, reader_connection
@@ -54,7 +54,7 @@ SELECT state FROM pgnotifier.advance(
 
 CONTAINED = {
     "_connection/connecting.py": 1,  # SET client_encoding
-    "_connection/notifying.py": 1,
+    "_connection/sending_texts.py": 1,
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
@@ -114,7 +114,7 @@ EXECUTED = {
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
     "long row": (reader_connection.LONG_ROW, ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),
-    "notify all": (notifying._NOTIFY_ALL, ("orders", ["1", "2"])),
+    "notify all": (sending_texts._NOTIFY_ALL, ("orders", ["1", "2"])),
     "beat": (session.notify_query("orders", "1"), ()),
     "listen": (session.listen_query(["orders"]), ()),
     "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from pgnotifier._connection.encoding import find_encoding
-from pgnotifier._connection.notifying import check_text, notify_all
+from pgnotifier._connection.sending_texts import check_text, notify_all
 from pgnotifier.errors import PayloadEncodingError, PayloadTooLargeError
 
 UTF8 = find_encoding("UTF8")

@@ -140,6 +140,19 @@ def test_an_output_that_is_stopped_holds_nothing_up(in_pipe, db, eventually):
     assert process.wait(60) == 130
 
 
+def test_a_process_that_is_stopped(in_pipe, db, eventually):
+    """After Ctrl-Z, the server keeps nothing for it; when it goes on, a line has the gap."""
+    process = in_pipe("orders")
+    process.send_signal(signal.SIGTSTP)
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+    eventually(lambda: not db.listening())
+    db.notify("orders", "missed")
+    process.send_signal(signal.SIGCONT)
+    assert "stopped by Ctrl-Z" in process.stdout.readline()
+    db.notify("orders", "seen")
+    assert process.stdout.readline().endswith("  'seen'\n")
+
+
 def test_a_reader_that_ends(in_pipe):
     """As with `| head`, it ends quietly, also while nothing comes."""
     process = in_pipe("orders")
