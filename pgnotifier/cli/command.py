@@ -17,6 +17,7 @@ from pgnotifier.cli.probing import probe
 from pgnotifier.cli.sections import SectionedGroup
 from pgnotifier.cli.send import send
 from pgnotifier.cli.tail import tail
+from pgnotifier.cli.top.command import top
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError
@@ -40,6 +41,7 @@ for _subcommand in (
     outbox.outbox,
     tail,
     send,
+    top,
 ):
     pgnotifier.add_command(_subcommand)
 

@@ -75,6 +75,11 @@ class RQDispatcher(Dispatcher):
     def __repr__(self) -> str:
         return f"<RQDispatcher of queue {self._queue.name!r}, {len(self._targets)} subscriptions>"
 
+    @property
+    def connection(self) -> "Redis":
+        """The connection to Redis."""
+        return self._queue.connection
+
     def attach(self, notifier: "Notifier") -> None:
         """Remember which notifier uses this dispatcher.
 

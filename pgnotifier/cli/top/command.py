@@ -1,0 +1,77 @@
+"""The subcommand `top`."""
+
+import logging
+import os
+import sys
+
+import click
+
+from pgnotifier.cli.exits import NOT_INSTALLED, explain_missing
+from pgnotifier.cli.target import Target, target_options
+from pgnotifier.cli.top.queues import QueueWatcher, find_sources
+from pgnotifier.cli.top.watching import Watcher
+
+LONGEST_INTERVAL = 60.0
+"""Seconds. Between two surveys, the session listens and doesn't read, which holds back the
+queue of notifications in PostgreSQL."""
+
+
+@click.command()
+@target_options
+@click.option(
+    "-n",
+    "--interval",
+    type=click.FloatRange(0.25, LONGEST_INTERVAL),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to ask the listeners.",
+)
+def top(target: Target, interval: float) -> None:
+    """Show all listeners of a database, live, on the whole screen.
+
+    Shows rates, delays, buffers and gaps of each listener, its channels and subscriptions, and how
+    far durable subscriptions are behind.  With --app, --module or --settings, also how long the
+    queues in the broker are.
+
+    \b
+    Keys:
+    1-5, Tab    listeners, channels, subscriptions, queues, durable subscriptions
+    /, Escape   show only what contains a text; show all
+    s, r        sort by the next column; the other way round
+    m           mute or unmute a channel or a subscription
+    Space       pause
+    q           quit
+
+    Muting needs a listener with remote_commands=True, and a role that may end its session.
+
+    \b
+    Exit codes:
+    0    ended by q
+    2    the options are wrong, this isn't a terminal, or textual isn't installed
+    130  ended by Ctrl-C
+    """  # noqa: D301 - click's mark for a paragraph that it must not wrap
+    check_terminal()
+    try:
+        from pgnotifier.cli.top.app import TopApp
+    except ModuleNotFoundError as exc:
+        explain_missing(exc, "top")
+    watcher = Watcher(target.parameters, interval)
+    queues = QueueWatcher(find_sources(target), interval)
+    logging.disable()  # handlers that an app has set up would write on the screen
+    app = TopApp(repr(target.parameters), watcher, queues)
+    code = app.run()
+    logging.disable(logging.NOTSET)
+    sys.exit(app.return_code if code is None else code)
+
+
+def check_terminal() -> None:
+    """Exit with code 2 if there is no terminal to draw on and to read keys from."""
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    if any(one is None or not one.isatty() for one in streams) or os.environ.get("TERM") == "dumb":
+        click.echo(
+            "pgnotifier: top needs a terminal for input, output and errors. In a pipe or a script, "
+            "use:  pgnotifier status --watch",
+            err=True,
+        )
+        sys.exit(NOT_INSTALLED)
