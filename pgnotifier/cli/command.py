@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import durable, foreground, outbox, positions
+from pgnotifier.cli import console, durable, foreground, outbox, positions
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
@@ -35,6 +35,7 @@ for _subcommand in (
     positions.positions,
     positions.reclaim,
     outbox.outbox,
+    console.console,
 ):
     pgnotifier.add_command(_subcommand)
 
@@ -90,6 +91,12 @@ def health(port: int, host: str, live: bool) -> None:
     show_default=True,
     help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
 )
+@click.option(
+    "--console",
+    "shows_console",
+    is_flag=True,
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+)
 @click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and exit.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
 @click.option(
@@ -108,6 +115,7 @@ def listen(
     health_host: str | None,
     standby: bool,
     wait: bool,
+    shows_console: bool,
     lists: bool,
     as_json: bool,
     loglevel: str,
@@ -156,9 +164,11 @@ def listen(
             notifier.standby = f"pgnotifier {spec}"
     foreground.set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
-    sys.exit(
-        foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))
-    )
+    with console.beside(chosen, wanted=shows_console):
+        code = foreground.listen(
+            chosen, drain_timeout, health, lambda why: click.echo(why, err=True)
+        )
+    sys.exit(code)
 
 
 @pgnotifier.command()

@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich"})
+OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich", "starlette", "uvicorn"})
 """Modules that an installation without extras lacks."""
 
 NOT_INSTALLED = 2

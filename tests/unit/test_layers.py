@@ -38,6 +38,7 @@ LAYERS = (
     "notifier",
     "__init__",
     "testing",
+    "console",
     "cli",
     "contrib",
     "demo",

@@ -8,6 +8,7 @@ from celery.bin.base import LOG_LEVEL, CeleryCommand, CeleryOption, handle_prelo
 from celery.bin.worker import worker
 
 from pgnotifier._health.health_server import HOST, HealthServer
+from pgnotifier.cli.console import beside
 from pgnotifier.cli.foreground import choose_channels, listen, set_waiting
 from pgnotifier.cli.options import setting_option
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
@@ -59,6 +60,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
 )
 @_option(
+    "--console",
+    "shows_console",
+    is_flag=True,
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+)
+@_option(
     "--list",
     "lists",
     is_flag=True,
@@ -84,6 +91,7 @@ def pgnotifier(
     health_host: str | None = None,
     standby: bool = False,
     wait: bool = True,
+    shows_console: bool = False,
     lists: bool = False,
     as_json: bool = False,
     loglevel: int | str | None = None,
@@ -139,7 +147,7 @@ def pgnotifier(
     _check_configured(ctx, chosen)
     set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
-    with Question(app, chosen):
+    with Question(app, chosen), beside(chosen, wanted=shows_console):
         code = listen(chosen, timeout, health, ctx.obj.error)
     ctx.exit(code)
 

@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -47,6 +49,18 @@ def _add_setting(parser: ArgumentParser, name: str, default: str = "") -> None:
     )  # fmt: skip
 
 
+@contextmanager
+def _console(chosen: dict[str, Notifier], *, wanted: bool) -> Iterator[None]:
+    """Serve the console beside the listeners, if that is wanted. It needs click."""
+    if not wanted:
+        yield
+        return
+    from pgnotifier.cli.console import beside
+
+    with beside([*chosen.values()], wanted=True):
+        yield
+
+
 class Command(BaseCommand):
     """Listens to all channels that have receivers or tasks."""
 
@@ -80,6 +94,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--no-wait", action="store_false", dest="wait",
             help="Exit with code 1 if PostgreSQL can't be reached at the start. Default: wait.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--console", action="store_true",
+            help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
         )  # fmt: skip
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
@@ -149,7 +167,7 @@ class Command(BaseCommand):
         host = options["health_host"] or conf.get("HEALTH_HOST")
         health = None if port is None else HealthServer([*chosen.values()], port, host)
         timeout = options["drain_timeout"]
-        with Watch(chosen):
+        with Watch(chosen), _console(chosen, wanted=options["console"]):
             return foreground.listen(
                 [*chosen.values()],
                 conf.get("DRAIN_TIMEOUT") if timeout is None else timeout,
