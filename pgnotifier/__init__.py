@@ -13,6 +13,7 @@ follows one notification, function by function.
 """
 
 from pgnotifier import errors
+from pgnotifier._runtime.version import VERSION
 from pgnotifier.dispatch import Batch, Binding, Delivery, Dispatcher, Subscription
 from pgnotifier.dispatchers.asyncio import AsyncioDispatcher
 from pgnotifier.dispatchers.inline import InlineDispatcher
@@ -34,6 +35,7 @@ from pgnotifier.errors import (
     NotifyRefusedError,
     NotListeningError,
     NotLiveError,
+    OrderRefusedError,
     PayloadEncodingError,
     PayloadTooLargeError,
     PgNotifierError,
@@ -45,7 +47,7 @@ from pgnotifier.notification import Gap, Notification
 from pgnotifier.notifier import Notifier
 from pgnotifier.status import DispatcherStatus, DurableStatus, StateChange, Status
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "AlreadyDoneError",
@@ -75,6 +77,7 @@ __all__ = [
     "Notifier",
     "NotifierStoppedError",
     "NotifyRefusedError",
+    "OrderRefusedError",
     "PayloadEncodingError",
     "PayloadTooLargeError",
     "PgNotifierError",

@@ -11,6 +11,7 @@
     ├── ListenRefusedError       (RuntimeError)     the server answered LISTEN with an error
     ├── NotListeningError        (ConnectionError)  LISTEN succeeded, but nothing arrives
     ├── NotifyRefusedError       (RuntimeError)     the server answered NOTIFY with an error
+    ├── OrderRefusedError        (PermissionError)  a listener that doesn't do what it was asked for
     ├── UnknownSubscriptionError (LookupError)      no position in the log for this subscription
     ├── NotLiveError             (TimeoutError)     registered, but not confirmed in time
     ├── NotifierStoppedError     (RuntimeError)     stopped while the call was waiting
@@ -102,6 +103,10 @@ class NotListeningError(PgNotifierError, ConnectionError):
 
 class NotifyRefusedError(PgNotifierError, RuntimeError):
     """The server answered NOTIFY with an error: its queue is full, or a privilege is missing."""
+
+
+class OrderRefusedError(PgNotifierError, PermissionError):
+    """A running listener refused to mute or unmute something, or has not answered."""
 
 
 class UnknownSubscriptionError(PgNotifierError, LookupError):

@@ -12,8 +12,8 @@ from pgnotifier._listener.listener import Settings
 from pgnotifier._listener.state import StateReport
 from pgnotifier._notifier.both_changes import BothChanges
 from pgnotifier._notifier.lifecycle import Lifecycle, Reports
+from pgnotifier._notifier.reporting import answer_questions
 from pgnotifier._notifier.runnable import Runnable
-from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_callable, check_channel, check_channels, check_id
 from pgnotifier._runtime.names import name_function
 from pgnotifier.dispatch import Dispatcher, Subscription
@@ -67,6 +67,8 @@ class Notifier(Runnable):
         health_port: int | None = None,
         health_host: str | None = None,
         wait: bool | float | None = None,
+        answers: bool = True,
+        remote_commands: bool = False,
     ) -> None:
         """Take the settings, without connecting.
 
@@ -105,6 +107,10 @@ class Notifier(Runnable):
             wait: Whether `start()` keeps trying while the server can't be reached: True for as
                 long as it takes, or a number of seconds. Default: no, but commands such as
                 `pgnotifier listen` do.
+            answers: Whether it answers `pgnotifier status`, which anybody may ask who may connect
+                to the database: with its channels, subscriptions, tasks and figures.
+            remote_commands: Whether roles that may end its session may also mute its channels and
+                subscriptions, by `pgnotifier top` and the console.
 
         Raises:
             ArgumentTypeError: An argument has the wrong type.
@@ -118,6 +124,8 @@ class Notifier(Runnable):
             heartbeat_timeout=heartbeat_timeout,
             standby=standby,
             wait=wait,
+            answers=answers,
+            remote_commands=remote_commands,
         )
         hooks = {"decoder": decoder, "on_error": on_error, "on_gap": on_gap, "on_state": on_state}
         for name, value in hooks.items():
@@ -137,6 +145,8 @@ class Notifier(Runnable):
         )
         self._changes = BothChanges(self, self._lifecycle, autorun)
         self._changes.volatile.attach(self._lifecycle.attachments.default)
+        if answers:
+            answer_questions(self, self._lifecycle, orders=remote_commands)
 
     def __repr__(self) -> str:
         state = self._lifecycle.reports.states.current.state
@@ -375,25 +385,6 @@ class Notifier(Runnable):
     def unmute_subscriber(self, id: Hashable, channels: Channels | None = None) -> None:
         """Deliver to an id again on these channels, or on all that it subscribed to."""
         self._changes.mute_subscriber(check_id(id), _check_or_all(channels), muted=False)
-
-    def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
-        """Send a notification, in its own transaction on its own connection.
-
-        Args:
-            channel: The channel to send it on.
-            payload: The value. What JSON or a Python literal can express arrives with the same
-                type. Dates, times, Decimal and UUID arrive as a str, an Enum as its value, and a
-                dataclass as a dict.
-            encoder: Returns a replacement for a value of another type: see `payload.encode`.
-
-        Raises:
-            ChannelNameError: PostgreSQL has no such channel.
-            PayloadEncodingError: The value can't be a payload.
-            PayloadTooLargeError: The payload has over 7,999 bytes. Nothing was sent.
-            ConnectionFailedError: There is no connection, or it was lost meanwhile.
-            NotifyRefusedError: The server refused: its queue is full, say.
-        """
-        self._lifecycle.publisher.notify(check_channel(channel), payload, encoder)
 
 
 def _check_or_all(channels: Channels | None) -> list[str] | None:

@@ -160,6 +160,27 @@ def whole_number(least: int, default: Any = REQUIRED, why: str = "") -> Setting:
     )
 
 
+def switch(*, default: bool) -> Setting:
+    """Return a setting that is on or off.
+
+    Args:
+        default: Its value if none is given.
+    """
+    return Setting(
+        "True or False", lambda value: isinstance(value, bool), default, parse=_read_switch
+    )
+
+
+def _read_switch(text: str) -> bool:
+    if (value := _SWITCHES.get(text.strip().lower())) is None:
+        raise ValueError(text)
+    return value
+
+
+_SWITCHES = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 _OVERFLOW = "'block', 'drop_oldest' or 'drop_newest'"
 
 SETTINGS: Mapping[str, Setting] = {
@@ -196,6 +217,8 @@ SETTINGS: Mapping[str, Setting] = {
         metavar="ADDRESS",
         help="The address to open that port on; 0.0.0.0 or :: for all addresses.",
     ),
+    "answers": switch(default=True),
+    "remote_commands": switch(default=False),
     "wait": Setting(
         "True, False or a number of seconds",
         lambda value: isinstance(value, bool) or is_number(value),

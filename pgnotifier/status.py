@@ -32,6 +32,28 @@ class Latency:
         return Latency(seconds, mean, max(self.highest, seconds), count)
 
 
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """How long batches took from being received to being dispatched, in seconds.
+
+    It is measured once for each batch, for its oldest notification, and covers the last minute, or
+    the last 1,000 batches if there were more.
+
+    Attributes:
+        median: Half of them took this long at most.
+        p95: 95 % of them did.
+        p99: 99 % of them did.
+        highest: The longest.
+        count: How many batches there were.
+    """
+
+    median: float
+    p95: float
+    p99: float
+    highest: float
+    count: int
+
+
 State = Literal["starting", "listening", "disconnected", "standby", "stopped"]
 
 
@@ -173,7 +195,7 @@ class Position:
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""
-        return _to_dict(self)
+        return to_jsonable(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +287,7 @@ class LogState:
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""
-        return _to_dict(self)
+        return to_jsonable(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +351,7 @@ class Status:
         }
 
 
-def _to_dict(value: Any) -> Mapping[str, Any]:
+def to_jsonable(value: Any) -> Mapping[str, Any]:
     """Return the fields of a dataclass as JSON-able values."""
     return {one.name: _jsonable(getattr(value, one.name)) for one in fields(value)}
 
@@ -337,7 +359,7 @@ def _to_dict(value: Any) -> Mapping[str, Any]:
 def _jsonable(value: Any) -> Any:
     """Return times in ISO 8601, durations in seconds, and dataclasses as dicts."""
     if is_dataclass(value):
-        return _to_dict(value)
+        return to_jsonable(value)
     if isinstance(value, tuple):
         return tuple(map(_jsonable, value))
     if isinstance(value, datetime):

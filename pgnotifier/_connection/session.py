@@ -46,6 +46,7 @@ class Session:
         self.encoding = encoding_of(connection)
         self.notifies = self._pgconn.notifies if self.encoding.is_utf8 else self._notifies_recoded
         self.backend_pid = self._pgconn.backend_pid
+        self.server_pid: int | None = None  # the true one, once queried: poolers make one up
         self.is_pooled = False
         self.identity: tuple[bytes | None, ...] = ()  # the server process's, once queried
         self.row: tuple[bytes | None, ...] = ()  # the first row of the last query

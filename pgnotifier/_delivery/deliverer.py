@@ -11,6 +11,7 @@ from pgnotifier._delivery.attempts import Attempts
 from pgnotifier._delivery.batching import Gatherer
 from pgnotifier._delivery.buffer import Buffer, GapMarker, Item, Trouble
 from pgnotifier._delivery.decoding import Decoder, FindPayload
+from pgnotifier._delivery.delays import Delays
 from pgnotifier._delivery.ending import Ending
 from pgnotifier._delivery.intake import EntryItem, Intake, decode, make_batch, size_of, take_next
 from pgnotifier._delivery.succession import Succession
@@ -55,6 +56,7 @@ class Deliverer:
         buffer: What waits. Others only read its attributes.
         intake: The entries of the log that wait.
         succession: The successors of its bindings.
+        delays: How long its batches take.
         thread: It ends when all is delivered after `drain` or `stop`.
     """
 
@@ -92,6 +94,7 @@ class Deliverer:
         self.intake = Intake()
         self._decoder = Decoder(decode if dispatcher.decodes else str, find_payload, self._miss)
         self._decoding = 0
+        self.delays = Delays()
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
         given = (self._ending, self.buffer, self._gatherer, self._decoder.decode)
         self.succession = Succession(dispatcher, *given, self._deliver_for_another)
@@ -319,6 +322,7 @@ class Deliverer:
             if not self._attempts.begin(batch):  # abandoned while decoding
                 return True
         self._attempts.dispatch(batch, self.dispatcher)
+        self.delays.note(items)
         return ending
 
     def _wait_for_pending(self) -> None:

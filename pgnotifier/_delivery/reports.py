@@ -1,6 +1,7 @@
 """Reports: errors of callbacks and gaps, to the log and to the user's hooks."""
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 
@@ -16,6 +17,10 @@ OnError = Callable[[BaseException, Subscription, Notification], object]
 OnGap = Callable[[Gap], object]
 REMEMBERED = 10_000
 """How many kinds of errors are remembered, as subscriptions may come and go without end."""
+
+
+RECENT = 20
+"""How many gaps are remembered."""
 
 
 class ErrorReport:
@@ -83,6 +88,7 @@ class GapReport(Hook):
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
         self.last: Gap | None = None
+        self._recent: deque[Gap] = deque(maxlen=RECENT)
         super().__init__("on_gap", on_gap, Gap.merge)
         self._is_handled = on_gap is not None
         self._warn = LogThrottle(logger, others=logging.INFO)
@@ -156,3 +162,9 @@ class GapReport(Hook):
         with self._lock:
             self.count += 1
             self.last = gap
+            self._recent.appendleft(gap)
+
+    def latest(self) -> list[Gap]:
+        """Return the latest gaps, the newest first."""
+        with self._lock:
+            return [*self._recent]

@@ -10,6 +10,7 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 
+from pgnotifier._inquiry.marks import IS_ASKED
 from pgnotifier._runtime.clock import Moment
 
 UNKNOWN_AGE = 45.0
@@ -22,7 +23,7 @@ SELECT pg_catalog.pg_try_advisory_lock(%d), EXTRACT(epoch FROM pg_catalog.min(qu
     pg_catalog.min(query_start)),
   pg_catalog.min(leader.pid),
   EXISTS (SELECT FROM pg_catalog.pg_locks AS held JOIN pg_catalog.pg_stat_activity AS companion
-    ON companion.pid OPERATOR(pg_catalog.=) held.pid WHERE %b)
+    ON companion.pid OPERATOR(pg_catalog.=) held.pid WHERE %b), %b
 FROM pg_catalog.pg_locks AS held JOIN pg_catalog.pg_stat_activity AS leader
 ON leader.pid OPERATOR(pg_catalog.=) held.pid WHERE %b"""
 _HELD = b"""
@@ -42,6 +43,7 @@ class Standby:
         query: Asks for the lead, in one round trip.
         accompany: Takes the lock of a leader's companion.
         vanished: The pid of a leader's session if its client seems to have vanished.
+        is_asked: Whether somebody asks questions about listeners.
     """
 
     def __init__(self, name: str, heartbeat: float = 15.0, timeout: float = 5.0) -> None:
@@ -57,9 +59,10 @@ class Standby:
         self.name = name
         # Advisory locks are by database, as channels are. pg_locks shows the key in two halves.
         # Not pg_advisory_lock(): a session that waits in it holds vacuum back.
-        self.query = _QUERY % (_key(lead), _held(companion), _held(lead))
+        self.query = _QUERY % (_key(lead), _held(companion), IS_ASKED, _held(lead))
         self.accompany = _ACCOMPANY % _key(companion)
         self.vanished: int | None = None
+        self.is_asked = False
         self._alone_for = heartbeat + timeout
         self._silent_for = max(UNKNOWN_AGE, 2 * heartbeat + timeout)
         self._forget()
@@ -79,8 +82,8 @@ class Standby:
             asked_at: When the query was sent, or earlier. The answer may have been read much
                 later, which doesn't show when the server looked.
         """
-        led, begun, age, pid, is_accompanied = row
-        self.vanished = None
+        led, begun, age, pid, is_accompanied, is_asked = row
+        self.vanished, self.is_asked = None, is_asked == b"t"
         if led == b"t":
             return True
         before, self._asked_at = self._asked_at, asked_at

@@ -20,9 +20,10 @@ from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listening import Listening
 from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
-from pgnotifier._listener.router import Router
+from pgnotifier._listener.router import OnQuestion, Router
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
+from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import Gate, Outcome, is_held_here
 from pgnotifier.dispatch import Dispatcher
@@ -68,6 +69,7 @@ class Listener:
     Attributes:
         ready: Settled once the reader listens, or has failed to.
         ended: Opens when the reader has ended.
+        started: When it was made.
         router, connection, listening, queue_usage: The reader's parts; others may read them.
     """
 
@@ -79,6 +81,7 @@ class Listener:
         report_gap: GapReport,
         report_state: StateReport,
         settings: Settings,
+        on_question: OnQuestion | None = None,
     ) -> None:
         """Make a listener that isn't running yet.
 
@@ -90,7 +93,9 @@ class Listener:
             report_gap: Is called with each gap.
             report_state: Is called with each state.
             settings: How to listen.
+            on_question: Is called with each question about it; None to get none.
         """
+        self.started = Moment.now()
         self.ready = Outcome()
         self.ended = Gate()
         self._parameters = parameters
@@ -105,6 +110,7 @@ class Listener:
             lambda dispatcher: deliverer(dispatcher, self.connection.wake),
             lambda: self._commands.channels("unlisten"),
             self._gaps.hold_new,
+            on_question,
         )
         self.connection = ReaderConnection(
             parameters,

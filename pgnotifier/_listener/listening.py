@@ -10,7 +10,7 @@ from pgnotifier._listener.connection_attempts import connect
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.handover import move
 from pgnotifier._listener.leadership import Leadership
-from pgnotifier._listener.new_connection import listen
+from pgnotifier._listener.new_connection import listen, mark
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
@@ -105,6 +105,7 @@ class Listening:
             session = connect(self._connection)
             self._connection.close()
             self._connection.session = session
+            mark(self._connection)
         self.live = registered
         self._connection.router.forget_leaving()
         self.reconnects += 1
@@ -212,6 +213,7 @@ class Listening:
             if self._leadership is None or self._leadership.acquire():
                 self._listen()
             else:
+                mark(self._connection)
                 self._become("standby", f"as {self._leadership.view.name!r}")
         except ConnectionLostError as exc:
             raise self._connection.lost_before_listening(exc) from exc
@@ -233,6 +235,7 @@ class Listening:
             ConnectionLostError: The connection was lost, or can't listen: the lead is given up.
         """
         if not leadership.acquire():
+            leadership.attend()
             leadership.end_vanished_leader()
             return
         gap: Gap | None = None

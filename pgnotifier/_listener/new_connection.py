@@ -13,6 +13,7 @@ from time import monotonic
 from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.session import listen_query, notify_query
 from pgnotifier._connection.session_settings import setup_query
+from pgnotifier._inquiry.marks import MARK
 from pgnotifier._listener.connection_attempts import wait_for_any
 from pgnotifier._listener.heartbeat import beat
 from pgnotifier._listener.pause import IDENTITY
@@ -52,6 +53,15 @@ def listen(connection: ReaderConnection, channels: Iterable[str]) -> None:
     check(connection)
 
 
+def mark(connection: ReaderConnection) -> None:
+    """Have the session show that it answers questions, if it does."""
+    if connection.router.on_question is None or connection.session is None:
+        return
+    with contextlib.suppress(ListenRefusedError):  # this role may not
+        pid, *_ = connection.ask(MARK)
+        connection.session.server_pid = int(pid or 0)
+
+
 def check(connection: ReaderConnection) -> None:
     """Check that notifications of this listener, and those of others, arrive.
 
@@ -74,6 +84,7 @@ def check(connection: ReaderConnection) -> None:
         connection.ask(setup_query(server_pid).encode())
     with contextlib.suppress(ListenRefusedError):  # this role may not look
         session.identity = connection.ask(IDENTITY)
+    mark(connection)
     with contextlib.suppress(ListenRefusedError):  # it works without it
         connection.read_more_at_a_time()
 

@@ -11,6 +11,7 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._delivery.buffer import Item, ReferenceItem
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._inquiry.messages import QUESTIONS
 from pgnotifier._log.references import CHANNEL as REFERENCES
 from pgnotifier._log.references import parse_reference
 from pgnotifier._registry.registry import Registry
@@ -41,6 +42,7 @@ class _Tally:
         self.count = 0
 
 
+OnQuestion = Callable[[bytes, int], object]
 Route = tuple[str, tuple[tuple[Deliverer, tuple[Binding, ...]], ...], _Tally]
 """A channel's name, its bindings by deliverer, and its tally."""
 
@@ -66,6 +68,7 @@ class Router:
         make_deliverer: Callable[[Dispatcher], Deliverer],
         leaving: Callable[[], set[str]],
         on_deliverer: Callable[[Deliverer], object] = lambda _: None,
+        on_question: OnQuestion | None = None,
     ) -> None:
         """Take where to look things up.
 
@@ -74,12 +77,14 @@ class Router:
             make_deliverer: Makes the deliverer of a dispatcher, not started yet.
             leaving: Returns the channels that were removed but are still listened to.
             on_deliverer: Called with each deliverer before it is started.
+            on_question: Called with each question and the pid of its sender; None to get none.
         """
+        self.on_question = on_question
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
-        self.own = frozenset({self.private, REFERENCES})
+        self.own = frozenset([self.private, REFERENCES, QUESTIONS][: 3 if on_question else 2])
         self._own = frozenset(name.encode() for name in self.own)
         self.echoes: dict[str, int] = {}
         self._unrung: list[Deliverer] = []
@@ -203,6 +208,9 @@ class Router:
 
     def _take_own(self, arrived: PGnotify, received_at: datetime, proven_at: Moment) -> int:
         """Take what arrived on an own channel; return how many notifications it stands for."""
+        if self.on_question is not None and arrived.relname == QUESTIONS.encode():
+            self.on_question(arrived.extra, arrived.be_pid)
+            return 0
         if arrived.relname != REFERENCES.encode():
             self._note_echo(arrived.extra, arrived.be_pid)
             return 0

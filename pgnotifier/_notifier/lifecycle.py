@@ -14,6 +14,7 @@ from pgnotifier._delivery.reports import ErrorReport, GapReport
 from pgnotifier._durable.payload_reader import PayloadReader
 from pgnotifier._durable.sources import Sources
 from pgnotifier._health.health_server import HealthServer
+from pgnotifier._inquiry.answering import Answering  # noqa: TC001
 from pgnotifier._listener.listener import Listener, Settings
 from pgnotifier._listener.state import StateReport
 from pgnotifier._notifier.attachments import Attachments
@@ -85,6 +86,7 @@ class Lifecycle:
         durable_registrar: Holds the registry of durable subscriptions.
         sources: What reads the log for the listener's deliverers.
         probes: Checks the dispatchers.
+        answering: Answers questions; None if it doesn't.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Lifecycle:
         self.durable_registrar = Registrar(reports.errors, self._note_successor)
         self.sources: Sources | None = None
         self.probes = Probes()
+        self.answering: Answering | None = None
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
         self._health = health
@@ -213,6 +216,8 @@ class Lifecycle:
             undelivered = self._stop_listener(listener, timeout)
         self.publisher.close()
         self.payloads.close()
+        if self.answering is not None:
+            self.answering.close(max(0.0, deadline - monotonic()))
         self.reports.states.settle(max(0.0, deadline - monotonic()))
         return undelivered
 
@@ -302,6 +307,7 @@ class Lifecycle:
             self.reports.gaps,
             self.reports.states,
             replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
+            None if self.answering is None else self.answering.note,
         )
         self.sources = Sources(
             self.parameters,

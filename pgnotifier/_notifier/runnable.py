@@ -1,4 +1,4 @@
-"""The methods of `Notifier` that start it, stop it, check it and describe it."""
+"""The methods of `Notifier` that start it, stop it, check it, describe it, and notify."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -10,6 +10,8 @@ from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._log.positions import find_names
 from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
+from pgnotifier._payload.plain import Encoder
+from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
 from pgnotifier.errors import ConnectionFailedError
@@ -18,7 +20,7 @@ from pgnotifier.status import DispatcherStatus, Status
 
 
 class Runnable:
-    """The part of `Notifier` that has nothing to do with channels and subscriptions."""
+    """The part of `Notifier` that changes no channels and no subscriptions."""
 
     standby: str | None
     """The name of the group of notifiers in which only one listens: `Notifier(standby=…)`."""
@@ -172,6 +174,25 @@ class Runnable:
         """
         step = partial(find_names, channel=channel)
         return in_log(self._lifecycle.parameters, step)
+
+    def notify(self, channel: str, payload: Any = "", encoder: Encoder | None = None) -> None:
+        """Send a notification, in its own transaction on its own connection.
+
+        Args:
+            channel: The channel to send it on.
+            payload: The value. What JSON or a Python literal can express arrives with the same
+                type. Dates, times, Decimal and UUID arrive as a str, an Enum as its value, and a
+                dataclass as a dict.
+            encoder: Returns a replacement for a value of another type: see `payload.encode`.
+
+        Raises:
+            ChannelNameError: PostgreSQL has no such channel.
+            PayloadEncodingError: The value can't be a payload.
+            PayloadTooLargeError: The payload has over 7,999 bytes. Nothing was sent.
+            ConnectionFailedError: There is no connection, or it was lost meanwhile.
+            NotifyRefusedError: The server refused: its queue is full, say.
+        """
+        self._lifecycle.publisher.notify(check_channel(channel), payload, encoder)
 
     @property
     def parameters(self) -> Parameters:

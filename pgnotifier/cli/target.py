@@ -83,17 +83,17 @@ _OPTIONS: tuple[Callable[..., Any], ...] = (
         help="The database: a conninfo string or URI.  What it leaves out is taken from PGHOST, "
         "PGSERVICE, ~/.pgpass and so on.  [env var: PGNOTIFIER_DSN]",
     ),
-    click.option("-A", "--app", metavar="APP", help="A Celery app, for its notifier's database."),
+    click.option("-A", "--app", metavar="APP", help="The Celery app that listens to it."),
     click.option(
         "-m",
         "--module",
         metavar="MODULE:NAME",
-        help="A module with a Notifier, for its database.",
+        help="The module with the Notifier that listens to it.",
     ),
     click.option(
         "--settings",
         metavar="MODULE",
-        help="The settings of a Django project, for its database.  "
+        help="The settings of the Django project that it belongs to.  "
         "[env var: DJANGO_SETTINGS_MODULE]",
     ),
     click.option(

@@ -17,6 +17,7 @@ import pgnotifier
 from pgnotifier._connection import publisher, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import leftovers, log_session, pooling
+from pgnotifier._inquiry import answering, asking, marks
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import (
@@ -71,6 +72,9 @@ CONTAINED = {
     "_log/reclaim.py": 1,
     "_log/references.py": 1,
     "_log/versions.py": 4,
+    "_inquiry/answering.py": 1,
+    "_inquiry/asking.py": 1,
+    "_inquiry/marks.py": 3,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -106,6 +110,11 @@ EXECUTED = {
     "oldest": (queue_usage._OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
+    "mark": (marks.MARK, ()),
+    "show asking": (marks._ASK, ()),
+    "marked": (marks._FIND, marks._HALVES),
+    "own session": (asking._SESSION, ()),
+    "sender": (answering._SENDER, (1, "1700000000.5")),
     "terminate": (TERMINATE % 0, ()),
     "identity": (pause.IDENTITY, ()),
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),

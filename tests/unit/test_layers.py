@@ -29,6 +29,7 @@ LAYERS = (
     "_log",
     "durable",
     "once",
+    "_inquiry",
     "_delivery",
     "_durable",
     "_listener",

@@ -6,7 +6,7 @@ from pgnotifier._listener.leader_lock import UNKNOWN_AGE, Standby
 from pgnotifier._runtime.clock import Moment
 
 NOW = Moment.now()
-ALONE = b"7", b"f"
+ALONE = b"7", b"f", b"f"
 """The pid of a leader, and that it has no companion."""
 
 
@@ -88,7 +88,7 @@ class Leader:
         for second in range(seconds):
             self.now += 1
             begun = b"%d" % (self.now if query is None else query)
-            row = (b"f", begun, b"0", pid, accompanied)
+            row = (b"f", begun, b"0", pid, accompanied, b"f")
             self.standby.learn(row, Moment(float(self.now), NOW.wall))
             if self.standby.vanished is not None:
                 assert self.standby.vanished == int(pid)

@@ -1,0 +1,251 @@
+"""Asking: send a question to all listeners of a database, and collect their answers."""
+
+import contextlib
+import secrets
+import selectors
+from dataclasses import replace
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._connection.session import notify_query
+from pgnotifier._inquiry.marks import find_marked, show_asking
+from pgnotifier._inquiry.messages import ANSWERS, QUESTIONS, Answer, Assembler, Inquiry, Order
+from pgnotifier._inquiry.report import ListenerReport, SilentListener, Survey
+from pgnotifier.errors import (
+    ConnectionFailedError,
+    ListenRefusedError,
+    NotListeningError,
+    OrderRefusedError,
+    in_one_line,
+)
+
+TIMEOUT = 2.5
+"""Seconds to wait for answers. A standby looks for questions once a second."""
+RETRY = 0.25
+"""Seconds between two looks for listeners that have not answered."""
+_SESSION = """
+SELECT EXTRACT(epoch FROM backend_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity
+WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
+_LISTEN = f"LISTEN {ANSWERS}"
+
+
+def ask(parameters: Parameters, timeout: float = TIMEOUT) -> list[ListenerReport]:
+    """Ask all listeners of a database, and return what they say about themselves.
+
+    It returns as soon as all have answered. For questions one after another, and for those that
+    don't answer, use an `Inquirer`.
+
+    Args:
+        parameters: Where to connect.
+        timeout: Seconds to wait for answers, at most.
+
+    Raises:
+        ConnectionFailedError: No connection could be made, or it was lost.
+        ListenRefusedError: The server refused to listen, as a standby server does.
+        NotListeningError: There is a pooler in between, and answers don't arrive.
+    """
+    with Inquirer(parameters) as inquirer:
+        return list(inquirer.survey(timeout).reports)
+
+
+class Inquirer:
+    """Asks listeners again and again, on a connection that it keeps. For one thread at a time.
+
+    It remembers the last answers, so that reports have rates from the second survey on. If the
+    connection is lost, the next question makes a new one.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        """Take where to connect; the first question connects."""
+        self._parameters = parameters
+        self._connection: psycopg.Connection[Any] | None = None
+        self._session = ""
+        self._shows_asking = False
+        self._before: dict[str, ListenerReport] = {}
+        self._arrived: list[tuple[str, bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Listeners then forget about questions within seconds."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    def survey(self, timeout: float = TIMEOUT) -> Survey:
+        """Ask all listeners; return when all have answered, or the time is over.
+
+        Args:
+            timeout: Seconds to wait for answers, at most.
+
+        Raises:
+            ConnectionFailedError: No connection could be made, or it was lost.
+            ListenRefusedError: The server refused to listen, as a standby server does.
+            NotListeningError: There is a pooler in between, and answers don't arrive.
+        """
+        answers, marked = self._ask(Inquiry(), timeout, None)
+        latest = {name: one.report for name, one in answers.items()}
+        reports = {name: one.compare(self._before.get(name)) for name, one in latest.items()}
+        self._before = latest
+        known = {one.backend_pid for one in reports.values()}
+        silent = [SilentListener(*row) for row in marked if row[0] not in known]
+        return Survey(tuple(sorted(reports.values(), key=_order)), tuple(silent))
+
+    def order(self, order: Order, timeout: float = TIMEOUT) -> None:
+        """Have one listener mute or unmute something, and wait until it has.
+
+        Args:
+            order: What to do.
+            timeout: Seconds to wait for its answer, at most.
+
+        Raises:
+            OrderRefusedError: The listener refused, or has not answered in time.
+            ConnectionFailedError: No connection could be made, or it was lost.
+            ListenRefusedError: The server refused to listen, as a standby server does.
+            NotListeningError: There is a pooler in between, and answers don't arrive.
+        """
+        id = secrets.token_hex(8)  # noqa: A001 - the field's name
+        self._connected()
+        answers, _ = self._ask(Inquiry(id, self._session, order), timeout, order.listener)
+        answer = answers.get(order.listener)
+        if answer is None or id not in answer.outcomes:
+            raise OrderRefusedError(f"listener {order.listener} has not answered in time")
+        if (why := answer.outcomes[id]) is not None:
+            raise OrderRefusedError(f"listener {order.listener} refused: {why}")
+
+    # --- one question ---
+
+    def _ask(
+        self, question: Inquiry, timeout: float, only: str | None
+    ) -> tuple[dict[str, Answer], list[tuple[Any, ...]]]:
+        """Send a question; return the answers by listener, and the sessions of listeners.
+
+        Args:
+            question: The question.
+            timeout: Seconds to wait for answers, at most.
+            only: The listener that alone is to answer; None for all.
+        """
+        try:
+            return self._try_to_ask(question, timeout, only)
+        except psycopg.Error as exc:
+            self.close()
+            raise ConnectionFailedError(
+                f"the connection was lost while asking listeners: {in_one_line(exc)}"
+            ) from exc
+
+    def _try_to_ask(
+        self, question: Inquiry, timeout: float, only: str | None
+    ) -> tuple[dict[str, Answer], list[tuple[Any, ...]]]:
+        connection = self._connected()
+        begun = monotonic()
+        deadline = begun + timeout
+        echo = secrets.token_hex(8)
+        self._arrived.clear()
+        assembler, answers, has_echo = Assembler(), dict[str, Answer](), False
+        query = notify_query(QUESTIONS, question.encode()) + b";" + notify_query(ANSWERS, echo)
+        marked: list[tuple[Any, ...]] = []
+        connection.execute(query)
+        while True:
+            self._shows_asking = self._shows_asking or show_asking(connection)
+            marked = find_marked(connection)
+            until = min(monotonic() + RETRY, deadline)
+            while True:
+                for channel, data in self._take():
+                    if channel != ANSWERS:
+                        continue
+                    has_echo = has_echo or data == echo.encode()
+                    answer = assembler.take(data)
+                    if answer is not None and (only is None or question.id in answer.outcomes):
+                        took = monotonic() - begun
+                        answers[answer.report.id] = _timed(answer, took)
+                if has_echo and self._is_complete(answers, marked, only):
+                    return answers, marked
+                if monotonic() >= until:
+                    break
+                self._wait(until - monotonic())
+            if monotonic() >= deadline:
+                break
+        if not has_echo:
+            raise NotListeningError(
+                f"answers don't arrive, because of a pooler in transaction or statement mode "
+                f"({self._parameters!r}). Connect to PostgreSQL itself, or to a pool in session "
+                "mode"
+            )
+        return answers, marked
+
+    @staticmethod
+    def _is_complete(
+        answers: dict[str, Answer], marked: list[tuple[Any, ...]], only: str | None
+    ) -> bool:
+        if only is not None:
+            return only in answers
+        known = {one.report.backend_pid for one in answers.values()}
+        return all(row[0] in known for row in marked)
+
+    # --- the connection ---
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        known = self._connection
+        if known is not None and known.closed:
+            self.close()
+        if self._connection is None:
+            self._connect()
+        assert self._connection is not None
+        return self._connection
+
+    def _connect(self) -> None:
+        connection = self._parameters.connect()
+        try:
+            connection.add_notify_handler(
+                lambda one: self._arrived.append((one.channel, one.payload.encode()))
+            )
+            connection.execute(_LISTEN)
+            row = connection.execute(_SESSION).fetchone()
+        except psycopg.Error as exc:
+            connection.close()
+            if isinstance(exc, psycopg.errors.ReadOnlySqlTransaction):
+                raise ListenRefusedError(
+                    f"listeners can't be asked on a hot standby ({self._parameters!r}); connect to "
+                    f"the primary: {in_one_line(exc)}"
+                ) from exc
+            raise ConnectionFailedError(
+                f"can't ask listeners ({self._parameters!r}): {in_one_line(exc)}"
+            ) from exc
+        self._session = str(row[0]) if row is not None else ""
+        self._shows_asking = False
+        self._connection = connection
+
+    def _take(self) -> list[tuple[str, bytes]]:
+        """Return what has arrived."""
+        connection = self._connected()
+        found, self._arrived[:] = [*self._arrived], []
+        connection.pgconn.consume_input()
+        while (one := connection.pgconn.notifies()) is not None:
+            found.append((one.relname.decode("utf-8", "replace"), one.extra))
+        return found
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until something arrives, for so many seconds at most."""
+        if seconds > 0:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._connected().fileno(), selectors.EVENT_READ)
+                selector.select(seconds)
+
+
+def _timed(answer: Answer, seconds: float) -> Answer:
+    return replace(answer, report=replace(answer.report, answered_in=seconds))
+
+
+def _order(report: ListenerReport) -> tuple[str, bool, str, int]:
+    return report.standby or "", report.state != "listening", report.host, report.pid

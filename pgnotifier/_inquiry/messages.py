@@ -1,0 +1,173 @@
+"""What is sent on the private channels: questions, and answers in parts.
+
+Anybody who may connect to the database can send on these channels. So both are input from outside:
+limited in size, decoded to fixed types, and never evaluated.
+"""
+
+import base64
+import binascii
+import math
+import re
+import zlib
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from pgnotifier._inquiry.report import ListenerReport
+
+QUESTIONS = "pgnotifier_questions"
+"""Where questions are sent. Listeners listen to it; standbys while somebody asks."""
+ANSWERS = "pgnotifier_answers"
+"""Where answers are sent. Whoever asks listens to it."""
+
+QUESTION_BYTES = 2_000
+"""The longest question."""
+PART_BYTES = 7_500
+"""The bytes of an answer in one notification, encoded."""
+MOST_PARTS = 200
+"""The most parts of an answer: a megabyte, compressed."""
+MOST_BYTES = 32 << 20
+"""The longest answer, uncompressed."""
+MOST_PENDING = 5_000
+"""How many parts of incomplete answers are kept."""
+
+_PART = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,10}) ([0-9]{1,3})/([0-9]{1,3}) ([A-Za-z0-9+/=]+)")
+
+Verb = Literal["mute", "unmute"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Something that one listener is asked to do.
+
+    Attributes:
+        listener: The id of the listener.
+        verb: What to do: `mute` or `unmute`.
+        channel: With a channel.
+        subscription: With this subscription of it, by the id that reports show; None for all.
+    """
+
+    listener: str
+    verb: Verb
+    channel: str
+    subscription: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """A question to all listeners, or an order for one.
+
+    Attributes:
+        id: Names the question, so that the outcome of its order can be recognized.
+        session: The start of the asking session, as `pg_stat_activity` has it.
+        order: What to do, if anything.
+    """
+
+    id: str = ""
+    session: str = ""
+    order: Order | None = None
+
+    def encode(self) -> str:
+        """Return the question as a payload in ASCII.
+
+        Raises:
+            ValueError: It is too long.
+        """
+        text = base64.b64encode(msgspec.json.encode(self)).decode()
+        if len(text) > QUESTION_BYTES:
+            raise ValueError("the question is too long")
+        return text
+
+
+def read_question(data: bytes) -> Inquiry | None:
+    """Return the question that a payload contains; None if it isn't one."""
+    if len(data) > QUESTION_BYTES:
+        return None
+    try:
+        return msgspec.json.decode(base64.b64decode(data, validate=True), type=Inquiry)
+    except (msgspec.MsgspecError, binascii.Error, ValueError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of one listener to all questions that it got since the last one.
+
+    Attributes:
+        report: What the listener says about itself.
+        outcomes: By the ids of questions with an order: why it was refused, or None.
+    """
+
+    report: ListenerReport
+    outcomes: dict[str, str | None] = field(default_factory=dict)
+
+    def encode(self, serial: int) -> list[str]:
+        """Return the answer as payloads, in ASCII.
+
+        Args:
+            serial: Numbers the answers of a listener.
+
+        Raises:
+            ValueError: It is too long.
+        """
+        packed = base64.b64encode(zlib.compress(msgspec.json.encode(self), 1)).decode()
+        parts = [packed[at : at + PART_BYTES] for at in range(0, len(packed), PART_BYTES)]
+        if len(parts) > MOST_PARTS:
+            raise ValueError(f"the answer has {len(parts)} parts, over {MOST_PARTS}")
+        name = self.report.id
+        return [f"{name} {serial} {n}/{len(parts)} {part}" for n, part in enumerate(parts, 1)]
+
+
+class Assembler:
+    """Puts the parts of answers together; what isn't one is ignored."""
+
+    def __init__(self) -> None:
+        """Begin without a part."""
+        self._parts: dict[tuple[bytes, bytes], dict[int, bytes]] = {}
+        self._pending = 0
+
+    def take(self, data: bytes) -> Answer | None:
+        """Take a payload; return the answer that it completes, if it does."""
+        found = _PART.fullmatch(data)
+        if found is None:
+            return None
+        name, serial, number, count = found[1], found[2], int(found[3]), int(found[4])
+        if not 1 <= number <= count <= MOST_PARTS:
+            return None
+        known = self._parts.setdefault((name, serial), {})
+        self._pending += number not in known
+        known[number] = found[5]
+        if len(known) < count:
+            while self._pending > MOST_PENDING:
+                self._pending -= len(self._parts.pop(next(iter(self._parts))))
+            return None
+        self._pending -= len(self._parts.pop((name, serial)))
+        answer = _unpack(b"".join(known[n] for n in sorted(known)))
+        return answer if answer is not None and answer.report.id.encode() == name else None
+
+
+def _unpack(packed: bytes) -> Answer | None:
+    try:
+        unpacking = zlib.decompressobj()
+        data = unpacking.decompress(base64.b64decode(packed, validate=True), MOST_BYTES)
+        if not unpacking.eof:  # it is cut off, or longer than that
+            return None
+        answer = msgspec.json.decode(data, type=Answer)
+    except (msgspec.MsgspecError, binascii.Error, zlib.error, ValueError):
+        return None
+    return answer if _is_sound(replace(answer.report, channels=(), subscriptions=())) else None
+
+
+def _is_sound(value: object) -> bool:
+    """Return whether all times are aware, and all numbers finite."""
+    if isinstance(value, datetime):
+        return value.tzinfo is not None
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, tuple):
+        return all(map(_is_sound, value))
+    if is_dataclass(value):
+        return all(_is_sound(getattr(value, one.name)) for one in fields(value))
+    return True
