@@ -23,7 +23,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier.console import acting
 from pgnotifier.console.following import MOST, Follower
 from pgnotifier.console.guarding import COOKIE, HEADERS, Guard
-from pgnotifier.console.watching import Look, Watch
+from pgnotifier.console.observing import Look, Observer
 from pgnotifier.errors import PgNotifierError, in_one_line
 
 logger = logging.getLogger("pgnotifier.console")
@@ -63,17 +63,17 @@ class Console:
     """The application's handlers."""
 
     def __init__(
-        self, watch: Watch, guard: Guard, *, shows_payloads: bool = False, read_only: bool = False
+        self, observer: Observer, guard: Guard, *, shows_payloads: bool = False, read_only: bool = False
     ) -> None:
         """Take what the handlers need.
 
         Args:
-            watch: What looks at the database.
+            observer: What looks at the database.
             guard: Who may ask.
             shows_payloads: Whether payloads are shown.
             read_only: Whether nothing may be changed.
         """
-        self._watch = watch
+        self._observer = observer
         self._guard = guard
         self._shows_payloads = shows_payloads
         self._read_only = read_only
@@ -82,10 +82,10 @@ class Console:
     def make_app(self) -> ASGIApp:
         """Return the application."""
         changes = {
-            "/api/dead/retry": (Numbers, self._retry),
-            "/api/dead/drop": (Numbers, self._drop),
-            "/api/outbox/drop": (Entries, self._drop_waiting),
-            "/api/mute": (Muting, self._mute),
+            "/api/dead/retry": self._change(Numbers, self._retry),
+            "/api/dead/drop": self._change(Numbers, self._drop),
+            "/api/outbox/drop": self._change(Entries, self._drop_waiting),
+            "/api/mute": self._change(Muting, self._mute),
         }
         routes = [
             Route("/", self._page),
@@ -95,15 +95,12 @@ class Console:
             Route("/api/dead", self._letters),
             Route("/api/dead/{number:int}", self._letter),
             Route("/api/outbox/{sub:int}", self._outbox),
-            *(
-                Route(path, self._change(kind, act), methods=["POST"])
-                for path, (kind, act) in changes.items()
-            ),
+            *(Route(path, handle, methods=["POST"]) for path, handle in changes.items()),
         ]
 
         @contextlib.asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            async with self._watch.running():
+            async with self._observer.running():
                 yield
 
         return _Guarded(Starlette(routes=routes, lifespan=lifespan), self._guard)
@@ -115,10 +112,10 @@ class Console:
         settings = {
             "secret": self._guard.secret,
             "version": pgnotifier.__version__,
-            "connection": repr(self._watch.parameters),
+            "connection": repr(self._observer.parameters),
             "payloads": self._shows_payloads,
             "readOnly": self._read_only,
-            "interval": self._watch.interval,
+            "interval": self._observer.interval,
         }
         # In an attribute, so only a quote could end it.
         shown = json.dumps(settings).replace("&", "&amp;").replace('"', "&quot;")
@@ -134,12 +131,12 @@ class Console:
 
     async def _events(self, request: Request) -> Response:
         async def stream() -> AsyncIterator[str]:
-            yield _event("history", self._watch.history.to_dict())
+            yield _event("history", self._observer.history.to_dict())
             seen, known = 0, dict[str, Any]()
             while not await request.is_disconnected():
                 try:
                     async with asyncio.timeout(PATIENCE):
-                        look = await self._watch.next(seen)
+                        look = await self._observer.next(seen)
                 except TimeoutError:
                     yield ":\n\n"
                     continue
@@ -154,7 +151,7 @@ class Console:
             return _refuse(429, f"{MOST} pages follow channels already")
         try:
             follower = Follower(
-                self._watch.parameters, channel, shows_payloads=self._shows_payloads
+                self._observer.parameters, channel, shows_payloads=self._shows_payloads
             )
         except PgNotifierError as exc:
             return _refuse(400, in_one_line(exc))
@@ -190,7 +187,7 @@ class Console:
 
     async def _answer(self, step: Callable[[psycopg.Connection[Any]], Any]) -> Response:
         try:
-            found = await self._watch.call(step)
+            found = await self._observer.call(step)
         except (PgNotifierError, psycopg.Error) as exc:
             return _refuse(502, in_one_line(exc))
         return _refuse(404, "it isn't there any more") if found is None else JSONResponse(found)
@@ -223,19 +220,19 @@ class Console:
         return handle
 
     async def _retry(self, given: Numbers) -> int:
-        return await self._watch.call(lambda one: acting.retry_letters(one, given.numbers))
+        return await self._observer.call(lambda one: acting.retry_letters(one, given.numbers))
 
     async def _drop(self, given: Numbers) -> int:
-        return await self._watch.call(lambda one: acting.drop_letters(one, given.numbers))
+        return await self._observer.call(lambda one: acting.drop_letters(one, given.numbers))
 
     async def _drop_waiting(self, given: Entries) -> int:
-        return await self._watch.call(
+        return await self._observer.call(
             lambda one: acting.drop_waiting(one, given.sub, given.entries)
         )
 
     async def _mute(self, given: Muting) -> int:
         order = Order(given.listener, given.verb, given.channel, given.subscription)
-        await self._watch.order(order)
+        await self._observer.order(order)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Who may see the page, and whose requests may change something.
+"""Who may see the page, and which requests may change something.
 
 On this machine alone (the default), everybody with an account on it may see the page. Web pages of
 others can't: the name that the browser has asked for is checked, and what changes something needs a

@@ -100,7 +100,7 @@ def make_point(reports: Iterable[ListenerReport], at: float) -> Point:
         + sum(one.rate or 0.0 for one in durable),
         delay=max((one.median for one in delays), default=None),
         delay_p95=max((one.p95 for one in delays), default=None),
-        round_trip=_highest(one.latency and one.latency.last for one in found),
+        round_trip=_highest(one.latency.last for one in found if one.latency is not None),
         waiting=sum(one.waiting for one in dispatchers),
         lag=max((one.lag for one in durable), default=0),
         lag_seconds=max((one.lag_seconds for one in durable), default=0.0),

@@ -12,7 +12,7 @@ import uvicorn
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier.console.app import Console
 from pgnotifier.console.guarding import Guard
-from pgnotifier.console.watching import INTERVAL, Watch
+from pgnotifier.console.observing import INTERVAL, Observer
 from pgnotifier.errors import ConfigurationError
 
 HOST = "127.0.0.1"
@@ -101,9 +101,9 @@ class ConsoleServer:
     def _make(self) -> uvicorn.Server:
         options = self._options
         # The watch belongs to the event loop that the server starts.
-        watch = Watch(self._parameters, options.interval)
+        observer = Observer(self._parameters, options.interval)
         console = Console(
-            watch,
+            observer,
             self._guard,
             shows_payloads=options.shows_payloads,
             read_only=options.read_only,

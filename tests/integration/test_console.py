@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,12 +17,13 @@ TOKEN = "correct horse battery staple"
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 SIZE = {"width": 1280, "height": 860}
 PATIENCE = 60_000  # milliseconds
+KEPT = os.environ.get("PGNOTIFIER_SCREENSHOTS") == "1"
 MOST_BYTES = 400_000
 """What a screenshot in the documentation may have."""
 
 
 @pytest.fixture
-def serve(pgnotifier_dsn):
+def serve(pgnotifier_dsn, make_notifier):  # torn down before the notifiers
     """Yield a function that serves a console, and returns its server."""
     made = []
 
@@ -63,8 +65,9 @@ def picture(page, tmp_path):
     """Yield a function that takes a screenshot; with PGNOTIFIER_SCREENSHOTS=1, for the docs."""
 
     def take(name):
-        kept = os.environ.get("PGNOTIFIER_SCREENSHOTS") == "1"
-        path = (IMAGES if kept else tmp_path) / f"{name}.png"
+        path = (IMAGES if KEPT else tmp_path) / f"{name}.png"
+        shown = "host=db.shop.example dbname=shop user=listener"
+        page.evaluate("shown => { $('connection').textContent = shown }", shown)
         path.parent.mkdir(exist_ok=True)
         page.screenshot(path=path)
         assert 10_000 < path.stat().st_size < MOST_BYTES
@@ -105,7 +108,7 @@ def test_overview(serve, page, picture, notifier, db, eventually):
     page.get_by_role("status").get_by_text("listening").first.wait_for()
     page.locator("#listeners").get_by_text("listening", exact=True).wait_for()
     for number in range(40):
-        db.execute("SELECT pg_notify('orders', %s)", [str(number)])
+        db.execute("SELECT pg_notify('orders', %s)", str(number))
     page.locator("#listeners td.number", has_text="40").first.wait_for()
     page.keyboard.press("2")
     row = page.locator("#channel-table tr", has_text="orders")
@@ -118,6 +121,10 @@ def test_overview(serve, page, picture, notifier, db, eventually):
     page.locator("#subscription-table tr", has_text="resize").wait_for(state="detached")
     page.keyboard.press("Escape")
     page.keyboard.press("1")
+    for number in range(300 if KEPT else 1):
+        burst = 40 + 30 * (number // 20 % 3) + number % 17
+        db.execute("SELECT pg_notify('orders', i::text) FROM generate_series(1, %s) i", burst)
+        page.wait_for_timeout(200)
     picture("console-overview")
 
 
@@ -170,14 +177,14 @@ def test_gaps(serve, page, notifier, db, eventually):
     page.get_by_text("No gap since").wait_for()
     db.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND query LIKE '%LISTEN%' AND pid <> pg_backend_pid()"
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     eventually(lambda: notifier.status().gaps == 1)
     page.locator("#gap-table td", has_text="orders").wait_for()
     page.locator("#gap-line rect.gap").first.wait_for(state="attached")
 
 
-def test_dead_letters(serve, page, picture, notifier, log, eventually):
+def test_dead_letters(serve, page, notifier, log, eventually):
     """A dead letter is shown with its traceback, retried, and dropped after a question."""
 
     def fail(*_):
@@ -193,7 +200,6 @@ def test_dead_letters(serve, page, picture, notifier, log, eventually):
     rows.first.click()
     page.locator("#dead-letter", has_text="no stock <b>left</b>").wait_for()
     assert "hidden" in page.locator("#dead-letter").inner_text()
-    picture("console-dead-letters")
     done = []
     notifier.subscribe("invoice", "orders", lambda *found: done.append(found), durable=True)
     page.locator("#dead-table input").first.check()
@@ -213,7 +219,7 @@ def test_dead_letters(serve, page, picture, notifier, log, eventually):
 def test_muting(serve, page, make_notifier, pgnotifier_dsn, db, eventually):
     """A channel is muted and unmuted by its button, if the listener allows it."""
     got = []
-    notifier = make_notifier(pgnotifier_dsn, remote_control=True)
+    notifier = make_notifier(pgnotifier_dsn, remote_commands=True)
     notifier.subscribe("invoice", "orders", lambda *found: got.append(found))
     page.goto(f"{serve().address}#channels")
     page.get_by_role("button", name="Mute", exact=True).click()
@@ -226,7 +232,7 @@ def test_muting(serve, page, make_notifier, pgnotifier_dsn, db, eventually):
     eventually(lambda: len(got) == 1)
 
 
-def test_many(serve, page, picture, notifier):
+def test_many(serve, page, picture, notifier, db):
     """With 200 channels and 1,000 subscriptions it can still be read and used."""
     for number in range(1000):
         notifier.subscribe(f"task-{number}", f"channel_{number % 200:03}", print, autorun=False)
@@ -242,6 +248,11 @@ def test_many(serve, page, picture, notifier):
     page.keyboard.press("Escape")
     page.locator("#tab-channels").click()
     page.locator("#channel-table").get_by_text("200 rows").wait_for()
+    db.execute(
+        "SELECT pg_notify('channel_' || lpad((i * i % 200)::text, 3, '0'), i::text) "
+        "FROM generate_series(1, 5000) i"
+    )
+    page.locator("#channel-table td", has_text=re.compile(r"^[1-9]")).first.wait_for()
     picture("console-many")
 
 

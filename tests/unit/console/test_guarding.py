@@ -1,4 +1,4 @@
-"""Who may see the console, and whose requests may change something."""
+"""Who may see the console, and which requests may change something."""
 
 import pytest
 

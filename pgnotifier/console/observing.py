@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 
@@ -48,7 +48,7 @@ class Look:
 
 
 @dataclass(eq=False)
-class Watch:
+class Observer:
     """Looks again and again, and lets the pages wait for the next look.
 
     Attributes:
@@ -125,7 +125,7 @@ class Watch:
             self._changed.notify_all()
 
     @contextlib.asynccontextmanager
-    async def running(self) -> Any:
+    async def running(self) -> AsyncIterator[Self]:
         """Look during the `async with` block."""
         task = asyncio.create_task(self.run())
         try:
