@@ -14,6 +14,9 @@ from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
+from pgnotifier.cli.sections import SectionedGroup
+from pgnotifier.cli.send import send
+from pgnotifier.cli.tail import tail
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError
@@ -21,7 +24,7 @@ from pgnotifier.testing.errors import ServerNotInstalledError
 DRAIN_TIMEOUT: float = SETTINGS["drain_timeout"].default
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package.__version__, prog_name="pgnotifier")
 def pgnotifier() -> None:
     """Turn PostgreSQL notifications into tasks, jobs and calls."""
@@ -36,6 +39,8 @@ for _subcommand in (
     positions.reclaim,
     outbox.outbox,
     console.console,
+    tail,
+    send,
 ):
     pgnotifier.add_command(_subcommand)
 

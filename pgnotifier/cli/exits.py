@@ -10,6 +10,8 @@ NOT_INSTALLED = 2
 """The exit code when something isn't installed."""
 INTERRUPTED = 130
 """The exit code after Ctrl-C, by the convention of shells."""
+CLOSED = 141
+"""The exit code when nobody reads the output any more, as after SIGPIPE."""
 
 
 def explain_missing(exc: ModuleNotFoundError, extra: str) -> NoReturn:

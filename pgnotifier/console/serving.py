@@ -100,7 +100,7 @@ class ConsoleServer:
 
     def _make(self) -> uvicorn.Server:
         options = self._options
-        # The watch belongs to the event loop that the server starts.
+        # The observer belongs to the event loop that the server starts.
         observer = Observer(self._parameters, options.interval)
         console = Console(
             observer,

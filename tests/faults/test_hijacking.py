@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
-from pgnotifier._connection import publisher, session, session_settings
+from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import leftovers, log_session, pooling
 from pgnotifier._inquiry import answering, asking, marks
@@ -23,6 +23,7 @@ from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._log import (
     dead_letters,
     done,
+    following,
     guard,
     installing,
     outbox_console,
@@ -54,6 +55,7 @@ SELECT state FROM pgnotifier.advance(
 
 CONTAINED = {
     "_connection/connecting.py": 1,  # SET client_encoding
+    "_connection/sending_texts.py": 1,
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
@@ -62,6 +64,7 @@ CONTAINED = {
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/done.py": 3,
+    "_log/following.py": 8,
     "_log/guard.py": 3,
     "_log/installing.py": 4,
     "_log/outbox_console.py": 4,
@@ -120,6 +123,7 @@ EXECUTED = {
     "look": (pause._LOOK % (b"1700000000.5", b"1", b"1700000000.5"), ()),
     "long row": (reader_connection.LONG_ROW, ()),
     "notify": (publisher._NOTIFY, ("orders", "1")),
+    "notify all": (sending_texts._NOTIFY_ALL, ("orders", ["1", "2"])),
     "beat": (session.notify_query("orders", "1"), ()),
     "listen": (session.listen_query(["orders"]), ()),
     "unlisten": (session.listen_query(["orders"], "UNLISTEN"), ()),
@@ -214,6 +218,15 @@ ON_LOG = {
     "list what waits": (outbox_console._LIST, (1, 10, False, "{1}", "a/b", "1", True)),
     "list what has failed": (outbox_console._LIST, (1, 10, True, None, "low", "1", True)),
     "set aside": (SET_ASIDE, ()),
+    "clock": (following._CLOCK, ()),
+    "is a copy": (following._IS_COPY, ()),
+    "find a tick by id": (following._FIND_TICK, (1, None)),
+    "find a tick by time": (following._FIND_TICK, (None, "2020-01-01Z")),
+    "look": (following._LOOK, ()),
+    "by index": (following._BY_INDEX, ()),
+    "find a target": (following._FIND_TARGET, ("1", "1")),
+    "follow": (following._READ, ("orders", "3:3:", "5:900:5,7", 0, 10, 1000)),
+    "first entry": (following._FIRST, ()),
     "run": (log_session._RUN, ()),
     "doze": ("SELECT pgnotifier.doze()", ()),
     "awake": ("SELECT pgnotifier.awake()", ()),
