@@ -63,7 +63,12 @@ class Console:
     """The application's handlers."""
 
     def __init__(
-        self, observer: Observer, guard: Guard, *, shows_payloads: bool = False, read_only: bool = False
+        self,
+        observer: Observer,
+        guard: Guard,
+        *,
+        shows_payloads: bool = False,
+        read_only: bool = False,
     ) -> None:
         """Take what the handlers need.
 
