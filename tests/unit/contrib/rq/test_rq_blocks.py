@@ -53,7 +53,9 @@ CALLS = {
     "enqueue_call": lambda queue: queue.enqueue_call(callbacks.callback, (1,), job_id="a"),
     "enqueue_at": lambda queue: queue.enqueue_at(LATER, callbacks.callback, 1, job_id="a"),
     "enqueue_job": lambda queue: queue.enqueue_job(queue.create_job(callbacks.other, job_id="a")),
-    "enqueue_many": lambda queue: queue.enqueue_many(described(("b", ["a"]), ("a", None), ("c", None))),
+    "enqueue_many": lambda queue: queue.enqueue_many(
+        described(("b", ["a"]), ("a", None), ("c", None))
+    ),
     "a group": lambda queue: Group(queue.connection, "thumbs").enqueue_many(
         queue, described(("a", None), ("c", None))
     ),
