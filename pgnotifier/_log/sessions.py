@@ -71,7 +71,8 @@ class Session(ABC):
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
-        database: What no other database has, if the driver says so: its server and name.
+        database: What no other database has, if the driver says so: its server and name, and the
+            process that serves the connection. One with the same name may be another one later.
     """
 
     encoding: Encoding | None
@@ -129,9 +130,9 @@ def find_session(connection: object) -> Session:
 
 
 def find_database(driver: Any) -> Hashable:
-    """Return the server and the name of a connection's database; None if the driver hides them."""
+    """Return what a connection's database is known by; None if the driver hides it."""
     info = getattr(driver, "info", None)
-    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname"))
+    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname", "backend_pid"))
     return None if None in parts else parts
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pgnotifier.contrib._queues.patterns import check_patterns
+from pgnotifier.contrib._queues.recordings import not_captured
 from pgnotifier.contrib._queues.relays import RelayDispatcher, check_name
 from pgnotifier.contrib.rq.job_relaying import JobRelay
 from pgnotifier.contrib.rq.outbox_jobs import channel_of, subscription_of
@@ -67,7 +68,8 @@ class JobRelayDispatcher(RelayDispatcher):
             redis.RedisError: Redis is down, or accepts nothing.
         """
         try:
-            self._relay.forward(batch)
+            with not_captured():
+                self._relay.forward(batch)
         finally:
             forwarded, refused = self._relay.take_counts()
             self.count(forwarded)
