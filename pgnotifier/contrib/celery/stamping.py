@@ -127,6 +127,17 @@ def new_ids(find_owner: Callable[[], object] = os.getpid) -> Iterator[str]:
             yield f"{one[:8]}-{one[8:12]}-4{one[13:16]}-{variant}{one[17:20]}-{one[20:]}"
 
 
+def new_tags() -> Iterator[str]:
+    """Yield random digits, as many as a UUID has: delivery tags don't have to look like one.
+
+    A forked child needs another iterator.
+    """
+    while True:
+        digits = os.urandom(16 * _IDS).hex()
+        for at in range(0, 32 * _IDS, 32):
+            yield digits[at : at + 32]
+
+
 def undated(part: Any) -> Any:
     """Return headers or properties without times."""
     if isinstance(part, dict):
