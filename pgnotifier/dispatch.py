@@ -21,6 +21,8 @@ from pgnotifier.notification import Entry, Notification
 Callback = Callable[[Hashable, str, Any, int], object]
 _IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
 """The namespace of the ids that `Delivery.identify` returns, hashed, as `uuid5` does each time."""
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The digit of a UUID that names its variant, by the digit that it replaces."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -86,7 +88,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         hashed = self.binding.identity.copy()
         hashed.update(f"[{entries}])".encode())
         digits = hashed.hexdigest()
-        variant = "89ab"[int(digits[16], 16) & 3]
+        variant = _VARIANTS[digits[16]]
         return (
             f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
         )

@@ -82,7 +82,7 @@ class Attempts:
             delivered += before - batch.remaining
             if not batch.remaining:  # all is acknowledged, or it was cancelled
                 break
-            self._note_failure(failure)
+            self._note_failure(_unacknowledged(batch) if failure is None else failure)
             self._pause(backoff.pause())
             batch = self._replace(batch, by)
         if not self._ending.is_abandoned:
@@ -136,12 +136,16 @@ class Attempts:
                 ending.bell.wait(left)
 
 
-def _attempt(batch: Batch, by: Dispatcher) -> BaseException:
-    """Have a batch dispatched once; return why some of it is left, if that is so."""
+def _attempt(batch: Batch, by: Dispatcher) -> BaseException | None:
+    """Have a batch dispatched once; return what was raised, if anything."""
     try:
         by.dispatch(batch)
     except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
         return exc
+    return None
+
+
+def _unacknowledged(batch: Batch) -> BatchError:
     return BatchError(
         f"dispatch() returned with {batch.remaining} of {len(batch)} deliveries not acknowledged; "
         "see Batch for how to"

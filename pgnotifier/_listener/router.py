@@ -127,17 +127,17 @@ class Router:
         try:
             while True:
                 if arrived is not None:
-                    route = routes.get(arrived.relname)
+                    relname, pid, data = arrived
+                    route = routes.get(relname)
                     if route is None:  # so known channels aren't compared with our own
-                        if arrived.relname in own:
+                        if relname in own:
                             count += self._take_own(arrived, received_at, proven_at)
                             arrived = notifies()
                             continue
-                        route = self._route(arrived.relname)
+                        route = self._route(relname)
                     count += 1
                     channel, lanes, tally = route
                     tally.count += 1
-                    data, pid = arrived.extra, arrived.be_pid
                     for deliverer, bindings in lanes:
                         deliverer.inbox.append(
                             Item(channel, bindings, data, pid, received_at, proven_at)

@@ -139,6 +139,17 @@ def make_ids(count: int) -> list[str]:
     return b" ".join(map(b"-".join, _UUID_PARTS.iter_unpack(data.hex().encode()))).decode().split()
 
 
+def new_tags() -> Iterator[str]:
+    """Yield random digits, as many as a UUID has: delivery tags don't have to look like one.
+
+    A forked child needs another iterator.
+    """
+    while True:
+        digits = os.urandom(16 * _IDS).hex()
+        for at in range(0, 32 * _IDS, 32):
+            yield digits[at : at + 32]
+
+
 def undated(part: Any) -> Any:
     """Return headers or properties without times."""
     if isinstance(part, dict):

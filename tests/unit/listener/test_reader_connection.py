@@ -3,9 +3,9 @@
 import os
 import threading
 from time import monotonic
-from types import SimpleNamespace
 
 import pytest
+from psycopg.pq import PGnotify
 
 from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
 from pgnotifier._connection.parameters import Parameters
@@ -47,7 +47,7 @@ class LateNotification:
 
     def answered(self):
         """Parse the notification and the answer."""
-        self.arrived.append(SimpleNamespace(relname=b"a", be_pid=7, extra=b"1"))
+        self.arrived.append(PGnotify(relname=b"a", be_pid=7, extra=b"1"))
         if self.outcome:
             raise self.outcome
         return True
@@ -108,7 +108,7 @@ class Flood:
         if not self.parsed:
             return None
         self.parsed -= 1
-        return SimpleNamespace(relname=b"a", be_pid=7, extra=b"1")
+        return PGnotify(relname=b"a", be_pid=7, extra=b"1")
 
     def close(self):
         """Do nothing."""
