@@ -12,6 +12,7 @@ from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
 from pgnotifier.status import DispatcherStatus, Status
@@ -177,6 +178,12 @@ class Runnable:
     def parameters(self) -> Parameters:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """The dispatchers in use, the notifier's own one first."""
+        attachments = self._lifecycle.attachments
+        return list(dict.fromkeys([attachments.default, *attachments]))
 
     @property
     def startup_wait(self) -> bool | float | None:
