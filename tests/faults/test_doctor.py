@@ -315,3 +315,64 @@ def test_nothing_to_examine():
     """What names nothing is an error of usage."""
     done = CliRunner().invoke(pgnotifier, ["doctor", "-m", "there.is.none"])
     assert done.exit_code == 2
+
+
+def test_a_log_that_is_missing(pgnotifier_dsn, write):
+    """A durable subscription in a database without the log is named, with the command."""
+    code, findings = run("-m", write(pgnotifier_dsn, "'pay', 'orders', print, durable=True"))
+    assert code == 1
+    assert problems(findings).keys() == {"log"}
+    assert "pgnotifier install" in problems(findings)["log"]
+
+
+@pytest.mark.usefixtures("log", "listens")
+def test_a_log_in_use(pgnotifier_dsn, db, make_notifier, write, eventually):
+    """Subscriptions without a reader, plain NOTIFY on their channels and outboxes are named."""
+    notifier = make_notifier(pgnotifier_dsn)
+    notifier.subscribe("pay", "paid", lambda *_: None, durable=True)
+    module = write(pgnotifier_dsn, "'pay', 'paid', print, durable=True")
+    eventually(lambda: db.execute("SELECT 1 FROM pgnotifier.list_positions() WHERE pid > 0"))
+    code, findings = run("-m", module)
+    assert (code, problems(findings)) == (0, {})
+    notifier.stop()
+    eventually(lambda: not db.execute("SELECT 1 FROM pgnotifier.list_positions() WHERE pid > 0"))
+    db.execute(
+        "CREATE FUNCTION paid() RETURNS void LANGUAGE sql AS $$ SELECT pg_notify('paid', '') $$"
+    )
+    db.execute(
+        "WITH opened AS MATERIALIZED"
+        " (SELECT pgnotifier.open_outbox('a', 'pgnotifier:celery:default'))"
+        " SELECT pgnotifier.enqueue('a.b') FROM opened"
+    )
+    code, findings = run("-m", module)
+    assert code == 1
+    assert problems(findings, "failed").keys() == {"outbox"}
+    assert "has no relay: 1 message waits, the oldest" in problems(findings)["outbox"]
+    assert problems(findings, "warning").keys() == {"channels", "positions"}
+    assert "Nobody reads the durable subscription 'pay'" in problems(findings)["positions"]
+    assert "pgnotifier.publish('paid'" in problems(findings)["channels"]
+
+
+@pytest.mark.usefixtures("log", "listens")
+def test_a_log_that_is_full(pgnotifier_dsn, db, monkeypatch):
+    """A log that takes no more is named."""
+    db.execute("SELECT pgnotifier.configure(NULL, 1)")
+    db.execute("SELECT * FROM pgnotifier.reclaim(NULL, NULL, NULL)")
+    db.execute("SELECT * FROM pgnotifier.reclaim(NULL, NULL, NULL)")
+    code, findings = run("--dsn", pgnotifier_dsn)
+    assert code == 1
+    assert problems(findings).keys() == {"space"}
+    assert "takes no more" in problems(findings)["space"]
+
+
+@pytest.mark.usefixtures("listens")
+def test_as_text(pgnotifier_dsn):
+    """Without --json, each check has a line, and the last line counts what was found."""
+    arguments = ["doctor", "--dsn", pgnotifier_dsn, "-c", "Orders\x1b[2J\u202e"]
+    done = CliRunner().invoke(pgnotifier, arguments, catch_exceptions=False)
+    *lines, last = done.output.splitlines()
+    assert done.exit_code == 0
+    assert all(line.startswith(("ok       ", "warning  ")) for line in lines)
+    assert last == "All is well."
+    assert "\x1b" not in done.output
+    assert "\u202e" not in done.output

@@ -165,12 +165,16 @@ def _check_space(state: LogState) -> Findings:
 
 def _check_outbox(one: OutboxState) -> Findings:
     name = f"The outbox {one.name!r}"
-    waiting = f"{count(one.waiting, 'message')} wait, the oldest for {duration(one.oldest_seconds)}"
+    waiting = "nothing waits"
+    if one.waiting:
+        verb = "waits" if one.waiting == 1 else "wait"
+        oldest = duration(one.oldest_seconds)
+        waiting = f"{count(one.waiting, 'message')} {verb}, the oldest for {oldest}"
     start = "Start the listener whose notifier relays it."
     if one.reader_pid is None and one.waiting:
         yield failed("outbox", f"{name} has no relay: {waiting}.", start)
     elif one.reader_pid is None:
-        yield warning("outbox", f"{name} has no relay; nothing waits.", start)
+        yield warning("outbox", f"{name} has no relay; {waiting}.", start)
     elif one.oldest_seconds > _LATE:
         yield warning(
             "outbox",

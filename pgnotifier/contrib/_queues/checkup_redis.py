@@ -10,7 +10,14 @@ from pgnotifier.errors import in_one_line
 
 WAYS_OUT = (
     (
-        ("WRONGPASS", "NOAUTH", "AUTH", "ACCESS_REFUSED", "invalid password", "authentication"),
+        (
+            "WRONGPASS",
+            "NOAUTH",
+            "username-password",
+            "password",
+            "ACCESS_REFUSED",
+            "authentication",
+        ),
         "Correct the user and the password in the URL, with special characters percent-encoded.",
     ),
     (
@@ -47,10 +54,11 @@ def check_redis(case: Case, client: Any, name: str = "Redis") -> Findings:
         client: A client of redis-py.
         name: What to call the server.
     """
+    begin = name[:1].upper() + name[1:]
     try:
         memory = within(case.timeout, lambda: client.info("memory"))
     except Exception as exc:  # noqa: BLE001 - a managed Redis may not allow it
-        yield ok("memory", f"{name} doesn't show its settings: {in_one_line(exc)}.")
+        yield ok("memory", f"{begin} doesn't show its settings: {in_one_line(exc)}.")
     else:
         policy, limit = memory.get("maxmemory_policy"), memory.get("maxmemory")
         if limit and str(policy).startswith("allkeys"):
@@ -61,11 +69,11 @@ def check_redis(case: Case, client: Any, name: str = "Redis") -> Findings:
                 "Set maxmemory-policy noeviction; a cache belongs into a Redis of its own.",
             )
         else:
-            yield ok("memory", f"{name} evicts no queue.")
+            yield ok("memory", f"{begin} evicts no queue when it is full.")
     before = case.now()
     try:
         seconds, micros = within(case.timeout, client.time)
     except Exception as exc:  # noqa: BLE001 - as above
-        yield ok("clock", f"{name} doesn't show its clock: {in_one_line(exc)}.")
+        yield ok("clock", f"{begin} doesn't show its clock: {in_one_line(exc)}.")
     else:
         yield compare_clocks(name, seconds + micros / 1e6, before, case.now())

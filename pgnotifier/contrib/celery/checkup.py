@@ -69,7 +69,7 @@ def _reach(case: Case, app: Any, broker: Broker) -> Generator[Finding, None, Any
         check_urls(app)
         described = app.connection_for_write()
         case.secrets.extend(filter(None, [described.password]))
-        shown = f"The broker {described.as_uri()}"
+        shown = f"The broker {_describe(described)}"
         connection = within(case.timeout, connect, lambda late: late.collect())
     except Exception as exc:  # noqa: BLE001 - a transport may raise anything
         reason = in_one_line(exc).rstrip(".")
@@ -77,6 +77,14 @@ def _reach(case: Case, app: Any, broker: Broker) -> Generator[Finding, None, Any
         return None
     yield ok("broker", f"{shown} answers.")
     return connection
+
+
+def _describe(connection: Any) -> str:
+    """Return the URL of a broker, without a user and a password."""
+    scheme = connection.transport_cls if isinstance(connection.transport_cls, str) else "broker"
+    port = f":{connection.port}" if connection.port else ""
+    host = str(connection.virtual_host or "").removeprefix("/")
+    return f"{scheme}://{connection.hostname or ''}{port}/{host}"
 
 
 def _list_routed(dispatcher: Any) -> Iterator[Routed]:

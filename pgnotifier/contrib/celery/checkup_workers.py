@@ -147,8 +147,8 @@ def _judge(workers: Workers, one: Routed) -> Finding:
             "tasks",
             f"Worker {worker} reads the queue {one.queue!r}, but doesn't know the task "
             f"{missing[0]!r} of {one}, and discards it{several}.",
-            "Have workers import the module that subscribes, with include= or imports, and start "
-            "them anew: a worker doesn't learn of tasks that were added after its start.",
+            "Have workers import the module that subscribes, with include= or imports, and "
+            "restart them: a worker knows the tasks that were there when it started.",
         )
     return ok(
         "tasks",

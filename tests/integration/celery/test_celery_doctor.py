@@ -1,10 +1,12 @@
 """`pgnotifier doctor` names what is wrong with an app's broker, workers, tasks and queues."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 PROGRAM = str(Path(sys.executable).parent / "pgnotifier")
 SECRET = "sesame-4711"
@@ -35,7 +37,7 @@ def shop(open_module_shop):
     shop = open_module_shop(SHOP)
     worker = shop.worker()
     shop.listener()
-    shop.worker_name = worker.log.split("celery@", 1)[-1].split()[0]
+    shop.worker_name = re.findall(r"\w+@shop", worker.log)[0]
     return shop
 
 
@@ -109,3 +111,30 @@ def test_a_broker_that_is_down(examine, url, says):
     assert code == 1
     assert problems.keys() == {"broker"}
     assert says in problems["broker"]
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "commands.md"
+
+
+def test_the_sample_in_the_docs(shop):
+    """The sample in docs/commands.md is what the command prints, apart from names and numbers."""
+    done = shop.run(PROGRAM, "doctor", "-A", "shop", ADDED="1")
+    assert done.wait() == 1
+    given = conninfo_to_dict(shop.dsn)
+    printed = done.log
+    for real, shown in (
+        (given["host"], "/run/postgresql"),
+        (given["dbname"], "shop"),
+        (f"'{given['user']}'", "'shop'"),
+        (shop.env["BROKER"], "redis://localhost:6379/0"),
+        (shop.queue, "celery"),
+        (shop.worker_name, "celery@worker-1"),
+    ):
+        printed = printed.replace(real, shown)
+    sample = re.findall(r"```\n\$ pgnotifier doctor -A shop\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert [without_numbers(one) for one in sample] == [without_numbers(printed)], printed
+
+
+def without_numbers(text):
+    """Return a text with N in place of each number."""
+    return re.sub(r"\d+(?:\.\d+)?", "N", text)
