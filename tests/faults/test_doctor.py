@@ -252,6 +252,16 @@ def test_a_server_that_hangs():
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.usefixtures("listens")
+def test_a_host_that_hangs(pgnotifier_dsn):
+    """Of several hosts, one that doesn't answer leaves time for the next."""
+    given = conninfo_to_dict(pgnotifier_dsn)
+    with silence() as port:
+        several = {"host": f"127.0.0.1,{given['host']}", "port": f"{port},{given['port']}"}
+        code, findings = run("--dsn", make_conninfo(**{**given, **several}), "--timeout", "1")
+    assert (code, problems(findings)) == (0, {})
+
+
 def test_a_server_that_stops_answering(pgnotifier_private_postgres):
     """A server that freezes between two checks is given up, too."""
     # A lock that a query waits for stands for it.

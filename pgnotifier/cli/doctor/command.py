@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import click
 
+from pgnotifier.cli.exits import INTERRUPTED
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration
 
@@ -67,10 +68,13 @@ def doctor(
     case = Case(target, tuple(channels), timeout, old.total_seconds())
     show = None if as_json else choose_print()
     found = []
-    for finding in examine(case):
-        found.append(finding)
-        if show is not None:
-            show(finding)
+    try:
+        for finding in examine(case):
+            found.append(finding)
+            if show is not None:
+                show(finding)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     is_well = all(one.level != "failed" for one in found)
     if as_json:
         said = {"ok": is_well, "findings": [one.to_dict() for one in found]}

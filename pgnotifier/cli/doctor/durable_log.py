@@ -84,9 +84,12 @@ def _check_content(case: Case, link: Link) -> Findings:
         yield from _check_outbox(outbox)
 
 
+_START = "Start the listener: pgnotifier listen, celery -A … pgnotifier, or manage.py pgnotifier."
+
+
 def _check_positions(case: Case, places: list[Position]) -> Findings:
     subscribed = {
-        (key, channel)
+        (str(key), channel)
         for notifier in case.target.notifiers
         for channel, callbacks in notifier.get_subscriptions().items()
         for key in callbacks
@@ -103,8 +106,7 @@ def _check_positions(case: Case, places: list[Position]) -> Findings:
             "Start its listener. If it is no more: pgnotifier positions forget "
             f"{one.name!r} --channel {one.channel!r}"
             if (one.name, one.channel) not in subscribed
-            else "Start the listener: pgnotifier listen, celery -A … pgnotifier, or manage.py "
-            "pgnotifier.",
+            else _START,
         )
         for one in unread
     ]
@@ -117,6 +119,17 @@ def _check_positions(case: Case, places: list[Position]) -> Findings:
         )
         for one in places
         if one.dead
+    ]
+    known = {(one.name, one.channel) for one in places}
+    found += [
+        warning(
+            "positions",
+            f"Nobody has read the durable subscription {key!r} to channel {channel!r} yet: it gets "
+            "what is published after its listener has started.",
+            _START,
+        )
+        for key, channel in sorted(subscribed - known)
+        if not channel.startswith(PREFIX)
     ]
     if not found and places:
         most = max(one.lag or 0 for one in places)

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import psycopg
-
 from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
 from pgnotifier.cli.doctor.asking import NoAnswerError
 from pgnotifier.cli.doctor.case import Case
@@ -11,7 +9,7 @@ from pgnotifier.cli.doctor.findings import Findings, failed, warning
 from pgnotifier.cli.doctor.link import Link
 from pgnotifier.cli.doctor.queues import check_queues
 from pgnotifier.cli.doctor.reaching import reach
-from pgnotifier.errors import PgNotifierError, in_one_line
+from pgnotifier.errors import in_one_line
 
 Check = Callable[[Case, Link], Findings]
 
@@ -61,7 +59,7 @@ def _run(check: Check, case: Case, link: Link) -> Findings:
             "See whether it hangs or is overloaded, or whether the network drops packets; or give "
             "it more time with --timeout.",
         )
-    except (psycopg.Error, PgNotifierError) as exc:
+    except Exception as exc:  # noqa: BLE001 - what an unusual server answers is no reason to stop
         if link.is_lost:
             yield failed(
                 name,

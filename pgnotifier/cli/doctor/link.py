@@ -113,17 +113,23 @@ def open_link(parameters: Parameters, timeout: float) -> Link:
         NoAnswerError: There was no answer in time.
         PgNotifierError: The connection could not be made.
     """
-
-    def connect() -> tuple[psycopg.Connection[Any], object]:
-        given = parameters.resolve().conninfo
-        changed = {"application_name": NAME, "connect_timeout": str(max(2, ceil(timeout)))}
-        connection = Parameters(make_conninfo(given, **changed)).connect()
-        return connection, conninfo_to_dict(given).get("application_name")
-
-    connection, name = within(timeout, connect, lambda late: late[0].close())
+    given = within(timeout, parameters.resolve).conninfo  # a callable may take its time, too
+    known = conninfo_to_dict(given)
+    name = known.get("application_name")
+    for_each = max(2, ceil(timeout))  # libpq takes no less than two seconds
+    changed = {"application_name": NAME, "connect_timeout": str(for_each)}
+    meant = Parameters(make_conninfo(given, **changed))
+    more = str(known.get("hostaddr") or known.get("host") or "").count(",")
+    connection = within(timeout + more * for_each, meant.connect, lambda late: late.close())
     return Link(connection, timeout, None if name is None else str(name))
 
 
 def _fetch(connection: psycopg.Connection[Any], query: str, values: tuple[Any, ...] | None) -> Rows:
     cursor = connection.execute(query.encode(), values)
-    return cursor.fetchall() if cursor.description else []
+    rows = cursor.fetchall() if cursor.description else []
+    return [tuple(map(_to_text, row)) for row in rows]
+
+
+def _to_text(value: Any) -> Any:
+    """Return a value; a text that PostgreSQL can't convert to UTF-8 comes as bytes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -6,8 +6,9 @@ from typing import cast
 
 from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import Findings, ok, warning
+from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.dispatch import Dispatcher
+from pgnotifier.errors import in_one_line
 
 Check = Callable[[Case, Sequence[Dispatcher]], Findings]
 
@@ -24,10 +25,22 @@ def check_queues(case: Case) -> Findings:
     for kind, dispatchers in kinds.items():
         if kind in _CHECKED:
             check = importlib.import_module(f"pgnotifier.contrib.{kind}.checkup").check
-            yield from cast("Check", check)(case, dispatchers)
+            yield from _guarded(kind, cast("Check", check)(case, dispatchers))
         elif kind:
             names = ", ".join(sorted({type(one).__name__ for one in dispatchers}))
             yield ok("queues", f"{names}: what it delivers to isn't checked.")
+
+
+def _guarded(kind: str, findings: Findings) -> Findings:
+    """Yield findings; an unusual broker is no reason to stop."""
+    try:
+        yield from findings
+    except Exception as exc:  # noqa: BLE001 - clients and transports may raise anything
+        yield failed(
+            kind,
+            f"The broker or the workers can't be checked further: {in_one_line(exc)}.",
+            "See whether the broker still answers, and run doctor again.",
+        )
 
 
 def _check_target(case: Case) -> Findings:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_a_broker_that_is_down(examine, url, says):
     assert code == 1
     assert problems.keys() == {"broker"}
     assert says in problems["broker"]
+
+
+def test_a_broker_that_hangs(examine):
+    """A broker that accepts connections and doesn't answer is named after the timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for scheme in ("redis", "amqp"):
+            code, problems = examine(
+                "--timeout", "1", AWAY=f"{scheme}://:{SECRET}@127.0.0.1:{port}/0"
+            )
+            assert code == 1
+            assert "no answer within 1 s" in problems["broker"]
 
 
 DOCS = Path(__file__).parents[3] / "docs" / "commands.md"
