@@ -14,6 +14,7 @@ from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
 from pgnotifier.status import DispatcherStatus, Status
@@ -198,6 +199,12 @@ class Runnable:
     def parameters(self) -> Parameters:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
+
+    @property
+    def dispatchers(self) -> list[Dispatcher]:
+        """The dispatchers in use, the notifier's own one first."""
+        attachments = self._lifecycle.attachments
+        return list(dict.fromkeys([attachments.default, *attachments]))
 
     @property
     def startup_wait(self) -> bool | float | None:

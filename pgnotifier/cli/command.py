@@ -8,6 +8,7 @@ import click
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
 from pgnotifier.cli import console, durable, foreground, outbox, positions, status
+from pgnotifier.cli.doctor.command import doctor
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
@@ -42,6 +43,7 @@ for _subcommand in (
     tail,
     send,
     status.status,
+    doctor,
 ):
     pgnotifier.add_command(_subcommand)
 

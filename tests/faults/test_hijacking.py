@@ -34,6 +34,7 @@ from pgnotifier._log import (
     references,
     versions,
 )
+from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
 from pgnotifier.demo import stage
 
 from .waiting import eventually
@@ -78,6 +79,11 @@ CONTAINED = {
     "_inquiry/answering.py": 1,
     "_inquiry/asking.py": 1,
     "_inquiry/marks.py": 3,
+    "cli/doctor/activity.py": 3,
+    "cli/doctor/arriving.py": 2,
+    "cli/doctor/durable_log.py": 2,
+    "cli/doctor/server.py": 5,
+    "cli/doctor/spelling.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -109,8 +115,8 @@ SELECT pgnotifier.enqueue_job('a.b', '[1]', at => '2030-01-01Z', ttl => 5) FROM 
 
 EXECUTED = {
     "setup": (session_settings.setup_query(1).encode(), ()),
-    "usage": (queue_usage._USAGE, ()),
-    "oldest": (queue_usage._OLDEST, ()),
+    "usage": (queue_usage.USAGE, ()),
+    "oldest": (queue_usage.OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
     "mark": (marks.MARK, ()),
@@ -130,6 +136,18 @@ EXECUTED = {
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
     "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
+    "sessions": (activity.SESSIONS, ("doctor",)),
+    "old transactions": (activity.OLD, ("300 s",)),
+    "session's pid": (arriving.PID, ()),
+    "may notify": (arriving.MAY_NOTIFY, ()),
+    "has the log": (durable_log.IS_THERE, ()),
+    "lacking rights": (durable_log.LACKING, (["advance"],)),
+    "in recovery": (server.IN_RECOVERY, ()),
+    "clock": (server.CLOCK, ()),
+    "configured": (server.CONFIGURED, ()),
+    "effective": (server.EFFECTIVE, (["jit"],)),
+    "keepalives": (server.KEEPALIVES, ()),
+    "functions": (spelling.FUNCTIONS, ()),
 }
 
 SET_ASIDE = """

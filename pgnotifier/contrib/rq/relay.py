@@ -58,6 +58,11 @@ class JobRelayDispatcher(RelayDispatcher):
         super().__init__(name, channel_of(check_name(name)), subscription_of(name))
         self._relay = JobRelay(self._queue, name, patterns)
 
+    @property
+    def queue(self) -> "Queue":
+        """The queue that the other queues are like."""
+        return self._queue
+
     def __repr__(self) -> str:
         return f"<JobRelayDispatcher of outbox {self.name!r}, queue {self._queue.name!r}>"
 
