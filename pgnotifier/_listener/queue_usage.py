@@ -22,7 +22,8 @@ LIMIT = 0.1
 
 Row = Sequence[bytes | None]
 
-_USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
+USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
+"""Returns the fraction that is in use, and removes what every listening session has taken."""
 _OLDEST = b"""
 SELECT pid, usename, application_name, state, datname, EXTRACT(epoch FROM
   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) xact_start)::pg_catalog.int4
@@ -65,7 +66,7 @@ class QueueUsage:
             )
 
     def _look(self) -> None:
-        (usage,) = self._ask(_USAGE)
+        (usage,) = self._ask(USAGE)
         self.usage = float(usage or 0)
         if self.usage < LIMIT:
             self._warned = 0.0

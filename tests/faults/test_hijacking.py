@@ -102,7 +102,7 @@ SELECT pgnotifier.enqueue_job('a.b', '[1]', at => '2030-01-01Z', ttl => 5) FROM 
 
 EXECUTED = {
     "setup": (session_settings.setup_query(1).encode(), ()),
-    "usage": (queue_usage._USAGE, ()),
+    "usage": (queue_usage.USAGE, ()),
     "oldest": (queue_usage._OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
