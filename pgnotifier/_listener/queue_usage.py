@@ -23,6 +23,7 @@ LIMIT = 0.1
 Row = Sequence[bytes | None]
 
 USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
+"""Returns the fraction that is in use, and removes what every listening session has taken."""
 OLDEST = b"""
 SELECT pid, usename, application_name, state, datname, EXTRACT(epoch FROM
   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) xact_start)::pg_catalog.int4

@@ -6,6 +6,7 @@ https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058:_Protect_Your_Search_P
 import ast
 import re
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -372,12 +373,12 @@ def test_finding_them():
     assert unqualified("SELECT 1 FROM pg_catalog.a JOIN pg_catalog.b USING (pid)") == ["USING"]
 
 
-@pytest.fixture
-def victim(pgnotifier_dsn):
+@contextmanager
+def victim_in(dsn):
     """Yield the conninfo string of a superuser with a search_path that begins with the traps."""
     name = f"victim_{secrets.token_hex(4)}"
     mallory = f"mallory_{secrets.token_hex(4)}"
-    with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
+    with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(mallory)))
         admin.execute(
@@ -388,14 +389,41 @@ def victim(pgnotifier_dsn):
         admin.execute("GRANT CREATE ON SCHEMA public TO public")
         admin.execute("CREATE TABLE public.trapped (who text, what text)")
         admin.execute("GRANT ALL ON public.trapped TO public")
-        try:
-            with psycopg.connect(make_conninfo(pgnotifier_dsn, user=mallory), autocommit=True) as m:
-                lay_traps(m)
-            yield make_conninfo(pgnotifier_dsn, user=name)
-        finally:
+    with psycopg.connect(make_conninfo(dsn, user=mallory), autocommit=True) as session:
+        lay_traps(session)
+    try:
+        yield make_conninfo(dsn, user=name)
+    finally:
+        with psycopg.connect(dsn, autocommit=True) as admin:
             for role in (mallory, name):
                 admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
                 admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture
+def victim(pgnotifier_dsn):
+    """Yield the conninfo string of a victim in the test's database."""
+    with victim_in(pgnotifier_dsn) as victim:
+        yield victim
+
+
+@pytest.fixture(scope="module")
+def victim_with_log(pgnotifier_postgres):
+    """Yield the name of a database with the traps and the log, and the name of the victim there.
+
+    What was trapped while the log was installed is in that database, and in each copy.
+    """
+    name = f"trapped_{secrets.token_hex(4)}"
+    dsn = pgnotifier_postgres.create_database(name)
+    with victim_in(dsn) as victim:
+        with psycopg.connect(victim) as session:
+            session.execute(installing.script().encode())
+        with psycopg.connect(victim, autocommit=True) as session:
+            session.execute(
+                "SELECT pgnotifier.subscribe('sub', 'orders'), pgnotifier.publish('orders', '1')"
+            )
+        yield name, conninfo_to_dict(victim)["user"]
+    pgnotifier_postgres.drop_database(name)
 
 
 def lay_traps(mallory):
@@ -466,18 +494,15 @@ def test_each_statement(victim, pgnotifier_dsn, name):
 
 
 @pytest.mark.parametrize("name", ON_LOG)
-def test_each_statement_on_the_log(victim, pgnotifier_dsn, name):
+def test_each_statement_on_the_log(pgnotifier_postgres, victim_with_log, name):
     """The statements on the durable log execute no trap, and neither do its functions."""
     statement, parameters = ON_LOG[name]
-    with psycopg.connect(victim, autocommit=True) as session:
-        with session.transaction():
-            session.execute(installing.script().encode())
-        session.execute(
-            "SELECT pgnotifier.subscribe('sub', 'orders'), pgnotifier.publish('orders', '1')"
-        )
-        for _ in range(2):
-            session.execute(statement, parameters or None)
-    assert trapped(pgnotifier_dsn) == []
+    template, user = victim_with_log
+    with pgnotifier_postgres.database(template) as dsn:
+        with psycopg.connect(make_conninfo(dsn, user=user), autocommit=True) as session:
+            for _ in range(2):
+                session.execute(statement, parameters or None)
+        assert trapped(dsn) == []
 
 
 def test_installing(victim, pgnotifier_dsn):

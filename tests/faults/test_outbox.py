@@ -90,25 +90,27 @@ def has_all(url, committed):
     return committed <= sent(url)
 
 
+@pytest.mark.parametrize(
+    "count", [2000, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.long])]
+)
 @pytest.mark.timeout(600)
-@pytest.mark.long
-def test_relays_that_are_killed(log, broker, run_script):
-    """10,000 transactions, half of them rolled back, while two replicas are killed at random."""
+def test_relays_that_are_killed(log, broker, run_script, count):
+    """Many transactions, half of them rolled back, while two replicas are killed at random."""
     chance = random.Random(3)
     relays = [run_script(RELAY, log.dsn, broker.url) for _ in range(2)]
     for one in relays:
         one.prints("ready")
-    with Customers(log.dsn, 10_000, put) as customers:
+    with Customers(log.dsn, count, put) as customers:
         for _ in range(6):
-            least = len(sent(broker.url)) + chance.randint(1, 600)
-            eventually(lambda least=least: len(sent(broker.url)) >= min(least, 4000))
+            least = len(sent(broker.url)) + chance.randint(1, count * 6 // 100)
+            eventually(lambda least=least: len(sent(broker.url)) >= min(least, count * 4 // 10))
             victim = relays.pop(chance.randrange(2))
             os.kill(victim.pid, signal.SIGKILL)
             victim.process.wait()
             relays.append(run_script(RELAY, log.dsn, broker.url))
     eventually(lambda: has_all(broker.url, customers.committed), timeout=120)
     assert not sent(broker.url) & customers.rolled_back
-    assert len(customers.committed) + len(customers.rolled_back) == 10_000
+    assert len(customers.committed) + len(customers.rolled_back) == count
     assert log.execute("SELECT count(*) FROM pgnotifier.failed") == [(0,)]
 
 

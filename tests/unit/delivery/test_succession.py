@@ -514,7 +514,7 @@ class Changes(RuleBasedStateMachine):
 
 
 Changes.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-TestChanges = Changes.TestCase
+TestChanges = pytest.mark.slow(Changes.TestCase)
 
 
 def test_handing_on_to_a_deliverer_that_has_just_retired():
