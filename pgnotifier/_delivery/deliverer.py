@@ -91,7 +91,7 @@ class Deliverer:
         self.buffer = Buffer(self.name, size, max_bytes, overflow)
         self.intake = Intake()
         self._decoder = Decoder(decode if dispatcher.decodes else str, find_payload, self._miss)
-        self._decoding = 0
+        self._decoding = self._delivered = 0
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
         given = (self._ending, self.buffer, self._gatherer, self._decoder.decode)
         self.succession = Succession(dispatcher, *given, self._deliver_for_another)
@@ -126,7 +126,10 @@ class Deliverer:
     @property
     def delivered(self) -> int:
         """How many deliveries are done."""
-        return max(0, self._attempts.delivered - self.dispatcher.pending)
+        # It never goes back: what is handed over is pending before it counts as delivered.
+        done = self._attempts.delivered - self.dispatcher.pending
+        self._delivered = max(self._delivered, done)
+        return self._delivered
 
     @property
     def waiting(self) -> int:

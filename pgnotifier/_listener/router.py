@@ -11,6 +11,7 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._delivery.buffer import Item, ReferenceItem
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.totals import Totals
 from pgnotifier._log.references import CHANNEL as REFERENCES
 from pgnotifier._log.references import parse_reference
 from pgnotifier._registry.registry import Registry
@@ -52,6 +53,7 @@ class Router:
 
     Attributes:
         deliverers: By dispatcher. Replaced, never changed in place.
+        ended: What those have done that were removed.
         received: How many notifications were routed, without the listener's own.
         private: The channel on which the listener notifies itself. Nobody can guess its name.
         own: All channels that are listened to for the listener itself.
@@ -76,6 +78,7 @@ class Router:
             on_deliverer: Called with each deliverer before it is started.
         """
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
+        self.ended = Totals()
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
@@ -261,6 +264,7 @@ class Router:
             self._retiring -= used
             gone = {one for one in self._retiring if self.deliverers[one].retire()}
             self._retiring -= gone
+            self.ended = self.ended.plus(map(self.deliverers.__getitem__, gone))
             self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
         self._routes.clear()  # they refer to these deliverers
         self._routed = None

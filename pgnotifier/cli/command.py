@@ -12,6 +12,7 @@ from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
 from pgnotifier.errors import PgNotifierError, in_one_line
@@ -78,6 +79,7 @@ def health(port: int, host: str, live: bool) -> None:
 @setting_option("drain_timeout", f"{DRAIN_TIMEOUT:g}", default=DRAIN_TIMEOUT)
 @setting_option("health_port")
 @setting_option("health_host", HOST)
+@click.option("--metrics", is_flag=True, help=HELP)
 @click.option(
     "--standby",
     is_flag=True,
@@ -106,6 +108,7 @@ def listen(
     drain_timeout: float,
     health_port: int | None,
     health_host: str | None,
+    metrics: bool,
     standby: bool,
     wait: bool,
     lists: bool,
@@ -156,6 +159,11 @@ def listen(
             notifier.standby = f"pgnotifier {spec}"
     foreground.set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
+    if metrics:
+        try:
+            expose_metrics(health, chosen)
+        except PgNotifierError as exc:
+            raise click.UsageError(str(exc)) from None
     sys.exit(
         foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))
     )
