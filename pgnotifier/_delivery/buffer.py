@@ -150,6 +150,11 @@ class Buffer:
         return len(self._content) - self._markers
 
     @property
+    def size(self) -> int:
+        """How many bytes their payloads have."""
+        return self._bytes
+
+    @property
     def overfull(self) -> bool:
         """Whether it is so far beyond its bounds that nothing more may be added."""
         return self.waiting > self._size + MORE or self._bytes > 2 * self._max_bytes

@@ -87,6 +87,7 @@ class Lifecycle:
         sources: What reads the log for the listener's deliverers.
         probes: Checks the dispatchers.
         answering: Answers questions; None if it doesn't.
+        health: Answers probes while a listener runs.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class Lifecycle:
         self.answering: Answering | None = None
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
-        self._health = health
+        self.health = health
         self._stopped = Gate()
         process.renew_in_children(self)
 
@@ -259,7 +260,7 @@ class Lifecycle:
         """Have no listener in a forked child: the parent's, its threads and its port stay there."""
         self.lock = ChangeLock()
         self._stopped.open()
-        self._health.forget_in_child()
+        self.health.forget_in_child()
         listener, self.listener = self.listener, None
         if self.sources is not None:
             self.sources.forget_in_child()
@@ -342,7 +343,7 @@ class Lifecycle:
         """Start a listener without the lock, as dispatchers and log handlers are user code."""
         try:
             self.attachments.open_all()
-            self._health.start()
+            self.health.start()
             listener.start()
             if self.sources is not None:
                 self._readings = self.sources.start()
@@ -355,7 +356,7 @@ class Lifecycle:
             raise
         with self.lock:  # a `stop()` in between has found no open port to close
             if self.listener is None:
-                self._health.stop()
+                self.health.stop()
 
     def _give_up(self, listener: Listener) -> None:
         """Stop a listener that hasn't connected in time."""
@@ -393,6 +394,6 @@ class Lifecycle:
         self.listener = None
         if self.sources is not None:
             self.sources.stop(monotonic())
-        self._health.stop()
+        self.health.stop()
         process.running.discard(self._owner)
         self._stopped.open()

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.totals import Totals
 from pgnotifier._log.positions import find_names
 from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
@@ -207,6 +208,11 @@ class Runnable:
         return list(dict.fromkeys([attachments.default, *attachments]))
 
     @property
+    def has_health_port(self) -> bool:
+        """Whether it answers probes itself: `Notifier(health_port=…)`."""
+        return self._lifecycle.health.has_port
+
+    @property
     def startup_wait(self) -> bool | float | None:
         """Whether `start()` waits for a server that can't be reached: `Notifier(wait=…)`."""
         return self._lifecycle.startup_wait
@@ -229,6 +235,7 @@ def _describe(lifecycle: Lifecycle) -> Status:
     registry, durable = lifecycle.registrar.registry, lifecycle.durable_registrar.registry
     sources = lifecycle.sources if listener is not None else None
     deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+    totals = (Totals() if listener is None else listener.router.ended).plus(deliverers)
     current = reports.states.current
     return Status(
         state=current.state,
@@ -248,6 +255,9 @@ def _describe(lifecycle: Lifecycle) -> Status:
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),
         durable=sources.describe() if sources is not None else (),
         log=sources.log_state() if sources is not None else None,
+        gap_seconds=reports.gaps.seconds,
+        delivered_counts=totals.delivered,
+        dropped_counts=totals.dropped,
     )
 
 
@@ -262,6 +272,7 @@ def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
         since=deliverer.trouble.since,
         why=deliverer.trouble.why,
         details=deliverer.dispatcher.details(),
+        waiting_bytes=deliverer.buffer.size,
     )
 
 

@@ -13,6 +13,7 @@ from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
 from pgnotifier.cli.sections import SectionedGroup
@@ -87,6 +88,7 @@ def health(port: int, host: str, live: bool) -> None:
 @setting_option("drain_timeout", f"{DRAIN_TIMEOUT:g}", default=DRAIN_TIMEOUT)
 @setting_option("health_port")
 @setting_option("health_host", HOST)
+@click.option("--metrics", is_flag=True, help=HELP)
 @click.option(
     "--standby",
     is_flag=True,
@@ -121,6 +123,7 @@ def listen(
     drain_timeout: float,
     health_port: int | None,
     health_host: str | None,
+    metrics: bool,
     standby: bool,
     wait: bool,
     shows_console: bool,
@@ -172,6 +175,11 @@ def listen(
             notifier.standby = f"pgnotifier {spec}"
     foreground.set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
+    if metrics:
+        try:
+            expose_metrics(health, chosen)
+        except PgNotifierError as exc:
+            raise click.UsageError(str(exc)) from None
     with console.beside(chosen, wanted=shows_console):
         code = foreground.listen(
             chosen, drain_timeout, health, lambda why: click.echo(why, err=True)

@@ -17,6 +17,7 @@ from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli import foreground
 from pgnotifier.cli.listing import with_durable
+from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
@@ -102,6 +103,7 @@ class Command(BaseCommand):
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
         _add_setting(parser, "health_host", ", 127.0.0.1")
+        parser.add_argument("--metrics", action="store_true", help=HELP)
         parser.add_argument(
             "--reload", action="store_true", default=None, dest="reload",
             help="Restart when code changes. Default: if DEBUG.",
@@ -166,6 +168,11 @@ class Command(BaseCommand):
         port = options["health_port"] or conf.get("HEALTH_PORT")
         host = options["health_host"] or conf.get("HEALTH_HOST")
         health = None if port is None else HealthServer([*chosen.values()], port, host)
+        if options["metrics"]:
+            try:
+                expose_metrics(health, chosen.values())
+            except PgNotifierError as exc:
+                raise CommandError(str(exc)) from None
         timeout = options["drain_timeout"]
         with Watch(chosen), _console(chosen, wanted=options["console"]):
             return foreground.listen(
