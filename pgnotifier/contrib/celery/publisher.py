@@ -138,7 +138,7 @@ class TaskPublisher:
         self._app = app
         self._producer = producer
         self._ids = ids
-        self._fresh = new_ids(int)  # a forked child has its own connection, and publisher
+        self._fresh = new_ids()
         self._obstacles = obstacles
         self._has_failed = has_failed
         self._carrier = carrier_for(producer, app)
