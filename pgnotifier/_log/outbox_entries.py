@@ -26,9 +26,9 @@ class Outbox:
     The subscription has to exist before the first entry does: otherwise the log could give its
     space back before a relay has read it. So it is made in the transaction of the first entry.
 
-    It may be gone later: somebody has made a new database of that name, or has forgotten the position. So it
-    is looked for again on each new connection, and after a second. To do so for each entry would
-    take half as long as the entry.
+    It may be gone later: somebody has made a new database of that name, or has forgotten the
+    position. So it is looked for again on each new connection, and after a second. To do so for
+    each entry would take half as long as the entry.
 
     Attributes:
         channel: The channel's name.
