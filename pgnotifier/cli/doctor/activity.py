@@ -9,7 +9,7 @@ from pgnotifier._listener.queue_usage import LIMIT, OLDEST, USAGE
 from pgnotifier._listener.reader_connection import LONG_ROW
 from pgnotifier._runtime.log_records import count, duration, percent
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import Findings, failed, limited, ok, warning
+from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.cli.doctor.link import NAME, Link
 
 _NEARLY_FULL = 0.5
@@ -116,7 +116,7 @@ def check_transactions(case: Case, link: Link) -> Findings:
     if not found:
         seen = f"No transaction has been open for longer than {duration(case.old)}."
         yield ok("transactions", seen)
-    yield from limited(found)
+    yield from found
 
 
 def check_queue(_: Case, link: Link) -> Findings:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import click
 
@@ -12,7 +13,18 @@ from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration
 
 
-@click.command()
+class _Interruptible(click.Command):
+    """A command that exits with 130 on Ctrl-C, also while it imports the user's modules."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+@click.command(cls=_Interruptible)
 @target_options
 @click.option(
     "-c",
@@ -63,22 +75,19 @@ def doctor(
     """  # noqa: D301 - click's mark for a paragraph that it must not wrap
     from pgnotifier.cli.doctor.case import Case
     from pgnotifier.cli.doctor.examining import examine
-    from pgnotifier.cli.doctor.showing import choose_print, summarize
+    from pgnotifier.cli.doctor.showing import Report
 
     case = Case(target, tuple(channels), timeout, old.total_seconds())
-    show = None if as_json else choose_print()
+    report = None if as_json else Report()
     found = []
-    try:
-        for finding in examine(case):
-            found.append(finding)
-            if show is not None:
-                show(finding)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    for finding in examine(case):
+        found.append(finding)
+        if report is not None:
+            report.add(finding)
     is_well = all(one.level != "failed" for one in found)
-    if as_json:
+    if report is not None:
+        report.end()
+    else:
         said = {"ok": is_well, "findings": [one.to_dict() for one in found]}
         click.echo(json.dumps(said, indent=2))
-    else:
-        click.echo(summarize([one.level for one in found]))
     sys.exit(0 if is_well else 1)

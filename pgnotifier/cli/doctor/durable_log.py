@@ -11,7 +11,7 @@ from pgnotifier._log.outbox_values import OutboxState
 from pgnotifier._log.overview import log_state, positions
 from pgnotifier._runtime.log_records import count, duration, percent
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import Findings, failed, limited, ok, warning
+from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.cli.doctor.link import Link
 from pgnotifier.cli.units import format_size
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError, in_one_line
@@ -138,7 +138,7 @@ def _check_positions(case: Case, places: list[Position]) -> Findings:
             f"{count(len(places), 'durable subscription')}, each with a reader or just left by "
             f"one; the farthest behind lacks {count(most, 'entry', 'entries')}.",
         )
-    yield from limited(found)
+    yield from found
 
 
 def _is_unread(one: Position, *, is_ours: bool) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from psycopg.errors import InsufficientPrivilege
+
 from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
 from pgnotifier.cli.doctor.asking import NoAnswerError
 from pgnotifier.cli.doctor.case import Case
@@ -59,7 +61,7 @@ def _run(check: Check, case: Case, link: Link) -> Findings:
             "See whether it hangs or is overloaded, or whether the network drops packets; or give "
             "it more time with --timeout.",
         )
-    except Exception as exc:  # noqa: BLE001 - what an unusual server answers is no reason to stop
+    except Exception as exc:  # noqa: BLE001 - what an unusual server answers does not stop the others
         if link.is_lost:
             yield failed(
                 name,
@@ -70,5 +72,7 @@ def _run(check: Check, case: Case, link: Link) -> Findings:
             yield warning(
                 name,
                 f"This can't be checked: {in_one_line(exc)}.",
-                "Run doctor as a role that may look.",
+                "Run doctor as a role that may look."
+                if isinstance(exc, InsufficientPrivilege)
+                else "Check it by hand: what the server answered is unusual.",
             )

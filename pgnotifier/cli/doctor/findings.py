@@ -1,15 +1,12 @@
 """Findings: what checks have seen, and what to do about it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pgnotifier._runtime.redaction import redact
 
 Level = Literal["ok", "warning", "failed"]
-
-SHOWN = 10
-"""How many findings of one level and kind are shown; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +57,6 @@ def clean(text: str, secrets: list[str]) -> str:
     """Return a text on one line, without passwords and control characters."""
     shown = redact(text, *secrets)
     return "".join(one if one.isprintable() else _escape(one) for one in shown)
-
-
-def limited(found: Iterable[Finding]) -> Findings:
-    """Yield the worst findings first, and no more than ten of each level; count the others."""
-    by_level: dict[Level, list[Finding]] = {"failed": [], "warning": [], "ok": []}
-    for one in found:
-        by_level[one.level].append(one)
-    for level, some in by_level.items():
-        yield from some[:SHOWN]
-        if len(some) > SHOWN:
-            advice = None if level == "ok" else "Do the same for these."
-            yield Finding(some[-1].check, level, f"{len(some) - SHOWN} more are like that.", advice)
 
 
 def _escape(char: str) -> str:

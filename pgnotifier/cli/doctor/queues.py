@@ -32,7 +32,7 @@ def check_queues(case: Case) -> Findings:
 
 
 def _guarded(kind: str, findings: Findings) -> Findings:
-    """Yield findings; an unusual broker is no reason to stop."""
+    """Yield findings; an unusual broker does not stop the others."""
     try:
         yield from findings
     except Exception as exc:  # noqa: BLE001 - clients and transports may raise anything

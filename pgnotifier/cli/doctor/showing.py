@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import click
 
@@ -13,7 +13,33 @@ _WORDS = {"ok": "ok", "warning": "warning", "failed": "FAILED"}
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "bold red")}
 _WIDTH = 13  # of the names of checks
 
+SHOWN = 10
+"""How many findings of one check and level are printed; the others are counted."""
+
 Print = Callable[[Finding], None]
+
+
+class Report:
+    """Prints findings as they come, and how many there were."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._print = choose_print()
+        self._counts: Counter[tuple[str, Level]] = Counter()
+
+    def add(self, one: Finding) -> None:
+        """Print a finding, unless there were many like it."""
+        kind = (one.check, one.level)
+        self._counts[kind] += 1
+        if self._counts[kind] <= SHOWN:
+            self._print(one)
+
+    def end(self) -> None:
+        """Print how many findings there were, and how many of them weren't printed."""
+        for (check, level), number in self._counts.items():
+            if number > SHOWN:
+                self._print(Finding(check, level, f"{number - SHOWN} more; --json shows them all."))
+        click.echo(summarize(self._counts))
 
 
 def choose_print() -> Print:
@@ -40,12 +66,18 @@ def choose_print() -> Print:
     return show
 
 
-def summarize(levels: Iterable[Level]) -> str:
-    """Return the last line."""
-    found = Counter(levels)
-    numbers = {"failure": found["failed"], "warning": found["warning"]}
+def summarize(counts: "Counter[tuple[str, Level]]") -> str:
+    """Return the last line.
+
+    Args:
+        counts: How many findings there are, by check and level.
+    """
+    numbers = {"failure": 0, "warning": 0}
+    for (_, level), number in counts.items():
+        if level != "ok":
+            numbers["failure" if level == "failed" else "warning"] += number
     said = [count(number, name) for name, number in numbers.items() if number]
-    return f"{' and '.join(said)} in {count(found.total(), 'check')}." if said else "All is well."
+    return f"{' and '.join(said)} in {count(counts.total(), 'check')}." if said else "All is well."
 
 
 def _print_plainly(one: Finding) -> None:

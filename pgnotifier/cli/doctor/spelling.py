@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pgnotifier._registry.spelling import fold, is_identifier
 from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import Findings, failed, limited, ok, warning
+from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.cli.doctor.link import Link
 
 # At most so many, and so much of each: there may be functions of any size.
@@ -45,7 +45,7 @@ def check_spelling(case: Case, link: Link) -> Findings:
     if not found:
         number = count(len({*wanted, *durable}), "channel")
         yield ok("channels", f"{number}; nothing differs from what is sent by case alone.")
-    yield from limited(found)
+    yield from found
 
 
 def _find_sent(link: Link) -> tuple[Places, Places]:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.doctor.asking import within
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import SHOWN, Finding, Findings, failed, limited, ok, warning
+from pgnotifier.cli.doctor.findings import Finding, Findings, failed, ok, warning
 from pgnotifier.errors import in_one_line
 
+_NAMED = 10
+"""How many workers are named."""
 FIRST_WAIT = 1.0
 """Seconds to collect the first answers for. If there are none, the timeout is waited for."""
 
@@ -94,9 +96,9 @@ def check_workers(case: Case, app: Any, connection: Any, routed: Sequence[Routed
             "answers between tasks only: try again, or with a longer --timeout.",
         )
         return
-    shown = ", ".join(sorted(workers.names)[:SHOWN])
+    shown = ", ".join(sorted(workers.names)[:_NAMED])
     yield ok("workers", f"{count(len(workers.names), 'worker')} answered: {shown}.")
-    yield from limited(_judge(workers, one) for one in routed)
+    yield from (_judge(workers, one) for one in routed)
 
 
 def _ask(app: Any, connection: Any, timeout: float) -> Workers:

@@ -12,7 +12,7 @@ from pgnotifier._runtime.log_records import count
 from pgnotifier._runtime.names import spell
 from pgnotifier.cli.doctor.asking import within
 from pgnotifier.cli.doctor.case import Case
-from pgnotifier.cli.doctor.findings import Finding, Findings, failed, limited, ok
+from pgnotifier.cli.doctor.findings import Finding, Findings, failed, ok
 from pgnotifier.contrib._queues.checkup_redis import advise, check_redis
 from pgnotifier.contrib.rq.dispatcher import RQDispatcher
 from pgnotifier.contrib.rq.relay import JobRelayDispatcher
@@ -38,7 +38,7 @@ def check(case: Case, dispatchers: Sequence[Dispatcher]) -> Findings:
         well = yield from _check_server(case, connection)
         if not well:
             down.add(key)
-    yield from limited(
+    yield from (
         _judge(case, queues[name], subscriptions)
         for name, subscriptions in sent.items()
         if id(queues[name].connection) not in down
