@@ -21,6 +21,7 @@ from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
+from pgnotifier._runtime.tracing import FindTracing, without_tracing
 from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -86,6 +87,7 @@ class Lifecycle:
         sources: What reads the log for the listener's deliverers.
         probes: Checks the dispatchers.
         health: Answers probes while a listener runs.
+        find_tracing: Returns what makes spans, if anything does.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Lifecycle:
         self.durable_registrar = Registrar(reports.errors, self._note_successor)
         self.sources: Sources | None = None
         self.probes = Probes()
+        self.find_tracing: FindTracing = without_tracing
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
         self.health = health
@@ -315,6 +318,8 @@ class Lifecycle:
         return listener
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
+        if (tracing := self.find_tracing()) is not None:
+            dispatcher.tracing = tracing
         return Deliverer(
             dispatcher,
             decode=self._owner.decoder,

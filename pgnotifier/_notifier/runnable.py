@@ -13,6 +13,7 @@ from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier._runtime.tracing import FindTracing
 from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
 from pgnotifier.status import DispatcherStatus, Status
@@ -178,6 +179,14 @@ class Runnable:
     def parameters(self) -> Parameters:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
+
+    def trace_with(self, find_tracing: FindTracing) -> None:
+        """Have spans made of what is delivered from the next start on. For integrations.
+
+        Args:
+            find_tracing: Returns what makes them, or None. It is called for each dispatcher.
+        """
+        self._lifecycle.find_tracing = find_tracing
 
     @property
     def has_health_port(self) -> bool:
