@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -74,6 +75,10 @@ class Attempts:
 
     def dispatch(self, batch: Batch, by: Dispatcher) -> None:
         """Have the batch that `begin` took last dispatched, in as many attempts as it takes."""
+        with nullcontext() if by.tracing is None else by.tracing.handing_over(batch, by):
+            self._dispatch(batch, by)
+
+    def _dispatch(self, batch: Batch, by: Dispatcher) -> None:
         backoff = Backoff()
         delivered = 0
         while batch.remaining:

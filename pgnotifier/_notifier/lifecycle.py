@@ -22,6 +22,7 @@ from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
+from pgnotifier._runtime.tracing import FindTracing, without_tracing
 from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -88,6 +89,7 @@ class Lifecycle:
         probes: Checks the dispatchers.
         answering: Answers questions; None if it doesn't.
         health: Answers probes while a listener runs.
+        find_tracing: Returns what makes spans, if anything does.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class Lifecycle:
         self.sources: Sources | None = None
         self.probes = Probes()
         self.answering: Answering | None = None
+        self.find_tracing: FindTracing = without_tracing
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
         self.health = health
@@ -321,6 +324,8 @@ class Lifecycle:
         return listener
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
+        if (tracing := self.find_tracing()) is not None:
+            dispatcher.tracing = tracing
         return Deliverer(
             dispatcher,
             decode=self._owner.decoder,

@@ -15,6 +15,7 @@ from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier._runtime.tracing import FindTracing
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
@@ -200,6 +201,14 @@ class Runnable:
     def parameters(self) -> Parameters:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
+
+    def trace_with(self, find_tracing: FindTracing) -> None:
+        """Have spans made of what is delivered from the next start on. For integrations.
+
+        Args:
+            find_tracing: Returns what makes them, or None. It is called for each dispatcher.
+        """
+        self._lifecycle.find_tracing = find_tracing
 
     @property
     def dispatchers(self) -> list[Dispatcher]:
