@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import durable, foreground, outbox, positions
+from pgnotifier.cli import durable, foreground, outbox, positions, trigger
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
@@ -35,6 +35,7 @@ for _subcommand in (
     positions.positions,
     positions.reclaim,
     outbox.outbox,
+    trigger.trigger,
 ):
     pgnotifier.add_command(_subcommand)
 

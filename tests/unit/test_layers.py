@@ -29,6 +29,8 @@ LAYERS = (
     "_log",
     "durable",
     "once",
+    "_triggers",
+    "triggers",
     "_delivery",
     "_durable",
     "_listener",
@@ -106,6 +108,7 @@ def is_public(module):
             "pgnotifier",
             "pgnotifier.durable",
             "pgnotifier.once",
+            "pgnotifier.triggers",
             "pgnotifier.payload",
             "pgnotifier.errors",
         }
