@@ -88,6 +88,10 @@ class Session(ABC):
         """Execute a statement with `%s` for each argument; return its rows."""
 
     @abstractmethod
+    def run(self, statement: str) -> None:
+        """Execute a statement as it is, without arguments. It returns no rows."""
+
+    @abstractmethod
     def array(self, texts: Sequence[str | None]) -> Any:
         """Return the argument for `ARRAY`."""
 
@@ -216,6 +220,10 @@ class _PsycopgSession(Session):
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             return cursor.execute(for_psycopg(statement), arguments).fetchall()
 
+    def run(self, statement: str) -> None:
+        with psycopg.Cursor(self._connection) as cursor:
+            cursor.execute(statement.encode())
+
     def array(self, texts: Sequence[str | None]) -> Any:
         return list(texts)
 
@@ -262,6 +270,9 @@ class _AlchemySession(_TextArrays):
         result = self._connection.execute(_for_alchemy(statement), named)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    def run(self, statement: str) -> None:
+        self._connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
     @property
     def commits_each(self) -> bool:
         # SQLAlchemy begins no transaction then, also within `begin()`.
@@ -296,6 +307,10 @@ class _Psycopg2Session(_TextArrays):
             cursor.execute(statement, arguments or None)
             return [] if cursor.description is None else list(cursor.fetchall())
 
+    def run(self, statement: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
     def transaction(self) -> AbstractContextManager[object]:
         from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
@@ -321,6 +336,11 @@ class DjangoSession(_TextArrays):
             cursor.execute(statement, arguments)
             return list(cursor.fetchall())
 
+    def run(self, statement: str) -> None:
+        """Execute a statement as it is, without arguments."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
     def transaction(self) -> AbstractContextManager[object]:
         """Return a transaction around several statements, unless one is open."""
         from django.db.transaction import atomic
@@ -342,6 +362,9 @@ class _CursorSession(_TextArrays):
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         self._cursor.execute(statement, arguments)
         return [] if self._cursor.description is None else list(self._cursor.fetchall())
+
+    def run(self, statement: str) -> None:
+        self._cursor.execute(statement)
 
     def transaction(self) -> AbstractContextManager[object]:
         return nullcontext()

@@ -365,13 +365,12 @@ class Lifecycle:
 
     def _give_up(self, listener: Listener) -> None:
         """Stop a listener that hasn't connected in time."""
-        why = self.reports.states.current.why
+        why = self.reports.states.current.why or f"no answer from PostgreSQL ({self.parameters!r})"
         if listener.ready.is_open:
             return
         listener.stop(STOP_TIMEOUT)
         waited = duration(self._longest_wait or 0.0)
-        reason = why or f"no answer from PostgreSQL ({self.parameters!r})"
-        raise ConnectionFailedError(f"not connected within {waited}: {reason}")
+        raise ConnectionFailedError(f"not connected within {waited}: {why}")
 
     def _stop_listener(self, listener: Listener, timeout: float) -> int:
         began, sources = monotonic(), self.sources
@@ -381,12 +380,9 @@ class Lifecycle:
         if sources is not None:
             sources.finish(began + timeout)
         if undelivered:
-            logger.error(
-                "stopped with %s undelivered after %s",
-                count(undelivered, "notification"),
-                duration(monotonic() - began),
-                extra=about("undelivered", count=undelivered),
-            )
+            lasted, left = duration(monotonic() - began), count(undelivered, "notification")
+            extra = about("undelivered", count=undelivered)
+            logger.error("stopped with %s undelivered after %s", left, lasted, extra=extra)
         if not self._owner.daemon:
             process.finishing.update(listener.delivering_here())
             process.finishing.update(sources.delivering_here() if sources is not None else ())

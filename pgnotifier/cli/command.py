@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import console, durable, foreground, outbox, positions, status
+from pgnotifier.cli import console, durable, foreground, outbox, positions, status, trigger
 from pgnotifier.cli.doctor.command import doctor
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
@@ -45,6 +45,7 @@ for _subcommand in (
     send,
     status.status,
     doctor,
+    trigger.trigger,
 ):
     pgnotifier.add_command(_subcommand)
 

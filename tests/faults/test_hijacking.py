@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
+from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import leftovers, log_session, pooling
@@ -35,8 +36,10 @@ from pgnotifier._log import (
     references,
     versions,
 )
+from pgnotifier._triggers import installed
 from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
 from pgnotifier.demo import stage
+from pgnotifier.triggers import Trigger
 
 from .waiting import eventually
 
@@ -91,6 +94,12 @@ CONTAINED = {
     "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
+    "_triggers/creating.py": 3,
+    "_triggers/installed.py": 2,
+    "_triggers/preparing.py": 4,
+    "_triggers/row_body.py": 3,
+    "_triggers/statement_body.py": 3,
+    "triggers.py": 1,
     "demo/__init__.py": 3,  # shown to the user
     "demo/scenario.py": 3,
     "demo/stage.py": 3,
@@ -149,6 +158,8 @@ EXECUTED = {
     "effective": (server.EFFECTIVE, (["jit"],)),
     "keepalives": (server.KEEPALIVES, ()),
     "functions": (spelling.FUNCTIONS, ()),
+    "triggers": (installed.FIND, ()),
+    "orphans of triggers": (installed.FIND_ORPHANS, ()),
 }
 
 SET_ASIDE = """
@@ -515,6 +526,39 @@ def test_installing(victim, pgnotifier_dsn):
             installing.grant(session, session.info.user, "enqueuer")
             installing.check(session)
             guard.reanchor(session)
+        installing.uninstall(session)
+    assert trapped(pgnotifier_dsn) == []
+
+
+@pytest.mark.parametrize("per", ["row", "statement"])
+def test_triggers(victim, pgnotifier_dsn, per):
+    """Creating triggers, changing rows and dropping the triggers executes no trap."""
+    with psycopg.connect(victim, autocommit=True) as session:
+        session.execute("CREATE SCHEMA shop")
+        session.execute("CREATE TABLE shop.orders (id pg_catalog.int8, note pg_catalog.varchar)")
+        installing.install(session)
+        session.execute("SELECT pg_catalog.set_config('pgnotifier.context', '{\"n\": 7}', false)")
+        for payload, columns, count in (
+            ("key", [], 25_000 if per == "statement" else 10),  # too many for lists of keys
+            ("changed", [], 10),
+            ("full", ["note"], 10),
+        ):
+            made = Trigger(
+                "orders", "orders", schema="shop", key=["id"], per=per, durable=payload == "full",
+                payload=payload, columns=columns, context=True, when="NEW.id > 0 OR OLD.id > 0",
+            )  # fmt: skip
+            for _ in range(2):
+                triggers.create(session, made)
+            session.execute("INSERT INTO shop.orders VALUES (1, pg_catalog.repeat('b', 9000))")
+            many = f"pg_catalog.generate_series(2, {count}) AS n"
+            session.execute(f"INSERT INTO shop.orders SELECT n FROM {many}")
+            session.execute("UPDATE shop.orders SET note = 'c'")
+            session.execute("DELETE FROM shop.orders")
+            session.execute("TRUNCATE shop.orders")
+            triggers.list(session)
+        assert triggers.drop(session, made)
+        triggers.drop_orphans(session)
+        session.execute("DROP SCHEMA shop CASCADE")
         installing.uninstall(session)
     assert trapped(pgnotifier_dsn) == []
 

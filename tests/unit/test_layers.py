@@ -30,6 +30,8 @@ LAYERS = (
     "durable",
     "once",
     "_inquiry",
+    "_triggers",
+    "triggers",
     "_delivery",
     "_durable",
     "_listener",
@@ -108,6 +110,7 @@ def is_public(module):
             "pgnotifier",
             "pgnotifier.durable",
             "pgnotifier.once",
+            "pgnotifier.triggers",
             "pgnotifier.payload",
             "pgnotifier.errors",
         }
