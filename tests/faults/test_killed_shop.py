@@ -89,7 +89,7 @@ def test_everything_is_killed(log, broker, run_script, transactions, controls, s
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(97), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
+    "step", [pytest.param(197), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
 )
 @pytest.mark.timeout(600)
 def test_killed_before_each_line(log, broker, run_script, step):
