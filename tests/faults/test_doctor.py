@@ -386,3 +386,22 @@ def test_as_text(pgnotifier_dsn):
     assert last == "All is well."
     assert "\x1b" not in done.output
     assert "\u202e" not in done.output
+
+
+@pytest.mark.usefixtures("log")
+def test_an_outbox_that_was_never_relayed(pgnotifier_dsn, tmp_path, monkeypatch):
+    """An outbox of the app that nobody has relayed yet is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "clinic_outbox.py").write_text(
+        "from celery import Celery\n"
+        "from pgnotifier.contrib.celery import CeleryNotifier\n"
+        "app = Celery('clinic', broker='redis://127.0.0.1:1/0')\n"
+        f"app.conf.pgnotifier_dsn = {pgnotifier_dsn!r}\n"
+        "notifier = CeleryNotifier(app)\n"
+        "outbox = notifier.outbox\n"
+    )
+    code, findings = run("-m", "clinic_outbox")
+    assert code == 1
+    assert problems(findings).keys() == {"outbox", "broker"}
+    assert "'celery:default' has never been relayed" in problems(findings)["outbox"]

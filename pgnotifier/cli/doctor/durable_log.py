@@ -79,6 +79,10 @@ def check_log(case: Case, link: Link) -> Findings:
 def _check_content(case: Case, link: Link) -> Findings:
     places = link.call(positions)
     yield from _check_positions(case, [one for one in places if not one.channel.startswith(PREFIX)])
+    for channel in case.find_channels(durable=True):
+        if channel.startswith(PREFIX) and all(one.channel != channel for one in places):
+            name = channel.removeprefix(PREFIX)
+            yield warning("outbox", f"The outbox {name!r} has never been relayed.", _START)
     yield from _check_space(link.call(log_state))
     for outbox in link.call(outboxes):
         yield from _check_outbox(outbox)

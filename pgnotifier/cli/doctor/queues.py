@@ -4,11 +4,13 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from pgnotifier._connection.parameters import Parameters
 from pgnotifier._runtime.log_records import count
+from pgnotifier.cli.doctor.asking import NoAnswerError, within
 from pgnotifier.cli.doctor.case import Case
 from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.dispatch import Dispatcher
-from pgnotifier.errors import in_one_line
+from pgnotifier.errors import PgNotifierError, in_one_line
 
 Check = Callable[[Case, Sequence[Dispatcher]], Findings]
 
@@ -44,13 +46,14 @@ def _guarded(kind: str, findings: Findings) -> Findings:
 
 
 def _check_target(case: Case) -> Findings:
-    for notifier in case.target.notifiers:
-        used = repr(notifier.parameters)
-        if "--dsn" not in case.target.named_by and used != repr(case.target.parameters):
+    checked = _find_database(case, case.target.parameters)
+    for notifier in () if "--dsn" in case.target.named_by else case.target.notifiers:
+        used = _find_database(case, notifier.parameters)
+        if used != checked and None not in (used, checked):
             yield warning(
                 "subscriptions",
                 f"A notifier uses another database, which isn't checked: {used}.",
-                "Check it with --dsn, or as the notifier of its module with --module.",
+                "Check it with --dsn, or with Django's settings and --database.",
             )
     if not case.target.notifiers:
         return
@@ -71,8 +74,18 @@ def _check_target(case: Case) -> Findings:
         )
 
 
+def _find_database(case: Case, parameters: Parameters) -> str | None:
+    """Return what parameters lead to; None if that isn't known."""
+    try:
+        return repr(within(case.timeout, parameters.resolve))
+    except (PgNotifierError, NoAnswerError):
+        return None
+
+
 def _find_integration(dispatcher: Dispatcher) -> str:
     """Return the name of the integration that a dispatcher belongs to; "" for one in-process."""
+    if type(dispatcher).starts_listener:
+        return ""
     for kind in type(dispatcher).__mro__:
         package = kind.__module__.split(".")
         if package[:2] == ["pgnotifier", "contrib"]:

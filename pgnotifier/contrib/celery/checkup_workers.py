@@ -130,6 +130,13 @@ def _judge(workers: Workers, one: Routed) -> Finding:
             "Have the router of task_routes cope with empty arguments.",
         )
     readers = workers.reading(one.queue)
+    if not readers and "/" in one.queue:
+        return failed(
+            "queues",
+            f"No worker reads a queue that gets what {one} sends to the exchange and routing key "
+            f"{one.queue!r}: task {one.task!r}.",
+            "Bind a queue to them that a worker reads; or correct exchange= and routing_key=.",
+        )
     if not readers:
         return failed(
             "queues",
