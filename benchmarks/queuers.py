@@ -74,7 +74,7 @@ def publish_with_kombu() -> None:
             """Make a stamp of what kombu's producer is called with."""
             return KombuStamp(like, target)
 
-        def add(self, message: Any) -> None:
+        def add(self, message: Any, task_id: str | None = None) -> None:  # noqa: ARG002
             """Publish a message."""
             settings = {
                 name: value

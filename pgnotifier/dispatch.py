@@ -13,6 +13,7 @@ from weakref import ref
 
 import msgspec
 
+from pgnotifier._runtime.tracing import Tracing
 from pgnotifier.acknowledging import Acknowledging
 from pgnotifier.durability import Durability
 from pgnotifier.gathering import Gathering
@@ -21,6 +22,8 @@ from pgnotifier.notification import Entry, Notification
 Callback = Callable[[Hashable, str, Any, int], object]
 _IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
 """The namespace of the ids that `Delivery.identify` returns, hashed, as `uuid5` does each time."""
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The digit of a UUID that names its variant, by the digit that it replaces."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -86,7 +89,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         hashed = self.binding.identity.copy()
         hashed.update(f"[{entries}])".encode())
         digits = hashed.hexdigest()
-        variant = "89ab"[int(digits[16], 16) & 3]
+        variant = _VARIANTS[digits[16]]
         return (
             f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
         )
@@ -147,16 +150,16 @@ class Dispatcher(ABC):
     """
 
     decodes: ClassVar[bool] = True
-    """Whether payloads are decoded. If False, `Notification.payload` is the text, as in `raw`.
-
-    False for dispatchers that forward texts.
-    """
+    """Whether payloads are decoded. False for those that forward texts: the payload is `raw`."""
 
     is_relay: ClassVar[bool] = False
     """Whether it relays the outbox of tasks and jobs, from channels that the log reserves for that.
 
     True for pgnotifier's own relays alone: other dispatchers would take tasks from workers.
     """
+
+    tracing: Tracing | None = None
+    """Makes spans, if the notifier that uses this dispatcher is instrumented."""
 
     batch_size: ClassVar[int] = 1000
     """How many deliveries a batch has at most, unless a single notification makes more."""
@@ -217,10 +220,7 @@ class Dispatcher(ABC):
         """Discard what is pending and hasn't begun, as the timeout of `stop()` is over."""
 
     def take_back(self, binding: "Binding") -> list[Delivery]:  # noqa: ARG002
-        """Return what is pending for a binding and hasn't begun, in order, without delivering it.
-
-        Called when another binding has replaced this one.
-        """
+        """Return what hasn't begun, in order, for a binding that another one has replaced."""
         return []
 
     def runs_here(self) -> bool:

@@ -20,6 +20,7 @@
     ├── LogFullError             (RuntimeError)     the durable log has reached its quota
     ├── LogRefusedError          (RuntimeError)     the server refused what the durable log needs
     ├── AlreadyDoneError         (RuntimeError)     what is done once has been done already
+    ├── TriggerError             (ValueError)       a trigger that can't be created as declared
     ├── EntryKeyError            (ValueError)       a key that an entry of the log can't have
     ├── PayloadEncodingError     (TypeError)        a value that can't be sent as a payload
     └── PayloadTooLargeError     (ValueError)       a payload over 7,999 bytes, or 64 MiB
@@ -142,6 +143,10 @@ class LogFullError(PgNotifierError, RuntimeError):
 
 class AlreadyDoneError(PgNotifierError, RuntimeError):
     """What was to be done once under an id has been done already."""
+
+
+class TriggerError(PgNotifierError, ValueError):
+    """A trigger can't be created or dropped as it is declared."""
 
 
 class EntryKeyError(PgNotifierError, ValueError):

@@ -1,6 +1,6 @@
 """The values that callbacks and hooks get: `Notification` (or `Entry`), and `Gap`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -58,6 +58,8 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
 
 
 _kept = Notification.__dict__["raw"].__get__
+raw_of: Callable[[Notification], str | bytes] = _kept
+"""Return the content as it is kept, without making a text of an arrival's bytes."""
 
 
 class Arrival(Notification, frozen=True, gc=False):

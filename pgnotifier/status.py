@@ -1,7 +1,7 @@
 """The values that `Notifier.status()` returns and `on_state` is called with."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -95,6 +95,7 @@ class DispatcherStatus:
         since: Since when it is full or retrying; aware, in UTC. None if it is neither.
         why: The reason for that, or None.
         details: What the dispatcher reports about itself. Celery's lists its tasks.
+        waiting_bytes: The size of the payloads in its buffer.
     """
 
     name: str
@@ -106,6 +107,7 @@ class DispatcherStatus:
     since: datetime | None
     why: str | None
     details: Mapping[str, Any]
+    waiting_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +318,10 @@ class Status:
         durable: The durable subscriptions.
         log: The durable log, as it was half a minute ago at most; None without durable
             subscriptions, or if it isn't known.
+        gap_seconds: How long the gaps were together.
+        delivered_counts: How many deliveries the dispatchers of each class have finished since the
+            start, those included that have no subscription any more.
+        dropped_counts: How many notifications overflow policies have dropped, likewise.
     """
 
     state: State
@@ -335,6 +341,9 @@ class Status:
     dispatchers: tuple[DispatcherStatus, ...]
     durable: tuple[DurableStatus, ...] = ()
     log: LogState | None = None
+    gap_seconds: float = 0.0
+    delivered_counts: Mapping[str, int] = field(default_factory=dict)
+    dropped_counts: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return the same as JSON-able values."""

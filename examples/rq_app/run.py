@@ -9,7 +9,11 @@ from pathlib import Path
 from pgnotifier.testing import Command, postgres_server, valkey_server
 
 HERE = Path(__file__).parent
-DONE = "10 of 10 orders invoiced\n5 of 5 images resized\n"
+DONE = """\
+10 of 10 orders invoiced
+5 of 5 images resized
+10 of 10 sales shipped, 0 shipments without a sale
+"""
 TIMEOUT = 60  # seconds
 
 with postgres_server() as dsn, valkey_server() as url:
@@ -31,6 +35,7 @@ with postgres_server() as dsn, valkey_server() as url:
     )
     with worker, listener:
         print(run("store.produce"), end="", flush=True)
+        print(run("store.sell"), end="", flush=True)
         deadline = time.monotonic() + TIMEOUT
         while (report := run("store.report")) != DONE:
             if time.monotonic() > deadline:

@@ -12,6 +12,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import encoding_of, is_quiet
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._runtime.process import renew_in_children
+from pgnotifier._runtime.timing import timed
 from pgnotifier.errors import (
     ChannelNameError,
     ConnectionFailedError,
@@ -60,7 +61,8 @@ class Publisher:
             if not self._is_sending:
                 self._is_sending = True
                 try:
-                    self._notify(channel, text)
+                    with timed("notify"):
+                        self._notify(channel, text)
                 finally:
                     self._is_sending = False
                 return

@@ -35,6 +35,8 @@ _NEEDED = {
     # Linux also counts the time during which a client doesn't read as unanswered.
     "tcp_user_timeout": "0",
 }
+HURTFUL = {name: _NEEDED[name] for name in (*_TIMEOUTS, "default_transaction_read_only")}
+"""What would end the session or its queries, or keep it from writing, if it were set otherwise."""
 _UNLESS_SET = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

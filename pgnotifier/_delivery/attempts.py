@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -74,6 +75,10 @@ class Attempts:
 
     def dispatch(self, batch: Batch, by: Dispatcher) -> None:
         """Have the batch that `begin` took last dispatched, in as many attempts as it takes."""
+        with nullcontext() if by.tracing is None else by.tracing.handing_over(batch, by):
+            self._dispatch(batch, by)
+
+    def _dispatch(self, batch: Batch, by: Dispatcher) -> None:
         backoff = Backoff()
         delivered = 0
         while batch.remaining:
@@ -82,7 +87,7 @@ class Attempts:
             delivered += before - batch.remaining
             if not batch.remaining:  # all is acknowledged, or it was cancelled
                 break
-            self._note_failure(failure)
+            self._note_failure(_unacknowledged(batch) if failure is None else failure)
             self._pause(backoff.pause())
             batch = self._replace(batch, by)
         if not self._ending.is_abandoned:
@@ -136,12 +141,16 @@ class Attempts:
                 ending.bell.wait(left)
 
 
-def _attempt(batch: Batch, by: Dispatcher) -> BaseException:
-    """Have a batch dispatched once; return why some of it is left, if that is so."""
+def _attempt(batch: Batch, by: Dispatcher) -> BaseException | None:
+    """Have a batch dispatched once; return what was raised, if anything."""
     try:
         by.dispatch(batch)
     except BaseException as exc:  # noqa: BLE001 - whatever a queue's client raises
         return exc
+    return None
+
+
+def _unacknowledged(batch: Batch) -> BatchError:
     return BatchError(
         f"dispatch() returned with {batch.remaining} of {len(batch)} deliveries not acknowledged; "
         "see Batch for how to"

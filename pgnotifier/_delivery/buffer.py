@@ -150,6 +150,11 @@ class Buffer:
         return len(self._content) - self._markers
 
     @property
+    def size(self) -> int:
+        """How many bytes their payloads have."""
+        return self._bytes
+
+    @property
     def overfull(self) -> bool:
         """Whether it is so far beyond its bounds that nothing more may be added."""
         return self.waiting > self._size + MORE or self._bytes > 2 * self._max_bytes
@@ -186,19 +191,19 @@ class Buffer:
         Args:
             batch_size: How many deliveries they may make. The last item may make more.
         """
-        first = self._content[0]
+        content = self._content
+        first = content[0]
         if type(first) is not Item:
             if isinstance(first, GapMarker):
                 first.is_taken = True
                 self._markers -= 1
-            return [self._content.popleft()]
+            return [content.popleft()]
         items: list[Item | GapMarker] = []
         deliveries, size = batch_size, BATCH_BYTES
-        take = self._content.popleft
-        while self._content and deliveries > 0 and size > 0:
-            item = take()
+        while content and deliveries > 0 and size > 0:
+            item = content.popleft()
             if type(item) is not Item:
-                self._content.appendleft(item)
+                content.appendleft(item)
                 break
             deliveries -= len(item.bindings)
             size -= len(item.data)

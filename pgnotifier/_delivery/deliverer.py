@@ -93,7 +93,7 @@ class Deliverer:
         self.buffer = Buffer(self.name, size, max_bytes, overflow)
         self.intake = Intake()
         self._decoder = Decoder(decode if dispatcher.decodes else str, find_payload, self._miss)
-        self._decoding = 0
+        self._decoding = self._delivered = 0
         self.delays = Delays()
         self._gatherer = Gatherer(size, max_bytes // GATHERED_SHARE)
         given = (self._ending, self.buffer, self._gatherer, self._decoder.decode)
@@ -128,8 +128,9 @@ class Deliverer:
 
     @property
     def delivered(self) -> int:
-        """How many deliveries are done."""
-        return max(0, self._attempts.delivered - self.dispatcher.pending)
+        """How many deliveries are done: never fewer than before."""
+        self._delivered = max(self._delivered, self._attempts.delivered - self.dispatcher.pending)
+        return self._delivered
 
     @property
     def waiting(self) -> int:

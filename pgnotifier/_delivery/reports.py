@@ -87,6 +87,7 @@ class GapReport(Hook):
 
     def __init__(self, on_gap: OnGap | None) -> None:
         self.count = 0
+        self.seconds = 0.0
         self.last: Gap | None = None
         self._recent: deque[Gap] = deque(maxlen=RECENT)
         super().__init__("on_gap", on_gap, Gap.merge)
@@ -161,6 +162,8 @@ class GapReport(Hook):
     def _note(self, gap: Gap) -> None:
         with self._lock:
             self.count += 1
+            # A clock that was set may have the end before the beginning.
+            self.seconds += max(0.0, (gap.until - gap.since).total_seconds())
             self.last = gap
             self._recent.appendleft(gap)
 

@@ -3,7 +3,7 @@
 `/healthz` answers 200 while the listener runs, whether it is connected or not. `/readyz` answers
 200 while it is listening or a standby, its queues can be reached, and no entry of the durable log
 has waited for longer than `max_age`. Otherwise both answer 503.
-The body is a JSON object; it shows states, and no addresses.
+The body is a JSON object; it shows states, and no addresses. Integrations may add further paths.
 https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
 """
 
@@ -28,6 +28,8 @@ BACKLOG = 128
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of the system for which waiting helps, and another setting doesn't."""
 PATHS = ("/healthz", "/readyz")
+pages: "dict[str, Page]" = {}
+"""What is answered at further paths, on each health port of this process."""
 
 
 class Checked(Protocol):
@@ -36,6 +38,14 @@ class Checked(Protocol):
     def is_running(self) -> bool: ...
     def status(self) -> Status: ...
     def readiness_problems(self) -> list[str]: ...
+
+
+class Page(Protocol):
+    """Makes the answer of a further path."""
+
+    def __call__(self, notifiers: "Sequence[Checked]", /) -> Answer:
+        """Return the answer about some notifiers. It is called on a thread of its own."""
+        ...
 
 
 class HealthServer:
@@ -88,6 +98,11 @@ class HealthServer:
             ) from exc
         self._server = server
 
+    @property
+    def has_port(self) -> bool:
+        """Whether it has a port, open or not."""
+        return self._port is not None
+
     def stop(self) -> None:
         """Close the port, without waiting for the server's thread to end."""
         server, self._server = self._server, None
@@ -102,16 +117,19 @@ class HealthServer:
 
     def _find_answer(self, path: str) -> Future[Answer]:
         """Return the answer for a path, which a check on a thread of its own makes."""
-        if path not in PATHS:
-            return _give(_make_answer(HTTPStatus.NOT_FOUND, {"paths": PATHS}))
-        answer = call_aside("pgnotifier-check", self._check, path)
+        if path in pages:
+            answer = call_aside("pgnotifier-page", pages[path], self._notifiers)
+        elif path in PATHS:
+            answer = call_aside("pgnotifier-check", self._check, path)
+        else:
+            return _give(_make_answer(HTTPStatus.NOT_FOUND, {"paths": [*PATHS, *pages]}))
         if is_without_thread(answer):
             return _give(self._check_here(path, str(answer.exception())))
         return answer
 
     def _check_here(self, path: str, why: str) -> Answer:
         """Return an answer without waiting for anything, because no thread can be started."""
-        trouble = [why] if path == "/readyz" else self._find_stopped()
+        trouble = self._find_stopped() if path == "/healthz" else [why]
         return _report([], trouble)
 
     def _check(self, path: str) -> Answer:

@@ -38,10 +38,11 @@ ACCEPT_PAUSE = 0.1
 
 
 class Answer(NamedTuple):
-    """The status of a response, and its body in JSON."""
+    """The status of a response, its body, and what that is."""
 
     status: HTTPStatus
     body: bytes
+    content_type: str = "application/json"
 
 
 class HttpServer:
@@ -225,7 +226,7 @@ def _write(answer: Answer, *, with_body: bool = True) -> bytes:
     """Return the response with an answer."""
     head = (
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
-        "Content-Type: application/json\r\n"
+        f"Content-Type: {answer.content_type}\r\n"
         f"Content-Length: {len(answer.body)}\r\n"
         "Cache-Control: no-store\r\n"
         "Connection: close\r\n"

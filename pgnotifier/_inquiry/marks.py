@@ -10,22 +10,23 @@ from typing import Any
 import psycopg
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(f"pgnotifier {name}".encode()).digest()[:8]
+def _keys(name: str) -> tuple[int, int]:
+    """Return a lock's two keys. The locks of leaders and of durable subscriptions have one."""
+    digest = hashlib.sha256(f"pgnotifier {name}".encode()).digest()
+    return int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:8], signed=True)
 
 
-_LISTENER, _ASKER = _digest("listener"), _digest("asker")
-_HALVES = int.from_bytes(_LISTENER[:4]), int.from_bytes(_LISTENER[4:])  # as pg_locks has it
-_KEY = int.from_bytes(_ASKER, signed=True)
+_LISTENER, _ASKER = _keys("listener"), _keys("asker")
+_HALVES = tuple(one % (1 << 32) for one in _LISTENER)  # as pg_locks has them
 
 MARK = (
-    b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_try_advisory_lock_shared(%d)"
-    % int.from_bytes(_LISTENER, signed=True)
+    b"SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_try_advisory_lock_shared(%d, %d)"
+    % _LISTENER
 )
 """Has a session show that it belongs to a listener that answers, leader or standby."""
-IS_ASKED = b"NOT pg_catalog.pg_try_advisory_xact_lock_shared(%d)" % _KEY
+IS_ASKED = b"NOT pg_catalog.pg_try_advisory_xact_lock_shared(%d, %d)" % _ASKER
 """Whether somebody asks: an expression. Standbys look once a second, as they don't listen."""
-_ASK = b"SELECT pg_catalog.pg_try_advisory_lock(%d)" % _KEY
+_ASK = b"SELECT pg_catalog.pg_try_advisory_lock(%d, %d)" % _ASKER
 _FIND = """
 SELECT held.pid, seen.usename::pg_catalog.text, seen.application_name,
   seen.client_addr::pg_catalog.text, seen.backend_start
@@ -34,7 +35,7 @@ ON seen.pid OPERATOR(pg_catalog.=) held.pid
 WHERE held.locktype OPERATOR(pg_catalog.=) 'advisory' AND held.granted
 AND held.classid::pg_catalog.int8 OPERATOR(pg_catalog.=) %s::pg_catalog.int8
 AND held.objid::pg_catalog.int8 OPERATOR(pg_catalog.=) %s::pg_catalog.int8
-AND held.objsubid OPERATOR(pg_catalog.=) 1
+AND held.objsubid OPERATOR(pg_catalog.=) 2
 AND held.database OPERATOR(pg_catalog.=) (
     SELECT oid FROM pg_catalog.pg_database
     WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())

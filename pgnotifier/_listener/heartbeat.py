@@ -5,10 +5,12 @@ answers keepalives. On an idle one, the listener sends a notification to itself:
 arrives proves that others will.
 """
 
+import contextlib
 import logging
 import secrets
 
 from pgnotifier._connection.session import notify_query
+from pgnotifier._listener.queue_usage import USAGE
 from pgnotifier._listener.reader_connection import ReaderConnection
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.errors import ListenRefusedError
@@ -61,10 +63,22 @@ class Heartbeat:
 def beat(connection: ReaderConnection) -> int:
     """Send a notification to this listener, and read until it arrives; return the sender's pid.
 
+    If the server refuses that, try once more. PostgreSQL's queue stays full after the session that
+    didn't read has ended: each NOTIFY fails until somebody asks for the queue's usage.
+
     Raises:
         ConnectionLostError: It didn't arrive in time, or the connection was lost.
         ListenRefusedError: The server refused NOTIFY.
     """
+    try:
+        return _beat_once(connection)
+    except ListenRefusedError:
+        with contextlib.suppress(ListenRefusedError):  # this role may not ask
+            connection.ask(USAGE)
+        return _beat_once(connection)
+
+
+def _beat_once(connection: ReaderConnection) -> int:
     token = secrets.token_hex(8)
     query = notify_query(connection.router.private, token)
     connection.round_trip(query, connection.timeout, token)

@@ -22,8 +22,9 @@ LIMIT = 0.1
 
 Row = Sequence[bytes | None]
 
-_USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
-_OLDEST = b"""
+USAGE = b"SELECT pg_catalog.pg_notification_queue_usage()"
+"""Returns the fraction that is in use, and removes what every listening session has taken."""
+OLDEST = b"""
 SELECT pid, usename, application_name, state, datname, EXTRACT(epoch FROM
   pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) xact_start)::pg_catalog.int4
 FROM pg_catalog.pg_stat_activity
@@ -65,7 +66,7 @@ class QueueUsage:
             )
 
     def _look(self) -> None:
-        (usage,) = self._ask(_USAGE)
+        (usage,) = self._ask(USAGE)
         self.usage = float(usage or 0)
         if self.usage < LIMIT:
             self._warned = 0.0
@@ -79,7 +80,7 @@ class QueueUsage:
             )
 
     def _find_culprit(self) -> str:
-        row = self._ask(_OLDEST)
+        row = self._ask(OLDEST)
         if not row:
             return "No open transaction is visible; perhaps a listener doesn't read"
         pid, user, name, state, database, seconds = (

@@ -43,6 +43,10 @@ BUSY = 1000
 PAUSE = 0.001
 """Seconds of such a pause, in which several arrive. Waking two threads for each notification would
 cost many times as much as reading and delivering it."""
+LONG_PAUSE = 0.003
+"""Seconds of a pause after a read that was cut short, in which the deliverers take what was read.
+They would compete with the reader for the interpreter's lock, and for the lock of the memory that
+the reader allocates and they free."""
 READ_BYTES = 256 * 1024
 """The size of libpq's buffer: the most bytes that it reads at a time."""
 LONG_ROW = b"SELECT pg_catalog.repeat('x', %d)" % (READ_BYTES // 2)
@@ -124,7 +128,7 @@ class ReaderConnection:
         self._is_stopping = is_stopping
         self._waiter = Waiter(router.ring)
         self._pause = Pause(parameters, self._waiter, heartbeat)
-        self._is_busy = False
+        self._next_pause = 0.0  # seconds; 0 while it waits for the socket
         self._reads_left = 0
         self._source: Source | None = None
 
@@ -162,8 +166,8 @@ class ReaderConnection:
 
     def _wait_for_more(self, timeout: float, *, write: bool = False) -> None:
         """Wait for more; while notifications arrive fast, pause, so that several are read."""
-        if self._is_busy:
-            self._waiter.pause(min(PAUSE, timeout))
+        if self._next_pause:
+            self._waiter.pause(min(self._next_pause, timeout))
             self._check_stopping()
         else:
             self.wait(timeout, write=write)
@@ -217,7 +221,7 @@ class ReaderConnection:
             self.router.stow()
         now = monotonic()
         came_fast = self.router.received - received > BUSY * (now - self.read_at)
-        self._is_busy = came_fast and self._reads_left > 0
+        self._next_pause = (PAUSE if self._reads_left else LONG_PAUSE) if came_fast else 0.0
         self.read_at = now
 
     def _read_more(self) -> bool:

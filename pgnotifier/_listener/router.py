@@ -11,6 +11,7 @@ from psycopg.pq import PGnotify
 
 from pgnotifier._delivery.buffer import Item, ReferenceItem
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.totals import Totals
 from pgnotifier._inquiry.messages import QUESTIONS
 from pgnotifier._log.references import CHANNEL as REFERENCES
 from pgnotifier._log.references import parse_reference
@@ -54,6 +55,7 @@ class Router:
 
     Attributes:
         deliverers: By dispatcher. Replaced, never changed in place.
+        ended: What those have done that were removed.
         received: How many notifications were routed, without the listener's own.
         private: The channel on which the listener notifies itself. Nobody can guess its name.
         own: All channels that are listened to for the listener itself.
@@ -81,6 +83,7 @@ class Router:
         """
         self.on_question = on_question
         self.deliverers: Mapping[Dispatcher, Deliverer] = {}
+        self.ended = Totals()
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
@@ -127,17 +130,17 @@ class Router:
         try:
             while True:
                 if arrived is not None:
-                    route = routes.get(arrived.relname)
+                    relname, pid, data = arrived
+                    route = routes.get(relname)
                     if route is None:  # so known channels aren't compared with our own
-                        if arrived.relname in own:
+                        if relname in own:
                             count += self._take_own(arrived, received_at, proven_at)
                             arrived = notifies()
                             continue
-                        route = self._route(arrived.relname)
+                        route = self._route(relname)
                     count += 1
                     channel, lanes, tally = route
                     tally.count += 1
-                    data, pid = arrived.extra, arrived.be_pid
                     for deliverer, bindings in lanes:
                         deliverer.inbox.append(
                             Item(channel, bindings, data, pid, received_at, proven_at)
@@ -269,6 +272,7 @@ class Router:
             self._retiring -= used
             gone = {one for one in self._retiring if self.deliverers[one].retire()}
             self._retiring -= gone
+            self.ended = self.ended.plus(map(self.deliverers.__getitem__, gone))
             self.deliverers = {d: one for d, one in self.deliverers.items() if d not in gone}
         self._routes.clear()  # they refer to these deliverers
         self._routed = None
@@ -288,7 +292,7 @@ class Router:
         registry = self._registry()
         for channel in channels:
             for dispatcher, _ in registry.lanes(channel):
-                self._deliverer(dispatcher)
+                self.deliverer_for(dispatcher)
 
     def forget_leaving(self) -> None:
         """Make new routes: some removed channels aren't listened to any more."""
@@ -346,7 +350,7 @@ class Router:
                 self._relayed.append(relname)
                 lanes.append((self.deliverers[earliest.dispatcher], (earliest,)))
         if direct:
-            lanes.append((self._deliverer(dispatcher), tuple(direct)))
+            lanes.append((self.deliverer_for(dispatcher), tuple(direct)))
         return lanes
 
     def _forget_relayed(self) -> None:
@@ -357,14 +361,11 @@ class Router:
 
     def deliverer_for(self, dispatcher: Dispatcher) -> Deliverer:
         """Return the deliverer of a dispatcher, which is made if there is none; any thread."""
-        return self._deliverer(dispatcher)
-
-    def _deliverer(self, dispatcher: Dispatcher) -> Deliverer:
         with self.making:  # a deliverer also calls this, to hand something on to another one
             found = self.deliverers.get(dispatcher)
             if found is None:
                 found = self._make_deliverer(dispatcher)
-                found.succession.find = self._deliverer
+                found.succession.find = self.deliverer_for
                 self._unstarted.append(found)
                 self.deliverers = {**self.deliverers, dispatcher: found}  # others iterate over it
                 self._on_deliverer(found)

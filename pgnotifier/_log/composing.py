@@ -36,6 +36,8 @@ Key = str | Callable[[Any], str | None] | None
 Draft = tuple[str | None, str]
 """The key and the text of an entry."""
 
+_NO_KEY = object()
+
 
 class Composer:
     """Makes the entries of one channel for one session."""
@@ -82,7 +84,15 @@ class Composer:
             PayloadTooLargeError: As for `compose`.
             EntryKeyError: As for `compose`.
         """
-        return [(self._check_key(key), self._check_text(text)) for key, text in drafts]
+        checked: list[Draft] = []
+        last: object = _NO_KEY
+        for draft in drafts:
+            key, text = draft
+            if key is not last:  # most of many have the very same one
+                last = self._check_key(key)
+            self._check_text(text)
+            checked.append(draft)
+        return checked
 
     def compose_all(self, payloads: Iterable[Any], key: Key) -> Iterator[Draft]:
         """Yield the entries of many payloads, in order."""

@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from pgnotifier._connection.session import encoding_of
@@ -12,6 +13,11 @@ from pgnotifier._log.outboxes import aopen_outbox, open_outbox
 from pgnotifier._log.publishing import ainsert_in, insert_in
 from pgnotifier._log.sessions import Given, GivenForAsyncio
 
+TRUSTED = 1.0
+"""Seconds for which a subscription that was seen counts as being there."""
+MOST_KEPT = 1000
+"""For how many connections to remember that it was seen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
@@ -20,6 +26,10 @@ class Outbox:
     The subscription has to exist before the first entry does: otherwise the log could give its
     space back before a relay has read it. So it is made in the transaction of the first entry.
 
+    It may be gone later: somebody has made a new database of that name, or has forgotten the
+    position. So it is looked for again on each new connection, and after a second. To do so for
+    each entry would take half as long as the entry.
+
     Attributes:
         channel: The channel's name.
         subscription: The subscription's name.
@@ -27,9 +37,8 @@ class Outbox:
 
     channel: str
     subscription: str
-    # The databases in which the subscription was seen, made by a transaction that has committed.
-    # Threads only add to it.
-    _opened: set[Hashable] = field(default_factory=set, compare=False, repr=False)
+    # When the subscription was seen in databases, made by a transaction that has committed.
+    _opened: dict[Hashable, float] = field(default_factory=dict, compare=False, repr=False)
 
     def insert(self, connection: Given, drafts: Iterable[Draft]) -> None:
         """Insert entries in the transaction of the caller, in order.
@@ -41,8 +50,9 @@ class Outbox:
         database = session.database
         composer = Composer(self.channel, None, session.encoding, None)
         checked = composer.check_all(drafts)
-        with nullcontext() if self._is_one(checked, database) else session.transaction():
-            if database not in self._opened:
+        is_open = self._is_open(database)
+        with nullcontext() if is_open and _is_one(checked) else session.transaction():
+            if not is_open:
                 self._note(database, open_outbox(session, self.subscription, self.channel))
             insert_in(session, composer, checked)
 
@@ -60,17 +70,24 @@ class Outbox:
         database = sessions.find_database(driver)
         composer = Composer(self.channel, None, encoding_of(driver), None)
         checked = composer.check_all(drafts)
-        alone = self._is_one(checked, database) or not sessions.has_no_transaction(driver)
+        is_open = self._is_open(database)
+        alone = (is_open and _is_one(checked)) or not sessions.has_no_transaction(driver)
         async with nullcontext() if alone else driver.transaction():
-            if database not in self._opened:
+            if not is_open:
                 is_there = await aopen_outbox(driver, self.subscription, self.channel)
                 self._note(database, is_there)
             await ainsert_in(driver, composer, checked)
 
-    def _is_one(self, drafts: list[Draft], database: Hashable) -> bool:
-        """Return whether there is just one statement to execute."""
-        return database in self._opened and len([*chunk(iter(drafts))]) <= 1
+    def _is_open(self, database: Hashable) -> bool:
+        return monotonic() - self._opened.get(database, float("-inf")) < TRUSTED
 
     def _note(self, database: Hashable, is_there: bool) -> None:
         if is_there and database is not None:
-            self._opened.add(database)
+            if len(self._opened) >= MOST_KEPT:
+                self._opened.clear()
+            self._opened[database] = monotonic()
+
+
+def _is_one(drafts: list[Draft]) -> bool:
+    """Return whether there is just one statement to execute."""
+    return len([*chunk(iter(drafts))]) <= 1

@@ -23,6 +23,7 @@ from pgnotifier._log.refusals import explained
 from pgnotifier._log.sessions import Given, GivenForAsyncio, Rows, Session
 from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_unreserved
+from pgnotifier._runtime.timing import timed
 
 Order = Literal["key"] | None
 """What entries are put into order by, besides the order of transactions."""
@@ -305,6 +306,11 @@ def _publish_many(
 
 
 def _execute(session: Session, channel: str, steps: Steps[T]) -> T:
+    with timed("durable"):
+        return _step(session, channel, steps)
+
+
+def _step(session: Session, channel: str, steps: Steps[T]) -> T:
     try:
         query = next(steps)
         while True:
@@ -319,6 +325,11 @@ def _execute(session: Session, channel: str, steps: Steps[T]) -> T:
 async def _execute_async(
     connection: psycopg.AsyncConnection[Any], channel: str, steps: Steps[T]
 ) -> T:
+    with timed("durable"):
+        return await _step_async(connection, channel, steps)
+
+
+async def _step_async(connection: psycopg.AsyncConnection[Any], channel: str, steps: Steps[T]) -> T:
     try:
         statement, arguments = next(steps)
         while True:

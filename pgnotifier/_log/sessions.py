@@ -71,7 +71,8 @@ class Session(ABC):
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
-        database: What no other database has, if the driver says so: its server and name.
+        database: What no other database has, if the driver says so: its server and name, and the
+            process that serves the connection. One with the same name may be another one later.
     """
 
     encoding: Encoding | None
@@ -85,6 +86,10 @@ class Session(ABC):
     @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
+
+    @abstractmethod
+    def run(self, statement: str) -> None:
+        """Execute a statement as it is, without arguments. It returns no rows."""
 
     @abstractmethod
     def array(self, texts: Sequence[str | None]) -> Any:
@@ -129,9 +134,9 @@ def find_session(connection: object) -> Session:
 
 
 def find_database(driver: Any) -> Hashable:
-    """Return the server and the name of a connection's database; None if the driver hides them."""
+    """Return what a connection's database is known by; None if the driver hides it."""
     info = getattr(driver, "info", None)
-    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname"))
+    parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname", "backend_pid"))
     return None if None in parts else parts
 
 
@@ -215,6 +220,10 @@ class _PsycopgSession(Session):
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             return cursor.execute(for_psycopg(statement), arguments).fetchall()
 
+    def run(self, statement: str) -> None:
+        with psycopg.Cursor(self._connection) as cursor:
+            cursor.execute(statement.encode())
+
     def array(self, texts: Sequence[str | None]) -> Any:
         return list(texts)
 
@@ -261,6 +270,9 @@ class _AlchemySession(_TextArrays):
         result = self._connection.execute(_for_alchemy(statement), named)
         return [tuple(row) for row in result] if result.returns_rows else []
 
+    def run(self, statement: str) -> None:
+        self._connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
     @property
     def commits_each(self) -> bool:
         # SQLAlchemy begins no transaction then, also within `begin()`.
@@ -295,6 +307,10 @@ class _Psycopg2Session(_TextArrays):
             cursor.execute(statement, arguments or None)
             return [] if cursor.description is None else list(cursor.fetchall())
 
+    def run(self, statement: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
     def transaction(self) -> AbstractContextManager[object]:
         from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
@@ -320,6 +336,11 @@ class DjangoSession(_TextArrays):
             cursor.execute(statement, arguments)
             return list(cursor.fetchall())
 
+    def run(self, statement: str) -> None:
+        """Execute a statement as it is, without arguments."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
     def transaction(self) -> AbstractContextManager[object]:
         """Return a transaction around several statements, unless one is open."""
         from django.db.transaction import atomic
@@ -341,6 +362,9 @@ class _CursorSession(_TextArrays):
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         self._cursor.execute(statement, arguments)
         return [] if self._cursor.description is None else list(self._cursor.fetchall())
+
+    def run(self, statement: str) -> None:
+        self._cursor.execute(statement)
 
     def transaction(self) -> AbstractContextManager[object]:
         return nullcontext()

@@ -22,6 +22,7 @@ from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
+from pgnotifier._runtime.tracing import FindTracing, without_tracing
 from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -87,6 +88,8 @@ class Lifecycle:
         sources: What reads the log for the listener's deliverers.
         probes: Checks the dispatchers.
         answering: Answers questions; None if it doesn't.
+        health: Answers probes while a listener runs.
+        find_tracing: Returns what makes spans, if anything does.
     """
 
     def __init__(
@@ -125,9 +128,10 @@ class Lifecycle:
         self.sources: Sources | None = None
         self.probes = Probes()
         self.answering: Answering | None = None
+        self.find_tracing: FindTracing = without_tracing
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
-        self._health = health
+        self.health = health
         self._stopped = Gate()
         process.renew_in_children(self)
 
@@ -259,7 +263,7 @@ class Lifecycle:
         """Have no listener in a forked child: the parent's, its threads and its port stay there."""
         self.lock = ChangeLock()
         self._stopped.open()
-        self._health.forget_in_child()
+        self.health.forget_in_child()
         listener, self.listener = self.listener, None
         if self.sources is not None:
             self.sources.forget_in_child()
@@ -320,6 +324,8 @@ class Lifecycle:
         return listener
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
+        if (tracing := self.find_tracing()) is not None:
+            dispatcher.tracing = tracing
         return Deliverer(
             dispatcher,
             decode=self._owner.decoder,
@@ -342,7 +348,7 @@ class Lifecycle:
         """Start a listener without the lock, as dispatchers and log handlers are user code."""
         try:
             self.attachments.open_all()
-            self._health.start()
+            self.health.start()
             listener.start()
             if self.sources is not None:
                 self._readings = self.sources.start()
@@ -355,17 +361,16 @@ class Lifecycle:
             raise
         with self.lock:  # a `stop()` in between has found no open port to close
             if self.listener is None:
-                self._health.stop()
+                self.health.stop()
 
     def _give_up(self, listener: Listener) -> None:
         """Stop a listener that hasn't connected in time."""
-        why = self.reports.states.current.why
+        why = self.reports.states.current.why or f"no answer from PostgreSQL ({self.parameters!r})"
         if listener.ready.is_open:
             return
         listener.stop(STOP_TIMEOUT)
         waited = duration(self._longest_wait or 0.0)
-        reason = why or f"no answer from PostgreSQL ({self.parameters!r})"
-        raise ConnectionFailedError(f"not connected within {waited}: {reason}")
+        raise ConnectionFailedError(f"not connected within {waited}: {why}")
 
     def _stop_listener(self, listener: Listener, timeout: float) -> int:
         began, sources = monotonic(), self.sources
@@ -375,12 +380,9 @@ class Lifecycle:
         if sources is not None:
             sources.finish(began + timeout)
         if undelivered:
-            logger.error(
-                "stopped with %s undelivered after %s",
-                count(undelivered, "notification"),
-                duration(monotonic() - began),
-                extra=about("undelivered", count=undelivered),
-            )
+            lasted, left = duration(monotonic() - began), count(undelivered, "notification")
+            extra = about("undelivered", count=undelivered)
+            logger.error("stopped with %s undelivered after %s", left, lasted, extra=extra)
         if not self._owner.daemon:
             process.finishing.update(listener.delivering_here())
             process.finishing.update(sources.delivering_here() if sources is not None else ())
@@ -393,6 +395,6 @@ class Lifecycle:
         self.listener = None
         if self.sources is not None:
             self.sources.stop(monotonic())
-        self._health.stop()
+        self.health.stop()
         process.running.discard(self._owner)
         self._stopped.open()

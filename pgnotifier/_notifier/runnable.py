@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._delivery.deliverer import Deliverer
+from pgnotifier._delivery.totals import Totals
 from pgnotifier._log.positions import find_names
 from pgnotifier._notifier.durable_changes import in_log
 from pgnotifier._notifier.lifecycle import STOP_TIMEOUT, Lifecycle
@@ -14,6 +15,7 @@ from pgnotifier._payload.plain import Encoder
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime import process
 from pgnotifier._runtime.aside import NoThreadError, call_aside
+from pgnotifier._runtime.tracing import FindTracing
 from pgnotifier.dispatch import Dispatcher
 from pgnotifier.errors import ConnectionFailedError
 from pgnotifier.settings import check_settings
@@ -200,11 +202,24 @@ class Runnable:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
 
+    def trace_with(self, find_tracing: FindTracing) -> None:
+        """Have spans made of what is delivered from the next start on. For integrations.
+
+        Args:
+            find_tracing: Returns what makes them, or None. It is called for each dispatcher.
+        """
+        self._lifecycle.find_tracing = find_tracing
+
     @property
     def dispatchers(self) -> list[Dispatcher]:
         """The dispatchers in use, the notifier's own one first."""
         attachments = self._lifecycle.attachments
         return list(dict.fromkeys([attachments.default, *attachments]))
+
+    @property
+    def has_health_port(self) -> bool:
+        """Whether it answers probes itself: `Notifier(health_port=…)`."""
+        return self._lifecycle.health.has_port
 
     @property
     def startup_wait(self) -> bool | float | None:
@@ -229,6 +244,7 @@ def _describe(lifecycle: Lifecycle) -> Status:
     registry, durable = lifecycle.registrar.registry, lifecycle.durable_registrar.registry
     sources = lifecycle.sources if listener is not None else None
     deliverers = tuple(listener.deliverers.values()) if listener is not None else ()
+    totals = (Totals() if listener is None else listener.router.ended).plus(deliverers)
     current = reports.states.current
     return Status(
         state=current.state,
@@ -248,6 +264,9 @@ def _describe(lifecycle: Lifecycle) -> Status:
         dispatchers=tuple(map(_describe_dispatcher, deliverers)),
         durable=sources.describe() if sources is not None else (),
         log=sources.log_state() if sources is not None else None,
+        gap_seconds=reports.gaps.seconds,
+        delivered_counts=totals.delivered,
+        dropped_counts=totals.dropped,
     )
 
 
@@ -262,6 +281,7 @@ def _describe_dispatcher(deliverer: Deliverer) -> DispatcherStatus:
         since=deliverer.trouble.since,
         why=deliverer.trouble.why,
         details=deliverer.dispatcher.details(),
+        waiting_bytes=deliverer.buffer.size,
     )
 
 

@@ -29,6 +29,16 @@ Warn = Callable[[], None]
 """Logs one warning."""
 
 
+def fold(name: str) -> str:
+    """Return what PostgreSQL makes of a name without quotes."""
+    return name.translate(_FOLD)
+
+
+def is_identifier(name: str) -> bool:
+    """Return whether a name can be written without quotes."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
 class Spelling:
     """Warns once about each channel name that may be spelt wrong.
 
@@ -49,11 +59,11 @@ class Spelling:
             name: The channel's name.
             registered: The registered channels.
         """
-        folded = name.translate(_FOLD)
+        folded = fold(name)
         named = self._named.get(folded, set())
         others = sorted(one for one in {folded, *named} - {name} if one in registered)
         has_capitals = folded != name
-        if name in named or not (_IDENTIFIER.fullmatch(name) if has_capitals else others):
+        if name in named or not (is_identifier(name) if has_capitals else others):
             return
         new = {name, folded} if folded in others else {name}
         self._named[folded] = new if len(named) >= SPELLINGS else named | new

@@ -7,11 +7,13 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import durable, foreground, outbox, positions
+from pgnotifier.cli import console, durable, foreground, outbox, positions, status, trigger
+from pgnotifier.cli.doctor.command import doctor
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
 from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
+from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
 from pgnotifier.cli.sections import SectionedGroup
@@ -39,9 +41,13 @@ for _subcommand in (
     positions.positions,
     positions.reclaim,
     outbox.outbox,
+    console.console,
     tail,
     send,
     top,
+    status.status,
+    doctor,
+    trigger.trigger,
 ):
     pgnotifier.add_command(_subcommand)
 
@@ -85,6 +91,7 @@ def health(port: int, host: str, live: bool) -> None:
 @setting_option("drain_timeout", f"{DRAIN_TIMEOUT:g}", default=DRAIN_TIMEOUT)
 @setting_option("health_port")
 @setting_option("health_host", HOST)
+@click.option("--metrics", is_flag=True, help=HELP)
 @click.option(
     "--standby",
     is_flag=True,
@@ -96,6 +103,12 @@ def health(port: int, host: str, live: bool) -> None:
     default=True,
     show_default=True,
     help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
+)
+@click.option(
+    "--console",
+    "shows_console",
+    is_flag=True,
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
 )
 @click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and exit.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")
@@ -113,8 +126,10 @@ def listen(
     drain_timeout: float,
     health_port: int | None,
     health_host: str | None,
+    metrics: bool,
     standby: bool,
     wait: bool,
+    shows_console: bool,
     lists: bool,
     as_json: bool,
     loglevel: str,
@@ -163,9 +178,16 @@ def listen(
             notifier.standby = f"pgnotifier {spec}"
     foreground.set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
-    sys.exit(
-        foreground.listen(chosen, drain_timeout, health, lambda why: click.echo(why, err=True))
-    )
+    if metrics:
+        try:
+            expose_metrics(health, chosen)
+        except PgNotifierError as exc:
+            raise click.UsageError(str(exc)) from None
+    with console.beside(chosen, wanted=shows_console):
+        code = foreground.listen(
+            chosen, drain_timeout, health, lambda why: click.echo(why, err=True)
+        )
+    sys.exit(code)
 
 
 @pgnotifier.command()

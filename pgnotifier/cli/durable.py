@@ -12,14 +12,14 @@ import click
 import psycopg
 
 from pgnotifier import durable
-from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
 from pgnotifier._log.outbox_calls import read_call
 from pgnotifier._log.outbox_console import PREFIX
 from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration, read_size
-from pgnotifier.errors import PgNotifierError, in_one_line
+from pgnotifier.errors import PgNotifierError
 
 _HEADINGS = {
     "n": "NUMBER",
@@ -33,15 +33,6 @@ _HEADINGS = {
 _SHOWN = 60  # characters of an error in a table
 _Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
-dsn_option: _Decorator = click.option(
-    "-d",
-    "--dsn",
-    default="",
-    envvar="PGNOTIFIER_DSN",
-    show_envvar=True,
-    help="The database: a conninfo string or URI.  What it leaves out is taken from PGHOST, "
-    "PGPASSWORD and so on.",
-)
 _subscription_option: _Decorator = click.option(
     "-s", "--subscription", metavar="ID", help="Only those of this subscription."
 )
@@ -51,28 +42,15 @@ _channel_option: _Decorator = click.option(
 
 
 @contextmanager
-def connected(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection to a database; print what fails in one line, and exit with code 1."""
-    try:
-        with Parameters(dsn).connect() as connection:
-            connection.execute("RESET synchronous_commit")  # what was reported is on disk
-            yield connection
-    except PgNotifierError as exc:
-        raise click.ClickException(str(exc)) from None
-    except psycopg.Error as exc:
-        raise click.ClickException(in_one_line(exc)) from None
-
-
-@contextmanager
-def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection to a database that has the log, as `connected` does."""
-    with connected(dsn) as connection:
+def to_log(target: Target) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection to a database that has the log, as `Target.connected` does."""
+    with target.connected() as connection:
         durable.check(connection)
         yield connection
 
 
 @click.command()
-@dsn_option
+@target_options
 @click.option("--sql", "prints", is_flag=True, help="Print the statements, and execute none.")
 @click.option(
     "--from",
@@ -138,7 +116,7 @@ def to_log(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     "at first.",
 )
 def install(
-    dsn: str,
+    target: Target,
     prints: bool,
     since: int | None,
     version: int | None,
@@ -185,7 +163,7 @@ def install(
         for one in (script, *granting):
             click.echo(one, nl=False)
         return
-    with connected(dsn) as connection:
+    with target.connected() as connection:
         if checks:
             click.echo(f"the durable log has version {durable.check(connection)}")
             return
@@ -200,16 +178,16 @@ def install(
 
 
 @click.command()
-@dsn_option
+@target_options
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
-def uninstall(dsn: str, yes: bool) -> None:
+def uninstall(target: Target, yes: bool) -> None:
     """Drop the durable log, with all that it holds.
 
     What was not delivered yet is lost, and so are positions and dead letters.
     """
     if not yes:
         click.confirm("Drop the schema pgnotifier, with all entries and positions?", abort=True)
-    with connected(dsn) as connection:
+    with target.connected() as connection:
         dropped = durable.uninstall(connection)
     click.echo("dropped the durable log" if dropped else "no durable log was installed")
 
@@ -220,14 +198,14 @@ def dead() -> None:
 
 
 @dead.command("list")
-@dsn_option
+@target_options
 @_subscription_option
 @_channel_option
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those still being retried.")
 @click.option("-n", "--limit", default=1000, show_default=True, help="How many to show at most.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON, with payloads.")
 def list_dead(
-    dsn: str,
+    target: Target,
     subscription: str | None,
     channel: str | None,
     everything: bool,
@@ -235,7 +213,7 @@ def list_dead(
     as_json: bool,
 ) -> None:
     """List dead letters, the oldest first."""
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         found = dead_letters.find_letters(
             connection, name=subscription, channel=channel, everything=everything, limit=limit
         )
@@ -246,11 +224,11 @@ def list_dead(
 
 
 @dead.command()
-@dsn_option
+@target_options
 @click.argument("number", type=int)
-def show(dsn: str, number: int) -> None:
+def show(target: Target, number: int) -> None:
     """Show one of them with its payload and its traceback."""
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         found = dead_letters.find_letters(connection, n=number, everything=True)
     if not found:
         raise click.ClickException(f"there is no failed entry number {number}")
@@ -260,33 +238,35 @@ def show(dsn: str, number: int) -> None:
 
 
 @dead.command()
-@dsn_option
+@target_options
 @_subscription_option
 @_channel_option
 @click.argument("numbers", type=int, nargs=-1)
 def retry(
-    dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]
+    target: Target, subscription: str | None, channel: str | None, numbers: tuple[int, ...]
 ) -> None:
     """Have dead letters delivered again, by their NUMBERS or all those of a subscription."""
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         chosen = _choose(connection, subscription, channel, numbers)
         click.echo(f"{dead_letters.retry_letters(connection, chosen)} delivered again")
 
 
 @dead.command()
-@dsn_option
+@target_options
 @_subscription_option
 @_channel_option
 @click.argument("numbers", type=int, nargs=-1)
-def drop(dsn: str, subscription: str | None, channel: str | None, numbers: tuple[int, ...]) -> None:
+def drop(
+    target: Target, subscription: str | None, channel: str | None, numbers: tuple[int, ...]
+) -> None:
     """Delete dead letters, by their NUMBERS or all those of a subscription."""
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         chosen = _choose(connection, subscription, channel, numbers)
         click.echo(f"{dead_letters.drop_letters(connection, chosen)} deleted")
 
 
 @click.command()
-@dsn_option
+@target_options
 @click.argument("subscription", metavar="ID")
 @click.option("-c", "--channel", required=True, metavar="NAME", help="The subscription's channel.")
 @click.option("--since", metavar="TIME", help="All that was published since, as 2026-01-31T12:00Z.")
@@ -294,7 +274,7 @@ def drop(dsn: str, subscription: str | None, channel: str | None, numbers: tuple
 @click.option("--oldest", is_flag=True, help="All entries that are still there.")
 @click.option("--now", is_flag=True, help="Only what is published from now on: skip the rest.")
 def replay(
-    dsn: str,
+    target: Target,
     subscription: str,
     channel: str,
     since: str | None,
@@ -317,7 +297,7 @@ def replay(
         given.append("now")
     if len(given) != 1:
         raise click.UsageError("give one of --since, --from-id, --oldest and --now")
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         if not positions.seek(connection, subscription, channel, given[0]):
             raise click.ClickException(
                 f"there is no durable subscription {subscription!r} to channel {channel!r}"

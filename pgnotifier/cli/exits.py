@@ -3,7 +3,9 @@
 import sys
 from typing import NoReturn
 
-OPTIONAL = frozenset({"celery", "click", "kombu", "redis", "rich", "textual"})
+OPTIONAL = frozenset(
+    {"celery", "click", "kombu", "redis", "rich", "starlette", "textual", "uvicorn"}
+)
 """Modules that an installation without extras lacks."""
 
 NOT_INSTALLED = 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgnotifier._notifier.autostart import hold_starts
+from pgnotifier._runtime.redaction import redact
 from pgnotifier.errors import ConfigurationError
 from pgnotifier.notifier import Notifier
 
@@ -30,11 +31,15 @@ def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
 
 
 def show_traceback(exc: Exception) -> None:
-    """Print the traceback of a user's module, without the frames of pgnotifier and importlib."""
+    """Print the traceback of a user's module, without the frames of pgnotifier and importlib.
+
+    What the module was doing may have failed with a password in its error.
+    """
     found = exc.__traceback__
     while found is not None and _is_on_the_way(found.tb_frame.f_code.co_filename):
         found = found.tb_next
-    traceback.print_exception(exc.with_traceback(found))
+    lines = traceback.format_exception(exc.with_traceback(found))
+    print(redact("".join(lines)), end="", file=sys.stderr)
 
 
 def _is_on_the_way(filename: str) -> bool:

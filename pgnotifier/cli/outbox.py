@@ -14,12 +14,13 @@ from pgnotifier._log.outbox_calls import Redact, read_call
 from pgnotifier._log.outbox_console import outboxes, set_aside
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import duration
-from pgnotifier.cli.durable import dsn_option, to_log
+from pgnotifier.cli.durable import to_log
 from pgnotifier.cli.outbox_choice import Choice, choice, confirm
 from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import in_one_line
 
-_HEADINGS = {
+OUTBOX_HEADINGS = {
     "name": "OUTBOX",
     "subscription": "RELAY",
     "queue": "QUEUE",
@@ -48,43 +49,36 @@ _BATCH = 10_000
 
 
 @click.group(invoke_without_command=True)
-@dsn_option
+@target_options
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def outbox(context: click.Context, dsn: str, as_json: bool) -> None:
+def outbox(target: Target, as_json: bool) -> None:
     """Show outboxes: tasks that were enqueued in transactions, and wait for a relay.
 
     Without a subcommand: each outbox and its queues. OLDEST is how long ago the oldest entry was
     enqueued that waits, RATE how many entries the relay sends in a second, as it notes once a
     minute, FAILED how many are tried again, DEAD how many aren't.
     """
-    if context.invoked_subcommand is not None:
-        context.obj = dsn
-        return
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         found = outboxes(connection)
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
         return
-    click.echo(format_table(_HEADINGS, [row for one in found for row in _rows(one)]))
+    click.echo(format_table(OUTBOX_HEADINGS, [row for one in found for row in outbox_rows(one)]))
 
 
 @outbox.command("list")
-@dsn_option
+@target_options
 @choice
 @click.option("-f", "--failed", is_flag=True, help="Only what has failed.")
 @click.option("-n", "--limit", default=100, show_default=True, help="How many to show at most.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_context
-def list_outbox(
-    context: click.Context, dsn: str, chosen: Choice, failed: bool, limit: int, as_json: bool
-) -> None:
+def list_outbox(target: Target, chosen: Choice, failed: bool, limit: int, as_json: bool) -> None:
     """List what has failed, and what waits, the oldest first.
 
     Arguments are neither shown nor read.
     """
     found: list[OutboxEntry] = []
-    with to_log(dsn or context.obj) as connection:
+    with to_log(target) as connection:
         for one in chosen.find_outboxes(connection):
             for is_failed in (True,) if failed else (True, False):
                 if (left := limit - len(found)) > 0:
@@ -96,8 +90,8 @@ def list_outbox(
 
 
 @outbox.command()
-@dsn_option
-@click.option("-A", "--arguments", is_flag=True, help="Show arguments and all headers.")
+@target_options
+@click.option("--arguments", is_flag=True, help="Show arguments and all headers.")
 @click.option(
     "--redact",
     metavar="NAMES|MODULE:FUNCTION",
@@ -107,15 +101,14 @@ def list_outbox(
     "show what a function of task, args and kwargs returns.",
 )
 @click.argument("entry", type=int)
-@click.pass_context
-def show(context: click.Context, dsn: str, arguments: bool, redact: str | None, entry: int) -> None:
+def show(target: Target, arguments: bool, redact: str | None, entry: int) -> None:
     """Show one entry with its message, by its number.
 
     The values of arguments are hidden, unless --arguments or --redact is given.
     """
     hides: Redact = () if arguments else _read_redact(redact)
     chosen = Choice(None, None, None, (entry,))
-    with to_log(dsn or context.obj) as connection:
+    with to_log(target) as connection:
         found = [
             one
             for each in chosen.find_outboxes(connection)
@@ -130,31 +123,28 @@ def show(context: click.Context, dsn: str, arguments: bool, redact: str | None, 
 
 
 @outbox.command()
-@dsn_option
+@target_options
 @choice
 @click.option("-a", "--all", "everything", is_flag=True, help="All that has failed.")
 @click.argument("entries", type=int, nargs=-1, metavar="[ENTRY]...")
-@click.pass_context
-def retry(context: click.Context, dsn: str, chosen: Choice, everything: bool) -> None:
+def retry(target: Target, chosen: Choice, everything: bool) -> None:
     """Have what has failed sent again: by ENTRY, of a task, for a queue, or all."""
     chosen.check(everything=everything)
-    with to_log(dsn or context.obj) as connection:
+    with to_log(target) as connection:
         numbers = _numbers(chosen.find_failed(connection))
         click.echo(f"{dead_letters.retry_letters(connection, numbers)} sent again")
 
 
 @outbox.command()
-@dsn_option
+@target_options
 @choice
 @click.option("-a", "--all", "everything", is_flag=True, help="All that has failed.")
 @click.option("-w", "--waiting", is_flag=True, help="What waits, instead of what has failed.")
 @click.option("--keep", is_flag=True, help="Keep what waits as dead letters, to send it later.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @click.argument("entries", type=int, nargs=-1, metavar="[ENTRY]...")
-@click.pass_context
 def drop(
-    context: click.Context,
-    dsn: str,
+    target: Target,
     chosen: Choice,
     everything: bool,
     waiting: bool,
@@ -172,7 +162,7 @@ def drop(
     if keep and not waiting:
         raise click.UsageError("--keep needs --waiting: what has failed is kept anyway")
     chosen.check(everything=everything)
-    with to_log(dsn or context.obj) as connection:
+    with to_log(target) as connection:
         if waiting:
             _drop_waiting(connection, chosen, keep=keep, is_sure=yes)
             return
@@ -235,7 +225,7 @@ def _read_redact(text: str | None) -> Redact:
     return value  # type: ignore[no-any-return]
 
 
-def _rows(one: OutboxState) -> list[dict[str, str | None]]:
+def outbox_rows(one: OutboxState) -> list[dict[str, str | None]]:
     """Return a row for an outbox, and one for each of its queues, if there are several."""
     unread = "nobody"
     if one.unread_since is not None:
@@ -251,7 +241,7 @@ def _rows(one: OutboxState) -> list[dict[str, str | None]]:
         "dead": str(one.dead),
         "reader": unread if one.reader_pid is None else f"pid {one.reader_pid}",
     }
-    empty = dict.fromkeys(_HEADINGS)
+    empty = dict.fromkeys(OUTBOX_HEADINGS)
     return [
         whole,
         *(

@@ -11,12 +11,13 @@ from pgnotifier._log.done import reclaim_done
 from pgnotifier._log.reclaim import reclaim as give_back
 from pgnotifier._log.sessions import find_session
 from pgnotifier._runtime.log_records import count, duration
-from pgnotifier.cli.durable import dsn_option, to_log
+from pgnotifier.cli.durable import to_log
 from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import format_size
 from pgnotifier.status import LogState, Position
 
-_HEADINGS = {
+POSITION_HEADINGS = {
     "name": "SUBSCRIPTION",
     "channel": "CHANNEL",
     "lag": "LAG",
@@ -39,32 +40,32 @@ def positions() -> None:
 
 
 @positions.command("list")
-@dsn_option
+@target_options
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
-def list_positions(dsn: str, as_json: bool) -> None:
+def list_positions(target: Target, as_json: bool) -> None:
     """List all durable subscriptions, the size of the log, and what holds its space back.
 
     LAG is how many entries a subscription has not got.  Over a thousand, it is an upper bound:
     entries of other channels count as well.
     """
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         found = durable.positions(connection)
         state = durable.log_state(connection)
     if as_json:
         shown = {"positions": [one.to_dict() for one in found], "log": state.to_dict()}
         click.echo(json.dumps(shown, indent=2))
         return
-    click.echo(format_table(_HEADINGS, map(_row, found)))
+    click.echo(format_table(POSITION_HEADINGS, map(position_row, found)))
     click.echo()
-    click.echo("\n".join(_describe(state)))
+    click.echo("\n".join(describe_log(state)))
 
 
 @positions.command()
-@dsn_option
+@target_options
 @click.argument("subscription", metavar="ID")
 @click.option("-c", "--channel", required=True, metavar="NAME", help="The subscription's channel.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
-def forget(dsn: str, subscription: str, channel: str, yes: bool) -> None:
+def forget(target: Target, subscription: str, channel: str, yes: bool) -> None:
     """Delete a durable subscription: its position, and what has failed for it.
 
     If somebody still runs it, it begins again, from now on.
@@ -73,7 +74,7 @@ def forget(dsn: str, subscription: str, channel: str, yes: bool) -> None:
     """
     if not yes:
         click.confirm(f"Delete the position of subscription {subscription!r}?", abort=True)
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         if not log_positions.forget(connection, subscription, channel):
             raise click.ClickException(
                 f"there is no durable subscription {subscription!r} to channel {channel!r}"
@@ -82,8 +83,8 @@ def forget(dsn: str, subscription: str, channel: str, yes: bool) -> None:
 
 
 @click.command()
-@dsn_option
-def reclaim(dsn: str) -> None:
+@target_options
+def reclaim(target: Target) -> None:
     """Give back the log's space that no subscription needs, and apply its limits.
 
     So is the space of ids of what was done once, when they are old enough.
@@ -92,7 +93,7 @@ def reclaim(dsn: str) -> None:
     if it may be that nobody reads: `max_lag` and the quota hold then, too.
     """
     freed = blocked = freed_done = blocked_done = 0
-    with to_log(dsn) as connection:
+    with to_log(target) as connection:
         for _ in range(_ROUNDS):
             more, blocked = give_back(connection)
             freed += more
@@ -105,7 +106,8 @@ def reclaim(dsn: str) -> None:
     click.echo(f"{given_back} given back{in_use}; the log has {format_size(state.size)}")
 
 
-def _row(one: Position) -> dict[str, str | None]:
+def position_row(one: Position) -> dict[str, str | None]:
+    """Return the row of a durable subscription."""
     unread = "nobody"
     if one.unread_since is not None:
         unread += f" for {duration((datetime.now(UTC) - one.unread_since).total_seconds())}"
@@ -125,7 +127,8 @@ def _row(one: Position) -> dict[str, str | None]:
     }
 
 
-def _describe(state: LogState) -> list[str]:
+def describe_log(state: LogState) -> list[str]:
+    """Return the size of the log, and what holds its space back, in lines."""
     quota = f" of {format_size(state.quota)}" if state.quota is not None else ""
     full = ", full: nothing can be published" if state.is_full else ""
     lines = [f"log: {format_size(state.size)}{quota} in {count(len(state.slots), 'slot')}{full}"]

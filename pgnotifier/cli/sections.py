@@ -36,4 +36,4 @@ class SectionedGroup(click.Group):
             if rows:
                 width = max(map(len, shown))
                 with formatter.section(title):
-                    formatter.write_dl([(name.ljust(width), text) for name, text in rows])
+                    formatter.write_dl([(f"{name:<{width}}", text) for name, text in rows])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import psycopg
@@ -48,6 +48,16 @@ class Target:
             raise click.ClickException(in_one_line(exc)) from None
 
 
+class _Given(NamedTuple):
+    """The options of a command, or of its group."""
+
+    dsn: str | None
+    app: str | None
+    module: str | None
+    settings: str | None
+    alias: str | None
+
+
 def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that name a database; the command gets a `Target` as `target`.
 
@@ -55,6 +65,9 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
     three, and replaces their database), `--app`, `--module`, `--settings`, the environment
     variables PGNOTIFIER_DSN and DJANGO_SETTINGS_MODULE. Otherwise, libpq takes PGHOST, PGSERVICE
     and so on, and its defaults: https://www.postgresql.org/docs/current/libpq-envars.html
+
+    A group may have these options as well; it isn't called if there is a subcommand, which takes
+    the options of its group if it has none of its own.
     """
 
     @wraps(command)
@@ -67,8 +80,14 @@ def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
         alias: str | None,
         **options: Any,
     ) -> Any:
-        target = find_target(dsn, app, module, settings, alias)
-        return command(*args, target=target, **options)
+        given = _Given(dsn, app, module, settings, alias)
+        context = click.get_current_context()
+        if not any(given):
+            given = context.find_object(_Given) or given
+        if context.invoked_subcommand is not None:
+            context.obj = given  # which may have options of its own
+            return None
+        return command(*args, target=find_target(*given), **options)
 
     for option in reversed(_OPTIONS):
         run = option(run)

@@ -86,7 +86,7 @@ class Screen:
         at = event.published_at
         parts = [
             ("time", _show_clock(at or event.received_at)),
-            ("channel", make_printable(event.channel).ljust(self._column)),
+            ("channel", f"{make_printable(event.channel):<{self._column}}"),
         ]
         if at is None:
             parts.append(("pid", str(event.pid).rjust(7)))

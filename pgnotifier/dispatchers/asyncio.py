@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from contextvars import copy_context
 from typing import ClassVar
 
@@ -174,9 +175,11 @@ class AsyncioDispatcher(LaneDispatcher):
         if not (binding.live or binding.successor):  # its turn came before that of the successor
             return
         try:
-            returned = binding.target.fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
-            if inspect.isawaitable(returned):
-                await returned
+            with nullcontext() if self.tracing is None else self.tracing.calling(delivery):
+                given = (binding.id, arrived.channel, arrived.payload, arrived.pid)
+                returned = binding.target.fn(*given)
+                if inspect.isawaitable(returned):
+                    await returned
         except asyncio.CancelledError as exc:
             delivery.report(exc)
             task = asyncio.current_task()

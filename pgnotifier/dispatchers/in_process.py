@@ -1,7 +1,9 @@
 """What the dispatchers share that call callbacks in this process."""
 
 import inspect
+from contextlib import nullcontext
 
+from pgnotifier._runtime.tracing import Tracing
 from pgnotifier.dispatch import Callback, Delivery, Subscription
 from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
 
@@ -62,12 +64,13 @@ def bind_in_process(subscription: Subscription) -> Callback:
     return fn
 
 
-def call(fn: Callback, delivery: Delivery) -> None:
+def call(fn: Callback, delivery: Delivery, tracing: Tracing | None = None) -> None:
     """Call a callback unless its subscription was removed, and report what it raises."""
     binding, arrived = delivery.binding, delivery.notification
     if not (binding.live or binding.successor):  # the successor has its own turn
         return
     try:
-        fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
+        with nullcontext() if tracing is None else tracing.calling(delivery):
+            fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
     except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
         delivery.report(exc)

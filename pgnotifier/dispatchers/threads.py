@@ -119,7 +119,7 @@ class ThreadDispatcher(LaneDispatcher):
         while (turn := self._lanes.wait(IDLE)) is not None:
             lane, delivery = turn
             try:
-                call(delivery.binding.target.fn, delivery)
+                call(delivery.binding.target.fn, delivery, self.tracing)
                 if isinstance(delivery.notification, Entry):
                     delivery.settle()
             finally:

@@ -10,10 +10,10 @@ from django.db.migrations.state import ModelState, ProjectState
 from django.test.utils import isolate_apps
 from psycopg import sql
 
+from pgnotifier._triggers.quoting import shorten
 from pgnotifier.contrib.django import NotifyOn, notify_on
 from pgnotifier.contrib.django.test import captureNotifications
 from pgnotifier.contrib.django.trigger_sql import make_create, make_source
-from pgnotifier.contrib.django.triggers import shorten
 from pgnotifier.contrib.django.upkeep import refresh_triggers
 from shop.models import Customer, Order
 

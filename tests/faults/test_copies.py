@@ -15,7 +15,7 @@ from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 from pgnotifier.testing import PostgresServer
 from pgnotifier.testing.wheels import find_postgres
 
-from .test_replication import Replica
+from .replica import Replica
 from .waiting import eventually
 
 pytestmark = pytest.mark.servers

@@ -63,7 +63,7 @@ def test_children_under_load(pgnotifier_dsn, sessions, run_script, end):
         PARENT
         + f"""
 ending = False
-for _ in range(10):
+for _ in range(5):
     pid = os.fork()
     if pid == 0:
         say("child", n.is_running(), n.status().state)
@@ -72,7 +72,7 @@ for _ in range(10):
         break
     time.sleep(0.02)
 if not ending and pid:
-    for _ in range(10):
+    for _ in range(5):
         say("code", os.waitstatus_to_exitcode(os.wait()[1]))
     n.notify("nowhere", 1)
     say("reconnects", n.status().reconnects, n.status().state)
@@ -87,11 +87,11 @@ if not ending and pid:
         sender.wait_for(20)
         check_deliveries(script, sender)
     assert set(sessions.pids()) == before
-    assert lines(script, "child") == [("False", "stopped")] * 10
+    assert lines(script, "child") == [("False", "stopped")] * 5
     assert {code for (code,) in lines(script, "code")} == {"1" if "/" in end else "0"}
     assert script.interrupt() == 0
     assert "ResourceWarning" not in script.err
-    assert script.err.count("Traceback") == (10 if "/" in end else 0)
+    assert script.err.count("Traceback") == (5 if "/" in end else 0)
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])

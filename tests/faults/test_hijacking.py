@@ -6,6 +6,7 @@ https://wiki.postgresql.org/wiki/A_Guide_to_CVE-2018-1058:_Protect_Your_Search_P
 import ast
 import re
 import secrets
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import pgnotifier
+from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable import leftovers, log_session, pooling
@@ -34,7 +36,10 @@ from pgnotifier._log import (
     references,
     versions,
 )
+from pgnotifier._triggers import installed
+from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
 from pgnotifier.demo import stage
+from pgnotifier.triggers import Trigger
 
 from .waiting import eventually
 
@@ -78,12 +83,23 @@ CONTAINED = {
     "_inquiry/answering.py": 1,
     "_inquiry/asking.py": 1,
     "_inquiry/marks.py": 3,
+    "cli/doctor/activity.py": 3,
+    "cli/doctor/arriving.py": 2,
+    "cli/doctor/durable_log.py": 2,
+    "cli/doctor/server.py": 5,
+    "cli/doctor/spelling.py": 1,
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
     "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
     "_notifier/durable_changes.py": 1,  # NOTIFY
+    "_triggers/creating.py": 3,
+    "_triggers/installed.py": 2,
+    "_triggers/preparing.py": 4,
+    "_triggers/row_body.py": 3,
+    "_triggers/statement_body.py": 3,
+    "triggers.py": 1,
     "demo/__init__.py": 3,  # shown to the user
     "demo/scenario.py": 3,
     "demo/stage.py": 3,
@@ -109,8 +125,8 @@ SELECT pgnotifier.enqueue_job('a.b', '[1]', at => '2030-01-01Z', ttl => 5) FROM 
 
 EXECUTED = {
     "setup": (session_settings.setup_query(1).encode(), ()),
-    "usage": (queue_usage._USAGE, ()),
-    "oldest": (queue_usage._OLDEST, ()),
+    "usage": (queue_usage.USAGE, ()),
+    "oldest": (queue_usage.OLDEST, ()),
     "standby": (Standby("shop").query, ()),
     "accompany": (Standby("shop").accompany, ()),
     "mark": (marks.MARK, ()),
@@ -130,6 +146,20 @@ EXECUTED = {
     "proof": (b"SELECT 1", ()),
     "encoding": (b"SET client_encoding TO UTF8", ()),
     "find": (stage.FIND_SESSIONS, ("pgnotifier-demo",)),
+    "sessions": (activity.SESSIONS, ("doctor",)),
+    "old transactions": (activity.OLD, ("300 s",)),
+    "session's pid": (arriving.PID, ()),
+    "may notify": (arriving.MAY_NOTIFY, ()),
+    "has the log": (durable_log.IS_THERE, ()),
+    "lacking rights": (durable_log.LACKING, (["advance"],)),
+    "in recovery": (server.IN_RECOVERY, ()),
+    "clock": (server.CLOCK, ()),
+    "configured": (server.CONFIGURED, ()),
+    "effective": (server.EFFECTIVE, (["jit"],)),
+    "keepalives": (server.KEEPALIVES, ()),
+    "functions": (spelling.FUNCTIONS, ()),
+    "triggers": (installed.FIND, ()),
+    "orphans of triggers": (installed.FIND_ORPHANS, ()),
 }
 
 SET_ASIDE = """
@@ -354,12 +384,12 @@ def test_finding_them():
     assert unqualified("SELECT 1 FROM pg_catalog.a JOIN pg_catalog.b USING (pid)") == ["USING"]
 
 
-@pytest.fixture
-def victim(pgnotifier_dsn):
+@contextmanager
+def victim_in(dsn):
     """Yield the conninfo string of a superuser with a search_path that begins with the traps."""
     name = f"victim_{secrets.token_hex(4)}"
     mallory = f"mallory_{secrets.token_hex(4)}"
-    with psycopg.connect(pgnotifier_dsn, autocommit=True) as admin:
+    with psycopg.connect(dsn, autocommit=True) as admin:
         admin.execute(sql.SQL("CREATE ROLE {} SUPERUSER LOGIN").format(sql.Identifier(name)))
         admin.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(mallory)))
         admin.execute(
@@ -370,14 +400,41 @@ def victim(pgnotifier_dsn):
         admin.execute("GRANT CREATE ON SCHEMA public TO public")
         admin.execute("CREATE TABLE public.trapped (who text, what text)")
         admin.execute("GRANT ALL ON public.trapped TO public")
-        try:
-            with psycopg.connect(make_conninfo(pgnotifier_dsn, user=mallory), autocommit=True) as m:
-                lay_traps(m)
-            yield make_conninfo(pgnotifier_dsn, user=name)
-        finally:
+    with psycopg.connect(make_conninfo(dsn, user=mallory), autocommit=True) as session:
+        lay_traps(session)
+    try:
+        yield make_conninfo(dsn, user=name)
+    finally:
+        with psycopg.connect(dsn, autocommit=True) as admin:
             for role in (mallory, name):
                 admin.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
                 admin.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.fixture
+def victim(pgnotifier_dsn):
+    """Yield the conninfo string of a victim in the test's database."""
+    with victim_in(pgnotifier_dsn) as victim:
+        yield victim
+
+
+@pytest.fixture(scope="module")
+def victim_with_log(pgnotifier_postgres):
+    """Yield the name of a database with the traps and the log, and the name of the victim there.
+
+    What was trapped while the log was installed is in that database, and in each copy.
+    """
+    name = f"trapped_{secrets.token_hex(4)}"
+    dsn = pgnotifier_postgres.create_database(name)
+    with victim_in(dsn) as victim:
+        with psycopg.connect(victim) as session:
+            session.execute(installing.script().encode())
+        with psycopg.connect(victim, autocommit=True) as session:
+            session.execute(
+                "SELECT pgnotifier.subscribe('sub', 'orders'), pgnotifier.publish('orders', '1')"
+            )
+        yield name, conninfo_to_dict(victim)["user"]
+    pgnotifier_postgres.drop_database(name)
 
 
 def lay_traps(mallory):
@@ -448,18 +505,15 @@ def test_each_statement(victim, pgnotifier_dsn, name):
 
 
 @pytest.mark.parametrize("name", ON_LOG)
-def test_each_statement_on_the_log(victim, pgnotifier_dsn, name):
+def test_each_statement_on_the_log(pgnotifier_postgres, victim_with_log, name):
     """The statements on the durable log execute no trap, and neither do its functions."""
     statement, parameters = ON_LOG[name]
-    with psycopg.connect(victim, autocommit=True) as session:
-        with session.transaction():
-            session.execute(installing.script().encode())
-        session.execute(
-            "SELECT pgnotifier.subscribe('sub', 'orders'), pgnotifier.publish('orders', '1')"
-        )
-        for _ in range(2):
-            session.execute(statement, parameters or None)
-    assert trapped(pgnotifier_dsn) == []
+    template, user = victim_with_log
+    with pgnotifier_postgres.database(template) as dsn:
+        with psycopg.connect(make_conninfo(dsn, user=user), autocommit=True) as session:
+            for _ in range(2):
+                session.execute(statement, parameters or None)
+        assert trapped(dsn) == []
 
 
 def test_installing(victim, pgnotifier_dsn):
@@ -472,6 +526,39 @@ def test_installing(victim, pgnotifier_dsn):
             installing.grant(session, session.info.user, "enqueuer")
             installing.check(session)
             guard.reanchor(session)
+        installing.uninstall(session)
+    assert trapped(pgnotifier_dsn) == []
+
+
+@pytest.mark.parametrize("per", ["row", "statement"])
+def test_triggers(victim, pgnotifier_dsn, per):
+    """Creating triggers, changing rows and dropping the triggers executes no trap."""
+    with psycopg.connect(victim, autocommit=True) as session:
+        session.execute("CREATE SCHEMA shop")
+        session.execute("CREATE TABLE shop.orders (id pg_catalog.int8, note pg_catalog.varchar)")
+        installing.install(session)
+        session.execute("SELECT pg_catalog.set_config('pgnotifier.context', '{\"n\": 7}', false)")
+        for payload, columns, count in (
+            ("key", [], 25_000 if per == "statement" else 10),  # too many for lists of keys
+            ("changed", [], 10),
+            ("full", ["note"], 10),
+        ):
+            made = Trigger(
+                "orders", "orders", schema="shop", key=["id"], per=per, durable=payload == "full",
+                payload=payload, columns=columns, context=True, when="NEW.id > 0 OR OLD.id > 0",
+            )  # fmt: skip
+            for _ in range(2):
+                triggers.create(session, made)
+            session.execute("INSERT INTO shop.orders VALUES (1, pg_catalog.repeat('b', 9000))")
+            many = f"pg_catalog.generate_series(2, {count}) AS n"
+            session.execute(f"INSERT INTO shop.orders SELECT n FROM {many}")
+            session.execute("UPDATE shop.orders SET note = 'c'")
+            session.execute("DELETE FROM shop.orders")
+            session.execute("TRUNCATE shop.orders")
+            triggers.list(session)
+        assert triggers.drop(session, made)
+        triggers.drop_orphans(session)
+        session.execute("DROP SCHEMA shop CASCADE")
         installing.uninstall(session)
     assert trapped(pgnotifier_dsn) == []
 

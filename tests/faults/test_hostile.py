@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import PGnotify
 
 from pgnotifier import Dispatcher, InlineDispatcher, Subscription
 from pgnotifier._listener.router import Router
@@ -153,7 +154,7 @@ def test_any_bytes(arrived):
     binding = Binding(Subscription(1, "orders", print, inline), print, print)
     registry = Registry().bind(binding)
     router = Router(lambda: registry, lambda _: Deliverer(), set)
-    waiting = [SimpleNamespace(relname=name, be_pid=1, extra=data) for name, data in arrived]
+    waiting = [PGnotify(relname=name, be_pid=1, extra=data) for name, data in arrived]
     router.sort(lambda: waiting.pop(0) if waiting else None, None, lambda: False)
     router.hand_on()
     assert [item.data for item in put] == [data for name, data in arrived if name == b"orders"]

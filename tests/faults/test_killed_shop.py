@@ -49,7 +49,7 @@ def is_empty(url):
 
 @pytest.mark.parametrize(
     ("transactions", "controls", "seconds"),
-    [pytest.param(500, 200, 1), pytest.param(10_000, 500, 3, marks=[pytest.mark.gate])],
+    [pytest.param(300, 200, 1), pytest.param(10_000, 500, 3, marks=[pytest.mark.gate])],
     ids=["short", "long"],
 )
 @pytest.mark.timeout(900)
@@ -62,9 +62,10 @@ def test_everything_is_killed(log, broker, run_script, transactions, controls, s
     log.execute(TABLES)
     relays = [run_script(SCRIPT, log.dsn, "relay", broker.url, str(seconds)) for _ in range(2)]
     counts = {"delay": controls, "after": controls, "outbox": transactions}
+    # Only some of the kills lose a task, so those without an outbox are killed more often.
     webs = [
-        run_script(SCRIPT, log.dsn, "web", broker.url, way, str(count), "40")
-        for way, count in counts.items()
+        run_script(SCRIPT, log.dsn, "web", broker.url, way, str(count), most)
+        for (way, count), most in zip(counts.items(), ("10", "10", "40"), strict=True)
     ]
     for part in (0.1, 0.3, 0.5):
         begun = transactions * part
@@ -88,7 +89,7 @@ def test_everything_is_killed(log, broker, run_script, transactions, controls, s
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(97), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
+    "step", [pytest.param(197), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
 )
 @pytest.mark.timeout(600)
 def test_killed_before_each_line(log, broker, run_script, step):

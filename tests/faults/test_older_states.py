@@ -15,7 +15,7 @@ from published import DurableLog
 from pgnotifier.durable import install, uninstall
 from pgnotifier.testing.wheels import find_postgres
 
-from .test_replication import Replica
+from .replica import Replica
 from .waiting import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("quick")]

@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import threading
 from contextlib import closing
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from redis import Redis
 from benchmarks.soaking.proxy import ANSWERS, FAIR, FaultyProxy, Weather
 from pgnotifier.testing import ValkeyServer
 
+from .customers import Customers
 from .waiting import eventually
 
 ID = re.compile('"id": "task-([0-9]+)"')
@@ -74,35 +74,6 @@ def put(connection, *numbers):
         )
 
 
-class Shoppers:
-    """Threads that make transactions with one task each, every other of which is rolled back."""
-
-    def __init__(self, dsn, count, threads=2):
-        self.committed, self.rolled_back = set(), set()
-        self._dsn = dsn
-        numbers = [range(one, count, threads) for one in range(threads)]
-        self._threads = [threading.Thread(target=self._run, args=(some,)) for some in numbers]
-
-    def __enter__(self):
-        for one in self._threads:
-            one.start()
-        return self
-
-    def __exit__(self, *_):
-        for one in self._threads:
-            one.join()
-
-    def _run(self, numbers):
-        chance = random.Random(numbers.start)
-        with psycopg.connect(self._dsn, autocommit=True) as connection:
-            connection.execute("SET synchronous_commit = off")
-            for number in numbers:
-                fails = chance.random() < 0.5
-                with connection.transaction(force_rollback=fails):
-                    put(connection, number)
-                (self.rolled_back if fails else self.committed).add(number)
-
-
 def read(url):
     """Return the messages in the queue."""
     with closing(Redis.from_url(url, decode_responses=True)) as redis:
@@ -119,25 +90,27 @@ def has_all(url, committed):
     return committed <= sent(url)
 
 
+@pytest.mark.parametrize(
+    "count", [2000, pytest.param(10_000, marks=[pytest.mark.gate, pytest.mark.long])]
+)
 @pytest.mark.timeout(600)
-@pytest.mark.long
-def test_relays_that_are_killed(log, broker, run_script):
-    """10,000 transactions, half of them rolled back, while two replicas are killed at random."""
+def test_relays_that_are_killed(log, broker, run_script, count):
+    """Many transactions, half of them rolled back, while two replicas are killed at random."""
     chance = random.Random(3)
     relays = [run_script(RELAY, log.dsn, broker.url) for _ in range(2)]
     for one in relays:
         one.prints("ready")
-    with Shoppers(log.dsn, 10_000) as shoppers:
+    with Customers(log.dsn, count, put) as customers:
         for _ in range(6):
-            least = len(sent(broker.url)) + chance.randint(1, 600)
-            eventually(lambda least=least: len(sent(broker.url)) >= min(least, 4000))
+            least = len(sent(broker.url)) + chance.randint(1, count * 6 // 100)
+            eventually(lambda least=least: len(sent(broker.url)) >= min(least, count * 4 // 10))
             victim = relays.pop(chance.randrange(2))
             os.kill(victim.pid, signal.SIGKILL)
             victim.process.wait()
             relays.append(run_script(RELAY, log.dsn, broker.url))
-    eventually(lambda: has_all(broker.url, shoppers.committed), timeout=120)
-    assert not sent(broker.url) & shoppers.rolled_back
-    assert len(shoppers.committed) + len(shoppers.rolled_back) == 10_000
+    eventually(lambda: has_all(broker.url, customers.committed), timeout=120)
+    assert not sent(broker.url) & customers.rolled_back
+    assert len(customers.committed) + len(customers.rolled_back) == count
     assert log.execute("SELECT count(*) FROM pgnotifier.failed") == [(0,)]
 
 
@@ -145,14 +118,14 @@ def test_relays_that_are_killed(log, broker, run_script):
 def test_a_broker_that_is_killed_and_restarted(log, broker, run_script):
     """Valkey is stopped or killed under load; what it has acknowledged it has kept."""
     run_script(RELAY, log.dsn, broker.url).prints("ready")
-    with Shoppers(log.dsn, 2000) as shoppers:
+    with Customers(log.dsn, 2000, put) as customers:
         for end in (broker.stop, broker.kill):
             before = len(sent(broker.url))
             eventually(lambda before=before: len(sent(broker.url)) >= before + 100)
             end()
             broker.start()
-    eventually(lambda: has_all(broker.url, shoppers.committed), timeout=120)
-    assert not sent(broker.url) & shoppers.rolled_back
+    eventually(lambda: has_all(broker.url, customers.committed), timeout=120)
+    assert not sent(broker.url) & customers.rolled_back
 
 
 def test_answers_that_are_lost(log, broker, run_script):

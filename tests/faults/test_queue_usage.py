@@ -73,6 +73,29 @@ def test_a_full_queue(make_notifier, caplog):
     assert caplog.text.count("refused the heartbeat") == 1
 
 
+def test_a_queue_that_stays_full(make_notifier, record):
+    """A listener starts although the queue is full of what a session that has ended didn't read."""
+    with PostgresServer(settings={"max_notify_queue_pages": 64}) as server:
+        if server.is_external:
+            pytest.skip("needs a server of its own")
+        with psycopg.connect(server.dsn, autocommit=True) as sender:
+            with psycopg.connect(server.dsn) as sleeper:
+                sleeper.execute("LISTEN orders")
+                sleeper.commit()
+                sleeper.execute("SELECT 1")
+                with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+                    while True:
+                        sender.execute("SELECT pg_notify('orders', repeat('x', 7000))")
+            with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+                sender.execute("NOTIFY orders")
+            notifier = make_notifier(server.dsn)
+            notifier.subscribe("book", "orders", record)
+            notifier.start()
+            sender.execute("NOTIFY orders")
+            record.wait_for(1)
+        notifier.stop()
+
+
 def test_doublings(caplog, monkeypatch):
     """A warning comes at 10 % usage, at each doubling, and again after usage has been low."""
     monkeypatch.setattr(backlog, "INTERVAL", 0.0)

@@ -5,51 +5,17 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgnotifier import ListenRefusedError
-from pgnotifier.testing import PostgresServer
-from pgnotifier.testing.wheels import find_postgres
 
+from .replica import replica_of
 from .waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-class Replica(PostgresServer):
-    """A standby of another embedded server; or a copy that goes on from its present state."""
-
-    def __init__(self, primary, *, follows=True):
-        super().__init__()
-        self._primary = primary
-        self._options = ["-R"] if follows else []
-
-    def promote(self):
-        """Promote it to a primary."""
-        with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute("SELECT pg_promote()")
-
-    def _make_data(self, process, home, installed):
-        program, data = str(home / "bin" / "pg_basebackup"), str(process.directory / "data")
-        process.run(
-            [
-                program,
-                *self._options,
-                "-X",
-                "stream",
-                "-c",
-                "fast",
-                "-D",
-                data,
-                "-d",
-                self._primary.dsn,
-            ]
-        )
-
-
 @pytest.fixture
 def replica(pgnotifier_private_postgres):
     """Yield a standby of this test's own server."""
-    if not (find_postgres() / "bin" / "pg_basebackup").exists():
-        pytest.skip("needs pg_basebackup, which this PostgreSQL lacks")
-    with Replica(pgnotifier_private_postgres) as server:
+    with replica_of(pgnotifier_private_postgres) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from psycopg.pq import PGnotify
 
 from pgnotifier import ConnectionFailedError, Notifier, ThreadDispatcher
 from pgnotifier._listener.router import ECHOES, Router
@@ -106,12 +107,7 @@ def test_somebody_who_knows_the_private_channel():
     router = Router(Registry, lambda _: None, set)
     for number in range(10 * ECHOES):
         text = f"{number}".encode() if number % 2 else b"x" * 7000 + str(number).encode()
-        found = [None, _Arrived(router.private.encode(), text)]
+        found = [None, PGnotify(router.private.encode(), 7, text)]
         assert router.sort(found.pop, Moment.now(), lambda: False) == 0
     assert len(router.echoes) == ECHOES
     assert str(10 * ECHOES - 1) in router.echoes
-
-
-class _Arrived:
-    def __init__(self, relname, extra):
-        self.relname, self.extra, self.be_pid = relname, extra, 7

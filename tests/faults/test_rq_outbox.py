@@ -3,10 +3,8 @@
 import os
 import random
 import signal
-import threading
 from contextlib import closing
 
-import psycopg
 import pytest
 from redis import Redis
 from rq import Queue
@@ -14,6 +12,7 @@ from rq import Queue
 from pgnotifier.contrib.rq import RQOutbox
 from pgnotifier.testing import ValkeyServer
 
+from .customers import Customers
 from .waiting import eventually
 
 RELAY = """
@@ -36,40 +35,29 @@ def broker():
         yield server
 
 
-class Customers:
-    """Threads that make transactions with a job each, about half of which are rolled back.
+THREADS = 2
 
-    Every tenth job depends on the first one of its thread, and every tenth is scheduled.
+
+@pytest.fixture
+def customers(log):
+    """Return a function that makes customers, given how many jobs they enqueue.
+
+    Every tenth job depends on the first one of its thread.
     """
+    outbox = RQOutbox(Queue("orders", connection=Redis(port=1)))
 
-    def __init__(self, dsn, count, threads=2):
-        self.committed, self.rolled_back = set(), set()
-        self._dsn = dsn
-        self._outbox = RQOutbox(Queue("orders", connection=Redis(port=1)))
-        numbers = [range(one, count, threads) for one in range(threads)]
-        self._threads = [threading.Thread(target=self._run, args=(some,)) for some in numbers]
+    def put(connection, number):
+        first = number % THREADS
+        depends = number % 10 == 5 and number != first
+        others = {"depends_on": name(first)} if depends else {}
+        outbox.enqueue(connection, "orders.invoice", number, job_id=name(number), **others)
 
-    def __enter__(self):
-        for one in self._threads:
-            one.start()
-        return self
+    return lambda count: Customers(log.dsn, count, put, threads=THREADS, first_commits=True)
 
-    def __exit__(self, *_):
-        for one in self._threads:
-            one.join()
 
-    def _run(self, numbers):
-        chance = random.Random(numbers.start)
-        with psycopg.connect(self._dsn, autocommit=True) as connection:
-            connection.execute("SET synchronous_commit = off")
-            for number in numbers:
-                fails = chance.random() < 0.5 and number != numbers.start
-                options = {"job_id": f"order-{number}"}
-                if number % 10 == 5 and number != numbers.start:
-                    options["depends_on"] = f"order-{numbers.start}"
-                with connection.transaction(force_rollback=fails):
-                    self._outbox.enqueue(connection, "orders.invoice", number, **options)
-                (self.rolled_back if fails else self.committed).add(options["job_id"])
+def name(number):
+    """Return the id of a job."""
+    return f"order-{number}"
 
 
 def found(url):
@@ -87,9 +75,10 @@ def sent(url):
 
 def check(log, url, customers):
     """Wait until each committed job is there; check that nothing else is, and nothing twice."""
-    eventually(lambda: customers.committed <= sent(url), timeout=120)
+    expected = set(map(name, customers.committed))
+    eventually(lambda: expected <= sent(url), timeout=120)
     queued, deferred = found(url)
-    assert sorted([*queued, *deferred]) == sorted(customers.committed)
+    assert sorted([*queued, *deferred]) == sorted(expected)
     assert log.execute("SELECT count(*) FROM pgnotifier.failed") == [(0,)]
 
 
@@ -98,13 +87,13 @@ def check(log, url, customers):
     ("count", "kills"),
     [(300, 1), pytest.param(10_000, 6, marks=[pytest.mark.gate, pytest.mark.long])],
 )
-def test_relays_that_are_killed(log, broker, run_script, count, kills):
+def test_relays_that_are_killed(log, broker, run_script, customers, count, kills):
     """Half of the transactions are rolled back, while two replicas are killed at random."""
     chance = random.Random(3)
     relays = [run_script(RELAY, log.dsn, broker.url) for _ in range(2)]
     for one in relays:
         one.prints("ready")
-    with Customers(log.dsn, count) as customers:
+    with customers(count) as ours:
         for part in range(kills):
             least = chance.randint(1, count // 20) + part * count // 20
             eventually(lambda least=least: len(sent(broker.url)) >= least)
@@ -112,19 +101,19 @@ def test_relays_that_are_killed(log, broker, run_script, count, kills):
             os.kill(victim.pid, signal.SIGKILL)
             victim.process.wait()
             relays.append(run_script(RELAY, log.dsn, broker.url))
-    check(log, broker.url, customers)
-    assert len(customers.committed) + len(customers.rolled_back) == count
+    check(log, broker.url, ours)
+    assert len(ours.committed) + len(ours.rolled_back) == count
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.gate
-def test_a_broker_that_is_killed_and_restarted(log, broker, run_script):
+def test_a_broker_that_is_killed_and_restarted(log, broker, run_script, customers):
     """Valkey is stopped or killed under load; what it has acknowledged it has kept."""
     run_script(RELAY, log.dsn, broker.url).prints("ready")
-    with Customers(log.dsn, 3000) as customers:
+    with customers(3000) as ours:
         for end in (broker.stop, broker.kill):
             before = len(sent(broker.url))
             eventually(lambda before=before: len(sent(broker.url)) >= before + 100)
             end()
             broker.start()
-    check(log, broker.url, customers)
+    check(log, broker.url, ours)

@@ -14,7 +14,7 @@ from published import DurableLog
 from pgnotifier.testing import PostgresServer
 from pgnotifier.testing.wheels import POSTGRES_HOME, find_postgres
 
-from .test_replication import Replica
+from .replica import Replica
 from .waiting import eventually
 
 pytestmark = [pytest.mark.servers, pytest.mark.usefixtures("quick")]

@@ -13,12 +13,12 @@ import math
 import struct
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import atheris
 
 with atheris.instrument_imports(include=["pgnotifier"]):
     from kombu.utils.json import dumps, loads
+    from psycopg.pq import PGnotify
 
     from pgnotifier import Batch, Dispatcher, Subscription
     from pgnotifier._delivery.deliverer import Deliverer
@@ -67,7 +67,7 @@ def feed(data):
     arrived = []
     for part in data.split(b"\0"):  # PostgreSQL allows NUL nowhere
         name = CHANNELS.get(part[:1], part[:7])
-        arrived.append(SimpleNamespace(relname=name, be_pid=1, extra=part[1:8000]))
+        arrived.append(PGnotify(relname=name, be_pid=1, extra=part[1:8000]))
     expected = [one.extra for one in arrived if one.relname in CHANNELS.values()]
     for one in route(arrived):
         assert one.raw.encode("utf-8", "surrogateescape") == expected.pop(0)

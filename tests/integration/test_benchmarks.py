@@ -45,6 +45,8 @@ COMPETITORS = {
     "enqueueing in a transaction": 3,
     "10 tasks at a time": 2,
     "from COMMIT to task, with an outbox": 4,
+    "transactions with an RQ job": 2,
+    "an outbox of RQ jobs into Redis": 2,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 

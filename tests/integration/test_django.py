@@ -12,6 +12,8 @@ import pytest
 from shops import Running
 
 PROJECT = Path(__file__).parents[1] / "django"
+PARTS = 4
+"""In how many processes the project's test files run, side by side."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "django_app"
 
 
@@ -44,10 +46,12 @@ def run(*argv, env, cwd=PROJECT):
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_the_project(env, tmp_path):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_project(env, tmp_path, part):
     """All tests of the project pass, and none is skipped."""
     kept = f"--basetemp={tmp_path / 'project'}"  # which goes with this test's own files
-    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", kept, env=env)
+    files = sorted(file.name for file in PROJECT.glob("test_*.py"))[part::PARTS]
+    output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", kept, *files, env=env)
     *_, summary = output.splitlines()
     assert "passed" in summary
     for word in ("failed", "error", "skipped", "warning"):

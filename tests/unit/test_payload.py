@@ -494,12 +494,14 @@ def test_a_whole_number_with_an_exponent_travels_in_a_task(text):
     assert type(decode(text)) is Decimal
 
 
+@pytest.mark.slow
 @given(literals(repr_leaves))
 def test_every_literal_round_trips_through_repr(value):
     """The `repr()` of builtin values is decoded to the same values."""
     assert typed(decode(repr(value))) == typed(value)
 
 
+@pytest.mark.slow
 @given(literals(odd_leaves) | json_values)
 def test_every_value_round_trips_through_encode(value):
     """A value arrives as it was sent, in a text without NUL characters."""
@@ -512,6 +514,7 @@ words = ("'a'", r"'\d'", "b'", "'''", "0x", "1if", "set()", "True", "...")
 tokens = st.sampled_from([*"()[]{},:+-#.'\"\\ \n\r\f01_ej", *words])
 
 
+@pytest.mark.slow
 @settings(max_examples=5 * settings().max_examples)
 @given(any_text | st.lists(tokens).map("".join))
 def test_no_text_raises_or_warns_and_text_survives_encode(text):

@@ -55,6 +55,7 @@ def test_json():
         "since": AT.isoformat(),
         "why": "full",
         "details": {},
+        "waiting_bytes": 0,
     }
     assert set(found) == {field.name for field in dataclasses.fields(Status)}
     assert json.loads(json.dumps(status().to_dict()))["last_gap"] is None
@@ -90,4 +91,7 @@ def test_of_a_notifier_that_never_ran():
         "dispatchers": (),
         "durable": (),
         "log": None,
+        "gap_seconds": 0.0,
+        "delivered_counts": {},
+        "dropped_counts": {},
     }

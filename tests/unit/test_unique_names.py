@@ -4,6 +4,8 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 import pgnotifier
 
 PACKAGE = Path(pgnotifier.__file__).parent
@@ -18,6 +20,7 @@ SHARED = {
 """Names that a framework requires, or that mean the same thing in both places."""
 
 
+@pytest.mark.slow
 def test_class_names():
     """The name of each class in `contrib` and `dispatchers` is unique."""
     places = defaultdict(list)

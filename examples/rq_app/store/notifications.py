@@ -11,6 +11,7 @@ from pgnotifier import Gap, InlineDispatcher, Notifier
 from pgnotifier.contrib.rq import RQDispatcher
 from store.database import execute
 from store.settings import DSN, REDIS
+from store.shipping import outbox
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def catch_up(gap: Gap) -> None:
 
 
 notifier = Notifier(DSN, dispatcher=RQDispatcher(Redis.from_url(REDIS)), on_gap=catch_up)
+outbox.relay_to(notifier)
 
 
 @notifier.on("image_uploaded", id="resize", queue="images", job_timeout=60)

@@ -55,8 +55,8 @@ class TopApp(App[int]):
         Binding("ctrl+z", "suspend_process", priority=True),
     ]
 
-    class Told(Message):
-        """The watcher has told something."""
+    class News(Message):
+        """The watcher has something to show."""
 
         def __init__(self, what: Look | Outcome) -> None:
             """Take it."""
@@ -108,7 +108,7 @@ class TopApp(App[int]):
         self._table.focus()
         self._draw()
         self.set_interval(1.0, self._draw_lost)
-        self._watcher.start(lambda what: self.post_message(self.Told(what)))
+        self._watcher.start(lambda what: self.post_message(self.News(what)))
 
     def _suspend(self, _: App[int]) -> None:
         """Have no connection while the program is stopped: see `Watcher`."""
@@ -140,7 +140,7 @@ class TopApp(App[int]):
 
     # --- drawing ---
 
-    def on_top_app_told(self, message: Told) -> None:
+    def on_top_app_news(self, message: News) -> None:
         """Show what the watcher has found."""
         if isinstance(message.what, Outcome):
             self._said = message.what

@@ -44,7 +44,7 @@ def draw_title(board: Board, shown: str, width: int, *, paused: bool) -> Text:
 
 def draw_figures(board: Board, width: int) -> Text:
     """Return the rates, latencies and sums, in three lines."""
-    bars = max(8, width - LABEL - RATE - RIGHT - 3)
+    length = max(8, width - LABEL - RATE - RIGHT - 3)
     delay = board.delay
     figures = [
         f"p50 {show_delay(delay.median)}  p95 {show_delay(delay.p95)}  p99 {show_delay(delay.p99)}"
@@ -60,7 +60,7 @@ def draw_figures(board: Board, width: int) -> Text:
     ):
         rate = show_rate(rates[-1]) if rates else "-"
         text.append(label.ljust(LABEL), "dim").append(rate.rjust(RATE), "bold").append(" ")
-        text.append(draw_sparkline(rates, bars), "cyan").append(f"  {figure}\n")
+        text.append(draw_sparkline(rates, length), "cyan").append(f"  {figure}\n")
     waiting, size = board.buffers
     sums = [
         ("buffers", f"{show_number(waiting)} of {show_number(size)}"),

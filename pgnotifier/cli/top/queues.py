@@ -41,7 +41,7 @@ class QueueLength:
 
     Attributes:
         name: Its name.
-        kind: Whose it is: `Celery` or `RQ`.
+        kind: What works on it: `Celery` or `RQ`.
         length: How many messages wait in it; None if it doesn't exist, or isn't known.
         error: Why it isn't known.
     """
@@ -92,7 +92,7 @@ class QueueWatcher:
         """Return what is known, without waiting, and have the queues of listeners measured.
 
         Args:
-            reports: The listeners, whose subscriptions name the queues.
+            reports: The listeners. Their subscriptions name the queues.
         """
         if not self._sources or self._stopped.is_set():
             return ()

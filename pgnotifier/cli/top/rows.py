@@ -79,8 +79,8 @@ def make_row(
     values = tuple(one.lower() if isinstance(one, str) else one[1] for one in pairs)
     searched = "\n".join(map(make_printable, (*cells, detail))).lower()
     name = "\0".join(map(str, key))
-    told = make_printable(detail)
-    return Row(name, cells, values, told, tone, channel, subscription, searched)
+    shown = make_printable(detail)
+    return Row(name, cells, values, shown, tone, channel, subscription, searched)
 
 
 def choose_rows(

@@ -119,7 +119,7 @@ class LiveTable(DataTable[Text]):
     def _fit(self) -> list[tuple[Column, int]]:
         columns = self.view.columns
         taken = sum(one.width for one in columns) + PADDING * len(columns)
-        rest = max(LEAST, self.size.width - taken - 1)  # the bar at the right takes one
+        rest = max(LEAST, self.size.width - taken - 1)  # the scroll area takes one
         return [(one, one.width or rest) for one in columns]
 
     def _title(self, place: int, column: Column) -> Text:

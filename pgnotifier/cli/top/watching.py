@@ -45,14 +45,14 @@ class Outcome:
     failed: bool
 
 
-Tell = Callable[[Look | Outcome], object]
+Show = Callable[[Look | Outcome], object]
 
 
 class Watching(Protocol):
     """What the screen needs: surveys, and a way to give orders."""
 
-    def start(self, tell: Tell) -> None:
-        """Start; call `tell` with whatever there is to show, on any thread."""
+    def start(self, show: Show) -> None:
+        """Start; call `show` with whatever there is to show, on any thread."""
         ...
 
     def stop(self) -> None:
@@ -99,9 +99,9 @@ class Watcher:
         self._is_resting = True  # it has no connection
         self._thread: threading.Thread | None = None
 
-    def start(self, tell: Tell) -> None:
+    def start(self, show: Show) -> None:
         """Start; call `tell` on the thread with whatever there is to show."""
-        run = threading.Thread(target=self._run, args=(tell,), name="pgnotifier-top", daemon=True)
+        run = threading.Thread(target=self._run, args=(show,), name="pgnotifier-top", daemon=True)
         run.start()
         self._thread = run
 
@@ -135,7 +135,7 @@ class Watcher:
 
     # --- the thread ---
 
-    def _run(self, tell: Tell) -> None:
+    def _run(self, show: Show) -> None:
         due = 0.0
         with Inquirer(self._parameters) as inquirer:
             while True:
@@ -143,9 +143,9 @@ class Watcher:
                 if self._stopped:
                     return
                 if ordered is not None:
-                    tell(self._carry_out(inquirer, *ordered))
+                    show(self._carry_out(inquirer, *ordered))
                 due = monotonic() + self._interval
-                tell(self._look(inquirer))
+                show(self._look(inquirer))
 
     def _wait(self, inquirer: Inquirer, due: float) -> tuple[Sequence[Order], str] | None:
         """Wait until it is time for a survey, or for orders, which are returned."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-BARS = " ▁▂▃▄▅▆▇█"
+HEIGHTS = " ▁▂▃▄▅▆▇█"
 """The heights of a sparkline: the first one is for nothing at all."""
 
 
@@ -56,11 +56,11 @@ def age_of(since: datetime | None) -> str:
 
 
 def draw_sparkline(values: Sequence[float], width: int) -> str:
-    """Return the latest values as bars; the highest one among them has full height."""
+    """Return the latest values in blocks of these heights; the highest one among them has full height."""
     shown = [*values][-width:]
     highest = max(shown, default=0.0)
     if highest <= 0:
         return ("▁" * len(shown)).rjust(width)
-    steps = len(BARS) - 1
-    bars = (BARS[max(1, math.ceil(one / highest * steps))] for one in shown)
-    return "".join(bars).rjust(width)
+    steps = len(HEIGHTS) - 1
+    blocks = (HEIGHTS[max(1, math.ceil(one / highest * steps))] for one in shown)
+    return "".join(blocks).rjust(width)

@@ -147,8 +147,13 @@ def _bring(operations: Operations, operation: _Granting) -> None:
 
 @Operations.implementation_for(UninstallLogOp)
 def _drop(operations: Operations, _: UninstallLogOp) -> None:
+    execute_or_print(operations, uninstall_script())
+
+
+def execute_or_print(operations: Operations, statement: str) -> None:
+    """Execute a statement as it is; with `--sql`, print it."""
     act = _print if operations.migration_context.as_sql else _execute
-    act(operations, uninstall_script())
+    act(operations, statement)
 
 
 def _print(operations: Operations, *scripts: str) -> None:

@@ -15,15 +15,21 @@ def show_arguments(arguments: list[Any] | tuple[Any, ...], size: int, levels: in
         size: The maximum length in characters.
         levels: How many levels of nested containers to show.
     """
-    if _is_plain(arguments, levels):
-        shown = repr(arguments)
-        # repr() and saferepr() differ only where something is escaped or cut off.
-        if len(shown) < size and "\\" not in shown and '"' not in shown:
-            return shown
+    if is_plain(arguments, levels):
+        return show_plain(arguments, size, levels)
     return saferepr(arguments, size, maxlevels=levels)
 
 
-def _is_plain(container: Any, levels: int) -> bool:
+def show_plain(arguments: Any, size: int, levels: int) -> str:
+    """Return the same as `show_arguments`, given what `is_plain`."""
+    shown = repr(arguments)
+    # repr() and saferepr() differ only where something is escaped or cut off.
+    if len(shown) < size and "\\" not in shown and '"' not in shown:
+        return shown
+    return saferepr(arguments, size, maxlevels=levels)
+
+
+def is_plain(container: Any, levels: int) -> bool:
     """Return whether a container holds only scalars, lists and dicts, within so many levels."""
     if not levels:
         return False
@@ -35,7 +41,7 @@ def _is_plain(container: Any, levels: int) -> bool:
     for item in container:
         kind = type(item)
         if kind not in _SCALARS and not (
-            (kind is dict or kind is list) and _is_plain(item, levels - 1)
+            (kind is dict or kind is list) and is_plain(item, levels - 1)
         ):
             return False
     return True

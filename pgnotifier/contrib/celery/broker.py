@@ -8,8 +8,8 @@ from typing import Any
 
 from kombu.exceptions import LimitExceeded, OperationalError, SerializationError
 
+from pgnotifier.contrib._queues.recordings import not_captured
 from pgnotifier.contrib._queues.redis_errors import is_wrong_type
-from pgnotifier.contrib.celery.outbox_capture import not_captured
 from pgnotifier.contrib.celery.settings import check_urls
 
 CONNECT_TIMEOUT = 4.0

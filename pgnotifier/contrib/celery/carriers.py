@@ -42,8 +42,13 @@ class Carrier(ABC):
         """
 
     @abstractmethod
-    def add(self, message: Any) -> None:
-        """Add a stamped message, and send it now or later."""
+    def add(self, message: Any, task_id: str | None = None) -> None:
+        """Add a stamped message, and send it now or later.
+
+        Args:
+            message: What the stamp has made.
+            task_id: The task's id, by which the broker may return the message.
+        """
 
     def send(self) -> None:  # noqa: B027 - there is nothing to do where `add` sends
         """Send the added messages, so that messages that Celery publishes come after them."""
@@ -71,7 +76,7 @@ class KombuCarrier(Carrier):
         """Make the stamp of a message."""
         return KombuStamp(like, target)
 
-    def add(self, message: KombuMessage) -> None:
+    def add(self, message: KombuMessage, task_id: str | None = None) -> None:  # noqa: ARG002
         """Publish a message."""
         self.producer.publish(message.body, **message.settings)
 

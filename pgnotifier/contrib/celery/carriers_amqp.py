@@ -13,6 +13,8 @@ from kombu.exceptions import OperationalError
 
 from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.carriers import Carrier
+from pgnotifier.contrib.celery.forwarding import find_entities, is_queue, nowhere
+from pgnotifier.contrib.celery.outbox_messages import Destination
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
 from pgnotifier.contrib.celery.targets import CeleryTarget
@@ -29,14 +31,30 @@ class AmqpCarrier(Carrier):
 
     RabbitMQ numbers all messages of the channel, so those that Celery publishes are counted too.
     https://www.rabbitmq.com/docs/confirms#publisher-confirms
+
+    It would confirm and drop a message that no queue gets. So messages are mandatory: RabbitMQ
+    returns such a message. If its queue was there before, it has been deleted since, or has
+    expired: then the message fails as if the broker were down, and Celery declares the queue again
+    with the next connection. If it has just been declared, the message is refused for good.
+    https://www.rabbitmq.com/docs/publishers#unroutable
     """
 
     chunk = 1000  # RabbitMQ confirms after writing to disk, which takes no longer for many
     portion: ClassVar[int] = 100
 
-    def __init__(self, producer: Any) -> None:
-        """Put the producer's channel into confirm mode."""
+    def __init__(self, producer: Any, app: Any = None) -> None:
+        """Put the producer's channel into confirm mode.
+
+        Args:
+            producer: A connected producer.
+            app: The app with the queues. Without it, only what goes to a queue by its name is
+                mandatory.
+        """
         super().__init__(producer)
+        self._app = app
+        self._sent: dict[Any, int] = {}  # positions by the id of the task, until all is settled
+        self._used: set[tuple[str, str]] = set()
+        self._fresh: set[tuple[str, str]] = set()
         self._unconfirmed: dict[int, None] = {}
         self._refused: set[int] = set()
         self._waiting: list[bytes] = []
@@ -45,10 +63,16 @@ class AmqpCarrier(Carrier):
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
         publish = channel.basic_publish
 
         def count_and_publish(message: Any, **settings: Any) -> Any:
             self._count()
+            self._sent[message.properties.get("correlation_id")] = self.position
+            where = settings.get("exchange") or "", settings.get("routing_key") or ""
+            if where not in self._used:
+                self._fresh.add(where)
+            settings["mandatory"] = self._is_mandatory(*where)
             self._seen.append((message, settings))
             return publish(message, **settings)
 
@@ -66,9 +90,11 @@ class AmqpCarrier(Carrier):
         """Make the stamp of a message."""
         return AmqpStamp(like, target, self._channel)
 
-    def add(self, message: bytes) -> None:
+    def add(self, message: bytes, task_id: str | None = None) -> None:
         """Add a message, and send a portion if it is complete."""
         self._count()
+        if task_id is not None:
+            self._sent[task_id] = self.position
         self._waiting.append(message)
         if len(self._waiting) >= self.portion:
             self.send()
@@ -100,6 +126,9 @@ class AmqpCarrier(Carrier):
                     f"{ANSWER_TIMEOUT:g} s; RabbitMQ stops reading while its disk or memory is "
                     "nearly full, so look for alarms in `rabbitmqctl status`"
                 ) from None
+        self._sent.clear()
+        self._used |= self._fresh
+        self._fresh.clear()
         if self._refused:
             raise OperationalError(
                 f"the broker refused {len(self._refused)} messages; a queue may have reached its "
@@ -150,6 +179,29 @@ class AmqpCarrier(Carrier):
         # while the message is being sent.
         self.position += 1
         self._unconfirmed[self.position] = None
+
+    def _is_mandatory(self, exchange: str, routing_key: str) -> bool:
+        """Return whether there has to be a queue for a message.
+
+        What goes to a fanout, or to an exchange without a known queue, is for whoever listens.
+        """
+        if not exchange or self._app is None:
+            return not exchange
+        destination = Destination(exchange, routing_key, 0)
+        return any(map(is_queue, find_entities(self._app, self.producer.connection, destination)))
+
+    def _on_return(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002
+        """Leave a message that no queue has got for another attempt, or refuse it.
+
+        RabbitMQ returns it before it confirms it.
+        """
+        position = self._sent.get(message.properties.get("correlation_id"))
+        if position is None:
+            return
+        if (exchange, routing_key) in self._fresh:
+            self.refused[position] = nowhere(Destination(exchange, routing_key, 0))
+        else:
+            self.refuse(position)
 
     def _on_ack(self, number: int, multiple: bool) -> None:
         self._answered(number, multiple)

@@ -53,7 +53,7 @@ class RedisCarrier(Carrier):
         """Make the stamp of a message."""
         return RedisStamp(like, target, self.producer.channel)
 
-    def add(self, message: RedisMessage) -> None:
+    def add(self, message: RedisMessage, task_id: str | None = None) -> None:  # noqa: ARG002
         """Add a message."""
         push = self._waiting.get(message.key)
         if push is None:

@@ -8,14 +8,17 @@ from celery.bin.base import LOG_LEVEL, CeleryCommand, CeleryOption, handle_prelo
 from celery.bin.worker import worker
 
 from pgnotifier._health.health_server import HOST, HealthServer
+from pgnotifier.cli.console import beside
 from pgnotifier.cli.foreground import choose_channels, listen, set_waiting
-from pgnotifier.cli.options import setting_option
+from pgnotifier.cli.metrics import HELP, expose_metrics
+from pgnotifier.cli.options import SettingType, setting_option
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
 from pgnotifier.errors import ConfigurationError, PgNotifierError, in_one_line
+from pgnotifier.settings import SETTINGS
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -46,6 +49,7 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 @setting_option("drain_timeout", "the setting pgnotifier_drain_timeout, 30", _option)
 @setting_option("health_port", make=_option)
 @setting_option("health_host", HOST, _option)
+@_option("--metrics", is_flag=True, help=HELP)
 @_option(
     "--standby",
     is_flag=True,
@@ -57,6 +61,12 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     default=True,
     show_default=True,
     help="If PostgreSQL can't be reached at the start, wait for it, or exit with code 1.",
+)
+@_option(
+    "--console",
+    "shows_console",
+    is_flag=True,
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
 )
 @_option(
     "--list",
@@ -82,8 +92,10 @@ def pgnotifier(
     drain_timeout: float | None = None,
     health_port: int | None = None,
     health_host: str | None = None,
+    metrics: bool = False,
     standby: bool = False,
     wait: bool = True,
+    shows_console: bool = False,
     lists: bool = False,
     as_json: bool = False,
     loglevel: int | str | None = None,
@@ -139,7 +151,12 @@ def pgnotifier(
     _check_configured(ctx, chosen)
     set_waiting(chosen, wait=wait)
     health = None if health_port is None else HealthServer(chosen, health_port, health_host)
-    with Question(app, chosen):
+    if metrics:
+        try:
+            expose_metrics(health, chosen)
+        except PgNotifierError as exc:
+            raise click.UsageError(str(exc), ctx) from None
+    with Question(app, chosen), beside(chosen, wanted=shows_console):
         code = listen(chosen, timeout, health, ctx.obj.error)
     ctx.exit(code)
 
@@ -172,15 +189,35 @@ def _embed(ctx: click.Context, option: click.Parameter, value: bool) -> bool:  #
     return value
 
 
+def _embedded_option(*names: str, **settings: Any) -> CeleryOption:
+    return CeleryOption([*names], help_group="Embedded Listener Options", **settings)
+
+
 # `celery` loads this module by its entry point, for every app, before it parses its arguments.
 # `app.user_options` doesn't work here: it has to be set before the app's modules are imported.
-worker.params.append(
-    CeleryOption(
-        ["--pgnotifier"],
+worker.params += [
+    _embedded_option(
+        "--pgnotifier",
         is_flag=True,
         callback=_embed,
         help="Also listen to PostgreSQL and enqueue tasks.  If several workers have this option, "
         "one listens and the others stand by.",
-        help_group="Embedded Listener Options",
-    )
-)
+    ),
+    _embedded_option(
+        "--pgnotifier-health-port",
+        type=SettingType("health_port"),
+        metavar=SETTINGS["health_port"].metavar,
+        help="With --pgnotifier: " + SETTINGS["health_port"].help,
+    ),
+    _embedded_option(
+        "--pgnotifier-health-host",
+        type=SettingType("health_host"),
+        metavar=SETTINGS["health_host"].metavar,
+        help=f"{SETTINGS['health_host'].help}  Default: {HOST}.",
+    ),
+    _embedded_option(
+        "--pgnotifier-metrics",
+        is_flag=True,
+        help="Also answer /metrics on that port, for Prometheus.  Needs the extra `prometheus`.",
+    ),
+]

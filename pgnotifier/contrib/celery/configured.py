@@ -34,6 +34,8 @@ PASSED_ON = (
     "overflow",
     "heartbeat",
     "heartbeat_timeout",
+    "answers",
+    "remote_commands",
 )
 
 
@@ -62,6 +64,8 @@ class CeleryNotifier(Notifier):
     | `pgnotifier_heartbeat` | 15 | seconds, see `Notifier` |
     | `pgnotifier_heartbeat_timeout` | 5 | seconds |
     | `pgnotifier_drain_timeout` | 30 | seconds to deliver the rest when stopping |
+    | `pgnotifier_answers` | True | see `Notifier(answers=…)` |
+    | `pgnotifier_remote_commands` | False | see `Notifier(remote_commands=…)` |
     | `pgnotifier_outbox_max_age` | none | see `CeleryOutbox.relay_to(max_age=…)`, in seconds |
 
     Each can also be set by an environment variable, such as `PGNOTIFIER_DSN`.

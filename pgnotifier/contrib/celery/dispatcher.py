@@ -100,6 +100,11 @@ class CeleryDispatcher(Dispatcher):
         """The notifier that uses this dispatcher; None before one does."""
         return self._notifier
 
+    @property
+    def app(self) -> Any:
+        """The app that its tasks belong to."""
+        return self._app
+
     def attach(self, notifier: "Notifier") -> None:
         """Remember which notifier uses this dispatcher: workers use its decoder as well.
 

@@ -10,9 +10,12 @@ from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 from celery.worker.control import inspect_command
 
+from pgnotifier._health.health_server import HealthServer
+from pgnotifier._runtime import process
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier.cli.foreground import stop_all
+from pgnotifier.cli.metrics import expose_metrics
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.settings import check_settings, read_setting
 from pgnotifier.contrib.celery.workers import Question
@@ -64,6 +67,7 @@ class Embedded:
         drain_timeout: float,
         question: Question,
         call_after: Callable[..., object],
+        health: HealthServer,
     ) -> None:
         """Prepare the notifiers; nothing is started yet.
 
@@ -73,16 +77,28 @@ class Embedded:
             question: Asks the other workers for tasks that this worker doesn't know.
             call_after: The worker's timer: calls a function with a tuple of arguments after so many
                 seconds.
+            health: Answers probes while the worker runs, if it has a port.
         """
+        self.health = health
         self.notifiers = notifiers
         self._question = question
         self._drain_timeout = drain_timeout
         self._call_after = call_after
         self._warn_no_thread = LogThrottle(logger)
         self._stopping = threading.Event()
+        process.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Close the port in a child of the pool, which runs tasks and answers no probes."""
+        self.health.forget_in_child()
 
     def start(self) -> None:
-        """Start each notifier in a thread of its own: tasks run even if PostgreSQL is down."""
+        """Start each notifier in a thread of its own: tasks run even if PostgreSQL is down.
+
+        Raises:
+            ConfigurationError: The health port can't be opened. The worker ends then.
+        """
+        self.health.start()
         self._question.begin()
         for notifier in self.notifiers:
             notifier.daemon = True  # the worker decides when its process ends
@@ -148,6 +164,7 @@ class Embedded:
         self._stopping.set()
         self._question.end()
         stop_all(self.notifiers, timeout)
+        self.health.stop()
 
 
 class ListenerStep(_Step):  # type: ignore[misc]
@@ -163,6 +180,9 @@ class ListenerStep(_Step):  # type: ignore[misc]
 
     def __init__(self, worker: Any, pgnotifier: bool = False, **settings: Any) -> None:
         self.enabled = pgnotifier
+        self._port = settings.pop("pgnotifier_health_port", None)
+        self._host = settings.pop("pgnotifier_health_host", None)
+        self._metrics = settings.pop("pgnotifier_metrics", False)
         worker.pgnotifier = None
         super().__init__(worker, **settings)
 
@@ -193,10 +213,21 @@ class ListenerStep(_Step):  # type: ignore[misc]
         if not notifiers:
             raise EmbeddingError(NO_NOTIFIER)
         stand_by(worker.app, notifiers)
+        health = HealthServer(notifiers, self._port, self._host)
+        if self._metrics:
+            self._expose(health, notifiers)
         question = Question(worker.app, notifiers, known=worker.app.tasks)
-        embedded = Embedded(notifiers, drain_timeout, question, worker.timer.call_after)
+        embedded = Embedded(notifiers, drain_timeout, question, worker.timer.call_after, health)
         worker.pgnotifier = embedded
         return embedded
+
+    def _expose(self, health: HealthServer, notifiers: "Sequence[Notifier]") -> None:
+        """Answer `/metrics`, and have the processes of the pool measure what they publish."""
+        given = health if health.has_port else None
+        try:
+            expose_metrics(given, notifiers, "--pgnotifier-health-port")
+        except PgNotifierError as exc:
+            raise EmbeddingError(str(exc)) from None
 
 
 def stand_by(app: Any, notifiers: "Sequence[Notifier]") -> None:

@@ -49,5 +49,18 @@ def _find(name: str) -> Any:
         raise ConfigurationError(
             f"there is no module {package!r}; run pgnotifier in the directory that contains it"
         ) from None
-    except AttributeError:
+    except ValueError as exc:  # kombu hides that of the module behind one of its own
+        raise exc.__context__ if isinstance(exc.__context__, ValueError) else exc from None
+    except AttributeError as exc:
+        if not _is_from_celery(exc):
+            raise
         raise ConfigurationError(f"{name!r} has no Celery app; name it as module:app") from None
+
+
+def _is_from_celery(exc: BaseException) -> bool:
+    """Return whether Celery or kombu has raised an exception, and not the user's module."""
+    at = exc.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    raised_by = "" if at is None else str(at.tb_frame.f_globals.get("__name__"))
+    return raised_by.partition(".")[0] in ("celery", "kombu")

@@ -130,6 +130,11 @@ def find_entities(
             yield queue
 
 
+def is_queue(entity: Queue | Exchange) -> bool:
+    """Return whether it is a queue that gets what is sent to it, whoever listens."""
+    return isinstance(entity, Queue) and entity.exchange.type != "fanout"
+
+
 def _may_get(queue: Any, destination: Destination) -> bool:
     """Return whether a message that is sent to a queue's exchange may be for this queue."""
     return bool(queue.exchange.type != "direct" or queue.routing_key == destination.routing_key)

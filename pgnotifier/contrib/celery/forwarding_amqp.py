@@ -5,12 +5,11 @@ from struct import Struct, error, pack
 from typing import Any
 
 from amqp import exceptions, serialization
-from kombu import Exchange, Queue
 from kombu.common import maybe_declare
 
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
-from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, nowhere
+from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, is_queue, nowhere
 from pgnotifier.contrib.celery.outbox_messages import Destination
 from pgnotifier.contrib.celery.relay_messages import (
     Content,
@@ -39,7 +38,7 @@ class AmqpForwarder(Forwarder):
 
     def __init__(self, app: Any, producer: Any) -> None:
         """Put the producer's channel into confirm mode."""
-        super().__init__(app, AmqpCarrier(producer))
+        super().__init__(app, AmqpCarrier(producer, app))
         self._channel = producer.channel
         self._methods: dict[Destination, bytes] = {}
         self._fresh: set[Destination] = set()
@@ -129,18 +128,13 @@ class AmqpForwarder(Forwarder):
                 ) from exc
         # What is mandatory is returned if no queue gets it. What goes to a fanout, or to an
         # exchange without a known queue, is for whoever listens.
-        mandatory = not exchange or any(map(_is_queue, entities))
+        mandatory = not exchange or any(map(is_queue, entities))
         settings = {"mandatory": mandatory, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
         method = encode_frames(self._channel, given)
         self._methods[destination] = method
         self._fresh.add(destination)
         return method
-
-
-def _is_queue(entity: Queue | Exchange) -> bool:
-    """Return whether it is a queue that gets what is sent to it, whoever listens."""
-    return isinstance(entity, Queue) and entity.exchange.type != "fanout"
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

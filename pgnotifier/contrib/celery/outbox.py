@@ -1,29 +1,22 @@
 """Provide `CeleryOutbox`, which makes publishing tasks a part of a transaction."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
 from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._registry.checks import check_channel
-from pgnotifier.contrib._queues.connections import (
-    AnyConnection,
-    ainsert,
-    check_sync,
-    find_django,
-    is_of_django,
-)
+from pgnotifier.contrib._queues.blocks import Block
+from pgnotifier.contrib._queues.connections import AnyConnection
 from pgnotifier.contrib.celery.dispatcher import check_app
-from pgnotifier.contrib.celery.outbox_capture import Capture, Recording
+from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
 from pgnotifier.contrib.celery.outbox_sessions import Following, SessionFollower
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 from pgnotifier.contrib.celery.settings import read_setting
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -159,7 +152,7 @@ class CeleryOutbox:
             finders.insert(0, self._follower.find)  # Django's takes everything
         return following
 
-    def __call__(self, connection: AnyConnection = None) -> "Block":
+    def __call__(self, connection: AnyConnection = None) -> Block:
         """Return a block, for `with` or `async with`: its tasks are part of a transaction.
 
         Args:
@@ -224,58 +217,3 @@ class CeleryOutbox:
                 f"{self._app.main!r}"
             )
         return signature
-
-
-class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
-    """The block of `with outbox(connection):` or `async with outbox(connection):`. Use it once."""
-
-    def __init__(self, log: Outbox, capture: Capture, connection: AnyConnection) -> None:
-        self._log = log
-        self._capture = capture
-        self._connection: Any = connection
-        self._recording: Recording | None = None
-        self._stack = ExitStack()
-
-    def __enter__(self) -> None:
-        """Begin to take messages."""
-        instead = "write `async with outbox(...)`, or await aenqueue()"
-        self._connection = check_sync(self._connection, instead)
-        self._begin()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Insert the messages, unless the block has raised."""
-        if drafts := self._end(kind):
-            self._log.insert(self._connection, drafts)
-
-    async def __aenter__(self) -> None:
-        """Begin to take messages."""
-        if is_of_django(self._connection):
-            find_django(self._connection)
-        self._begin()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Insert the messages, unless the block has raised."""
-        if drafts := self._end(kind):
-            await ainsert(self._log, self._connection, drafts)
-
-    def _begin(self) -> None:
-        if self._recording is not None:
-            raise ConfigurationError("a block of an outbox is used once; call outbox() again")
-        self._recording = self._stack.enter_context(self._capture.record())
-
-    def _end(self, kind: type[BaseException] | None) -> list[Any]:
-        """Return the messages to insert."""
-        self._stack.close()
-        assert self._recording is not None
-        # A child that was forked in the block leaves it as well, with its parent's connection.
-        return self._recording.drafts if kind is None and self._recording.is_ours else []

@@ -5,17 +5,12 @@ producer that it would take from its pool is another one, with a transport that 
 
     apply_async -> producer_or_acquire -> OutboxProducer -> kombu.Producer -> _Channel -> Recording
                    of the app, replaced                    serializes        makes an entry of it
-
-An outbox is active in a context, as `contextvars` have it: threads have their own, and asyncio's
-tasks inherit that of the code that starts them.
 """
 
 import contextlib
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 from celery._state import get_current_task
@@ -23,6 +18,12 @@ from kombu import Connection, Producer
 from kombu.transport import virtual
 
 from pgnotifier._log.composing import Draft
+from pgnotifier.contrib._queues.recordings import (
+    Recording,
+    find_recording,
+    is_suspended,
+    record,
+)
 from pgnotifier.contrib.celery.outbox_messages import make
 from pgnotifier.contrib.celery.outbox_stamping import Stamper
 from pgnotifier.errors import ConfigurationError
@@ -40,55 +41,6 @@ class Sink(Protocol):
 
     def add(self, draft: Draft) -> None:
         """Take the key and the payload of an entry."""
-
-
-class Recording:
-    """The entries of a block, in order. It takes them until the block ends.
-
-    Attributes:
-        capture: The capture of the app that the messages are of.
-        outer: The recording of the block around it, maybe of another app.
-        drafts: The entries.
-        is_open: Whether the block is still executed. A task of asyncio may outlive it.
-    """
-
-    def __init__(self, capture: "Capture", outer: "Recording | None") -> None:
-        self.capture = capture
-        self.outer = outer
-        self.drafts: list[Draft] = []
-        self.is_open = True
-        self._owner = os.getpid()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process has begun it. A forked child leaves it to its parent."""
-        return self._owner == os.getpid()
-
-    def takes(self, task: str) -> bool:  # noqa: ARG002
-        """Return True: in a block, everything is captured."""
-        return True
-
-    def add(self, draft: Draft) -> None:
-        """Take an entry."""
-        self.drafts.append(draft)
-
-
-_active: ContextVar[Recording | None] = ContextVar("pgnotifier_outbox", default=None)
-_is_suspended: ContextVar[bool] = ContextVar("pgnotifier_outbox_suspended", default=False)
-
-
-@contextmanager
-def not_captured() -> Iterator[None]:
-    """Have everything that the block publishes sent to the broker, whatever outbox is active.
-
-    A relay that captured what it sends would put it into its own outbox.
-    """
-    token = _is_suspended.set(True)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            _is_suspended.reset(token)
 
 
 class Capture:
@@ -117,32 +69,23 @@ class Capture:
             app.send_task = made.stamper.send_task
         return found
 
-    @contextmanager
-    def record(self) -> Iterator[Recording]:
-        """Yield a recording that takes the messages of the block."""
-        recording = Recording(self, _active.get())
-        token = _active.set(recording)
-        try:
-            yield recording
-        finally:
-            recording.is_open = False
-            # Asyncio may end a generator in another context.
-            with contextlib.suppress(ValueError):
-                _active.reset(token)
-
     def find(self) -> Sink | None:
         """Return what takes the app's messages now; None if they go to the broker."""
-        if _is_suspended.get():
+        if is_suspended():
             return None
-        one = _active.get()
-        while one is not None:
-            if one.capture is self and one.is_open and one.is_ours:
-                return one
-            one = one.outer
+        if (recording := find_recording(self._is_mine)) is not None:
+            return recording
         for find in self.finders:
             if (found := find()) is not None:
                 return found
         return None
+
+    def record(self) -> AbstractContextManager[Recording]:
+        """Return a recording, for `with`, that takes the messages of the block."""
+        return record(self)
+
+    def _is_mine(self, owner: Any) -> bool:
+        return owner is self
 
     def producer_or_acquire(self, producer: Any = None) -> Any:
         """Stand in for `Celery.producer_or_acquire`."""

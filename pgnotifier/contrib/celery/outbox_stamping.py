@@ -10,14 +10,15 @@ arguments and their repr. Calls with anything else, such as a `countdown` or a `
 and so is everything while a receiver of Celery's signals may change messages, and in a task.
 """
 
+import binascii
 import json
 import operator
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery, signals
 from celery._state import get_current_worker_task
@@ -25,22 +26,23 @@ from celery.app.defaults import DEFAULTS
 from celery.app.task import Task
 from celery.canvas import Signature
 from kombu import Producer, serialization
-from kombu.transport.virtual.base import Base64
 from kombu.utils import json as kombu_json
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._runtime.process import renew_in_children
-from pgnotifier.contrib.celery.argsrepr import show_arguments
+from pgnotifier.contrib.celery.argsrepr import is_plain, show_arguments, show_plain
 from pgnotifier.contrib.celery.obstacles import find_obstacle_for
+from pgnotifier.contrib.celery.plain_json import dump_plain
 from pgnotifier.contrib.celery.stamping import REPR_LEVELS, new_ids
 
 _Signature: Any = Signature
-_encode: Any = Base64().encode
+_serialize: Any = serialization.dumps
 _dump: Any = kombu_json.JSONEncoder().encode
 _quote = json.encoder.encode_basestring_ascii
 _JSON = ["application/json", "utf-8"]
 _signals: Any = signals
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_ENDING = f", {_dump(_EMBEDDED)}]"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 # These are per message, or a stamp has no use for them. `None` is as if they weren't given.
 _FALSY = (
@@ -53,7 +55,8 @@ _IGNORED = frozenset({*_FALSY, "task_id", "result_cls", "task_type", "add_to_par
 _MOST = 500
 """How many stamps a thread keeps: somebody may publish with ever new options."""
 _MARK = secrets.token_hex(8)
-_PLACE = re.compile(f'"{_MARK}(id|tag|body|args|kwargs){_MARK}"')
+_PARTS = ("id", "tag", "body", "args", "kwargs")
+_PLACE = re.compile(f"{_MARK}({'|'.join(_PARTS)}){_MARK}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -76,46 +79,58 @@ class MessageStamp:
             raise ValueError("it has another body, or an id of its own")
         self._kind = [message["content-type"], message["content-encoding"]]
         # The registry's function for JSON is this one, after a look for the serializer's name.
-        is_json = self._kind == _JSON and serializer == "json"
-        self._serialize: Any = _serialize_json if is_json else serialization.dumps
+        self._is_json = self._kind == _JSON and serializer == "json"
         message["body"] = f"{_MARK}body{_MARK}"
         properties["delivery_tag"] = f"{_MARK}tag{_MARK}"
         properties["correlation_id"] = headers["id"] = headers["root_id"] = f"{_MARK}id{_MARK}"
         headers["argsrepr"] = f"{_MARK}args{_MARK}"
         headers["kwargsrepr"] = f"{_MARK}kwargs{_MARK}"
         self._pieces = _PLACE.split(json.dumps(message))
-        self._choose = operator.itemgetter(*self._pieces[1::2])
+        self._choose = operator.itemgetter(*map(_PARTS.index, self._pieces[1::2]))
         amqp = app.amqp
         self._sizes = amqp.argsrepr_maxsize, amqp.kwargsrepr_maxsize
         knows_levels = "task_repr_maxlevels" in DEFAULTS
         self._levels: int = app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
-        self._rest = self._sizes[1], self._levels
 
     def press(self, args: Any, kwargs: Any, task_id: str, tag: str) -> Draft | None:
         """Return the entry of a message; None if its body has another type."""
-        *kind, data = self._serialize((args or (), kwargs or {}, _EMBEDDED), self._serializer)
+        args, kwargs = args or (), kwargs or {}
+        size, size_of_kwargs = self._sizes
+        levels = self._levels
+        if self._is_json and is_plain(args, levels) and (not kwargs or is_plain(kwargs, levels)):
+            named = dump_plain(kwargs) if kwargs else "{}"
+            data = f"[{dump_plain(args)}, {named}{_ENDING}".encode()
+            shown = show_plain(args, size, levels)
+            shown_kwargs = show_plain(kwargs, size_of_kwargs, levels) if kwargs else "{}"
+        else:
+            found = self._serialize(args, kwargs)
+            if found is None:
+                return None
+            data = found
+            shown = show_arguments(args, size, levels)
+            shown_kwargs = show_arguments(kwargs, size_of_kwargs, levels) if kwargs else "{}"
+        body = binascii.b2a_base64(data, newline=False).decode()
+        parts = self._pieces.copy()
+        parts[1::2] = self._choose(
+            (task_id, tag, body, _quote(shown)[1:-1], _quote(shown_kwargs)[1:-1])
+        )
+        return self._key, "".join(parts)
+
+    def _serialize(self, args: Any, kwargs: Any) -> bytes | None:
+        body = args, kwargs, _EMBEDDED
+        # The registry's function for JSON is this one, after a look for the serializer's name.
+        if self._is_json:
+            return str(_dump(body)).encode()
+        *kind, data = _serialize(body, self._serializer)
         if kind != self._kind:
             return None
-        values = {
-            "id": f'"{task_id}"',
-            "tag": f'"{tag}"',
-            "body": f'"{_encode(data)}"',
-            "args": _quote(show_arguments(args or (), self._sizes[0], self._levels)),
-            "kwargs": _quote(show_arguments(kwargs, *self._rest)) if kwargs else '"{}"',
-        }
-        parts = self._pieces.copy()
-        parts[1::2] = self._choose(values)
-        return self._key, "".join(parts)
+        return data.encode() if isinstance(data, str) else bytes(data)
 
     def makes(self, draft: Draft, args: Any, kwargs: Any) -> bool:
         """Return whether it makes a message just as Celery did."""
         message = json.loads(draft[1])
         task_id, tag = message["headers"]["id"], message["properties"]["delivery_tag"]
         return self.press(args, kwargs, task_id, tag) == draft
-
-
-def _serialize_json(body: Any, _: str) -> tuple[str, str, str]:
-    return "application/json", "utf-8", _dump(body)
 
 
 class _Held(threading.local):
@@ -128,6 +143,28 @@ class _Held(threading.local):
         # A stamp, or None if Celery has to make the messages.
         self.stamps: dict[Any, MessageStamp | None] = {}
         self.unproven: dict[Any, MessageStamp] = {}
+
+
+class _Call(NamedTuple):
+    """How to publish signatures that differ in nothing but their arguments.
+
+    Attributes:
+        key: What their stamp is found by.
+        options: The options that Celery has come to.
+        check: Raises a TypeError if a task doesn't take the arguments; None if nobody asks.
+        stamp: Makes their messages; None if there is none, or none yet.
+        add: Takes the entries.
+        make_result: Makes a result, given the task's id.
+        ignored: Whether there will be no result.
+    """
+
+    key: Any
+    options: dict[str, Any]
+    check: Callable[..., Any] | None
+    stamp: MessageStamp | None
+    add: Any
+    make_result: Callable[[str], Any]
+    ignored: Any
 
 
 class Stamper:
@@ -200,41 +237,74 @@ class Stamper:
         # As the method of the task does, but the backend is looked up only once.
         return partial(task.app.AsyncResult, backend=task.backend, task_name=task.name)
 
-    def apply_all(self, signatures: Sequence[Any]) -> Iterator[Any]:
+    def apply_all(self, signatures: Iterable[Any]) -> Iterator[Any]:
         """Publish signatures; yield what the `apply_async` of each returns.
+
+        What takes the messages has to stay the same until all are published.
 
         If a signature is as one before it, apart from its arguments, all that Celery does before it
         makes the message comes to the same result. Only the arguments are checked again.
         """
-        known: dict[Any, tuple[Any, dict[str, Any], Callable[[str], Any]]] = {}
+        known: dict[Any, _Call] = {}
         held, may_stamp = self._held, self._may_stamp()  # while nobody else gets a turn
+        ids = held.ids
         for signature in signatures:
             kind = self._find_kind(signature)
-            if kind is None:
-                yield signature.apply_async()
-            elif (found := known.get(kind)) is None or not may_stamp:
+            call = known.get(kind)
+            if call is None or not may_stamp:
                 calls = held.calls = []
-                result = signature.apply_async()
-                held.calls = None
-                if len(calls) == 1:
-                    key, options = calls[0]
-                    known[kind] = key, options, self._find_result_class(options)
+                try:
+                    result = signature.apply_async()
+                finally:
+                    held.calls = None
+                if kind is not None and len(calls) == 1:
+                    known[kind] = self._prepare(kind[0], *calls[0])
                 yield result
-            else:
-                task, args, kwargs = kind[0], signature["args"], signature["kwargs"]
-                if task.typing:
-                    task.__header__(*args, **kwargs)
-                yield self._publish(*found, args, kwargs)
+                continue
+            args, kwargs = signature["args"], signature["kwargs"]
+            if call.check is not None:
+                call.check(*args, **kwargs)
+            if call.stamp is not None:
+                task_id = next(ids)
+                draft = call.stamp.press(args, kwargs, task_id, next(ids))
+                if draft is not None:
+                    self.count += 1
+                    call.add(draft)
+                    result = call.make_result(task_id)
+                    result.ignored = call.ignored
+                    yield result
+                    continue
+            result = self._publish(call.key, call.options, call.make_result, args, kwargs)
+            known[kind] = self._prepare(kind[0], call.key, call.options)
+            yield result
+
+    def _prepare(self, task: Any, key: Any, options: dict[str, Any]) -> "_Call":
+        """Return how to publish other signatures of a kind."""
+        sink = self._find_sink()
+        if sink is not None and not sink.takes(key[0]):
+            sink = None
+        return _Call(
+            key,
+            options,
+            task.__header__ if task.typing else None,
+            None if sink is None else self._held.stamps.get(key),
+            None if sink is None else sink.add,
+            self._find_result_class(options),
+            options.get("ignore_result"),
+        )
 
     def _find_kind(self, signature: Any) -> Any:
         """Return what signatures with other arguments have in common; None for a canvas."""
         if type(signature) is not _Signature or (task := signature._type) is None:  # noqa: SLF001
             return None
         options = signature["options"]
+        kind = task, signature["task"], type(signature["args"]), type(signature["kwargs"])
+        if not options:
+            return kind
         kinds = tuple(map(type, options.values()))
         if "task_id" in options or not _SCALARS.issuperset(kinds):
             return None
-        return task, signature["task"], type(signature["args"]), *options.items(), kinds
+        return *kind, *options.items(), kinds
 
     def note(self, draft: Draft) -> None:
         """Learn which entry Celery has made."""

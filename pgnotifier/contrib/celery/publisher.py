@@ -141,7 +141,7 @@ class TaskPublisher:
         self._fresh = new_ids()
         self._obstacles = obstacles
         self._has_failed = has_failed
-        self._carrier = carrier_for(producer)
+        self._carrier = carrier_for(producer, app)
         self._paths: WeakKeyDictionary[CeleryTarget, PublishPath] = WeakKeyDictionary()
         self._dated: WeakSet[PublishPath] = WeakSet()
         self._router: Any = None
@@ -268,7 +268,8 @@ class TaskPublisher:
             added = self._added.get(task_id)
             if added is None and trace is not None:  # the stamp was made after `_begin`
                 added = trace.make_headers(path.stamp.described, task_id)
-            self._carrier.add(path.stamp.press(target.given(delivery, None, added), task_id))
+            message = path.stamp.press(target.given(delivery, None, added), task_id)
+            self._carrier.add(message, task_id)
 
     def _publish_by_celery(
         self, delivery: Delivery, given: Given, path: PublishPath, task_id: str
@@ -351,10 +352,10 @@ class TaskPublisher:
         return one.is_done or self._carrier.has_settled(one.first, one.last)
 
 
-def carrier_for(producer: Any) -> Carrier:
-    """Return the carrier for a producer's transport."""
+def carrier_for(producer: Any, app: Any = None) -> Carrier:
+    """Return the carrier for a producer's transport, of an app with its queues."""
     if producer.connection.get_transport_cls().driver_type == "redis":
         return RedisCarrier(producer)
     if isinstance(producer.channel, amqp.Channel):
-        return AmqpCarrier(producer)
+        return AmqpCarrier(producer, app)
     return KombuCarrier(producer)

@@ -78,7 +78,7 @@ def find_queues(app: Any, dispatchers: Collection[Dispatcher]) -> list[CeleryQue
 
     Args:
         app: The app that the command line names, or None.
-        dispatchers: Dispatchers, of which some may have another app.
+        dispatchers: Dispatchers. They may have other apps.
     """
     found = [app, *(getattr(one, "app", None) for one in dispatchers)]
     apps = {id(one): one for one in found if one is not None}

@@ -64,6 +64,11 @@ class OutboxDispatcher(RelayDispatcher):
     def __repr__(self) -> str:
         return f"<OutboxDispatcher of {self._app.main!r}, outbox {self.name!r}>"
 
+    @property
+    def app(self) -> Any:
+        """The app with the broker that it forwards to."""
+        return self._app
+
     def attach(self, notifier: "Notifier") -> None:
         """Remember which notifier uses this dispatcher, so that the app's commands start it.
 

@@ -33,7 +33,7 @@ _PARSED = re.compile("(amqps?|pyamqp|rediss?|sentinel)://")
 
 _NAMES = (
     *("standby", "buffer_size", "buffer_bytes", "overflow", "heartbeat", "heartbeat_timeout"),
-    "drain_timeout",
+    *("drain_timeout", "answers", "remote_commands"),
 )
 SETTINGS: Mapping[str, Setting] = {
     "dsn": Setting(

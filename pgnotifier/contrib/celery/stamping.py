@@ -9,6 +9,7 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html describes messages.
 
 import operator
 import os
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -31,6 +32,10 @@ REPR_LEVELS = 3
 """The value of `task_repr_maxlevels` before Celery 5.7, which made it a setting."""
 _IDS = 64
 """How many ids to make at once."""
+_UUID_PARTS = struct.Struct("8s4s4s4s12s")
+# https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4
+_WITH_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
+_WITH_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 
 class UnstampableError(Exception):
@@ -118,13 +123,31 @@ def new_ids(find_owner: Callable[[], object] = os.getpid) -> Iterator[str]:
     """
     while True:
         owner = find_owner()
-        digits = os.urandom(16 * _IDS).hex()  # a call per id would double the cost
-        for at in range(0, 32 * _IDS, 32):
+        for one in make_ids(_IDS):  # a call per id would double the cost
             if owner != find_owner():
                 break
-            one = digits[at : at + 32]
-            variant = "89ab"[int(one[16], 16) & 3]
-            yield f"{one[:8]}-{one[8:12]}-4{one[13:16]}-{variant}{one[17:20]}-{one[20:]}"
+            yield one
+
+
+def make_ids(count: int) -> list[str]:
+    """Return random UUIDs, as `uuid.uuid4` makes them, in a tenth of the time."""
+    if not count:
+        return []
+    data = bytearray(os.urandom(16 * count))
+    data[6::16] = data[6::16].translate(_WITH_VERSION)
+    data[8::16] = data[8::16].translate(_WITH_VARIANT)
+    return b" ".join(map(b"-".join, _UUID_PARTS.iter_unpack(data.hex().encode()))).decode().split()
+
+
+def new_tags() -> Iterator[str]:
+    """Yield random digits, as many as a UUID has: delivery tags don't have to look like one.
+
+    A forked child needs another iterator.
+    """
+    while True:
+        digits = os.urandom(16 * _IDS).hex()
+        for at in range(0, 32 * _IDS, 32):
+            yield digits[at : at + 32]
 
 
 def undated(part: Any) -> Any:

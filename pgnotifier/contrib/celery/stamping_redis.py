@@ -19,7 +19,7 @@ from pgnotifier.contrib.celery.stamping import (
     dump,
     encode_json,
     make_serializer,
-    new_ids,
+    new_tags,
     undated,
 )
 from pgnotifier.contrib.celery.targets import CeleryTarget, Given
@@ -66,7 +66,7 @@ class RedisStamp(CeleryStamp):
         headers, _ = self.split(message["headers"])
         self._texts, places = _take_apart({**message, "headers": headers})
         self._choose = operator.itemgetter(*places)
-        self._tags = new_ids()
+        self._tags = new_tags()  # a child makes its own stamps, as it has its own connection
         self._serialize = make_serializer(like)
         self._compression = like.compression
         self._channel = channel

@@ -106,9 +106,10 @@ class OpenTelemetry(Library):
     def make_headers(self, trace: Trace, described: Any, task_id: str) -> Mapping[str, Any]:
         """Make a span, and return its headers.
 
-        The first span of a notification is the root of the trace, and the parent of the others.
+        The notification's own span is the parent, if its notifier is instrumented. Otherwise the
+        first span is the root of the trace, and the parent of the others.
         """
-        root = trace.known.get(OpenTelemetry)
+        root = _find_root(trace)
         parent = described.nothing if root is None else _find_parent(trace)
         # Like the instrumentation, set the attributes once the sampler has decided.
         span = self.tracer.start_span(described.name, context=parent, kind=described.kind)
@@ -215,10 +216,21 @@ def _inject(span: Any, parent: Any) -> dict[str, Any]:
     return headers
 
 
+def _find_root(trace: Trace) -> Any:
+    """Return the ids of a trace's root: the span of the notification if there is one, or None."""
+    ids = trace.known.get(OpenTelemetry)
+    tracing = trace.delivery.binding.dispatcher.tracing
+    if ids is None and tracing is not None:
+        ids = tracing.find(trace.delivery)
+        if ids is not None:
+            trace.known[OpenTelemetry] = ids
+    return ids
+
+
 def _find_parent(trace: Trace) -> Any:
     """Return the context of a trace's root; an empty one if there isn't a root yet."""
     nothing = _api("context").Context()
-    ids = trace.known.get(OpenTelemetry)
+    ids = _find_root(trace)
     if ids is None:
         return nothing
     api = _api("trace")

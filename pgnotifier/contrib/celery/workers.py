@@ -16,6 +16,7 @@ from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of
+from pgnotifier.contrib.celery.targets import CeleryTarget
 
 if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
@@ -149,11 +150,15 @@ def find_names(app: Celery, notifiers: "Iterable[Notifier]") -> set[str]:
     found: set[str] = set()
     for dispatcher in dispatchers_of(app):
         if dispatcher.notifier in owners:
-            for target in dispatcher.targets():
-                fn = getattr(target, "fn", None)
-                found |= {target.shown} if fn is None else set(_names(fn))
-                found |= set(_names(target.options.get("link")))
-                found |= set(_names(target.options.get("link_error")))
+            found.update(*map(names_of, dispatcher.targets()))
+    return found
+
+
+def names_of(target: CeleryTarget) -> set[str]:
+    """Return the names of the tasks that one subscription enqueues, except for Celery's own."""
+    fn = getattr(target, "fn", None)
+    found = {target.shown} if fn is None else set(_names(fn))
+    found.update(_names(target.options.get("link")), _names(target.options.get("link_error")))
     return {name for name in found if not name.startswith("celery.")}
 
 

@@ -46,7 +46,7 @@ _ALIAS = "an alias of DATABASES"
 _CALLABLE = "a callable or the path of one"
 _NAMES = (
     *("standby", "health_port", "health_host", "heartbeat", "heartbeat_timeout", "buffer_size"),
-    *("buffer_bytes", "overflow", "drain_timeout"),
+    *("buffer_bytes", "overflow", "drain_timeout", "answers", "remote_commands"),
 )
 SETTINGS: Mapping[str, Setting] = {
     "DATABASE": Setting(_ALIAS, is_filled, "default"),

@@ -49,6 +49,7 @@ def find_project(settings: str, alias: str | None) -> tuple[Any, list[Notifier],
     known = all_notifiers()
     first = [known.pop(chosen)] if chosen in known else []
     parameters = SuppliedParameters(lambda: find_parameters(chosen))
+    parameters.resolve()  # so that its repr shows the database
     return _find_app(), [*first, *known.values()], parameters
 
 

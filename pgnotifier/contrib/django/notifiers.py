@@ -78,6 +78,8 @@ def get_notifier(alias: str) -> Notifier:
             buffer_bytes=conf.get("BUFFER_BYTES"),
             overflow=conf.get("OVERFLOW"),
             standby=standby,
+            answers=conf.get("ANSWERS"),
+            remote_commands=conf.get("REMOTE_COMMANDS"),
         )
         with _lock:
             found = _notifiers.setdefault(alias, made)

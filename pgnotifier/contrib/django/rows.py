@@ -1,7 +1,8 @@
 """Write the table of listeners for the admin, with SQL that can't run another user's code.
 
 Django's own queries don't name schemas. Somebody who may create operators in `public` could
-therefore make a listener run their code. The queries here name every schema: see `trigger_sql`.
+therefore make a listener run their code. The queries here name every schema, as those
+of triggers do.
 """
 
 import json
@@ -11,8 +12,8 @@ from typing import Any
 
 from django.db import connections, router
 
+from pgnotifier._triggers.quoting import quote
 from pgnotifier.contrib.django.models import Listener
-from pgnotifier.contrib.django.trigger_sql import quote
 
 _FIND_SCHEMA = """
 SELECT n.nspname FROM pg_catalog.pg_class c

@@ -1,6 +1,5 @@
 """Notify of changed rows by triggers, which migrations install."""
 
-import hashlib
 import re
 from typing import Any
 
@@ -11,9 +10,10 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
 from pgnotifier._registry.checks import check_channel, check_unreserved
+from pgnotifier._triggers.quoting import MAX_NAME_BYTES, digest, shorten
+from pgnotifier._triggers.row_body import VARIABLES
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.trigger_sql import (
-    VARIABLES,
     Fields,
     TriggerDefinition,
     make_body,
@@ -22,8 +22,6 @@ from pgnotifier.contrib.django.trigger_sql import (
     make_source,
 )
 
-MAX_NAME_BYTES = 63
-"""The maximum length of a name in PostgreSQL, which truncates longer ones."""
 PGTRIGGER_NAME = 43
 """The maximum length of a trigger's name in django-pgtrigger, in characters."""
 
@@ -96,8 +94,8 @@ class NotifyOn(BaseConstraint):
             )
         *others, _ = self.definition
         # Triggers that are not durable keep the names that they have had before.
-        digest = _digest(repr((*others, *(["durable"] if self.durable else []))))[:8]
-        super().__init__(name=_Name.of(name or f"pgnotifier_{digest}_%(app_label)s_%(class)s"))
+        hashed = digest(repr((*others, *(["durable"] if self.durable else []))))[:8]
+        super().__init__(name=_Name.of(name or f"pgnotifier_{hashed}_%(app_label)s_%(class)s"))
 
     def __repr__(self) -> str:
         return f"<NotifyOn channel={self.channel!r} name={self.name!r}>"
@@ -233,19 +231,6 @@ class _Deferred(Statement):
         return self._made.create_in(self._model, str(self.parts["table"]))
 
 
-def shorten(name: str, size: int) -> str:
-    """Return a name; if it has more bytes than allowed, replace its end by a hash of the name."""
-    if len(name.encode()) <= size:
-        return name
-    digest = _digest(name)[:16]
-    head = name.encode()[: size - len(digest) - 1].decode(errors="ignore")
-    return f"{head}_{digest}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def notify_on(
     model: type[Model],
     *,
@@ -326,7 +311,7 @@ def _name_for_pgtrigger(made: NotifyOn) -> str:
     plain = name.replace("_%(app_label)s_%(class)s", "")
     if re.fullmatch(r"[a-zA-Z0-9_-]+", plain):
         return shorten(plain, PGTRIGGER_NAME)
-    return f"pgnotifier_{_digest(name)[:16]}"
+    return f"pgnotifier_{digest(name)[:16]}"
 
 
 def _fields(given: Fields) -> bool | list[str]:

@@ -10,12 +10,12 @@ from django.db.utils import Error
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact
+from pgnotifier._triggers.quoting import quote
 from pgnotifier.contrib.django.trigger_sql import (
     FIND_KIND,
     FIND_ORPHANS,
     FIND_SOURCE,
     make_source,
-    quote,
 )
 from pgnotifier.contrib.django.triggers import NotifyOn
 

@@ -124,6 +124,10 @@ class RQDispatcher(Dispatcher):
                 self._run(portion[0])
                 batch.done(1)
 
+    def targets(self) -> Mapping[tuple[Hashable, str], RQTarget]:
+        """Return what each subscription is bound to, by id and channel."""
+        return self._targets.copy()
+
     def details(self) -> Mapping[str, Any]:
         """Return what the notifications of each subscription become."""
         return {

@@ -8,6 +8,7 @@ yours, or what others have put around it: Sentry adds its trace in `enqueue_job`
     enqueue_at              -> create_job -> schedule_job
 """
 
+from collections.abc import Iterable
 from copy import copy
 from datetime import datetime
 from functools import lru_cache
@@ -27,13 +28,37 @@ _SETTINGS_OF_DJANGO_RQ = {"_commit_mode": "auto", "_autocommit": True}
 """Otherwise it waits for Django's commit by itself, or for the end of the request."""
 
 
-class _Catching(_Base):
+class Catching(_Base):
+    """What the class of a copied queue has before the class of the queue.
+
+    Attributes:
+        caught: The jobs that were enqueued.
+        group: The name of RQ's group that they are added to.
+        group_id: What RQ writes to a job as its group.
+    """
+
     caught: list[MadeJob]
+    group: str | None
+    group_id: str | None
+
+    def enqueue_many(
+        self, job_datas: Iterable[Any], pipeline: Any = None, group_id: str | None = None
+    ) -> list[Any]:
+        """Enqueue jobs in the order of RQ: those that depend on others come last."""
+        check_pipeline(pipeline)
+        given = [*job_datas]
+        ids = [data.job_id for data in given if data.job_id is not None]
+        if len(ids) > len({*ids}):
+            raise ValueError("enqueue_many() got the same job_id more than once")
+        self.group_id = group_id
+        given.sort(key=lambda data: bool(data.depends_on))
+        return [self.enqueue_call(**data._asdict()) for data in given]
 
     def enqueue_job(
         self, job: Any, pipeline: Any = None, at_front: bool = False, unique: bool = False
     ) -> Any:
-        _check_pipeline(pipeline)
+        """Have RQ enqueue a job, up to its last step."""
+        check_pipeline(pipeline)
         if getattr(job, "rate_limit_key", None):  # RQ takes no pipeline for these
             return self._enqueue_job(job, at_front=at_front, unique=unique)
         others = {"unique": True} if unique else {}  # as RQ 2.0 doesn't know it
@@ -41,6 +66,7 @@ class _Catching(_Base):
         return super().enqueue_job(job, pipeline=nowhere, at_front=at_front, **others)
 
     def setup_dependencies(self, job: Any, pipeline: Any = None) -> Any:  # noqa: ARG002
+        """Leave this to the relay: Redis knows the jobs that a job depends on."""
         return job
 
     def _enqueue_job(
@@ -50,18 +76,26 @@ class _Catching(_Base):
         at_front: bool = False,
         unique: bool = False,
     ) -> Any:
-        self.caught.append(make(job, self, at_front=at_front, is_unique=unique))
+        if self.group_id is not None:
+            job.group_id = self.group_id
+        self.caught.append(make(job, self, at_front=at_front, is_unique=unique, group=self.group))
         return job
 
     def schedule_job(
         self, job: Any, datetime: datetime, pipeline: Any = None, unique: bool = False
     ) -> Any:
-        _check_pipeline(pipeline)
+        """Keep a job, and when it is to be enqueued."""
+        check_pipeline(pipeline)
         self.caught.append(make(job, self, is_unique=unique, at=datetime))
         return job
 
 
-def _check_pipeline(pipeline: Any) -> None:
+def check_pipeline(pipeline: Any) -> None:
+    """Check that no pipeline of Redis is given.
+
+    Raises:
+        ConfigurationError: One is.
+    """
     if pipeline is not None:
         raise ConfigurationError(
             "an outbox takes no pipeline=: the job is part of the transaction of PostgreSQL"
@@ -70,7 +104,7 @@ def _check_pipeline(pipeline: Any) -> None:
 
 @lru_cache
 def _catching(queue_class: Any) -> Any:
-    return type(queue_class.__name__, (_Catching, queue_class), {})
+    return type(queue_class.__name__, (Catching, queue_class), {})
 
 
 class JobCapture:
@@ -80,12 +114,17 @@ class JobCapture:
         queue: A copy of a queue. What is enqueued with it isn't written to Redis.
     """
 
-    def __init__(self, queue: Queue) -> None:
-        """Copy a queue."""
+    def __init__(self, queue: Queue, group: str | None = None) -> None:
+        """Copy a queue.
+
+        Args:
+            queue: The queue.
+            group: The name of RQ's group that the jobs are to be added to.
+        """
         copied: Any = copy(queue)
         queue_class: Any = type(queue)
         copied.__class__ = _catching(queue_class)
-        copied.caught = []
+        copied.caught, copied.group, copied.group_id = [], group, None
         self.queue = copied
         for name, value in _SETTINGS_OF_DJANGO_RQ.items():
             if hasattr(queue, name):

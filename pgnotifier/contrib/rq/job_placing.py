@@ -1,10 +1,11 @@
-"""Have RQ enqueue a job that depends on others, or is scheduled, or limited in its rate."""
+"""Have RQ enqueue a job that depends on others, is scheduled, limited, or part of a group."""
 
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import WatchError
 from rq import Queue
+from rq.group import Group
 from rq.registry import DeferredJobRegistry, ScheduledJobRegistry
 from rq.utils import as_text
 
@@ -64,7 +65,7 @@ def place(connection: Redis, notes: JobNotes, post: Post) -> bool:
                 return False
             if made.is_unique and pipeline.exists(key):
                 return False
-            _check_types(pipeline, queue, key)
+            _check_types(pipeline, queue, key, made.group)
             job = restore(made, queue)
             if "rate_limit_key" in fields:  # RQ needs several transactions for these
                 pipeline.reset()
@@ -76,6 +77,9 @@ def place(connection: Redis, notes: JobNotes, post: Post) -> bool:
                 except WatchError:
                     continue
                 pipeline.hset(key, mapping=fields)
+            if made.group is not None:
+                pipeline.sadd(Group.get_key(made.group), made.id)
+                pipeline.sadd(Group.REDIS_GROUP_KEY, made.group)
             notes.add(pipeline, post.entry)
             try:
                 pipeline.execute()
@@ -97,7 +101,7 @@ def _add(pipeline: Any, made: MadeJob, queue: Queue, job: Any) -> None:
         queue.enqueue_job(job, pipeline=pipeline, at_front=made.at_front)
 
 
-def _check_types(pipeline: Any, queue: Queue, key: str) -> None:
+def _check_types(pipeline: Any, queue: Queue, key: str, group: str | None) -> None:
     """Check the types of keys: a transaction of Redis isn't undone if a command fails.
 
     Raises:
@@ -106,6 +110,8 @@ def _check_types(pipeline: Any, queue: Queue, key: str) -> None:
     registries: tuple[Any, ...] = (DeferredJobRegistry, ScheduledJobRegistry)
     expected = {queue.key: "list", key: "hash"}
     expected |= {registry(queue=queue).key: "zset" for registry in registries}
+    if group is not None:
+        expected |= {Group.get_key(group): "set", Group.REDIS_GROUP_KEY: "set"}
     for one, kind in expected.items():
         found = as_text(pipeline.type(one))
         if found not in (kind, "none"):

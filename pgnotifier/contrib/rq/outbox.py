@@ -9,8 +9,10 @@ from rq.job import Job
 
 from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._registry.checks import check_channel
+from pgnotifier.contrib._queues.blocks import Block
 from pgnotifier.contrib._queues.connections import AnyConnection, ainsert, check_sync
 from pgnotifier.contrib._queues.relays import check_name
+from pgnotifier.contrib.rq.job_blocks import OwningRedis, capture_blocks
 from pgnotifier.contrib.rq.job_capture import JobCapture
 from pgnotifier.contrib.rq.outbox_jobs import channel_of, draft, subscription_of
 from pgnotifier.contrib.rq.queues import make_queue, queue_like
@@ -32,6 +34,8 @@ class RQOutbox:
             connection.execute("INSERT INTO orders ...")
             job = outbox.enqueue(connection, invoice, order_id, job_timeout=60)
             outbox.enqueue(connection, ship, order_id, depends_on=job)
+            with outbox(connection):
+                notices.enqueue(send_mail, order_id)  # on any queue of this Redis
 
     RQ makes the jobs as always, but nothing is sent to Redis. They are inserted into the durable
     log, and a relay enqueues them after the commit, in order. If the transaction is rolled back,
@@ -117,6 +121,20 @@ class RQOutbox:
         """
         dispatcher = JobRelayDispatcher(self._queue, self.name, allow=allow)
         dispatcher.relay_to(notifier, max_age=max_age)
+
+    def __call__(self, connection: AnyConnection = None) -> Block:
+        """Return a block, for `with` or `async with`: its jobs are part of a transaction.
+
+        That goes for all that is enqueued in the block with RQ's own calls, on any queue of the
+        outbox's Redis: the same database of the same server. Queues of another one aren't captured.
+        What the block enqueues is inserted when it ends, with one statement. If it raises, nothing
+        is. Threads have their own blocks, and of nested ones the innermost takes the jobs.
+
+        Args:
+            connection: As for `enqueue`; with `async with`, one for asyncio.
+        """
+        capture_blocks()
+        return Block(self._log, OwningRedis(self._queue.connection), connection)
 
     def enqueue(
         self,

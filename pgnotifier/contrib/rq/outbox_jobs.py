@@ -50,6 +50,7 @@ class MadeJob(msgspec.Struct, frozen=True, gc=False):
         at_front: Whether it goes ahead of those in the queue.
         is_unique: Whether it is left out if a job with its id is there.
         at: When it is to be enqueued, if it is scheduled.
+        group: The name of RQ's group that it is added to.
     """
 
     function: str
@@ -59,11 +60,13 @@ class MadeJob(msgspec.Struct, frozen=True, gc=False):
     at_front: bool = False
     is_unique: bool = False
     at: datetime | None = None
+    group: str | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing else in Redis decides when it goes to its queue."""
-        return self.at is None and self.fields.keys().isdisjoint(_DECIDING)
+        """Whether it only goes to its queue, and nothing else in Redis decides when."""
+        no_more = self.at is None and self.group is None
+        return no_more and self.fields.keys().isdisjoint(_DECIDING)
 
 
 _DECIDING = frozenset({"dependency_ids", "dependency_id", "rate_limit_key"})
@@ -98,6 +101,7 @@ class _Entry(msgspec.Struct, gc=False, omit_defaults=True):
     at_front: bool = False
     unique: bool = False
     at: datetime | None = None
+    group: str | None = None
 
 
 def make(
@@ -107,6 +111,7 @@ def make(
     at_front: bool = False,
     is_unique: bool = False,
     at: datetime | None = None,
+    group: str | None = None,
 ) -> MadeJob:
     """Return what is kept of a job.
 
@@ -116,6 +121,7 @@ def make(
         at_front: Whether it goes ahead of those in the queue.
         is_unique: Whether it is left out if a job with its id is there.
         at: When it is to be enqueued, if it is scheduled. Without a time zone, it is local.
+        group: The name of RQ's group that it is added to.
 
     Raises:
         JobFormatError: A field isn't what Redis could take.
@@ -132,7 +138,8 @@ def make(
         fields[name] = _check_unicode(name, value)
     fields["origin"] = queue.name
     at = at.astimezone() if at is not None else None
-    return MadeJob(str(job.func_name), job.id, queue.name, fields, at_front, is_unique, at)
+    kept = str(job.func_name), job.id, queue.name, fields
+    return MadeJob(*kept, at_front, is_unique, at, group)
 
 
 def _check_unicode(name: str, value: Field) -> Field:
@@ -150,9 +157,8 @@ def draft(made: MadeJob) -> Draft:
     """Return the key and the payload of the entry for a job."""
     texts = {name: one for name, one in made.fields.items() if not isinstance(one, bytes)}
     binary = {name: one for name, one in made.fields.items() if isinstance(one, bytes)}
-    entry = _Entry(
-        made.function, made.id, made.queue, texts, binary, made.at_front, made.is_unique, made.at
-    )
+    kept = made.function, made.id, made.queue, texts, binary
+    entry = _Entry(*kept, made.at_front, made.is_unique, made.at, made.group)
     # Plain ASCII, as the database may have any encoding.
     return made.queue, json.dumps(msgspec.to_builtins(entry), separators=(",", ":"))
 
@@ -175,9 +181,8 @@ def read(text: str) -> MadeJob | JobRequest:
     fields: dict[str, Field] = {**entry.job, **entry.binary}
     if not isinstance(fields.get("ttl", 1), int) or len(fields) > MOST_FIELDS:
         raise JobFormatError("the fields of the job aren't those that RQ would write")
-    return MadeJob(
-        entry.function, entry.id, entry.queue, fields, entry.at_front, entry.unique, entry.at
-    )
+    kept = entry.function, entry.id, entry.queue, fields
+    return MadeJob(*kept, entry.at_front, entry.unique, entry.at, entry.group)
 
 
 def _read_other(text: str, problem: Exception) -> JobRequest:

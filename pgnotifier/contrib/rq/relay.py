@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 from pgnotifier.contrib._queues.patterns import check_patterns
+from pgnotifier.contrib._queues.recordings import not_captured
 from pgnotifier.contrib._queues.relays import RelayDispatcher, check_name
 from pgnotifier.contrib.rq.job_relaying import JobRelay
 from pgnotifier.contrib.rq.outbox_jobs import channel_of, subscription_of
@@ -57,6 +58,11 @@ class JobRelayDispatcher(RelayDispatcher):
         super().__init__(name, channel_of(check_name(name)), subscription_of(name))
         self._relay = JobRelay(self._queue, name, patterns)
 
+    @property
+    def queue(self) -> "Queue":
+        """The queue that the other queues are like."""
+        return self._queue
+
     def __repr__(self) -> str:
         return f"<JobRelayDispatcher of outbox {self.name!r}, queue {self._queue.name!r}>"
 
@@ -67,7 +73,8 @@ class JobRelayDispatcher(RelayDispatcher):
             redis.RedisError: Redis is down, or accepts nothing.
         """
         try:
-            self._relay.forward(batch)
+            with not_captured():
+                self._relay.forward(batch)
         finally:
             forwarded, refused = self._relay.take_counts()
             self.count(forwarded)

@@ -8,6 +8,7 @@ import pytest
 MISSING = [name for name in ("sentry_sdk", "opentelemetry") if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason="needs libraries for tracing")
 
+ALONE = ("sentry", "opentelemetry")
 SOURCE = """
 libraries = os.environ["LIBRARIES"].split("+")
 app.conf.broker_url = os.environ.get("RABBITMQ", os.environ["BROKER"])
@@ -53,8 +54,15 @@ def two(id, channel, payload, pid):
 """
 
 
-@pytest.mark.parametrize("libraries", ["sentry", "opentelemetry", "sentry+opentelemetry"])
-@pytest.mark.parametrize("broker_kind", ["redis", "rabbitmq"])
+@pytest.mark.parametrize(
+    ("broker_kind", "libraries"),
+    [
+        *(("redis", one) for one in (*ALONE, "sentry+opentelemetry")),
+        # What each of them does alone is also part of what both do, below.
+        *(pytest.param("rabbitmq", one, marks=[pytest.mark.gate]) for one in ALONE),
+        ("rabbitmq", "sentry+opentelemetry"),
+    ],
+)
 def test_workers_go_on_with_the_trace(preforked, request, open_shop, libraries, broker_kind):
     """All tasks of a notification run in one trace, and each notification has its own trace."""
     env = {"LIBRARIES": libraries}
@@ -74,3 +82,43 @@ def test_workers_go_on_with_the_trace(preforked, request, open_shop, libraries, 
     assert all(first == second for first, second in found.values())
     for place in range(len(libraries.split("+"))):
         assert len({first[place] for first, _ in found.values()}) == 20
+
+
+INSTRUMENTED = """
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
+from pgnotifier.contrib.opentelemetry import instrument
+
+class Book(SpanExporter):
+    def export(self, spans):
+        for one in spans:
+            ids, parent = one.context, one.parent
+            write("spans", one.name, ids.trace_id, ids.span_id, parent and parent.span_id)
+
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(Book()))
+instrument(notifier)
+"""
+
+
+def test_from_the_sender_to_the_worker(preforked, open_shop):
+    """With the notifier instrumented, the sender, the notification and its tasks are one trace."""
+    shop = open_shop(SOURCE + INSTRUMENTED, start=preforked.start_traced)
+    env = {"LIBRARIES": "opentelemetry"}
+    shop.worker(**env)
+    shop.listener(**env)
+    senders = range(1, 11)
+    for number in senders:
+        shop.notify(("ch", f'{{"traceparent": "00-{number:032x}-{number:016x}-01"}}'))
+    tasks = shop.wait_written("traces", 20)
+    spans = shop.wait_written("spans", 50)
+    assert sorted(trace_id for _, _, ((trace_id, _),) in tasks) == sorted([*senders] * 2)
+    names = defaultdict(list)
+    for name, trace_id, span_id, parent in spans:
+        names[name.split("/")[0], trace_id].append((span_id, parent))
+    for number in senders:
+        ((consumer, parent),) = names["receive ch", number]
+        assert parent == number  # the sender's
+        published = names["apply_async", number]
+        assert len(published) == 2
+        assert {parent for _, parent in published} == {consumer}
+        ran = names["run", number]
+        assert {parent for _, parent in ran} == {span for span, _ in published}

@@ -228,3 +228,18 @@ def test_events_in_rabbitmq(outbox, eventually):
         channel.exchange_declare(exchange, "topic", passive=True)
         channel.exchange_delete(exchange)
     assert outbox.dead() == []
+
+
+def test_a_queue_that_is_deleted_before_requests(outbox, eventually, caplog):
+    """What SQL asks for isn't lost either, if its queue was deleted meanwhile."""
+    caplog.set_level(logging.CRITICAL)
+    requests = [json.dumps({"task": "shop.invoice", "id": str(n), "args": [n]}) for n in range(4)]
+    outbox.put((None, requests[0]))
+    outbox.relay()
+    eventually(lambda: outbox.count() == 1)
+    with outbox.app(outbox.url).connection_for_read() as connection:
+        connection.channel().queue_delete(outbox.queue)
+    outbox.put(*((None, one) for one in requests[1:]))
+    eventually(lambda: outbox.count() == 3)
+    assert {message.headers["id"] for message in outbox.take()} == {"1", "2", "3"}
+    assert outbox.dead() == []

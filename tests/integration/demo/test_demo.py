@@ -152,10 +152,13 @@ def test_a_loss_is_found_out(start):
     assert re.search(r"\[1,2,3,4,5\].*TWICE", demo.output)
 
 
-def test_sigkill_leaves_nothing(start, eventually):
+@pytest.mark.parametrize(
+    "moment", ["beta: starting", pytest.param("orders", marks=[pytest.mark.gate])]
+)
+def test_sigkill_leaves_nothing(start, eventually, moment):
     """If the demo is killed, none of its processes and directories is left."""
     demo = start()
-    demo.read_until("orders")
+    demo.read_until(moment)
     demo.process.kill()
     demo.process.wait(10)
     eventually(lambda: not demo.find_left())

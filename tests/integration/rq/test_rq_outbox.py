@@ -7,7 +7,7 @@ import psycopg
 import pytest
 import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
-from redis import Redis
+from redis import Redis, RedisError
 from rq import Queue
 from rq.job import Dependency, Job
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -150,6 +150,45 @@ def test_autocommit_and_savepoints(log, entries, outbox):
             with connection.transaction(force_rollback=True):
                 outbox.enqueue(connection, work)
         assert entries() == [("images", first.id), ("images", second.id)]
+
+
+def test_blocks(log, entries, outbox, nowhere):
+    """What a block enqueues with RQ's own calls is part of the transaction, unless it raises."""
+    low = Queue("low", connection=Redis(port=1))
+    with psycopg.connect(log.dsn) as connection:
+        for how in ("rollback", "commit"):
+            with outbox(connection):
+                first = nowhere.enqueue(work, 1)
+                second = low.enqueue(work, 2, depends_on=first)
+                assert not entries()
+            with pytest.raises(ValueError, match="changed my mind"), outbox(connection):
+                nowhere.enqueue(work, 3)
+                raise ValueError("changed my mind")
+            getattr(connection, how)()
+        assert entries() == [("images", first.id), ("low", second.id)]
+        block = outbox(connection)
+        with block:
+            pass
+        with pytest.raises(ConfigurationError, match="used once"), block:
+            pass
+        with pytest.raises(RedisError):
+            nowhere.enqueue(work, 4)
+    assert len(entries()) == 2
+
+
+def test_blocks_of_asyncio(log, entries, outbox, nowhere):
+    """The same holds for asyncio, where a connection needs `async with`."""
+
+    async def main():
+        async with await psycopg.AsyncConnection.connect(log.dsn) as connection:
+            with pytest.raises(ArgumentTypeError, match="async with"), outbox(connection):
+                pass
+            async with outbox(connection):
+                job = nowhere.enqueue(work, 1)
+            await connection.commit()
+            return job.id
+
+    assert [("images", asyncio.run(main()))] == entries()
 
 
 def test_what_is_refused_changes_nothing(log, entries, outbox, nowhere):

@@ -52,6 +52,17 @@ def test_help_names_the_exit_codes(run):
     assert "--orders" not in done.stdout
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(run, shell):
+    """The script for a shell is printed, and subcommands and options are completed."""
+    script = run(RUN, _PGNOTIFIER_COMPLETE=f"{shell}_source").stdout
+    assert f"_PGNOTIFIER_COMPLETE={shell}_complete" in script
+    if shell == "bash":
+        words = {"COMP_WORDS": "pgnotifier stat", "COMP_CWORD": "1"}
+        done = run(RUN, _PGNOTIFIER_COMPLETE="bash_complete", **words)
+        assert done.stdout == "plain,status\n"
+
+
 @pytest.mark.parametrize("name", ["click", "rich", "celery", "redis", "kombu"])
 def test_a_missing_module_is_explained(run, name):
     """Without one of the extra's modules, the demo says what to install, and exits with 2."""

@@ -110,7 +110,7 @@ def test_showing_one(run, entries, tmp_path):
     assert (code, SECRET in said) == (0, False)
     assert json.loads(said)["kwargs"] == {"email": "…"}
     assert json.loads(run("show", entries[-1], "--arguments")[1])["kwargs"] == {"email": SECRET}
-    assert json.loads(run("show", entries[0], "-A")[1])["args"] == [SECRET]
+    assert json.loads(run("show", entries[0], "--arguments")[1])["args"] == [SECRET]
     code, said = run("show", entries[-1], "--redact", "name, email")
     assert json.loads(said)["kwargs"] == {"email": "…"}
     code, said = run("show", entries[0], PGNOTIFIER_REDACT=f"{__name__}:redact")

@@ -85,6 +85,7 @@ for db_conf, error, text in [
 """
 
 
+@pytest.mark.slow
 def test_with_translations():
     """The errors are the same in German, if the system has a libpq, which has translations."""
     german = {"LANGUAGE": "de", "LC_ALL": "C.UTF-8"}

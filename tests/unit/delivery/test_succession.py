@@ -5,12 +5,12 @@ import threading
 from collections import deque
 from datetime import UTC, datetime
 from time import monotonic, sleep
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from psycopg.pq import PGnotify
 
 from pgnotifier import Delivery, InlineDispatcher, Notification, Subscription, ThreadDispatcher
 from pgnotifier._delivery.buffer import GapMarker, Item
@@ -64,7 +64,7 @@ class Route:
     def send_all(self, pairs):
         for channel, payload in pairs:
             self._arriving.append(
-                SimpleNamespace(relname=channel.encode(), extra=str(payload).encode(), be_pid=7)
+                PGnotify(relname=channel.encode(), extra=str(payload).encode(), be_pid=7)
             )
         self.router.sort(self._next, PROVEN, lambda: False)
         self.router.hand_on()
@@ -514,7 +514,7 @@ class Changes(RuleBasedStateMachine):
 
 
 Changes.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
-TestChanges = Changes.TestCase
+TestChanges = pytest.mark.slow(Changes.TestCase)
 
 
 def test_handing_on_to_a_deliverer_that_has_just_retired():

@@ -55,6 +55,7 @@ def test_a_lost_connection(log, reader, reference, eventually):
     assert reader.read("orders", reference) == LONG.encode()
 
 
+@pytest.mark.slow
 def test_without_a_log(pgnotifier_dsn, reader):
     """Without a log, each read raises, and the connection is kept."""
     for _ in range(2):

@@ -3,16 +3,21 @@
 import os
 import threading
 from time import monotonic
-from types import SimpleNamespace
 
 import pytest
+from psycopg.pq import PGnotify
 
 from pgnotifier import InlineDispatcher, ListenRefusedError, Subscription
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._listener import reader_connection
-from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
+from pgnotifier._listener.reader_connection import (
+    LONG_PAUSE,
+    READS,
+    ReaderConnection,
+    StoppingError,
+)
 from pgnotifier._listener.router import Router
 from pgnotifier._registry.registry import Registry
 from pgnotifier.dispatch import Binding
@@ -47,7 +52,7 @@ class LateNotification:
 
     def answered(self):
         """Parse the notification and the answer."""
-        self.arrived.append(SimpleNamespace(relname=b"a", be_pid=7, extra=b"1"))
+        self.arrived.append(PGnotify(relname=b"a", be_pid=7, extra=b"1"))
         if self.outcome:
             raise self.outcome
         return True
@@ -108,7 +113,7 @@ class Flood:
         if not self.parsed:
             return None
         self.parsed -= 1
-        return SimpleNamespace(relname=b"a", be_pid=7, extra=b"1")
+        return PGnotify(relname=b"a", be_pid=7, extra=b"1")
 
     def close(self):
         """Do nothing."""
@@ -162,6 +167,18 @@ def test_a_pause_while_notifications_come_fast(flooded, stops):
         assert connection.router.received == 100_003
     assert 0.15 < monotonic() - begun < 30
     waker.join()
+
+
+def test_a_pause_after_a_read_that_was_cut_short(flooded):
+    """While there is always more, the reader pauses for a moment, and not until it is woken."""
+    connection, session, _ = flooded
+    session.consume = lambda: setattr(session, "parsed", 100)
+    connection.receive()
+    assert connection.router.received == READS * 100
+    begun = monotonic()
+    connection.receive()
+    assert LONG_PAUSE <= monotonic() - begun < 30
+    assert connection.router.received == 2 * READS * 100
 
 
 def test_a_pause_before_an_answer(flooded):

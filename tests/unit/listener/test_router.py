@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from deliveries import PROVEN, Fake, bind
+from psycopg.pq import PGnotify
 
 from pgnotifier._listener.router import Router
 from pgnotifier._log.references import Reference
@@ -41,7 +42,7 @@ class Connection:
         """Return the next parsed notification."""
         if not self.parsed:
             return None
-        return SimpleNamespace(relname=b"a", be_pid=7, extra=self.parsed.pop(0))
+        return PGnotify(relname=b"a", be_pid=7, extra=self.parsed.pop(0))
 
     def read_more(self):
         """Read; return whether there was anything."""
@@ -90,7 +91,7 @@ def test_what_a_listener_sends_to_itself():
     router = Router(lambda: registry, lambda _: taker, set)
     private = router.private.encode()
     arrived = [
-        SimpleNamespace(relname=name, be_pid=pid, extra=data)
+        PGnotify(relname=name, be_pid=pid, extra=data)
         for name, pid, data in [
             (private, 1, b"first"),
             (b"a", 7, b"1"),
@@ -112,7 +113,7 @@ def test_references():
     registry = Registry().bind(bind(fake)).add(["quiet"])
     router = Router(lambda: registry, lambda _: taker, set)
     arrived = [
-        SimpleNamespace(relname=name, be_pid=7, extra=data)
+        PGnotify(relname=name, be_pid=7, extra=data)
         for name, data in [
             (b"a", b"1"),
             (b"pgnotifier_reference", b"12 34 a"),

@@ -100,6 +100,7 @@ def test_a_transaction_that_was_open_for_long(log, session, sub):
         assert found == [1]
 
 
+@pytest.mark.slow
 def test_large_payloads(log, session, sub):
     """What has over 16 MiB together is read in several steps."""
     for number in range(3):

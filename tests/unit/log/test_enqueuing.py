@@ -181,6 +181,7 @@ def test_mistakes_in_jobs(log, enqueue, arguments, problem):
     assert log.count() == 0
 
 
+@pytest.mark.slow
 def test_arguments_that_are_too_large(log, enqueue):
     """An entry has 64 MiB at most, and the error says how many bytes there are."""
     with pytest.raises(psycopg.errors.ProgramLimitExceeded, match=r"an entry has 6710\d{4} bytes"):

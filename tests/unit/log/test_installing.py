@@ -56,6 +56,7 @@ def test_an_old_version_is_reported(connection):
         durable.check(connection)
 
 
+@pytest.mark.slow
 def test_a_schema_that_was_copied_alone(connection, pgnotifier_postgres):
     """A log of which only the schema was copied is refused with what to do, which helps."""
     durable.install(connection)

@@ -116,6 +116,7 @@ def test_check(connection, version):
     assert durable.install(connection) is False
 
 
+@pytest.mark.slow
 def test_what_is_there(connection, pgnotifier_dsn, roles, version):
     """Positions half-way, failed and dead entries, open transactions and rights all survive."""
     (publisher, publisher_dsn), (listener, listener_dsn) = roles
@@ -185,6 +186,7 @@ def test_what_is_there(connection, pgnotifier_dsn, roles, version):
     assert left.fetchone() == (0,)
 
 
+@pytest.mark.slow
 def test_while_publishers_and_readers_run(connection, pgnotifier_dsn, version):
     """Publishers that run during the upgrade fail at nothing, and readers lose nothing.
 
@@ -263,6 +265,7 @@ def wait_for(late, connection, dsn):
     waiting.join()
 
 
+@pytest.mark.slow
 def test_as_if_it_were_new(connection, roles, version):
     """After the upgrade, tables, functions and rights are those of a new installation."""
     (publisher, _), (listener, _) = roles

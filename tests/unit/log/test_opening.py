@@ -9,6 +9,7 @@ from log_position import Position
 
 from pgnotifier import durable
 from pgnotifier._log import positions
+from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._log.refusals import explained
 from pgnotifier.errors import ChannelNameError, LogNotInstalledError, LogRefusedError
 
@@ -101,6 +102,27 @@ def test_the_first_two(log, enqueuer, eventually):
         assert results == [False]
         second.rollback()
         assert opened(second) is True
+
+
+@pytest.mark.parametrize("connects_again", [True, False])
+def test_a_position_that_is_gone(log, enqueuer, eventually, connects_again):
+    """It is made again for what a new connection enqueues, and soon for what an old one does."""
+    outbox = Outbox(CHANNEL, NAME)
+    with psycopg.connect(enqueuer, autocommit=True) as connection:
+        outbox.insert(connection, [(None, "1")])
+        outbox.insert(connection, [(None, "2")])
+        log.execute("DELETE FROM pgnotifier.subscription")
+        if connects_again:
+            with psycopg.connect(enqueuer, autocommit=True) as other:
+                outbox.insert(other, [(None, "3")])
+        else:
+
+            def is_made_again():
+                outbox.insert(connection, [(None, "3")])
+                return log.count("subscription") == 1
+
+            eventually(is_made_again)
+    assert log.count("subscription") == 1
 
 
 def test_other_channels(log, enqueuer):

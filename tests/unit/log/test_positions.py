@@ -216,6 +216,7 @@ def test_beginning_at_a_time(log):
     assert len(log.read_all(log.subscribe("all", start=moment - timedelta(days=1)))) == 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2, 1234, 4999, 5000])
 def test_beginning_at_an_id(log, first):
     """A subscription that begins at an id gets this entry and all later ones."""

@@ -38,7 +38,7 @@ def listener(log, make_role):
 
 @pytest.fixture(scope="module")
 def sessions(pgnotifier_postgres, _database_with_log):
-    """Yield sessions of three roles, in a database that many tests share.
+    """Yield sessions of five roles, in a database that many tests share.
 
     What is refused changes nothing. So these tests need no database of their own.
     """
@@ -47,7 +47,7 @@ def sessions(pgnotifier_postgres, _database_with_log):
         owner = stack.enter_context(psycopg.connect(dsn, autocommit=True))
         positions.subscribe(owner, "a", "orders")
         sessions = {}
-        for part in ("publisher", "listener", "stranger"):
+        for part in ("publisher", "listener", "enqueuer", "worker", "stranger"):
             name = stack.enter_context(role(dsn))
             if part != "stranger":
                 durable.grant(owner, name, part)
@@ -352,10 +352,9 @@ def test_enqueuers_enqueue(log, enqueuer):
 
 
 @pytest.mark.parametrize("statement", [*READING, REANCHOR, *OWNING, *FORGING])
-def test_enqueuers_may_not(log, enqueuer, statement):
+def test_enqueuers_may_not(sessions, statement):
     """An enqueuer may neither read anything, nor move, lock, change or forge anything."""
-    log.subscribe("a")
-    assert refused(enqueuer, statement)
+    assert refused(sessions["enqueuer"], statement)
 
 
 def test_one_function_alone(log, stranger):
@@ -408,9 +407,9 @@ def test_workers_do(log, worker, statement):
 
 
 @pytest.mark.parametrize("statement", [*PUBLISHING, *READING, REANCHOR, *OWNING, *FORGING])
-def test_workers_may_not(log, worker, statement):
+def test_workers_may_not(sessions, statement):
     """A worker may do nothing else: it can't see or take back what others have done."""
-    assert refused(worker, statement)
+    assert refused(sessions["worker"], statement)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def test_only_the_difference(folder):
     assert "RETURNS int" not in make_script(read_steps(2, 3, folder), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [(3,), (1, 3), (2, 3), (1, 2, 3)], ids=str)
 @pytest.mark.parametrize("make", [make_script, make_statement])
 def test_all_ways_lead_to_the_same(connection, folder, pgnotifier_postgres, path, make):
@@ -208,6 +209,7 @@ def test_an_upgrade_keeps_rights(connection, pgnotifier_postgres):
         assert rights(connection) == rights(new)
 
 
+@pytest.mark.slow
 def test_a_part_that_an_older_version_does_not_have(connection):
     """Rights that come with a later version are refused, and the error says what to run."""
     durable.install(connection, 2)

@@ -22,6 +22,7 @@ def refuse(monkeypatch):
     return refused
 
 
+@pytest.mark.slow
 def test_order(eventually):
     """Calls are made in order, each followed by its own follow-up."""
     calls = []

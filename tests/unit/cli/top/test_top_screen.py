@@ -24,14 +24,14 @@ MOST_BYTES = 300_000
 
 
 class Script:
-    """A watcher that tells what the test says, and writes down what it is asked for."""
+    """A watcher that says what the test wants, and writes down what it is asked for."""
 
     def __init__(self):
         self.orders = []
         self.calls = []
 
-    def start(self, tell):
-        self.tell = tell
+    def start(self, show):
+        self.show = show
 
     def stop(self):
         self.calls.append("stop")
@@ -53,12 +53,12 @@ class Scene:
         self.app, self.script, self.pilot = app, script, pilot
 
     async def look(self, *reports, silent=()):
-        """Have the watcher tell what a survey has found."""
-        await self.tell(Look(Survey(reports, silent)))
+        """Have the watcher say what a survey has found."""
+        await self.say(Look(Survey(reports, silent)))
 
-    async def tell(self, what):
-        """Have the watcher tell something."""
-        self.script.tell(what)
+    async def say(self, what):
+        """Have the watcher say something."""
+        self.script.show(what)
         await self.pilot.pause()
 
     async def press(self, *keys):
@@ -170,7 +170,7 @@ def test_filter():
 
 
 def test_sorting():
-    """Channels come by rate; s goes to the next column, r turns the order round."""
+    """Channels are sorted by rate; s goes to the next column, r turns the order round."""
 
     async def part(scene):
         await scene.look(LEADER)
@@ -222,7 +222,7 @@ def test_muting():
         assert (order.listener, order.verb, order.channel, order.subscription) == (
             LEADER.id, "mute", "orders", None,
         )  # fmt: skip
-        await scene.tell(Outcome(done, failed=False))
+        await scene.say(Outcome(done, failed=False))
         assert "muted channel 'orders'" in scene.text
         await scene.look(replace(LEADER, channels=(replace(ORDERS, muted=True), IMAGES_CHANNEL)))
         assert "muted" in scene.rows_with("12.5/s")[0]
@@ -231,7 +231,7 @@ def test_muting():
         await scene.press("3", "down", "m", "y")
         order = scene.script.orders[-1][0][0]
         assert (order.verb, order.channel, order.subscription) == ("mute", "orders", "invoice")
-        await scene.tell(Outcome("listener 0 refused: no right", failed=True))
+        await scene.say(Outcome("listener 0 refused: no right", failed=True))
         assert "! listener 0 refused: no right" in scene.text
         await scene.look(replace(LEADER, takes_orders=False))
         await scene.press("m")
@@ -265,11 +265,11 @@ def test_what_is_wrong():
     """A connection that is lost is shown, and what was known stays; then all is well again."""
 
     async def part(scene):
-        await scene.tell(Look(None, "no route to host"))
+        await scene.say(Look(None, "no route to host"))
         assert "! not connected, trying again: no route to host" in scene.text
         await scene.look(LEADER)
         assert "! " not in scene.text
-        await scene.tell(Look(None, "the server closed the connection"))
+        await scene.say(Look(None, "the server closed the connection"))
         assert "NOT CONNECTED" in scene.text
         assert scene.rows_with("web-1 4711")
         await scene.look(silent=[SilentListener(77, "shop", None, None, None)])
@@ -306,7 +306,7 @@ def test_names(name):
         await scene.press("2", "m")
         assert literal.replace("\\", "\\\\") in scene.text or literal in scene.text
         await scene.press("n", "slash", *"[b", "enter")
-        await scene.tell(Outcome(f"{name}".encode("unicode_escape").decode(), failed=True))
+        await scene.say(Outcome(f"{name}".encode("unicode_escape").decode(), failed=True))
 
     play(part)
 
@@ -343,11 +343,11 @@ def test_picture(tmp_path):
     async def part(scene):
         for moment in range(40):
             survey = make_survey(12, 2, moment)
-            scene.script.tell(Look(survey))
+            scene.script.show(Look(survey))
         await scene.pilot.pause()
         picture(scene, "top", tmp_path)
         for moment in range(40):
-            scene.script.tell(Look(make_survey(moment=moment)))
+            scene.script.show(Look(make_survey(moment=moment)))
         await scene.press("2")
         assert "200 channels" in scene.text
         picture(scene, "top-many", tmp_path)

@@ -23,7 +23,7 @@ def take_texts(url):
     The bindings of queues are left there.
     """
     with redis.Redis.from_url(url) as client:
-        lists = [key for key in sorted(client.keys()) if client.type(key) == b"list"]
+        lists = sorted(client.scan_iter(count=10_000, _type="list"))
         found = [text.decode() for key in lists for text in client.lrange(key, 0, -1)[::-1]]
         client.delete("", *lists)
     return found

@@ -10,6 +10,7 @@ from brokered import TEXTS, callback
 from cases import STAMPED
 from celery import Celery, group
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 from kombu.exceptions import OperationalError
 
 from pgnotifier import Batch
@@ -136,6 +137,60 @@ def test_many_queues(app, make_desk, take):
     }
 
 
+@pytest.mark.parametrize("stamps", [True, False])
+def test_a_queue_that_is_deleted(app, make_desk, take, stamps):
+    """What RabbitMQ has no queue for isn't lost: with the next connection, it is declared again."""
+    desk = make_desk(app)
+    fn = callback if stamps else app.task(name="own")(callback)
+    binding = desk.subscribe(fn, **({} if stamps else {"link": app.signature("own")}))
+    assert not desk.deliver(binding, *TEXTS)
+    assert len(take().popitem()[1]) == len(TEXTS)
+    with app.connection_for_write() as connection:
+        connection.channel().queue_delete(app.conf.task_default_queue)
+    batch = Batch(desk.deliveries(*((binding, text) for text in TEXTS)))
+    with pytest.raises(OperationalError, match="was deleted"):
+        desk.dispatcher.dispatch(batch)
+    assert batch.remaining == len(TEXTS)
+    desk.dispatcher.dispatch(batch)
+    assert not batch.remaining
+    assert len(take().popitem()[1]) == len(TEXTS)
+    assert desk.reported == []
+
+
+def test_what_no_queue_is_bound_for(app, make_desk, take):
+    """What no queue of the app's exchange gets is reported, and the others arrive."""
+    topics = Exchange(secrets.token_hex(8), "topic", auto_delete=True)
+    name = app.conf.task_default_queue
+    app.conf.task_queues = [Queue(name, topics, routing_key="eu.#")]
+    desk = make_desk(app)
+    there = desk.subscribe(callback, exchange=topics.name, routing_key="eu.fr")
+    nowhere = desk.subscribe(callback, id="b", exchange=topics.name, routing_key="us.ny")
+    assert not desk.dispatch((there, "1"), (nowhere, "2"), (there, "3"), (nowhere, "4"))
+    assert [m.decode()[0][2] for m in take()[name]] == [1, 3]
+    assert len(desk.reported) == 2
+    assert all("no queue is bound to the exchange" in str(one) for one in desk.reported)
+
+
+def test_a_fanout_without_listeners(app, make_desk):
+    """What goes to a fanout is for whoever listens, and so is what goes to another's exchange."""
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        topics, fanout = (
+            Exchange(secrets.token_hex(8), kind, auto_delete=False)(channel)
+            for kind in ("topic", "fanout")
+        )
+        topics.declare()
+        fanout.declare()
+    app.conf.task_queues = [Broadcast(fanout.name), Queue(app.conf.task_default_queue)]
+    desk = make_desk(app)
+    everyone = desk.subscribe(callback, queue=fanout.name)
+    elsewhere = desk.subscribe(callback, id="b", exchange=topics.name, routing_key="a")
+    assert not desk.dispatch((everyone, "1"), (elsewhere, "2"), (everyone, "3"))
+    assert desk.reported == []
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        channel.exchange_delete(topics.name)
+        channel.exchange_delete(fanout.name)
+
+
 def test_acks_that_come_in_pieces(app, make_desk, carrier, monkeypatch):
     """Many acks are read at once; incomplete and other frames are left in py-amqp's buffer."""
     desk = make_desk(app)
@@ -165,8 +220,8 @@ def carrier(monkeypatch):
     """Return the carriers that were made, as a list."""
     made, init = [], AmqpCarrier.__init__
 
-    def noting(self, producer):
-        init(self, producer)
+    def noting(self, *given):
+        init(self, *given)
         made.append(self)
 
     monkeypatch.setattr(AmqpCarrier, "__init__", noting)

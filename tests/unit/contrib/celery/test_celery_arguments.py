@@ -80,12 +80,14 @@ def through(value, serializer):
     return serialization.loads(body, content_type, encoding, accept=[content_type])[0]
 
 
+@pytest.mark.slow
 @given(values)
 def test_any_value_survives_json(value):
     """A user's own task gets any value back, with the same types."""
     assert same(through(wrap_exact(value), "json"), value)
 
 
+@pytest.mark.slow
 @given(literals, st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_payload_survives_any_serializer(value, serializer):
     """A callback in a worker gets the same payload as it would have got inline."""
@@ -94,6 +96,7 @@ def test_any_payload_survives_any_serializer(value, serializer):
     assert same(unwrap(through(carried, serializer), decode), decode(raw))
 
 
+@pytest.mark.slow
 @given(st.lists(literals, min_size=1, max_size=5), st.sampled_from(["json", "msgspec", "pickle"]))
 def test_any_batch_survives_any_serializer(found, serializer):
     """Each payload of a gathered batch arrives as it would have arrived alone."""

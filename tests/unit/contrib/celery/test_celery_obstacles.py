@@ -59,6 +59,7 @@ UNSTAMPED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNSTAMPED)
 def test_obstacles(make_app, make_desk, pressed, caplog, pgnotifier_redis_url, case):
     """If a stamp could be wrong, Celery makes each message, and the debug log says why."""

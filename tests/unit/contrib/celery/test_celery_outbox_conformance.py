@@ -63,6 +63,7 @@ def compare(app, url, publish):
     return len(drafts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", STAMPED)
 def test_cases_of_the_stamper(make_app, make_desk, pgnotifier_redis_url, case):
     """Each message that the stamper is compared with is the same when it is captured."""

@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -15,6 +17,7 @@ from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli import foreground
 from pgnotifier.cli.listing import with_durable
+from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.tables import format_table
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
@@ -45,6 +48,18 @@ def _add_setting(parser: ArgumentParser, name: str, default: str = "") -> None:
         f"--{name.replace('_', '-')}", type=read, metavar=setting.metavar,
         help=f"{setting.help} Default: PGNOTIFIER[{name.upper()!r}]{default}.",
     )  # fmt: skip
+
+
+@contextmanager
+def _console(chosen: dict[str, Notifier], *, wanted: bool) -> Iterator[None]:
+    """Serve the console beside the listeners, if that is wanted. It needs click."""
+    if not wanted:
+        yield
+        return
+    from pgnotifier.cli.console import beside
+
+    with beside([*chosen.values()], wanted=True):
+        yield
 
 
 class Command(BaseCommand):
@@ -81,9 +96,14 @@ class Command(BaseCommand):
             "--no-wait", action="store_false", dest="wait",
             help="Exit with code 1 if PostgreSQL can't be reached at the start. Default: wait.",
         )  # fmt: skip
+        parser.add_argument(
+            "--console", action="store_true",
+            help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+        )  # fmt: skip
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
         _add_setting(parser, "health_host", ", 127.0.0.1")
+        parser.add_argument("--metrics", action="store_true", help=HELP)
         parser.add_argument(
             "--reload", action="store_true", default=None, dest="reload",
             help="Restart when code changes. Default: if DEBUG.",
@@ -148,8 +168,13 @@ class Command(BaseCommand):
         port = options["health_port"] or conf.get("HEALTH_PORT")
         host = options["health_host"] or conf.get("HEALTH_HOST")
         health = None if port is None else HealthServer([*chosen.values()], port, host)
+        if options["metrics"]:
+            try:
+                expose_metrics(health, chosen.values())
+            except PgNotifierError as exc:
+                raise CommandError(str(exc)) from None
         timeout = options["drain_timeout"]
-        with Watch(chosen):
+        with Watch(chosen), _console(chosen, wanted=options["console"]):
             return foreground.listen(
                 [*chosen.values()],
                 conf.get("DRAIN_TIMEOUT") if timeout is None else timeout,

@@ -1,0 +1,233 @@
+"""Make the spans of notifications."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+)
+
+from pgnotifier._runtime.sync import ForkSafeLock
+from pgnotifier.contrib.opentelemetry.origins import describe, find_origin, find_origins
+from pgnotifier.contrib.opentelemetry.sampling import SCALE, Decision
+from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDispatcher
+from pgnotifier.notification import raw_of
+
+REMEMBERED = 1_000
+"""How many notifications are remembered whose further deliveries join their trace."""
+IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
+
+_NOTHING = Context()
+_UNRECORDED = trace.set_span_in_context(
+    NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(0))), _NOTHING
+)
+"""The context of callbacks that aren't recorded, so that their own spans aren't either."""
+
+
+class _Unrecorded:
+    """Calls a callback without a span, and its own spans aren't recorded either.
+
+    The context stays, as the thread or task is pgnotifier's, and the next callback usually isn't
+    recorded either: to attach and detach it each time would cost several times as much.
+    """
+
+    def __enter__(self) -> None:
+        if contexts.get_current() is not _UNRECORDED:
+            contexts.attach(_UNRECORDED)
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_unrecorded = _Unrecorded()
+
+
+class _Begun(NamedTuple):
+    """The traces of notifications that nothing tells apart, in their order.
+
+    A binding gets each of them once, in order, so that its number says which one it is.
+
+    Attributes:
+        ids: The span of each.
+        had: How many of them a binding has had, by its identity.
+    """
+
+    ids: list[SpanContext]
+    had: dict[int, int]
+
+
+class Spans:
+    """Makes the spans of a notifier: a consumer's span for each notification.
+
+    Further subscriptions to it have spans of their own below that one.
+    """
+
+    def __init__(self, decision: Decision) -> None:
+        self._tracer, self._bound, self._follows_parent = decision
+        self._recent: OrderedDict[Any, _Begun] = OrderedDict()  # guarded by the lock
+        self._lock = ForkSafeLock()
+        self._handed: dict[int, SpanContext] = {}  # by the delivery's identity
+
+    def calling(self, delivery: Delivery, /) -> AbstractContextManager[object]:
+        """Return what a callback is to be called in."""
+        origin = find_origin(delivery.notification.payload)
+        if not self._is_recorded(delivery, origin):
+            return _unrecorded
+        return self._current(delivery, origin)
+
+    def handing_over(
+        self, deliveries: Iterable[Delivery], by: Dispatcher, /
+    ) -> AbstractContextManager[object]:
+        """Return what deliveries are to be handed to a queue in."""
+        if by.is_relay or isinstance(by, IN_PROCESS):
+            return nullcontext()
+        return self._handing_over(deliveries)
+
+    def find(self, delivery: Delivery, /) -> SpanContext | None:
+        """Return the ids of the span of a delivery that is being handed over."""
+        return self._handed.get(id(delivery))
+
+    @contextmanager
+    def _current(self, delivery: Delivery, origin: SpanContext | None) -> Iterator[None]:
+        span = self._begin(delivery, origin, "process")
+        token = contexts.attach(trace.set_span_in_context(span, _NOTHING))
+        try:
+            yield
+        except BaseException as exc:
+            _fail(span, exc)
+            raise
+        finally:
+            contexts.detach(token)
+            span.end()
+
+    @contextmanager
+    def _handing_over(self, deliveries: Iterable[Delivery]) -> Iterator[None]:
+        spans: list[Span] = []
+        begun: list[Delivery] = []  # keeps their identities
+        for delivery in tuple(deliveries):
+            if not delivery.binding.live:
+                continue
+            origin = find_origin(delivery.notification.payload)
+            if self._is_recorded(delivery, origin):
+                span = self._begin(delivery, origin, "receive")
+                spans.append(span)
+                ids = span.get_span_context()
+            else:
+                ids = _make_unrecorded(origin, delivery)
+            begun.append(delivery)
+            self._handed[id(delivery)] = ids
+        try:
+            yield
+        except BaseException as exc:
+            for span in spans:
+                _fail(span, exc)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+            for delivery in begun:
+                self._handed.pop(id(delivery), None)
+
+    def _is_recorded(self, delivery: Delivery, origin: SpanContext | None) -> bool:
+        """Return whether to make a span; the sampler decides that if it isn't a usual one."""
+        if self._bound is None:
+            return True
+        if origin is not None and self._follows_parent:
+            return origin.trace_flags.sampled
+        # All deliveries of a notification have the same hash: either all are recorded, or none.
+        if self._bound in (0, SCALE):
+            return self._bound == SCALE
+        return _hash(delivery) % SCALE < self._bound
+
+    def _begin(self, delivery: Delivery, origin: SpanContext | None, operation: str) -> Span:
+        """Start the consumer's span of a notification.
+
+        If it has that already, start one below it for a callback. What is handed to a queue needs
+        none: each message gets a span by the instrumentation of the queue.
+        """
+        key, binding = _key(delivery), id(delivery.binding)
+        # Another thread that has a delivery of the same notification waits for the first span.
+        with self._lock:
+            known = self._recent.get(key)
+            if known is None or len(known.ids) > REMEMBERED:
+                known = self._recent[key] = _Begun([], {})
+            number = known.had.get(binding, 0)
+            known.had[binding] = number + 1
+            if number < len(known.ids):
+                ids = known.ids[number]
+                if operation == "receive":
+                    return NonRecordingSpan(ids)
+                return self._start(delivery, operation, SpanKind.INTERNAL, ids)
+            links = [Link(one) for one in find_origins(delivery)]
+            span = self._start(delivery, operation, SpanKind.CONSUMER, origin, links)
+            known.ids.append(span.get_span_context())
+            self._recent.move_to_end(key)
+            if len(self._recent) > REMEMBERED:
+                self._recent.popitem(last=False)
+            return span
+
+    def _start(
+        self,
+        delivery: Delivery,
+        operation: str,
+        kind: SpanKind,
+        parent: SpanContext | None,
+        links: Sequence[Link] = (),
+    ) -> Span:
+        return self._tracer.start_span(
+            f"{operation} {delivery.notification.channel}",
+            context=_NOTHING if parent is None else _context_of(parent),
+            kind=kind,
+            attributes=describe(delivery, operation),
+            links=links,
+        )
+
+
+def _key(delivery: Delivery) -> Any:
+    arrived = delivery.notification
+    return (
+        arrived.channel,
+        arrived.pid,
+        arrived.received_at,
+        arrived.id,
+        arrived.count,
+        arrived.raw,
+    )
+
+
+def _hash(delivery: Delivery) -> int:
+    # Python's hashes of texts are random in each process. The text isn't made of bytes for this.
+    arrived = delivery.notification
+    return hash((arrived.received_at, arrived.pid, arrived.id, raw_of(arrived)))
+
+
+def _context_of(ids: SpanContext) -> Context:
+    return trace.set_span_in_context(NonRecordingSpan(ids), _NOTHING)
+
+
+def _make_unrecorded(origin: SpanContext | None, delivery: Delivery) -> SpanContext:
+    """Return ids that tell workers that the trace isn't recorded."""
+    if origin is not None:
+        return origin
+    found = _hash(delivery) & ((1 << 63) - 1) or 1
+    return SpanContext(found << 64 | found, found, is_remote=False, trace_flags=TraceFlags(0))
+
+
+def _fail(span: Span, exc: BaseException) -> None:
+    if span.is_recording():
+        span.record_exception(exc)
+        span.set_attribute("error.type", type(exc).__qualname__)
+        span.set_status(Status(StatusCode.ERROR, f"{type(exc).__name__}: {exc}"[:1000]))
