@@ -1,53 +1,18 @@
 """`pgnotifier tail` as a process: in a terminal, in a pipe, and with a server that goes away."""
 
-import contextlib
-import fcntl
 import json
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
-import threading
 from pathlib import Path
 
-import pyte
 import pytest
+from terminals import Terminal
 
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
 COMMAND = (sys.executable, "-m", "pgnotifier")
-
-
-class Terminal:
-    """A process in a terminal of 80 columns and 24 lines."""
-
-    def __init__(self, *argv):
-        self.screen = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self.screen)
-        self.fd, inner = pty.openpty()
-        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        env = {**os.environ, "TERM": "xterm-256color"}
-        env.pop("NO_COLOR", None)
-        self.process = subprocess.Popen(
-            argv, stdin=inner, stdout=inner, stderr=inner, env=env, start_new_session=True
-        )
-        os.close(inner)
-        self.raw = b""
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        with contextlib.suppress(OSError):
-            while data := os.read(self.fd, 4096):
-                self.raw += data
-                self._stream.feed(data)
-
-    @property
-    def text(self):
-        """What it shows."""
-        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
 
 @pytest.fixture
@@ -62,9 +27,7 @@ def in_terminal(pgnotifier_dsn, eventually):
 
     yield run
     for one in made:
-        one.process.kill()
-        one.process.wait()
-        os.close(one.fd)
+        one.close()
 
 
 @pytest.fixture

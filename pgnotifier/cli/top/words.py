@@ -56,7 +56,7 @@ def age_of(since: datetime | None) -> str:
 
 
 def draw_sparkline(values: Sequence[float], width: int) -> str:
-    """Return the latest values in blocks of these heights; the highest one among them has full height."""
+    """Return the latest values as blocks; that of the highest has full height."""
     shown = [*values][-width:]
     highest = max(shown, default=0.0)
     if highest <= 0:
