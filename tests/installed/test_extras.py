@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from terminals import Terminal
 
 README = Path(__file__).parents[2] / "README.md"
 PROJECT = Path(__file__).parent / "django_project"
@@ -138,6 +139,22 @@ def test_cli(install, db, free_port):
     listener.wait_for("orders: {'total': 9.5} from session")
     assert '"listening"' in environment.run("pgnotifier", "health", "--port", port).stdout
     assert "Traceback" not in listener.log
+
+
+def test_top(install, db, eventually):
+    """`pgnotifier top` draws the listener in a terminal, and ends by a key."""
+    environment = install("top")
+    write_callback(environment, db.dsn)
+    environment.start("pgnotifier", "listen", "plain:notifier", ready="listening")
+    terminal = Terminal(environment.find("pgnotifier"), "top", "--dsn", db.dsn)
+    try:
+        eventually(lambda: "1 listener " in terminal.text)
+        terminal.type("2")
+        eventually(lambda: re.search(r"^ *orders ", terminal.text, re.MULTILINE))
+        terminal.type("q")
+        assert terminal.process.wait(60) == 0, terminal.text
+    finally:
+        terminal.close()
 
 
 @pytest.mark.timeout(300)
