@@ -1,5 +1,6 @@
 """Reports of listeners that don't exist, for screens that show them."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -64,9 +65,11 @@ def make_survey(channels=200, each=5, moment=0):
     """Return the survey of a leader and a standby with many channels and subscriptions."""
     names = [f"shop.{table}.{number:03}" for number in range((channels + 3) // 4)
              for table in ("orders", "images", "mail", "stock")][:channels]  # fmt: skip
-    busy = [((moment * 7 + place * 13) % 29) * (place % 5 == 0) for place in range(channels)]
+    wave = 40 + 25 * math.sin(moment / 5) + moment * 7 % 11
+    busy = [wave * 12 / (place * 7 % channels + 1) * (1 + moment * place % 7 / 20)
+            for place in range(channels)]  # fmt: skip
     reports = [
-        make_channel(name, 1000 + 40 * moment + busy[place], rate=float(busy[place]))
+        make_channel(name, 1000 + 2 * moment * (place + 1), rate=busy[place])
         for place, name in enumerate(names)
     ]
     subscriptions = [
@@ -74,5 +77,8 @@ def make_survey(channels=200, each=5, moment=0):
         for name in names
         for n, verb in enumerate(("index", "resize", "mail", "count", "audit")[:each])
     ]
-    leader = make_report(reports, subscriptions, rate=float(sum(busy)))
+    leader = make_report(reports, subscriptions, rate=sum(busy))
+    (dispatcher,) = leader.dispatchers
+    later = sum(busy) * (1 - moment % 5 / 50)
+    leader = replace(leader, dispatchers=(replace(dispatcher, rate=later),))
     return Survey((leader, make_standby(leader)))

@@ -37,8 +37,9 @@ class Terminal:
         self._reader.start()
 
     def _read(self):
+        fd = self.fd
         with contextlib.suppress(OSError):
-            while data := os.read(self.fd, 4096):
+            while data := os.read(fd, 4096):
                 self.raw += data
                 self._stream.feed(data)
 
@@ -51,8 +52,14 @@ class Terminal:
         """What it shows."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
+    def hang_up(self):
+        """Close the terminal, and leave the process alone."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
     def close(self):
-        """Kill the process."""
+        """Kill the process, and close the terminal."""
         self.process.kill()
         self.process.wait()
-        os.close(self.fd)
+        self.hang_up()

@@ -98,6 +98,19 @@ def test_a_server_that_is_down(in_terminal, tmp_path, eventually):
     assert terminal.process.wait(60) == 130
 
 
+def test_a_terminal_that_is_stopped_and_closed(in_terminal, db, eventually):
+    """After Ctrl-Z the server keeps nothing for it; it goes on, and ends with its terminal."""
+    terminal = in_terminal()
+    eventually(lambda: "nobody listens" in terminal.text)
+    terminal.type("\x1a")
+    assert os.WIFSTOPPED(os.waitpid(terminal.process.pid, os.WUNTRACED)[1])
+    eventually(lambda: not db.listening())
+    terminal.process.send_signal(signal.SIGCONT)
+    eventually(db.listening)
+    terminal.hang_up()
+    assert terminal.process.wait(60) != 0
+
+
 def test_no_terminal(pgnotifier_dsn):
     """Without one, it exits with code 2, and says what to use."""
     done = subprocess.run(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import sys
 from typing import ClassVar
 
 from rich.text import Text
@@ -16,6 +17,7 @@ from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.exits import INTERRUPTED
 from pgnotifier.cli.top.asking import Confirmation
 from pgnotifier.cli.top.board import Board, name_listener
+from pgnotifier.cli.top.checking import is_terminal
 from pgnotifier.cli.top.panels import draw_figures, draw_keys, draw_tabs, draw_title
 from pgnotifier.cli.top.queues import QueueWatcher
 from pgnotifier.cli.top.rows import choose_rows
@@ -34,10 +36,13 @@ class TopApp(App[int]):
     .line { height: 1; width: 100%; }
     #figures { height: 3; width: 100%; margin-bottom: 1; }
     ContentSwitcher { height: 1fr; }
-    LiveTable { height: 100%; width: 100%; }
+    LiveTable { height: 100%; width: 100%; scrollbar-size: 1 1; }
+    LiveTable:focus { background-tint: $foreground 0%; }
+    LiveTable > .datatable--fixed { background: $surface; color: $foreground; }
     LiveTable > .datatable--cursor { text-style: bold reverse; }
     #detail { height: auto; min-height: 1; max-height: 3; width: 100%; }
     #filter { height: 1; border: none; padding: 0; display: none; }
+    #message { height: auto; min-height: 1; max-height: 2; width: 100%; }
     #message.bad { text-style: bold; color: $error; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -92,7 +97,7 @@ class TopApp(App[int]):
             for place, view in enumerate(VIEWS):
                 yield LiveTable(view, id=f"view-{place}")
         yield Static(id="detail")
-        yield Static(id="message", classes="line")
+        yield Static(id="message")
         yield Input(id="filter", placeholder="filter: Enter keeps it, Escape clears it")
         yield Static(draw_keys(), id="keys", classes="line")
 
@@ -103,16 +108,16 @@ class TopApp(App[int]):
         for number, code in ((signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 128 + 15)):
             with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
                 loop.add_signal_handler(number, self.exit, code)
-        self.app_suspend_signal.subscribe(self, self._suspend)
         self.app_resume_signal.subscribe(self, self._resume)
         self._table.focus()
         self._draw()
-        self.set_interval(1.0, self._draw_lost)
+        self.set_interval(1.0, self._tick)
         self._watcher.start(lambda what: self.post_message(self.News(what)))
 
-    def _suspend(self, _: App[int]) -> None:
-        """Have no connection while the program is stopped: see `Watcher`."""
+    def action_suspend_process(self) -> None:
+        """Stop by Ctrl-Z, and have no connection meanwhile: see `Watcher`."""
         self._watcher.pause(wait=True)
+        super().action_suspend_process()
 
     def _resume(self, _: App[int]) -> None:
         if not self._paused:
@@ -168,7 +173,9 @@ class TopApp(App[int]):
         self._draw_detail()
         self._draw_message()
 
-    def _draw_lost(self) -> None:
+    def _tick(self) -> None:
+        if not self.is_headless and not is_terminal(sys.__stdin__):
+            self.exit(128 + 1)  # it was closed, and nobody has sent SIGHUP
         if self._board.error is not None:  # its time goes on
             self._draw_message()
 
@@ -196,7 +203,7 @@ class TopApp(App[int]):
         line = self._line("message")
         line.set_class(is_bad, "bad")
         mark = "! " if is_bad else ""
-        line.update(Text(f"{mark}{text}", no_wrap=True, overflow="ellipsis"))
+        line.update(Text(f"{mark}{text}", overflow="ellipsis"))
 
     # --- keys ---
 

@@ -1,13 +1,13 @@
 """The subcommand `top`."""
 
 import logging
-import os
 import sys
 
 import click
 
-from pgnotifier.cli.exits import NOT_INSTALLED, explain_missing
+from pgnotifier.cli.exits import explain_missing
 from pgnotifier.cli.target import Target, target_options
+from pgnotifier.cli.top.checking import check_terminal
 from pgnotifier.cli.top.queues import QueueWatcher, find_sources
 from pgnotifier.cli.top.watching import Watcher
 
@@ -63,15 +63,3 @@ def top(target: Target, interval: float) -> None:
     code = app.run()
     logging.disable(logging.NOTSET)
     sys.exit(app.return_code if code is None else code)
-
-
-def check_terminal() -> None:
-    """Exit with code 2 if there is no terminal to draw on and to read keys from."""
-    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
-    if any(one is None or not one.isatty() for one in streams) or os.environ.get("TERM") == "dumb":
-        click.echo(
-            "pgnotifier: top needs a terminal for input, output and errors. In a pipe or a script, "
-            "use:  pgnotifier status --watch",
-            err=True,
-        )
-        sys.exit(NOT_INSTALLED)

@@ -13,6 +13,8 @@ from pgnotifier.cli.top.views import View
 
 LEAST = 18
 """The width of a first column, at least. What doesn't fit then is reached with the arrow keys."""
+MOST = 60
+"""Its width at most, so that figures are near the names that they belong to."""
 PADDING = 2
 """Characters between two columns."""
 MOST_REMOVED = 20
@@ -119,7 +121,8 @@ class LiveTable(DataTable[Text]):
     def _fit(self) -> list[tuple[Column, int]]:
         columns = self.view.columns
         taken = sum(one.width for one in columns) + PADDING * len(columns)
-        rest = max(LEAST, self.size.width - taken - 1)  # the scroll area takes one
+        rest = self.size.width - taken - 1  # one is left for scrolling
+        rest = min(max(rest, LEAST), MOST)
         return [(one, one.width or rest) for one in columns]
 
     def _title(self, place: int, column: Column) -> Text:

@@ -11,6 +11,7 @@ from pgnotifier.cli.top.words import (
     draw_sparkline,
     show_age,
     show_delay,
+    show_moment,
     show_number,
     show_rate,
 )
@@ -86,7 +87,7 @@ def _list_listeners(board: Board) -> Iterator[Row]:
 
 def _describe_listener(one: ListenerReport) -> str:
     parts = [
-        f"{one.state} since {one.since.astimezone():%Y-%m-%d %H:%M:%S}",
+        f"{one.state} since {show_moment(one.since)}",
         f"pgnotifier {one.version}, Python {one.python}, {one.command}".rstrip(", "),
         f"{one.channel_count:,} channels, {one.subscription_count:,} subscriptions",
         "takes orders" if one.takes_orders else "takes no orders",

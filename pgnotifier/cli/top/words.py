@@ -55,11 +55,19 @@ def age_of(since: datetime | None) -> str:
     return "" if since is None else show_age((datetime.now(UTC) - since).total_seconds())
 
 
+def show_moment(at: datetime) -> str:
+    """Return a time, in the zone of this machine."""
+    try:
+        return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError):  # in a forged answer
+        return at.isoformat()
+
+
 def draw_sparkline(values: Sequence[float], width: int) -> str:
     """Return the latest values as blocks; that of the highest has full height."""
     shown = [*values][-width:]
     highest = max(shown, default=0.0)
-    if highest <= 0:
+    if not 0 < highest < math.inf:  # nothing, or a forged answer
         return ("▁" * len(shown)).rjust(width)
     steps = len(HEIGHTS) - 1
     blocks = (HEIGHTS[max(1, math.ceil(one / highest * steps))] for one in shown)

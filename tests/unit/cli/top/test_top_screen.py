@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,9 @@ def test_sorting():
         assert scene.text.index("images ") < scene.text.index("orders ")
         await scene.press("s")
         assert "TREND▼" in scene.text
+        await scene.pilot.click("#view-1", offset=(3, 0))
+        await scene.pilot.pause()
+        assert "CHANNEL▲" in scene.text
 
     play(part)
 
@@ -311,6 +315,25 @@ def test_names(name):
     play(part)
 
 
+def test_forged_answers():
+    """Anybody can send an answer: impossible figures and times are shown, too."""
+    begin = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+    channels = [make_channel("orders", -(2**63), rate=1e308)]
+    forged = [
+        make_report(channels, [INVOICE], id=f"{n:016}", rate=1e308, since=begin, gaps=2**62)
+        for n in range(3)
+    ]
+
+    async def part(scene):
+        for _ in range(2):
+            await scene.look(*forged)
+            await scene.press("tab")
+        await scene.press("3", "4", "5", "1")
+        assert scene.rows_with("web-1 4711")
+
+    play(part)
+
+
 @pytest.mark.parametrize("size", [(20, 5), (200, 60)])
 def test_sizes(size):
     """It is drawn in terminals of any size, and again when the size changes."""
@@ -338,15 +361,22 @@ def picture(scene, name, directory):
 
 
 def test_picture(tmp_path):
-    """With 200 channels and 1,000 subscriptions it is readable, and shows changes alone."""
+    """A screenshot shows the figures, and no address of a font."""
 
     async def part(scene):
-        for moment in range(40):
-            survey = make_survey(12, 2, moment)
-            scene.script.show(Look(survey))
+        for moment in range(60 if KEPT else 2):
+            scene.script.show(Look(make_survey(12, 2, moment)))
         await scene.pilot.pause()
         picture(scene, "top", tmp_path)
-        for moment in range(40):
+
+    play(part, size=(110, 24))
+
+
+def test_many_channels(tmp_path):
+    """With 200 channels and 1,000 subscriptions it is readable."""
+
+    async def part(scene):
+        for moment in range(60 if KEPT else 2):
             scene.script.show(Look(make_survey(moment=moment)))
         await scene.press("2")
         assert "200 channels" in scene.text
