@@ -18,6 +18,7 @@ import outbox_enqueue
 import outbox_latency
 import queues
 import rabbitmq
+import row_triggers
 import tracing
 from commandline import run
 
@@ -46,6 +47,7 @@ if __name__ == "__main__":
                 outbox,
                 outbox_enqueue,
                 outbox_latency,
+                row_triggers,
             )
         ],
     )

@@ -45,6 +45,7 @@ COMPETITORS = {
     "enqueueing in a transaction": 3,
     "10 tasks at a time": 2,
     "from COMMIT to task, with an outbox": 4,
+    "an UPDATE of 1,000 rows": 5,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 
