@@ -20,17 +20,18 @@ from rounds import divide, take_turns
 from servers import Servers
 
 from pgnotifier import triggers
-from pgnotifier.triggers import Options, Trigger
+from pgnotifier.triggers import Event, Options, Trigger
 
 ROWS = 100_000
 BARE = "without a trigger"
 STATEMENT = "per statement"
+UPDATE: list[Event] = ["update"]
 TRIGGERS: dict[str, Options | None] = {
     BARE: None,
-    STATEMENT: {"per": "statement"},
-    "per statement, durable": {"per": "statement", "durable": True},
-    "per statement, some columns": {"per": "statement", "columns": ["status"]},
-    "per row": {"per": "row"},
+    STATEMENT: {"on": UPDATE, "per": "statement"},
+    "per statement, durable": {"on": UPDATE, "per": "statement", "durable": True},
+    "per statement, some columns": {"on": UPDATE, "per": "statement", "columns": ["status"]},
+    "per row": {"on": UPDATE, "per": "row"},
 }
 CREATE = """
 DROP TABLE IF EXISTS orders;
@@ -57,7 +58,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
             connection.execute("VACUUM ANALYZE orders")
             options = TRIGGERS[name]
             if options is not None:
-                triggers.create(connection, Trigger("orders", "orders", on=["update"], **options))
+                triggers.create(connection, Trigger("orders", "orders", **options))
             began = cpu_time(connection)
             connection.execute("UPDATE orders SET status = 'paid'")
             spent = cpu_time(connection) - began
@@ -79,7 +80,9 @@ def cpu_time(connection: psycopg.Connection) -> float:
     stat = Path(f"/proc/{connection.info.backend_pid}/schedstat")
     if stat.exists():  # in nanoseconds
         return int(stat.read_text().split()[0]) / 1e9
-    fields = Path(f"/proc/{connection.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
+    fields = (
+        Path(f"/proc/{connection.info.backend_pid}/stat").read_text().rpartition(")")[2].split()
+    )
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
