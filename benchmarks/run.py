@@ -18,6 +18,7 @@ import outbox_enqueue
 import outbox_latency
 import queues
 import rabbitmq
+import row_triggers
 import rq_outbox
 import tracing
 from commandline import run
@@ -48,6 +49,7 @@ if __name__ == "__main__":
                 outbox_enqueue,
                 outbox_latency,
                 rq_outbox,
+                row_triggers,
             )
         ],
     )

@@ -24,8 +24,11 @@ from pgnotifier.errors import PgNotifierError, TriggerError, in_one_line
 
 __all__ = [
     "EVENTS",
+    "Event",
     "InstalledTrigger",
     "Options",
+    "Payload",
+    "Per",
     "Trigger",
     "create",
     "drop",

@@ -47,6 +47,7 @@ COMPETITORS = {
     "from COMMIT to task, with an outbox": 4,
     "transactions with an RQ job": 2,
     "an outbox of RQ jobs into Redis": 2,
+    "an UPDATE of 1,000 rows": 5,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 
