@@ -13,6 +13,7 @@ import inline
 import jobs
 import latency
 import memory
+import observing
 import outbox
 import outbox_enqueue
 import outbox_latency
@@ -37,6 +38,7 @@ if __name__ == "__main__":
                 jobs,
                 queues,
                 tracing,
+                observing,
                 latency,
                 growth,
                 memory,
