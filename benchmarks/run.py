@@ -14,6 +14,7 @@ import jobs
 import latency
 import memory
 import observing
+import onlookers
 import outbox
 import outbox_enqueue
 import outbox_latency
@@ -39,6 +40,7 @@ if __name__ == "__main__":
                 queues,
                 tracing,
                 observing,
+                onlookers,
                 latency,
                 growth,
                 memory,

@@ -49,6 +49,8 @@ COMPETITORS = {
     "transactions with an RQ job": 2,
     "an outbox of RQ jobs into Redis": 2,
     "an UPDATE of 1,000 rows": 5,
+    "a sender without a pause": 4,
+    "a sender at its own pace": 4,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 
