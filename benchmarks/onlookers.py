@@ -7,8 +7,8 @@ callback. Meanwhile nobody looks on, or one of these does:
     console     `pgnotifier console`, which asks every two seconds, too
     tail        `pgnotifier tail`, which is a second listener on the channel
 
-Where a sender never pauses, it has one of two cores and the listener the other, so whatever looks on
-takes some of that. At the pace of an application, it doesn't. Both are measured, the second as the
+Where a sender never pauses, it has one of two cores and the listener the other, so whatever looks
+on takes some of that. At the pace of an application, it doesn't. Both are measured, the second as the
 median time of a transaction.
 """
 
