@@ -8,8 +8,8 @@ callback. Meanwhile nobody looks on, or one of these does:
     tail        `pgnotifier tail`, which is a second listener on the channel
 
 Where a sender never pauses, it has one of two cores and the listener the other, so whatever looks
-on takes some of that. At the pace of an application, it doesn't. Both are measured, the second as the
-median time of a transaction.
+on takes some of that. At the pace of an application, it does not. Both are measured, the second as
+the median time of a transaction.
 """
 
 import contextlib
