@@ -30,6 +30,12 @@ IDLE = "bare psycopg"
 SENTRY = "Sentry"
 OPENTELEMETRY = "OpenTelemetry"
 
+# Observed callbacks.
+METRICS = "scraped every second"
+SPANS_NONE = "no span is recorded"
+SPANS_SOME = "1 % of spans"
+SPANS_ALL = "all spans"
+
 # Durably.
 OUTBOX = "outbox"
 OUTBOX_NOTIFY = "outbox, NOTIFY each"

@@ -17,7 +17,19 @@ from typing import Any
 
 import psycopg
 from children import Child, end_with_parent, finish, write_message
-from names import ASYNCPG, BARE, EARLIER, GENERATOR, OURS, PSYCOPG2, SIGNAL
+from names import (
+    ASYNCPG,
+    BARE,
+    EARLIER,
+    GENERATOR,
+    METRICS,
+    OURS,
+    PSYCOPG2,
+    SIGNAL,
+    SPANS_ALL,
+    SPANS_NONE,
+    SPANS_SOME,
+)
 from psycopg.conninfo import conninfo_to_dict
 from sending import Load, name_channels, send
 
@@ -172,13 +184,24 @@ def subscribe_earlier(dsn: str, callback: Callback) -> None:
     callback.finished.wait()
 
 
-def subscribe(dsn: str, callback: Callback, channels: int = 1, subscriptions: int = 1) -> None:
+def subscribe(
+    dsn: str,
+    callback: Callback,
+    channels: int = 1,
+    subscriptions: int = 1,
+    observed: str | None = None,
+) -> None:
     from pgnotifier import Notifier
 
-    notifier = Notifier(dsn)
+    if observed is None:
+        notifier = Notifier(dsn)
+    else:
+        from observers import OBSERVED
+
+        notifier = OBSERVED[observed](dsn)
     for channel in name_channels(channels):
         for number in range(subscriptions):
-            notifier.subscribe(number, channel, callback, autorun=False)
+            notifier.subscribe(number, channel, callback, autorun=notifier.is_running())
     notifier.start()
     callback.ready()
     callback.finished.wait()
@@ -216,11 +239,12 @@ COMPETITORS: Mapping[str, Callable[[str, Callback], None]] = {
     ASYNCPG: await_asyncpg,
     EARLIER: subscribe_earlier,
 }
+OBSERVERS = (METRICS, SPANS_NONE, SPANS_SOME, SPANS_ALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=[OURS, SIGNAL, *COMPETITORS])
+    parser.add_argument("name", choices=[OURS, SIGNAL, *COMPETITORS, *OBSERVERS])
     parser.add_argument("dsn")
     parser.add_argument("expected", type=int)
     parser.add_argument("key", type=json.loads)
@@ -231,6 +255,8 @@ def main() -> None:
     callback = Callback(given.expected, given.key)
     if given.name == OURS:
         subscribe(given.dsn, callback, given.channels, given.subscriptions)
+    elif given.name in OBSERVERS:
+        subscribe(given.dsn, callback, given.channels, given.subscriptions, given.name)
     elif given.name == SIGNAL:
         connect_signal(given.dsn, callback)
     elif given.name == BARE:

@@ -26,7 +26,7 @@ from servers import Servers
 
 from pgnotifier import durable
 
-COUNT = 10_000
+COUNT = 5000
 FEWER = 10
 """Transactions are the count divided by this."""
 

@@ -13,11 +13,14 @@ import inline
 import jobs
 import latency
 import memory
+import observing
+import onlookers
 import outbox
 import outbox_enqueue
 import outbox_latency
 import queues
 import rabbitmq
+import row_triggers
 import rq_outbox
 import tracing
 from commandline import run
@@ -36,6 +39,8 @@ if __name__ == "__main__":
                 jobs,
                 queues,
                 tracing,
+                observing,
+                onlookers,
                 latency,
                 growth,
                 memory,
@@ -48,6 +53,7 @@ if __name__ == "__main__":
                 outbox_enqueue,
                 outbox_latency,
                 rq_outbox,
+                row_triggers,
             )
         ],
     )

@@ -40,6 +40,7 @@ from pgnotifier.errors import (
     PayloadTooLargeError,
     PgNotifierError,
     TaskNameError,
+    TriggerError,
     UnknownOptionError,
     UnknownSubscriptionError,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "Subscription",
     "TaskNameError",
     "ThreadDispatcher",
+    "TriggerError",
     "UnknownOptionError",
     "UnknownSubscriptionError",
     "errors",

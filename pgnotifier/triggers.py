@@ -24,8 +24,11 @@ from pgnotifier.errors import PgNotifierError, TriggerError, in_one_line
 
 __all__ = [
     "EVENTS",
+    "Event",
     "InstalledTrigger",
     "Options",
+    "Payload",
+    "Per",
     "Trigger",
     "create",
     "drop",
@@ -195,5 +198,7 @@ def _explained(what: str) -> Iterator[None]:
         state = find_state(exc) or ""
         if not state.startswith(_REFUSED) or state == "55P03":  # lock_not_available
             raise
-        reason = in_one_line(getattr(exc, "orig", exc))
-        raise TriggerError(f"{what}: {reason.partition('; CONTEXT:')[0]}") from exc
+        cause = getattr(exc, "orig", None) or exc.__cause__ or exc  # SQLAlchemy's and Django's
+        said = getattr(cause, "diag", None)  # without the query and the lines that it is from
+        reason = getattr(said, "message_primary", None) or cause
+        raise TriggerError(f"{what}: {in_one_line(reason)}") from exc

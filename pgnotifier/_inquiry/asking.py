@@ -30,7 +30,7 @@ RETRY = 0.25
 _SESSION = """
 SELECT EXTRACT(epoch FROM backend_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity
 WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
-_LISTEN = f"LISTEN {ANSWERS}"
+_LISTEN, _UNLISTEN = f"LISTEN {ANSWERS}", f"UNLISTEN {ANSWERS}"
 
 
 def ask(parameters: Parameters, timeout: float = TIMEOUT) -> list[ListenerReport]:
@@ -120,7 +120,9 @@ class Inquirer:
         answers, _ = self._ask(Inquiry(id, self._session, order), timeout, order.listener)
         answer = answers.get(order.listener)
         if answer is None or id not in answer.outcomes:
-            raise OrderRefusedError(f"listener {order.listener} has not answered in time")
+            raise OrderRefusedError(
+                f"listener {order.listener} has not answered in time; standbys take no orders"
+            )
         if (why := answer.outcomes[id]) is not None:
             raise OrderRefusedError(f"listener {order.listener} refused: {why}")
 
@@ -151,6 +153,7 @@ class Inquirer:
         begun = monotonic()
         deadline = begun + timeout
         echo = secrets.token_hex(8)
+        self._listen(connection)
         self._arrived.clear()
         assembler, answers, has_echo = Assembler(), dict[str, Answer](), False
         query = notify_query(QUESTIONS, question.encode()) + b";" + notify_query(ANSWERS, echo)
@@ -170,12 +173,14 @@ class Inquirer:
                         took = monotonic() - begun
                         answers[answer.report.id] = _timed(answer, took)
                 if has_echo and self._is_complete(answers, marked, only):
+                    connection.execute(_UNLISTEN)
                     return answers, marked
                 if monotonic() >= until:
                     break
                 self._wait(until - monotonic())
             if monotonic() >= deadline:
                 break
+        connection.execute(_UNLISTEN)
         if not has_echo:
             raise NotListeningError(
                 f"answers don't arrive, because of a pooler in transaction or statement mode "
@@ -210,21 +215,25 @@ class Inquirer:
             connection.add_notify_handler(
                 lambda one: self._arrived.append((one.channel, one.payload.encode()))
             )
-            connection.execute(_LISTEN)
             row = connection.execute(_SESSION).fetchone()
         except psycopg.Error as exc:
             connection.close()
-            if isinstance(exc, psycopg.errors.ReadOnlySqlTransaction):
-                raise ListenRefusedError(
-                    f"listeners can't be asked on a hot standby ({self._parameters!r}); connect to "
-                    f"the primary: {in_one_line(exc)}"
-                ) from exc
             raise ConnectionFailedError(
                 f"can't ask listeners ({self._parameters!r}): {in_one_line(exc)}"
             ) from exc
         self._session = str(row[0]) if row is not None else ""
         self._shows_asking = False
         self._connection = connection
+
+    def _listen(self, connection: psycopg.Connection[Any]) -> None:
+        """Listen to answers, until they are there: each session that listens slows senders down."""
+        try:
+            connection.execute(_LISTEN)
+        except psycopg.errors.ReadOnlySqlTransaction as exc:
+            raise ListenRefusedError(
+                f"listeners can't be asked on a hot standby ({self._parameters!r}); connect to "
+                f"the primary: {in_one_line(exc)}"
+            ) from exc
 
     def _take(self) -> list[tuple[str, bytes]]:
         """Return what has arrived."""

@@ -18,7 +18,7 @@ import msgspec
 from pgnotifier._inquiry.report import ListenerReport
 
 QUESTIONS = "pgnotifier_questions"
-"""Where questions are sent. Listeners listen to it; standbys while somebody asks."""
+"""Where questions are sent. Listeners listen to it, except for standbys."""
 ANSWERS = "pgnotifier_answers"
 """Where answers are sent. Whoever asks listens to it."""
 

@@ -7,14 +7,11 @@ may pause has no other timeout: there it takes a quarter of an hour.
 https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
 """
 
-import contextlib
 import logging
 from collections.abc import Iterable
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from pgnotifier._connection.connecting import Connecting
-from pgnotifier._inquiry.messages import QUESTIONS
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
 from pgnotifier._listener.reader_connection import ReaderConnection
@@ -22,9 +19,6 @@ from pgnotifier._runtime.clock import Moment, stretch
 from pgnotifier._runtime.log_records import about
 from pgnotifier.errors import ListenRefusedError
 from pgnotifier.notification import Gap
-
-if TYPE_CHECKING:
-    from pgnotifier._connection.session import Session
 
 logger = logging.getLogger("pgnotifier.listener")
 
@@ -55,7 +49,6 @@ class Leadership:
         self._connection = connection
         self._heartbeat = heartbeat
         self._companion: Connecting | None = None
-        self._attending: Session | None = None
         self._look_at = self._show_at = 0.0
 
     def acquire(self) -> bool:
@@ -68,26 +61,14 @@ class Leadership:
         asked_at = Moment.now()
         return self.view.learn(self._connection.ask(self.view.query), asked_at)
 
-    def attend(self) -> None:
-        """On a standby, listen to questions while somebody asks some, and answer at once.
+    def answer(self) -> None:
+        """On a standby, answer if somebody asks questions.
 
-        Otherwise a standby doesn't listen: every session that listens slows all senders down.
-
-        Raises:
-            ConnectionLostError: The connection was lost, or there was no answer in time.
+        It doesn't listen to them: every session that listens slows all senders down.
         """
-        session, router = self._connection.session, self._connection.router
-        attends = self._attending is session
-        if router.on_question is None or self.view.is_asked == attends:
-            return
-        with contextlib.suppress(ListenRefusedError):  # it is a hot standby
-            if attends:
-                self._attending = None
-                self._connection.change("UNLISTEN", [QUESTIONS])
-            else:
-                self._attending = session
-                self._connection.change("LISTEN", [QUESTIONS])
-                router.on_question(b"", 0)
+        on_question = self._connection.router.on_question
+        if self.view.is_asked and on_question is not None:
+            on_question(b"", 0)
 
     def show_progress(self) -> None:
         """Let standbys see how much has been read, as often as they look.

@@ -235,7 +235,7 @@ class Listening:
             ConnectionLostError: The connection was lost, or can't listen: the lead is given up.
         """
         if not leadership.acquire():
-            leadership.attend()
+            leadership.answer()
             leadership.end_vanished_leader()
             return
         gap: Gap | None = None

@@ -221,8 +221,9 @@ class _PsycopgSession(Session):
             return cursor.execute(for_psycopg(statement), arguments).fetchall()
 
     def run(self, statement: str) -> None:
+        text: Any = statement  # not bytes, as it is sent in the client's encoding
         with psycopg.Cursor(self._connection) as cursor:
-            cursor.execute(statement.encode())
+            cursor.execute(text)
 
     def array(self, texts: Sequence[str | None]) -> Any:
         return list(texts)

@@ -19,10 +19,8 @@ MAKERS = {
 VERSION = 1
 """The version of what describes a trigger in the third line."""
 
-_CONTEXT = (
-    ("context", "pg_catalog.jsonb := '{}'"),
-    ("setting", "pg_catalog.text := pg_catalog.current_setting('pgnotifier.context', true)"),
-)
+_CONTEXT = ("context", "pg_catalog.jsonb := '{}'")
+_SETTING = ("setting", "pg_catalog.text := pg_catalog.current_setting('pgnotifier.context', true)")
 
 
 def make_source(made: Declaration, made_by: str) -> tuple[list[str], list[str]]:
@@ -31,7 +29,11 @@ def make_source(made: Declaration, made_by: str) -> tuple[list[str], list[str]]:
     # A user's name in a condition is that of a column, also if a variable has it.
     head = [MAKERS[made_by], name_line(made.name), f"-- {_comment(described)}"]
     variables = VARIABLES if made.per == "row" else STATEMENT_VARIABLES
-    declared = [f"    {name} {kind};" for name, kind in (*_CONTEXT, *variables)]
+    if made.context or made.per == "statement" or "truncate" in made.on:
+        variables = (_CONTEXT, *variables)
+    if made.context:
+        variables = (_SETTING, *variables)
+    declared = [f"    {name} {kind};" for name, kind in variables]
     lines = [
         *head,
         "#variable_conflict use_column",

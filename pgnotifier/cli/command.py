@@ -7,7 +7,7 @@ import click
 
 import pgnotifier as package
 from pgnotifier._health.health_server import HOST, HealthServer
-from pgnotifier.cli import console, durable, foreground, outbox, positions, status, trigger
+from pgnotifier.cli import console, durable, foreground, outbox, positions, trigger
 from pgnotifier.cli.doctor.command import doctor
 from pgnotifier.cli.exits import INTERRUPTED, NOT_INSTALLED, explain_missing
 from pgnotifier.cli.finding import find_notifiers, show_traceback
@@ -17,8 +17,9 @@ from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import setting_option
 from pgnotifier.cli.probing import probe
 from pgnotifier.cli.sections import SectionedGroup
-from pgnotifier.cli.send import send
-from pgnotifier.cli.tail import tail
+from pgnotifier.cli.send.command import send
+from pgnotifier.cli.status.command import status
+from pgnotifier.cli.tail.command import tail
 from pgnotifier.cli.top.command import top
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
@@ -44,8 +45,8 @@ for _subcommand in (
     console.console,
     tail,
     send,
+    status,
     top,
-    status.status,
     doctor,
     trigger.trigger,
 ):

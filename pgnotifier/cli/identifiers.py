@@ -1,4 +1,4 @@
-"""Read names as SQL writes them, and write any text so that a terminal can show it."""
+"""Read names as SQL writes them."""
 
 import re
 
@@ -45,12 +45,4 @@ def _read(text: str, separator: str) -> list[str]:
         at += 1
     raise click.UsageError(
         f"{text!r} isn't written as names are in SQL: put one that isn't plain into double quotes"
-    )
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for what a terminal would act on."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
-        for one in text
     )

@@ -3,23 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 
-def printable(text: str, limit: int = 0) -> str:
-    r"""Return a text without control characters: a terminal would obey them.
-
-    They are written as in Python: `\x1b`.
-
-    Args:
-        text: It may come from anybody.
-        limit: How many characters it may have; 0 for any number.
-    """
-    shown = text if text.isprintable() else "".join(map(_show_character, text))
-    return f"{shown[: limit - 1]}…" if 0 < limit < len(shown) else shown
-
-
-def _show_character(one: str) -> str:
-    return one if one.isprintable() else one.encode("unicode_escape").decode()
-
-
 def format_table(headings: Mapping[str, str], rows: Iterable[Mapping[str, str | None]]) -> str:
     """Return a table with aligned columns, one line for each row.
 

@@ -9,7 +9,8 @@ import click
 import psycopg
 
 from pgnotifier import triggers
-from pgnotifier.cli.identifiers import printable, read_names, read_table
+from pgnotifier.cli.identifiers import read_names, read_table
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.tables import format_table
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import PgNotifierError, in_one_line

@@ -45,10 +45,16 @@ class InlineDispatcher(Dispatcher):
                 delivery.report(exc)
 
     def _dispatch_traced(self, batch: Batch, tracing: Tracing) -> None:
-        for delivery in batch.one_by_one():
+        calling = tracing.calling
+        for batch._done, delivery in enumerate(batch.rest(), batch._done + 1):  # noqa: B020, SLF001
+            if batch._cancelled:  # noqa: SLF001
+                return
             binding, arrived = delivery.binding, delivery.notification
+            if not binding.live:
+                delivery.pass_on()
+                continue
             try:
-                with tracing.calling(delivery):
+                with calling(delivery):
                     binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
             except BaseException as exc:  # noqa: BLE001 - as above
                 delivery.report(exc)

@@ -10,12 +10,13 @@ from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.state import ModelState, ProjectState
 from django.test.utils import isolate_apps
 
-from pgnotifier import ChannelNameError
+from pgnotifier import ChannelNameError, triggers
 from pgnotifier.contrib.django import NotifyOn, notify_on
 from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
 from pgnotifier.contrib.django.trigger_sql import make_body
 from pgnotifier.contrib.django.upkeep import drop_orphans
-from shop.models import Customer, Letter, Note, Order
+from pgnotifier.triggers import Trigger
+from shop.models import Customer, Letter, Note, Order, orders
 
 
 def test_insert(db):
@@ -326,3 +327,18 @@ def test_full_clean(db):
     Order(item="tea", status="new", note="x", customer=Customer.objects.create(name="Ada")).clean()
     Letter(text="x", extra="y").full_clean()
     assert apps.get_model("shop.letter") is Letter
+
+
+def test_listing(db):
+    """`pgnotifier.triggers` lists the triggers of models, and doesn't drop them."""
+    found = {one.table: one for one in triggers.list(connection) if one.table == "shop_order"}
+    one = found["shop_order"]
+    assert (one.made_by, one.enabled, one.trigger) == ("django", "yes", None)
+    assert one.channel == orders.name
+    assert not triggers.drop(connection, Trigger("shop_order", one.channel, name=one.name))
+    made = Trigger("shop_order", "plain", payload="full", when="NEW.item LIKE 'a%' OR true")
+    triggers.create(connection, made)
+    with captureNotifications() as sent:
+        Order.objects.create(item="a", amount=1)
+    assert {one.channel for one in sent} >= {"plain", orders.name}
+    assert triggers.drop(connection, made)

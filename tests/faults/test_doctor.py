@@ -405,3 +405,11 @@ def test_an_outbox_that_was_never_relayed(pgnotifier_dsn, tmp_path, monkeypatch)
     assert code == 1
     assert problems(findings).keys() == {"outbox", "broker"}
     assert "'celery:default' has never been relayed" in problems(findings)["outbox"]
+
+
+def test_ctrl_c(tmp_path, monkeypatch):
+    """Ctrl-C ends it with 130, also while the user's module is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    (tmp_path / "clinic_interrupted.py").write_text("raise KeyboardInterrupt")
+    assert CliRunner().invoke(pgnotifier, ["doctor", "-m", "clinic_interrupted"]).exit_code == 130

@@ -127,6 +127,53 @@ def test_alembic(install, db):
     assert done.stdout.strip() == "1"
 
 
+PROGRAM = """
+import sys, threading
+from pgnotifier import Notifier
+
+came = threading.Event()
+def callback(*_):
+    SEEN
+    came.set()
+
+SET_UP
+notifier.subscribe("orders", "orders", callback)
+notifier.notify("orders", {"total": 9.5})
+assert came.wait(30)
+SHOW
+notifier.stop()
+"""
+
+
+def test_prometheus(install, db, free_port):
+    """With the extra prometheus, `/metrics` is answered on the health port."""
+    environment = install("prometheus")
+    set_up = (
+        "from pgnotifier.contrib.prometheus import expose; expose(); "
+        f"notifier = Notifier(sys.argv[1], health_port={free_port})"
+    )
+    show = (
+        "import urllib.request; "
+        f"print(urllib.request.urlopen('http://127.0.0.1:{free_port}/metrics').read().decode())"
+    )
+    program = PROGRAM.replace("SET_UP", set_up).replace("SHOW", show).replace("SEEN", "pass")
+    done = environment.run("python", "-W", "error", "-c", program, db.dsn)
+    assert "pgnotifier_received_total{" in done.stdout
+    assert 'pgnotifier_publish_duration_seconds_count{kind="notify"} 1.0' in done.stdout
+
+
+def test_opentelemetry(install, db):
+    """With the extra opentelemetry, which is the API alone, a notifier works without spans."""
+    environment = install("opentelemetry")
+    set_up = (
+        "from pgnotifier.contrib.opentelemetry import instrument, measure; "
+        "notifier = instrument(Notifier(sys.argv[1])); measure(notifier)"
+    )
+    seen = "from opentelemetry import trace; print(trace.get_current_span().is_recording())"
+    program = PROGRAM.replace("SET_UP", set_up).replace("SHOW", "pass").replace("SEEN", seen)
+    assert environment.run("python", "-W", "error", "-c", program, db.dsn).stdout == "False\n"
+
+
 def test_cli(install, db, free_port):
     """`pgnotifier listen` calls a callback in its process; `pgnotifier health` shows its state."""
     environment = install("cli")

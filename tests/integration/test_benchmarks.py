@@ -25,6 +25,7 @@ COMPETITORS = {
     "tasks for queues in Redis": 3,
     "RQ jobs for queues": 3,
     "traced tasks in Redis": 3,
+    "observed callbacks": 5,
     "signals of Django": 3,
     "latency of tasks at 50 a second": 4,
     "latency of tasks at half of saturation": 4,
@@ -47,6 +48,9 @@ COMPETITORS = {
     "from COMMIT to task, with an outbox": 4,
     "transactions with an RQ job": 2,
     "an outbox of RQ jobs into Redis": 2,
+    "an UPDATE of 1,000 rows": 5,
+    "a sender without a pause": 4,
+    "a sender at its own pace": 4,
 }
 GROWING = {"channels", "subscriptions", "bytes of payload", "notifying connections"}
 

@@ -90,7 +90,7 @@ def test_rates_and_delays(start, inquirer, eventually):
 
 
 def test_standbys_answer(start, inquirer, eventually):
-    """A standby answers as well, also after a restart of the leader, and listens for so long."""
+    """A standby answers as well, and again once it leads."""
     first, second = start(standby="shop"), start(standby="shop")
     survey = inquirer.survey(LONG)
     assert [one.state for one in survey.reports] == ["listening", "standby"]

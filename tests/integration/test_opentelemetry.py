@@ -96,7 +96,7 @@ def test_the_trace_of_the_sender_goes_on(make_traced, eventually, wrap):
     assert span.context.trace_state["a"] == "b"
 
 
-def test_what_is_no_traceparent(make_traced, eventually):
+def test_a_wrong_traceparent(make_traced, eventually):
     """Anything else under that name begins a trace, as if it weren't there."""
     traced = make_traced()
     traced.notifier.subscribe(1, "orders", traced.note)
@@ -126,7 +126,7 @@ def test_several_subscriptions_share_a_trace(make_traced, eventually):
 
 
 def test_equal_notifications_have_their_own_traces(make_traced, db, eventually):
-    """Even those that are sent at once, with nothing that tells them apart."""
+    """Even those that are sent at once, with the same content."""
     traced = make_traced()
     for number in range(2):
         traced.notifier.subscribe(number, "orders", traced.note)
@@ -141,7 +141,7 @@ def test_equal_notifications_have_their_own_traces(make_traced, db, eventually):
 
 
 def test_a_failure(make_traced, eventually):
-    """The span of a callback that raises has the error, which is reported as ever."""
+    """The span of a callback that raises has the error, which is reported as always."""
     traced = make_traced()
     traced.notifier.subscribe("bad", "orders", lambda *_: 1 / 0)
     traced.notifier.notify("orders")

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pgnotifier._runtime.redaction import redact
+from pgnotifier.cli.printable import printable
 
 Level = Literal["ok", "warning", "failed"]
 
@@ -56,8 +57,7 @@ def failed(check: str, seen: str, advice: str) -> Finding:
 def clean(text: str, secrets: list[str]) -> str:
     """Return a text on one line, without passwords and control characters."""
     shown = redact(text, *secrets)
-    return "".join(one if one.isprintable() else _escape(one) for one in shown)
+    return printable(shown.translate(_SPACES))
 
 
-def _escape(char: str) -> str:
-    return " " if char in "\n\t\r" else ascii(char)[1:-1]
+_SPACES = dict.fromkeys(map(ord, "\n\t\r"), " ")

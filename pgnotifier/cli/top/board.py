@@ -8,7 +8,7 @@ from time import monotonic
 
 from pgnotifier._inquiry.messages import Order, Verb
 from pgnotifier._inquiry.report import ListenerReport, Survey
-from pgnotifier.cli.lines import make_printable
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.top.queues import QueueLength
 from pgnotifier.cli.top.rows import Row
 from pgnotifier.cli.top.watching import Look
@@ -132,7 +132,7 @@ class Board:
             for each in one.dispatchers
             if each.retrying
         ]
-        return [make_printable(one) for one in found]
+        return [printable(one) for one in found]
 
     # --- orders ---
 

@@ -12,8 +12,7 @@ from pgnotifier.cli.top.queues import QueueWatcher, find_sources
 from pgnotifier.cli.top.watching import Watcher
 
 LONGEST_INTERVAL = 60.0
-"""Seconds. Between two surveys, the session listens and doesn't read, which holds back the
-queue of notifications in PostgreSQL."""
+"""Seconds. Rates are means between two surveys: over a longer time they would say little."""
 
 
 @click.command()

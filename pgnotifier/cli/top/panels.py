@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from pgnotifier._runtime.log_records import count
-from pgnotifier.cli.lines import make_printable
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.top.board import Board
 from pgnotifier.cli.top.views import VIEWS
 from pgnotifier.cli.top.words import draw_sparkline, show_delay, show_number, show_rate
@@ -37,7 +37,7 @@ def draw_title(board: Board, shown: str, width: int, *, paused: bool) -> Text:
         parts.append(f"{board.taken_at:%H:%M:%S}")
     right = "  ".join(parts)
     left = Text("pgnotifier top", style="bold")
-    left.append(f"  {make_printable(shown)}", style="not bold")
+    left.append(f"  {printable(shown)}", style="not bold")
     left.truncate(max(14, width - len(right) - 2), overflow="ellipsis", pad=True)
     return left.append("  ").append(right, style="bold" if paused or board.error else "")
 

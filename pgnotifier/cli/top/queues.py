@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Protocol, cast
 
 from pgnotifier._inquiry.report import ListenerReport
-from pgnotifier.cli.lines import make_printable
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.target import Target
 from pgnotifier.errors import in_one_line
 
@@ -138,6 +138,6 @@ class QueueWatcher:
         try:
             lengths = source.measure(names)
         except Exception as exc:  # noqa: BLE001 - brokers' clients have errors of their own
-            why = make_printable(in_one_line(exc))
+            why = printable(in_one_line(exc))
             return [QueueLength(name, source.kind, None, why) for name in names]
         return [QueueLength(name, source.kind, lengths.get(name)) for name in names]

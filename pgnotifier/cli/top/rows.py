@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pgnotifier.cli.lines import make_printable
+from pgnotifier.cli.printable import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ def make_row(
         channel: The channel that it is about.
         subscription: The subscription that it is about.
     """
-    cells = tuple(make_printable(one if isinstance(one, str) else one[0]) for one in pairs)
+    cells = tuple(printable(one if isinstance(one, str) else one[0]) for one in pairs)
     values = tuple(one.lower() if isinstance(one, str) else one[1] for one in pairs)
-    searched = "\n".join(map(make_printable, (*cells, detail))).lower()
+    searched = "\n".join(map(printable, (*cells, detail))).lower()
     name = "\0".join(map(str, key))
-    shown = make_printable(detail)
+    shown = printable(detail)
     return Row(name, cells, values, shown, tone, channel, subscription, searched)
 
 

@@ -12,7 +12,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._inquiry.asking import TIMEOUT, Inquirer
 from pgnotifier._inquiry.messages import Order
 from pgnotifier._inquiry.report import Survey
-from pgnotifier.cli.lines import make_printable
+from pgnotifier.cli.printable import printable
 from pgnotifier.errors import PgNotifierError, in_one_line
 
 PATIENCE = 1.0
@@ -75,8 +75,8 @@ class Watching(Protocol):
 class Watcher:
     """Asks listeners on a thread of its own, so that the screen never waits.
 
-    A lost connection is made again by the next survey. While it is paused it has no connection, as
-    a session that listens and doesn't read holds back PostgreSQL's queue of notifications.
+    A lost connection is made again by the next survey. While it is paused it has none, so that
+    neither the server nor a standby spends anything on a screen that nobody looks at.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class Watcher:
             return Look(inquirer.survey(self._timeout))
         except Exception as exc:  # noqa: BLE001 - the thread goes on, whatever a survey meets
             self._forget(inquirer)
-            return Look(None, make_printable(in_one_line(exc)))
+            return Look(None, printable(in_one_line(exc)))
 
     def _carry_out(self, inquirer: Inquirer, orders: Sequence[Order], done: str) -> Outcome:
         for order in orders:
@@ -178,7 +178,7 @@ class Watcher:
             except Exception as exc:  # noqa: BLE001 - as above
                 if not isinstance(exc, PgNotifierError):
                     self._forget(inquirer)
-                return Outcome(make_printable(in_one_line(exc)), failed=True)
+                return Outcome(printable(in_one_line(exc)), failed=True)
         return Outcome(done, failed=False)
 
     @staticmethod

@@ -3,21 +3,21 @@
 https://alembic.sqlalchemy.org/en/latest/api/autogenerate.html#autogenerating-custom-operation-directives
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
 import alembic.util
 from alembic.autogenerate import comparators, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import UpgradeOps
-from sqlalchemy import Table, inspect
+from sqlalchemy import inspect
 
 from pgnotifier import triggers
 from pgnotifier.contrib.alembic.trigger_operations import CreateTriggerOp, DropTriggerOp
 from pgnotifier.triggers import Options, Trigger
 
 INFO = "pgnotifier"
-"""The key of `Table.info` under which a table's triggers are."""
+"""The key of `MetaData.info` under which the triggers are. Alembic would render `Table.info`."""
 
 _Place = tuple[str, str, str]  # schema, table, name
 
@@ -28,7 +28,7 @@ def declare_trigger(table: Any, channel: str, **options: Unpack[Options]) -> Tri
         declare_trigger(orders, "orders", on=["update"], columns=["status"])
         declare_trigger(Order.__table__, "orders")
 
-    The list of a table's triggers is `table.info["pgnotifier"]`.
+    The list of all is `table.metadata.info["pgnotifier"]`.
 
     Args:
         table: The `Table`.
@@ -40,7 +40,7 @@ def declare_trigger(table: Any, channel: str, **options: Unpack[Options]) -> Tri
     """
     options["schema"] = table.schema
     made = Trigger(table.name, channel, **options)
-    table.info.setdefault(INFO, []).append(made)
+    table.metadata.info.setdefault(INFO, []).append(made)
     return made
 
 
@@ -83,13 +83,12 @@ def compare_triggers(context: AutogenContext, operations: UpgradeOps, schemas: A
 
 
 def _declared(context: AutogenContext, default: str) -> Iterator[tuple[_Place, Trigger]]:
-    tables: list[Table] = context.sorted_tables
-    for table in tables:
-        if context.run_object_filters(table, table.name, "table", reflected=False, compare_to=None):
-            for made in table.info.get(INFO, ()):
-                options: Any = {**made.options(), "schema": table.schema}
-                ours = Trigger(table.name, made.channel, **options)
-                yield (table.schema or default, table.name, ours.name), ours
+    metadata: Any = context.metadata or []
+    for one in metadata if isinstance(metadata, Sequence) else [metadata]:
+        for made in one.info.get(INFO, ()):
+            parents: Any = {"schema_name": made.schema}
+            if context.run_name_filters(made.table, "table", parents):
+                yield (made.schema or default, made.table, made.name), made
 
 
 def _differ(one: Trigger, other: Trigger) -> bool:

@@ -3,14 +3,14 @@
 https://alembic.sqlalchemy.org/en/latest/api/operations.html#operation-plugins
 """
 
-from typing import Any, Unpack
+from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 
 from pgnotifier._triggers.statements import create_sql
 from pgnotifier.contrib.alembic.operations import execute_or_print
 from pgnotifier.errors import ArgumentTypeError
-from pgnotifier.triggers import Options, Trigger
+from pgnotifier.triggers import Trigger
 
 
 @Operations.register_operation("create_pgnotifier_trigger")
@@ -29,8 +29,8 @@ class CreateTriggerOp(MigrateOperation):
 
     @classmethod
     def create_pgnotifier_trigger(
-        cls, operations: Operations, table: str, channel: str, **options: Unpack[Options]
-    ) -> None:
+        cls, operations: Operations, table: str, channel: str, **options: Any
+    ) -> None:  # Alembic makes a function of the signature, and doesn't know Unpack
         """Create a trigger that notifies of changed rows, or replace the one of its name.
 
         Args:

@@ -27,7 +27,7 @@ from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDi
 from pgnotifier.notification import raw_of
 
 REMEMBERED = 1_000
-"""How many notifications are remembered whose further deliveries join their trace."""
+"""How many notifications are remembered, so that further deliveries join their trace."""
 IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
 
 _NOTHING = Context()
@@ -56,7 +56,7 @@ _unrecorded = _Unrecorded()
 
 
 class _Begun(NamedTuple):
-    """The traces of notifications that nothing tells apart, in their order.
+    """The traces of notifications with the same content, in their order.
 
     A binding gets each of them once, in order, so that its number says which one it is.
 
@@ -219,7 +219,7 @@ def _context_of(ids: SpanContext) -> Context:
 
 
 def _make_unrecorded(origin: SpanContext | None, delivery: Delivery) -> SpanContext:
-    """Return ids that tell workers that the trace isn't recorded."""
+    """Return ids by which workers know that the trace is not recorded."""
     if origin is not None:
         return origin
     found = _hash(delivery) & ((1 << 63) - 1) or 1

@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from pgnotifier import triggers
 from pgnotifier.cli.command import pgnotifier
-from pgnotifier.cli.identifiers import printable, read_names, read_table
+from pgnotifier.cli.identifiers import read_names, read_table
+from pgnotifier.cli.printable import printable
 
 
 @pytest.fixture

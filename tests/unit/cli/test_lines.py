@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pgnotifier.cli.inbox import Cut, Loss
-from pgnotifier.cli.lines import make_json, make_line, make_printable
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.tail.inbox import Cut, Loss
+from pgnotifier.cli.tail.lines import make_json, make_line
 from pgnotifier.notification import Entry, Notification
 from pgnotifier.payload import decode
 
@@ -103,4 +104,4 @@ def test_entries_and_gaps_in_json():
 
 def test_printable():
     """Escapes stand for what can't be printed, and other characters stay."""
-    assert make_printable("é 😀\t\x1b\u202e\ud800") == r"é 😀\t\x1b\u202e\ud800"
+    assert printable("é 😀\t\x1b\u202e\ud800") == r"é 😀\t\x1b\u202e\ud800"

@@ -6,8 +6,8 @@ import pytest
 from pyte import Screen as Terminal
 from pyte import Stream
 
-from pgnotifier.cli.inbox import Loss
-from pgnotifier.cli.terminal import Pulse, Screen
+from pgnotifier.cli.tail.inbox import Loss
+from pgnotifier.cli.tail.terminal import Pulse, Screen
 from pgnotifier.notification import Notification
 from pgnotifier.payload import decode
 

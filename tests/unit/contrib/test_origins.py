@@ -22,6 +22,6 @@ def test_the_time_of_an_entry(micros, zone):
     assert found == {"id": 3, "attempt": 2, "published_at": at.isoformat()}
 
 
-def test_what_is_no_entry():
+def test_what_is_not_an_entry():
     """A notification that isn't of the log has no such values."""
     assert describe_entry(Notification("orders", 7, "7", 5, AT)) == {}

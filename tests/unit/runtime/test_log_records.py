@@ -19,6 +19,8 @@ STATES = {
     "stopped",
     "stamped",
     "unstamped",
+    "muted",
+    "unmuted",
 }  # the current state is the event's name
 
 

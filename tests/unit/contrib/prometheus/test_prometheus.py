@@ -7,6 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pgnotifier import ConfigurationError, Notifier
+from pgnotifier._health.health_server import pages
+from pgnotifier.cli.metrics import expose_metrics
 from pgnotifier.contrib._metrics.naming import name_notifiers
 from pgnotifier.contrib._metrics.table import METRICS
 from pgnotifier.contrib.prometheus import Collector, expose, observe_publishing
@@ -105,3 +107,13 @@ def test_the_histogram_is_made_once():
     text = generate_latest(registry).decode()
     assert text.count("# TYPE pgnotifier_publish_duration_seconds histogram") == 1
     assert 'pgnotifier_publish_duration_seconds_count{kind="notify"} 0.0' in text
+
+
+def test_commands_need_a_health_port():
+    """`--metrics` is refused without a port, of the command or of a notifier's own."""
+    notifier = Notifier("dbname=shop")
+    with pytest.raises(ConfigurationError, match="metrics need a health port: --health-port PORT"):
+        expose_metrics(None, [notifier])
+    pages.pop("/metrics", None)
+    expose_metrics(None, [notifier, Notifier("dbname=shop", health_port=8080)])
+    assert pages.pop("/metrics") is make_page

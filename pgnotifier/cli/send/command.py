@@ -15,9 +15,9 @@ import psycopg
 from pgnotifier._registry.checks import check_channel
 from pgnotifier._runtime.log_records import count
 from pgnotifier.cli.exits import INTERRUPTED
-from pgnotifier.cli.lines import make_printable
-from pgnotifier.cli.payloads import BadLineError, Line, LineReader, has_json
-from pgnotifier.cli.sending import TOGETHER, ChannelSender, LogSender, Pace, send_all
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.send.payloads import BadLineError, Line, LineReader, has_json
+from pgnotifier.cli.send.sending import TOGETHER, ChannelSender, LogSender, Pace, send_all
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import PgNotifierError, in_one_line
 
@@ -178,7 +178,7 @@ def _send_file(sender: ChannelSender, path: str, rate: float | None) -> None:
             with _progress(total) as advance:
                 send_all(sender, reader.read(source), Pace(rate), advance)
     except OSError as exc:
-        raise click.ClickException(f"{make_printable(path)}: {exc.strerror}") from None
+        raise click.ClickException(f"{printable(path)}: {exc.strerror}") from None
 
 
 @contextmanager
@@ -202,9 +202,9 @@ def _failures_explained(sender: ChannelSender) -> Iterator[None]:
     try:
         yield
     except BadLineError as exc:
-        raise click.ClickException(f"{make_printable(str(exc))}; {_account(sender)}") from None
+        raise click.ClickException(f"{printable(str(exc))}; {_account(sender)}") from None
     except (psycopg.Error, PgNotifierError) as exc:
-        why = make_printable(in_one_line(exc))
+        why = printable(in_one_line(exc))
         raise click.ClickException(f"{why}; {_account(sender)}") from None
     except KeyboardInterrupt:
         click.echo(f"interrupted; {_account(sender)}", err=True)
@@ -228,4 +228,4 @@ def _report(channel: str, sent: int, *, as_json: bool, durable: bool) -> None:
         return
     noun = count(sent, "entry", "entries") if durable else count(sent, "notification")
     verb = "published" if durable else "sent"
-    click.echo(f"{verb} {noun} to channel {make_printable(repr(channel))}")
+    click.echo(f"{verb} {noun} to channel {printable(repr(channel))}")

@@ -12,14 +12,14 @@ import click
 import psycopg
 
 from pgnotifier._registry.checks import check_channels, check_unreserved
-from pgnotifier.cli import following
 from pgnotifier.cli.exits import CLOSED, INTERRUPTED
-from pgnotifier.cli.feeds import Feed, LogFeed, NotifierFeed
-from pgnotifier.cli.following import Viewer
-from pgnotifier.cli.inbox import Inbox
-from pgnotifier.cli.lines import make_printable
-from pgnotifier.cli.output import Output, OutputClosedError
-from pgnotifier.cli.suspension import Suspension
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.tail import following
+from pgnotifier.cli.tail.feeds import Feed, LogFeed, NotifierFeed
+from pgnotifier.cli.tail.following import Viewer
+from pgnotifier.cli.tail.inbox import Inbox
+from pgnotifier.cli.tail.output import Output, OutputClosedError
+from pgnotifier.cli.tail.suspension import Suspension
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration
 from pgnotifier.errors import PgNotifierError, in_one_line
@@ -141,7 +141,7 @@ def _run(feed: Feed, inbox: Inbox, viewer: Viewer, most: int | None, span: timed
     except OutputClosedError:
         return CLOSED
     except (PgNotifierError, psycopg.Error) as exc:
-        raise click.ClickException(make_printable(in_one_line(exc))) from None
+        raise click.ClickException(printable(in_one_line(exc))) from None
     finally:
         inbox.close()
         feed.stop()
@@ -197,4 +197,4 @@ def _warnings_shown() -> Iterator[None]:
 class _Warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.name == "pgnotifier.spelling":
-            click.echo(f"Warning: {make_printable(record.getMessage())}", err=True)
+            click.echo(f"Warning: {printable(record.getMessage())}", err=True)

@@ -10,7 +10,7 @@ import psycopg
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log.following import Followed, LogFollower
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier.cli.inbox import Cut, Inbox, Loss
+from pgnotifier.cli.tail.inbox import Cut, Inbox, Loss
 from pgnotifier.dispatch import Batch, Dispatcher, Subscription
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.notification import Entry, Gap

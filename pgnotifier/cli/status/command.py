@@ -12,8 +12,8 @@ import click
 
 from pgnotifier._inquiry.asking import TIMEOUT, Inquirer
 from pgnotifier.cli.exits import INTERRUPTED
-from pgnotifier.cli.picture import LogReader, Picture, take_picture
-from pgnotifier.cli.picture_text import draw
+from pgnotifier.cli.status.drawing import draw
+from pgnotifier.cli.status.picture import LogReader, Picture, take_picture
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import ConnectionFailedError, PgNotifierError
 

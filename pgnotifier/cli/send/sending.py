@@ -12,7 +12,7 @@ from pgnotifier._log import publishing
 from pgnotifier._log.composing import Composer
 from pgnotifier._log.sessions import find_session
 from pgnotifier._registry.checks import check_unreserved
-from pgnotifier.cli.payloads import Line
+from pgnotifier.cli.send.payloads import Line
 
 TOGETHER = 1000
 """How many payloads a transaction has at most."""

@@ -9,8 +9,9 @@ from time import monotonic
 from typing import Any
 
 from pgnotifier._runtime.log_records import duration
-from pgnotifier.cli.inbox import Event
-from pgnotifier.cli.lines import describe, make_printable, show_payload
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.tail.inbox import Event
+from pgnotifier.cli.tail.lines import describe, show_payload
 from pgnotifier.notification import Notification
 
 STYLES: Mapping[str, str] = {
@@ -74,7 +75,7 @@ class Screen:
         """
         self._paint = paint
         self._raw = raw
-        self._column = max((len(make_printable(one)) for one in channels), default=0)
+        self._column = max((len(printable(one)) for one in channels), default=0)
         self._column = min(self._column, WIDEST)
 
     def show(self, event: Event, width: int) -> str:
@@ -86,13 +87,13 @@ class Screen:
         at = event.published_at
         parts = [
             ("time", _show_clock(at or event.received_at)),
-            ("channel", f"{make_printable(event.channel):<{self._column}}"),
+            ("channel", f"{printable(event.channel):<{self._column}}"),
         ]
         if at is None:
             parts.append(("pid", str(event.pid).rjust(7)))
         else:
             parts.append(("pid", f"#{event.id}".rjust(7)))
-            parts += [("name", make_printable(event.key))] if event.key is not None else []
+            parts += [("name", printable(event.key))] if event.key is not None else []
         indent = sum(len(text) + 2 for _, text in parts)
         head = "  ".join(paint(*one) for one in parts)
         room = width - indent
@@ -171,7 +172,7 @@ def _spread(value: Any, room: int, indent: int) -> Iterator[Token]:
     """Yield the tokens of a value, on several lines if it is wider than `room`."""
     is_dict = type(value) is dict
     if not is_dict and type(value) is not list:
-        yield _kind(value), make_printable(repr(value))
+        yield _kind(value), printable(repr(value))
         return
     left, right = "{}" if is_dict else "[]"
     is_wide = len(value) > 0 and not _fits(value, room - indent)
@@ -184,7 +185,7 @@ def _spread(value: Any, room: int, indent: int) -> Iterator[Token]:
         elif number:
             yield "plain", " "
         if is_dict:
-            yield "name", make_printable(repr(key))
+            yield "name", printable(repr(key))
             yield "plain", ": "
         yield from _spread(one, room, inner)
         if number < len(value) - 1:

@@ -8,9 +8,10 @@ import click
 from pgnotifier._inquiry.report import ListenerReport, SubscriptionReport
 from pgnotifier._runtime.log_records import count, duration
 from pgnotifier.cli.outbox import OUTBOX_HEADINGS, outbox_rows
-from pgnotifier.cli.picture import LogPicture, Picture, name_listener
 from pgnotifier.cli.positions import POSITION_HEADINGS, describe_log, position_row
-from pgnotifier.cli.tables import format_table, printable
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.status.picture import LogPicture, Picture, name_listener
+from pgnotifier.cli.tables import format_table
 
 LONGEST = 48
 """The longest text in a table, in characters."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from pgnotifier.cli.inbox import Cut, Event, Loss
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.tail.inbox import Cut, Event, Loss
 from pgnotifier.notification import Notification
 from pgnotifier.payload import exact_json
 
@@ -21,20 +22,11 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 _to_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
-def make_printable(text: str) -> str:
-    r"""Return a text with escapes for what can't be printed: `\x1b`, `\n`, `\u202e`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
-
-
 def show_payload(notification: Notification, *, raw: bool) -> str:
     """Return a payload as one line: as Python writes the value, or the text as it came."""
     if raw:
-        return make_printable(notification.raw)
-    return make_printable(repr(notification.payload))
+        return printable(notification.raw)
+    return printable(repr(notification.payload))
 
 
 def make_line(event: Event, *, raw: bool) -> str:
@@ -42,11 +34,11 @@ def make_line(event: Event, *, raw: bool) -> str:
     if not isinstance(event, Notification):
         return f"-- {_show_time(_moment(event))}  {describe(event)}\n"
     at = event.published_at
-    parts = [_show_time(at or event.received_at), make_printable(event.channel)]
+    parts = [_show_time(at or event.received_at), printable(event.channel)]
     if at is None:
         parts.append(str(event.pid))
     else:
-        parts += [f"#{event.id}", "-" if event.key is None else make_printable(event.key)]
+        parts += [f"#{event.id}", "-" if event.key is None else printable(event.key)]
     return f"{'  '.join(parts)}  {show_payload(event, raw=raw)}\n"
 
 
@@ -79,8 +71,8 @@ def make_json(event: Event, *, raw: bool) -> str:
 def describe(event: Cut | Loss) -> str:
     """Return what happened, in words."""
     if isinstance(event, Cut):
-        return f"connection lost: {make_printable(event.why)}"
-    reason = make_printable(event.reason)
+        return f"connection lost: {printable(event.why)}"
+    reason = printable(event.reason)
     since, until = _show_clock(event.since), _show_clock(event.until)
     if event.missed:
         noun = "notification" if event.missed == 1 else "notifications"

@@ -9,11 +9,12 @@ from time import monotonic
 import click
 
 from pgnotifier._runtime.log_records import count
-from pgnotifier.cli.inbox import Cut, Event, Inbox, Loss
-from pgnotifier.cli.lines import make_json, make_line, make_printable
-from pgnotifier.cli.output import Output
-from pgnotifier.cli.suspension import Suspension
-from pgnotifier.cli.terminal import Pulse, Screen, find_paint, find_width
+from pgnotifier.cli.printable import printable
+from pgnotifier.cli.tail.inbox import Cut, Event, Inbox, Loss
+from pgnotifier.cli.tail.lines import make_json, make_line
+from pgnotifier.cli.tail.output import Output
+from pgnotifier.cli.tail.suspension import Suspension
+from pgnotifier.cli.tail.terminal import Pulse, Screen, find_paint, find_width
 from pgnotifier.notification import Notification
 
 FRAME = 0.1
@@ -161,4 +162,4 @@ def name_channels(channels: Sequence[str]) -> str:
     """Return the names of some channels, or how many there are."""
     if len(channels) > NAMED:
         return count(len(channels), "channel")
-    return ", ".join(map(make_printable, channels))
+    return ", ".join(map(printable, channels))

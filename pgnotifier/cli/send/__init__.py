@@ -1,0 +1,1 @@
+"""The subcommand `send`: the payloads, and how they are sent."""

@@ -1,0 +1,1 @@
+"""The subcommand `tail`: what it reads, how it waits for a slow output, and what it prints."""
