@@ -17,6 +17,8 @@ from pgnotifier._inquiry.report import SilentListener, Survey
 from pgnotifier.cli.top.app import TopApp
 from pgnotifier.cli.top.watching import Look, Outcome
 
+pytestmark = pytest.mark.slow
+
 SHOWN = "host=db.shop.example dbname=shop user=listener"
 IMAGES = Path(__file__).parents[4] / "docs" / "images"
 KEPT = os.environ.get("PGNOTIFIER_SCREENSHOTS") == "1"
