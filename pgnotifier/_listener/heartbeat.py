@@ -9,7 +9,7 @@ import contextlib
 import logging
 import secrets
 
-from pgnotifier._connection.session import notify_query
+from pgnotifier._connection.session import QueryCanceledError, notify_query
 from pgnotifier._listener.queue_usage import USAGE
 from pgnotifier._listener.reader_connection import ReaderConnection
 from pgnotifier._runtime.log_records import LogThrottle, about
@@ -72,6 +72,8 @@ def beat(connection: ReaderConnection) -> int:
     """
     try:
         return _beat_once(connection)
+    except QueryCanceledError:  # again and again
+        raise
     except ListenRefusedError:
         with contextlib.suppress(ListenRefusedError):  # this role may not ask
             connection.ask(USAGE)

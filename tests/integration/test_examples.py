@@ -11,6 +11,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+CONFIGURATION = {"deploy", "monitoring"}
+"""Examples of configuration, which tests of their own have the programs read."""
+
 
 def blocks(readme, language):
     """Return the code blocks in a language of a README."""
@@ -48,8 +51,8 @@ def test_by_one_command(name, tmp_path):
 
 
 def test_all_examples_are_there():
-    """Every example has a README, a `run.py` and its requirements."""
+    """Every application has a README, a `run.py` and its requirements."""
     for directory in filter(Path.is_dir, EXAMPLES.iterdir()):
-        assert {"README.md", "run.py", "requirements.txt"} <= {
-            found.name for found in directory.iterdir()
-        }
+        found = {one.name for one in directory.iterdir()}
+        assert "README.md" in found
+        assert directory.name in CONFIGURATION or {"run.py", "requirements.txt"} <= found
