@@ -36,7 +36,7 @@ PAUSE = 0.25
 LINGER = 15.0
 """Seconds without a question after which the thread and its connection end."""
 MOST_NOTED = 64
-"""How many questions are kept until the next answer. More are ignored."""
+"""How many questions are kept until the next answer. More are dropped."""
 
 _SENDER = """
 SELECT usename FROM pg_catalog.pg_stat_activity
@@ -107,9 +107,8 @@ class Answering:
         if len(data) > QUESTION_BYTES:
             return
         with self.lock:
-            if len(self._noted) >= MOST_NOTED:
-                return
-            self._noted.append((data, pid))
+            if len(self._noted) < MOST_NOTED:
+                self._noted.append((data, pid))
             self._closing.clear()
             if self._thread is None:
                 self._start()
@@ -160,12 +159,12 @@ class Answering:
         with self.lock:
             noted = [*self._noted]
             self._noted.clear()
-        asked = [(read_question(data) if data else Inquiry(), pid) for data, pid in noted]
-        concerned = [(one, pid) for one, pid in asked if one is not None and self._is_for_this(one)]
-        if not concerned:
-            return
         begun = monotonic()
         try:
+            asked = [(read_question(data) if data else Inquiry(), pid) for data, pid in noted]
+            concerned = [(one, pid) for one, pid in asked if one and self._is_for_this(one)]
+            if not concerned:
+                return
             outcomes = {one.id: self._carry_out(one, pid) for one, pid in concerned if one.order}
             answer = Answer(self._describe(self.id), outcomes)
             self._serial += 1
