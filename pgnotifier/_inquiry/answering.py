@@ -26,7 +26,7 @@ from pgnotifier._inquiry.messages import (
     read_question,
 )
 from pgnotifier._inquiry.report import ListenerReport
-from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.process import renew_in_children
 
 logger = logging.getLogger("pgnotifier.inquiry")
@@ -36,7 +36,7 @@ PAUSE = 0.25
 LINGER = 15.0
 """Seconds without a question after which the thread and its connection end."""
 MOST_NOTED = 64
-"""How many questions are kept until the next answer. More are dropped."""
+"""How many questions are kept until the next answer. The others are answered, and not obeyed."""
 
 _SENDER = """
 SELECT usename FROM pg_catalog.pg_stat_activity
@@ -78,6 +78,7 @@ class Answering:
         self._parameters = parameters
         self._describe = describe
         self._obey = obey
+        self._note_refusal = LogThrottle(logger)
         self.renew()
         renew_in_children(self)
 
@@ -109,6 +110,8 @@ class Answering:
         with self.lock:
             if len(self._noted) < MOST_NOTED:
                 self._noted.append((data, pid))
+            elif len(self._noted) == MOST_NOTED:  # one answer serves all of the others
+                self._noted.append((b"", pid))
             self._closing.clear()
             if self._thread is None:
                 self._start()
@@ -190,7 +193,7 @@ class Answering:
             return SWITCHED_OFF
         row = self._connected().execute(_SENDER, (pid, question.session)).fetchone()
         if row is None:
-            logger.warning(
+            self._note_refusal(
                 "an order to %s channel %r was refused: the session with pid %d may not give it",
                 question.order.verb,
                 question.order.channel,
