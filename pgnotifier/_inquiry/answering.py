@@ -26,7 +26,7 @@ from pgnotifier._inquiry.messages import (
     read_question,
 )
 from pgnotifier._inquiry.report import ListenerReport
-from pgnotifier._runtime.log_records import about
+from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.process import renew_in_children
 
 logger = logging.getLogger("pgnotifier.inquiry")
@@ -36,7 +36,7 @@ PAUSE = 0.25
 LINGER = 15.0
 """Seconds without a question after which the thread and its connection end."""
 MOST_NOTED = 64
-"""How many questions are kept until the next answer. More are ignored."""
+"""How many questions are kept until the next answer. The others are answered, and not obeyed."""
 
 _SENDER = """
 SELECT usename FROM pg_catalog.pg_stat_activity
@@ -78,6 +78,7 @@ class Answering:
         self._parameters = parameters
         self._describe = describe
         self._obey = obey
+        self._note_refusal = LogThrottle(logger)
         self.renew()
         renew_in_children(self)
 
@@ -107,9 +108,10 @@ class Answering:
         if len(data) > QUESTION_BYTES:
             return
         with self.lock:
-            if len(self._noted) >= MOST_NOTED:
-                return
-            self._noted.append((data, pid))
+            if len(self._noted) < MOST_NOTED:
+                self._noted.append((data, pid))
+            elif len(self._noted) == MOST_NOTED:  # one answer serves all of the others
+                self._noted.append((b"", pid))
             self._closing.clear()
             if self._thread is None:
                 self._start()
@@ -160,12 +162,12 @@ class Answering:
         with self.lock:
             noted = [*self._noted]
             self._noted.clear()
-        asked = [(read_question(data) if data else Inquiry(), pid) for data, pid in noted]
-        concerned = [(one, pid) for one, pid in asked if one is not None and self._is_for_this(one)]
-        if not concerned:
-            return
         begun = monotonic()
         try:
+            asked = [(read_question(data) if data else Inquiry(), pid) for data, pid in noted]
+            concerned = [(one, pid) for one, pid in asked if one and self._is_for_this(one)]
+            if not concerned:
+                return
             outcomes = {one.id: self._carry_out(one, pid) for one, pid in concerned if one.order}
             answer = Answer(self._describe(self.id), outcomes)
             self._serial += 1
@@ -191,7 +193,7 @@ class Answering:
             return SWITCHED_OFF
         row = self._connected().execute(_SENDER, (pid, question.session)).fetchone()
         if row is None:
-            logger.warning(
+            self._note_refusal(
                 "an order to %s channel %r was refused: the session with pid %d may not give it",
                 question.order.verb,
                 question.order.channel,

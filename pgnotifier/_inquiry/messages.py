@@ -6,16 +6,15 @@ limited in size, decoded to fixed types, and never evaluated.
 
 import base64
 import binascii
-import math
 import re
 import zlib
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from datetime import datetime
-from typing import Literal
+from datetime import MAXYEAR, MINYEAR, datetime
+from typing import Literal, TypeVar
 
 import msgspec
 
-from pgnotifier._inquiry.report import ListenerReport
+from pgnotifier._inquiry.report import MOST_CHANNELS, ListenerReport
 
 QUESTIONS = "pgnotifier_questions"
 """Where questions are sent. Listeners listen to it, except for standbys."""
@@ -32,10 +31,15 @@ MOST_BYTES = 32 << 20
 """The longest answer, uncompressed."""
 MOST_PENDING = 5_000
 """How many parts of incomplete answers are kept."""
+LONGEST_TEXT = 10_000
+"""The longest text in an answer, in characters."""
+LARGEST = 1 << 63
+"""The largest number of an answer."""
 
 _PART = re.compile(rb"([0-9a-f]{16}) ([0-9]{1,10}) ([0-9]{1,3})/([0-9]{1,3}) ([A-Za-z0-9+/=]+)")
 
 Verb = Literal["mute", "unmute"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +90,10 @@ def read_question(data: bytes) -> Inquiry | None:
     if len(data) > QUESTION_BYTES:
         return None
     try:
-        return msgspec.json.decode(base64.b64decode(data, validate=True), type=Inquiry)
+        question = _decode(base64.b64decode(data, validate=True), Inquiry)
     except (msgspec.MsgspecError, binascii.Error, ValueError):
         return None
+    return question if _is_sound(question) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +159,41 @@ def _unpack(packed: bytes) -> Answer | None:
         data = unpacking.decompress(base64.b64decode(packed, validate=True), MOST_BYTES)
         if not unpacking.eof:  # it is cut off, or longer than that
             return None
-        answer = msgspec.json.decode(data, type=Answer)
+        answer = _decode(data, Answer)
     except (msgspec.MsgspecError, binascii.Error, zlib.error, ValueError):
         return None
-    return answer if _is_sound(replace(answer.report, channels=(), subscriptions=())) else None
+    report = answer.report
+    if len(report.channels) > MOST_CHANNELS or len(report.subscriptions) > MOST_CHANNELS:
+        return None
+    # They may be thousands, and have nothing but texts, a count and a rate.
+    fits = all(0 <= one.received <= LARGEST and one.rate is None for one in report.channels)
+    return answer if fits and _is_sound(replace(report, channels=(), subscriptions=())) else None
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    """Decode JSON to a type.
+
+    Raises:
+        ValueError: It isn't of that type, or is nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _is_sound(value: object) -> bool:
-    """Return whether all times are aware, and all numbers finite."""
+    """Return whether everything can be used in a calculation, shown, and sent to the server.
+
+    So times are aware and no time zone shifts them out of the calendar, numbers are finite and of a
+    size that occurs, and texts have no NUL, which PostgreSQL doesn't take.
+    """
     if isinstance(value, datetime):
-        return value.tzinfo is not None
-    if isinstance(value, float):
-        return math.isfinite(value)
+        return value.tzinfo is not None and MINYEAR < value.year < MAXYEAR
+    if isinstance(value, int | float):
+        return -LARGEST <= value <= LARGEST
+    if isinstance(value, str):
+        return len(value) <= LONGEST_TEXT and "\0" not in value
     if isinstance(value, tuple):
         return all(map(_is_sound, value))
     if is_dataclass(value):

@@ -9,6 +9,8 @@ from pgnotifier.status import Delay, DurableStatus, Latency, LogState, State, to
 
 MOST_CHANNELS = 5_000
 """How many channels, and how many subscriptions, a report lists at most."""
+SHORTEST = 1e-3
+"""The least seconds between two reports that rates are made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class ListenerReport:
     def compare(self, before: "ListenerReport | None") -> "ListenerReport":
         """Return the report with the rates since an earlier one of the same listener."""
         seconds = 0.0 if before is None else self.uptime - before.uptime
-        if before is None or seconds <= 0:
+        if before is None or seconds < SHORTEST:
             return self
         counts = {one.name: one.received for one in before.channels}
         delivered = [one.delivered for one in before.dispatchers]

@@ -104,6 +104,9 @@ def console(
     # uvicorn ends with the signal that has stopped it; a console that was stopped has succeeded.
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: sys.exit(0))
+    # It leaves this one alone. A terminal that is closed sends it; `nohup` has it ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     server.run()
 
 

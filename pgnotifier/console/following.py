@@ -37,6 +37,7 @@ class Follower:
             on_gap=self._note_gap,
             buffer_size=BUFFER,
             overflow="drop_oldest",
+            answers=False,  # the page itself isn't to be shown as a listener
             daemon=True,
             autorun=False,
         )

@@ -77,12 +77,13 @@ class Guard:
         self._user_header = user_header.lower() if user_header else None
         # Behind a proxy, or on any address, the browser has asked for a name that isn't known here.
         is_local = is_loopback(host) and user_header is None
-        self._names = {*_LOCAL, host, *names} if is_local else None
+        known = (one.lower() for one in (*_LOCAL, host, *names))
+        self._names = {*known} if is_local else None
         self.secret = secrets.token_urlsafe(32)
 
     def find_problem(self, headers: dict[str, str]) -> tuple[int, str] | None:
         """Return the status and the text of a refusal; None if the request may be answered."""
-        name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+        name = _find_name(headers.get("host", ""))
         if self._names is not None and name not in self._names:
             return 421, f"this console isn't called {name!r}; start it with --name {name}"
         if self._user_header is not None:
@@ -98,7 +99,7 @@ class Guard:
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.secret.encode()):
             return "the page is out of date: reload it"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return "the request comes from another page"
         return None
 
@@ -111,6 +112,14 @@ class Guard:
     def find_user(self, headers: dict[str, str]) -> str:
         """Return who the user is, for the log."""
         return headers.get(self._user_header or "", "") or "somebody"
+
+
+def _find_name(host: str) -> str:
+    """Return the name in a header `Host`, in lower case; an empty one if there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket, for example
+        return ""
 
 
 def _find_token(headers: dict[str, str]) -> str | None:

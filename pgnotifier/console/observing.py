@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class Observer:
     def __post_init__(self) -> None:
         self._changed = asyncio.Condition()
         self._inquirer = Inquirer(self.parameters)
-        self._asking = asyncio.Lock()  # an inquirer is for one thread at a time
+        self._asking = threading.Lock()  # an inquirer is for one thread at a time
+        self._is_ending = False
         self._log_due = 0.0
 
     async def run(self) -> None:
@@ -77,7 +79,11 @@ class Observer:
                 await self._look()
                 await asyncio.sleep(max(0.1, self.interval - (time.monotonic() - begun)))
         finally:
-            self._inquirer.close()
+            # A thread that asks can't be cancelled, and closes the connection itself.
+            self._is_ending = True
+            if self._asking.acquire(blocking=False):
+                self._inquirer.close()
+                self._asking.release()
 
     async def next(self, after: int) -> Look:
         """Return the latest look, once there is one after that of this number."""
@@ -87,8 +93,7 @@ class Observer:
 
     async def order(self, order: Order) -> None:
         """Have a listener mute or unmute something: see `Inquirer.order`."""
-        async with self._asking:
-            await asyncio.to_thread(self._inquirer.order, order)
+        await asyncio.to_thread(self._ask, partial(self._inquirer.order, order))
 
     async def call(self, step: Callable[[psycopg.Connection[Any]], T]) -> T:
         """Call a function with a connection of its own, on another thread.
@@ -98,6 +103,14 @@ class Observer:
         """
         return await asyncio.to_thread(self._call, step)
 
+    def _ask(self, step: Callable[[], T]) -> T:
+        with self._asking:
+            try:
+                return step()
+            finally:
+                if self._is_ending:
+                    self._inquirer.close()
+
     def _call(self, step: Callable[[psycopg.Connection[Any]], T]) -> T:
         with self.parameters.connect() as connection:
             connection.execute("RESET synchronous_commit")  # what was reported is on disk
@@ -106,18 +119,17 @@ class Observer:
     async def _look(self) -> None:
         survey, problem, log = None, None, self.latest.log
         try:
-            async with self._asking:
-                survey = await asyncio.to_thread(partial(self._inquirer.survey, self.interval))
-        except PgNotifierError as exc:
-            problem = in_one_line(exc)
+            survey = await asyncio.to_thread(self._ask, self._inquirer.survey)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the next look may succeed
+            problem = _explain(exc)
         if problem is None and time.monotonic() >= self._log_due:
             self._log_due = time.monotonic() + LOG_INTERVAL
             try:
                 log = await self.call(_read_log)
             except LogNotInstalledError:
                 log = None
-            except (PgNotifierError, psycopg.Error) as exc:
-                problem = in_one_line(exc)
+            except Exception as exc:  # noqa: BLE001 - as above
+                problem = _explain(exc)
         at = time.time()
         point = None if survey is None else self.history.add(survey, at)
         async with self._changed:
@@ -134,6 +146,12 @@ class Observer:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _explain(exc: Exception) -> str:
+    """Return an error in one line; with its type, if it may be a missing thread or descriptor."""
+    is_plain = isinstance(exc, PgNotifierError | psycopg.Error)
+    return in_one_line(exc if is_plain else f"{type(exc).__name__}: {exc}")
 
 
 def _read_log(connection: psycopg.Connection[Any]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -379,3 +380,19 @@ def test_a_hook_that_can_not_be_called(settings):
         CommandError, match=r"PGNOTIFIER\['ON_GAP'\] must be a callable or the path of one"
     ):
         call_command("pgnotifier", "--noreload", skip_checks=True)
+
+
+def test_a_console_on_a_port_that_is_taken(db, monkeypatch):
+    """A console that can't be served is an error of one line, and nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("PGNOTIFIER_CONSOLE_PORT", str(taken.getsockname()[1]))
+        with pytest.raises(CommandError, match="the console can't be opened on"):
+            call_command("pgnotifier", console=True)
+
+
+def test_a_console_that_is_not_installed(db, monkeypatch):
+    """Without the extra, the error says what to install."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "pgnotifier.console.serving", raising=False)
+    with pytest.raises(CommandError, match=r"pip install 'pgnotifier\[console\]'"):
+        call_command("pgnotifier", console=True)

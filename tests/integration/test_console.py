@@ -1,15 +1,18 @@
 """The console in a real browser, and as somebody sees it who should not."""
 
+import contextlib
 import http.client
 import json
 import os
 import re
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._inquiry.asking import ask
 from pgnotifier.console.guarding import COOKIE
 from pgnotifier.console.serving import ConsoleServer, Options
 
@@ -265,6 +268,31 @@ def test_a_name_that_leads_here(serve, path):
     status, headers, body = request(serve(), "GET", path, {"host": "evil.example"})
     assert (status, headers["content-type"]) == (421, "application/json")
     assert b"secret" not in body
+
+
+@pytest.mark.parametrize("name", ["[", "[::1", "127.0.0.1:x"])
+def test_a_name_that_is_none(serve, name, caplog):
+    """A header that isn't a name is refused or ignored, without a traceback in the log."""
+    assert request(serve(), "GET", "/", {"host": name})[0] in (200, 421)
+    assert not caplog.records
+
+
+def test_followers_are_not_shown(serve, pgnotifier_dsn, db, eventually):
+    """Whoever looks at a channel isn't shown as a listener, as nothing is done there."""
+    at = urlsplit(serve().address)
+    with socket.create_connection((at.hostname, at.port)) as stream:
+        stream.sendall(b"GET /api/notifications?channel=orders HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        stream.settimeout(0.1)
+        seen = bytearray()
+
+        def has_arrived():
+            db.notify("orders", "1")
+            with contextlib.suppress(TimeoutError):
+                seen.extend(stream.recv(65_536))
+            return b"event: notification" in seen
+
+        eventually(has_arrived)
+        assert ask(Parameters(pgnotifier_dsn)) == []
 
 
 def test_forged_changes(serve, log):

@@ -1,5 +1,6 @@
 """Listeners answer when somebody asks, and do what they are asked to by those who may."""
 
+import base64
 import threading
 
 import psycopg
@@ -14,6 +15,8 @@ from pgnotifier._inquiry.asking import Inquirer, ask
 from pgnotifier._inquiry.messages import QUESTIONS, Inquiry, Order
 
 LONG = 60.0
+DEEP = base64.b64encode(b'{"id": ' + b"[" * 1_450).decode()
+"""A question that is nested deeper than Python's stack."""
 
 
 def shop(id, channel, payload, pid):
@@ -136,7 +139,7 @@ def test_a_flood_is_answered_a_few_times(start, inquirer, db, dsn):
     (before,) = inquirer.survey(LONG).reports
     with psycopg.connect(dsn, autocommit=True) as asker:
         asker.execute("LISTEN pgnotifier_answers")
-        for text in [Inquiry().encode()] * 500 + ["nonsense", "x" * 7000] * 100:
+        for text in [Inquiry().encode()] * 500 + ["nonsense", "x" * 7000, DEEP] * 100:
             db.notify(QUESTIONS, text)
         inquirer.survey(LONG)
         answers = [one for one in asker.notifies(timeout=1) if one.payload.startswith(before.id)]

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from terminals import Terminal
 
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._inquiry.asking import ask
+
 DOCS = Path(__file__).parents[2] / "docs" / "commands.md"
 COMMAND = (sys.executable, "-m", "pgnotifier")
 
@@ -104,8 +107,12 @@ def test_an_output_that_is_stopped_holds_nothing_up(in_pipe, db, eventually):
 
 
 def test_a_process_that_is_stopped(in_pipe, db, eventually):
-    """After Ctrl-Z, the server keeps nothing for it; when it goes on, a line has the gap."""
+    """After Ctrl-Z, the server keeps nothing for it; when it goes on, a line has the gap.
+
+    Meanwhile `status` doesn't take it for a listener: nothing is done about what it shows.
+    """
     process = in_pipe("orders")
+    assert ask(Parameters(db.dsn)) == []
     process.send_signal(signal.SIGTSTP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     eventually(lambda: not db.listening())

@@ -32,7 +32,6 @@ ELSEWHERE = {
     "_durable/source.py": "faults/test_durable.py",
     "_durable/sources.py": "integration/test_durable.py",
     "_health/health_server.py": "integration/test_health.py",
-    "_inquiry/answering.py": "integration/test_inquiry.py",
     "_inquiry/asking.py": "integration/test_inquiry.py",
     "_inquiry/marks.py": "integration/test_inquiry.py",
     "_inquiry/report.py": "unit/inquiry/test_messages.py",

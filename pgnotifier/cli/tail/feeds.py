@@ -100,6 +100,7 @@ class NotifierFeed:
             buffer_size=BUFFER,
             buffer_bytes=BUFFER_BYTES,
             overflow="drop_oldest",
+            answers=False,  # `status` shows who works on notifications, and not who looks at them
         )
         for channel in channels:
             self._notifier.subscribe("tail", channel, _deliver_nothing, autorun=False)

@@ -42,14 +42,16 @@ def test_a_short_token():
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["localhost:8484", "127.0.0.1:8484", "[::1]:8484", "desk:1"])
+@pytest.mark.parametrize(
+    "name", ["localhost:8484", "127.0.0.1:8484", "[::1]:8484", "desk:1", "DESK"]
+)
 def test_known_names(name):
     """A browser may ask for this machine by its usual names, and by those that were given."""
-    assert Guard("127.0.0.1", names=["desk"]).find_problem({"host": name}) is None
+    assert Guard("127.0.0.1", names=["Desk"]).find_problem({"host": name}) is None
 
 
 @pytest.mark.parametrize(
-    "name", ["evil.example", "evil.example:8484", "", "127.0.0.1.evil.example"]
+    "name", ["evil.example", "evil.example:8484", "", "127.0.0.1.evil.example", "[", "[::1"]
 )
 def test_a_name_that_leads_here(name):
     """A page of somebody's can't have its own name lead to this machine."""
@@ -96,6 +98,7 @@ def test_forgeries():
     assert guard.find_forgery(good | {"origin": "http://127.0.0.1:8484"}) is None
     assert "another page" in guard.find_forgery(good | {"origin": "http://evil.example"})
     assert "another page" in guard.find_forgery(good | {"origin": "null"})
+    assert "another page" in guard.find_forgery(good | {"origin": "http://["})
     assert "reload" in guard.find_forgery(name)
     assert "reload" in guard.find_forgery(name | {TOKEN_HEADER: Guard("127.0.0.1").secret})
     assert "reload" in guard.find_forgery(name | {TOKEN_HEADER: "é"})

@@ -1,6 +1,7 @@
 """Questions and answers: they arrive as they were sent, and whatever else arrives is ignored."""
 
 import base64
+import math
 import zlib
 from datetime import UTC, datetime
 
@@ -19,7 +20,12 @@ from pgnotifier._inquiry.messages import (
     Order,
     read_question,
 )
-from pgnotifier._inquiry.report import ChannelReport, ListenerReport, SubscriptionReport
+from pgnotifier._inquiry.report import (
+    MOST_CHANNELS,
+    ChannelReport,
+    ListenerReport,
+    SubscriptionReport,
+)
 from pgnotifier.payload import MAX_PAYLOAD_BYTES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -89,10 +95,13 @@ def test_a_question_arrives():
         base64.b64encode(b'{"id": 1}'),
         base64.b64encode(b'{"order": {"listener": "a", "verb": "stop", "channel": "b"}}'),
         base64.b64encode(b'{"id": "' + b"x" * QUESTION_BYTES + b'"}'),
+        base64.b64encode(b'{"id": ' + b"[" * 1_450),
+        base64.b64encode(b'{"session": "\\u0000"}'),
+        base64.b64encode(b'{"order": {"listener": "a", "verb": "mute", "channel": "\\u0000"}}'),
     ],
 )
 def test_questions_that_are_ignored(question):
-    """What isn't a question, names another verb, or is too long, is ignored."""
+    """What isn't a question, names another verb, is too long, deep, or has a NUL, is ignored."""
     assert read_question(question) is None
 
 
@@ -141,6 +150,38 @@ def test_forged_answers_are_ignored():
         assert Assembler().take(forge({**whole, **change})) is None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"received": 1 << 64},
+        {"since": "0001-01-01T00:00:00+12:00"},
+        {"since": "9999-12-31T23:59:59-12:00"},
+        {"host": "\0"},
+        {"host": "x" * 100_000},
+        {"channels": [{"name": "a", "received": 1 << 64, "muted": False, "durable": False}]},
+        {
+            "channels": [
+                {"name": "a", "received": 1, "muted": False, "durable": False, "rate": 1e308}
+            ]
+        },
+        {
+            "channels": [{"name": "a", "received": 1, "muted": False, "durable": False}]
+            * (MOST_CHANNELS + 1)
+        },
+    ],
+    ids=lambda change: f"{change}"[:40],
+)
+def test_forged_answers_that_nobody_can_show(change):
+    """An answer with figures, times or texts that can't be calculated with or shown is ignored."""
+    assert Assembler().take(forge({**msgspec.to_builtins(make_report()), **change})) is None
+
+
+def test_a_forged_answer_that_is_nested_deeply():
+    """An answer that is nested deeper than Python's stack is ignored."""
+    packed = base64.b64encode(zlib.compress(b'{"report": ' + b"[" * 100_000))
+    assert Assembler().take(f"{ID} 1 1/1 ".encode() + packed) is None
+
+
 def test_a_bomb_is_ignored():
     """An answer that is huge once it is unpacked isn't unpacked."""
     bomb = base64.b64encode(zlib.compress(b" " * (MOST_BYTES + 1)))
@@ -166,3 +207,5 @@ def test_rates():
     assert later.compare(before).rate == 10
     assert [one.rate for one in later.compare(before).channels] == [0, 0]
     assert make_report(uptime=1.0).compare(before).rate is None
+    huge = make_report(uptime=math.nextafter(before.uptime, math.inf), received=1 << 62)
+    assert huge.compare(before).rate is None

@@ -5,7 +5,7 @@ import logging
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -52,13 +52,29 @@ def _add_setting(parser: ArgumentParser, name: str, default: str = "") -> None:
 
 @contextmanager
 def _console(chosen: dict[str, Notifier], *, wanted: bool) -> Iterator[None]:
-    """Serve the console beside the listeners, if that is wanted. It needs click."""
+    """Serve the console beside the listeners, if that is wanted.
+
+    Raises:
+        CommandError: The console isn't installed, or can't be served.
+    """
     if not wanted:
         yield
         return
-    from pgnotifier.cli.console import beside
+    try:
+        import click
 
-    with beside([*chosen.values()], wanted=True):
+        from pgnotifier.cli.console import beside
+        from pgnotifier.console import serving  # noqa: F401 - only whether it is installed
+    except ModuleNotFoundError as exc:
+        raise CommandError(
+            f"--console needs {exc.name}, which isn't installed. Run: "
+            "pip install 'pgnotifier[console]'"
+        ) from None
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(beside([*chosen.values()], wanted=True))
+        except click.UsageError as exc:
+            raise CommandError(exc.message) from None
         yield
 
 
