@@ -95,6 +95,7 @@ class NotifierFeed:
             dispatcher=Tap(inbox),
             daemon=True,
             autorun=False,
+            answers=False,  # it isn't a listener that delivers anything
             on_gap=self._on_gap,
             on_state=self._on_state,
             buffer_size=BUFFER,

@@ -39,6 +39,7 @@ class Follower:
             overflow="drop_oldest",
             daemon=True,
             autorun=False,
+            answers=False,  # it isn't a listener that delivers anything
         )
         self._notifier.subscribe("console", channel, self._note, autorun=False)
 

@@ -1,6 +1,7 @@
 """Serve the console with uvicorn: in a process of its own, or on a thread beside a listener."""
 
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Iterator
@@ -62,9 +63,11 @@ class ConsoleServer:
             family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
             self._socket = socket.create_server((options.host, options.port), family=family)
         except OSError as exc:
+            why = str(exc.strerror or exc)
+            if exc.errno == errno.EADDRINUSE:
+                why = "another program has that port; choose another by PGNOTIFIER_CONSOLE_PORT"
             raise ConfigurationError(
-                f"the console can't be opened on {options.host}:{options.port}: "
-                f"{exc.strerror or exc}"
+                f"the console can't be opened on {options.host}:{options.port}: {why}"
             ) from exc
         self._server: uvicorn.Server | None = None
 
