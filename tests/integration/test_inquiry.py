@@ -110,7 +110,7 @@ def test_no_answers(start, dsn, db):
     assert (survey.reports, survey.silent) == ((), ())
 
 
-def test_tail_is_no_listener(dsn, inquirer):
+def test_tail_is_not_a_listener(dsn, inquirer):
     """What `tail` listens with isn't among the listeners: it delivers nothing."""
     feed = NotifierFeed(Parameters(dsn), ["orders"], Inbox())
     feed.start()
