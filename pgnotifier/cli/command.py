@@ -109,7 +109,8 @@ def health(port: int, host: str, live: bool) -> None:
     "--console",
     "shows_console",
     is_flag=True,
-    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
+    "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
 )
 @click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and exit.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")

@@ -20,12 +20,21 @@ TOKEN = "PGNOTIFIER_CONSOLE_TOKEN"  # noqa: S105 - the variable's name
 
 @click.command()
 @target_options
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="PGNOTIFIER_CONSOLE_HOST",
+    show_envvar=True,
+    help="The address to listen on.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=PORT,
     show_default=True,
+    envvar="PGNOTIFIER_CONSOLE_PORT",
+    show_envvar=True,
     help="The port.  0: any that is free.",
 )
 @click.option(

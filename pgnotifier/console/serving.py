@@ -63,12 +63,11 @@ class ConsoleServer:
             family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
             self._socket = socket.create_server((options.host, options.port), family=family)
         except OSError as exc:
-            way_out = ""
+            why = str(exc.strerror or exc)
             if exc.errno == errno.EADDRINUSE:
-                way_out = "; choose another one, by --port or PGNOTIFIER_CONSOLE_PORT"
+                why = "another program has that port; choose one by PGNOTIFIER_CONSOLE_PORT"
             raise ConfigurationError(
-                f"the console can't be opened on {options.host}:{options.port}: "
-                f"{exc.strerror or exc}{way_out}"
+                f"the console can't be opened on {options.host}:{options.port}: {why}"
             ) from exc
         self._server: uvicorn.Server | None = None
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from click.testing import CliRunner
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._inquiry.asking import ask
+from pgnotifier.cli.command import pgnotifier
 from pgnotifier.console.guarding import COOKIE
 from pgnotifier.console.serving import ConsoleServer, Options
 
@@ -157,7 +159,10 @@ def test_keyboard_and_theme(serve, page, notifier):
 
 
 def test_notifications(serve, page, notifier, db):
-    """The last notifications of a channel are shown, and payloads only if that is asked for."""
+    """The last notifications of a channel are shown, and payloads only if that is asked for.
+
+    What the page listens with isn't among the listeners.
+    """
     notifier.subscribe("invoice", "orders", print)
     for shows, expected in ((False, "…"), (True, '{"card": "<i>4711</i>"}')):
         page.goto(f"{serve(shows_payloads=shows).address}#channels")
@@ -171,6 +176,7 @@ def test_notifications(serve, page, notifier, db):
                 break
         assert found.first.inner_text() == expected
         assert ("4711" in page.content()) == shows
+        assert len(ask(Parameters(db.dsn), 60.0)) == 1
 
 
 def test_gaps(serve, page, notifier, db, eventually):
@@ -343,6 +349,14 @@ def test_headers(serve):
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
         assert "server" not in headers
+
+
+def test_a_port_in_use(pgnotifier_dsn, serve):
+    """The environment names the port, and a port that is in use is refused with the way out."""
+    env = {"PGNOTIFIER_CONSOLE_PORT": str(urlsplit(serve().address).port)}
+    done = CliRunner().invoke(pgnotifier, ["console", "--dsn", pgnotifier_dsn], env=env)
+    assert done.exit_code == 2
+    assert "another program has that port; choose one by PGNOTIFIER_CONSOLE_PORT" in done.output
 
 
 def test_no_password(pgnotifier_dsn, serve):

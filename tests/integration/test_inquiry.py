@@ -13,6 +13,8 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import notify_query
 from pgnotifier._inquiry.asking import Inquirer, ask
 from pgnotifier._inquiry.messages import QUESTIONS, Inquiry, Order
+from pgnotifier.cli.feeds import NotifierFeed
+from pgnotifier.cli.inbox import Inbox
 
 LONG = 60.0
 DEEP = base64.b64encode(b'{"id": ' + b"[" * 1_450).decode()
@@ -108,6 +110,17 @@ def test_no_answers(start, dsn, db):
     start(answers=False)
     with Inquirer(Parameters(dsn)) as one:
         survey = one.survey(LONG)
+    assert (survey.reports, survey.silent) == ((), ())
+
+
+def test_tail_is_not_a_listener(dsn, inquirer):
+    """What `tail` listens with isn't among the listeners: it delivers nothing."""
+    feed = NotifierFeed(Parameters(dsn), ["orders"], Inbox())
+    feed.start()
+    try:
+        survey = inquirer.survey(LONG)
+    finally:
+        feed.stop()
     assert (survey.reports, survey.silent) == ((), ())
 
 

@@ -171,3 +171,29 @@ def test_the_examples(db, in_pipe):
         _, channel, _, found = process.stdout.readline().rstrip("\n").split("  ", 3)
         assert (channel, found) == ("orders", payload)
     assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (("tail", "orders", "--for", "0.1s"), "0 received"),
+        (("doctor",), "ok       round trip"),
+        (("send", "orders", "--file", "two.txt"), "sent 2 notifications"),
+    ],
+)
+def test_without_rich(monkeypatch, tmp_path, pgnotifier_dsn, eventually, arguments, shown):
+    """In a terminal, commands work without rich, as extras such as `celery` don't install it."""
+    (tmp_path / "rich").mkdir()
+    missing = "raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')"
+    (tmp_path / "rich" / "__init__.py").write_text(missing)
+    (tmp_path / "two.txt").write_text("1\n2\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    one = Terminal(*COMMAND, *arguments, "--dsn", pgnotifier_dsn)
+    try:
+        assert one.process.wait(60) == 0, one.text
+        eventually(lambda: shown in one.raw.decode())
+    finally:
+        one.process.kill()
+        one.process.wait()
+        os.close(one.fd)

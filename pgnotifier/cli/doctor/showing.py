@@ -46,10 +46,12 @@ def choose_print() -> Print:
     """Return what prints a finding."""
     if not sys.stdout.isatty() or "utf" not in (sys.stdout.encoding or "").lower():
         return _print_plainly
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
+    try:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+    except ModuleNotFoundError:  # extras such as `celery` don't install it
+        return _print_plainly
     console = Console(highlight=False)
 
     def show(one: Finding) -> None:

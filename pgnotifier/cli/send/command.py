@@ -187,9 +187,12 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
     if not sys.stderr.isatty() or (total is not None and total <= 1):
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    except ModuleNotFoundError:  # extras such as `celery` don't install it
+        yield lambda _: None
+        return
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("send", total=total)

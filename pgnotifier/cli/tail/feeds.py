@@ -95,12 +95,12 @@ class NotifierFeed:
             dispatcher=Tap(inbox),
             daemon=True,
             autorun=False,
+            answers=False,  # it isn't a listener that delivers anything
             on_gap=self._on_gap,
             on_state=self._on_state,
             buffer_size=BUFFER,
             buffer_bytes=BUFFER_BYTES,
             overflow="drop_oldest",
-            answers=False,  # `status` shows who works on notifications, and not who looks at them
         )
         for channel in channels:
             self._notifier.subscribe("tail", channel, _deliver_nothing, autorun=False)

@@ -42,10 +42,15 @@ Token = tuple[str, str]
 
 
 def find_paint() -> Paint:
-    """Return what colours texts, as far as this terminal can and NO_COLOR allows it."""
-    from rich.console import Console
-    from rich.style import Style
+    """Return what colours texts, as far as this terminal can and NO_COLOR allows it.
 
+    Without rich, which extras such as `celery` don't install, nothing is coloured.
+    """
+    try:
+        from rich.console import Console
+        from rich.style import Style
+    except ModuleNotFoundError:
+        return lambda _, text: text
     console = Console(file=sys.stdout)
     system = None if console.no_color else console._color_system  # noqa: SLF001
     if system is None:

@@ -66,7 +66,8 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     "--console",
     "shows_console",
     is_flag=True,
-    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
+    "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
 )
 @_option(
     "--list",

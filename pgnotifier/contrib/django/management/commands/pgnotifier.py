@@ -114,7 +114,8 @@ class Command(BaseCommand):
         )  # fmt: skip
         parser.add_argument(
             "--console", action="store_true",
-            help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484.",
+            help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
+            "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
         )  # fmt: skip
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
