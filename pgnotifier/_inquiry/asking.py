@@ -20,6 +20,7 @@ from pgnotifier.errors import (
     ListenRefusedError,
     NotListeningError,
     OrderRefusedError,
+    PgNotifierError,
     in_one_line,
 )
 
@@ -28,8 +29,12 @@ TIMEOUT = 2.5
 RETRY = 0.25
 """Seconds between two looks for listeners that have not answered."""
 _SESSION = """
-SELECT EXTRACT(epoch FROM backend_start)::pg_catalog.text FROM pg_catalog.pg_stat_activity
+SELECT EXTRACT(epoch FROM backend_start)::pg_catalog.text, pid FROM pg_catalog.pg_stat_activity
 WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"""
+_POOLED = (
+    "answers don't arrive, because of a pooler in transaction or statement mode. Connect to "
+    "PostgreSQL itself, or to a pool in session mode"
+)
 _LISTEN, _UNLISTEN = f"LISTEN {ANSWERS}", f"UNLISTEN {ANSWERS}"
 
 
@@ -182,11 +187,7 @@ class Inquirer:
                 break
         connection.execute(_UNLISTEN)
         if not has_echo:
-            raise NotListeningError(
-                f"answers don't arrive, because of a pooler in transaction or statement mode "
-                f"({self._parameters!r}). Connect to PostgreSQL itself, or to a pool in session "
-                "mode"
-            )
+            raise NotListeningError(f"{_POOLED} ({self._parameters!r})")
         return answers, marked
 
     @staticmethod
@@ -221,9 +222,36 @@ class Inquirer:
             raise ConnectionFailedError(
                 f"can't ask listeners ({self._parameters!r}): {in_one_line(exc)}"
             ) from exc
-        self._session = str(row[0]) if row is not None else ""
+        start, pid = row if row is not None else ("", None)
+        self._session = str(start)
         self._shows_asking = False
         self._connection = connection
+        if pid != connection.info.backend_pid:  # poolers make up the one that clients get
+            self._check_pooler(connection)
+
+    def _check_pooler(self, connection: psycopg.Connection[Any]) -> None:
+        """Check that what another connection sends arrives on this one.
+
+        What it sends itself proves nothing. In transaction mode, its lock would stay with a session
+        of the pool for good, and standbys would believe that somebody asks.
+
+        Raises:
+            NotListeningError: It doesn't arrive.
+        """
+        echo = secrets.token_hex(8)
+        self._listen(connection)
+        try:
+            with self._parameters.connect() as second:
+                second.execute(notify_query(ANSWERS, echo))
+        except (PgNotifierError, psycopg.Error):  # a pool in session mode may have no second one
+            return
+        deadline = monotonic() + TIMEOUT
+        while (ANSWERS, echo.encode()) not in self._take():
+            if monotonic() >= deadline:
+                connection.execute(_UNLISTEN)
+                self.close()
+                raise NotListeningError(f"{_POOLED} ({self._parameters!r})")
+            self._wait(deadline - monotonic())
 
     def _listen(self, connection: psycopg.Connection[Any]) -> None:
         """Listen to answers, until they are there: each session that listens slows senders down."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Any, Literal, TypeVar
@@ -83,6 +83,11 @@ class Console:
         self._shows_payloads = shows_payloads
         self._read_only = read_only
         self._followers = 0
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """End all streams, as a server waits for them before it stops."""
+        self._ended.set()
 
     def make_app(self) -> ASGIApp:
         """Return the application."""
@@ -135,7 +140,7 @@ class Console:
     # --- what is seen ---
 
     async def _events(self, request: Request) -> Response:
-        async def stream() -> AsyncIterator[str]:
+        async def stream() -> AsyncGenerator[str]:
             yield _event("history", self._observer.history.to_dict())
             seen, known = 0, dict[str, Any]()
             while not await request.is_disconnected():
@@ -148,7 +153,7 @@ class Console:
                 seen = look.number
                 yield _event("look", _describe(look, known))
 
-        return _stream(stream())
+        return self._stream(stream())
 
     async def _notifications(self, request: Request) -> Response:
         channel = request.query_params.get("channel", "")
@@ -161,7 +166,10 @@ class Console:
         except PgNotifierError as exc:
             return _refuse(400, in_one_line(exc))
 
-        async def stream() -> AsyncIterator[str]:
+        async def stream() -> AsyncGenerator[str]:
+            if self._followers >= MOST:  # others have begun since
+                yield _event("problem", f"{MOST} pages follow channels already")
+                return
             self._followers += 1
             found = follower.follow()
             try:
@@ -174,7 +182,12 @@ class Console:
                 self._followers -= 1
                 await found.aclose()  # type: ignore[attr-defined]
 
-        return _stream(stream())
+        return self._stream(stream())
+
+    def _stream(self, events: AsyncGenerator[str]) -> Response:
+        headers = {"x-accel-buffering": "no"}  # nginx would collect events
+        kept = _until(self._ended, events)
+        return StreamingResponse(kept, media_type="text/event-stream", headers=headers)
 
     async def _letters(self, request: Request) -> Response:
         everything = "all" in request.query_params
@@ -322,9 +335,24 @@ def _event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _stream(events: AsyncIterator[str]) -> Response:
-    headers = {"x-accel-buffering": "no"}  # nginx would collect events
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+async def _until(ended: asyncio.Event, events: AsyncGenerator[str]) -> AsyncIterator[str]:
+    """Yield what a generator yields, until it ends or the event is set."""
+    ending = asyncio.ensure_future(ended.wait())
+    step: asyncio.Future[str | None] | None = None
+    try:
+        while not ended.is_set():
+            step = asyncio.ensure_future(anext(events, None))
+            await asyncio.wait({step, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done() or (event := step.result()) is None:
+                return
+            yield event
+    finally:
+        ending.cancel()
+        if step is not None and not step.done():
+            step.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await step
+        await events.aclose()
 
 
 def _refuse(status: int, why: str) -> Response:

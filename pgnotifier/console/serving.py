@@ -1,5 +1,6 @@
 """Serve the console with uvicorn: in a process of its own, or on a thread beside a listener."""
 
+import asyncio
 import contextlib
 import errno
 import socket
@@ -19,7 +20,9 @@ from pgnotifier.errors import ConfigurationError
 HOST = "127.0.0.1"
 PORT = 8484
 GRACE = 2
-"""Seconds in which open streams end when the server stops."""
+"""Seconds in which requests end when the server stops."""
+CUT = 1.0
+"""Seconds after which connections are cut then: some clients don't read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,4 +122,22 @@ class ConsoleServer:
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
         )
-        return uvicorn.Server(config)
+        return _Server(config, console)
+
+
+class _Server(uvicorn.Server):
+    """Ends streams itself as it stops: uvicorn logs a traceback for each that it has to cancel."""
+
+    def __init__(self, config: uvicorn.Config, console: Console) -> None:
+        super().__init__(config)
+        self._console = console
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._console.end()
+        asyncio.get_running_loop().call_later(CUT, self._cut)
+        await super().shutdown(sockets)
+
+    def _cut(self) -> None:
+        for one in [*self.server_state.connections]:
+            if one.transport is not None:
+                one.transport.abort()

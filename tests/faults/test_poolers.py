@@ -11,6 +11,8 @@ import trustme
 from psycopg import sql
 
 from pgnotifier import NotListeningError
+from pgnotifier._connection.parameters import Parameters
+from pgnotifier._inquiry.asking import ask
 from pgnotifier.durable import install, publish, publish_many
 
 from .pgbouncer import knows_prepared_statements, pgbouncer
@@ -33,6 +35,30 @@ def test_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode, pool_size):
         assert not notifier.is_running()
         with pytest.raises(NotListeningError):
             notifier.start()
+
+
+ASKED = (
+    "SELECT 1 FROM pg_locks JOIN pg_database ON database = pg_database.oid"
+    " WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND datname = current_database()"
+)
+
+
+@pytest.mark.parametrize("pool_mode", ["transaction", "statement"])
+def test_questions_through_one_that_swallows(pgnotifier_dsn, make_notifier, pool_mode):
+    """Whoever asks through it learns that answers don't arrive, and leaves no lock behind."""
+    make_notifier(pgnotifier_dsn).add_channel("orders")
+    with pgbouncer(pgnotifier_dsn, pool_mode) as dsn:
+        with pytest.raises(NotListeningError, match="pool in session mode"):
+            ask(Parameters(dsn))
+        with psycopg.connect(pgnotifier_dsn) as connection:
+            assert connection.execute(ASKED).fetchall() == []
+
+
+def test_questions_through_one_with_sessions(pgnotifier_dsn, make_notifier):
+    """In session mode, answers arrive."""
+    make_notifier(pgnotifier_dsn).add_channel("orders")
+    with pgbouncer(pgnotifier_dsn, "session") as dsn:
+        assert [one.state for one in ask(Parameters(dsn))] == ["listening"]
 
 
 @pytest.mark.parametrize("pool_size", [1, 5])

@@ -188,6 +188,19 @@ def test_cli(install, db, free_port):
     assert "Traceback" not in listener.log
 
 
+def test_console(install, db, eventually):
+    """`pgnotifier console` shows the listener to a browser."""
+    environment = install("console")
+    write_callback(environment, db.dsn)
+    environment.start("pgnotifier", "listen", "plain:notifier", ready="listening")
+    console = environment.start(
+        "pgnotifier", "console", "--port", "0", "--dsn", db.dsn, ready="the console is at http"
+    )
+    address = re.search(r"http://\S+/", console.log)[0]
+    with urllib.request.urlopen(f"{address}events", timeout=60) as events:
+        assert any(b'"state": "listening"' in line for line in events)
+
+
 def test_top(install, db, eventually):
     """`pgnotifier top` draws the listener in a terminal, and ends by a key."""
     environment = install("top")

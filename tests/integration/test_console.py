@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._inquiry.asking import ask
 from pgnotifier.cli.command import pgnotifier
+from pgnotifier.console.following import MOST
 from pgnotifier.console.guarding import COOKIE
 from pgnotifier.console.serving import ConsoleServer, Options
 
@@ -299,6 +301,30 @@ def test_followers_are_not_shown(serve, pgnotifier_dsn, db, eventually):
 
         eventually(has_arrived)
         assert ask(Parameters(pgnotifier_dsn)) == []
+
+
+def test_ends_with_open_streams(pgnotifier_dsn, capfd, eventually):
+    """Streams end with the console, without a traceback; of many followers, some are refused."""
+    with ConsoleServer(Parameters(pgnotifier_dsn), Options(port=0)).beside() as server:
+        at = urlsplit(server.address)
+        paths = ["/events", *["/api/notifications?channel=orders"] * (MOST + 1)]
+        streams = [socket.create_connection((at.hostname, at.port)) for _ in paths]
+        for stream, path in zip(streams, paths, strict=True):
+            stream.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        seen = bytearray()
+
+        def is_refused():
+            for one in streams[1:]:
+                one.settimeout(0.05)
+                with contextlib.suppress(TimeoutError):
+                    seen.extend(one.recv(65_536))
+            return b"pages follow channels already" in seen
+
+        eventually(is_refused)
+    assert "pgnotifier-console" not in {one.name for one in threading.enumerate()}
+    for stream in streams:
+        stream.close()
+    assert capfd.readouterr().err == ""
 
 
 def test_forged_changes(serve, log):
