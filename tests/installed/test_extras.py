@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -188,7 +189,7 @@ def test_cli(install, db, free_port):
     assert "Traceback" not in listener.log
 
 
-def test_console(install, db, eventually):
+def test_console(install, db):
     """`pgnotifier console` shows the listener to a browser."""
     environment = install("console")
     write_callback(environment, db.dsn)
