@@ -13,8 +13,8 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import notify_query
 from pgnotifier._inquiry.asking import Inquirer, ask
 from pgnotifier._inquiry.messages import QUESTIONS, Inquiry, Order
-from pgnotifier.cli.feeds import NotifierFeed
-from pgnotifier.cli.inbox import Inbox
+from pgnotifier.cli.tail.feeds import NotifierFeed
+from pgnotifier.cli.tail.inbox import Inbox
 
 LONG = 60.0
 DEEP = base64.b64encode(b'{"id": ' + b"[" * 1_450).decode()
