@@ -59,7 +59,7 @@ def draw_figures(board: Board, width: int) -> Text:
         ("delivered", board.delivered, figures[1]),
     ):
         rate = show_rate(rates[-1]) if rates else "-"
-        text.append(label.ljust(LABEL), "dim").append(rate.rjust(RATE), "bold").append(" ")
+        text.append(f"{label:<{LABEL}}", "dim").append(rate.rjust(RATE), "bold").append(" ")
         text.append(draw_sparkline(rates, length), "cyan").append(f"  {figure}\n")
     waiting, size = board.buffers
     sums = [

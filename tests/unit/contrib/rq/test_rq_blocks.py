@@ -104,7 +104,7 @@ def test_which_queues(client, queue, block):
     place = client.connection_pool.connection_kwargs
     url = f"redis://localhost:{place['port']}"
     number = place.get("db", 0)
-    other = Redis.from_url(f"{url}/{number + 1}")
+    other = Redis.from_url(f"{url}/{number + 1 if number < 15 else 0}")
     with block() as recording, Redis.from_url(f"{url}/{number}") as same:
         Queue("low", connection=same).enqueue(callbacks.other, job_id="same")
         Queue("low", connection=other).enqueue(callbacks.other, job_id="other")

@@ -191,7 +191,7 @@ class Command(BaseCommand):
             except PgNotifierError as exc:
                 raise CommandError(str(exc)) from None
         timeout = options["drain_timeout"]
-        with Watch(chosen), _console(chosen, wanted=options["console"]):
+        with _console(chosen, wanted=options["console"]), Watch(chosen):
             return foreground.listen(
                 [*chosen.values()],
                 conf.get("DRAIN_TIMEOUT") if timeout is None else timeout,
