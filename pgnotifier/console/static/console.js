@@ -455,8 +455,13 @@ function take(found) {
   }
   if (isPaused) return;
   look = found;
-  draw();
+  if (!isPressed) draw();
 }
+
+// A table that is drawn again between the two halves of a click would swallow it.
+let isPressed = false;
+addEventListener("pointerdown", () => { isPressed = true; }, true);
+for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => { isPressed = false; }, true);
 
 $("connection").textContent = settings.connection;
 $("version").textContent = `pgnotifier ${settings.version}${settings.readOnly ? ", read-only" : ""}`;

@@ -1,5 +1,6 @@
 """Define the command `manage.py pgnotifier`, which listens."""
 
+import importlib
 import json
 import logging
 import sys
@@ -64,7 +65,7 @@ def _console(chosen: dict[str, Notifier], *, wanted: bool) -> Iterator[None]:
         import click
 
         from pgnotifier.cli.console import beside
-        from pgnotifier.console import serving  # noqa: F401 - only whether it is installed
+        importlib.import_module("pgnotifier.console.serving")  # only whether it is installed
     except ModuleNotFoundError as exc:
         raise CommandError(
             f"--console needs {exc.name}, which isn't installed. Run: "
