@@ -7,7 +7,7 @@ from pathlib import Path
 import pgnotifier
 
 PACKAGE = Path(pgnotifier.__file__).parent
-DOCS = (PACKAGE.parent / "docs" / "operations.md").read_text()
+DOCS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 QUIET = ("debug", "info")
 WORDS = 3
 """A format with fewer words, as in '%s%s again', is a frame for texts that come from elsewhere."""

@@ -4,12 +4,17 @@ import json
 import sys
 import textwrap
 import threading
+from inspect import signature
 
 import pytest
 from click.testing import CliRunner
 
 from pgnotifier.cli.command import pgnotifier
 from pgnotifier.durable import grant
+
+# Before click 8.2, a runner has to be told that the two outputs are apart.
+_APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+RUNNER = CliRunner(**_APART)
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def tail(pgnotifier_dsn):
 
     def run(*arguments, dsn=pgnotifier_dsn):
         named = () if dsn is None else ("--dsn", dsn)
-        done = CliRunner().invoke(pgnotifier, ["tail", *arguments, *named], catch_exceptions=False)
+        done = RUNNER.invoke(pgnotifier, ["tail", *arguments, *named], catch_exceptions=False)
         return done.exit_code, done.stdout, done.stderr
 
     return run

@@ -65,6 +65,7 @@ def _console(chosen: dict[str, Notifier], *, wanted: bool) -> Iterator[None]:
         import click
 
         from pgnotifier.cli.console import beside
+
         importlib.import_module("pgnotifier.console.serving")  # only whether it is installed
     except ModuleNotFoundError as exc:
         raise CommandError(
