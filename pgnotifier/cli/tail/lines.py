@@ -120,7 +120,7 @@ def _is_json_text(notification: Notification) -> bool:
         return payload != text  # a text that isn't JSON is its own value
     try:
         msgspec.json.decode(text)
-    except (ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return _is_json(text)
     return True
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from inspect import signature
 
 import psycopg
 import pytest
@@ -12,17 +11,13 @@ from click.testing import CliRunner
 from pgnotifier import durable
 from pgnotifier.cli.command import pgnotifier
 
-# Before click 8.2, a runner has to be told that the two outputs are apart.
-_APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
-RUNNER = CliRunner(**_APART)
-
 
 @pytest.fixture
 def send(pgnotifier_dsn):
     """Return a function that runs the command and returns its exit code and output."""
 
     def run(*arguments, dsn=pgnotifier_dsn, given=None):
-        done = RUNNER.invoke(
+        done = CliRunner().invoke(
             pgnotifier, ["send", *arguments, "--dsn", dsn], input=given, catch_exceptions=False
         )
         return done.exit_code, done.output
