@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pgnotifier.cli.command import pgnotifier
 from pgnotifier.durable import grant
 
-# Before click 8.2, a runner has to be told that the two outputs are apart.
+# Before click 8.2, a runner keeps the two outputs apart only if it is asked to.
 _APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 RUNNER = CliRunner(**_APART)
 
