@@ -155,49 +155,32 @@ class Inquirer:
         self, question: Inquiry, timeout: float, only: str | None
     ) -> tuple[dict[str, Answer], list[tuple[Any, ...]]]:
         connection = self._connected()
-        begun = monotonic()
-        deadline = begun + timeout
-        echo = secrets.token_hex(8)
+        replies = _Replies(question, only)
+        deadline = monotonic() + timeout
         self._listen(connection)
         self._arrived.clear()
-        assembler, answers, has_echo = Assembler(), dict[str, Answer](), False
-        query = notify_query(QUESTIONS, question.encode()) + b";" + notify_query(ANSWERS, echo)
-        marked: list[tuple[Any, ...]] = []
-        connection.execute(query)
+        echo = notify_query(ANSWERS, replies.echo)
+        connection.execute(notify_query(QUESTIONS, question.encode()) + b";" + echo)
         while True:
             self._shows_asking = self._shows_asking or show_asking(connection)
-            marked = find_marked(connection)
-            until = min(monotonic() + RETRY, deadline)
-            while True:
-                for channel, data in self._take():
-                    if channel != ANSWERS:
-                        continue
-                    has_echo = has_echo or data == echo.encode()
-                    answer = assembler.take(data)
-                    if answer is not None and (only is None or question.id in answer.outcomes):
-                        took = monotonic() - begun
-                        answers[answer.report.id] = _timed(answer, took)
-                if has_echo and self._is_complete(answers, marked, only):
-                    connection.execute(_UNLISTEN)
-                    return answers, marked
-                if monotonic() >= until:
-                    break
-                self._wait(until - monotonic())
-            if monotonic() >= deadline:
+            replies.marked = find_marked(connection)
+            self._collect(replies, min(monotonic() + RETRY, deadline))
+            if replies.are_complete or monotonic() >= deadline:
                 break
         connection.execute(_UNLISTEN)
-        if not has_echo:
+        if not replies.has_echo:
             raise NotListeningError(f"{_POOLED} ({self._parameters!r})")
-        return answers, marked
+        return replies.answers, replies.marked
 
-    @staticmethod
-    def _is_complete(
-        answers: dict[str, Answer], marked: list[tuple[Any, ...]], only: str | None
-    ) -> bool:
-        if only is not None:
-            return only in answers
-        known = {one.report.backend_pid for one in answers.values()}
-        return all(row[0] in known for row in marked)
+    def _collect(self, replies: "_Replies", until: float) -> None:
+        """Take what arrives, until the replies are complete or a steady clock shows a time."""
+        while True:
+            for channel, data in self._take():
+                if channel == ANSWERS:
+                    replies.take(data)
+            if replies.are_complete or monotonic() >= until:
+                return
+            self._wait(until - monotonic())
 
     # --- the connection ---
 
@@ -280,8 +263,36 @@ class Inquirer:
                 selector.select(seconds)
 
 
-def _timed(answer: Answer, seconds: float) -> Answer:
-    return replace(answer, report=replace(answer.report, answered_in=seconds))
+class _Replies:
+    """What has arrived since a question was sent."""
+
+    def __init__(self, question: Inquiry, only: str | None) -> None:
+        self.echo = secrets.token_hex(8)
+        self.has_echo = False
+        self.answers: dict[str, Answer] = {}  # by listener
+        self.marked: list[tuple[Any, ...]] = []  # the sessions of listeners
+        self._question = question
+        self._only = only
+        self._asked_at = monotonic()
+        self._assembler = Assembler()
+
+    def take(self, data: bytes) -> None:
+        """Take a message from the channel for answers, where others get theirs as well."""
+        self.has_echo = self.has_echo or data == self.echo.encode()
+        answer = self._assembler.take(data)
+        if answer is None:
+            return
+        if self._only is None or self._question.id in answer.outcomes:
+            report = replace(answer.report, answered_in=monotonic() - self._asked_at)
+            self.answers[report.id] = replace(answer, report=report)
+
+    @property
+    def are_complete(self) -> bool:
+        """Whether the question's own echo and the answers of all that were asked are there."""
+        if self._only is not None:
+            return self.has_echo and self._only in self.answers
+        known = {one.report.backend_pid for one in self.answers.values()}
+        return self.has_echo and all(row[0] in known for row in self.marked)
 
 
 def _order(report: ListenerReport) -> tuple[str, bool, str, int]:

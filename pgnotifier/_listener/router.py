@@ -87,7 +87,7 @@ class Router:
         self.received = 0
         self._tallies: dict[bytes, _Tally] = {}  # by channel
         self.private = f"pgnotifier_{secrets.token_hex(16)}"
-        self.own = frozenset([self.private, REFERENCES, QUESTIONS][: 3 if on_question else 2])
+        self.own = frozenset({self.private, REFERENCES} | ({QUESTIONS} if on_question else set()))
         self._own = frozenset(name.encode() for name in self.own)
         self.echoes: dict[str, int] = {}
         self._unrung: list[Deliverer] = []

@@ -99,6 +99,11 @@ def check_redact(redact: Any) -> Redact:
     return names
 
 
+def hide_arguments(payload: str) -> str:
+    """Return what may be shown of a message as JSON, without the values of arguments."""
+    return json.dumps(read_call(payload).describe(None), ensure_ascii=False)
+
+
 def read_call(payload: str) -> Call:
     """Return what a message calls. What can't be read is left out."""
     try:

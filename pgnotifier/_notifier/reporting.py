@@ -1,6 +1,7 @@
 """What a notifier answers when somebody asks about it, and how it carries out orders."""
 
 import logging
+import operator
 import os
 import platform
 import socket
@@ -154,7 +155,7 @@ class Reporter:
     def _list_subscriptions(self) -> tuple[SubscriptionReport, ...]:
         """Return the subscriptions. Asking a thousand tasks for their queues takes a while."""
         known = self._registries()
-        is_known = self._listed_of is not None and all(map(_is, known, self._listed_of))
+        is_known = self._listed_of is not None and all(map(operator.is_, known, self._listed_of))
         if not is_known or monotonic() > self._listed_at + REMEMBERED:
             self._listed = tuple(self._describe_all(known))
             self._listed_of, self._listed_at = known, monotonic()
@@ -241,10 +242,6 @@ class Reporter:
 def show_id(id: Hashable) -> str:
     """Return the text of a subscription's id, as reports show it."""
     return _clean(spell(id))
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _bindings(registry: Registry) -> list[Binding]:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, get_args
 
+from pgnotifier._connection.parameters import MAX_NAME_BYTES
 from pgnotifier._registry.checks import check_channel, check_unreserved
-from pgnotifier._triggers.quoting import MAX_NAME_BYTES, quote_plainly, shorten
+from pgnotifier._triggers.quoting import quote_plainly, shorten
 from pgnotifier.errors import ArgumentTypeError, TriggerError
 
 Event = Literal["insert", "update", "delete", "truncate"]

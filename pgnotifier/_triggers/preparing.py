@@ -74,7 +74,7 @@ def _check_table(made: Declaration) -> Iterable[str]:
         {_fail(literal(f"there is no table {made.qualified}{where}"))}
     END IF;
     IF kind OPERATOR(pg_catalog.<>) ALL ('{{r,p,f}}'::pg_catalog.text[]) THEN
-        {_fail(_TABLE, "' is no table; create the trigger on the tables that it shows'")}
+        {_fail(_TABLE, "' is not a table: create the trigger on the tables that it shows'")}
     END IF;
 """
     if made.durable:
@@ -103,7 +103,7 @@ def _check_table(made: Declaration) -> Iterable[str]:
         SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent OPERATOR(pg_catalog.=) its_table
     ) THEN
         RAISE WARNING USING MESSAGE = pg_catalog.concat({_TABLE},
-            ' has children, whose rows have triggers of their own: create one on each of them');
+            ' has children, and their rows do not call its trigger: create one on each of them');
     END IF;
 """
     if made.per == "row" and "truncate" in made.on:

@@ -2,8 +2,7 @@
 
 import hashlib
 
-MAX_NAME_BYTES = 63
-"""The maximum length of a name in PostgreSQL, which truncates longer ones."""
+from pgnotifier._connection.parameters import MAX_NAME_BYTES
 
 _ESCAPED = frozenset("$%")
 

@@ -105,9 +105,7 @@ def row_body(row: RowBody) -> str:
             f"IF payload IS NULL OR {too_long} THEN  -- so long a key",
             f"    payload := pg_catalog.jsonb_build_object({minimal})::pg_catalog.text;",
             "END IF;",
-            *deliver(
-                row.channel, row.durable, "(head OPERATOR(pg_catalog.->>) 'pk'::pg_catalog.text)"
-            ),
+            *deliver(row.channel, row.durable, _KEY_TEXT),
             "RETURN NULL;",
         ]
     )

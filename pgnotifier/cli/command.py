@@ -21,6 +21,7 @@ from pgnotifier.cli.send.command import send
 from pgnotifier.cli.status.command import status
 from pgnotifier.cli.tail.command import tail
 from pgnotifier.cli.top.command import top
+from pgnotifier.console import BESIDE
 from pgnotifier.errors import PgNotifierError, in_one_line
 from pgnotifier.settings import SETTINGS
 from pgnotifier.testing.errors import ServerNotInstalledError
@@ -109,8 +110,7 @@ def health(port: int, host: str, live: bool) -> None:
     "--console",
     "shows_console",
     is_flag=True,
-    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
-    "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
+    help=BESIDE,
 )
 @click.option("--list", "lists", is_flag=True, help="Print channels and subscriptions, and exit.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print --list as JSON.")

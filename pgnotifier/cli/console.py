@@ -11,10 +11,10 @@ import click
 
 from pgnotifier.cli.exits import explain_missing
 from pgnotifier.cli.target import Target, target_options
+from pgnotifier.console import HOST, INTERVAL, PORT
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.notifier import Notifier
 
-PORT = 8484
 TOKEN = "PGNOTIFIER_CONSOLE_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -22,7 +22,7 @@ TOKEN = "PGNOTIFIER_CONSOLE_TOKEN"  # noqa: S105 - the variable's name
 @target_options
 @click.option(
     "--host",
-    default="127.0.0.1",
+    default=HOST,
     show_default=True,
     envvar="PGNOTIFIER_CONSOLE_HOST",
     show_envvar=True,
@@ -63,7 +63,7 @@ TOKEN = "PGNOTIFIER_CONSOLE_TOKEN"  # noqa: S105 - the variable's name
 @click.option(
     "--interval",
     type=click.FloatRange(0.5, 60),
-    default=2.0,
+    default=INTERVAL,
     show_default=True,
     help="Seconds between two looks at the listeners.",
 )
@@ -128,7 +128,7 @@ def beside(notifiers: Sequence[Notifier], *, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    host = os.environ.get("PGNOTIFIER_CONSOLE_HOST", "127.0.0.1")
+    host = os.environ.get("PGNOTIFIER_CONSOLE_HOST", HOST)
     text = os.environ.get("PGNOTIFIER_CONSOLE_PORT", str(PORT))
     if not text.isdecimal() or int(text) > 65535:
         raise click.UsageError(f"PGNOTIFIER_CONSOLE_PORT must be a port, not {text!r}")

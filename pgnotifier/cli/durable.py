@@ -14,7 +14,7 @@ import psycopg
 from pgnotifier import durable
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
-from pgnotifier._log.outbox_calls import read_call
+from pgnotifier._log.outbox_calls import hide_arguments
 from pgnotifier._log.outbox_console import PREFIX
 from pgnotifier.cli.tables import format_table
 from pgnotifier.cli.target import Target, target_options
@@ -324,7 +324,7 @@ def _show(letter: DeadLetter) -> dict[str, Any]:
     """Return all of it; of a task in an outbox, without the values of arguments."""
     shown = asdict(letter)
     if letter.channel.startswith(PREFIX):
-        shown["payload"] = json.dumps(read_call(letter.payload).describe(None), ensure_ascii=False)
+        shown["payload"] = hide_arguments(letter.payload)
     return shown
 
 

@@ -1,9 +1,9 @@
-"""Import the modules that a command line names, and find their notifiers."""
+"""Import the modules that a command line names, and find their notifiers and channels."""
 
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +73,15 @@ def _find(spec: str) -> Notifier:
             '    notifier.subscribe("resize", "image_uploaded", resize)'
         )
     return notifier
+
+
+def find_channels(notifier: Notifier, *, durable: bool) -> Iterator[str]:
+    """Yield the channels with durable subscriptions, or those that the notifier listens to."""
+    subscriptions = notifier.get_subscriptions()
+    for channel in notifier.get_channels():
+        kinds = {
+            notifier.get_durability(id, channel) is not None
+            for id in subscriptions.get(channel, ())  # noqa: A001 - the argument's name
+        } or {False}
+        if durable in kinds:
+            yield channel

@@ -1,6 +1,5 @@
-"""What the page does with dead letters and outboxes: list them, retry and drop them."""
+"""Dead letters and outboxes as the page shows them, and dropping what waits in an outbox."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +8,7 @@ import psycopg
 
 from pgnotifier._log import dead_letters
 from pgnotifier._log.dead_letters import DeadLetter
-from pgnotifier._log.outbox_calls import read_call
+from pgnotifier._log.outbox_calls import hide_arguments
 from pgnotifier._log.outbox_console import PREFIX, list_entries, set_aside
 
 MOST = 500
@@ -17,17 +16,9 @@ MOST = 500
 _REASON = "set aside in the console"
 
 
-def list_letters(
-    connection: psycopg.Connection[Any], *, everything: bool = False
-) -> list[dict[str, Any]]:
-    """Return what has failed, without payloads and tracebacks.
-
-    Args:
-        connection: A connection of a listener.
-        everything: Also return what is still retried.
-    """
-    found = dead_letters.find_letters(connection, everything=everything, limit=MOST)
-    return [_summarize(one) for one in found]
+def list_letters(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+    """Return what has failed for good, without payloads and tracebacks."""
+    return [_summarize(one) for one in dead_letters.find_letters(connection, limit=MOST)]
 
 
 def show_letter(
@@ -46,19 +37,8 @@ def show_letter(
     letter = found[0]
     shown = _summarize(letter) | {"traceback": letter.traceback, "key": letter.key}
     if letter.channel.startswith(PREFIX):
-        called = read_call(letter.payload).describe(None)
-        return shown | {"payload": json.dumps(called, ensure_ascii=False)}
+        return shown | {"payload": hide_arguments(letter.payload)}
     return shown | {"payload": letter.payload if shows_payloads else None}
-
-
-def retry_letters(connection: psycopg.Connection[Any], numbers: Sequence[int]) -> int:
-    """Have failed entries delivered again; return how many."""
-    return dead_letters.retry_letters(connection, numbers)
-
-
-def drop_letters(connection: psycopg.Connection[Any], numbers: Sequence[int]) -> int:
-    """Delete failed entries; return how many."""
-    return dead_letters.drop_letters(connection, numbers)
 
 
 def list_outbox(

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import pgnotifier
 from pgnotifier._inquiry.messages import Order
+from pgnotifier._log import dead_letters
 from pgnotifier._runtime.log_records import about
 from pgnotifier.console import acting
 from pgnotifier.console.following import MOST, Follower
@@ -125,7 +126,6 @@ class Console:
             "connection": repr(self._observer.parameters),
             "payloads": self._shows_payloads,
             "readOnly": self._read_only,
-            "interval": self._observer.interval,
         }
         # In an attribute, so only a quote could end it.
         shown = json.dumps(settings).replace("&", "&amp;").replace('"', "&quot;")
@@ -157,8 +157,6 @@ class Console:
 
     async def _notifications(self, request: Request) -> Response:
         channel = request.query_params.get("channel", "")
-        if self._followers >= MOST:
-            return _refuse(429, f"{MOST} pages follow channels already")
         try:
             follower = Follower(
                 self._observer.parameters, channel, shows_payloads=self._shows_payloads
@@ -167,7 +165,7 @@ class Console:
             return _refuse(400, in_one_line(exc))
 
         async def stream() -> AsyncGenerator[str]:
-            if self._followers >= MOST:  # others have begun since
+            if self._followers >= MOST:
                 yield _event("problem", f"{MOST} pages follow channels already")
                 return
             self._followers += 1
@@ -189,9 +187,8 @@ class Console:
         kept = _until(self._ended, events)
         return StreamingResponse(kept, media_type="text/event-stream", headers=headers)
 
-    async def _letters(self, request: Request) -> Response:
-        everything = "all" in request.query_params
-        return await self._answer(lambda one: acting.list_letters(one, everything=everything))
+    async def _letters(self, _: Request) -> Response:
+        return await self._answer(acting.list_letters)
 
     async def _letter(self, request: Request) -> Response:
         number = request.path_params["number"]
@@ -220,14 +217,13 @@ class Console:
         async def handle(request: Request) -> Response:
             if self._read_only:
                 return _refuse(403, "this console is read-only")
-            headers = {name.lower(): value for name, value in request.headers.items()}
-            if (why := self._guard.find_forgery(headers)) is not None:
+            if (why := self._guard.find_forgery(request.headers)) is not None:
                 return _refuse(403, why)
             try:
                 given = msgspec.json.decode(await _read_body(request), type=kind)
             except (msgspec.DecodeError, ValueError) as exc:
                 return _refuse(400, str(exc))
-            user = self._guard.find_user(headers)
+            user = self._guard.find_user(request.headers)
             try:
                 count = await act(given)
             except (PgNotifierError, psycopg.Error) as exc:
@@ -238,10 +234,10 @@ class Console:
         return handle
 
     async def _retry(self, given: Numbers) -> int:
-        return await self._observer.call(lambda one: acting.retry_letters(one, given.numbers))
+        return await self._observer.call(lambda one: dead_letters.retry_letters(one, given.numbers))
 
     async def _drop(self, given: Numbers) -> int:
-        return await self._observer.call(lambda one: acting.drop_letters(one, given.numbers))
+        return await self._observer.call(lambda one: dead_letters.drop_letters(one, given.numbers))
 
     async def _drop_waiting(self, given: Entries) -> int:
         return await self._observer.call(
@@ -274,9 +270,8 @@ class _Guarded:
             await send(message)
 
         request = Request(scope)
-        headers = {name.lower(): value for name, value in request.headers.items()}
         token = request.query_params.get("token")
-        problem = self._guard.find_problem(headers)
+        problem = self._guard.find_problem(request.headers)
         response: Response | None = None
         if problem is not None and problem[0] == 401 and self._guard.knows(token):
             response = RedirectResponse("/", status_code=303)

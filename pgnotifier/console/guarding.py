@@ -9,7 +9,7 @@ that says who the user is.
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -60,7 +60,7 @@ class Guard:
             host: The address that the console listens on.
             token: What whoever wants to see the page has to know.
             user_header: The header in which a proxy says who the user is. Only a proxy may be able
-                to reach the console then.
+                to reach the console then. If there is a token as well, both are needed.
             names: Further names by which browsers may ask for it.
 
         Raises:
@@ -81,20 +81,18 @@ class Guard:
         self._names = {*known} if is_local else None
         self.secret = secrets.token_urlsafe(32)
 
-    def find_problem(self, headers: dict[str, str]) -> tuple[int, str] | None:
+    def find_problem(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Return the status and the text of a refusal; None if the request may be answered."""
         name = _find_name(headers.get("host", ""))
         if self._names is not None and name not in self._names:
             return 421, f"this console isn't called {name!r}; start it with --name {name}"
-        if self._user_header is not None:
-            if not headers.get(self._user_header):
-                return 401, f"the proxy in front must send the header {self._user_header}"
-            return None
+        if self._user_header is not None and not headers.get(self._user_header):
+            return 401, f"the proxy in front must send the header {self._user_header}"
         if self._token is not None and not self.knows(_find_token(headers)):
             return 401, "open the address that `pgnotifier console` has printed, with its token"
         return None
 
-    def find_forgery(self, headers: dict[str, str]) -> str | None:
+    def find_forgery(self, headers: Mapping[str, str]) -> str | None:
         """Return why a request that changes something may come from another page; None if not."""
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, "").encode(), self.secret.encode()):
             return "the page is out of date: reload it"
@@ -109,7 +107,7 @@ class Guard:
             (token or "").encode(), self._token.encode()
         )
 
-    def find_user(self, headers: dict[str, str]) -> str:
+    def find_user(self, headers: Mapping[str, str]) -> str:
         """Return who the user is, for the log."""
         return headers.get(self._user_header or "", "") or "somebody"
 
@@ -122,7 +120,7 @@ def _find_name(host: str) -> str:
         return ""
 
 
-def _find_token(headers: dict[str, str]) -> str | None:
+def _find_token(headers: Mapping[str, str]) -> str | None:
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return value.strip()

@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -17,11 +17,10 @@ from pgnotifier._inquiry.messages import Order
 from pgnotifier._inquiry.report import Survey
 from pgnotifier._log.outbox_console import outboxes
 from pgnotifier._log.overview import log_state, positions
-from pgnotifier.console.history import STEP, History
+from pgnotifier.console import INTERVAL
+from pgnotifier.console.history import History, Point
 from pgnotifier.errors import LogNotInstalledError, PgNotifierError, in_one_line
 
-INTERVAL = 2.0
-"""Seconds between two looks at the listeners."""
 LOG_INTERVAL = 10.0
 """Seconds between two looks at the durable log."""
 T = TypeVar("T")
@@ -45,10 +44,9 @@ class Look:
     log: Mapping[str, Any] | None = None
     problem: str | None = None
     at: float = 0.0
-    point: Any = None
+    point: Point | None = None
 
 
-@dataclass(eq=False)
 class Observer:
     """Looks again and again, and lets the pages wait for the next look.
 
@@ -59,14 +57,14 @@ class Observer:
         latest: What was seen last.
     """
 
-    parameters: Parameters
-    interval: float = INTERVAL
-    history: History = field(default_factory=lambda: History(STEP))
-    latest: Look = field(default_factory=Look)
-
-    def __post_init__(self) -> None:
+    def __init__(self, parameters: Parameters, interval: float = INTERVAL) -> None:
+        """Take what to look at, and how many seconds are between two looks."""
+        self.parameters = parameters
+        self.interval = interval
+        self.history = History()
+        self.latest = Look()
         self._changed = asyncio.Condition()
-        self._inquirer = Inquirer(self.parameters)
+        self._inquirer = Inquirer(parameters)
         self._asking = threading.Lock()  # an inquirer is for one thread at a time
         self._is_ending = False
         self._log_due = 0.0

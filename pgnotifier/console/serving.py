@@ -12,13 +12,12 @@ from urllib.parse import urlencode
 import uvicorn
 
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier.console import HOST, INTERVAL, PORT
 from pgnotifier.console.app import Console
 from pgnotifier.console.guarding import Guard
-from pgnotifier.console.observing import INTERVAL, Observer
+from pgnotifier.console.observing import Observer
 from pgnotifier.errors import ConfigurationError
 
-HOST = "127.0.0.1"
-PORT = 8484
 GRACE = 2
 """Seconds in which requests end when the server stops."""
 CUT = 1.0
@@ -72,7 +71,6 @@ class ConsoleServer:
             raise ConfigurationError(
                 f"the console can't be opened on {options.host}:{options.port}: {why}"
             ) from exc
-        self._server: uvicorn.Server | None = None
 
     @property
     def address(self) -> str:

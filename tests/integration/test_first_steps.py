@@ -176,6 +176,8 @@ def test_ten_commands(terminal, eventually):
     address = re.search(r"the console is at (\S+)", terminal.shown)[1]
     targets = []
     for look in looks(address):
+        if not look["listeners"]:  # on a busy machine, it may answer too late
+            continue
         (listener,) = look["listeners"]
         # They are sent again only if they have changed.
         targets = [one["target"] for one in listener.get("subscriptions", ())] or targets

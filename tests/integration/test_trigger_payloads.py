@@ -370,7 +370,7 @@ def test_other_encodings(connection):
 def test_views(connection):
     """A view is refused."""
     connection.execute("CREATE VIEW seen AS SELECT * FROM orders")
-    with pytest.raises(TriggerError, match="seen is no table"):
+    with pytest.raises(TriggerError, match="seen is not a table"):
         triggers.create(connection, Trigger("seen", "orders"))
 
 

@@ -11,6 +11,7 @@ from pgnotifier._runtime.log_records import count, duration, percent
 from pgnotifier.cli.doctor.case import Case
 from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.cli.doctor.link import NAME, Link
+from pgnotifier.cli.finding import find_channels
 
 _NEARLY_FULL = 0.5
 _HIDDEN = "<insufficient privilege>"
@@ -85,7 +86,7 @@ def _describe(case: Case, found: Sequence[tuple[Any, ...]]) -> Findings:
         for pid, user, name, host, _, leads in found
     )
     alone = [one for one in found if not one[-1]]
-    expected = sum(not _is_durable(one) for one in case.target.notifiers)
+    expected = sum(any(find_channels(one, durable=False)) for one in case.target.notifiers)
     seen = f"{count(len(found), 'session')} listen{'s' if len(found) == 1 else ''}: {shown}."
     if len(alone) > max(1, expected):
         yield warning(
@@ -150,13 +151,3 @@ def _listens(row: tuple[Any, ...], names: set[str]) -> bool:
         return False
     is_readers = name in names and " ".join(query.split()) in _READERS_QUERIES
     return is_readers or _LISTENS.match(query) is not None
-
-
-def _is_durable(notifier: Any) -> bool:
-    """Return whether a notifier has nothing to listen to."""
-    subscriptions = notifier.get_subscriptions()
-    return all(
-        subscriptions.get(channel)
-        and all(notifier.get_durability(key, channel) for key in subscriptions[channel])
-        for channel in notifier.get_channels()
-    )

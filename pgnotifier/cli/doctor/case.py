@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pgnotifier.cli.finding import find_channels
 from pgnotifier.cli.target import Target
 from pgnotifier.dispatch import Dispatcher
 
@@ -38,12 +39,5 @@ class Case:
         """Return the channels of the durable subscriptions, or those that are listened to."""
         found = set() if durable else {*self.channels}
         for notifier in self.target.notifiers:
-            subscriptions = notifier.get_subscriptions()
-            for channel in notifier.get_channels():
-                kinds = {
-                    notifier.get_durability(key, channel) is not None
-                    for key in subscriptions.get(channel, {})
-                } or {False}
-                if durable in kinds:
-                    found.add(channel)
+            found.update(find_channels(notifier, durable=durable))
         return sorted(found)

@@ -187,7 +187,7 @@ def _check_outbox(one: OutboxState) -> Findings:
         verb = "waits" if one.waiting == 1 else "wait"
         oldest = duration(one.oldest_seconds)
         waiting = f"{count(one.waiting, 'message')} {verb}, the oldest for {oldest}"
-    start = "Start the listener whose notifier relays it."
+    start = "Start a listener that relays this outbox."
     if one.reader_pid is None and one.waiting:
         yield failed("outbox", f"{name} has no relay: {waiting}.", start)
     elif one.reader_pid is None:

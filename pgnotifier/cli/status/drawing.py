@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import click
 
+from pgnotifier._inquiry.merging import merge_channels
 from pgnotifier._inquiry.report import ListenerReport, SubscriptionReport
 from pgnotifier._runtime.log_records import count, duration
 from pgnotifier.cli.outbox import OUTBOX_HEADINGS, outbox_rows
@@ -133,26 +134,15 @@ def _dispatchers(reports: Sequence[ListenerReport]) -> Iterator[Row]:
 
 def _channels(reports: Sequence[ListenerReport]) -> Iterator[Row]:
     """Yield the channels of all listeners together, the busiest first."""
-    rates, received = dict[str, float](), dict[str, int]()
-    muted, subscribed = dict[str, int](), dict[str, set[str]]()
-    listeners = dict[str, int]()
-    for one in reports:
-        for each in one.channels:
-            rates[each.name] = rates.get(each.name, 0.0) + (each.rate or 0.0)
-            received[each.name] = received.get(each.name, 0) + each.received
-            muted[each.name] = muted.get(each.name, 0) + each.muted
-            listeners[each.name] = listeners.get(each.name, 0) + 1
-            subscribed.setdefault(each.name, set())
-        for binding in one.subscriptions:
-            subscribed.setdefault(binding.channel, set()).add(binding.id)
-    for name in sorted(rates, key=lambda name: (-rates[name], -received[name], name)):
-        some = "" if muted[name] == listeners[name] else f" in {muted[name]} listeners"
+    found = merge_channels(reports)
+    for one in sorted(found, key=lambda one: (-one.rate, -one.received, one.name)):
+        some = "" if one.muted == one.listeners else f" in {one.muted} listeners"
         yield {
-            "name": name,
-            "rate": _rate(rates[name]),
-            "received": f"{received[name]:,}",
-            "subscriptions": f"{len(subscribed[name]):,}",
-            "state": f"muted{some}" if muted[name] else None,
+            "name": one.name,
+            "rate": _rate(one.rate),
+            "received": f"{one.received:,}",
+            "subscriptions": f"{len(one.subscriptions):,}",
+            "state": f"muted{some}" if one.muted else None,
         }
 
 

@@ -11,8 +11,10 @@ from time import monotonic
 import click
 import psycopg
 
+from pgnotifier._log.outbox_console import PREFIX
 from pgnotifier._registry.checks import check_channels, check_unreserved
 from pgnotifier.cli.exits import CLOSED, INTERRUPTED
+from pgnotifier.cli.finding import find_channels
 from pgnotifier.cli.printable import printable
 from pgnotifier.cli.tail import following
 from pgnotifier.cli.tail.feeds import Feed, LogFeed, NotifierFeed
@@ -158,7 +160,12 @@ def _choose(channels: Sequence[str], target: Target, *, is_durable: bool) -> lis
                 check_unreserved(name)
     except PgNotifierError as exc:
         raise click.UsageError(str(exc)) from None
-    names = names or sorted(_find_channels(target, is_durable=is_durable))
+    names = names or sorted(
+        channel
+        for notifier in target.notifiers
+        for channel in find_channels(notifier, durable=is_durable)
+        if not channel.startswith(PREFIX)
+    )
     if names:
         return names
     if target.notifiers:
@@ -167,18 +174,6 @@ def _choose(channels: Sequence[str], target: Target, *, is_durable: bool) -> lis
             f"{target.named_by} has no subscription that is {kind}: name a channel"
         )
     raise click.UsageError("name a channel, or an app with -A, a module with -m, or --settings")
-
-
-def _find_channels(target: Target, *, is_durable: bool) -> Iterator[str]:
-    for notifier in target.notifiers:
-        subscriptions = notifier.get_subscriptions()
-        for channel in notifier.get_channels():
-            kinds = {
-                notifier.get_durability(one, channel) is not None
-                for one in subscriptions.get(channel, ())
-            } or {False}
-            if is_durable in kinds and not channel.startswith("pgnotifier:"):
-                yield channel
 
 
 @contextmanager

@@ -6,7 +6,6 @@ sequences, invisible characters and invalid bytes are written as escapes.
 
 import json
 import re
-from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -147,6 +146,3 @@ def _escape(found: re.Match[str]) -> str:
     # Two escapes for what is beyond the first 65,536 characters.
     units = found[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
-
-
-Format = Callable[..., str]

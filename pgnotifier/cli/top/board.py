@@ -31,7 +31,6 @@ class Board:
         received: How many notifications a second were read, in all.
         delivered: How many deliveries a second were finished, in all.
         trends: The same for each channel, as far as it was read.
-        lengths: The lengths of queues and buffers, by the key of their row.
     """
 
     survey: Survey | None = None

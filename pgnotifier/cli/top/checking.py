@@ -6,8 +6,6 @@ from typing import TextIO
 
 import click
 
-from pgnotifier.cli.exits import NOT_INSTALLED
-
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether a stream is a terminal that is still there."""
@@ -27,4 +25,4 @@ def check_terminal() -> None:
         "use:  pgnotifier status --watch",
         err=True,
     )
-    sys.exit(NOT_INSTALLED)
+    sys.exit(click.UsageError.exit_code)

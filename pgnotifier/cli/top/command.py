@@ -48,7 +48,9 @@ def top(target: Target, interval: float) -> None:
     Exit codes:
     0    ended by q
     2    the options are wrong, this isn't a terminal, or textual isn't installed
+    129  the terminal was closed
     130  ended by Ctrl-C
+    143  ended by SIGTERM
     """  # noqa: D301 - click's mark for a paragraph that it must not wrap
     check_terminal()
     try:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pgnotifier._inquiry.merging import merge_channels
 from pgnotifier._inquiry.report import DispatcherReport, ListenerReport, SubscriptionReport
 from pgnotifier.cli.top.board import Board, name_listener
 from pgnotifier.cli.top.rows import Column, Row, make_row, number
@@ -104,37 +105,23 @@ def _describe_listener(one: ListenerReport) -> str:
 
 def _list_channels(board: Board) -> Iterator[Row]:
     """Yield the channels of all listeners together."""
-    rates, received = dict[str, float](), dict[str, int]()
-    muted, listeners = dict[str, int](), dict[str, int]()
-    subscribed = dict[str, set[str]]()
-    durable = set[str]()
-    for one in board.reports:
-        for each in one.channels:
-            rates[each.name] = rates.get(each.name, 0.0) + (each.rate or 0.0)
-            received[each.name] = received.get(each.name, 0) + each.received
-            muted[each.name] = muted.get(each.name, 0) + each.muted
-            listeners[each.name] = listeners.get(each.name, 0) + 1
-            if each.durable:
-                durable.add(each.name)
-        for sub in one.subscriptions:
-            subscribed.setdefault(sub.channel, set()).add(sub.id)
-    for name, rate in rates.items():
-        state = "durable" if name in durable else ""
-        if muted[name]:
-            state = "muted" if muted[name] == listeners[name] else "partly muted"
-        own = subscribed.get(name, set())
-        trend = board.trends.get(name, ())
+    for one in merge_channels(board.reports):
+        state = "durable" if one.durable else ""
+        if one.muted:
+            state = "muted" if one.muted == one.listeners else "partly muted"
+        trend = board.trends.get(one.name, ())
+        listed = ", ".join(sorted(one.subscriptions)[:20])
         yield make_row(
-            (name,),
-            name,
-            (show_rate(rate), rate),
+            (one.name,),
+            one.name,
+            (show_rate(one.rate), one.rate),
             (draw_sparkline(trend, TREND), sum([*trend][-TREND:])),
-            (show_number(received[name]), received[name]),
-            (show_number(len(own)), len(own)),
+            (show_number(one.received), one.received),
+            (show_number(len(one.subscriptions)), len(one.subscriptions)),
             state,
-            detail=f"{name} · {', '.join(sorted(own)[:20]) or 'no subscription'}",
-            tone=QUIET if muted[name] else "",
-            channel=name,
+            detail=f"{one.name} · {listed or 'no subscription'}",
+            tone=QUIET if one.muted else "",
+            channel=one.name,
         )
 
 

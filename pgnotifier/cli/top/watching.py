@@ -100,7 +100,7 @@ class Watcher:
         self._thread: threading.Thread | None = None
 
     def start(self, show: Show) -> None:
-        """Start; call `tell` on the thread with whatever there is to show."""
+        """Start; call `show` on the thread with whatever there is to show."""
         run = threading.Thread(target=self._run, args=(show,), name="pgnotifier-top", daemon=True)
         run.start()
         self._thread = run

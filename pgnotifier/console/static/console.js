@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const VIEWS = ["overview", "channels", "subscriptions", "durable", "gaps", "dead", "outbox"];
 const SHOWN = 200; // rows of a table, unless all are asked for
 
-let look = null, history_ = { points: [], gaps: [] }, isPaused = false, view = "overview";
+let look = null, past = { points: [], gaps: [] }, isPaused = false, view = "overview";
 const subscriptionsOf = new Map(); // by the listener's id
 let letters = [], entries = [], chosenOutbox = null, followed = null, arrived = [];
 
@@ -132,7 +132,7 @@ function draw() {
   $("problem").textContent = look.problem ?? "";
   ({
     overview() {
-      const point = history_.points[history_.points.length - 1] ?? {};
+      const point = past.points[past.points.length - 1] ?? {};
       const sum = (key) => listeners.reduce((total, one) => total + one[key], 0);
       drawTiles([
         ["Listeners", `${hearing}${listeners.length > hearing ? ` + ${listeners.length - hearing} standby` : ""}`, hearing && !silent ? "" : "bad"],
@@ -197,13 +197,13 @@ function draw() {
       ], log ? log.state.holders : [], { empty: "", filtered: false });
     },
     gaps() {
-      drawGaps($("gap-line"), history_.gaps);
+      drawGaps($("gap-line"), past.gaps);
       drawTable("gap-table", [
         ["since", "Since", time], ["until", "Until", time],
         ["lasted", "Lasted", (_, row) => seconds((Date.parse(row.until) - Date.parse(row.since)) / 1000), "number"],
         ["channel_count", "Channels", (value, row) => value > row.channels.length || value > 3 ? number(value) : row.channels.join(", ")],
         ["reason", "Reason", null, "long"],
-      ], history_.gaps, { sort: ["since", true], empty: "No gap since this console has started." });
+      ], past.gaps, { sort: ["since", true], empty: "No gap since this console has started." });
     },
     dead: drawLetters,
     outbox() {
@@ -230,10 +230,10 @@ function drawTiles(tiles) {
 }
 
 function drawPlots() {
-  drawLines($("plot-rates"), history_.points, ["received", "delivered"], rate);
-  drawLines($("plot-delay"), history_.points, ["delay", "delay_p95"], seconds);
-  drawLines($("plot-waiting"), history_.points, ["waiting"], number);
-  drawLines($("plot-lag"), history_.points, ["lag_seconds"], seconds);
+  drawLines($("plot-rates"), past.points, ["received", "delivered"], rate);
+  drawLines($("plot-delay"), past.points, ["delay", "delay_p95"], seconds);
+  drawLines($("plot-waiting"), past.points, ["waiting"], number);
+  drawLines($("plot-lag"), past.points, ["lag_seconds"], seconds);
 }
 
 // --- muting ---
@@ -445,13 +445,13 @@ function take(found) {
   for (const one of found.listeners) {
     if (one.subscriptions) subscriptionsOf.set(one.id, one.subscriptions);
     for (const gap of one.last_gaps) {
-      if (!history_.gaps.some((known) => known.since === gap.since && known.listener === one.id)) history_.gaps.push({ ...gap, listener: one.id });
+      if (!past.gaps.some((known) => known.since === gap.since && known.listener === one.id)) past.gaps.push({ ...gap, listener: one.id });
     }
   }
   for (const id of [...subscriptionsOf.keys()]) if (!found.listeners.some((one) => one.id === id)) subscriptionsOf.delete(id);
   if (found.point) {
-    history_.points.push(found.point);
-    while (history_.points.length && history_.points[0].at < found.at - HOUR) history_.points.shift();
+    past.points.push(found.point);
+    while (past.points.length && past.points[0].at < found.at - HOUR) past.points.shift();
   }
   if (isPaused) return;
   look = found;
@@ -466,7 +466,7 @@ for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => 
 $("connection").textContent = settings.connection;
 $("version").textContent = `pgnotifier ${settings.version}${settings.readOnly ? ", read-only" : ""}`;
 const events = new EventSource("/events");
-events.addEventListener("history", (event) => { history_ = JSON.parse(event.data); });
+events.addEventListener("history", (event) => { past = JSON.parse(event.data); });
 events.addEventListener("look", (event) => take(JSON.parse(event.data)));
 events.addEventListener("error", () => { $("status").replaceChildren(mood("the console has stopped; trying again", "bad")); });
 show(VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "overview");

@@ -12,6 +12,7 @@ from pgnotifier.cli.console import beside
 from pgnotifier.cli.foreground import choose_channels, listen, set_waiting
 from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import SettingType, setting_option
+from pgnotifier.console import BESIDE
 from pgnotifier.contrib.celery.dispatcher import check_tasks, notifiers_of
 from pgnotifier.contrib.celery.embedding import NO_NOTIFIER, add_step, stand_by
 from pgnotifier.contrib.celery.listing import show_json, show_table
@@ -66,8 +67,7 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     "--console",
     "shows_console",
     is_flag=True,
-    help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
-    "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
+    help=BESIDE,
 )
 @_option(
     "--list",

@@ -10,7 +10,7 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.models import BaseConstraint, Model
 
 from pgnotifier._registry.checks import check_channel, check_unreserved
-from pgnotifier._triggers.quoting import MAX_NAME_BYTES, digest, shorten
+from pgnotifier._triggers.quoting import digest, shorten
 from pgnotifier._triggers.row_body import VARIABLES
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.trigger_sql import (
@@ -212,7 +212,7 @@ class _Name(str):
     def of(cls, text: str) -> "_Name":
         """Return a name; once it is complete, shorten it to PostgreSQL's limit."""
         is_open = "%(app_label)s" in text or "%(class)s" in text
-        return cls(text if is_open else shorten(text, MAX_NAME_BYTES))
+        return cls(text if is_open else shorten(text))
 
     def __mod__(self, names: Any) -> "_Name":
         app, model = names["app_label"], names["class"]

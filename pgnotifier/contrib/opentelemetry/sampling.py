@@ -38,12 +38,12 @@ def decide(provider: trace.TracerProvider, name: str, version: str) -> Decision:
     """Return how to decide for the tracers of a provider."""
     usual = Decision(provider.get_tracer(name, version))
     try:
-        return _decide(provider, name, version) or usual
+        return _decide(provider, usual.tracer, name, version) or usual
     except Exception:  # noqa: BLE001 - another version of the SDK may raise anything
         return usual
 
 
-def _decide(provider: Any, name: str, version: str) -> Decision | None:
+def _decide(provider: Any, usual: trace.Tracer, name: str, version: str) -> Decision | None:
     from opentelemetry.sdk.trace import TracerProvider  # which is there, if the provider is its
     from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 
@@ -54,13 +54,10 @@ def _decide(provider: Any, name: str, version: str) -> Decision | None:
         return None
     rate = {"AlwaysOnSampler": 1.0, "AlwaysOffSampler": 0.0}.get(found["sampler"])
     rate = float(found["rate"]) if rate is None else rate
-    usual = provider.get_tracer(name, version)
     if rate == 1.0:
         return Decision(usual, SCALE, found["parent"] is not None)
     if not found["parent"]:  # the sampler decides for each span by the id of its trace
-        return (
-            None if rate else Decision(provider.get_tracer(name, version), 0, follows_parent=True)
-        )
+        return None if rate else Decision(usual, 0, follows_parent=True)
     recording = TracerProvider(
         sampler=ParentBased(ALWAYS_ON),
         resource=provider.resource,

@@ -89,6 +89,16 @@ def test_proxy():
     assert guard.find_user({"x-forwarded-user": "ann"}) == "ann"
 
 
+def test_proxy_and_token():
+    """With both, the proxy's header alone isn't enough, and neither is the token."""
+    guard = Guard("0.0.0.0", token=TOKEN, user_header="X-Forwarded-User")
+    host, user = {"host": "console.example"}, {"x-forwarded-user": "ann"}
+    known = {"authorization": f"Bearer {TOKEN}"}
+    assert guard.find_problem(host | user)[0] == 401
+    assert guard.find_problem(host | known)[0] == 401
+    assert guard.find_problem(host | user | known) is None
+
+
 def test_forgeries():
     """What changes something needs the page's secret, and comes from the page."""
     guard = Guard("127.0.0.1")

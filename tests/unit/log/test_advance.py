@@ -131,6 +131,7 @@ def test_what_has_nothing_to_read_is_free(log, session, sub):
     def is_free():
         with log.connect() as other:
             ((got,),) = other.execute("SELECT pgnotifier.hold(%s)", (sub,))
+            other.execute("SELECT pg_advisory_unlock_all()")  # closing does it a moment later
             return got
 
     _, fetched = advance(session, sub)

@@ -20,6 +20,7 @@ from pgnotifier.cli import foreground
 from pgnotifier.cli.listing import with_durable
 from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.tables import format_table
+from pgnotifier.console import BESIDE
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.channels import Channel, find_task_problems
 from pgnotifier.contrib.django.notifiers import (
@@ -114,11 +115,7 @@ class Command(BaseCommand):
             "--no-wait", action="store_false", dest="wait",
             help="Exit with code 1 if PostgreSQL can't be reached at the start. Default: wait.",
         )  # fmt: skip
-        parser.add_argument(
-            "--console", action="store_true",
-            help="Serve the page of `pgnotifier console` as well, on 127.0.0.1:8484 unless "
-            "PGNOTIFIER_CONSOLE_HOST and PGNOTIFIER_CONSOLE_PORT say otherwise.",
-        )  # fmt: skip
+        parser.add_argument("--console", action="store_true", help=BESIDE)
         _add_setting(parser, "drain_timeout", ", 30")
         _add_setting(parser, "health_port")
         _add_setting(parser, "health_host", ", 127.0.0.1")
