@@ -150,10 +150,12 @@ def test_keyboard_and_theme(serve, page, notifier):
     page.keyboard.press("ArrowRight")
     page.locator("#channels").wait_for(state="visible")
     assert page.evaluate("document.activeElement.id") == "tab-channels"
-    # The first heading, the other headings, then the channel's own button.
     link = page.locator("#channel-table button.link")
     link.wait_for()
     link.focus()
+    link.evaluate("button => { button.dataset.old = 'yes' }")
+    page.locator("#channel-table button.link:not([data-old])").wait_for()
+    assert link.evaluate("button => button === document.activeElement"), "lost in the next look"
     page.keyboard.press("Enter")
     page.locator("#followed", has_text="orders").wait_for()
     page.keyboard.press("p")

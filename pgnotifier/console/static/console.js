@@ -72,7 +72,7 @@ function drawTable(id, columns, rows, options = {}) {
     box.replaceChildren(element("p", options.empty ?? "None.", "quiet"));
     return;
   }
-  const focused = box.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const focused = findFocus(box);
   const table = element("table"), head = table.createTHead().insertRow(), body = table.createTBody();
   for (const [key, heading, , className] of columns) {
     const cell = element("th", null, className);
@@ -90,7 +90,7 @@ function drawTable(id, columns, rows, options = {}) {
   }
   for (const row of found) {
     const line = body.insertRow();
-    line.dataset.key = options.key ? options.key(row) : "";
+    line.dataset.key = options.key ? options.key(row) : `row ${line.rowIndex}`;
     if (options.choose) {
       line.tabIndex = 0;
       line.addEventListener("click", () => options.choose(row));
@@ -104,10 +104,25 @@ function drawTable(id, columns, rows, options = {}) {
     }
   }
   const caption = table.createCaption();
+  caption.dataset.key = "caption";
   caption.append(found.length < total ? `${found.length} of ${number(total)} ` : `${number(total)} ${total === 1 ? "row" : "rows"}`);
   if (found.length < total) caption.append(button("show all", () => { complete.add(id); drawers.get(id)(); }, "link"));
   box.replaceChildren(table);
-  if (focused) [...box.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused)?.focus();
+  if (focused) {
+    const keeper = [...box.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused.key);
+    if (keeper) (focusable(keeper)[focused.place] ?? keeper).focus();
+  }
+}
+
+// What has the focus in a table, so that the same has it after the table was drawn again.
+function findFocus(box) {
+  if (!box.contains(document.activeElement)) return null;
+  const keeper = document.activeElement.closest("[data-key]");
+  return keeper && { key: keeper.dataset.key, place: focusable(keeper).indexOf(document.activeElement) };
+}
+
+function focusable(keeper) {
+  return [keeper, ...keeper.querySelectorAll("button, input")];
 }
 
 const mood = (text, className) => element("span", text, className);
@@ -458,10 +473,10 @@ function take(found) {
   if (!isPressed) draw();
 }
 
-// A table that is drawn again between the two halves of a click would swallow it.
+// A table that is drawn again between the two halves of a click, by mouse or by key, would swallow it.
 let isPressed = false;
-addEventListener("pointerdown", () => { isPressed = true; }, true);
-for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => { isPressed = false; }, true);
+for (const name of ["pointerdown", "keydown"]) addEventListener(name, () => { isPressed = true; }, true);
+for (const name of ["pointerup", "pointercancel", "keyup", "blur"]) addEventListener(name, () => { isPressed = false; }, true);
 
 $("connection").textContent = settings.connection;
 $("version").textContent = `pgnotifier ${settings.version}${settings.readOnly ? ", read-only" : ""}`;
