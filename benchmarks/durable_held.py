@@ -76,7 +76,7 @@ def measure(
             Child("durable_readers.py", name, dsn) as child,
             psycopg.connect(dsn) as connection,
             subprocess.Popen(
-                pgbench(dsn, script, clients=8, seconds=seconds, rate=RATE),
+                pgbench(dsn, script, clients=8, amount=f"--time={seconds}", rate=RATE),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             ) as writers,

@@ -30,8 +30,8 @@ from rounds import take_turns
 from servers import Servers
 
 WRITERS = 32
-SECONDS = 3
-QUICK_SECONDS = 1
+AMOUNT = "--time=3"
+QUICK_AMOUNT = "--transactions=10"  # a slow machine may not get to one in a second
 QUIET = [OURS, OUTBOX, FUNCTION, OUTBOX_NOTIFY, PLAIN, PGQUEUER, PROCRASTINATE, PGPUBSUB]
 READ = [OURS, OUTBOX]
 
@@ -40,17 +40,17 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     """Compare the rates, without readers and with one."""
     dsn = servers.durable_dsn
     install(dsn)
-    seconds = QUICK_SECONDS if settings.quick else SECONDS
+    amount = QUICK_AMOUNT if settings.quick else AMOUNT
 
     def write_alone(name: str) -> float:
         empty(dsn)
-        return write(dsn, name, seconds)
+        return write(dsn, name, amount)
 
     def write_and_read(name: str) -> float:
         empty(dsn)
         with Child("durable_readers.py", name, dsn) as child:
             assert child.read_message() == "ready"
-            return write(dsn, name, seconds)
+            return write(dsn, name, amount)
 
     quiet = take_turns(QUIET, settings.rounds, write_alone)
     read = take_turns(READ, settings.rounds, write_and_read)
@@ -62,12 +62,12 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
     ]
 
 
-def write(dsn: str, name: str, seconds: int) -> float:
+def write(dsn: str, name: str, amount: str) -> float:
     """Return how many publications a second pgbench makes."""
     with tempfile.TemporaryDirectory(prefix="pgnotifier-bench-") as directory:
         script = Path(directory, "script.sql")
         script.write_text(PUBLISH[name].format(pgpubsub=pgpubsub_channel()) + ";\n")
-        command = pgbench(dsn, script, WRITERS, seconds)
+        command = pgbench(dsn, script, WRITERS, amount)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"^tps = ([\d.]+)", done.stdout, re.MULTILINE)
     assert found is not None, done.stdout + done.stderr

@@ -101,7 +101,7 @@ def fill(dsn: str, name: str, count: int) -> None:
 
 
 def pgbench(
-    dsn: str, script: Path, clients: int, seconds: int, rate: int | None = None
+    dsn: str, script: Path, clients: int, amount: str, rate: int | None = None
 ) -> list[str]:
     """Return the command that executes a script again and again.
 
@@ -109,13 +109,13 @@ def pgbench(
         dsn: The database.
         script: The statements of a transaction. They can use `:channel` and `:payload`.
         clients: How many connections do so.
-        seconds: For how long.
+        amount: How often: `--time=` in seconds, or `--transactions=` of each connection.
         rate: How many a second; None for as many as can be.
     """
     parts = conninfo_to_dict(dsn)
     return [
         *(str(find_postgres() / "bin" / "pgbench"), "--no-vacuum", "--protocol=prepared"),
-        *(f"--client={clients}", "--jobs=2", f"--time={seconds}", f"--file={script}"),
+        *(f"--client={clients}", "--jobs=2", amount, f"--file={script}"),
         *([] if rate is None else [f"--rate={rate}"]),
         *("-D", f"channel={CHANNEL}", "-D", f"payload={PAYLOAD}"),
         *("-h", str(parts["host"]), "-p", str(parts["port"]), "-U", str(parts["user"])),

@@ -35,6 +35,7 @@ METRICS = "scraped every second"
 SPANS_NONE = "no span is recorded"
 SPANS_SOME = "1 % of spans"
 SPANS_ALL = "all spans"
+SENTRY_SOME = "1 % of Sentry's transactions"
 
 # Durably.
 OUTBOX = "outbox"

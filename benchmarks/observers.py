@@ -5,7 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 
-from names import METRICS, SPANS_ALL, SPANS_NONE, SPANS_SOME
+from names import METRICS, SENTRY_SOME, SPANS_ALL, SPANS_NONE, SPANS_SOME
 
 from pgnotifier import Notifier
 
@@ -54,8 +54,24 @@ def spanned(dsn: str, rate: float) -> Notifier:
     return instrument(Notifier(dsn), provider)
 
 
+def transacted(dsn: str) -> Notifier:
+    """Return a notifier with a transaction of Sentry's for one notification in a hundred."""
+    import sentry_sdk
+    from sentry_sdk.transport import Transport
+
+    from pgnotifier.contrib.sentry import instrument
+
+    class Nowhere(Transport):
+        def capture_envelope(self, envelope: object) -> None:
+            pass
+
+    sentry_sdk.init("http://key@localhost/1", transport=Nowhere, traces_sample_rate=0.01)
+    return instrument(Notifier(dsn))
+
+
 OBSERVED: Mapping[str, Callable[[str], Notifier]] = {
     METRICS: scraped,
+    SENTRY_SOME: transacted,
     **{name: lambda dsn, rate=rate: spanned(dsn, rate) for name, rate in RATES.items()},  # type: ignore[misc]
 }
 """What returns a notifier for each name."""

@@ -25,6 +25,7 @@ from names import (
     METRICS,
     OURS,
     PSYCOPG2,
+    SENTRY_SOME,
     SIGNAL,
     SPANS_ALL,
     SPANS_NONE,
@@ -239,7 +240,7 @@ COMPETITORS: Mapping[str, Callable[[str, Callback], None]] = {
     ASYNCPG: await_asyncpg,
     EARLIER: subscribe_earlier,
 }
-OBSERVERS = (METRICS, SPANS_NONE, SPANS_SOME, SPANS_ALL)
+OBSERVERS = (METRICS, SPANS_NONE, SPANS_SOME, SPANS_ALL, SENTRY_SOME)
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from pgnotifier._registry.writer import Registrar
 from pgnotifier._runtime import process
 from pgnotifier._runtime.log_records import about, count, duration
 from pgnotifier._runtime.sync import ChangeLock, Gate, Outcome, may_be_put_off
-from pgnotifier._runtime.tracing import FindTracing, without_tracing
+from pgnotifier._runtime.tracing import FindTracing, find_all
 from pgnotifier.dispatch import Binding, Dispatcher
 from pgnotifier.errors import (
     ConnectionFailedError,
@@ -89,7 +89,7 @@ class Lifecycle:
         probes: Checks the dispatchers.
         answering: Answers questions; None if it doesn't.
         health: Answers probes while a listener runs.
-        find_tracing: Returns what makes spans, if anything does.
+        tracers: Return what makes spans, by the library that they are for.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Lifecycle:
         self.sources: Sources | None = None
         self.probes = Probes()
         self.answering: Answering | None = None
-        self.find_tracing: FindTracing = without_tracing
+        self.tracers: dict[str, FindTracing] = {}
         self._readings: Sequence[Outcome] = ()
         self._owner = owner
         self.health = health
@@ -324,7 +324,7 @@ class Lifecycle:
         return listener
 
     def _make_deliverer(self, dispatcher: Dispatcher, on_room: Callable[[], None]) -> Deliverer:
-        if (tracing := self.find_tracing()) is not None:
+        if (tracing := find_all(self.tracers.values())) is not None:
             dispatcher.tracing = tracing
         return Deliverer(
             dispatcher,

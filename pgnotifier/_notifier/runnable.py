@@ -202,13 +202,14 @@ class Runnable:
         """The connection parameters. Their repr shows no password."""
         return self._lifecycle.parameters
 
-    def trace_with(self, find_tracing: FindTracing) -> None:
+    def trace_with(self, library: str, find_tracing: FindTracing) -> None:
         """Have spans made of what is delivered from the next start on. For integrations.
 
         Args:
+            library: What they are made for. There may be several; the latest call for each counts.
             find_tracing: Returns what makes them, or None. It is called for each dispatcher.
         """
-        self._lifecycle.find_tracing = find_tracing
+        self._lifecycle.tracers[library] = find_tracing
 
     @property
     def dispatchers(self) -> list[Dispatcher]:

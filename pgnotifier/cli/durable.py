@@ -219,8 +219,10 @@ def list_dead(
         )
     if as_json:
         click.echo(json.dumps([*map(_show, found)], indent=2, default=str))
-    else:
+    elif found:
         click.echo(format_table(_HEADINGS, map(_row, found)))
+    else:
+        click.echo("no failed entries" if everything else "no dead letters")
 
 
 @dead.command()

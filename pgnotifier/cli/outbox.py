@@ -62,8 +62,11 @@ def outbox(target: Target, as_json: bool) -> None:
         found = outboxes(connection)
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
-        return
-    click.echo(format_table(OUTBOX_HEADINGS, [row for one in found for row in outbox_rows(one)]))
+    elif found:
+        rows = [row for one in found for row in outbox_rows(one)]
+        click.echo(format_table(OUTBOX_HEADINGS, rows))
+    else:
+        click.echo("no outboxes")
 
 
 @outbox.command("list")
@@ -85,8 +88,10 @@ def list_outbox(target: Target, chosen: Choice, failed: bool, limit: int, as_jso
                     found += chosen.find(connection, one, failed=is_failed, limit=left)
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
-    else:
+    elif found:
         click.echo(format_table(_OF_ENTRIES, map(_row, found)))
+    else:
+        click.echo("nothing has failed" if failed else "nothing has failed, and nothing waits")
 
 
 @outbox.command()

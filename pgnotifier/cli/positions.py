@@ -55,7 +55,10 @@ def list_positions(target: Target, as_json: bool) -> None:
         shown = {"positions": [one.to_dict() for one in found], "log": state.to_dict()}
         click.echo(json.dumps(shown, indent=2))
         return
-    click.echo(format_table(POSITION_HEADINGS, map(position_row, found)))
+    if found:
+        click.echo(format_table(POSITION_HEADINGS, map(position_row, found)))
+    else:
+        click.echo("no durable subscriptions")
     click.echo()
     click.echo("\n".join(describe_log(state)))
 

@@ -24,7 +24,8 @@ def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str
         response = connection.getresponse()
         said = response.read().decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as exc:
-        return False, f"no answer from port {port} of {host}: {exc}"
+        why = (isinstance(exc, OSError) and exc.strerror) or exc
+        return False, f"no answer from port {port} of {host}: {why}"
     finally:
         connection.close()
     return response.status == HTTPStatus.OK, said

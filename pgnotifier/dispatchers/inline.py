@@ -45,7 +45,7 @@ class InlineDispatcher(Dispatcher):
                 delivery.report(exc)
 
     def _dispatch_traced(self, batch: Batch, tracing: Tracing) -> None:
-        calling = tracing.calling
+        choose = tracing.begin_batch()
         for batch._done, delivery in enumerate(batch.rest(), batch._done + 1):  # noqa: B020, SLF001
             if batch._cancelled:  # noqa: SLF001
                 return
@@ -54,7 +54,10 @@ class InlineDispatcher(Dispatcher):
                 delivery.pass_on()
                 continue
             try:
-                with calling(delivery):
+                if (span := choose(delivery)) is None:
+                    binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+                    continue
+                with span:
                     binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
             except BaseException as exc:  # noqa: BLE001 - as above
                 delivery.report(exc)

@@ -175,6 +175,28 @@ def test_opentelemetry(install, db):
     assert environment.run("python", "-W", "error", "-c", program, db.dsn).stdout == "False\n"
 
 
+SENTRY = """
+import sentry_sdk
+from pgnotifier.contrib.sentry import instrument
+from sentry_sdk.transport import Transport
+
+class Shown(Transport):
+    def capture_envelope(self, envelope):
+        print(envelope.get_transaction_event()["transaction"])
+
+sentry_sdk.init("http://key@localhost/1", transport=Shown, traces_sample_rate=1.0)
+notifier = instrument(Notifier(sys.argv[1]))
+"""
+
+
+def test_sentry(install, db):
+    """With the extra sentry, a notification has a transaction."""
+    environment = install("sentry")
+    program = PROGRAM.replace("SET_UP", SENTRY).replace("SHOW", "pass").replace("SEEN", "pass")
+    done = environment.run("python", "-W", "error", "-c", program, db.dsn)
+    assert done.stdout == "process orders\n"
+
+
 def test_cli(install, db, free_port):
     """`pgnotifier listen` calls a callback in its process; `pgnotifier health` shows its state."""
     environment = install("cli")

@@ -3,10 +3,12 @@
 from prometheus_client import CollectorRegistry
 
 from pgnotifier import Notifier
+from pgnotifier.contrib import sentry
 from pgnotifier.contrib.opentelemetry import instrument, measure
 from pgnotifier.contrib.prometheus import Collector, expose, observe_publishing
 
 notifier: Notifier = instrument(Notifier("dbname=shop", health_port=8080))
+notifier = sentry.instrument(notifier)
 measure(notifier)
 measure({"shop": notifier})
 

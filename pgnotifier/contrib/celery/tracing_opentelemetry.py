@@ -221,7 +221,7 @@ def _find_root(trace: Trace) -> Any:
     ids = trace.known.get(OpenTelemetry)
     tracing = trace.delivery.binding.dispatcher.tracing
     if ids is None and tracing is not None:
-        ids = tracing.find(trace.delivery)
+        ids = tracing.find(trace.delivery, _api("trace").SpanContext)
         if ids is not None:
             trace.known[OpenTelemetry] = ids
     return ids

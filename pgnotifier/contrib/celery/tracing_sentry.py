@@ -118,8 +118,14 @@ class Sentry(Library):
         """
         ids = trace.known.get(Sentry)
         if ids is None:
-            ids = trace.known[Sentry] = {} if self.is_external else self.ids.renew()
+            ids = trace.known[Sentry] = {} if self.is_external else self._begin(trace)
         return ids
+
+    def _begin(self, trace: Trace) -> Mapping[str, str]:
+        """Return the ids of the notification's transaction if there is one, or new ones."""
+        tracing = trace.delivery.binding.dispatcher.tracing
+        found = None if tracing is None else tracing.find(trace.delivery, dict)
+        return found or self.ids.renew()
 
     def _take_times(self) -> dict[str, Any]:
         now = time.time()

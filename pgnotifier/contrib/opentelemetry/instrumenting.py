@@ -35,5 +35,5 @@ def instrument(notifier: N, tracer_provider: trace.TracerProvider | None = None)
             made[provider] = Spans(decide(provider, SCOPE, pgnotifier.__version__))
         return made[provider]
 
-    notifier.trace_with(find_tracing)
+    notifier.trace_with("opentelemetry", find_tracing)
     return notifier

@@ -1,9 +1,7 @@
 """Make the spans of notifications."""
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -19,16 +17,13 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from pgnotifier._runtime.sync import ForkSafeLock
-from pgnotifier.contrib.opentelemetry.origins import describe, find_origin, find_origins
+from pgnotifier._runtime.tracing import Choose, Kind
+from pgnotifier.contrib._tracing.messages import describe, enqueues, may_carry
+from pgnotifier.contrib._tracing.recent import Recent
+from pgnotifier.contrib.opentelemetry.origins import TRACEPARENT, find_origin, find_origins
 from pgnotifier.contrib.opentelemetry.sampling import SCALE, Decision
 from pgnotifier.dispatch import Delivery, Dispatcher
-from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDispatcher
 from pgnotifier.notification import raw_of
-
-REMEMBERED = 1_000
-"""How many notifications are remembered, so that further deliveries join their trace."""
-IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
 
 _NOTHING = Context()
 _UNRECORDED = trace.set_span_in_context(
@@ -45,28 +40,13 @@ class _Unrecorded:
     """
 
     def __enter__(self) -> None:
-        if contexts.get_current() is not _UNRECORDED:
-            contexts.attach(_UNRECORDED)
+        _attach_unrecorded()
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
 _unrecorded = _Unrecorded()
-
-
-class _Begun(NamedTuple):
-    """The traces of notifications with the same content, in their order.
-
-    A binding gets each of them once, in order, so that its number says which one it is.
-
-    Attributes:
-        ids: The span of each.
-        had: How many of them a binding has had, by its identity.
-    """
-
-    ids: list[SpanContext]
-    had: dict[int, int]
 
 
 class Spans:
@@ -77,8 +57,7 @@ class Spans:
 
     def __init__(self, decision: Decision) -> None:
         self._tracer, self._bound, self._follows_parent = decision
-        self._recent: OrderedDict[Any, _Begun] = OrderedDict()  # guarded by the lock
-        self._lock = ForkSafeLock()
+        self._recent = Recent[Span, SpanContext](lambda span: span.get_span_context())
         self._handed: dict[int, SpanContext] = {}  # by the delivery's identity
 
     def calling(self, delivery: Delivery, /) -> AbstractContextManager[object]:
@@ -88,17 +67,31 @@ class Spans:
             return _unrecorded
         return self._current(delivery, origin)
 
+    def begin_batch(self) -> Choose:
+        """Return what a callback of a batch is to be called in, or None if it isn't recorded."""
+        if self._bound is None or self._bound == SCALE or not self._follows_parent:
+            return self.calling
+        _attach_unrecorded()
+        return self._choose
+
+    def _choose(self, delivery: Delivery) -> AbstractContextManager[object] | None:
+        # Most callbacks aren't recorded. This decides it at a fraction of the cost of `calling`.
+        if may_carry(delivery.notification.payload, TRACEPARENT):
+            return self.calling(delivery)
+        if self._bound == 0 or not self._is_recorded(delivery, None):
+            return None
+        return self._current(delivery, None)
+
     def handing_over(
         self, deliveries: Iterable[Delivery], by: Dispatcher, /
     ) -> AbstractContextManager[object]:
         """Return what deliveries are to be handed to a queue in."""
-        if by.is_relay or isinstance(by, IN_PROCESS):
-            return nullcontext()
-        return self._handing_over(deliveries)
+        return self._handing_over(deliveries) if enqueues(by) else nullcontext()
 
-    def find(self, delivery: Delivery, /) -> SpanContext | None:
+    def find(self, delivery: Delivery, kind: type[Kind], /) -> Kind | None:
         """Return the ids of the span of a delivery that is being handed over."""
-        return self._handed.get(id(delivery))
+        found = self._handed.get(id(delivery))
+        return found if isinstance(found, kind) else None
 
     @contextmanager
     def _current(self, delivery: Delivery, origin: SpanContext | None) -> Iterator[None]:
@@ -158,26 +151,17 @@ class Spans:
         If it has that already, start one below it for a callback. What is handed to a queue needs
         none: each message gets a span by the instrumentation of the queue.
         """
-        key, binding = _key(delivery), id(delivery.binding)
-        # Another thread that has a delivery of the same notification waits for the first span.
-        with self._lock:
-            known = self._recent.get(key)
-            if known is None or len(known.ids) > REMEMBERED:
-                known = self._recent[key] = _Begun([], {})
-            number = known.had.get(binding, 0)
-            known.had[binding] = number + 1
-            if number < len(known.ids):
-                ids = known.ids[number]
-                if operation == "receive":
-                    return NonRecordingSpan(ids)
-                return self._start(delivery, operation, SpanKind.INTERNAL, ids)
+
+        def begin() -> Span:
             links = [Link(one) for one in find_origins(delivery)]
-            span = self._start(delivery, operation, SpanKind.CONSUMER, origin, links)
-            known.ids.append(span.get_span_context())
-            self._recent.move_to_end(key)
-            if len(self._recent) > REMEMBERED:
-                self._recent.popitem(last=False)
+            return self._start(delivery, operation, SpanKind.CONSUMER, origin, links)
+
+        span, ids = self._recent.join(delivery, begin)
+        if span is not None:
             return span
+        if operation == "receive":
+            return NonRecordingSpan(ids)
+        return self._start(delivery, operation, SpanKind.INTERNAL, ids)
 
     def _start(
         self,
@@ -196,16 +180,9 @@ class Spans:
         )
 
 
-def _key(delivery: Delivery) -> Any:
-    arrived = delivery.notification
-    return (
-        arrived.channel,
-        arrived.pid,
-        arrived.received_at,
-        arrived.id,
-        arrived.count,
-        arrived.raw,
-    )
+def _attach_unrecorded() -> None:
+    if contexts.get_current() is not _UNRECORDED:
+        contexts.attach(_UNRECORDED)
 
 
 def _hash(delivery: Delivery) -> int:

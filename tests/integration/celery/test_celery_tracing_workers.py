@@ -122,3 +122,41 @@ def test_from_the_sender_to_the_worker(preforked, open_shop):
         assert {parent for _, parent in published} == {consumer}
         ran = names["run", number]
         assert {parent for _, parent in ran} == {span for span, _ in published}
+
+
+IN_SENTRY = """
+import pgnotifier.contrib.sentry
+
+def note(transport, envelope):
+    for item in envelope.items:
+        if one := item.get_transaction_event():
+            ids = one["contexts"]["trace"]
+            known = ids["trace_id"], ids["span_id"], ids.get("parent_span_id")
+            write("sentry", one["transaction"], *known)
+
+Nowhere.capture_envelope = note
+pgnotifier.contrib.sentry.instrument(notifier)
+"""
+
+
+@pytest.mark.parametrize("libraries", ["sentry", "sentry+opentelemetry"])
+def test_from_the_sender_to_the_worker_in_sentry(preforked, open_shop, libraries):
+    """With the notifier instrumented for Sentry, the sender and all transactions are one trace."""
+    source = SOURCE + (INSTRUMENTED if "+" in libraries else "") + IN_SENTRY
+    shop = open_shop(source, start=preforked.start_traced)
+    env = {"LIBRARIES": libraries}
+    shop.worker(**env)
+    shop.listener(**env)
+    senders = [f"{number:032x}" for number in range(1, 11)]
+    for sender in senders:
+        shop.notify(("ch", f'{{"traceparent": "00-{sender}-{sender[16:]}-01"}}'))
+    tasks = shop.wait_written("traces", 20)
+    assert sorted(found[0][0] for _, _, found in tasks) == sorted(senders * 2)
+    made = defaultdict(list)
+    for name, trace_id, span_id, parent in shop.wait_written("sentry", 30):
+        made[name, trace_id].append((span_id, parent))
+    for sender in senders:
+        ((consumer, parent),) = made["receive ch", sender]
+        assert parent == sender[16:]
+        ran = {name: made[name, sender] for name in ("pgnotifier.one", "pgnotifier.two")}
+        assert all([parent for _, parent in found] == [consumer] for found in ran.values()), ran

@@ -98,6 +98,8 @@ def test_lists(run, entries):
     assert listed(run, "--limit", 4) == failed + waiting[:1]
     assert listed(run, "--task", "a") == [failed[0], failed[1], waiting[0]]
     assert listed(run, "--queue", "low") == waiting[1:]
+    assert run("list", "--task", "d")[1] == "nothing has failed, and nothing waits\n"
+    assert run("list", "--task", "d", "--failed")[1] == "nothing has failed\n"
     for name in ("celery:default", "default", NAME, CHANNEL):
         assert listed(run, "--outbox", name) == failed + waiting
     code, said = run("list", "--outbox", "other")

@@ -1,0 +1,1 @@
+"""What the integrations of OpenTelemetry and Sentry have in common."""

@@ -1,0 +1,60 @@
+"""What a notification says of the transaction that has sent it, and what spans say of it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDispatcher
+
+_IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
+
+
+def enqueues(dispatcher: Dispatcher) -> bool:
+    """Return whether a dispatcher makes messages of notifications and hands them to a queue."""
+    return not (dispatcher.is_relay or isinstance(dispatcher, _IN_PROCESS))
+
+
+def may_carry(payload: Any, name: str) -> bool:
+    """Return whether it is worth it to look for a header in a payload."""
+    return type(payload) is dict and (name in payload or "context" in payload)
+
+
+def find_carried(payload: Any, name: str, others: Iterable[str] = ()) -> dict[str, str]:
+    """Return a header that a payload carries, with others beside it.
+
+    Args:
+        payload: The payload. If it is a dict, headers are keys of it, or of its key `context`.
+        name: The name of a header. If it is missing, nothing is returned.
+        others: The names of further headers.
+    """
+    if type(payload) is not dict:
+        return {}
+    if name not in payload:
+        payload = payload.get("context")
+        if type(payload) is not dict or name not in payload:
+            return {}
+    return {each: one for each in (name, *others) if isinstance(one := payload.get(each), str)}
+
+
+def describe(delivery: Delivery, operation: str) -> Mapping[str, Any]:
+    """Return the attributes of a span, by the conventions for messaging.
+
+    https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+
+    Args:
+        delivery: What is delivered.
+        operation: `process` for a callback, or `receive` for what is handed to a queue.
+    """
+    arrived, subscription = delivery.notification, delivery.binding.subscription
+    attributes: dict[str, Any] = {
+        "messaging.system": "postgresql",
+        "messaging.destination.name": arrived.channel,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.subscription.name": str(subscription.id),
+    }
+    if arrived.id is not None:
+        attributes["messaging.message.id"] = str(arrived.id)
+    if arrived.parts:
+        attributes["messaging.batch.message_count"] = arrived.count
+    return attributes
