@@ -37,12 +37,8 @@ def test_the_extras(wheel):
         (info,) = {name.partition("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         metadata = PathDistribution(zipfile.Path(archive, f"{info}/")).metadata
     assert set(metadata.get_all("Provides-Extra")) == {
-        "alembic",
-        "celery",
-        "cli",
-        "demo",
-        "django",
-        "rq",
+        *("alembic", "celery", "cli", "console", "demo", "django", "opentelemetry", "prometheus"),
+        *("rq", "sentry", "top"),
     }
 
 
