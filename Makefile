@@ -14,17 +14,17 @@ test unit coverage gates installed: export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/$(
 
 # More processes than there are cores, as many tests wait for a server or for time to pass.
 test: $(VENV)/.tmp
-	$(PY) -m pytest -n 6 --dist loadgroup -m "not gate" $(EXAMPLES) $(ARGS)
+	$(PY) -m pytest -n 5 --dist loadgroup -m "not (gate or lasting)" $(EXAMPLES) $(ARGS)
 
 # What is fast, and needs no process but those of PostgreSQL and Valkey.
 unit: $(VENV)/.tmp
-	$(PY) -m pytest -n 3 --dist loadgroup -m "not (gate or servers or slow)" tests/unit $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadgroup -m "not (gate or lasting or servers or slow)" tests/unit $(ARGS)
 
-# The tests of `make test`, with the lines and branches that they run in any process.
+# All tests but those that expect a speed, with the lines and branches that they run in any process.
 coverage: export COVERAGE_FILE := $(CURDIR)/$(VENV)/coverage/data
 coverage: $(VENV)/.tmp
 	@rm -rf $(VENV)/coverage && mkdir $(VENV)/coverage
-	$(PY) -m coverage run -m pytest -n 3 --dist loadgroup -m "not gate" $(ARGS)
+	$(PY) -m coverage run -m pytest -n 5 --dist loadgroup -m "not alone" $(ARGS)
 	$(PY) -m coverage combine --quiet
 	$(PY) -m coverage report
 
@@ -32,7 +32,7 @@ coverage: $(VENV)/.tmp
 # ARGS may choose none of one kind; pytest ends with 5 then.
 gates: OR_NONE = $(if $(ARGS),|| [ $$? = 5 ])
 gates: $(VENV)/.tmp
-	$(PY) -m pytest -n 3 --dist loadgroup -m "gate and not alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
+	$(PY) -m pytest -n 6 --dist loadgroup -m "(gate or lasting) and not alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
 	$(PY) -m pytest -m "gate and alone" $(EXAMPLES) $(ARGS) $(OR_NONE)
 
 lint: $(VENV)/.synced

@@ -30,6 +30,8 @@ settings.register_profile("quick", settings.get_profile("thorough"), max_example
 settings.load_profile("quick")
 
 
+SLOW = Path(__file__).with_name("slow.txt")
+"""The list of tests that take long, with a mark for each; `scripts/slow_tests` writes it."""
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 4 << 30  # bytes; it takes much less, but other programs need memory, too
 
@@ -69,12 +71,15 @@ def _keep_servers_in_memory():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
-    """Have one process run the tests that use RabbitMQ, and run the longest tests first.
+    """Mark what is slow, have one process run the tests of RabbitMQ, and the longest ones first.
 
     RabbitMQ is slow to start, also after a test that closes it, which so comes last. A long test
     that began last would delay the end of the run.
     """
+    marks = {name: mark for mark, name in map(str.split, SLOW.read_text().splitlines())}
     for item in items:
+        if mark := marks.get(item.nodeid.partition("[")[0]):
+            item.add_marker(mark)
         names = (item.name, *getattr(item, "fixturenames", ()))
         if any("rabbitmq" in name for name in names):
             item.add_marker(pytest.mark.xdist_group("rabbitmq"))
