@@ -1,6 +1,9 @@
 """Sentry's transactions of real notifications, kept by a transport in memory."""
 
 import asyncio
+import json
+import subprocess
+import sys
 import threading
 from typing import ClassVar
 
@@ -229,3 +232,55 @@ def test_without_tracing(init, pgnotifier_dsn, make_notifier, eventually, option
     notifier.notify("orders")
     assert came.wait(60)
     assert dispatcher.tracing is None
+
+
+JOBS = f"""
+import json, sys, time
+from redis import Redis
+from rq import Queue, SimpleWorker, get_current_job
+import sentry_sdk
+from sentry_sdk.transport import Transport
+from pgnotifier import Notifier
+from pgnotifier.contrib.rq import RQDispatcher
+from pgnotifier.contrib.sentry import instrument
+
+made, metas = [], []
+
+class Memory(Transport):
+    def capture_envelope(self, envelope):
+        made.append(envelope.get_transaction_event())
+
+def note(*_):
+    metas.append(get_current_job().meta)
+
+if __name__ == "__main__":
+    import jobs  # as the worker knows it
+    sentry_sdk.init("http://key@localhost/1", transport=Memory, traces_sample_rate=0.0)
+    queue = Queue(connection=Redis.from_url(sys.argv[2]))
+    with instrument(Notifier(sys.argv[1], dispatcher=RQDispatcher(queue))) as notifier:
+        notifier.subscribe("plain", "orders", jobs.note)
+        notifier.subscribe("own", "orders", jobs.note, meta={{"tenant": 7}})
+        notifier.start()
+        notifier.notify("orders", {{"traceparent": "{SAMPLED}"}})
+        while queue.count < 2:
+            time.sleep(0.01)
+    SimpleWorker([queue], connection=queue.connection).work(burst=True)
+    traces = [(one["transaction"], one["contexts"]["trace"]) for one in made]
+    print(json.dumps([traces, jobs.metas]))
+"""
+
+
+def test_jobs_of_rq(pgnotifier_dsn, pgnotifier_redis_url, tmp_path):
+    """Jobs of RQ continue the transaction of their notification, and keep their own meta."""
+    (tmp_path / "jobs.py").write_text(JOBS)
+    argv = [sys.executable, "jobs.py", pgnotifier_dsn, pgnotifier_redis_url]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    traces, metas = json.loads(done.stdout.splitlines()[-1])
+    ((_, received),) = [one for one in traces if one[0] == "receive orders"]
+    worked = [trace for name, trace in traces if name == "jobs.note"]
+    assert received["parent_span_id"] == SPAN
+    assert len(worked) == 2
+    assert {one["parent_span_id"] for one in worked} == {received["span_id"]}
+    assert {one["trace_id"] for one in (received, *worked)} == {TRACE}
+    assert sorted(one.get("tenant", 0) for one in metas) == [0, 7]

@@ -25,6 +25,8 @@ _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
 ORIGIN = "pgnotifier"
 """The part of a job's `meta` that says which entry of the log it was made from."""
+TRACE = "_sentry_trace_headers"
+"""The part that Sentry's RqIntegration continues in the worker."""
 
 
 class RQTarget:
@@ -92,11 +94,17 @@ class RQTarget:
         arguments = self._arguments(delivery, decodes_alike=decodes_alike)
         known, settings = delivery.identify(), self._settings
         job_id = f"{self._stem}-{known.hex if known else secrets.token_hex(8)}"
+        meta: dict[str, Any] = {}
         if known is not None:  # an entry of the log: a repeat has the same id
-            meta = {**(settings.get("meta") or {}), ORIGIN: describe_entry(delivery.notification)}
+            meta[ORIGIN] = describe_entry(delivery.notification)
+        tracing = delivery.binding.dispatcher.tracing
+        if tracing is not None and (headers := tracing.find(delivery, dict)):
+            meta[TRACE] = headers
+        if meta:
+            meta = {**(settings.get("meta") or {}), **meta}
             settings = {**settings, "meta": meta}
         if self._stamp is not None:
-            return self._stamp.press(arguments, job_id, time, settings["meta"] if known else None)
+            return self._stamp.press(arguments, job_id, time, meta or None)
         return record(self.queue, self._called, arguments, job_id, settings)
 
     def run(self, delivery: Delivery, *, decodes_alike: bool) -> None:
