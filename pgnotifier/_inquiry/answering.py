@@ -2,7 +2,8 @@
 
 The reader only notes that there is a question. A thread of its own makes the answer and sends it,
 on a connection of its own, as either may take long: dispatchers are asked about themselves, and
-NOTIFY waits for other transactions that notify. Both end soon after the last question.
+NOTIFY waits for other transactions that notify. Both end soon after the last question. While the
+reader pauses, because a buffer is full, the thread looks for questions itself.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import psycopg
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import is_quiet, notify_query
+from pgnotifier._inquiry.marks import IS_ASKED
 from pgnotifier._inquiry.messages import (
     ANSWERS,
     QUESTION_BYTES,
@@ -35,9 +37,12 @@ PAUSE = 0.25
 """Seconds between two answers, at least. One answer serves all who have asked since the last."""
 LINGER = 15.0
 """Seconds without a question after which the thread and its connection end."""
+LOOK = 1.0
+"""Seconds between two looks for questions, while the reader pauses."""
 MOST_NOTED = 64
 """How many questions are kept until the next answer. The others are answered, and not obeyed."""
 
+_IS_ASKED = b"SELECT " + IS_ASKED
 _SENDER = """
 SELECT usename FROM pg_catalog.pg_stat_activity
 WHERE pid OPERATOR(pg_catalog.=) %s
@@ -58,7 +63,8 @@ Obey = Callable[[Order, str], str | None]
 class Answering:
     """Answers questions for one notifier.
 
-    The reader calls `note`, any thread `close`; all else belongs to the answering thread.
+    The reader calls `note` and `watch`, any thread `close`; all else belongs to the answering
+    thread.
 
     Attributes:
         id: Names the listener in its answers.
@@ -87,6 +93,7 @@ class Answering:
         self.id = secrets.token_hex(8)
         self.lock = threading.RLock()
         self._noted: list[tuple[bytes, int]] = []
+        self._looks = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._news = threading.Event()
@@ -112,10 +119,23 @@ class Answering:
                 self._noted.append((data, pid))
             elif len(self._noted) == MOST_NOTED:  # one answer serves all of the others
                 self._noted.append((b"", pid))
-            self._closing.clear()
-            if self._thread is None:
-                self._start()
-            self._news.set()
+            self._wake()
+
+    def watch(self, is_paused: bool) -> None:
+        """Begin or end to look for questions, as the reader pauses or reads again.
+
+        Orders are not seen meanwhile.
+        """
+        with self.lock:
+            self._looks = is_paused
+            if is_paused:
+                self._wake()
+
+    def _wake(self) -> None:
+        self._closing.clear()
+        if self._thread is None:
+            self._start()
+        self._news.set()
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="pgnotifier-answers", daemon=True)
@@ -147,16 +167,30 @@ class Answering:
         """Wait for the next question; return False if the thread is to end."""
         until = monotonic() + LINGER
         while True:
-            self._news.wait(max(0.0, until - monotonic()))
+            self._news.wait(LOOK if self._looks else max(0.0, until - monotonic()))
             with self.lock:
                 self._news.clear()
-                has_work = bool(self._noted)
-                if self._closing.is_set() or (not has_work and monotonic() >= until):
+                has_work, looks = bool(self._noted), self._looks
+                is_over = monotonic() >= until and not (has_work or looks)
+                if self._closing.is_set() or is_over:
                     self._noted.clear()
                     self._thread = None
                     return False
-            if has_work:
+            if has_work or (looks and self._is_asked()):
                 return True
+
+    def _is_asked(self) -> bool:
+        """Return whether somebody asks; note the question then."""
+        try:
+            row = self._connected().execute(_IS_ASKED).fetchone()
+        except Exception as exc:  # noqa: BLE001 - as for answers
+            self._give_up(exc)
+            return False
+        if row is None or not row[0]:
+            return False
+        with self.lock:
+            self._noted.append((b"", 0))
+        return True
 
     def _answer(self) -> None:
         with self.lock:
@@ -175,14 +209,17 @@ class Answering:
             query = b";".join(notify_query(ANSWERS, part) for part in parts)
             self._connected().execute(query)
         except Exception as exc:  # noqa: BLE001 - nothing that concerns answers may end anything
-            logger.info(
-                "a question about this listener couldn't be answered: %s",
-                exc,
-                extra=about("unanswered", error=type(exc).__name__),
-            )
-            self._disconnect()
+            self._give_up(exc)
         # More questions may come meanwhile: the next answer is for all of them.
         self._closing.wait(max(0.0, begun + PAUSE - monotonic()))
+
+    def _give_up(self, exc: Exception) -> None:
+        logger.info(
+            "a question about this listener couldn't be answered: %s",
+            exc,
+            extra=about("unanswered", error=type(exc).__name__),
+        )
+        self._disconnect()
 
     def _is_for_this(self, question: Inquiry) -> bool:
         return question.order is None or question.order.listener == self.id

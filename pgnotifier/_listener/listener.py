@@ -18,6 +18,7 @@ from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listening import Listening
+from pgnotifier._listener.pause import OnPause
 from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
 from pgnotifier._listener.router import OnQuestion, Router
@@ -82,6 +83,7 @@ class Listener:
         report_state: StateReport,
         settings: Settings,
         on_question: OnQuestion | None = None,
+        on_pause: OnPause = lambda _: None,
     ) -> None:
         """Make a listener that isn't running yet.
 
@@ -94,6 +96,8 @@ class Listener:
             report_state: Is called with each state.
             settings: How to listen.
             on_question: Is called with each question about it; None to get none.
+            on_pause: Is called as a pause turns out to last, and as that one ends. Questions
+                aren't read meanwhile.
         """
         self.started = Moment.now()
         self.ready = Outcome()
@@ -118,6 +122,7 @@ class Listener:
             settings.heartbeat,
             settings.heartbeat_timeout,
             lambda: self._stopping,
+            on_pause,
         )
         self._heartbeat = Heartbeat(self.connection)
         self.queue_usage = QueueUsage(self.connection.ask)

@@ -19,6 +19,11 @@ logger = logging.getLogger("pgnotifier.pause")
 
 WARN = 60.0
 """Seconds between two warnings about a pause that lasts."""
+LONG = 1.0
+"""Seconds after which a pause is one that lasts."""
+
+OnPause = Callable[[bool], object]
+"""Is called as a pause turns out to last, and as that one ends: whether there is one."""
 
 # Of a server process: its pid, its start time, and that of its server.
 IDENTITY = b"""
@@ -43,18 +48,23 @@ class Pause:
         since: When the current pause began, by `time.monotonic()`; None if there is none.
     """
 
-    def __init__(self, parameters: Parameters, waiter: Waiter, interval: float) -> None:
+    def __init__(
+        self, parameters: Parameters, waiter: Waiter, interval: float, on_pause: OnPause
+    ) -> None:
         """Begin without a pause.
 
         Args:
             parameters: Where to connect.
             waiter: Waits for the network and for wake-ups.
             interval: Seconds between two checks that the server process is still there.
+            on_pause: Is called as a pause turns out to last, and as that one ends.
         """
         self.since: float | None = None
         self._parameters = parameters
         self._waiter = waiter
         self._interval = interval
+        self._on_pause = on_pause
+        self._lasts = False
         self._look_at = self._warn_at = 0.0
         self._looking: Connecting | None = None
         self._usage: float | None = None
@@ -70,9 +80,14 @@ class Pause:
             self.since = now
             self._look_at, self._warn_at = now + self._interval, now + WARN
         until = min(self._look_at, self._warn_at)
+        if not self._lasts:
+            until = min(until, self.since + LONG)
         if self._waiter.wait_for_end(until - now, session.fd):
             raise ConnectionLostError("the connection ended while nothing was read")
         if not is_stopping():
+            if not self._lasts and monotonic() >= self.since + LONG:
+                self._lasts = True
+                self._on_pause(self._lasts)
             self._look(session)
             self._say_how_long()
 
@@ -90,6 +105,9 @@ class Pause:
     def forget(self) -> None:
         """End the pause without a log record."""
         self.since = None
+        if self._lasts:
+            self._lasts = False
+            self._on_pause(self._lasts)
         if self._looking is not None:
             self._looking.abandon()
             self._looking = None

@@ -20,7 +20,7 @@ from pgnotifier._connection.session import (
     listen_query,
 )
 from pgnotifier._connection.wakeup import Waiter
-from pgnotifier._listener.pause import Pause
+from pgnotifier._listener.pause import OnPause, Pause
 from pgnotifier._listener.round_trips import RoundTrips
 from pgnotifier._listener.router import Router
 from pgnotifier._runtime.clock import Moment
@@ -108,6 +108,7 @@ class ReaderConnection:
         heartbeat: float,
         timeout: float,
         is_stopping: Callable[[], bool],
+        on_pause: OnPause = lambda _: None,
     ) -> None:
         """Begin without a connection.
 
@@ -117,6 +118,7 @@ class ReaderConnection:
             heartbeat: Seconds without anything after which a heartbeat is sent.
             timeout: Seconds within which it has to arrive.
             is_stopping: Returns whether to give up whatever is waited for.
+            on_pause: Is called as a pause turns out to last, and as that one ends.
         """
         self.parameters = parameters
         self.router = router
@@ -127,7 +129,7 @@ class ReaderConnection:
         self.read_at = monotonic()
         self._is_stopping = is_stopping
         self._waiter = Waiter(router.ring)
-        self._pause = Pause(parameters, self._waiter, heartbeat)
+        self._pause = Pause(parameters, self._waiter, heartbeat, on_pause)
         self._next_pause = 0.0  # seconds; 0 while it waits for the socket
         self._reads_left = 0
         self._source: Source | None = None

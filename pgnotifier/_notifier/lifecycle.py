@@ -311,7 +311,7 @@ class Lifecycle:
             self.reports.gaps,
             self.reports.states,
             replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
-            None if self.answering is None else self.answering.note,
+            *(() if self.answering is None else (self.answering.note, self.answering.watch)),
         )
         self.sources = Sources(
             self.parameters,

@@ -13,6 +13,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import notify_query
 from pgnotifier._inquiry.asking import Inquirer, ask
 from pgnotifier._inquiry.messages import QUESTIONS, Inquiry, Order
+from pgnotifier.cli.status.picture import find_problems
 from pgnotifier.cli.tail.feeds import NotifierFeed
 from pgnotifier.cli.tail.inbox import Inbox
 
@@ -103,6 +104,28 @@ def test_standbys_answer(start, inquirer, eventually):
     first.stop()
     eventually(lambda: second.status().state == "listening")
     assert [one.state for one in inquirer.survey(LONG).reports] == ["listening"]
+
+
+def test_while_nothing_is_read(dsn, db, make_notifier, inquirer, eventually):
+    """A listener that pauses as its buffer is full answers, and says that it is full."""
+    go = threading.Event()
+    notifier = make_notifier(dsn, buffer_size=10)
+    notifier.subscribe("stuck", "orders", lambda *_: go.wait(LONG), autorun=True)
+    try:
+        db.execute("SELECT pg_notify('orders', n::text) FROM generate_series(1, 100000) n")
+        eventually(lambda: notifier.status().dispatchers[0].full)
+        for _ in range(2):
+            survey = inquirer.survey(LONG)
+            assert survey.silent == ()
+            (report,) = survey.reports
+            assert [one.full for one in report.dispatchers] == [True]
+            assert "nothing is read since" in " ".join(find_problems(survey, None))
+        assert 0 < report.received < 100_000
+    finally:
+        go.set()
+    eventually(lambda: notifier.status().received == 100_000)
+    (report,) = inquirer.survey(LONG).reports
+    assert report.received == 100_000
 
 
 def test_no_answers(start, dsn, db):

@@ -170,7 +170,7 @@ def find_problems(survey: Survey, log: LogPicture | None) -> Iterator[str]:
         at = f" from {silent.address}" if silent.address else ""
         yield (
             f"the listener of session {silent.backend_pid}{at} (role {silent.role or '?'}) doesn't "
-            "answer: it has paused, hangs, is slow, or can't connect to answer"
+            "answer: it hangs, is slow, or can't connect to answer"
         )
     for one in survey.reports:
         for problem in _find_problems_of(one):

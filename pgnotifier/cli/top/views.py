@@ -81,7 +81,7 @@ def _list_listeners(board: Board) -> Iterator[Row]:
             "",
             "",
             detail=f"{name} of role {silent.role or '?'} belongs to a listener that doesn't "
-            "answer: it has paused, hangs, or is slow",
+            "answer: it hangs, is slow, or can't connect to answer",
             tone=BAD,
         )
 
