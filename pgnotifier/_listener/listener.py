@@ -83,7 +83,7 @@ class Listener:
         report_state: StateReport,
         settings: Settings,
         on_question: OnQuestion | None = None,
-        on_pause: OnPause = lambda _: None,
+        on_pause: OnPause | None = None,
     ) -> None:
         """Make a listener that isn't running yet.
 

@@ -49,7 +49,7 @@ class Pause:
     """
 
     def __init__(
-        self, parameters: Parameters, waiter: Waiter, interval: float, on_pause: OnPause
+        self, parameters: Parameters, waiter: Waiter, interval: float, on_pause: OnPause | None
     ) -> None:
         """Begin without a pause.
 
@@ -86,8 +86,7 @@ class Pause:
             raise ConnectionLostError("the connection ended while nothing was read")
         if not is_stopping():
             if not self._lasts and monotonic() >= self.since + LONG:
-                self._lasts = True
-                self._on_pause(self._lasts)
+                self._note(lasts=True)
             self._look(session)
             self._say_how_long()
 
@@ -106,11 +105,15 @@ class Pause:
         """End the pause without a log record."""
         self.since = None
         if self._lasts:
-            self._lasts = False
-            self._on_pause(self._lasts)
+            self._note(lasts=False)
         if self._looking is not None:
             self._looking.abandon()
             self._looking = None
+
+    def _note(self, *, lasts: bool) -> None:
+        self._lasts = lasts
+        if self._on_pause is not None:
+            self._on_pause(lasts)
 
     def _look(self, session: Session) -> None:
         if self._looking is not None and self._looking.done:

@@ -108,7 +108,7 @@ class ReaderConnection:
         heartbeat: float,
         timeout: float,
         is_stopping: Callable[[], bool],
-        on_pause: OnPause = lambda _: None,
+        on_pause: OnPause | None = None,
     ) -> None:
         """Begin without a connection.
 

@@ -311,7 +311,8 @@ class Lifecycle:
             self.reports.gaps,
             self.reports.states,
             replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
-            *(() if self.answering is None else (self.answering.note, self.answering.watch)),
+            None if self.answering is None else self.answering.note,
+            None if self.answering is None else self.answering.watch,
         )
         self.sources = Sources(
             self.parameters,

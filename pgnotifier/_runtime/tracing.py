@@ -20,10 +20,11 @@ class Tracing(Protocol):
         """Return what a callback is to be called in: its span is the current one there."""
         ...
 
-    def begin_batch(self) -> Choose:
+    def begin_batch(self, deliveries: Sequence[Any], /) -> Choose | None:
         """Prepare this thread for the callbacks of a batch; return what `calling` is for each.
 
-        Returns None instead for a callback that isn't recorded, as that costs least.
+        It returns None for a callback that isn't recorded, as that costs least. And there is none
+        to be asked, if none of the batch is recorded.
         """
         ...
 
@@ -57,14 +58,15 @@ class _Several:
     def calling(self, delivery: Any, /) -> AbstractContextManager[object]:
         return _together([one.calling(delivery) for one in self._tracings])
 
-    def begin_batch(self) -> Choose:
-        choices = [one.begin_batch() for one in self._tracings]
+    def begin_batch(self, deliveries: Sequence[Any], /) -> Choose | None:
+        begun = (one.begin_batch(deliveries) for one in self._tracings)
+        choices = [one for one in begun if one is not None]
 
         def choose(delivery: Any) -> AbstractContextManager[object] | None:
             found = [span for one in choices if (span := one(delivery)) is not None]
             return _together(found) if found else None
 
-        return choose
+        return choose if choices else None
 
     def handing_over(self, deliveries: Iterable[Any], by: Any, /) -> AbstractContextManager[object]:
         given = tuple(deliveries)

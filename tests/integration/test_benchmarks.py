@@ -25,7 +25,7 @@ COMPETITORS = {
     "tasks for queues in Redis": 3,
     "RQ jobs for queues": 3,
     "traced tasks in Redis": 3,
-    "observed callbacks": 5,
+    "observed callbacks": 6,
     "signals of Django": 3,
     "latency of tasks at 50 a second": 4,
     "latency of tasks at half of saturation": 4,

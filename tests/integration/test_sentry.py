@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
+from collections import Counter
 from typing import ClassVar
 
 import pytest
@@ -17,6 +19,7 @@ from pgnotifier import AsyncioDispatcher, Dispatcher, InlineDispatcher, ThreadDi
 from pgnotifier.contrib.sentry import instrument
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+CHANNEL = "messaging.destination.name"
 SAMPLED, UNSAMPLED = (f"00-{TRACE}-{SPAN}-{flag}" for flag in ("01", "00"))
 
 
@@ -26,12 +29,10 @@ class Memory(Transport):
     kept: ClassVar[list] = []
 
     def capture_envelope(self, envelope):
-        """Keep transactions and errors."""
-        self.kept += [
-            one
-            for item in envelope.items
-            if (one := item.get_event() or item.get_transaction_event())
-        ]
+        """Keep transactions, with what is said of their sampling, and errors."""
+        for item in envelope.items:
+            if one := item.get_event() or item.get_transaction_event():
+                self.kept.append({**one, "sampling": envelope.headers.get("trace")})
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_callback_runs_inside_its_transaction(init, notifier, eventually):
     assert (first["transaction"], first["spans"][0]["op"]) == ("process orders", "own")
     trace = first["contexts"]["trace"]
     assert (trace["op"], trace["origin"]) == ("queue.process", "auto.queue.pgnotifier")
-    assert trace["data"]["messaging.destination.name"] == "orders"
+    assert trace["data"][CHANNEL] == "orders"
     assert trace["data"]["messaging.destination.subscription.name"] == "invoice"
 
 
@@ -152,6 +153,45 @@ def test_a_failure(init, notifier, eventually):
     assert error["contexts"]["trace"]["trace_id"] == ids(transaction)[0]
 
 
+def test_a_share(init, notifier, eventually):
+    """About as many are recorded as the rate says, each with all of its deliveries."""
+    kept = init(traces_sample_rate=0.25)
+    inside = []
+    for number in range(2):
+        notifier.subscribe(number, "orders", lambda *_: inside.append(current()))
+    notifier.start()
+    for number in range(400):
+        notifier.notify("orders", number)
+    eventually(lambda: len(inside) == 800)
+    recorded = [one for one in inside if one is not None]
+    eventually(lambda: len(transactions(kept)) == len(recorded))
+    traces = Counter(ids(one)[0] for one in transactions(kept))
+    assert {*traces.values()} == {2}
+    assert 50 < len(traces) < 150
+    sampling = transactions(kept)[0]["sampling"]
+    assert sampling["sample_rate"] == "0.25"
+    assert float(sampling["sample_rand"]) < 0.25
+
+
+def current():
+    """Return the span of the callback, or None."""
+    return sentry_sdk.get_current_span()
+
+
+def test_a_sampler(init, notifier, eventually):
+    """A sampler of the user's decides for each notification, and knows what it is."""
+    kept = init(traces_sampler=lambda context: context["pgnotifier"][CHANNEL] == "orders")
+    came = []
+    for channel in ("orders", "images"):
+        notifier.subscribe(channel, channel, lambda *_: came.append(current().sampled))
+    notifier.start()
+    for channel in ("orders", "images"):
+        notifier.notify(channel)
+    eventually(lambda: len(came) == 2)
+    eventually(lambda: len(transactions(kept)) == 1)
+    assert sorted(came) == [False, True]
+
+
 def test_coroutines(init, pgnotifier_dsn, make_notifier):
     """Each coroutine has a transaction of its own, whatever runs meanwhile."""
     kept = init()
@@ -199,6 +239,20 @@ class Queue(Dispatcher):
         for delivery in batch.rest():
             self.took.append(self.tracing.find(delivery, dict))
             batch.done(1)
+
+
+def test_handed_to_a_queue_without_a_record(init, pgnotifier_dsn, make_notifier, eventually):
+    """What is enqueued of a notification that isn't recorded says so."""
+    kept = init(traces_sample_rate=0.0)
+    queue = Queue()
+    queue.is_down = False
+    notifier = instrument(make_notifier(pgnotifier_dsn, dispatcher=queue))
+    notifier.subscribe("invoice", "orders", print)
+    notifier.start()
+    notifier.notify("orders")
+    eventually(lambda: len(queue.took) == 1)
+    assert re.fullmatch(r"[0-9a-f]{32}-[0-9a-f]{16}-0", queue.took[0]["sentry-trace"])
+    assert transactions(kept) == []
 
 
 def test_handed_to_a_queue(init, pgnotifier_dsn, make_notifier, eventually):

@@ -5,6 +5,7 @@ from typing import Any
 
 from pgnotifier.dispatch import Delivery, Dispatcher
 from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDispatcher
+from pgnotifier.notification import raw_of
 
 _IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
 
@@ -17,6 +18,13 @@ def enqueues(dispatcher: Dispatcher) -> bool:
 def may_carry(payload: Any, name: str) -> bool:
     """Return whether it is worth it to look for a header in a payload."""
     return type(payload) is dict and (name in payload or "context" in payload)
+
+
+def any_may_carry(deliveries: Iterable[Delivery], *names: str) -> bool:
+    """Return whether it is worth it to look for headers in any of the payloads."""
+    payloads = [one.notification.payload for one in deliveries]
+    nested = [one for one in payloads if type(one) is dict]
+    return any(name in one for name in (*names, "context") for one in nested)
 
 
 def find_carried(payload: Any, name: str, others: Iterable[str] = ()) -> dict[str, str]:
@@ -34,6 +42,13 @@ def find_carried(payload: Any, name: str, others: Iterable[str] = ()) -> dict[st
         if type(payload) is not dict or name not in payload:
             return {}
     return {each: one for each in (name, *others) if isinstance(one := payload.get(each), str)}
+
+
+def hash_of(delivery: Delivery) -> int:
+    """Return a random number that is the same for all deliveries of a notification."""
+    # Python's hashes of texts are random in each process. The text isn't made of bytes for this.
+    arrived = delivery.notification
+    return hash((arrived.received_at, arrived.pid, arrived.id, raw_of(arrived)))
 
 
 def describe(delivery: Delivery, operation: str) -> Mapping[str, Any]:

@@ -18,12 +18,17 @@ from opentelemetry.trace import (
 )
 
 from pgnotifier._runtime.tracing import Choose, Kind
-from pgnotifier.contrib._tracing.messages import describe, enqueues, may_carry
+from pgnotifier.contrib._tracing.messages import (
+    any_may_carry,
+    describe,
+    enqueues,
+    hash_of,
+    may_carry,
+)
 from pgnotifier.contrib._tracing.recent import Recent
 from pgnotifier.contrib.opentelemetry.origins import TRACEPARENT, find_origin, find_origins
 from pgnotifier.contrib.opentelemetry.sampling import SCALE, Decision
 from pgnotifier.dispatch import Delivery, Dispatcher
-from pgnotifier.notification import raw_of
 
 _NOTHING = Context()
 _UNRECORDED = trace.set_span_in_context(
@@ -67,11 +72,13 @@ class Spans:
             return _unrecorded
         return self._current(delivery, origin)
 
-    def begin_batch(self) -> Choose:
-        """Return what a callback of a batch is to be called in, or None if it isn't recorded."""
+    def begin_batch(self, deliveries: Sequence[Delivery], /) -> Choose | None:
+        """Return what a callback of a batch is to be called in; None if none is recorded."""
         if self._bound is None or self._bound == SCALE or not self._follows_parent:
             return self.calling
         _attach_unrecorded()
+        if self._bound == 0 and not any_may_carry(deliveries, TRACEPARENT):
+            return None
         return self._choose
 
     def _choose(self, delivery: Delivery) -> AbstractContextManager[object] | None:
@@ -143,7 +150,7 @@ class Spans:
         # All deliveries of a notification have the same hash: either all are recorded, or none.
         if self._bound in (0, SCALE):
             return self._bound == SCALE
-        return _hash(delivery) % SCALE < self._bound
+        return hash_of(delivery) % SCALE < self._bound
 
     def _begin(self, delivery: Delivery, origin: SpanContext | None, operation: str) -> Span:
         """Start the consumer's span of a notification.
@@ -185,12 +192,6 @@ def _attach_unrecorded() -> None:
         contexts.attach(_UNRECORDED)
 
 
-def _hash(delivery: Delivery) -> int:
-    # Python's hashes of texts are random in each process. The text isn't made of bytes for this.
-    arrived = delivery.notification
-    return hash((arrived.received_at, arrived.pid, arrived.id, raw_of(arrived)))
-
-
 def _context_of(ids: SpanContext) -> Context:
     return trace.set_span_in_context(NonRecordingSpan(ids), _NOTHING)
 
@@ -199,7 +200,7 @@ def _make_unrecorded(origin: SpanContext | None, delivery: Delivery) -> SpanCont
     """Return ids by which workers know that the trace is not recorded."""
     if origin is not None:
         return origin
-    found = _hash(delivery) & ((1 << 63) - 1) or 1
+    found = hash_of(delivery) & ((1 << 63) - 1) or 1
     return SpanContext(found << 64 | found, found, is_remote=False, trace_flags=TraceFlags(0))
 
 

@@ -18,7 +18,9 @@ class Noting:
         yield
         self.notes.append(f"{self.name} ends {delivery}")
 
-    def begin_batch(self):
+    def begin_batch(self, deliveries):
+        if not deliveries:
+            return None
         return lambda delivery: self.calling(delivery) if delivery % 2 else None
 
     def handing_over(self, deliveries, by):
@@ -47,7 +49,8 @@ def test_several_libraries():
         pass
     assert notes == ["one begins 4", "two begins 4", "two ends 4", "one ends 4"]
     notes.clear()
-    choose = both.begin_batch()
+    assert both.begin_batch([]) is None
+    choose = both.begin_batch([2, 3])
     assert choose(2) is None
     with choose(3):
         pass
