@@ -1,5 +1,6 @@
 """The command and its subcommands `listen`, `health` and `demo`, made with click."""
 
+import json
 import logging
 import sys
 
@@ -70,14 +71,18 @@ for _subcommand in (
     help="The listener's health_host or --health-host.",
 )
 @click.option("--live", is_flag=True, help="Ask whether it runs, not whether it is ready.")
-def health(port: int, host: str, live: bool) -> None:
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the answer, which is JSON.")
+def health(port: int, host: str, live: bool, as_json: bool) -> None:
     """Ask a listener whether it is ready, for the probes of containers.
 
     Exit code: 0 if it is ready, 1 if it isn't, or doesn't answer.
     """
-    well, said = probe(port, "/healthz" if live else "/readyz", host)
-    click.echo(said, err=not well)
-    sys.exit(0 if well else 1)
+    health = probe(port, "/healthz" if live else "/readyz", host)
+    if as_json:
+        click.echo(json.dumps(health._asdict()))
+    else:
+        click.echo("\n".join(health.trouble or health.states), err=not health.ok)
+    sys.exit(0 if health.ok else 1)
 
 
 @pgnotifier.command()

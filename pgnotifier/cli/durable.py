@@ -228,12 +228,16 @@ def list_dead(
 @dead.command()
 @target_options
 @click.argument("number", type=int)
-def show(target: Target, number: int) -> None:
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+def show(target: Target, number: int, as_json: bool) -> None:
     """Show one of them with its payload and its traceback."""
     with to_log(target) as connection:
         found = dead_letters.find_letters(connection, n=number, everything=True)
     if not found:
         raise click.ClickException(f"there is no failed entry number {number}")
+    if as_json:
+        click.echo(json.dumps(_show(found[0]), indent=2, default=str))
+        return
     for name, value in _show(found[0]).items():
         text = "-" if value is None else str(value)
         click.echo(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")

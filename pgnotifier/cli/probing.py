@@ -1,6 +1,8 @@
 """Ask a listener's health port, for `pgnotifier health`."""
 
+import json
 from http import HTTPStatus
+from typing import NamedTuple
 
 from pgnotifier._health.health_server import HOST
 
@@ -8,8 +10,22 @@ TIMEOUT = 10.0
 """Seconds for which `probe` waits for an answer."""
 
 
-def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str]:
-    """Ask a health server; return whether it answered 200, and the answer or the error.
+class Health(NamedTuple):
+    """What a health port says.
+
+    Attributes:
+        ok: Whether all is well.
+        states: The states of its notifiers.
+        trouble: What isn't well, or why there is no answer.
+    """
+
+    ok: bool
+    states: list[str]
+    trouble: list[str]
+
+
+def probe(port: int, path: str = "/readyz", host: str = HOST) -> Health:
+    """Ask a health server; return what it says. Without an answer, nothing is well.
 
     Args:
         port: Its port.
@@ -25,7 +41,12 @@ def probe(port: int, path: str = "/readyz", host: str = HOST) -> tuple[bool, str
         said = response.read().decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as exc:
         why = (isinstance(exc, OSError) and exc.strerror) or exc
-        return False, f"no answer from port {port} of {host}: {why}"
+        return Health(ok=False, states=[], trouble=[f"no answer from port {port} of {host}: {why}"])
     finally:
         connection.close()
-    return response.status == HTTPStatus.OK, said
+    is_ok = response.status == HTTPStatus.OK
+    try:
+        found = json.loads(said)
+        return Health(is_ok, [*map(str, found["states"])], [*map(str, found["trouble"])])
+    except (ValueError, LookupError, TypeError):  # something else answers, as a proxy may
+        return Health(is_ok, [said] if is_ok else [], [] if is_ok else [said])

@@ -61,7 +61,8 @@ def test_listening_and_disconnected(
     notifier.add_channel("a")
     for path in ("/healthz", "/readyz", "/readyz?verbose"):
         assert ask(free_port, path) == (200, {"ok": True, "states": ["listening"], "trouble": []})
-    assert run("--port", free_port).returncode == 0
+    done = run("--port", free_port)
+    assert (done.returncode, done.stdout) == (0, "listening\n")
 
     def refuse(self, **_options):
         raise ConnectionFailedError("refused by the test")
@@ -77,6 +78,10 @@ def test_listening_and_disconnected(
         done = run("--port", free_port)
         assert (done.returncode, done.stdout) == (1, "")
         assert "disconnected since" in done.stderr
+        done = run("--port", free_port, "--json")
+        shown = json.loads(done.stdout)
+        assert (done.returncode, shown["ok"], shown["states"]) == (1, False, ["disconnected"])
+        assert "disconnected since" in shown["trouble"][0]
         assert run("--port", free_port, "--live").returncode == 0
     eventually(lambda: ask(free_port, "/readyz")[0] == 200)
     assert ask(free_port, "/other")[0] == 404
@@ -341,7 +346,7 @@ def test_where_it_answers(pgnotifier_dsn, make_notifier, free_port, run, host, o
     assert probe(free_port, host=own)[0]
     assert run("--port", free_port, "--host", own).returncode == 0
     for other in others:
-        assert "no answer" in probe(free_port, host=other)[1]
+        assert "no answer" in probe(free_port, host=other).trouble[0]
 
 
 @pytest.mark.parametrize("host", ["::", "0.0.0.0", "localhost"])
@@ -387,7 +392,7 @@ def test_a_fork_lets_go(pgnotifier_dsn, make_notifier, free_port):
             assert ask(free_port, "/healthz")[0] == 200
             notifier.stop()
             assert client.recv(1) == b""
-            assert "no answer" in probe(free_port)[1]
+            assert "no answer" in probe(free_port).trouble[0]
         finally:
             os.close(writer)
             os.waitpid(child, 0)

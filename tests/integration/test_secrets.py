@@ -34,7 +34,7 @@ def test_a_queue_that_is_down(notifier, db, caplog, eventually, free_port):
     health = HealthServer([notifier], free_port, "127.0.0.1")
     health.start()
     try:
-        answers = [probe(free_port, path)[1] for path in ("/healthz", "/readyz")]
+        answers = [repr(probe(free_port, path)) for path in ("/healthz", "/readyz")]
     finally:
         health.stop()
     status = json.dumps(notifier.status().to_dict())

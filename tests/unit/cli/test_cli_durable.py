@@ -261,6 +261,8 @@ def test_dead_show(run, letters):
     assert code == 0
     assert "payload: a\n" in said
     assert "traceback:\nTraceback\n  here\n" in said
+    shown = json.loads(run("dead", "show", str(letters[0]), "--json")[1])
+    assert (shown["payload"], shown["traceback"]) == ("a", "Traceback\n  here")
     code, said = run("dead", "show", "12345")
     assert (code, "no failed entry number 12345" in said) == (1, True)
 
