@@ -16,7 +16,7 @@ from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
 from pgnotifier._log.outbox_calls import hide_arguments
 from pgnotifier._log.outbox_console import PREFIX
-from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.tables import format_table, format_values
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration, read_size
 from pgnotifier.errors import PgNotifierError
@@ -235,12 +235,8 @@ def show(target: Target, number: int, as_json: bool) -> None:
         found = dead_letters.find_letters(connection, n=number, everything=True)
     if not found:
         raise click.ClickException(f"there is no failed entry number {number}")
-    if as_json:
-        click.echo(json.dumps(_show(found[0]), indent=2, default=str))
-        return
-    for name, value in _show(found[0]).items():
-        text = "-" if value is None else str(value)
-        click.echo(f"{name}:\n{text}" if "\n" in text else f"{name}: {text}")
+    shown = _show(found[0])
+    click.echo(json.dumps(shown, indent=2, default=str) if as_json else format_values(shown))
 
 
 @dead.command()

@@ -16,7 +16,7 @@ from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import duration
 from pgnotifier.cli.durable import to_log
 from pgnotifier.cli.outbox_choice import Choice, choice, confirm
-from pgnotifier.cli.tables import format_table
+from pgnotifier.cli.tables import format_table, format_values
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.errors import in_one_line
 
@@ -105,8 +105,9 @@ def list_outbox(target: Target, chosen: Choice, failed: bool, limit: int, as_jso
     help="Show arguments, but hide the values of these, as email,phone, and positional ones.  Or "
     "show what a function of task, args and kwargs returns.",
 )
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.argument("entry", type=int)
-def show(target: Target, arguments: bool, redact: str | None, entry: int) -> None:
+def show(target: Target, arguments: bool, redact: str | None, as_json: bool, entry: int) -> None:
     """Show one entry with its message, by its number.
 
     The values of arguments are hidden, unless --arguments or --redact is given.
@@ -124,7 +125,10 @@ def show(target: Target, arguments: bool, redact: str | None, entry: int) -> Non
         raise click.ClickException(f"no entry {entry} waits or has failed")
     for one in found:
         shown = {**one.to_dict(), **read_call(one.payload or "").describe(hides)}
-        click.echo(json.dumps(shown, indent=2, ensure_ascii=False, default=repr))
+        if as_json:
+            click.echo(json.dumps(shown, indent=2, ensure_ascii=False, default=repr))
+        else:
+            click.echo(format_values(shown))
 
 
 @outbox.command()

@@ -108,14 +108,19 @@ def test_lists(run, entries):
 
 def test_showing_one(run, entries, tmp_path):
     """Arguments of one are shown only if asked for, and through `--redact`."""
-    code, said = run("show", entries[-1])
+    code, said = run("show", entries[-1], "--json")
     assert (code, SECRET in said) == (0, False)
     assert json.loads(said)["kwargs"] == {"email": "…"}
-    assert json.loads(run("show", entries[-1], "--arguments")[1])["kwargs"] == {"email": SECRET}
-    assert json.loads(run("show", entries[0], "--arguments")[1])["args"] == [SECRET]
-    code, said = run("show", entries[-1], "--redact", "name, email")
+    said = run("show", entries[-1])[1]
+    assert "\ntask: c\n" in said
+    assert 'kwargs: {"email": "…"}' in said
+    assert json.loads(run("show", entries[-1], "--arguments", "--json")[1])["kwargs"] == {
+        "email": SECRET
+    }
+    assert json.loads(run("show", entries[0], "--arguments", "--json")[1])["args"] == [SECRET]
+    code, said = run("show", entries[-1], "--redact", "name, email", "--json")
     assert json.loads(said)["kwargs"] == {"email": "…"}
-    code, said = run("show", entries[0], PGNOTIFIER_REDACT=f"{__name__}:redact")
+    code, said = run("show", entries[0], "--json", PGNOTIFIER_REDACT=f"{__name__}:redact")
     assert (json.loads(said)["args"], json.loads(said)["kwargs"]) == (1, "a")
     for wrong in ("there.is:none", f"{__name__}:none", f"{__name__}:SECRET"):
         code, said = run("show", entries[0], "--redact", wrong)
