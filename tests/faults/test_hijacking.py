@@ -80,7 +80,7 @@ CONTAINED = {
     "_log/reclaim.py": 1,
     "_log/references.py": 1,
     "_log/versions.py": 4,
-    "_inquiry/answering.py": 1,
+    "_inquiry/answering.py": 2,
     "_inquiry/asking.py": 1,
     "_inquiry/marks.py": 3,
     "cli/doctor/activity.py": 3,

@@ -24,7 +24,8 @@ def test_with_a_backlog(pgnotifier_dsn, sessions, make_notifier):
         assert going_on.wait(30)
         got.append(int(arguments[2]))
 
-    notifier = make_notifier(pgnotifier_dsn, buffer_size=50)
+    # While it pauses, a session of its own would look for questions.
+    notifier = make_notifier(pgnotifier_dsn, buffer_size=50, answers=False)
     notifier.subscribe(1, "orders", slow)
     (before,) = sessions.pids()
     for first in range(0, 3000, 100):

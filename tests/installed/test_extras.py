@@ -207,7 +207,7 @@ def test_cli(install, db, free_port):
     )
     db.notify("orders", '{"total": 9.5}')
     listener.wait_for("orders: {'total': 9.5} from session")
-    assert '"listening"' in environment.run("pgnotifier", "health", "--port", port).stdout
+    assert environment.run("pgnotifier", "health", "--port", port).stdout == "listening\n"
     assert "Traceback" not in listener.log
 
 
