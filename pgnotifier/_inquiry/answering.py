@@ -94,6 +94,7 @@ class Answering:
         self.lock = threading.RLock()
         self._noted: list[tuple[bytes, int]] = []
         self._looks = False
+        self._between = LOOK
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._news = threading.Event()
@@ -122,9 +123,9 @@ class Answering:
             self._wake()
 
     def watch(self, is_paused: bool) -> None:
-        """Begin or end to look for questions, as the reader pauses or reads again.
+        """Start looking for questions as the reader pauses, and stop as it reads again.
 
-        Orders are not seen meanwhile.
+        Orders aren't seen during a pause.
         """
         with self.lock:
             self._looks = is_paused
@@ -167,7 +168,7 @@ class Answering:
         """Wait for the next question; return False if the thread is to end."""
         until = monotonic() + LINGER
         while True:
-            self._news.wait(LOOK if self._looks else max(0.0, until - monotonic()))
+            self._news.wait(self._between if self._looks else max(0.0, until - monotonic()))
             with self.lock:
                 self._news.clear()
                 has_work, looks = bool(self._noted), self._looks
@@ -180,11 +181,16 @@ class Answering:
                 return True
 
     def _is_asked(self) -> bool:
-        """Return whether somebody asks; note the question then."""
+        """Return whether somebody asks; note the question then.
+
+        If the server can't be asked, it is left alone for a while.
+        """
         try:
             row = self._connected().execute(_IS_ASKED).fetchone()
-        except Exception as exc:  # noqa: BLE001 - as for answers
-            self._give_up(exc)
+            self._between = LOOK
+        except Exception:  # noqa: BLE001 - as for answers
+            self._between = LINGER
+            self._disconnect()
             return False
         if row is None or not row[0]:
             return False
@@ -209,17 +215,14 @@ class Answering:
             query = b";".join(notify_query(ANSWERS, part) for part in parts)
             self._connected().execute(query)
         except Exception as exc:  # noqa: BLE001 - nothing that concerns answers may end anything
-            self._give_up(exc)
+            logger.info(
+                "a question about this listener couldn't be answered: %s",
+                exc,
+                extra=about("unanswered", error=type(exc).__name__),
+            )
+            self._disconnect()
         # More questions may come meanwhile: the next answer is for all of them.
         self._closing.wait(max(0.0, begun + PAUSE - monotonic()))
-
-    def _give_up(self, exc: Exception) -> None:
-        logger.info(
-            "a question about this listener couldn't be answered: %s",
-            exc,
-            extra=about("unanswered", error=type(exc).__name__),
-        )
-        self._disconnect()
 
     def _is_for_this(self, question: Inquiry) -> bool:
         return question.order is None or question.order.listener == self.id

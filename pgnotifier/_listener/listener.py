@@ -13,15 +13,15 @@ from pgnotifier._connection.session import ConnectionLostError
 from pgnotifier._delivery.buffer import REPORT_PAUSE
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.reports import GapReport
+from pgnotifier._inquiry.answering import Answering
 from pgnotifier._listener.commands import Commands, Verb
 from pgnotifier._listener.gaps import Gaps
 from pgnotifier._listener.heartbeat import Heartbeat
 from pgnotifier._listener.leadership import Leadership
 from pgnotifier._listener.listening import Listening
-from pgnotifier._listener.pause import OnPause
 from pgnotifier._listener.queue_usage import QueueUsage
 from pgnotifier._listener.reader_connection import ReaderConnection, StoppingError
-from pgnotifier._listener.router import OnQuestion, Router
+from pgnotifier._listener.router import Router
 from pgnotifier._listener.state import StateReport
 from pgnotifier._registry.registry import Registry
 from pgnotifier._runtime.clock import Moment
@@ -82,8 +82,7 @@ class Listener:
         report_gap: GapReport,
         report_state: StateReport,
         settings: Settings,
-        on_question: OnQuestion | None = None,
-        on_pause: OnPause | None = None,
+        answering: Answering | None = None,
     ) -> None:
         """Make a listener that isn't running yet.
 
@@ -95,9 +94,8 @@ class Listener:
             report_gap: Is called with each gap.
             report_state: Is called with each state.
             settings: How to listen.
-            on_question: Is called with each question about it; None to get none.
-            on_pause: Is called as a pause turns out to last, and as that one ends. Questions
-                aren't read meanwhile.
+            answering: Answers questions about it. It gets those that are read, and looks for them
+                itself during a pause. None: there are no answers.
         """
         self.started = Moment.now()
         self.ready = Outcome()
@@ -114,7 +112,7 @@ class Listener:
             lambda dispatcher: deliverer(dispatcher, self.connection.wake),
             lambda: self._commands.channels("unlisten"),
             self._gaps.hold_new,
-            on_question,
+            None if answering is None else answering.note,
         )
         self.connection = ReaderConnection(
             parameters,
@@ -122,7 +120,7 @@ class Listener:
             settings.heartbeat,
             settings.heartbeat_timeout,
             lambda: self._stopping,
-            on_pause,
+            None if answering is None else answering.watch,
         )
         self._heartbeat = Heartbeat(self.connection)
         self.queue_usage = QueueUsage(self.connection.ask)

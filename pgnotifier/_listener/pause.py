@@ -20,10 +20,10 @@ logger = logging.getLogger("pgnotifier.pause")
 WARN = 60.0
 """Seconds between two warnings about a pause that lasts."""
 LONG = 1.0
-"""Seconds after which a pause is one that lasts."""
+"""Seconds after which a pause counts as a long one."""
 
 OnPause = Callable[[bool], object]
-"""Is called as a pause turns out to last, and as that one ends: whether there is one."""
+"""Called with True once a pause has lasted for `LONG` seconds, and with False when it ends."""
 
 # Of a server process: its pid, its start time, and that of its server.
 IDENTITY = b"""
@@ -57,14 +57,14 @@ class Pause:
             parameters: Where to connect.
             waiter: Waits for the network and for wake-ups.
             interval: Seconds between two checks that the server process is still there.
-            on_pause: Is called as a pause turns out to last, and as that one ends.
+            on_pause: Is called when a long pause begins or ends.
         """
         self.since: float | None = None
         self._parameters = parameters
         self._waiter = waiter
         self._interval = interval
         self._on_pause = on_pause
-        self._lasts = False
+        self._is_long = False
         self._look_at = self._warn_at = 0.0
         self._looking: Connecting | None = None
         self._usage: float | None = None
@@ -80,13 +80,13 @@ class Pause:
             self.since = now
             self._look_at, self._warn_at = now + self._interval, now + WARN
         until = min(self._look_at, self._warn_at)
-        if not self._lasts:
+        if not self._is_long:
             until = min(until, self.since + LONG)
         if self._waiter.wait_for_end(until - now, session.fd):
             raise ConnectionLostError("the connection ended while nothing was read")
         if not is_stopping():
-            if not self._lasts and monotonic() >= self.since + LONG:
-                self._note(lasts=True)
+            if not self._is_long and monotonic() >= self.since + LONG:
+                self._note(is_long=True)
             self._look(session)
             self._say_how_long()
 
@@ -104,16 +104,16 @@ class Pause:
     def forget(self) -> None:
         """End the pause without a log record."""
         self.since = None
-        if self._lasts:
-            self._note(lasts=False)
+        if self._is_long:
+            self._note(is_long=False)
         if self._looking is not None:
             self._looking.abandon()
             self._looking = None
 
-    def _note(self, *, lasts: bool) -> None:
-        self._lasts = lasts
+    def _note(self, *, is_long: bool) -> None:
+        self._is_long = is_long
         if self._on_pause is not None:
-            self._on_pause(lasts)
+            self._on_pause(is_long)
 
     def _look(self, session: Session) -> None:
         if self._looking is not None and self._looking.done:

@@ -118,7 +118,7 @@ class ReaderConnection:
             heartbeat: Seconds without anything after which a heartbeat is sent.
             timeout: Seconds within which it has to arrive.
             is_stopping: Returns whether to give up whatever is waited for.
-            on_pause: Is called as a pause turns out to last, and as that one ends.
+            on_pause: Is called when a long pause begins or ends.
         """
         self.parameters = parameters
         self.router = router

@@ -311,8 +311,7 @@ class Lifecycle:
             self.reports.gaps,
             self.reports.states,
             replace(self.settings, standby=self._owner.standby, waits=bool(self.startup_wait)),
-            None if self.answering is None else self.answering.note,
-            None if self.answering is None else self.answering.watch,
+            self.answering,
         )
         self.sources = Sources(
             self.parameters,

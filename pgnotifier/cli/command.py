@@ -16,6 +16,7 @@ from pgnotifier.cli.foreground import choose_channels
 from pgnotifier.cli.listing import show_json, show_table
 from pgnotifier.cli.metrics import HELP, expose_metrics
 from pgnotifier.cli.options import setting_option
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.probing import probe
 from pgnotifier.cli.sections import SectionedGroup
 from pgnotifier.cli.send.command import send
@@ -71,18 +72,19 @@ for _subcommand in (
     help="The listener's health_host or --health-host.",
 )
 @click.option("--live", is_flag=True, help="Ask whether it runs, not whether it is ready.")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print the answer, which is JSON.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 def health(port: int, host: str, live: bool, as_json: bool) -> None:
     """Ask a listener whether it is ready, for the probes of containers.
 
     Exit code: 0 if it is ready, 1 if it isn't, or doesn't answer.
     """
-    health = probe(port, "/healthz" if live else "/readyz", host)
+    found = probe(port, "/healthz" if live else "/readyz", host)
     if as_json:
-        click.echo(json.dumps(health._asdict()))
+        click.echo(json.dumps(found._asdict()))
     else:
-        click.echo("\n".join(health.trouble or health.states), err=not health.ok)
-    sys.exit(0 if health.ok else 1)
+        lines = map(printable, found.trouble or found.states)
+        click.echo("\n".join(lines), err=not found.ok)
+    sys.exit(0 if found.ok else 1)
 
 
 @pgnotifier.command()

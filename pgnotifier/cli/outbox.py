@@ -126,7 +126,7 @@ def show(target: Target, arguments: bool, redact: str | None, as_json: bool, ent
     for one in found:
         shown = {**one.to_dict(), **read_call(one.payload or "").describe(hides)}
         if as_json:
-            click.echo(json.dumps(shown, indent=2, ensure_ascii=False, default=repr))
+            click.echo(json.dumps(shown, indent=2, default=repr))
         else:
             click.echo(format_values(shown))
 

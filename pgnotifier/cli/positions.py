@@ -12,6 +12,7 @@ from pgnotifier._log.reclaim import reclaim as give_back
 from pgnotifier._log.sessions import find_session
 from pgnotifier._runtime.log_records import count, duration
 from pgnotifier.cli.durable import to_log
+from pgnotifier.cli.printable import printable
 from pgnotifier.cli.tables import format_table
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import format_size
@@ -60,7 +61,7 @@ def list_positions(target: Target, as_json: bool) -> None:
     else:
         click.echo("no durable subscriptions")
     click.echo()
-    click.echo("\n".join(describe_log(state)))
+    click.echo("\n".join(map(printable, describe_log(state))))
 
 
 @positions.command()

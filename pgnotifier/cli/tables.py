@@ -1,7 +1,7 @@
 """Tables and lists of values, as commands print them.
 
-What is shown may come from anybody who can notify or publish: a terminal shows it, and doesn't obey
-it.
+What is shown may come from anybody who can notify or publish, so escape sequences in it are shown
+as text.
 """
 
 import json

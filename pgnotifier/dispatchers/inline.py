@@ -27,7 +27,9 @@ class InlineDispatcher(Dispatcher):
 
     def dispatch(self, batch: Batch) -> None:
         """Call each callback once; never raises."""
-        if self.tracing and (choose := self.tracing.begin_batch(batch.rest())) is not None:
+        tracing = self.tracing
+        choose = None if tracing is None else tracing.begin_batch(batch.rest())
+        if choose is not None:
             self._dispatch_traced(batch, choose)
             return
         # As `one_by_one` does it, but without the cost of a generator: that is a tenth of this.

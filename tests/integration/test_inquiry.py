@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from pgnotifier import Notifier, OrderRefusedError
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session import notify_query
+from pgnotifier._inquiry.answering import LOOK, Answering
 from pgnotifier._inquiry.asking import Inquirer, ask
 from pgnotifier._inquiry.messages import QUESTIONS, Inquiry, Order
 from pgnotifier.cli.status.picture import find_problems
@@ -126,6 +127,25 @@ def test_while_nothing_is_read(dsn, db, make_notifier, inquirer, eventually):
     eventually(lambda: notifier.status().received == 100_000)
     (report,) = inquirer.survey(LONG).reports
     assert report.received == 100_000
+
+
+def test_a_look_that_fails():
+    """While the server can't be asked during a pause, it isn't asked every second."""
+    once, again = threading.Event(), threading.Event()
+
+    class Nowhere:
+        def connect(self):
+            (again if once.is_set() else once).set()
+            raise OSError("the server is down")
+
+    answering = Answering(Nowhere(), lambda _: None, None)
+    answering.watch(is_paused=True)
+    try:
+        assert once.wait(LONG)
+        assert not again.wait(2 * LOOK)
+    finally:
+        answering.close(LONG)
+    assert answer_threads() == 0
 
 
 def test_no_answers(start, dsn, db):

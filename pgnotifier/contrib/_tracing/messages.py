@@ -3,16 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pgnotifier.dispatch import Delivery, Dispatcher
-from pgnotifier.dispatchers import AsyncioDispatcher, InlineDispatcher, ThreadDispatcher
+from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import raw_of
-
-_IN_PROCESS = (AsyncioDispatcher, InlineDispatcher, ThreadDispatcher)
-
-
-def enqueues(dispatcher: Dispatcher) -> bool:
-    """Return whether a dispatcher makes messages of notifications and hands them to a queue."""
-    return not (dispatcher.is_relay or isinstance(dispatcher, _IN_PROCESS))
 
 
 def may_carry(payload: Any, name: str) -> bool:

@@ -1,7 +1,7 @@
 """Make the spans of notifications."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -17,18 +17,18 @@ from opentelemetry.trace import (
     TraceFlags,
 )
 
-from pgnotifier._runtime.tracing import Choose, Kind
+from pgnotifier._runtime.tracing import Choose
+from pgnotifier.contrib._tracing.handing import HandingOver
 from pgnotifier.contrib._tracing.messages import (
     any_may_carry,
     describe,
-    enqueues,
     hash_of,
     may_carry,
 )
 from pgnotifier.contrib._tracing.recent import Recent
 from pgnotifier.contrib.opentelemetry.origins import TRACEPARENT, find_origin, find_origins
 from pgnotifier.contrib.opentelemetry.sampling import SCALE, Decision
-from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatch import Delivery
 
 _NOTHING = Context()
 _UNRECORDED = trace.set_span_in_context(
@@ -54,16 +54,16 @@ class _Unrecorded:
 _unrecorded = _Unrecorded()
 
 
-class Spans:
+class Spans(HandingOver[Span, SpanContext]):
     """Makes the spans of a notifier: a consumer's span for each notification.
 
     Further subscriptions to it have spans of their own below that one.
     """
 
     def __init__(self, decision: Decision) -> None:
+        super().__init__()
         self._tracer, self._bound, self._follows_parent = decision
         self._recent = Recent[Span, SpanContext](lambda span: span.get_span_context())
-        self._handed: dict[int, SpanContext] = {}  # by the delivery's identity
 
     def calling(self, delivery: Delivery, /) -> AbstractContextManager[object]:
         """Return what a callback is to be called in."""
@@ -89,17 +89,6 @@ class Spans:
             return None
         return self._current(delivery, None)
 
-    def handing_over(
-        self, deliveries: Iterable[Delivery], by: Dispatcher, /
-    ) -> AbstractContextManager[object]:
-        """Return what deliveries are to be handed to a queue in."""
-        return self._handing_over(deliveries) if enqueues(by) else nullcontext()
-
-    def find(self, delivery: Delivery, kind: type[Kind], /) -> Kind | None:
-        """Return the ids of the span of a delivery that is being handed over."""
-        found = self._handed.get(id(delivery))
-        return found if isinstance(found, kind) else None
-
     @contextmanager
     def _current(self, delivery: Delivery, origin: SpanContext | None) -> Iterator[None]:
         span = self._begin(delivery, origin, "process")
@@ -113,33 +102,17 @@ class Spans:
             contexts.detach(token)
             span.end()
 
-    @contextmanager
-    def _handing_over(self, deliveries: Iterable[Delivery]) -> Iterator[None]:
-        spans: list[Span] = []
-        begun: list[Delivery] = []  # keeps their identities
-        for delivery in tuple(deliveries):
-            if not delivery.binding.live:
-                continue
-            origin = find_origin(delivery.notification.payload)
-            if self._is_recorded(delivery, origin):
-                span = self._begin(delivery, origin, "receive")
-                spans.append(span)
-                ids = span.get_span_context()
-            else:
-                ids = _make_unrecorded(origin, delivery)
-            begun.append(delivery)
-            self._handed[id(delivery)] = ids
-        try:
-            yield
-        except BaseException as exc:
-            for span in spans:
-                _fail(span, exc)
-            raise
-        finally:
-            for span in spans:
-                span.end()
-            for delivery in begun:
-                self._handed.pop(id(delivery), None)
+    def _receive(self, delivery: Delivery) -> tuple[Span | None, SpanContext]:
+        origin = find_origin(delivery.notification.payload)
+        if not self._is_recorded(delivery, origin):
+            return None, _make_unrecorded(origin, delivery)
+        span = self._begin(delivery, origin, "receive")
+        return span, span.get_span_context()
+
+    def _end(self, span: Span, failure: BaseException | None) -> None:
+        if failure is not None:
+            _fail(span, failure)
+        span.end()
 
     def _is_recorded(self, delivery: Delivery, origin: SpanContext | None) -> bool:
         """Return whether to make a span; the sampler decides that if it isn't a usual one."""

@@ -1,24 +1,24 @@
 """Make Sentry's transactions of notifications."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sentry_sdk
 from sentry_sdk.tracing import Transaction
 
-from pgnotifier._runtime.tracing import Choose, Kind
+from pgnotifier._runtime.tracing import Choose
+from pgnotifier.contrib._tracing.handing import HandingOver
 from pgnotifier.contrib._tracing.messages import (
     any_may_carry,
     describe,
-    enqueues,
     find_carried,
     hash_of,
     may_carry,
 )
 from pgnotifier.contrib._tracing.recent import Recent
-from pgnotifier.dispatch import Delivery, Dispatcher
+from pgnotifier.dispatch import Delivery
 
 ORIGIN = "auto.queue.pgnotifier"
 """What made the spans: https://develop.sentry.dev/sdk/telemetry/traces/trace-origin/"""
@@ -31,15 +31,15 @@ _SCALE = 1_000_000
 Headers = dict[str, str]
 
 
-class Transactions:
+class Transactions(HandingOver[Any, Headers]):
     """Makes a transaction for each notification.
 
     Further subscriptions to it have transactions of their own, in the same trace.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._recent = Recent[Any, Headers](_headers_of)
-        self._handed: dict[int, Headers] = {}  # by the delivery's identity
 
     def calling(self, delivery: Delivery, /) -> AbstractContextManager[object]:
         """Return what a callback is to be called in."""
@@ -66,42 +66,17 @@ class Transactions:
                 sentry_sdk.capture_exception(exc)  # with the ids of this transaction
                 raise
 
-    def handing_over(
-        self, deliveries: Iterable[Delivery], by: Dispatcher, /
-    ) -> AbstractContextManager[object]:
-        """Return what deliveries are to be handed to a queue in."""
-        return self._handing_over(deliveries) if enqueues(by) else nullcontext()
-
-    def find(self, delivery: Delivery, kind: type[Kind], /) -> Kind | None:
-        """Return the headers that continue the transaction of a delivery being handed over."""
-        found = self._handed.get(id(delivery))
-        return found if isinstance(found, kind) else None
-
-    @contextmanager
-    def _handing_over(self, deliveries: Iterable[Delivery]) -> Iterator[None]:
+    def _receive(self, delivery: Delivery) -> tuple[Any, Headers]:
         rate = find_rate()
-        begun: list[Any] = []
-        handed = [one for one in deliveries if one.binding.live]  # keeps their identities
-        for delivery in handed:
-            if not _may_be_recorded(delivery, rate):
-                self._handed[id(delivery)] = _make_unrecorded(delivery)
-                continue
-            with sentry_sdk.isolation_scope():
-                transaction, headers = self._join(delivery, "receive", rate)
-            self._handed[id(delivery)] = headers
-            if transaction is not None:
-                begun.append(transaction)
-        try:
-            yield
-        except BaseException:
-            for transaction in begun:
-                transaction.set_status("internal_error")
-            raise
-        finally:
-            for transaction in begun:
-                transaction.finish()
-            for delivery in handed:
-                self._handed.pop(id(delivery), None)
+        if not _may_be_recorded(delivery, rate):
+            return None, _make_unrecorded(delivery)
+        with sentry_sdk.isolation_scope():
+            return self._join(delivery, "receive", rate)
+
+    def _end(self, span: Any, failure: BaseException | None) -> None:
+        if failure is not None:
+            span.set_status("internal_error")
+        span.finish()
 
     def _begin(self, delivery: Delivery, rate: float | None) -> Any:
         """Return the transaction that a callback is to be called in."""
