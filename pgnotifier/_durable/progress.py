@@ -97,8 +97,7 @@ class Progress:
             and not self._missing.is_busy
             and not self._turn.is_elsewhere
             and self._turn.has_come
-            and self.wanted is self.binding
-            and self.binding.live
+            and self._may_go_on
         )
 
     @property
@@ -110,13 +109,14 @@ class Progress:
     def due_at(self) -> float:
         """When to visit it next, by `monotonic()`, whether or not the bell rings."""
         times = [self._missing.due_at]
-        if self.flight is not None:
-            has_ended = self.flight.has_ended
-            times.append(self._look_at if has_ended else self._saved_at + SAVE_PAUSE)
-        if self.binding.live:
-            times.append(self._retries.due_at)
         if self.flight is None:
             times.append(self._turn.comes_at)
+        elif self.flight.has_ended:
+            times.append(self._look_at)
+        elif not self.flight.is_void:  # of a log that isn't there any more, nothing is saved
+            times.append(self._saved_at + SAVE_PAUSE)
+        if self._may_go_on:
+            times.append(max(self._retries.due_at, self._turn.begins_at(is_held=self._is_locked)))
         return min(times)
 
     @property
@@ -167,7 +167,7 @@ class Progress:
         self._missing.settle(session, self._hand_over)
         if not self.is_busy and self.wanted is not None:
             self.binding = self.wanted
-        if self.wanted is not self.binding or not self.binding.live or self.sub is None:
+        if not self._may_go_on or self.sub is None:
             self._let_go(session)
             return False
         if not (may_read or self.is_busy):
@@ -219,6 +219,11 @@ class Progress:
             self._is_locked = session.lock(self.sub)
             self._turn.note(is_elsewhere=not self._is_locked)
         return not self._turn.is_elsewhere
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether more may be delivered to the binding, which was neither replaced nor muted."""
+        return self.wanted is self.binding and self.binding.live
 
     @property
     def _holds(self) -> bool:
@@ -291,8 +296,7 @@ class Progress:
             and self._reading.bookmark.known is not None
             and not self._missing.is_busy
             and not self._holds
-            and self.wanted is self.binding
-            and self.binding.live
+            and self._may_go_on
             and self._turn.has_come
         )
 

@@ -16,6 +16,8 @@ AT_ONCE = 100
 """How many failed entries are retried at a time."""
 CHECK_PAUSE = 5.0
 """Seconds between two looks for what other sessions have put aside."""
+LOCKED_PAUSE = 0.1
+"""Seconds before another look for what is due while another session has locked it."""
 LOST_PAUSE = 1.0
 """Seconds before what was dropped on its way is tried again: it may be dropped again."""
 
@@ -72,11 +74,11 @@ class Retries:
         # settled is known by its number.
         found = session.read_due(sub, AT_ONCE)
         rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
-        if rows:
-            self._flight = launch(
-                rows, binding, self._hand_over, self._on_settled, session.encoding
-            )
-        return bool(rows)
+        if not rows:  # another session has locked them
+            self._due_at = monotonic() + LOCKED_PAUSE
+            return False
+        self._flight = launch(rows, binding, self._hand_over, self._on_settled, session.encoding)
+        return True
 
     def settle(self, session: LogSession, binding: Binding, *, at_once: bool = False) -> None:
         """Forget what has succeeded at last; put off, or set aside, what has failed again.

@@ -41,6 +41,15 @@ class Turn:
         later = (at for at in (self._paused_until, self._turn_at) if at > now)
         return min(later, default=math.inf)
 
+    def begins_at(self, *, is_held: bool) -> float:
+        """Return from when on it may be read, by `monotonic()`.
+
+        Args:
+            is_held: Whether this session holds it, so that no other replica can have it.
+        """
+        begins_at = max(self._paused_until, self._turn_at)
+        return begins_at if is_held else max(begins_at, self._lock_at)
+
     def note(self, *, is_elsewhere: bool) -> None:
         """Note whether another replica advances it."""
         self.is_elsewhere = is_elsewhere

@@ -23,7 +23,6 @@ ELSEWHERE = {
     "_log/outboxes.py": "unit/log/test_opening.py",
     "_durable/log_session.py": "integration/test_durable.py",
     "_durable/pooling.py": "faults/test_poolers.py",
-    "_durable/progress.py": "integration/test_durable.py",
     "_durable/reports.py": "integration/test_durable.py",
     "_durable/retries.py": "integration/test_durable.py",
     "_durable/rows.py": "integration/test_durable.py",

@@ -1,6 +1,7 @@
 """Turns: when a subscription is read, and when it is left to others."""
 
 import math
+from time import monotonic
 
 from pgnotifier._durable.turn import Turn
 
@@ -42,3 +43,14 @@ def test_another_replica():
     turn.note(is_elsewhere=False)
     assert not turn.is_elsewhere
     assert turn.may_lock
+
+
+def test_when_it_begins():
+    """A pause holds in any case; another replica, unless this session has it."""
+    turn = Turn()
+    assert turn.begins_at(is_held=False) == -math.inf
+    turn.note(is_elsewhere=True)
+    assert turn.begins_at(is_held=False) > monotonic()
+    assert turn.begins_at(is_held=True) == -math.inf
+    turn.pause(60.0)
+    assert turn.begins_at(is_held=True) > monotonic() + 50
