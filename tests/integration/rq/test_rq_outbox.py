@@ -273,12 +273,9 @@ def test_the_relay(log, make_notifier, queue, eventually):
     eventually(lambda: low.count == 1)
     assert queue.job_ids == [job.id for job in (*before, *after)]
     assert low.job_ids == [other.id]
-    (status,) = notifier.status().dispatchers
-    assert status.details == {
-        "outbox": "default",
-        "relayed": {f"{__name__}.work": 1206},
-        "refused": 0,
-    }
+    relayed = {f"{__name__}.work": 1206}  # it counts them once Redis has answered
+    expected = {"outbox": "default", "relayed": relayed, "refused": 0}
+    eventually(lambda: notifier.status().dispatchers[0].details == expected)
     low.delete()
 
 
