@@ -7,6 +7,7 @@ import durable_broker
 import durable_held
 import durable_latency
 import durable_publishing
+import durable_subscriptions
 import durable_volume
 import growth
 import inline
@@ -47,6 +48,7 @@ if __name__ == "__main__":
                 durable_publishing,
                 durable_broker,
                 durable_latency,
+                durable_subscriptions,
                 durable_held,
                 durable_volume,
                 outbox,

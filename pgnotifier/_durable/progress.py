@@ -10,6 +10,7 @@ from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.dropping import Missing, ReportDropped
 from pgnotifier._durable.flight import Flight, retry_pause
 from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.pace import Pace
 from pgnotifier._durable.reading import Reading, Sizes
 from pgnotifier._durable.reports import report_dead, report_held
 from pgnotifier._durable.retries import Retries
@@ -18,13 +19,6 @@ from pgnotifier._durable.tally import Tally
 from pgnotifier._durable.turn import Turn
 from pgnotifier.dispatch import Binding
 from pgnotifier.durability import Durability
-
-SAVE_PAUSE = 1.0
-"""Seconds after which the part of a batch that is settled is saved."""
-IDLE_SAVE_PAUSE = 10.0
-"""Seconds between two saved positions while there is nothing to deliver."""
-QUIET_SAVE_PAUSE = 300.0
-"""The same while nothing at all is published: the log may be full."""
 
 
 class Progress:
@@ -39,6 +33,7 @@ class Progress:
         binding: The binding that is delivered to now.
         sub: The subscription's number in the log; None if it isn't known, or was forgotten.
         tally: What is delivered, and what is known of the rest.
+        reading: Where it is in the log, and what was read.
         flight: The entries that are being delivered, if any.
         latest: How many these were, or the ones before.
         read_at: When that was, by `monotonic()`.
@@ -72,12 +67,10 @@ class Progress:
         self._on_settled = on_settled
         self._missing = Missing(report_dropped, on_settled)
         self._is_locked = False
-        self._reading = Reading(sizes or Sizes.of(binding.dispatcher))
+        self.reading = Reading(sizes or Sizes.of(binding.dispatcher))
         self.flight: Flight | None = None
-        self._look_at = -math.inf
         self._retries = Retries(hand_over, on_settled)
-        self._saved_at = -math.inf
-        self._save_pause = IDLE_SAVE_PAUSE
+        self._pace = Pace()
 
     @property
     def durability(self) -> Durability:
@@ -101,6 +94,17 @@ class Progress:
         )
 
     @property
+    def is_caught_up(self) -> bool:
+        """Whether a visit would do nothing unless `find_news` finds something for it."""
+        return (
+            self.awaits_entries
+            and not self.is_busy
+            and self.tally.behind_since is None
+            and self.reading.bookmark.ahead is not None
+            and monotonic() < self._pace.idle_at
+        )
+
+    @property
     def is_gone(self) -> bool:
         """Whether it was removed, and nothing is under way any more."""
         return self.wanted is None and not (self.is_busy or self._is_locked)
@@ -112,9 +116,9 @@ class Progress:
         if self.flight is None:
             times.append(self._turn.comes_at)
         elif self.flight.has_ended:
-            times.append(self._look_at)
+            times.append(self._pace.ended_at)
         elif not self.flight.is_void:  # of a log that isn't there any more, nothing is saved
-            times.append(self._saved_at + SAVE_PAUSE)
+            times.append(self._pace.part_at)
         if self._may_go_on:
             times.append(max(self._retries.due_at, self._turn.begins_at(is_held=self._is_locked)))
         return min(times)
@@ -133,7 +137,7 @@ class Progress:
     def begin_again(self) -> None:
         """Trust nothing that is known of the log. What is under way is read again afterwards."""
         self.sub, self._is_locked = None, False
-        self._reading.begin_again()
+        self.reading.begin_again()
         self._missing.forget()
         if self.flight is not None:
             self.flight = replace(self.flight, is_void=True)
@@ -142,11 +146,16 @@ class Progress:
     def disconnect(self) -> None:
         """Note that the session has ended, and its locks with it. What is under way stays so."""
         self._is_locked = False
-        self._reading.drop()
+        self.reading.drop()
 
     def try_again(self) -> None:
         """Have it looked at once whether another replica still has it."""
         self._turn.look_again()
+
+    def pass_over(self, now: str) -> None:
+        """Note that there is nothing new for it, up to a snapshot."""
+        self.reading.bookmark.ahead = now
+        self._retries.note_none()
 
     def leave_alone(self) -> None:
         """Read nothing for a moment, so that another replica can have it."""
@@ -178,13 +187,13 @@ class Progress:
             if self._is_locked and monotonic() >= self._retries.due_at:
                 more = self._retries.read(session, self.sub, self.binding) or more
             if self.flight is not None and not self.flight.is_void and self._may_read_ahead:
-                self._reading.read_ahead(session, self.sub, self.flight)
+                self.reading.read_ahead(session, self.sub, self.flight)
         self._let_go(session)
         return more
 
     def save(self, session: LogSession) -> None:
         """Save what is settled before the session is given up: others may go on then."""
-        self._look_at = -math.inf
+        self._pace.ended_at = -math.inf
         self._settle(session)
 
     def end(self, session: LogSession) -> None:
@@ -202,11 +211,11 @@ class Progress:
         """Hold it, and fetch what comes next; return False if another replica has it."""
         if self.sub is None or not (self._is_locked or self._turn.may_lock):
             return False
-        if self._reading.has_next:
+        if self.reading.has_next:
             return True
         if self.flight is None and not self._missing.is_busy:
-            keep = monotonic() >= min(self._retries.due_at, self._saved_at + self._save_pause)
-            fetched = self._reading.advance(
+            keep = monotonic() >= min(self._retries.due_at, self._pace.idle_at)
+            fetched = self.reading.advance(
                 session,
                 self.sub,
                 is_single=self._holds,
@@ -233,7 +242,7 @@ class Progress:
     def _let_go(self, session: LogSession) -> None:
         """Let other replicas go on, unless something is under way."""
         if self.flight is None:
-            self._reading.drop()
+            self.reading.drop()
         if self._is_locked and not self.is_busy and self.sub is not None:
             self._is_locked = False
             session.unlock(self.sub)
@@ -242,7 +251,7 @@ class Progress:
         """Read the next entries and hand them over; return whether to look again at once."""
         sub = self.sub
         assert sub is not None
-        reading, bookmark = self._reading, self._reading.bookmark
+        reading, bookmark = self.reading, self.reading.bookmark
         if reading.has_entries:
             self._launch(session)
             return True
@@ -275,7 +284,7 @@ class Progress:
 
     def _launch(self, session: LogSession) -> None:
         """Hand over the first of the entries that were read."""
-        self.flight = self._reading.launch(
+        self.flight = self.reading.launch(
             self.binding,
             self._hand_over,
             self._on_settled,
@@ -285,15 +294,15 @@ class Progress:
         rows = self.flight.rows
         self.latest = len(rows)
         self.tally.behind_since = rows[0].published_at
-        self.read_at = self._saved_at = monotonic()
-        self._look_at = self.read_at + self.flight.pause
+        self.read_at = monotonic()
+        self._pace.begin(self.flight.pause)
 
     @property
     def _may_read_ahead(self) -> bool:
         """Whether entries may be read while others are under way."""
         return (
             self._is_locked
-            and self._reading.bookmark.known is not None
+            and self.reading.bookmark.known is not None
             and not self._missing.is_busy
             and not self._holds
             and self._may_go_on
@@ -302,12 +311,11 @@ class Progress:
 
     def _move_on(self, session: LogSession, window: Window) -> None:
         """Go on to the next window. This one is empty, so it is saved now and then only."""
-        self._reading.bookmark.ahead = window.target
+        self.reading.bookmark.ahead = window.target
         if window.is_now:
             self.tally.behind_since = None
-        is_quiet = window.newest <= window.id_hi
-        self._save_pause = QUIET_SAVE_PAUSE if is_quiet else IDLE_SAVE_PAUSE
-        is_due = window.last_id or monotonic() >= self._saved_at + self._save_pause
+        self._pace.note_idle(is_quiet=window.newest <= window.id_hi)
+        is_due = window.last_id or monotonic() >= self._pace.idle_at
         if is_due and self._is_locked:
             self._save(session, Place(window.target))
 
@@ -328,18 +336,18 @@ class Progress:
             self.flight = None if flight.has_ended or at_once else flight
             return
         has_ended = flight.has_ended
-        if not (has_ended or at_once or monotonic() >= self._saved_at + SAVE_PAUSE):
+        if not (has_ended or at_once or monotonic() >= self._pace.part_at):
             return
         has_failed = bool(flight.ledger.failures)
         if has_failed and self._holds:
             self._hold(flight)
             return
-        if has_ended and not (at_once or has_failed) and monotonic() < self._look_at:
+        if has_ended and not (at_once or has_failed) and monotonic() < self._pace.ended_at:
             return
         head = flight.head
         is_whole = len(head) == len(flight.rows)
         place = flight.place_after(head)
-        self._saved_at = monotonic()
+        self._pace.note_saved()
         left: Flight | None = None if has_ended else flight.after(head)
         if place is not None:
             failed = list(flight.failed(head, self.durability))
@@ -351,7 +359,7 @@ class Progress:
         if is_whole:
             self._turn.go_on()
         elif has_ended:  # the rest was dropped, and is read again
-            self._reading.drop()
+            self.reading.drop()
             self._turn.pause()
 
     def _save(
@@ -367,9 +375,9 @@ class Progress:
         """Move the position past some entries; return False if it was moved elsewhere."""
         assert self.sub is not None
         waits = waits or (self._holds and len(head) > 0)  # its batches have one entry
-        self._saved_at = monotonic()
+        self._pace.note_saved()
         channel = self.binding.subscription.channel
-        save = self._reading.save_and_look if looks else self._reading.save
+        save = self.reading.save_and_look if looks else self.reading.save
         if not save(session, self.sub, channel, place, len(head), failed, waits=waits):
             return False
         if head:
@@ -382,7 +390,7 @@ class Progress:
     def _hold(self, flight: Flight) -> None:
         """Stay where an entry has failed, and pause."""
         self.flight = None
-        self._reading.drop()
+        self.reading.drop()
         is_new = self.tally.note_held()
         self._turn.pause(retry_pause(self.tally.attempts))
         if is_new:

@@ -55,6 +55,10 @@ class Retries:
         """Look for some in that time at the latest."""
         self._due_at = min(self._due_at, monotonic() + seconds)
 
+    def note_none(self) -> None:
+        """Note that nothing has failed."""
+        self._due_at = monotonic() + CHECK_PAUSE
+
     def void(self) -> None:
         """Note that what is under way is of another log, where it isn't known."""
         if self._flight is not None:

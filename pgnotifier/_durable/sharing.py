@@ -5,6 +5,7 @@ from collections.abc import Collection
 from time import monotonic
 
 from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.news import find_news
 from pgnotifier._durable.progress import Progress
 
 AT_ONCE = 2
@@ -39,7 +40,7 @@ class Sharing:
             for one in progress:
                 one.try_again()
         found = False
-        for one in sorted(progress, key=lambda one: one.read_at):
+        for one in sorted(find_news(session, progress), key=lambda one: one.read_at):
             others = [other for other in progress if other is not one]
             offers = (
                 _has_landed(one)

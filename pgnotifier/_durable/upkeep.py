@@ -66,7 +66,8 @@ class Upkeep:
         self, session: LogSession, progress: Collection[Progress], now: float
     ) -> None:
         known = {one.sub: one for one in progress if one.sub is not None}
-        figures = session.figures([*known])
+        behind = [sub for sub, one in known.items() if not one.is_caught_up]
+        figures = session.figures([*known], behind)
         for sub, one in known.items():
             one.tally.figures = figures.get(sub)
             if self._looked_at is not None and sub in self._counts:

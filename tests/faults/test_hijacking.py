@@ -18,7 +18,7 @@ import pgnotifier
 from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import leftovers, log_session, pooling
+from pgnotifier._durable import leftovers, log_session, news, pooling
 from pgnotifier._inquiry import answering, asking, marks
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
@@ -66,6 +66,7 @@ CONTAINED = {
     "_connection/session_settings.py": 1,
     "_durable/leftovers.py": 2,
     "_durable/log_session.py": 17,
+    "_durable/news.py": 1,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
     "_log/done.py": 3,
@@ -225,7 +226,8 @@ ON_LOG = {
     "move": (log_session._MOVE, (True, 1, 1, "3:3:", "900:900:", 7)),
     "wait": (log_session._WAIT, ()),
     "next retry": (log_session._NEXT_RETRY, (1,)),
-    "figures": (log_session._FIGURES, ([1],)),
+    "figures": (log_session._FIGURES, ([1], [1])),
+    "news": (news._FIND_NEWS, {"since": "3:900:5", "subs": [1], "known": [1]}),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
     "offer": (log_session._OFFER, ()),

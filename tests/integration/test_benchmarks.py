@@ -37,6 +37,7 @@ COMPETITORS = {
     "durable tasks in Redis, from four processes": 3,
     "from COMMIT to task, at 50 a second": 6,
     "from COMMIT to task, 8 slow writers": 6,
+    "from COMMIT to callback, with many durable subscriptions": 4,
     "rate, with a transaction open for 2 s": 4,
     "latency, with a transaction open for 2 s": 4,
     "10,000 entries through the log": 4,

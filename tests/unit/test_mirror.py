@@ -22,6 +22,7 @@ ELSEWHERE = {
     "_durable/leftovers.py": "faults/test_durable.py",
     "_log/outboxes.py": "unit/log/test_opening.py",
     "_durable/log_session.py": "integration/test_durable.py",
+    "_durable/news.py": "integration/test_news.py",
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/reports.py": "integration/test_durable.py",
     "_durable/retries.py": "integration/test_durable.py",

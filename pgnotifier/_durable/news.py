@@ -1,0 +1,89 @@
+"""News: one query finds which of many subscriptions have something to read."""
+
+from collections.abc import Collection
+
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.progress import Progress
+
+MANY = 5
+"""How many subscriptions that are caught up are worth a query for all of them together."""
+# Snapshots are compared as `advance()` does: an entry is new if its transaction wasn't visible in
+# the one before. With a constant as the limit, the planner always chooses the index.
+_FIND_NEWS = """
+SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text, (
+    SELECT s.oid FROM pg_catalog.pg_namespace AS s
+    WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
+), ARRAY(
+    SELECT k.sub
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(subs)s::pg_catalog.int4[]),
+        pg_catalog.unnest(%(known)s::pg_catalog.int8[])
+    ) AS k (sub, n)
+    LEFT JOIN pgnotifier.subscription AS u ON u.sub OPERATOR(pg_catalog.=) k.sub
+    WHERE u.channel IS NULL
+        OR new.entries OPERATOR(pg_catalog.>=) 1000
+        OR u.channel OPERATOR(pg_catalog.=) ANY (new.channels)
+        OR k.n OPERATOR(pg_catalog.<>) COALESCE((
+            SELECT pg_catalog.max(p.n) FROM pgnotifier.position AS p
+            WHERE p.sub OPERATOR(pg_catalog.=) k.sub
+        ), 0)
+        OR EXISTS (
+            SELECT FROM pgnotifier.failed AS f
+            WHERE f.sub OPERATOR(pg_catalog.=) k.sub AND NOT f.dead
+        )
+)
+FROM (
+    SELECT pg_catalog.array_agg(DISTINCT e.channel) AS channels, pg_catalog.count(*) AS entries
+    FROM (
+        (
+            SELECT l.channel::pg_catalog.text FROM pgnotifier.log AS l
+            WHERE l.xid OPERATOR(pg_catalog.>=)
+                pg_catalog.pg_snapshot_xmax(%(since)s::pg_catalog.pg_snapshot)
+            ORDER BY l.xid, l.id LIMIT 1000
+        )
+        UNION ALL
+        SELECT o.channel
+        FROM pg_catalog.pg_snapshot_xip(%(since)s::pg_catalog.pg_snapshot) AS late
+        CROSS JOIN LATERAL (
+            SELECT l.channel::pg_catalog.text FROM pgnotifier.log AS l
+            WHERE l.xid OPERATOR(pg_catalog.=) late ORDER BY l.xid, l.id LIMIT 1000
+        ) AS o
+    ) AS e
+) AS new
+"""
+
+
+def find_news(session: LogSession, progress: Collection[Progress]) -> Collection[Progress]:
+    """Return the subscriptions to visit, without those for which nothing is new.
+
+    Otherwise each visit takes a query that finds nothing. New is what was published on a
+    subscription's channel, or has failed and is to be retried; or if its position was moved, or
+    forgotten. After a thousand entries, for any channels, all of them are visited.
+
+    Args:
+        session: The session.
+        progress: The source's subscriptions.
+
+    Raises:
+        psycopg.Error: The session has ended, or refuses something.
+    """
+    waiting = {one.sub: one for one in progress if one.is_caught_up}
+    if len(waiting) < MANY:
+        return progress
+    known = [one.reading.bookmark.known for one in waiting.values()]
+    since = min((str(one.reading.bookmark.ahead) for one in waiting.values()), key=_moment)
+    values = {"since": since, "subs": [*waiting], "known": known}
+    found = session.connection.execute(_FIND_NEWS.encode(), values).fetchone()
+    assert found is not None
+    now, schema, with_news = found
+    session.check_schema(schema)
+    passed_over = {one for sub, one in waiting.items() if sub not in with_news}
+    for one in passed_over:
+        one.pass_over(now)
+    return [one for one in progress if one not in passed_over]
+
+
+def _moment(snapshot: str) -> tuple[int, int, int]:
+    """Return what is less for a snapshot that was taken earlier: it saw fewer transactions."""
+    xmin, xmax, running = snapshot.split(":")
+    return int(xmin), int(xmax), -len(running.split(","))
