@@ -30,10 +30,10 @@ from results import Limit, Section, compare
 from rounds import take_turns
 from servers import Servers
 
-COUNT = 20_000
+COUNT = 40_000
 QUEUE = "celery"
 TIMEOUT = 60  # seconds
-FEWER = 20
+FEWER = 40
 """The slow ones get the count divided by this."""
 SLOW = (PROCRASTINATE, PGPUBSUB)
 FOUR, FOUR_READERS = "four subscriptions", "four outbox readers"

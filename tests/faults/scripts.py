@@ -37,13 +37,17 @@ def ends_within_a_second(start):
 
 
 class Script:
-    """A running script, which finds its database's conninfo string in `sys.argv[1]`."""
+    """A running script, which finds its database's conninfo string in `sys.argv[1]`.
 
-    def __init__(self, directory, source, *args, flags=()):
+    One that traces its own lines isn't measured by coverage, which would trace them, too.
+    """
+
+    def __init__(self, directory, source, *args, flags=(), traces=False):
         self.took = None
         self._out, self._err = directory / "out", directory / "err"
         path = directory / "script.py"
         path.write_text(source)
+        env = {k: v for k, v in os.environ.items() if not (traces and k.startswith("COVERAGE_"))}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *FLAGS, *flags, str(path), *args],
@@ -51,7 +55,7 @@ class Script:
                 stderr=err,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=env | {"PYTHONPATH": str(ROOT)},
                 # A shell that starts us in the background makes us ignore SIGINT.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )

@@ -100,7 +100,7 @@ def test_killed_before_each_line(log, broker, run_script, step):
     """
     log.execute(TABLES)
     webs = [
-        run_script(SCRIPT, log.dsn, "stepping_web", broker.url, way, str(lines))
+        run_script(SCRIPT, log.dsn, "stepping_web", broker.url, way, str(lines), traces=True)
         for way, lines in {"delay": 199, "after": 199, "outbox": step}.items()
     ]
     assert all(map(ends_well, webs))

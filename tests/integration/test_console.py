@@ -135,6 +135,17 @@ def test_overview(serve, page, picture, notifier, db, eventually):
     picture("console-overview")
 
 
+def keeps_focus(page, button):
+    """Return whether a button of a table has the focus after the table was drawn again.
+
+    It hasn't if its row was gone meanwhile, as a listener of a busy machine may answer too late.
+    """
+    button.focus()
+    button.evaluate("button => { button.dataset.old = 'yes' }")
+    page.locator("#channel-table button.link:not([data-old])").wait_for()
+    return button.evaluate("button => button === document.activeElement")
+
+
 def test_keyboard_and_theme(serve, page, notifier):
     """Everything can be reached without a mouse, in the light and in the dark."""
     notifier.subscribe("invoice", "orders", print)
@@ -152,10 +163,7 @@ def test_keyboard_and_theme(serve, page, notifier):
     assert page.evaluate("document.activeElement.id") == "tab-channels"
     link = page.locator("#channel-table button.link")
     link.wait_for()
-    link.focus()
-    link.evaluate("button => { button.dataset.old = 'yes' }")
-    page.locator("#channel-table button.link:not([data-old])").wait_for()
-    assert link.evaluate("button => button === document.activeElement"), "lost in the next look"
+    assert any(keeps_focus(page, link) for _ in range(5)), "lost in the next look"
     page.keyboard.press("Enter")
     page.locator("#followed", has_text="orders").wait_for()
     page.keyboard.press("p")
