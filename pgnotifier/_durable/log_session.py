@@ -12,7 +12,7 @@ from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Ro
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
-from pgnotifier.errors import NotListeningError
+from pgnotifier.errors import LogRefusedError, NotListeningError
 
 _NEW = (0, 0)
 """The attempts, and the number among those that have failed, of an entry that is read."""
@@ -146,9 +146,15 @@ class LogSession:
 
         Raises:
             LogNotInstalledError: The schema isn't installed, or is too old.
-            LogRefusedError: The server is a standby; or this role may not use the log.
+            LogRefusedError: The server is a standby; this role may not use the log; or the
+                database's encoding is one that can't be read.
         """
         check_server(self.connection)
+        if self.encoding.name == "MULE_INTERNAL":  # PostgreSQL can't convert it to UTF-8
+            raise LogRefusedError(
+                "durable subscriptions can't be read from a database with the encoding "
+                "MULE_INTERNAL. Use one with UTF8"
+            )
         self.connection.execute("SET synchronous_commit TO off")
         self.connection.execute("LISTEN pgnotifier_wake")
         started, database, schema = self._one(_RUN)
@@ -229,11 +235,9 @@ class LogSession:
         found = self.connection.execute(_ADVANCE.encode(), values, binary=True).fetchall()
         last = found.pop()
         state, *window, schema, is_held = last[:10]
-        if state == "pooled":
-            raise NotListeningError(POOLED)
+        self.check(self.server_pid if state != "pooled" else 0, schema)
         if state == "elsewhere":
             return None
-        self.check_schema(schema)
         rows = [_make_row(one[10:14] + _NEW) for one in found]  # in half the time of `Row(…)`
         is_rest = last[-1] is not False  # null: it wasn't read
         return Fetched(Window(state, *window), rows, is_rest, is_held)
@@ -378,8 +382,10 @@ class LogSession:
         else:
             self._on_other(channel, payload, pid)
 
-    def check_schema(self, schema: int) -> None:
-        """Raise if the log isn't the one any more that was found by `prepare`."""
+    def check(self, pid: int, schema: int) -> None:
+        """Raise if this isn't the process of the server any more, or not the log."""
+        if pid != self.server_pid:
+            raise NotListeningError(POOLED)
         if self.run is not None and schema != self.run[-1]:
             raise psycopg.OperationalError("the log was replaced by another one")
 

@@ -8,12 +8,14 @@ from pgnotifier._durable.progress import Progress
 MANY = 5
 """How many subscriptions that are caught up are worth a query for all of them together."""
 # Snapshots are compared as `advance()` does: an entry is new if its transaction wasn't visible in
-# the one before. With a constant as the limit, the planner always chooses the index.
+# the one before. It is planned anew each time, as these sessions prepare nothing: a plan for slots
+# that were small would read all of them.
 _FIND_NEWS = """
-SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text, (
+SELECT pg_catalog.pg_backend_pid(), (
     SELECT s.oid FROM pg_catalog.pg_namespace AS s
     WHERE s.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
-), ARRAY(
+), pg_catalog.pg_current_snapshot()::pg_catalog.text,
+COALESCE(pg_catalog.pg_sequence_last_value('pgnotifier.log_id_seq'), 0), ARRAY(
     SELECT k.sub
     FROM ROWS FROM (
         pg_catalog.unnest(%(subs)s::pg_catalog.int4[]),
@@ -65,25 +67,26 @@ def find_news(session: LogSession, progress: Collection[Progress]) -> Collection
         progress: The source's subscriptions.
 
     Raises:
+        NotListeningError: A pooler has given the session to another client.
         psycopg.Error: The session has ended, or refuses something.
     """
     waiting = {one.sub: one for one in progress if one.is_caught_up}
     if len(waiting) < MANY:
         return progress
     known = [one.reading.bookmark.known for one in waiting.values()]
-    since = min((str(one.reading.bookmark.ahead) for one in waiting.values()), key=_moment)
+    since = min({str(one.reading.bookmark.ahead) for one in waiting.values()}, key=_moment)
     values = {"since": since, "subs": [*waiting], "known": known}
     found = session.connection.execute(_FIND_NEWS.encode(), values).fetchone()
     assert found is not None
-    now, schema, with_news = found
-    session.check_schema(schema)
+    pid, schema, now, newest, with_news = found
+    session.check(pid, schema)
     passed_over = {one for sub, one in waiting.items() if sub not in with_news}
     for one in passed_over:
-        one.pass_over(now)
+        one.pass_over(now, newest)
     return [one for one in progress if one not in passed_over]
 
 
 def _moment(snapshot: str) -> tuple[int, int, int]:
     """Return what is less for a snapshot that was taken earlier: it saw fewer transactions."""
     xmin, xmax, running = snapshot.split(":")
-    return int(xmin), int(xmax), -len(running.split(","))
+    return int(xmin), int(xmax), -len(running.split(",")) if running else 0

@@ -15,6 +15,8 @@ QUIET_SAVE_PAUSE = 300.0
 class Pace:
     """When the position is to be saved, by `monotonic()`. The source's thread owns it.
 
+    Hundreds of subscriptions that have nothing to deliver aren't saved all at once.
+
     Attributes:
         ended_at: When to save a batch that has ended, at the earliest.
     """
@@ -22,8 +24,9 @@ class Pace:
     def __init__(self) -> None:
         """Begin with a position that may be old."""
         self.ended_at = -math.inf
-        self._saved_at = -math.inf
-        self._idle_pause = IDLE_SAVE_PAUSE
+        self._saved_at = self._busy_at = -math.inf
+        self._share = 1.0
+        self._is_quiet = False
 
     @property
     def part_at(self) -> float:
@@ -33,7 +36,8 @@ class Pace:
     @property
     def idle_at(self) -> float:
         """When to save that there is nothing to deliver."""
-        return self._saved_at + self._idle_pause
+        pause = QUIET_SAVE_PAUSE if self._is_quiet else IDLE_SAVE_PAUSE
+        return max(self._saved_at + self._share * pause, self._busy_at)
 
     def begin(self, seconds: float) -> None:
         """Note that a batch is handed over, and isn't to be saved before that time is over."""
@@ -43,9 +47,10 @@ class Pace:
     def note_saved(self) -> None:
         """Note that the position is being saved."""
         self._saved_at = monotonic()
+        self._share = random.uniform(0.7, 1.0)  # noqa: S311 - no secret hangs on it
 
     def note_idle(self, *, is_quiet: bool) -> None:
         """Note that there is nothing to deliver, and whether nothing at all was published."""
-        longest = QUIET_SAVE_PAUSE if is_quiet else IDLE_SAVE_PAUSE
-        # Jitter keeps hundreds of subscriptions from being saved all at once.
-        self._idle_pause = longest * random.uniform(0.7, 1.0)  # noqa: S311 - no secret hangs on it
+        if self._is_quiet and not is_quiet:
+            self._busy_at = monotonic() + random.uniform(0.0, IDLE_SAVE_PAUSE)  # noqa: S311
+        self._is_quiet = is_quiet

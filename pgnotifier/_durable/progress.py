@@ -71,6 +71,7 @@ class Progress:
         self.flight: Flight | None = None
         self._retries = Retries(hand_over, on_settled)
         self._pace = Pace()
+        self._saved_to = 0  # the highest number in the log when the position was saved
 
     @property
     def durability(self) -> Durability:
@@ -152,10 +153,11 @@ class Progress:
         """Have it looked at once whether another replica still has it."""
         self._turn.look_again()
 
-    def pass_over(self, now: str) -> None:
-        """Note that there is nothing new for it, up to a snapshot."""
+    def pass_over(self, now: str, newest: int) -> None:
+        """Note that there is nothing new for it, up to a snapshot, and the log's highest number."""
         self.reading.bookmark.ahead = now
         self._retries.note_none()
+        self._pace.note_idle(is_quiet=newest <= self._saved_to)
 
     def leave_alone(self) -> None:
         """Read nothing for a moment, so that another replica can have it."""
@@ -315,9 +317,10 @@ class Progress:
         if window.is_now:
             self.tally.behind_since = None
         self._pace.note_idle(is_quiet=window.newest <= window.id_hi)
+        self._saved_to = window.id_hi
         is_due = window.last_id or monotonic() >= self._pace.idle_at
-        if is_due and self._is_locked:
-            self._save(session, Place(window.target))
+        if is_due and self._is_locked and self._save(session, Place(window.target)):
+            self._saved_to = window.newest
 
     # --- what is under way ---
 

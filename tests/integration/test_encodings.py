@@ -17,6 +17,7 @@ from pgnotifier._connection.encoding import find_encoding
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._log.dead_letters import find_letters, retry_letters
 from pgnotifier.durable import install
+from pgnotifier.errors import LogRefusedError
 
 ENCODINGS = (
     *("EUC_CN", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "ISO_8859_5", "KOI8R", "KOI8U"),
@@ -270,3 +271,14 @@ def encoded_in(dsn):
     """Return the encoding of a database."""
     with psycopg.connect(dsn) as session:
         return session.info.parameter_status("server_encoding")
+
+
+@in_encoding("MULE_INTERNAL")
+def test_an_encoding_that_the_log_can_not_be_read_in(encoded, make_notifier):
+    """A durable subscription is refused, rather than never delivered."""
+    with Parameters(encoded).connect() as connection:
+        install(connection)
+    notifier = make_notifier(encoded)
+    notifier.start()
+    with pytest.raises(LogRefusedError, match="the encoding MULE_INTERNAL"):
+        notifier.subscribe("invoice", "orders", print, durable=True)

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+import time
 from collections import Counter
 
 import psycopg
@@ -12,11 +13,13 @@ from pgnotifier import InlineDispatcher
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.news import MANY, find_news
+from pgnotifier._durable.pace import IDLE_SAVE_PAUSE
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.rows import Place
 from pgnotifier.dispatch import Binding, Delivery, Subscription
 from pgnotifier.durability import Durability
 from pgnotifier.durable import install
+from pgnotifier.errors import NotListeningError
 
 PLACES = 8
 
@@ -138,6 +141,25 @@ def test_a_few(log, reader):
     log.publish("elsewhere", 1)
     del reader.progress[MANY - 1 :]
     assert len(reader.find()) == MANY - 1
+
+
+def test_space_is_given_back_after_a_quiet_time(log, reader):
+    """What is passed over is visited in time to save its position, once others publish again."""
+    assert reader.find() == []
+    quiet = [one._pace.idle_at - time.monotonic() for one in reader.progress]
+    assert min(quiet) > IDLE_SAVE_PAUSE
+    log.publish("elsewhere", 1)
+    assert reader.find() == []
+    busy = [one._pace.idle_at - time.monotonic() for one in reader.progress]
+    assert max(busy) <= IDLE_SAVE_PAUSE
+
+
+def test_another_process_of_the_server(reader):
+    """A pooler that has given the session to another client is noticed."""
+    with Parameters(reader.dsn).connect() as other:
+        reader.session.connection = other
+        with pytest.raises(NotListeningError, match="pooler"):
+            reader.find()
 
 
 def test_another_log(log, reader):

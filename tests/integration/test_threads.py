@@ -34,6 +34,7 @@ def workers():
 
 def test_several_at_a_time(make, db, eventually):
     """Callbacks of several subscriptions run concurrently, one in each worker thread."""
+    eventually(lambda: not workers())  # those of the test before may be about to end
     notifier = make(3)
     barrier = threading.Barrier(3, timeout=20)
     passed = []

@@ -24,3 +24,17 @@ def test_idle():
         times = sorted(pace.idle_at - now for pace in paces)
         assert pauses / 2 < times[0] < times[-1] < pauses + 5
         assert times[-1] - times[0] > pauses / 10
+
+
+def test_something_is_published_after_a_quiet_time():
+    """Positions are saved within ten seconds then, as they keep space, but not all at once."""
+    paces = [Pace() for _ in range(50)]
+    for pace in paces:
+        pace.note_saved()
+        pace.note_idle(is_quiet=True)
+        pace.note_saved()
+        pace._saved_at -= 60
+        pace.note_idle(is_quiet=False)
+    times = sorted(pace.idle_at - monotonic() for pace in paces)
+    assert times[-1] <= IDLE_SAVE_PAUSE
+    assert times[-1] - times[0] > IDLE_SAVE_PAUSE / 3
