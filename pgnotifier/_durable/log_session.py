@@ -235,9 +235,11 @@ class LogSession:
         found = self.connection.execute(_ADVANCE.encode(), values, binary=True).fetchall()
         last = found.pop()
         state, *window, schema, is_held = last[:10]
-        self.check(self.server_pid if state != "pooled" else 0, schema)
+        if state == "pooled":
+            raise NotListeningError(POOLED)
         if state == "elsewhere":
             return None
+        self.check_schema(schema)
         rows = [_make_row(one[10:14] + _NEW) for one in found]  # in half the time of `Row(…)`
         is_rest = last[-1] is not False  # null: it wasn't read
         return Fetched(Window(state, *window), rows, is_rest, is_held)
@@ -382,10 +384,8 @@ class LogSession:
         else:
             self._on_other(channel, payload, pid)
 
-    def check(self, pid: int, schema: int) -> None:
-        """Raise if this isn't the process of the server any more, or not the log."""
-        if pid != self.server_pid:
-            raise NotListeningError(POOLED)
+    def check_schema(self, schema: int) -> None:
+        """Raise `psycopg.OperationalError` if the log isn't the one that `prepare` has found."""
         if self.run is not None and schema != self.run[-1]:
             raise psycopg.OperationalError("the log was replaced by another one")
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.log_session import POOLED, LogSession
 from pgnotifier._durable.progress import Progress
+from pgnotifier.errors import NotListeningError
 
 MANY = 5
 """How many subscriptions that are caught up are worth a query for all of them together."""
@@ -58,9 +59,9 @@ FROM (
 def find_news(session: LogSession, progress: Collection[Progress]) -> Collection[Progress]:
     """Return the subscriptions to visit, without those for which nothing is new.
 
-    Otherwise each visit takes a query that finds nothing. New is what was published on a
-    subscription's channel, or has failed and is to be retried; or if its position was moved, or
-    forgotten. After a thousand entries, for any channels, all of them are visited.
+    Without this, each visit would take a query that finds nothing. A subscription has news if
+    something was published on its channel, if something is to be retried, or if its position was
+    moved or forgotten. After a thousand new entries, whatever their channels are, all are visited.
 
     Args:
         session: The session.
@@ -79,7 +80,9 @@ def find_news(session: LogSession, progress: Collection[Progress]) -> Collection
     found = session.connection.execute(_FIND_NEWS.encode(), values).fetchone()
     assert found is not None
     pid, schema, now, newest, with_news = found
-    session.check(pid, schema)
+    if pid != session.server_pid:
+        raise NotListeningError(POOLED)
+    session.check_schema(schema)
     passed_over = {one for sub, one in waiting.items() if sub not in with_news}
     for one in passed_over:
         one.pass_over(now, newest)

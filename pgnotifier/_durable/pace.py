@@ -18,12 +18,12 @@ class Pace:
     Hundreds of subscriptions that have nothing to deliver aren't saved all at once.
 
     Attributes:
-        ended_at: When to save a batch that has ended, at the earliest.
+        whole_at: When to save a batch that has been delivered as a whole, at the earliest.
     """
 
     def __init__(self) -> None:
         """Begin with a position that may be old."""
-        self.ended_at = -math.inf
+        self.whole_at = -math.inf
         self._saved_at = self._busy_at = -math.inf
         self._share = 1.0
         self._is_quiet = False
@@ -42,7 +42,7 @@ class Pace:
     def begin(self, seconds: float) -> None:
         """Note that a batch is handed over, and isn't to be saved before that time is over."""
         self.note_saved()
-        self.ended_at = self._saved_at + seconds
+        self.whole_at = self._saved_at + seconds
 
     def note_saved(self) -> None:
         """Note that the position is being saved."""

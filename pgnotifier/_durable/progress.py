@@ -117,7 +117,7 @@ class Progress:
         if self.flight is None:
             times.append(self._turn.comes_at)
         elif self.flight.has_ended:
-            times.append(self._pace.ended_at)
+            times.append(self._pace.whole_at)
         elif not self.flight.is_void:  # of a log that isn't there any more, nothing is saved
             times.append(self._pace.part_at)
         if self._may_go_on:
@@ -195,7 +195,7 @@ class Progress:
 
     def save(self, session: LogSession) -> None:
         """Save what is settled before the session is given up: others may go on then."""
-        self._pace.ended_at = -math.inf
+        self._pace.whole_at = -math.inf
         self._settle(session)
 
     def end(self, session: LogSession) -> None:
@@ -345,7 +345,7 @@ class Progress:
         if has_failed and self._holds:
             self._hold(flight)
             return
-        if has_ended and not (at_once or has_failed) and monotonic() < self._pace.ended_at:
+        if has_ended and not (at_once or has_failed) and monotonic() < self._pace.whole_at:
             return
         head = flight.head
         is_whole = len(head) == len(flight.rows)

@@ -137,7 +137,7 @@ def test_more_than_a_query_looks_at(log, reader):
 
 
 def test_a_few(log, reader):
-    """A few subscriptions are visited without such a query, as are those with something to do."""
+    """A few subscriptions are all visited: a query for them together wouldn't pay."""
     log.publish("elsewhere", 1)
     del reader.progress[MANY - 1 :]
     assert len(reader.find()) == MANY - 1

@@ -10,7 +10,7 @@ def test_a_batch():
     pace, now = Pace(), monotonic()
     assert pace.idle_at < now
     pace.begin(0.5)
-    assert now + 0.5 <= pace.ended_at <= monotonic() + 0.5
+    assert now + 0.5 <= pace.whole_at <= monotonic() + 0.5
     assert now + SAVE_PAUSE <= pace.part_at <= monotonic() + SAVE_PAUSE
 
 
@@ -30,10 +30,7 @@ def test_something_is_published_after_a_quiet_time():
     """Positions are saved within ten seconds then, as they keep space, but not all at once."""
     paces = [Pace() for _ in range(50)]
     for pace in paces:
-        pace.note_saved()
         pace.note_idle(is_quiet=True)
-        pace.note_saved()
-        pace._saved_at -= 60
         pace.note_idle(is_quiet=False)
     times = sorted(pace.idle_at - monotonic() for pace in paces)
     assert times[-1] <= IDLE_SAVE_PAUSE
