@@ -120,6 +120,8 @@ def test_idle_connection_is_proven(pgnotifier_dsn, sessions, make_notifier, ledg
     assert ledger.gaps[0].until - ledger.gaps[0].since < timedelta(seconds=1)
 
 
+@pytest.mark.gate
+@pytest.mark.alone
 def test_recovers_soon(pgnotifier_dsn, proxy, make_notifier, ledger):
     """When the network works again after seconds of silence, the listener is back within 2 s."""
     dsn = make_conninfo(proxy.dsn, connect_timeout=6)  # much later than within 2 s

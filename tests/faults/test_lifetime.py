@@ -56,6 +56,8 @@ def test_issue_script(pgnotifier_dsn, sessions, run_script):
     assert script.err == ""
 
 
+@pytest.mark.gate
+@pytest.mark.alone
 def test_first_notification_after_main(pgnotifier_dsn, sessions, run_script):
     """The first notification after the main program's end is delivered; Ctrl-C ends cleanly."""
 
@@ -96,6 +98,8 @@ print("subscribed")
     assert "Traceback" not in script.err
 
 
+@pytest.mark.gate
+@pytest.mark.alone
 def test_interrupted_while_reconnecting(pgnotifier_private_postgres, run_script):
     """Ctrl-C during an outage ends the process within a second, without a traceback."""
 
@@ -110,6 +114,8 @@ def test_interrupted_while_reconnecting(pgnotifier_private_postgres, run_script)
     assert ends_within_a_second(start)
 
 
+@pytest.mark.gate
+@pytest.mark.alone
 def test_interrupted_while_callbacks_block(pgnotifier_dsn, sessions, run_script):
     """Ctrl-C ends the process within a second although the callbacks of three notifiers block."""
     source = """
