@@ -6,6 +6,7 @@ measured from when the relay begins to read until the last message is in the que
 
     pgnotifier           a Notifier with a CeleryDispatcher, one durable subscription
     outbox               `DELETE … FOR UPDATE SKIP LOCKED` of a thousand rows, messages, COMMIT
+    outbox, apply_async  the same, with messages that Celery makes: `apply_async` on one connection
     pgqueuer             its worker, with batches of a thousand
     procrastinate        its worker, with ten jobs at a time
     django-pgpubsub      its listener, with a lockable channel
@@ -13,7 +14,7 @@ measured from when the relay begins to read until the last message is in the que
                          for each publication
     four outbox readers  the outbox with four rows for each publication, and four processes
 
-All make messages with the same CeleryDispatcher: see durable_relays.py.
+All others make messages with the same CeleryDispatcher: see durable_relays.py.
 """
 
 import time
@@ -25,7 +26,7 @@ import redis
 from children import Child
 from commandline import Settings, run
 from durable_queues import START, empty, fill, install
-from names import OURS, OUTBOX, PGPUBSUB, PGQUEUER, PROCRASTINATE
+from names import OURS, OUTBOX, OUTBOX_APPLY, PGPUBSUB, PGQUEUER, PROCRASTINATE
 from results import Limit, Section, compare
 from rounds import take_turns
 from servers import Servers
@@ -35,7 +36,7 @@ QUEUE = "celery"
 TIMEOUT = 60  # seconds
 FEWER = 40
 """The slow ones get the count divided by this."""
-SLOW = (PROCRASTINATE, PGPUBSUB)
+SLOW = (OUTBOX_APPLY, PROCRASTINATE, PGPUBSUB)
 FOUR, FOUR_READERS = "four subscriptions", "four outbox readers"
 LIMITS = {
     OUTBOX: Limit(1.0),
@@ -57,7 +58,7 @@ def benchmark(servers: Servers, settings: Settings) -> list[Section]:
             return measure(OUTBOX, dsn, url, 4 * count, processes=4)
         return measure(name, dsn, url, max(1, count // FEWER) if name in SLOW else count)
 
-    names = (OURS, OUTBOX, PGQUEUER, PROCRASTINATE, PGPUBSUB, FOUR, FOUR_READERS)
+    names = (OURS, OUTBOX, OUTBOX_APPLY, PGQUEUER, PROCRASTINATE, PGPUBSUB, FOUR, FOUR_READERS)
     rates = take_turns(names, settings.rounds, relay)
     one = {name: rates[name] for name in names if name not in (FOUR, FOUR_READERS)}
     four = {name: rates[name] for name in (FOUR, FOUR_READERS, OUTBOX)}
@@ -87,7 +88,7 @@ def measure(
         processes: How many relays share the work.
     """
     empty(dsn)
-    fill(dsn, name, count)
+    fill(dsn, OUTBOX if name == OUTBOX_APPLY else name, count)
     expected = count * subscriptions
     broker: Any = redis.Redis.from_url(url)
     broker.delete(QUEUE)

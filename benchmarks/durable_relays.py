@@ -1,9 +1,9 @@
 """Send what was published durably to the broker, as Celery messages: one relay, in its own process.
 
-The messages of all relays are made and sent by the same CeleryDispatcher. The outbox and pgnotifier
-hand it batches, and delete or save what is sent afterwards. The packages call a function for each
-job. Here it only appends the payload to a list, which is sent 500 at a time. That loses something
-in a crash, but is faster than sending them one by one.
+The messages of all relays but one are made and sent by the same CeleryDispatcher. The outbox and
+pgnotifier hand it batches, and delete or save what is sent afterwards. The packages call a function
+for each job. Here it only appends the payload to a list, which is sent 500 at a time. That loses
+something in a crash, but is faster than sending them one by one.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import psycopg
 from celery import Celery
 from children import end_with_parent, write_message
 from durable_queues import CHANNEL, START, TAKE, connect_asyncpg, set_up_django
-from names import OURS, OUTBOX, PGPUBSUB, PGQUEUER, PROCRASTINATE
+from names import OURS, OUTBOX, OUTBOX_APPLY, PGPUBSUB, PGQUEUER, PROCRASTINATE
 from work import work
 
 from pgnotifier import Notifier
@@ -86,13 +86,30 @@ def relay_log(dispatcher: CeleryDispatcher, _: int, subscriptions: int) -> None:
 
 def relay_outbox(dispatcher: CeleryDispatcher, count: int, _: int) -> None:
     """Take a batch, send it, and commit, again and again."""
-    sender = Sender(dispatcher, count)
+    take_all(Sender(dispatcher, count).send)
+
+
+def relay_by_celery(dispatcher: CeleryDispatcher, *_: int) -> None:
+    """Do the same, as it is written by hand: Celery makes and sends each message."""
+    app: Any = dispatcher.app
+    task = app.task(work, name="bench", ignore_result=True)
+    with app.producer_pool.acquire(block=True) as producer:
+
+        def send(payloads: list[str]) -> None:
+            for one in payloads:
+                task.apply_async(("bench", CHANNEL, json.loads(one), 0), producer=producer)
+
+        take_all(send)
+
+
+def take_all(send: Callable[[list[str]], None]) -> None:
+    """Take payloads out of the outbox, and delete them once they are sent."""
     with psycopg.connect(DSN, autocommit=True) as connection:
         wait_for_start()
         while True:
             with connection.transaction():
                 rows = connection.execute(TAKE.format(limit=BATCH).encode()).fetchall()
-                sender.send([payload for _, payload in sorted(rows)])
+                send([payload for _, payload in sorted(rows)])
             if not rows:
                 time.sleep(0.01)
 
@@ -155,6 +172,7 @@ def relay_pgpubsub(dispatcher: CeleryDispatcher, count: int, _: int) -> None:
 RELAYS: Mapping[str, Callable[[CeleryDispatcher, int, int], None]] = {
     OURS: relay_log,
     OUTBOX: relay_outbox,
+    OUTBOX_APPLY: relay_by_celery,
     PGQUEUER: relay_pgqueuer,
     PROCRASTINATE: relay_procrastinate,
     PGPUBSUB: relay_pgpubsub,

@@ -40,6 +40,7 @@ SENTRY_SOME = "1 % of Sentry's transactions"
 # Durably.
 OUTBOX = "outbox"
 OUTBOX_NOTIFY = "outbox, NOTIFY each"
+OUTBOX_APPLY = "outbox, apply_async"
 FUNCTION = "pgnotifier.publish()"
 PGQUEUER = "pgqueuer"
 PROCRASTINATE = "procrastinate"

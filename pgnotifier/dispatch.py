@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha1
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from pgnotifier.notification import Entry, Notification
 Callback = Callable[[Hashable, str, Any, int], object]
 _IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
 """The namespace of the ids that `Delivery.identify` returns, hashed, as `uuid5` does each time."""
+_encode_time = msgspec.json.Encoder().encode
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 """The digit of a UUID that names its variant, by the digit that it replaces."""
 
@@ -106,7 +107,10 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 def _show_time(at: datetime | None) -> str:
     # A restored database may give a number again, but not at the same time.
-    return "" if at is None else repr(at.timestamp())  # in microseconds, whatever its time zone is
+    if at is None:
+        return ""
+    # As JSON, which is the same text in whatever time zone it is, and takes the least time.
+    return _encode_time(at if at.tzinfo is UTC else at.astimezone(UTC)).decode()
 
 
 class Batch(Acknowledging[Delivery]):

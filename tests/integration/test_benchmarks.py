@@ -33,7 +33,7 @@ COMPETITORS = {
     "memory of a listener": 5,
     "publishing by 32 writers": 8,
     "publishing by 32 writers, with a reader": 2,
-    "durable tasks in Redis": 5,
+    "durable tasks in Redis": 6,
     "durable tasks in Redis, from four processes": 3,
     "from COMMIT to task, at 50 a second": 6,
     "from COMMIT to task, 8 slow writers": 6,

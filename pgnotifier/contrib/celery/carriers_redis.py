@@ -15,7 +15,7 @@ from pgnotifier.contrib.celery.targets import CeleryTarget
 class Push(NamedTuple):
     """Messages for one list, in order, and their positions."""
 
-    texts: list[Any]
+    texts: list[bytes]
     positions: list[int]
 
 
@@ -60,23 +60,20 @@ class RedisCarrier(Carrier):
             push = self._waiting[message.key] = Push([], [])
         self.position += 1
         self._unsettled.add(self.position)
-        push.texts.append(message.text)
+        push.texts.append(message.text.encode())
         push.positions.append(self.position)
 
     def send(self) -> None:
         """Push the added messages, and wait for the answers."""
         if not self._waiting:
             return
-        # Without MULTI: the lists don't have to change together, and may be on several servers.
         # If the connection breaks, it is unknown which messages were pushed. All of them are sent
         # again with the same ids.
         pushes, self._waiting = self._waiting, {}
-        with self.producer.channel.conn_or_acquire() as client:
-            answers = _push_all(client, pushes)
-        self._note_answers(pushes, answers)
+        self._push(pushes)
 
     def push(self, pushes: Mapping[str, Push], count: int) -> None:
-        """Push messages as bytes, at once, and wait for the answers.
+        """Push messages at once, and wait for the answers.
 
         Args:
             pushes: The messages by list. Their positions are those after the present one.
@@ -86,6 +83,9 @@ class RedisCarrier(Carrier):
             return
         self._unsettled.update(range(self.position + 1, self.position + count + 1))
         self.position += count
+        self._push(pushes)
+
+    def _push(self, pushes: Mapping[str, Push]) -> None:
         channel = self.producer.channel
         texts = {key: push.texts for key, push in pushes.items()}
         with channel.conn_or_acquire() as client:
@@ -114,20 +114,3 @@ class RedisCarrier(Carrier):
         """Discard the added messages that aren't sent yet."""
         self._waiting.clear()
         self._unsettled.clear()
-
-
-def _push_all(client: Any, pushes: Mapping[str, Push]) -> Sequence[Any]:
-    """Return the answers of Redis. Some of them may be exceptions."""
-    if len(pushes) > 1:
-        pipeline = client.pipeline(transaction=False)
-        for key, push in pushes.items():
-            pipeline.lpush(key, *push.texts)
-        answers: Sequence[Any] = pipeline.execute(raise_on_error=False)
-        return answers
-    ((key, push),) = pushes.items()
-    try:
-        return [client.lpush(key, *push.texts)]
-    except Exception as exc:
-        if is_wrong_type(exc):
-            return [exc]
-        raise

@@ -7,6 +7,7 @@ in what differs between messages: ids, arguments and their repr, and the origin.
 https://docs.celeryq.dev/en/stable/internals/protocol.html describes messages.
 """
 
+import itertools
 import operator
 import os
 import struct
@@ -140,14 +141,12 @@ def make_ids(count: int) -> list[str]:
 
 
 def new_tags() -> Iterator[str]:
-    """Yield random digits, as many as a UUID has: delivery tags don't have to look like one.
+    """Yield different strings, as long as a UUID: delivery tags don't have to look like one.
 
     A forked child needs another iterator.
     """
-    while True:
-        digits = os.urandom(16 * _IDS).hex()
-        for at in range(0, 32 * _IDS, 32):
-            yield digits[at : at + 32]
+    first = os.urandom(8).hex()
+    return map(f"{first}%016x".__mod__, itertools.count())
 
 
 def undated(part: Any) -> Any:

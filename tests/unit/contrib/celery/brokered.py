@@ -1,9 +1,13 @@
 """Shared by the tests of publishing: payloads, tasks, and access to a real broker's messages."""
 
 import json
+from contextlib import contextmanager
 
+import pytest
 import redis
 from celery import chain
+
+from pgnotifier.contrib.celery import carriers_redis
 
 TEXTS = [
     '{"id": 1, "item": "tea", "amount": 2.5}',
@@ -37,6 +41,23 @@ def twice(task):
 
 def failing(self, *_):
     raise redis.ConnectionError("down")
+
+
+@contextmanager
+def answers_lost():
+    """Have Redis store what Celery and the carrier push, and lose its answers."""
+
+    def losing(push):
+        def push_and_fail(*args, **kwargs):
+            push(*args, **kwargs)
+            raise redis.ConnectionError("no answer")
+
+        return push_and_fail
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((redis.Redis, "lpush"), (carriers_redis, "push_bytes")):
+            patch.setattr(owner, name, losing(getattr(owner, name)))
+        yield
 
 
 def take_messages(url):

@@ -12,7 +12,7 @@ from celery import Celery
 from redis import ConnectionPool
 
 from pgnotifier import Batch, Notifier
-from pgnotifier.contrib.celery import CeleryDispatcher
+from pgnotifier.contrib.celery import CeleryDispatcher, carriers_redis
 from pgnotifier.contrib.celery.dispatcher import dispatchers_of, notifiers_of
 from pgnotifier.contrib.celery.publisher import PublishPath, TaskPublisher
 from pgnotifier.contrib.celery.tasks import AppTasks
@@ -107,7 +107,8 @@ def test_refusals(app, make_desk, monkeypatch):
     def refuse(*_):
         raise ConnectionResetError("no")
 
-    monkeypatch.setattr("redis.Redis.lpush", refuse)
+    monkeypatch.setattr("redis.Redis.lpush", refuse)  # by Celery
+    monkeypatch.setattr(carriers_redis, "push_bytes", refuse)
     for _ in range(20):
         with pytest.raises(Exception, match="no"):
             desk.dispatcher.dispatch(Batch(desk.deliveries((binding, "3"))))

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 import redis
-from brokered import TEXTS, callback, failing, own, take_messages, twice
+from brokered import TEXTS, answers_lost, callback, failing, own, take_messages, twice
 from celery import signals
 from kombu.exceptions import OperationalError
 
 from pgnotifier import Batch, Delivery
+from pgnotifier.contrib.celery import carriers_redis
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 
@@ -96,9 +97,7 @@ def test_what_cannot_be_published_is_set_aside(make_app, make_desk, pgnotifier_r
     assert [m["headers"]["argsrepr"].split(", ")[2] for m in messages] == list("12345")
 
 
-def test_a_batch_without_a_part_when_an_answer_is_lost(
-    make_app, make_desk, monkeypatch, pgnotifier_redis_url
-):
+def test_a_batch_without_a_part_when_an_answer_is_lost(make_app, make_desk, pgnotifier_redis_url):
     """If an answer is lost, a part that can't be sent is reported once; the rest keeps its ids."""
     desk = make_desk(make_app())
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
@@ -109,14 +108,7 @@ def test_a_batch_without_a_part_when_an_answer_is_lost(
         parts[-1], payload=[part.payload for part in parts], count=3, parts=tuple(parts)
     )
     batch = Batch([Delivery(binding, whole), *desk.deliveries((binding, "3"))])
-    with monkeypatch.context() as patch:
-        lpush = redis.Redis.lpush
-
-        def losing(self, *args):
-            lpush(self, *args)
-            raise redis.ConnectionError("no answer")
-
-        patch.setattr(redis.Redis, "lpush", losing)
+    with answers_lost():
         with pytest.raises((redis.ConnectionError, OperationalError)):
             desk.dispatcher.dispatch(batch)
         assert batch.remaining == 2
@@ -138,14 +130,7 @@ def test_an_answer_that_is_lost(make_app, make_desk, monkeypatch, pgnotifier_red
     take_messages(pgnotifier_redis_url)
     if way == "apply_async":
         monkeypatch.setattr(publisher_module, "find_receivers", lambda: "none, but as if")
-    with monkeypatch.context() as patch:
-        lpush = redis.Redis.lpush
-
-        def losing(self, *args):
-            lpush(self, *args)
-            raise redis.ConnectionError("no answer")
-
-        patch.setattr(redis.Redis, "lpush", losing)
+    with answers_lost():
         batch = Batch(desk.deliveries((binding, "1"), (binding, "2")))
         with pytest.raises((redis.ConnectionError, OperationalError)):
             desk.dispatcher.dispatch(batch)
@@ -187,7 +172,7 @@ def test_a_failure_is_reported_once(make_app, make_desk, monkeypatch, pgnotifier
     desk.deliver(binding, "1", "2", "3")
     batch = Batch(desk.deliveries(*[(binding, text) for text in ("4", "1" * 40, "5")]))
     with monkeypatch.context() as patch:
-        patch.setattr(redis.Redis, "lpush", failing)
+        patch.setattr(carriers_redis, "push_bytes", failing)
         with pytest.raises(redis.ConnectionError):
             desk.dispatcher.dispatch(batch)
         assert batch.remaining == 2
@@ -203,8 +188,13 @@ def test_a_batch_emptied_in_the_middle(make_app, make_desk, monkeypatch, pgnotif
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
     batch = Batch(desk.deliveries(*[(binding, "3")] * 5))
+
+    def cancelling(*_):
+        batch.cancel()
+        return [len(batch)]
+
     with monkeypatch.context() as patch:
-        patch.setattr(redis.Redis, "lpush", lambda *_: batch.cancel())
+        patch.setattr(carriers_redis, "push_bytes", cancelling)
         desk.dispatcher.dispatch(batch)
     texts = [str(number) for number in range(RedisCarrier.chunk + 50)]
     assert not desk.deliver(binding, *texts)
@@ -218,7 +208,7 @@ def test_ids_are_forgotten(make_app, make_desk, monkeypatch, pgnotifier_redis_ur
     binding = desk.subscribe(callback)
     desk.deliver(binding, "1", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(redis.Redis, "lpush", failing)
+        patch.setattr(carriers_redis, "push_bytes", failing)
         with pytest.raises(redis.ConnectionError):
             desk.deliver(binding, "3", "4")
     assert len(desk.dispatcher._ids._known) == 2
@@ -290,17 +280,15 @@ def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnoti
     take_messages(pgnotifier_redis_url)
     batch = Batch(desk.deliveries(*((bindings[n % 3], str(n)) for n in range(9))))
     refused = []
+    push_bytes = carriers_redis.push_bytes
+
+    def refusing(client, texts_by_key, prefix):
+        refused.extend(json.loads(text)["headers"]["id"] for text in texts_by_key.pop("q1"))
+        first, second = push_bytes(client, texts_by_key, prefix)
+        return [first, redis.exceptions.ReadOnlyError("a replica now"), second]
+
     with monkeypatch.context() as patch:
-        execute = redis.client.Pipeline.execute
-
-        def refusing(self, raise_on_error=True):
-            commands = [c for c in self.command_stack if c[0][1] == "q1"]
-            refused.extend(json.loads(t)["headers"]["id"] for c in commands for t in c[0][2:])
-            self.command_stack = [c for c in self.command_stack if c[0][1] != "q1"]
-            first, second = execute(self, raise_on_error)
-            return [first, redis.exceptions.ReadOnlyError("a replica now"), second]
-
-        patch.setattr(redis.client.Pipeline, "execute", refusing)
+        patch.setattr(carriers_redis, "push_bytes", refusing)
         with pytest.raises(redis.exceptions.ReadOnlyError):
             desk.dispatcher.dispatch(batch)
     assert [delivery.notification.raw for delivery in batch.rest()] == ["1", "4", "7"]
@@ -311,25 +299,15 @@ def test_a_push_that_is_refused_for_now(make_app, make_desk, monkeypatch, pgnoti
     assert [m["headers"]["id"] for m in found["q1"]] == refused
 
 
-def test_an_answer_for_many_queues_that_is_lost(
-    make_app, make_desk, monkeypatch, pgnotifier_redis_url
-):
+def test_an_answer_for_many_queues_that_is_lost(make_app, make_desk, pgnotifier_redis_url):
     """If the answer to several pushes is lost, all are published again with the same ids."""
     desk = make_desk(make_app())
     bindings = [desk.subscribe(callback, id=f"{n}", queue=f"q{n}") for n in range(2)]
     desk.dispatch(*((binding, "-1") for binding in bindings for _ in range(2)))
     take_messages(pgnotifier_redis_url)
     batch = Batch(desk.deliveries(*((bindings[n % 2], str(n)) for n in range(6))))
-    with monkeypatch.context() as patch:
-        execute = redis.client.Pipeline.execute
-
-        def losing(self, raise_on_error=True):
-            execute(self, raise_on_error)
-            raise redis.ConnectionError("no answer")
-
-        patch.setattr(redis.client.Pipeline, "execute", losing)
-        with pytest.raises(redis.ConnectionError):
-            desk.dispatcher.dispatch(batch)
+    with answers_lost(), pytest.raises(redis.ConnectionError):
+        desk.dispatcher.dispatch(batch)
     assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     found = take_messages(pgnotifier_redis_url)

@@ -11,7 +11,7 @@ import sys
 import warnings
 
 import redis
-from brokered import callback, own, take_messages
+from brokered import answers_lost, callback, own, take_messages
 from captured import capture
 from celery import Celery, group, signals
 from conftest import Desk
@@ -260,16 +260,8 @@ def another_try():
     desk.dispatch(*((binding, "first") for binding in bindings for _ in range(2)))
     take()
     batch = Batch(desk.deliveries(*((binding, str(n)) for n in range(3) for binding in bindings)))
-    lpush = redis.Redis.lpush
-
-    def losing(self, *args):
-        lpush(self, *args)
-        raise redis.ConnectionError("lost")
-
-    redis.Redis.lpush = losing
-    with contextlib.suppress(redis.ConnectionError):
+    with answers_lost(), contextlib.suppress(redis.ConnectionError):
         desk.dispatcher.dispatch(batch)
-    redis.Redis.lpush = lpush
     assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     return {"headers": take()}
