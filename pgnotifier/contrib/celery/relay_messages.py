@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import msgspec
 from kombu.utils import json as kombu_json
 
+from pgnotifier.contrib._queues.requests import read_request
 from pgnotifier.contrib.celery.errors import MessageFormatError
 from pgnotifier.contrib.celery.outbox_messages import Destination, read_priority
-from pgnotifier.payload import decode
 
 
 class _DeliveryInfo(msgspec.Struct, gc=False):
@@ -184,7 +184,7 @@ def _read_other(text: str, problem: Exception) -> Request:
     try:
         names = _read_names(text).keys()
         if "body" not in names and "task" in names:
-            return msgspec.convert(decode(text), Request)  # where numbers keep their digits
+            return read_request(text, Request)
     except _UNREADABLE as exc:
         problem = exc
     # msgspec names types and places, and never a value.

@@ -17,8 +17,8 @@ import msgspec
 from rq import Queue
 
 from pgnotifier._log.composing import Draft
+from pgnotifier.contrib._queues.requests import read_request
 from pgnotifier.contrib.rq.errors import JobFormatError
-from pgnotifier.payload import decode
 
 CHANNELS = "pgnotifier:rq:"
 """What the names of the log's channels begin with that hold jobs."""
@@ -189,7 +189,7 @@ def _read_other(text: str, problem: Exception) -> JobRequest:
     try:
         names = _read_names(text).keys()
         if "job" not in names and "function" in names:
-            return msgspec.convert(decode(text), JobRequest)  # where numbers keep their digits
+            return read_request(text, JobRequest)
     except _UNREADABLE as exc:
         problem = exc
     # msgspec names types and places, and never a value.

@@ -57,11 +57,11 @@ def test_an_old_version_is_reported(connection):
 
 
 @pytest.mark.slow
-def test_a_schema_that_was_copied_alone(connection, pgnotifier_postgres):
+def test_a_schema_that_was_copied_alone(connection, pgnotifier_postgres, pgnotifier_dsn):
     """A log of which only the schema was copied is refused with what to do, which helps."""
     durable.install(connection)
     with pgnotifier_postgres.database() as dsn, psycopg.connect(dsn, autocommit=True) as copy:
-        restore(dump(connection.info.dsn, "--schema-only"), dsn)
+        restore(dump(pgnotifier_dsn, "--schema-only"), dsn)
         with pytest.raises(LogNotInstalledError, match=r"copied alone.*uninstall"):
             durable.check(copy)
         with pytest.raises(LogRefusedError, match=r"copied alone.*uninstall"):

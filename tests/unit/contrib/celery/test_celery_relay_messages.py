@@ -67,9 +67,12 @@ def test_requests():
         ('{"task": "shop.invoice", "que": "low"}', "unknown field `que`"),
         ('{"task": "shop.invoice", "args": "secret"}', "Expected `array`, got `str`"),
         ('{"task": 7}', "Expected `str`, got `int`"),
-        ('{"task": "shop.invoice", "args": ' + "[" * 5000 + "]" * 5000 + "}", "recursion"),
+        ('{"task": "shop.invoice", "args": ' + "[" * 500 + "]" * 500 + "}", "200 levels deep"),
+        ('{"task": "shop.invoice", "args": ' + "[" * 10**6 + "]" * 10**6 + "}", "recursion"),
+        ('{"task": "shop.invoice", "args": [' + "9" * 5000 + "]}", "over 4,300 digits"),
         ('{"task": "shop.invoice", "args": ["\udcff"]}', "utf-8"),
     ],
+    ids=lambda text: text[:40],
 )
 def test_neither(text, why):
     """What is neither says why, and never quotes a value."""

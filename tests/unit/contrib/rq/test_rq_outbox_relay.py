@@ -152,7 +152,9 @@ def test_unique_jobs(queue, relay):
         '{"function": "a", "id": "\\ud800", "queue": "q", "job": {}}',
         '{"function": "a", "unknown": 1}',
         "[" * 10_000,
+        '{"function": "a", "args": ' + "[" * 500 + "]" * 500 + "}",
     ],
+    ids=lambda text: text[:40],
 )
 def test_what_cannot_be_read(queue, relay, text):
     """It is set aside with the reason, and what comes after it goes on."""

@@ -1,0 +1,27 @@
+"""Read the values of what SQL has asked for: a task or a job, as JSON."""
+
+from typing import TypeVar
+
+import msgspec
+
+from pgnotifier.payload import decode
+
+R = TypeVar("R")
+
+
+def read_request(text: str, kind: type[R]) -> R:
+    """Return what the JSON of an object asks for. Its numbers keep their digits.
+
+    Args:
+        text: The JSON.
+        kind: The struct to make of it.
+
+    Raises:
+        msgspec.ValidationError: It isn't one. The message names types and places, and no value.
+    """
+    values = decode(text)
+    if not isinstance(values, dict):
+        raise msgspec.ValidationError(
+            "it nests more than 200 levels deep, or has a number with over 4,300 digits"
+        )
+    return msgspec.convert(values, kind)
