@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; each sets up all it needs.
-.PHONY: demo test unit coverage gates lint types mypy pyright check installed lowest django6 fuzz soak matrix bench clean
+.PHONY: demo test unit coverage gates lint types mypy pyright check installed lowest others django6 fuzz soak matrix bench clean
 VENV := .venv
 PY := $(VENV)/bin/python
 # Many containers set this. Each of the hundreds of processes that the demo and the tests start would
@@ -55,7 +55,7 @@ check: EXAMPLES := --hypothesis-profile=thorough
 check: $(VENV)/.synced
 	$(MAKE) -j 2 --output-sync=target lint mypy pyright
 	$(MAKE) test gates EXAMPLES=$(EXAMPLES)
-	$(MAKE) -j 3 --output-sync=target lowest django6 installed fuzz soak
+	$(MAKE) -j 3 --output-sync=target lowest others django6 installed fuzz soak
 
 # Each extra of the wheel, in an environment of its own; needs a package index.
 installed: $(VENV)/.tmp
@@ -64,6 +64,10 @@ installed: $(VENV)/.tmp
 # The oldest versions of all that is needed, and of PostgreSQL.
 lowest: $(VENV)/.tmp
 	scripts/matrix --postgresql 14 --resolution lowest
+
+# The other Pythons and PostgreSQL servers that are here, without slow tests.
+others: $(VENV)/.tmp
+	scripts/matrix --others
 
 django6: $(VENV)/.synced
 	scripts/django6
