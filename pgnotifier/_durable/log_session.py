@@ -1,5 +1,6 @@
 """A session that reads the log: each method is one step of a subscription's way through it."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -125,6 +126,9 @@ class LogSession:
         self.connection = connection
         self.encoding = encoding_of(connection)
         self.server_pid = int(self._one(_PID)[0])
+        # Nothing is prepared behind a pooler, which makes up the pid: others might get the session.
+        is_pooled = connection.info.backend_pid != self.server_pid
+        connection.prepare_threshold = None if is_pooled else sys.maxsize
         self.run: tuple[str, int, int] | None = None
         self.is_offered = False
         self._has_rung = False
@@ -232,7 +236,8 @@ class LogSession:
             *(start.target, start.last_id, is_held),
             *(end.done or None, end.target, end.last_id, waits),
         )
-        found = self.connection.execute(_ADVANCE.encode(), values, binary=True).fetchall()
+        query = _ADVANCE.encode()
+        found = self.connection.execute(query, values, prepare=True, binary=True).fetchall()
         last = found.pop()
         state, *window, schema, is_held = last[:10]
         if state == "pooled":

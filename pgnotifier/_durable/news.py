@@ -9,8 +9,8 @@ from pgnotifier.errors import NotListeningError
 MANY = 5
 """How many subscriptions that are caught up are worth a query for all of them together."""
 # Snapshots are compared as `advance()` does: an entry is new if its transaction wasn't visible in
-# the one before. It is planned each time, as these sessions prepare nothing: a plan that was made
-# for slots that were small would read all of them.
+# the one before. It is planned each time rather than prepared: a plan that was made for slots that
+# were small would read all of them.
 _FIND_NEWS = """
 SELECT pg_catalog.pg_backend_pid(), (
     SELECT s.oid FROM pg_catalog.pg_namespace AS s

@@ -12,6 +12,7 @@ from psycopg import sql
 
 from pgnotifier import NotListeningError
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable.log_session import LogSession
 from pgnotifier._inquiry.asking import ask
 from pgnotifier.durable import install, publish, publish_many
 
@@ -199,6 +200,20 @@ def test_a_source_with_a_session_of_a_pooler(log, make_notifier, record, pool_si
 
 
 # --- publishing ---
+
+
+def test_a_source_prepares_nothing_in_a_pool(log):
+    """A client that gets the session later finds no statement that was prepared in it."""
+    prepared = "SELECT name FROM pg_prepared_statements"
+    with pgbouncer(log.dsn, "session") as dsn:
+        for target, count in ((log.dsn, 1), (dsn, 0)):
+            with Parameters(target).connect() as connection:
+                session = LogSession(connection)
+                sub = session.subscribe("invoice", "paid", "now")
+                for _ in range(10):
+                    assert session.advance(sub, None, None, 10, keep=True) is not None
+                assert len(connection.execute(prepared).fetchall()) == count
+                session.unlock(sub)
 
 
 @pytest.mark.parametrize("pool_size", [1, 5])

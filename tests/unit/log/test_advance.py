@@ -260,3 +260,12 @@ def test_waiting_for_the_disk(log, session, sub):
         number = step.window.n
         assert log.execute("SELECT pg_current_wal_flush_lsn() > %s", before) == [(True,)]
     assert session.connection.execute("SHOW synchronous_commit").fetchone() == ("off",)
+
+
+def test_it_is_prepared(session, sub, log):
+    """The server parses the query once."""
+    query = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%advance(%'"
+    for number in range(3):
+        log.publish("orders", number)
+        assert advance(session, sub)[0] == list(range(number + 1))
+        assert session.connection.execute(query).fetchone() == (1,)
