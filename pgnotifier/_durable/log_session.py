@@ -288,7 +288,7 @@ class LogSession:
             return made
 
     def _move(self, values: tuple[Any, ...]) -> int | None:
-        made: int | None = self._one(_MOVE, values)[0]
+        made: int | None = self._one(_MOVE, values, prepare=True)[0]
         return made
 
     def reanchor(self) -> bool:
@@ -394,7 +394,7 @@ class LogSession:
         if self.run is not None and schema != self.run[-1]:
             raise psycopg.OperationalError("the log was replaced by another one")
 
-    def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...]:
-        found = self.connection.execute(query.encode(), values).fetchone()
+    def _one(self, query: str, values: Sequence[Any] = (), *, prepare: bool = False) -> Any:
+        found = self.connection.execute(query.encode(), values, prepare=prepare).fetchone()
         assert found is not None
         return tuple(found)

@@ -369,18 +369,16 @@ class Source:
             self._deliverer = deliverer
 
     def _wait(self, session: LogSession, longest: float, *, for_bell: bool = True) -> bool:
-        """Wait until something is settled, the bell rings, or a subscription is due, or offered.
-
-        Returns whether the bell has rung, and is waited for.
-        """
-        until = monotonic() + self._shorten(longest)
+        """Wait until there is something to do; return whether that is because the bell has rung."""
+        until, is_woken = monotonic() + self._shorten(longest), False
         while True:
-            left = max(0.0, until - monotonic())
-            is_woken = self._waiter.wait(left, session.connection.fileno())
+            # Before the first wait as well: what came during a query isn't in the socket any more.
             if session.has_rung() and for_bell:
                 return True
-            if self._strays.warn() or is_woken or session.is_offered or monotonic() >= until:
+            left = until - monotonic()
+            if self._strays.warn() or is_woken or session.is_offered or left <= 0:
                 return False
+            is_woken = self._waiter.wait(left, session.connection.fileno())
 
     def _shorten(self, longest: float) -> float:
         """Return the seconds until a subscription is due, but not more than that."""

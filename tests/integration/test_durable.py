@@ -9,6 +9,7 @@ import pytest
 
 from pgnotifier import InlineDispatcher, Notifier, ThreadDispatcher
 from pgnotifier._connection.parameters import Parameters
+from pgnotifier._durable import retries, source
 from pgnotifier._durable.flight import FLOOD_PAUSE
 from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.progress import Progress
@@ -152,6 +153,34 @@ def test_a_flood_is_looked_at_now_and_then(notifier, log, record):
     seconds = time.monotonic() - began
     ((saves,),) = log.execute("SELECT count(*) FROM pgnotifier.position")
     assert saves <= 5 + seconds / FLOOD_PAUSE
+
+
+def test_a_ring_during_a_query(notifier, log, record, monkeypatch):
+    """What is published while the reader looks, and too late to be found, is read at once after.
+
+    Its ring arrives with the answer to the query, so nothing is left in the socket that would wake
+    the reader.
+    """
+    advance, missed = LogSession.advance, []
+
+    def advance_slowly(self, *args, **more):
+        fetched = advance(self, *args, **more)
+        if self.is_dozing and not missed:
+            missed.append(fetched)
+            log.publish("paid", 1)
+            self.connection.execute("SELECT pg_sleep(0.2)")
+        return fetched
+
+    monkeypatch.setattr(LogSession, "advance", advance_slowly)
+    for module, name in (
+        (source, "FIRST_POLL"),
+        (source, "LAST_POLL"),
+        (retries, "CHECK_PAUSE"),
+    ):
+        monkeypatch.setattr(module, name, 600.0)
+    notifier.subscribe("invoice", "paid", record, durable=True)
+    assert record.wait_for(1) == [1]
+    assert missed[0].rows == []
 
 
 def test_a_session_that_is_given_up_during_a_flood(log):
