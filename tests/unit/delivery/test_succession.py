@@ -124,7 +124,9 @@ class Route:
         return any(d.waiting or d.succession.news or not self._rests(d) for d in found)
 
     def _rests(self, deliverer):
-        return bool(deliverer._ending.bell.is_waited_for)
+        # What is handed on doesn't count as waiting, and its thread may not have woken yet.
+        has_more = deliverer.buffer.may_take(draining=False)
+        return bool(deliverer._ending.bell.is_waited_for) and not has_more
 
     def _next(self):
         return self._arriving.popleft() if self._arriving else None
