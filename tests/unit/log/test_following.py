@@ -95,13 +95,20 @@ def test_a_new_connection_goes_on(log, follow, pgnotifier_dsn):
 
 
 def test_nothing_is_written(log, follow, make_role):
-    """The rights of a listener are enough; no position is made, and no transaction is numbered."""
+    """The rights of a listener are enough; no position is made, and no transaction is numbered.
+
+    The server numbers transactions of its own, too: when it analyzes a table, for example.
+    """
     role, dsn = make_role()
     grant(log.connection, role, "listener")
     log.publish("orders", "a")
-    before = log.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())")
-    assert payloads(follow("orders", dsn=dsn)) == ["a"]
-    assert log.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())") == before
+
+    def numbers_none():
+        before = log.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())")
+        assert payloads(follow("orders", dsn=dsn)) == ["a"]
+        return log.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())") == before
+
+    assert any(numbers_none() for _ in range(5))
     assert log.execute("SELECT count(*) FROM pgnotifier.subscription") == [(0,)]
 
 
