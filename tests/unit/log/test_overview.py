@@ -81,7 +81,7 @@ def test_what_committed_late_counts(log):
     assert positions(log.connection)[0].lag == 1
 
 
-def test_who_reads_it(log):
+def test_who_reads_it(log, eventually):
     """The pid is that of the session that holds the subscription, or has noted that it reads it."""
     position = log.subscribe()
     (one,) = positions(log.connection)
@@ -90,6 +90,7 @@ def test_who_reads_it(log):
     with log.connect() as reader:
         reader.execute("SELECT pgnotifier.hold(%s)", (position.sub,))
         assert positions(log.connection)[0].reader_pid == reader.info.backend_pid
+    eventually(lambda: positions(log.connection)[0].reader_pid is None)  # its session has ended
     with log.connect() as reader:
         reader.execute("SELECT pgnotifier.note_reader(%s, '{12.5}')", ([position.sub],))
         (one,) = positions(log.connection)
