@@ -14,7 +14,7 @@ measured from when the relay begins to read until the last message is in the que
                          for each publication
     four outbox readers  the outbox with four rows for each publication, and four processes
 
-All others make messages with the same CeleryDispatcher: see durable_relays.py.
+All but `outbox, apply_async` make messages with the same CeleryDispatcher: see durable_relays.py.
 """
 
 import time

@@ -22,7 +22,6 @@ from pgnotifier.notification import Entry, Notification
 Callback = Callable[[Hashable, str, Any, int], object]
 _IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
 """The namespace of the ids that `Delivery.identify` returns, hashed, as `uuid5` does each time."""
-_encode_time = msgspec.json.Encoder().encode
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 """The digit of a UUID that names its variant, by the digit that it replaces."""
 
@@ -106,11 +105,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 def _show_time(at: datetime | None) -> str:
-    # A restored database may give a number again, but not at the same time.
-    if at is None:
-        return ""
-    # As JSON, which is the same text in whatever time zone it is, and takes the least time.
-    return _encode_time(at if at.tzinfo is UTC else at.astimezone(UTC)).decode()
+    # A restored database may give a number again, but not at the same time, whatever its zone is.
+    return "" if at is None else msgspec.json.encode(at.astimezone(UTC)).decode()
 
 
 class Batch(Acknowledging[Delivery]):

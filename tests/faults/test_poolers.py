@@ -199,9 +199,6 @@ def test_a_source_with_a_session_of_a_pooler(log, make_notifier, record, pool_si
         assert record.wait_for(2) == [1, 2]
 
 
-# --- publishing ---
-
-
 def test_a_source_prepares_nothing_in_a_pool(log):
     """A client that gets the session later finds no statement that was prepared in it."""
     prepared = "SELECT name FROM pg_prepared_statements"
@@ -214,6 +211,9 @@ def test_a_source_prepares_nothing_in_a_pool(log):
                     assert session.advance(sub, None, None, 10, keep=True) is not None
                 assert len(connection.execute(prepared).fetchall()) == count
                 session.unlock(sub)
+
+
+# --- publishing ---
 
 
 @pytest.mark.parametrize("pool_size", [1, 5])

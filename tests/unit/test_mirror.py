@@ -1,4 +1,4 @@
-"""Each module of the core has its test file: the tree of tests mirrors the package's."""
+"""Each module of the core has its test file, as the trees mirror each other, and is short."""
 
 from pathlib import Path
 
@@ -110,6 +110,12 @@ def test_each_module_has_its_tests(module):
     listed = ELSEWHERE.get(module.as_posix())
     assert mirrored is (listed is None), f"{mirror(module)} exists: {mirrored}; listed: {listed}"
     assert listed is None or (TESTS / listed).exists()
+
+
+@pytest.mark.parametrize("module", [*core_modules()], ids=str)
+def test_each_module_is_short(module):
+    """A module has at most 400 lines."""
+    assert len((PACKAGE / module).read_text().splitlines()) <= 400
 
 
 def test_what_is_listed_exists():

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
+from pgnotifier._payload.nesting import JSON_DEPTH
 from pgnotifier.payload import decode
 
 R = TypeVar("R")
@@ -22,6 +23,6 @@ def read_request(text: str, kind: type[R]) -> R:
     values = decode(text)
     if not isinstance(values, dict):
         raise msgspec.ValidationError(
-            "it nests more than 200 levels deep, or has a number with over 4,300 digits"
+            f"it nests more than {JSON_DEPTH} levels deep, or has a number with over 4,300 digits"
         )
     return msgspec.convert(values, kind)

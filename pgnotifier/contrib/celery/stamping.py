@@ -141,12 +141,12 @@ def make_ids(count: int) -> list[str]:
 
 
 def new_tags() -> Iterator[str]:
-    """Yield different strings, as long as a UUID: delivery tags don't have to look like one.
+    """Return an endless iterator of delivery tags: different strings, as long as a UUID.
 
     A forked child needs another iterator.
     """
-    first = os.urandom(8).hex()
-    return map(f"{first}%016x".__mod__, itertools.count())
+    prefix = os.urandom(8).hex()
+    return map(f"{prefix}%016x".__mod__, itertools.count())
 
 
 def undated(part: Any) -> Any:
