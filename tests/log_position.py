@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.log_session import LogSession
-from pgnotifier._durable.rows import Row, Window
+from pgnotifier._durable.rows import Window
 
 SAVE_INTERVAL = 1.0
 """Seconds between two positions that are saved without anything to deliver in between."""

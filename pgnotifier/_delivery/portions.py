@@ -11,12 +11,30 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import overload
 
+import msgspec
+
 from pgnotifier.dispatch import Batch, Binding, Delivery
 from pgnotifier.notification import Entry, Receipt
 
-RawEntry = tuple[int, datetime, bytes | None, bytes, int, int]
-"""An entry as it was read: its number, when it was published, its key, its payload, how often it
-was tried, and its number among those that have failed. The texts are UTF-8."""
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """An entry as it is in the log, or one that has failed.
+
+    Attributes:
+        id: Its number.
+        published_at: When it was published.
+        key: Its key, if any, in the database's encoding.
+        payload: Its payload, in the database's encoding.
+        attempts: How often it was tried.
+        n: Its number among those that have failed.
+    """
+
+    id: int
+    published_at: datetime
+    key: bytes | None
+    payload: bytes
+    attempts: int = 0
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +49,7 @@ class Portion:
     """
 
     binding: Binding
-    rows: Sequence[RawEntry]
+    rows: Sequence[Row]
     received_at: datetime
     receipt: Receipt
 
@@ -43,20 +61,19 @@ class Portion:
         first, others = self.rows[:count], self.rows[count:]
         return replace(self, rows=first), replace(self, rows=others)
 
-    def deliver(self, row: RawEntry) -> Delivery:
+    def deliver(self, row: Row) -> Delivery:
         """Return the delivery of one of its entries."""
-        number, published_at, key, payload, attempts, _ = row
-        text = payload.decode("utf-8", "surrogateescape")
+        text = row.payload.decode("utf-8", "surrogateescape")
         entry = Entry(
             self.binding.subscription.channel,
             text,
             text,
             0,
             self.received_at,
-            id=number,
-            key=None if key is None else key.decode("utf-8", "surrogateescape"),
-            published_at=published_at,
-            attempt=attempts + 1,
+            id=row.id,
+            key=None if row.key is None else row.key.decode("utf-8", "surrogateescape"),
+            published_at=row.published_at,
+            attempt=row.attempts + 1,
             receipt=self.receipt,
         )
         return Delivery(self.binding, entry)
@@ -82,7 +99,7 @@ class PortionBatch(Batch):
         """Who gets all of it."""
         return self._portion.binding
 
-    def rows(self, most: int) -> Sequence[RawEntry]:
+    def rows(self, most: int) -> Sequence[Row]:
         """Return what isn't acknowledged, in order; nothing if the batch is cancelled.
 
         After `leave` there is nothing either: what that has left has to be asked for by `rest`.
@@ -98,7 +115,7 @@ class PortionBatch(Batch):
         """Note that all of it is done, unless the subscription was muted or removed meanwhile."""
         binding, receipt = self._portion.binding, self._portion.receipt
         if binding.live and receipt.covers(binding.mutes):
-            receipt.settle_all([row[0] for row in self._portion.rows])
+            receipt.settle_all([row.id for row in self._portion.rows])
 
 
 class _Deliveries(Sequence[Delivery]):

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._delivery.intake import EntryItem, PortionItem
-from pgnotifier._delivery.portions import Portion
+from pgnotifier._delivery.portions import Portion, Row
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
-from pgnotifier._durable.rows import Failed, Place, Row, Window
+from pgnotifier._durable.rows import Failed, Place, Window
 from pgnotifier._log.dead_letters import Failure
 from pgnotifier._runtime.clock import Moment
 from pgnotifier.dispatch import Binding

@@ -2,22 +2,19 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import psycopg
 
 from pgnotifier._connection.session import encoding_of, listen_query
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.patience import ImpatientConnection
-from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Row, Unread, Window
+from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Unread, Window
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import LogRefusedError, NotListeningError
 
-_NEW = (0, 0)
-"""The attempts, and the number among those that have failed, of an entry that is read."""
-_make_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 NOWHERE = Place("")
 """Stands for no place."""
 LOCKS = 1885957742
@@ -245,7 +242,7 @@ class LogSession:
         if state == "elsewhere":
             return None
         self.check_schema(schema)
-        rows = [_make_row(one[10:14] + _NEW) for one in found]  # in half the time of `Row(…)`
+        rows = [Row(*one[10:14]) for one in found]
         is_rest = last[-1] is not False  # null: it wasn't read
         return Fetched(Window(state, *window), rows, is_rest, is_held)
 

@@ -7,6 +7,7 @@ from time import monotonic
 
 from pgnotifier._delivery.buffer import GapMarker
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.dropping import Missing, ReportDropped
 from pgnotifier._durable.flight import Flight, retry_pause
 from pgnotifier._durable.log_session import LogSession
@@ -14,7 +15,7 @@ from pgnotifier._durable.pace import Pace
 from pgnotifier._durable.reading import Reading, Sizes
 from pgnotifier._durable.reports import report_dead, report_held
 from pgnotifier._durable.retries import Retries
-from pgnotifier._durable.rows import Failed, Place, Row, Window
+from pgnotifier._durable.rows import Failed, Place, Window
 from pgnotifier._durable.tally import Tally
 from pgnotifier._durable.turn import Turn
 from pgnotifier.dispatch import Binding

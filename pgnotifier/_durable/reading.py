@@ -2,14 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._delivery.intake import EntryItem
 from pgnotifier._durable.bookmark import BATCH, UNSYNCED, Bookmark
 from pgnotifier._durable.flight import Flight, launch
 from pgnotifier._durable.log_session import LogSession
-from pgnotifier._durable.rows import Failed, Fetched, Place, Row, Window
+from pgnotifier._durable.rows import Failed, Fetched, Place, Window
 from pgnotifier.dispatch import Binding, Dispatcher
+
+if TYPE_CHECKING:
+    from pgnotifier._delivery.portions import Row
 
 AT_ONCE = 2000
 """How many entries are read at a time, at most; more for a dispatcher with larger batches. A read
@@ -109,7 +115,7 @@ class Reading:
         rows, self._rows = self._rows[:most], self._rows[most:]
         is_rest = self._is_rest and not self._rows
         if attempts is not None:
-            rows = [row._replace(attempts=attempts) for row in rows]
+            rows = [replace(row, attempts=attempts) for row in rows]
             self.drop()
         return launch(rows, binding, hand_over, on_settled, encoding, self._window, is_rest=is_rest)
 

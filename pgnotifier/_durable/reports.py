@@ -2,7 +2,7 @@
 
 import logging
 
-from pgnotifier._durable.rows import Row
+from pgnotifier._delivery.portions import Row
 from pgnotifier._log.dead_letters import Failure
 from pgnotifier._runtime.log_records import about, count
 from pgnotifier.dispatch import Subscription

@@ -4,27 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from pgnotifier._delivery.portions import Row
 from pgnotifier._log.dead_letters import Failure
-
-
-class Row(NamedTuple):
-    """An entry as it is in the log, or one that has failed.
-
-    Attributes:
-        id: Its number.
-        published_at: When it was published.
-        key: Its key, if any, in the database's encoding.
-        payload: Its payload, in the database's encoding.
-        attempts: How often it was tried.
-        n: Its number among those that have failed.
-    """
-
-    id: int
-    published_at: datetime
-    key: bytes | None
-    payload: bytes
-    attempts: int = 0
-    n: int = 0
 
 
 class Window(NamedTuple):

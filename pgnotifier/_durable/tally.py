@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from pgnotifier._durable.rows import Figures, Row
+from pgnotifier._delivery.portions import Row
+
+if TYPE_CHECKING:
+    from pgnotifier._durable.rows import Figures
 
 
 class Tally:

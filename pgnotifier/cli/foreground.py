@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -94,6 +95,7 @@ def listen(
         if health is not None:
             health.start()
         _start(notifiers)
+        gc.freeze()  # or each full collection would search all that the application has imported
         while all(notifier.is_running() for notifier in notifiers):
             notifiers[0].wait(1.0)
         logger.error("a notifier stopped by itself; exiting", extra=about("ended_by_itself"))
@@ -106,6 +108,7 @@ def listen(
         failed = True
     _handle_signals(_on_second_signal)
     undelivered = stop_all(notifiers, drain_timeout)
+    gc.unfreeze()
     if health is not None:
         health.stop()
     if not (failed or undelivered):

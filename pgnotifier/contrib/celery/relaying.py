@@ -109,7 +109,7 @@ class Relay:
         first, tasks = self._carrier.position, list[str]()
         self._forwarder.begin()
         try:
-            self._forwarder.forward_many([row[3] for row in rows], tasks)
+            self._forwarder.forward_many([row.payload for row in rows], tasks)
             self._forwarder.settle()
         except BaseException as exc:
             self._handled = self._list_handled(batch, first, tasks)

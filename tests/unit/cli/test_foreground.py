@@ -1,7 +1,9 @@
 """Signals to a process that listens: when a second signal ends the process at once."""
 
+import gc
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,3 +68,26 @@ def test_a_hangup_that_is_ignored(clock):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     foreground._handle_signals(foreground._on_first_signal)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_what_is_there_is_not_garbage(clock):
+    """Full collections leave out what was there before it listens, as that takes them long."""
+    gc.unfreeze()  # what conftest.py has left out
+    counts = []
+
+    def wait(_):
+        counts.append(gc.get_freeze_count())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    notifier = SimpleNamespace(
+        startup_wait=False,
+        is_starting=lambda: False,
+        start=lambda: None,
+        is_running=lambda: True,
+        wait=wait,
+        stop=lambda _: 0,
+    )
+    assert foreground.listen([notifier], 1.0, None, print) == 0
+    assert counts[0] > len(gc.get_objects()) / 2
+    assert gc.get_freeze_count() == 0
+    gc.freeze()

@@ -7,9 +7,8 @@ from deliveries import NOW, PROVEN, Fake, bind
 
 from pgnotifier._delivery.deliverer import Deliverer
 from pgnotifier._delivery.intake import Intake, PortionItem
-from pgnotifier._delivery.portions import Portion, PortionBatch
+from pgnotifier._delivery.portions import Portion, PortionBatch, Row
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
-from pgnotifier._durable.rows import Row
 from pgnotifier.payload import decode
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +54,7 @@ def test_a_batch_makes_its_deliveries():
     batch = PortionBatch(portion)
     assert (len(batch), batch.remaining, batch.waiting) == (3, 3, 3)
     batch.done(1)
-    assert [row[0] for row in batch.rows(1)] == [2]
+    assert [row.id for row in batch.rows(1)] == [2]
     (second, third) = batch.rest()
     assert (second.notification.id, second.notification.raw) == (2, "2")
     assert (third.notification.key, third.notification.published_at) == ("key", AT)

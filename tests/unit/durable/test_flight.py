@@ -6,8 +6,9 @@ import pytest
 from deliveries import Fake, bind
 
 from pgnotifier._connection.encoding import find_encoding
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.flight import FLOOD_PAUSE, LAST_RETRY, MANY, launch, retry_pause
-from pgnotifier._durable.rows import Place, Row, Window
+from pgnotifier._durable.rows import Place, Window
 from pgnotifier.durability import Durability
 
 UTF8 = find_encoding("UTF8")

@@ -9,8 +9,9 @@ import pytest
 from deliveries import Fake, bind
 
 from pgnotifier._connection.encoding import find_encoding
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.progress import Progress
-from pgnotifier._durable.rows import Fetched, Row, Window
+from pgnotifier._durable.rows import Fetched, Window
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -6,9 +6,10 @@ import pytest
 from deliveries import Fake, bind
 
 from pgnotifier._connection.encoding import find_encoding
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.bookmark import BATCH
 from pgnotifier._durable.reading import AT_ONCE, Reading, Sizes
-from pgnotifier._durable.rows import Fetched, Place, Row, Window
+from pgnotifier._durable.rows import Fetched, Place, Window
 
 UTF8 = find_encoding("UTF8")
 AT = datetime(2026, 1, 1, tzinfo=UTC)

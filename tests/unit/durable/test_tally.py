@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from pgnotifier._durable.rows import Row
+from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.tally import Tally
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

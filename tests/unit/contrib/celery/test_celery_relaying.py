@@ -11,9 +11,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from pgnotifier._delivery.portions import Portion, PortionBatch
+from pgnotifier._delivery.portions import Portion, PortionBatch, Row
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
-from pgnotifier._durable.rows import Row
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 from pgnotifier.dispatch import Binding, Subscription
