@@ -61,8 +61,7 @@ class Progress:
         self.binding = binding
         self.sub: int | None = None
         self.tally = Tally()
-        self.latest = 0
-        self.read_at = -math.inf
+        self.latest, self.read_at = 0, -math.inf
         self._turn = Turn()
         self._hand_over = hand_over
         self._on_settled = on_settled
