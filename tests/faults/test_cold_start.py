@@ -214,8 +214,9 @@ def test_probes_are_answered_while_waiting(make_notifier, free_port):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=10) as got:
                 return got.status
-        except urllib.error.HTTPError as exc:
-            return exc.code
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code
 
     assert (ask("/healthz"), ask("/readyz")) == (200, 503)
 

@@ -38,7 +38,8 @@ def ask(port, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as refused:
-        return refused.code, json.load(refused)
+        with refused:
+            return refused.code, json.load(refused)
 
 
 @pytest.fixture

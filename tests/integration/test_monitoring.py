@@ -119,7 +119,8 @@ def test_other_paths(monitored):
     assert json.loads(scrape(monitored, "/readyz")[1])["ok"] is True
     with pytest.raises(urllib.error.HTTPError) as refused:
         scrape(monitored, "/other")
-    assert json.load(refused.value)["paths"] == ["/healthz", "/readyz", "/metrics"]
+    with refused.value as answer:
+        assert json.load(answer)["paths"] == ["/healthz", "/readyz", "/metrics"]
 
 
 def test_counts_never_go_back(exposed, log, make_notifier, eventually):
