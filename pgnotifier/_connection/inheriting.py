@@ -39,7 +39,7 @@ def _let_go(connection: psycopg.Connection[Any]) -> None:
 
     Closing it through libpq would end the parent's session, and keeping the descriptor open
     would keep that session alive after the parent's death. So the descriptor is redirected to
-    /dev/null, and the object is kept so that its finalizer never runs.
+    /dev/null, and the object is kept from being finalized.
     """
     _inherited.append(connection)
     if connection.pgconn.status == pq.ConnStatus.OK:

@@ -21,8 +21,8 @@ def notify_all(connection: psycopg.Connection[Any], channel: str, texts: Sequenc
     Args:
         connection: A connection in autocommit mode. A pooler in transaction mode does no harm.
         channel: The channel.
-        texts: The payloads, checked by `check_text`. They must all be different, because of equal
-            ones in a transaction PostgreSQL sends only one:
+        texts: The payloads, checked by `check_text`, without duplicates: PostgreSQL sends equal
+            notifications of a transaction only once. See
             https://www.postgresql.org/docs/current/sql-notify.html
     """
     connection.execute(_NOTIFY_ALL, (channel, list(texts)), prepare=False)

@@ -1,4 +1,4 @@
-"""Attempts: a batch is dispatched, and retried after pauses until all of it is acknowledged."""
+"""Attempts: dispatch a batch, and retry it after pauses until all of it is acknowledged."""
 
 import logging
 from collections.abc import Callable

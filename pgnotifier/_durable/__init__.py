@@ -1,1 +1,1 @@
-"""Durable subscriptions: threads that read the log in the database for them, and hand it over."""
+"""Durable subscriptions: threads that read the log in the database, and hand over its entries."""

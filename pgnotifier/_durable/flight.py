@@ -1,4 +1,4 @@
-"""A flight: entries that were read together and are being delivered, and which are settled."""
+"""A flight: log entries that were read together and are being delivered."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

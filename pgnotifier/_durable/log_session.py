@@ -20,8 +20,8 @@ NOWHERE = Place("")
 LOCKS = 1885957742
 """The first key of advisory locks; the second is a subscription's number, or 0 in the schema."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
-# If a server process crashes, the server restarts the others but keeps its start time, and what
-# wasn't on the disk is lost. That resets the statistics of its background writer.
+# If one of its processes crashes, the server keeps its start time, but loses what wasn't on the
+# disk. The crash also resets the statistics of its background writer.
 _RUN = """
 SELECT pg_catalog.concat_ws(
     ' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_stat_get_bgwriter_stat_reset_time()
