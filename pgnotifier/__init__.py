@@ -1,15 +1,15 @@
-"""NOTIFY in, work out: PostgreSQL notifications delivered to subscriptions.
+"""NOTIFY in, work out: deliver PostgreSQL notifications to callbacks, Celery tasks and RQ jobs.
 
-The route of a notification, and where its parts live:
+The route of a notification, and the code that each step is in:
 
     connection -> listener -> registry -> buffer -> decode -> dispatcher
     _connection/  _listener/  _registry/  _delivery/ payload.py  dispatchers/, contrib/
     one psycopg   LISTEN,     channel to  bounded,  text to     inline, threads, asyncio,
     connection    read        {id: sub}   in order  Python      Celery, RQ, Django, yours
 
-The reader thread goes as far as the buffer; a deliverer thread per dispatcher does the rest. A
-`Notifier` is what a user holds: it starts the listener and owns the registry. CONTRIBUTING.md
-follows one notification, function by function.
+The reader thread takes a notification as far as the buffer; the deliverer thread of its dispatcher
+does the rest. A `Notifier` is what a user holds: it starts the listener and owns the registry.
+CONTRIBUTING.md follows one notification, function by function.
 """
 
 from pgnotifier import errors

@@ -1,4 +1,4 @@
-"""The contract of dispatchers: what they get, and what they have to do with it."""
+"""The contract of dispatchers, which deliver to callbacks or queues: what they get and must do."""
 
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,9 +21,9 @@ from pgnotifier.notification import Entry, Notification
 
 Callback = Callable[[Hashable, str, Any, int], object]
 _IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
-"""The namespace of the ids that `Delivery.identify` returns, hashed, as `uuid5` does each time."""
+"""The hashed namespace of the ids from `Delivery.identify`. `uuid5` would hash it each time."""
 _VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
-"""The digit of a UUID that names its variant, by the digit that it replaces."""
+"""The digit of a UUID that encodes its variant, by the digit of the hash that it replaces."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -40,8 +40,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     def report(self, exc: BaseException) -> None:
         """Report to the log and to `on_error` that this delivery failed.
 
-        The dispatcher doesn't try it again. What belongs to a durable subscription comes again
-        later, or is set aside, as that subscription's options say.
+        The dispatcher doesn't try it again. A durable delivery is repeated later or becomes a dead
+        letter, depending on its subscription's options.
         """
         self.binding.report(exc, self.binding.subscription, self.notification)
         for entry in self.entries():
@@ -49,12 +49,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
                 entry.receipt.fail(entry.id, exc)
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the entries of the log that it consists of; none unless it is durable."""
+        """Yield the log entries that it consists of; none unless it is durable."""
         whole = self.notification
         yield from (one for one in whole.parts or (whole,) if isinstance(one, Entry))
 
     def settle(self) -> None:
-        """Note that a durable delivery is done, so that it doesn't come again; else a no-op.
+        """Note that a durable delivery is done, so that it isn't repeated; a no-op for others.
 
         Only dispatchers with `settles_itself` call it. It also does nothing once the subscription
         was muted or removed: what wasn't delivered then mustn't count as done.
@@ -67,7 +67,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
                     entry.receipt.settle(entry.id)
 
     def identify(self) -> UUID | None:
-        """Return an id that a durable delivery has again if it is repeated; otherwise None.
+        """Return an id that stays the same when a durable delivery is repeated; None for others.
 
         Dispatchers give it to tasks and jobs, so that workers can recognise a repeat.
         """
@@ -75,7 +75,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         return None if text is None else UUID(text)
 
     def identify_as_text(self) -> str | None:
-        """Return the text of what `identify` returns, in a third of the time."""
+        """Return the id from `identify` as a str, or None. This takes a third of the time."""
         whole = self.notification
         if isinstance(whole, Entry) and not whole.parts:  # without a generator in the usual case
             entries = f"'{whole.id} {_show_time(whole.published_at)}'"
@@ -105,7 +105,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
 
 
 def _show_time(at: datetime | None) -> str:
-    # A restored database may give a number again, but not at the same time, whatever its zone is.
+    # A restored database may reuse an entry's number, but not its time. UTC, as zones may change.
     return "" if at is None else msgspec.json.encode(at.astimezone(UTC)).decode()
 
 
@@ -150,12 +150,12 @@ class Dispatcher(ABC):
     """
 
     decodes: ClassVar[bool] = True
-    """Whether payloads are decoded. False for those that forward texts: the payload is `raw`."""
+    """Whether payloads are decoded. If not, the payload is `raw`: for forwarding it unchanged."""
 
     is_relay: ClassVar[bool] = False
     """Whether it relays the outbox of tasks and jobs, from channels that the log reserves for that.
 
-    True for pgnotifier's own relays alone: other dispatchers would take tasks from workers.
+    True only for pgnotifier's own relays: other dispatchers would take tasks from workers.
     """
 
     tracing: Tracing | None = None
@@ -192,7 +192,7 @@ class Dispatcher(ABC):
 
     @abstractmethod
     def dispatch(self, batch: Batch) -> None:
-        """Deliver a batch in order, and acknowledge what needs no further try.
+        """Deliver a batch in order, and acknowledge each delivery that needs no further try.
 
         If it raises, what isn't acknowledged is tried again after a pause (0.1 s, growing to
         30 s), unless it was unsubscribed or muted meanwhile. If it returns before everything is
@@ -220,11 +220,11 @@ class Dispatcher(ABC):
         """Discard what is pending and hasn't begun, as the timeout of `stop()` is over."""
 
     def take_back(self, binding: "Binding") -> list[Delivery]:  # noqa: ARG002
-        """Return what hasn't begun, in order, for a binding that another one has replaced."""
+        """Return the deliveries of a replaced binding that haven't begun, in order."""
         return []
 
     def runs_here(self) -> bool:
-        """Return whether what is pending waits for the calling code, which then must not wait."""
+        """Return whether pending deliveries wait for the caller, so it mustn't wait for them."""
         return False
 
     def details(self) -> Mapping[str, Any]:
@@ -358,7 +358,7 @@ class Binding:
         return self.subscription.dispatcher
 
     def earliest(self, dispatchers: Container[Dispatcher]) -> "Binding":
-        """Return the earliest of the replaced bindings that something still waits for.
+        """Return the earliest of the replaced bindings that still have deliveries waiting.
 
         Args:
             dispatchers: The dispatchers that have a deliverer.
@@ -389,7 +389,7 @@ class Binding:
         )
 
     def become(self, subscription: Subscription, target: Any) -> None:
-        """Belong to another subscription with the same id and channel from now on."""
+        """Switch to another subscription with the same id and channel."""
         self.subscription = subscription
         self.target = target
 

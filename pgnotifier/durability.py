@@ -1,4 +1,4 @@
-"""Check the options of `subscribe(durable=True)`."""
+"""The options of `subscribe(durable=True)`, which reads a log in the database, and their checks."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 Start = Literal["now", "oldest"] | datetime
 MAX_ATTEMPTS = 5
-"""How often an entry is tried by default."""
+"""How many times an entry is tried by default."""
 FAILURES = ("dead_letter", "stop")
 MAX_ID_BYTES = 1024
 """The longest name of a subscription in the log."""
@@ -19,16 +19,16 @@ MAX_INTEGER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class MaxLag:
-    """How far a durable subscription may be behind: what is older than that is dropped.
+    """How far a durable subscription may fall behind. Older entries are dropped.
 
         MaxLag(age=timedelta(days=7), bytes=10 * 1024**3)
 
-    It holds whether or not anybody runs the subscription. If several limits are given, the first
-    one that is reached counts.
+    It applies whether or not any process reads the subscription. If several limits are given, the
+    first one that is reached counts.
 
     Attributes:
-        entries: How many entries may have been published since, on any channel.
-        bytes: How many bytes the log may have from there on, with indexes.
+        entries: How many entries may follow its position, on any channel.
+        bytes: How many bytes the log may have after its position, with indexes.
         age: How long ago an entry may have been published.
     """
 
@@ -68,10 +68,11 @@ class Durability:
 
     Attributes:
         start: Where it begins if it has no position in the log yet: "now", "oldest", or a time.
-        max_attempts: How often an entry is tried before it is set aside as a dead letter.
+        max_attempts: How many times an entry is tried before it becomes a dead letter.
         on_failure: "dead_letter", or "stop": then nothing later is delivered until it succeeds.
         max_lag: How far it may be behind; None for no limit.
-        max_age: How long an entry may wait before the notifier isn't ready; None for no limit.
+        max_age: How long an entry may wait before the notifier counts as not ready; None for no
+            limit.
     """
 
     start: Start = "now"
@@ -104,7 +105,7 @@ def check_durability(
         id: The subscription's id, which is its name in the log.
         durable: Whether it is durable.
         start: "now", "oldest" or an aware datetime; None for the default.
-        max_attempts: From 1 on; None for the default.
+        max_attempts: At least 1; None for the default.
         on_failure: "dead_letter" or "stop"; None for the default.
         on_gap: What gets gaps. A durable subscription has none without `max_lag`.
         max_lag: A `MaxLag`; None for the default.
@@ -153,10 +154,10 @@ def check_durability(
 
 
 def check_max_age(what: str, max_age: object) -> timedelta:
-    """Return how long an entry may wait.
+    """Return the time that an entry may wait, if it is valid.
 
     Args:
-        what: What has that limit, for the errors.
+        what: The name of what has the limit, for errors.
         max_age: A positive timedelta.
 
     Raises:
@@ -174,14 +175,14 @@ def check_max_age(what: str, max_age: object) -> timedelta:
 
 
 def take_option(on_failure: Any, durable: object, options: dict[str, Any]) -> Any:
-    """Return `on_failure`; None if it is an option of the dispatcher, to which it is added.
+    """Return `on_failure` if it is the subscription's own option; otherwise None.
 
-    RQ has an option of that name.
+    RQ's dispatcher has an option of that name, too. A value meant for it is added to `options`.
 
     Args:
         on_failure: What was given; None if nothing was.
         durable: Whether the subscription is durable. Then a str isn't meant for the dispatcher.
-        options: Those of the dispatcher.
+        options: The dispatcher's options.
     """
     is_ours = isinstance(on_failure, str) if durable else on_failure in FAILURES
     if on_failure is None or is_ours:
@@ -195,7 +196,7 @@ def check_name(id: object) -> str:
 
     Raises:
         ArgumentTypeError: It isn't a str.
-        ConfigurationError: It is empty or too long, or contains what PostgreSQL refuses.
+        ConfigurationError: It is empty or too long, or has characters that PostgreSQL refuses.
     """
     if not isinstance(id, str):
         raise ArgumentTypeError(
@@ -215,11 +216,12 @@ def check_name(id: object) -> str:
 
 
 def check_place(id: Hashable, to: Any) -> Start | int:
-    """Return a place in the log to seek, if it is one.
+    """Return a place in the log to seek to, if it is valid.
 
     Raises:
-        ArgumentTypeError: It is something else than "now", "oldest", a time or an entry's number.
-        ConfigurationError: It is another str, or a time without a time zone.
+        ArgumentTypeError: It isn't a str, a time or an entry's number.
+        ConfigurationError: It is a str other than "now" and "oldest", or a time without a time
+            zone.
     """
     if type(to) is int:
         return to

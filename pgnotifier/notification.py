@@ -53,13 +53,13 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def attempt(self) -> int:
-        """How often it has been tried for this subscription, this time included."""
+        """How many times it has been tried for this subscription, including this time."""
         return 1
 
 
 _kept = Notification.__dict__["raw"].__get__
 raw_of: Callable[[Notification], str | bytes] = _kept
-"""Return the content as it is kept, without making a text of an arrival's bytes."""
+"""Return the content as it is stored: a text, or the bytes of an `Arrival`."""
 
 
 class Arrival(Notification, frozen=True, gc=False):
@@ -96,7 +96,7 @@ class Arrival(Notification, frozen=True, gc=False):
 
 
 class Receipt(Protocol):
-    """What entries of the log that were read together share, until each of them is settled."""
+    """Keeps track of log entries that were read together, until each of them is settled."""
 
     def settle(self, entry: int) -> None:
         """Note that an entry is done."""
@@ -122,8 +122,8 @@ class Entry(Notification, frozen=True, gc=False):
         id: The number of the entry.
         key: The key that it was published with, if any.
         published_at: When it was published, by the server's clock; aware.
-        attempt: How often it has been tried for this subscription, this time included.
-        receipt: Gets to know when it is settled. For dispatchers' own use: see `Delivery.settle`.
+        attempt: How many times it has been tried for this subscription, including this time.
+        receipt: Notes when it is settled. Internal: dispatchers call `Delivery.settle`.
     """
 
     id: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -135,13 +135,13 @@ class Entry(Notification, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """What a durable subscription has missed because it was further behind than it may be.
+    """The entries that a durable subscription has missed because it exceeded its `max_lag`.
 
     Attributes:
         subscription: The subscription's id.
         channel: Its channel.
         entries: How many entries it has missed.
-        is_exact: Whether they were counted; otherwise there are at most so many.
+        is_exact: Whether `entries` was counted; otherwise it is an upper bound.
         from_id: The number of the first one.
         to_id: The number of the last one.
     """

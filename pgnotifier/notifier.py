@@ -80,20 +80,21 @@ class Notifier(Runnable):
             dispatcher: Delivers to subscriptions that name no dispatcher. Default: an
                 `InlineDispatcher`, which calls them in this process.
             autorun: Whether `autorun=True` in methods starts a notifier that isn't running.
-                Default: yes, unless a dispatcher sends to a queue, as workers import its modules.
+                Default: yes, unless a dispatcher sends to a queue: workers import the same modules
+                and must never listen.
             daemon: Whether the process may end while this notifier runs.
             decoder: Returns the Python value of a payload's text. Default:
                 `pgnotifier.payload.decode`.
             on_error: Called as `on_error(exc, subscription, notification)` for each delivery
                 that failed, on the thread on which it failed.
-            on_gap: Called with each `Gap` when all channels are listened to again, on its own
-                thread. Later notifications are delivered when it has returned, so it may read
-                from the database what was missed.
+            on_gap: Called with each `Gap`, on its own thread, once all channels are listened to
+                again. Later notifications wait until it returns, so that it can first catch up
+                from the database.
             on_state: Called with each `StateChange`, on its own thread.
             heartbeat: Seconds without a notification after which the connection is checked, by a
                 notification that the notifier sends to itself.
-            heartbeat_timeout: Seconds within which that must arrive; otherwise the connection is
-                replaced.
+            heartbeat_timeout: Seconds within which that notification must arrive; otherwise the
+                connection is replaced.
             buffer_size: How many notifications may wait for one dispatcher.
             buffer_bytes: How many bytes of payloads may wait for one dispatcher.
             overflow: What happens when a buffer is full: `block` stops reading, so that
@@ -105,16 +106,16 @@ class Notifier(Runnable):
             health_host: The address of that port: `0.0.0.0` or `::` for all addresses of the
                 machine. Default: 127.0.0.1.
             wait: Whether `start()` keeps trying while the server can't be reached: True for as
-                long as it takes, or a number of seconds. Default: no, but commands such as
-                `pgnotifier listen` do.
-            answers: Whether it answers `pgnotifier status`, which anybody may ask who may connect
-                to the database: with its channels, subscriptions, tasks and figures.
-            remote_commands: Whether roles that may end its session may also mute its channels and
-                subscriptions, by `pgnotifier top` and the console.
+                long as it takes, or a number of seconds. Default: no; commands such as
+                `pgnotifier listen` keep trying.
+            answers: Whether it answers `pgnotifier status` with its channels, subscriptions, tasks
+                and figures. Any role that may connect to the database can ask.
+            remote_commands: Whether roles that may terminate its session may also mute its channels
+                and subscriptions, with `pgnotifier top` or the console.
 
         Raises:
             ArgumentTypeError: An argument has the wrong type.
-            ConfigurationError: A connection parameter doesn't exist, or a value can't work.
+            ConfigurationError: A connection parameter doesn't exist, or a value is invalid.
         """
         check_settings(
             buffer_size=buffer_size,
@@ -158,7 +159,7 @@ class Notifier(Runnable):
 
         Args:
             channels: One channel as a str, or any iterable of channels.
-            autorun: Whether the change is live when this returns. It starts a notifier that
+            autorun: Whether the change is live when this returns. True starts a notifier that
                 isn't running, except in a callback that `stop()` has left running. With
                 False, LISTEN waits for the next `start` or `restart`.
 
@@ -220,8 +221,9 @@ class Notifier(Runnable):
     ) -> None:
         """Have `fn(id, channel, payload, pid)` called for each notification on a channel.
 
-        The subscriptions of a channel are called in the order in which they subscribed. The same
-        id on the same channel replaces the callback, also for what waits, and keeps its place.
+        The subscriptions of a channel are called in the order in which they subscribed.
+        Subscribing the same id to the same channel again replaces the callback and keeps its
+        place; notifications that are already waiting go to the new callback.
 
         Args:
             id: Any hashable.
@@ -229,34 +231,39 @@ class Notifier(Runnable):
             fn: A callable, or whatever else the dispatcher takes.
             autorun: As for `add_channels`: what is committed after this has returned is delivered.
             dispatcher: Delivers to this subscription. Default: the notifier's.
-            batch: `(max_size, max_seconds)`: the payload is a list of up to so many payloads,
-                delivered at most so many seconds after the first; the pid is the last one's.
-            debounce: Seconds: only the last of equal payloads is delivered, when so many seconds
-                have passed without another one, and after ten times as many at the latest. A
-                pair `(seconds, max_seconds)` sets both.
+            batch: `(max_size, max_seconds)`: the payload is a list of up to `max_size` payloads,
+                delivered at most `max_seconds` after the first; the pid is the last one's.
+            debounce: Seconds: only the last of equal payloads is delivered, once this many seconds
+                have passed without another one, or ten times as many since the first. A pair
+                `(seconds, max_seconds)` sets both.
             key: For `debounce`: payloads with the same `key(payload)` count as equal.
             on_gap: Called or enqueued as `on_gap((id, "gap"), channel, gap, 0)` when
                 notifications of the channel may have been missed, before any later ones. The
                 gap is a `Gap.to_dict()`. A durable subscription has gaps with `max_lag` only.
             durable: Whether it gets what `pgnotifier.durable.publish` publishes, at least once,
-                even if nobody listens at that moment. It gets no notifications. Its id must be a
-                str, under which the database keeps its position for good.
-            start: For `durable`: where a new one begins: "now" (the default), "oldest" or a time.
-            max_attempts: For `durable`: how often an entry is tried before it is set aside: 5.
+                even if nobody listens at that moment. It gets no plain notifications. Its id must
+                be a str: the database stores its position under that name.
+            start: For `durable`: where a new subscription begins: "now" (the default), "oldest" or
+                a time.
+            max_attempts: For `durable`: how many times an entry is tried before it becomes a dead
+                letter. Default: 5.
             on_failure: For `durable`: "dead_letter" (the default), or "stop" to deliver nothing
-                else until an entry that fails has succeeded. RQ has an option of that name, too.
-            max_lag: For `durable`: how far it may be behind. What is older is dropped: a gap.
-            max_age: For `durable`: how long an entry may wait before the notifier isn't ready.
+                later until the failed entry has succeeded. RQ has an option of that name, too.
+            max_lag: For `durable`: how far it may fall behind. Older entries are dropped and
+                reported as a gap.
+            max_age: For `durable`: how long an entry may wait before the notifier counts as not
+                ready.
             options: The dispatcher's own options (`queue=`, `countdown=` … for Celery).
 
         Raises:
             LogNotInstalledError: The database has no durable log: run `pgnotifier install`.
             LogRefusedError: This role may not read it.
-            NotListeningError: It can't be read through a pooler in transaction mode.
+            NotListeningError: The log can't be read through a pooler in transaction mode.
             ArgumentTypeError: The id isn't hashable, the channel isn't a str, or a callable isn't.
             UnknownOptionError: The dispatcher has no such option.
-            ConfigurationError: `batch`, `debounce` and `key` don't go together, or can't work; or
-                the options of `durable`; or the id is subscribed in the other way.
+            ConfigurationError: `batch`, `debounce` and `key`, or the options of `durable`, are
+                invalid or can't be combined; or the id has a durable subscription to this channel
+                and this one isn't durable, or the reverse.
             DispatcherMismatchError: The dispatcher can't run such a callback.
             PgNotifierError: Whatever else `add_channels` raises.
         """
@@ -311,17 +318,18 @@ class Notifier(Runnable):
     def unsubscribe(
         self, id: Hashable, channel: str, autorun: bool = True, *, forget: bool = False
     ) -> None:
-        """Remove a subscription, if it is there, and its channel if no other one is left.
+        """Remove a subscription, if it exists, and its channel if that was the last one.
 
-        Its callback gets nothing more once this has returned: what waits is discarded, even if
-        the id subscribes again. A durable subscription continues from its position then.
+        Its callback gets nothing more once this has returned: notifications that wait are
+        discarded, even if the id subscribes again. A durable subscription that subscribes again
+        continues from its position.
 
         Args:
             id: The subscription's id.
             channel: Its channel.
             autorun: As for `remove_channels`.
-            forget: Whether to delete the position of a durable subscription from the database, and
-                what has failed for it. This also works if it isn't subscribed here.
+            forget: Whether to delete a durable subscription's position and failed entries from the
+                database. This also works if it isn't subscribed here.
 
         Raises:
             ConnectionFailedError: The position can't be deleted, as no connection could be made.
@@ -333,14 +341,14 @@ class Notifier(Runnable):
             self._changes.durable.forget(check_name(id), channel)
 
     def seek(self, id: str, channel: str, to: str | datetime | int) -> None:
-        """Move the position of a durable subscription, whoever reads it at the moment.
+        """Move the position of a durable subscription, whichever process is reading it.
 
         Args:
             id: The subscription's id. It doesn't have to be subscribed here.
             channel: Its channel.
-            to: "now", which leaves out everything until now; "oldest"; an aware datetime; or the
-                number of an entry. From there on, everything is delivered again that the log still
-                has. For a time or a number, a few earlier entries may be as well.
+            to: "now", which skips everything until now; "oldest"; an aware datetime; or the number
+                of an entry. Everything after that place which the log still has is delivered again.
+                With a time or a number, a few earlier entries may be delivered again as well.
 
         Raises:
             UnknownSubscriptionError: It has no position.
@@ -369,8 +377,8 @@ class Notifier(Runnable):
     def mute_channels(self, channels: Channels | None = None) -> None:
         """Deliver nothing on these channels, or on all (None), until they are unmuted.
 
-        What arrives or is due meanwhile is discarded. Durable subscriptions get it afterwards.
-        Unknown channels are ignored.
+        What arrives or is due meanwhile is discarded, except for durable subscriptions, which get
+        it afterwards. Unknown channels are ignored.
         """
         self._changes.mute_channels(_check_or_all(channels), muted=True)
 

@@ -132,7 +132,7 @@ def seconds(
     Args:
         default: The value if none is given.
         most: The longest duration.
-        allows_zero: Whether 0 is one.
+        allows_zero: Whether 0 is valid.
         others: More attributes of the setting.
     """
     least = "at least 0" if allows_zero else "above 0"
@@ -151,9 +151,9 @@ def whole_number(least: int, default: Any = REQUIRED, why: str = "") -> Setting:
     """Return a setting that is an integer.
 
     Args:
-        least: The smallest one.
+        least: The smallest valid value.
         default: The value if none is given.
-        why: What follows the smallest one in errors.
+        why: What follows `least` in errors.
     """
     return Setting(
         "an integer", is_whole, default, f"at least {least}{why}", lambda value: value >= least, int

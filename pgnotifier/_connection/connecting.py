@@ -11,7 +11,7 @@ from pgnotifier._connection.session import Session, encoding_of, is_quiet
 from pgnotifier.errors import ConnectionFailedError, in_one_line
 
 _here = threading.local()
-"""Of a thread that connects: the parameters. `db_conf` is called on it."""
+"""Per thread: the `parameters` that it is connecting with. `db_conf` is called on that thread."""
 
 
 def is_connecting_here(parameters: Parameters) -> bool:
@@ -84,7 +84,7 @@ class Connecting:
         except Exception as exc:  # noqa: BLE001 - handed to the reader, whatever it is
             self.error = exc
         except BaseException as exc:  # noqa: BLE001 - db_conf() calls sys.exit(), say
-            # Raised on this thread, it would end nothing but the thread, and be waited for in vain.
+            # Raised here, it would only end this thread, and the reader would wait forever.
             self.error = ConnectionFailedError(
                 f"nothing to connect to PostgreSQL with: db_conf() raised {type(exc).__name__}"
             )
@@ -126,7 +126,7 @@ class Connecting:
         return Session(self._connection)
 
     def abandon(self) -> None:
-        """Give the attempt up: the connection is closed as soon as it is made."""
+        """Give up the attempt: the connection is closed as soon as it is made."""
         with self._lock:
             self._abandoned = True
             connection = self._connection

@@ -1,4 +1,4 @@
-"""Connections that a forked child inherits: it lets go of them without ending the sessions."""
+"""Have a forked child let go of its parent's connections without ending the parent's sessions."""
 
 import os
 import weakref
@@ -13,18 +13,18 @@ _inherited: list[psycopg.Connection[Any]] = []
 
 
 class _Connections(weakref.WeakSet[psycopg.Connection[Any]]):
-    """The connections of this process, but none that it has inherited."""
+    """The connections that this process has made itself, without those that it has inherited."""
 
     def renew(self) -> None:
-        """Let go of all, in a forked child."""
+        """Let go of all of them, in a forked child."""
         for connection in tuple(self):
             _let_go(connection)
         self.clear()
 
 
 _own = _Connections()
-# Registered before anything that has a connection, so that in a child it is renewed before these
-# drop their connections, and none is finalized.
+# Registered before any object that has a connection, so that a child renews this first. When those
+# objects then drop their connections, none is finalized.
 renew_in_children(_own)
 
 
@@ -38,8 +38,8 @@ def _let_go(connection: psycopg.Connection[Any]) -> None:
     """Let go of a parent's connection without sending anything to the server.
 
     Closing it through libpq would end the parent's session, and keeping the descriptor open
-    would keep that session alive after the parent's death. So the descriptor's number is put
-    to other use, and the object is kept so that its finalizer touches neither.
+    would keep that session alive after the parent's death. So the descriptor is redirected to
+    /dev/null, and the object is kept from being finalized.
     """
     _inherited.append(connection)
     if connection.pgconn.status == pq.ConnStatus.OK:

@@ -29,7 +29,7 @@ _NOWHERE = "/dev/null/pgnotifier"
 def refuses_values(known: Mapping[str, Any]) -> bool:
     """Return whether libpq refuses the value of a parameter, before it looks for a server.
 
-    Its message then doesn't name the place where it has looked.
+    It is made to look in `_NOWHERE`. If its message doesn't name that, it has not got that far.
 
     Args:
         known: Parameters with which connecting has failed.

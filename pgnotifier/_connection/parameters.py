@@ -37,7 +37,7 @@ KEEPALIVE = {
 """Defaults with which the kernel detects a dead connection within 20 seconds.
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES"""
 DEFAULTS = "libpq's defaults"
-"""What is shown of parameters if there are none."""
+"""What is shown if there are no parameters."""
 _SHOWN = ("host", "hostaddr", "port", "dbname", "user", "service")
 _VARIABLES = {
     "host": "PGHOST",
@@ -243,7 +243,7 @@ class SuppliedParameters(Parameters):
 
 
 class MissingParameters(Parameters):
-    """Missing parameters: an error when a connection is needed, and not before."""
+    """Stands for parameters that weren't given: an error as soon as a connection is needed."""
 
     __slots__ = ("_why",)
 
@@ -381,6 +381,6 @@ def _unknown(name: str) -> str:
 
 
 def _find_meant(name: str) -> str | None:
-    """Return the parameter that somebody who has given an unknown one may have meant."""
+    """Return the parameter that an unknown name was probably meant to be, if any."""
     aliases = {"database": "dbname", "db": "dbname", "username": "user", "passwd": "password"}
     return aliases.get(name) or find_nearest(name, _OPTIONS)

@@ -40,7 +40,7 @@ class Publisher:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Have no connection, as in a forked child: the parent's is the parent's."""
+        """Start without a connection, as in a forked child: the parent keeps its own."""
         self._lock = threading.RLock()
         self._is_sending = False
         self._connection: psycopg.Connection[Any] | None = None
@@ -67,7 +67,7 @@ class Publisher:
                     self._is_sending = False
                 return
         # This thread is already inside this method: a signal handler, a finalizer or `db_conf`
-        # has called it.
+        # has called it again.
         with contextlib.closing(Publisher(self._parameters)) as another:
             another.notify(channel, payload, encoder)
 
@@ -84,8 +84,8 @@ class Publisher:
                     char = bytes.fromhex("".join(_BYTES.findall(reason))).decode("utf-8", "replace")
                     raise _missing_character(connection, channel, text, char) from exc
                 if isinstance(exc, psycopg.errors.InvalidParameterValue) and channel.isascii():
-                    # `check_size` lets an encoding pass that Python doesn't know. The channel's
-                    # name is ASCII and was checked, so the payload is what is too long.
+                    # `check_size` can't measure in an encoding that Python doesn't know. The
+                    # channel's name is ASCII and was checked, so the payload must be too long.
                     raise _too_large(channel, "too many bytes") from exc
                 if not connection.closed:
                     raise NotifyRefusedError(

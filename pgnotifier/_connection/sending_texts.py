@@ -1,4 +1,4 @@
-"""Send texts as notifications, as they are, many with one statement."""
+"""Send texts as notifications without encoding them again, many in one statement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +21,9 @@ def notify_all(connection: psycopg.Connection[Any], channel: str, texts: Sequenc
     Args:
         connection: A connection in autocommit mode. A pooler in transaction mode does no harm.
         channel: The channel.
-        texts: What was checked. Of equal texts in a transaction, PostgreSQL sends one only, so all
-            have to be different: https://www.postgresql.org/docs/current/sql-notify.html
+        texts: The payloads, checked by `check_text`, without duplicates: PostgreSQL sends equal
+            notifications of a transaction only once. See
+            https://www.postgresql.org/docs/current/sql-notify.html
     """
     connection.execute(_NOTIFY_ALL, (channel, list(texts)), prepare=False)
 

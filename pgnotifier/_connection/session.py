@@ -61,7 +61,7 @@ class Session:
         return PGnotify(recode(arrived.relname), arrived.be_pid, recode(arrived.extra))
 
     def probe(self) -> None:
-        """Send a message without an answer, so that the network reports a server that is gone."""
+        """Send a message that gets no answer, so that TCP notices when the server is gone."""
         with contextlib.suppress(psycopg.Error):  # a query may be under way
             self._pgconn.send_flush_request()
             self._pgconn.flush()

@@ -36,7 +36,7 @@ _NEEDED = {
     "tcp_user_timeout": "0",
 }
 HURTFUL = {name: _NEEDED[name] for name in (*_TIMEOUTS, "default_transaction_read_only")}
-"""What would end the session or its queries, or keep it from writing, if it were set otherwise."""
+"""Parameters that, set otherwise, would end the session or its queries or keep it from writing."""
 _UNLESS_SET = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -45,7 +45,7 @@ _UNLESS_SET = {
 """Defaults with which the server detects a dead client within 20 seconds. It then frees a leader's
 lock, and no longer keeps notifications in its queue for that client."""
 
-# It comes first, in a statement of its own: with a small work_mem, rows of a view such as
+# Set first, in a statement of its own: with a small work_mem, rows of a view such as
 # pg_settings or pg_locks go to temporary files, which temp_file_limit may forbid.
 # https://www.postgresql.org/docs/current/runtime-config-resource.html#GUC-TEMP-FILE-LIMIT
 _WORK_MEM = "4MB"

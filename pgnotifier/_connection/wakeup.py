@@ -12,7 +12,7 @@ _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; other systems always r
 
 
 class Waiter:
-    """Waits for one socket or a wake-up. Any thread may call `wake`; the rest is the owner's."""
+    """Waits for one socket or a wake-up. Any thread may call `wake`; the rest is for its owner."""
 
     def __init__(self, before: Callable[[], object] = lambda: None) -> None:
         """Open the descriptors.

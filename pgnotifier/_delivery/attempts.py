@@ -1,4 +1,4 @@
-"""Attempts: a batch is dispatched again and again, until everything in it is acknowledged."""
+"""Attempts: dispatch a batch, and retry it after pauses until all of it is acknowledged."""
 
 import logging
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Attempts:
 
         Args:
             name: The dispatcher's name in the log.
-            ending: The deliverer's.
+            ending: The deliverer's flags.
             renew: Returns what to dispatch next, given what is left of a batch.
             count_waiting: Returns how many notifications are waiting, for the log.
         """

@@ -12,7 +12,7 @@ from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.gathering import Batch, Debounce
 
 SPARE = 64
-"""How many times may be kept beyond twice the number of deliveries held."""
+"""How many due times the heap may have beyond twice the number of open batches."""
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class _Open:
     parts: list[Delivery] = field(default_factory=list)  # of a debounce, the latest alone
 
     def replace(self, delivery: Delivery) -> None:
-        """Hold only this delivery, which does for those before it."""
+        """Hold only this delivery, which replaces those before it."""
         for one in self.parts:
             one.settle()
         self.parts, self.size = [], 0
@@ -64,8 +64,8 @@ class Gatherer:
         """Make one.
 
         Args:
-            limit: How many deliveries to hold; for one more, what is oldest goes early.
-            max_size: How many characters of text they may have together; likewise.
+            limit: How many deliveries to hold. Beyond that, the oldest batch goes early.
+            max_size: How many characters of text to hold. Beyond that, too, the oldest goes early.
         """
         self.waiting = 0
         self._limit = limit
@@ -158,7 +158,7 @@ class Gatherer:
         return one
 
     def _remember(self, key: Hashable, one: _Open) -> None:
-        # What closed before its time is still in there, with its key. That mustn't add up.
+        # Batches that closed early are still in the heap, with their keys. They mustn't pile up.
         if len(self._due) > 2 * len(self._open) + SPARE:
             self._due = [(each.due_at, each.number, k) for k, each in self._open.items()]
             heapq.heapify(self._due)

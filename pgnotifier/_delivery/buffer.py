@@ -38,7 +38,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
         data: Its payload as it came, in the encoding of the connection.
         pid: The process id of the notifying session's server process.
         received_at: When it was read.
-        proven_at: Until when all that was committed had been read before.
+        proven_at: Everything that was committed before this moment had been read earlier.
     """
 
     channel: str
@@ -59,7 +59,7 @@ class Item(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReferenceItem(Item, frozen=True, gc=False):
-    """A notification with its payload in the log; its data are empty.
+    """A notification with its payload in the log; its data is empty.
 
     Attributes:
         reference: Where the payload is.

@@ -1,4 +1,4 @@
-"""Decoding: notifications that waited become deliveries with a payload."""
+"""Decoding: turn notifications from the buffer into deliveries with a decoded payload."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -32,12 +32,13 @@ class Decoder:
         find_payload: FindPayload,
         miss: Callable[[Item, str], object],
     ) -> None:
-        """Take what it works with.
+        """Make a decoder.
 
         Args:
             decode: Makes a payload of a text.
             find_payload: Returns the payload that a reference stands for.
-            miss: Called with what can't be delivered for want of its payload, and why.
+            miss: Called with an item that can't be delivered because its payload is missing, and
+                with the reason.
         """
         self._find_payload = find_payload
         self._miss = miss
@@ -71,7 +72,7 @@ class Decoder:
         Args:
             items: What was taken out of the buffer.
             deliveries: What to add to.
-            succession: Has the bindings that an item is for by now.
+            succession: Knows the bindings that an item is for by now.
         """
         read = self.read
         for item in items:
@@ -91,7 +92,7 @@ class Decoder:
                         succession.forward(binding, item)
                         continue
                 # Each callback gets a payload of its own unless that is immutable, so that none
-                # sees what another one has done to its dict.
+                # sees what another one has changed.
                 if type(payload) not in _IMMUTABLE:
                     try:
                         payload = read(data)

@@ -184,7 +184,7 @@ class Deliverer:
 
         Args:
             marker: The marker.
-            deliveries: What to deliver before that which was held back.
+            deliveries: What to deliver before what was held back.
 
         Returns:
             False if the marker has left the buffer already: nothing is delivered first then.
@@ -223,8 +223,8 @@ class Deliverer:
     def retire(self) -> bool:
         """End, if there is nothing to do; return whether that is so.
 
-        The reader calls it again and again. What may be slow is left to the deliverer's thread: to
-        ask the dispatcher what is pending, and to close it.
+        The reader calls it repeatedly. What may be slow is left to the deliverer's thread: asking
+        the dispatcher what is pending, and closing it.
         """
         with self._ending.bell.lock:
             is_busy = bool(self.inbox) or self.buffer.has_missed or not self._is_empty()
@@ -254,9 +254,9 @@ class Deliverer:
             deadline: By `time.monotonic()`.
 
         Returns:
-            How many deliveries were given up: at least 1 if a callback is still busy. A callback
-            of this very deliverer isn't waited for, and neither is code that has interrupted what
-            holds its lock, such as a finalizer: that gets 0, and the rest follows when it returns.
+            How many deliveries were given up: at least 1 if a callback is still busy. A caller
+            that the deliverer itself waits for gets 0 at once, and the rest is delivered when it
+            returns: a callback, or a finalizer that has interrupted the holder of its lock.
         """
         self.drain()
         if self.is_current() or self.is_locked_here:
@@ -373,7 +373,7 @@ class Deliverer:
         self._on_room()
 
     def _take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> None:
-        """Give what is on its way for bindings with a successor to the successors."""
+        """Hand what is under way for replaced bindings to their successors."""
         self._attempts.delivered -= self.succession.take_back(deliveries, left)
 
     def _forward_waiting(self) -> None:

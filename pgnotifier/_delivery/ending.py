@@ -13,7 +13,7 @@ class Ending:
         is_retiring: Whether the deliverer ends as soon as it has nothing to do.
         is_idle: Whether its thread waits, and its dispatcher has nothing pending.
         has_retired: Whether it ends because it had nothing to do.
-        has_ended: Whether the deliverer takes nothing any more.
+        has_ended: Whether the deliverer no longer takes anything.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Ending:
     def retire(self, *, is_busy: bool) -> bool:
         """End if the deliverer has nothing to do; return whether that is so.
 
-        The first call only asks the thread whether it is idle. By the owner of the lock.
+        The first call only asks the thread whether it is idle. The caller holds the lock.
         """
         if self.is_retiring and self.is_idle and not is_busy:
             self.is_draining = self.has_retired = True

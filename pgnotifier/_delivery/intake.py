@@ -15,14 +15,14 @@ from pgnotifier.notification import Entry, Receipt
 
 
 class EntryItem(Item, frozen=True, gc=False):
-    """An entry of the log that waits. Its data are UTF-8, and its pid is 0.
+    """A log entry that waits. Its data is UTF-8, and its pid is 0.
 
     Attributes:
         id: The number of the entry.
         key: The key that it was published with, if any.
         published_at: When it was published.
-        attempt: How often it has been tried, the coming time included.
-        receipt: Gets to know when it is settled.
+        attempt: How many times it has been tried, including the coming time.
+        receipt: Notes when it is settled.
     """
 
     id: int = 0
@@ -48,7 +48,7 @@ class EntryItem(Item, frozen=True, gc=False):
 
 
 class PortionItem(EntryItem, frozen=True, gc=False):
-    """Entries for a relay that wait together; their data are in the portion.
+    """Entries for a relay that wait together; their data is in the portion.
 
     Attributes:
         portion: The entries.
@@ -60,8 +60,8 @@ class PortionItem(EntryItem, frozen=True, gc=False):
 class Intake:
     """Entries in their order. Its deliverer guards it.
 
-    It needs no bounds and no overflow policy: whoever fills it reads no more until these are
-    settled. What it drops isn't lost, as the log still has it.
+    It needs no bounds and no overflow policy: the source that fills it reads no more until these
+    are settled. What it drops isn't lost, as the log still has it.
 
     Attributes:
         is_open: Whether more may come, so that the deliverer has to stay.
@@ -85,7 +85,7 @@ class Intake:
         self.waiting += size_of(items)
 
     def take_turn(self, *, others: bool) -> bool:
-        """Return whether to take entries next: in turn, if others wait as well."""
+        """Return whether to take entries next. They take turns with others, if those wait too."""
         self._was_last = bool(self._content) and not (others and self._was_last)
         return self._was_last
 
@@ -125,7 +125,7 @@ class Intake:
 
 
 def size_of(items: Sequence[object]) -> int:
-    """Return how many notifications or entries some items are."""
+    """Return how many notifications or entries some items stand for."""
     return len(items) + sum(
         len(one.portion) - 1
         for one in items[:1]
@@ -136,11 +136,11 @@ def size_of(items: Sequence[object]) -> int:
 def take_next(
     intake: Intake, buffer: Buffer, batch_size: int, *, draining: bool
 ) -> Sequence[Item | GapMarker]:
-    """Return what is delivered next, if there is something: entries and others in turn.
+    """Return what to deliver next, if anything: entries and others take turns.
 
     Args:
         intake: The entries that wait.
-        buffer: What else waits.
+        buffer: The notifications that wait.
         batch_size: How many deliveries they may make.
         draining: Whether this is the end. Entries are dropped then: the log still has them, and
             they could take long.
@@ -167,7 +167,7 @@ def decode(
         items: What was taken.
         deliveries: What to add to.
         decoder: Makes the payloads.
-        succession: Has the bindings that an entry is for by now.
+        succession: Knows the bindings that an entry is for by now.
     """
     if not items or not isinstance(items[0], EntryItem):
         decoder.decode_items(items, deliveries, succession)
@@ -203,7 +203,7 @@ def make_batch(
     Args:
         items: What was taken out of the intake, or out of the buffer.
         deliveries: The other deliveries.
-        succession: Has the bindings that the portion is for by now.
+        succession: Knows the bindings that the portion is for by now.
     """
     item = items[0] if items else None
     if not isinstance(item, PortionItem) or item.portion is None:

@@ -25,7 +25,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         published_at: When it was published.
         key: Its key, if any, in the database's encoding.
         payload: Its payload, in the database's encoding.
-        attempts: How often it was tried.
+        attempts: How many times it was tried.
         n: Its number among those that have failed.
     """
 
@@ -45,7 +45,7 @@ class Portion:
         binding: Who gets them.
         rows: The entries, in order.
         received_at: When they were read.
-        receipt: Gets to know when they are settled.
+        receipt: Notes when they are settled.
     """
 
     binding: Binding
@@ -102,7 +102,7 @@ class PortionBatch(Batch):
     def rows(self, most: int) -> Sequence[Row]:
         """Return what isn't acknowledged, in order; nothing if the batch is cancelled.
 
-        After `leave` there is nothing either: what that has left has to be asked for by `rest`.
+        After `leave` it returns nothing either: `rest` returns what was left.
 
         Args:
             most: How many entries to return at most.
@@ -119,7 +119,7 @@ class PortionBatch(Batch):
 
 
 class _Deliveries(Sequence[Delivery]):
-    """The deliveries of a portion. From the moment when some are asked for, they stay the same."""
+    """The deliveries of a portion, which are all made when the first of them is asked for."""
 
     def __init__(self, portion: Portion) -> None:
         self._portion = portion

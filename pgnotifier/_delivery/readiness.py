@@ -17,9 +17,10 @@ PROBE_TIMEOUT = 5.0
 
 
 class Probes:
-    """Asks each dispatcher on a thread of its own, and once at a time.
+    """Asks each dispatcher on a thread of its own, with one question at a time.
 
-    Those who ask meanwhile get the same answer: a queue that doesn't answer holds one thread.
+    Callers that ask meanwhile get the same answer, so a queue that doesn't answer holds only one
+    thread.
     """
 
     def __init__(self) -> None:

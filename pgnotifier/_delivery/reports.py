@@ -55,7 +55,7 @@ class ErrorReport:
             else:
                 self._quiet[kind] = (until, unlogged + 1)
         if log:
-            # What is durable comes again, or is an ERROR once it has failed for good.
+            # A durable delivery is tried again. Once it has failed for good, that is an ERROR.
             level = logging.ERROR if subscription.durability is None else logging.WARNING
             logger.log(
                 level,
@@ -162,7 +162,7 @@ class GapReport(Hook):
     def _note(self, gap: Gap) -> None:
         with self._lock:
             self.count += 1
-            # A clock that was set may have the end before the beginning.
+            # If the clock was set back, the end may be before the beginning.
             self.seconds += max(0.0, (gap.until - gap.since).total_seconds())
             self.last = gap
             self._recent.appendleft(gap)

@@ -1,4 +1,4 @@
-"""Succession: what waits for a subscription goes to the one that has replaced it.
+"""Succession: deliveries that wait for a subscription go to the one that has replaced it.
 
 An id that is subscribed again keeps its binding, unless another dispatcher or another way of
 gathering is to deliver from now on. Then the binding gets a successor. Its deliverer takes back
@@ -32,7 +32,7 @@ class Succession:
         find: Returns the deliverer of a dispatcher, which is made if there is none. None: there is
             no other deliverer.
         helped: The dispatchers that this deliverer has delivered to because theirs had ended.
-        news: The bindings that have got a successor since `take_back` has run.
+        news: The bindings that have got a successor since the last `take_back`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Succession:
         self._have_been = False  # any successors
 
     def note(self, binding: Binding) -> None:
-        """Learn that a binding has a successor."""
+        """Note that a binding has a successor."""
         with self._ending.bell.lock:
             self._have_been = True
             if binding not in self.news:
@@ -83,11 +83,11 @@ class Succession:
         return binding
 
     def serves(self, binding: Binding) -> bool:
-        """Return whether a binding is one of the deliverer's own dispatcher."""
+        """Return whether a binding belongs to the deliverer's own dispatcher."""
         return binding.subscription.dispatcher is self._dispatcher
 
     def take_back(self, deliveries: list[Delivery], left: Iterable[Delivery] = ()) -> int:
-        """Give what is on its way for bindings with a successor to the successors.
+        """Hand what is under way for replaced bindings to their successors.
 
         Args:
             deliveries: What to add to.
@@ -97,7 +97,7 @@ class Succession:
             How many deliveries the dispatcher has given back.
         """
         back = self._take_back_dispatched()
-        # Taken before a successor is given anything: for lack of room, that may end what is held.
+        # Taken before a successor is given anything: if room is short, that may close what is held.
         gathered = self._gatherer.take_left()
         retried = [one for one in left if one.binding.is_left and id(one) not in back]
         self.give((*back.values(), *retried, *gathered), deliveries)
@@ -145,8 +145,8 @@ class Succession:
     def _take_back_dispatched(self) -> dict[int, Delivery]:
         """Return what the dispatcher has for bindings with a successor, by its identity.
 
-        From now on the dispatcher gets nothing more for these. Until now it did, in the middle of
-        a batch as well: what comes later must not overtake what it passes on.
+        From now on the dispatcher gets nothing more for these bindings. Until now it did, even in
+        the middle of a batch, so that later deliveries don't overtake what it passes on.
         """
         with self._ending.bell.lock:
             news, self.news = self.news, []

@@ -1,1 +1,1 @@
-"""Durable subscriptions: what reads the log, and hands it to deliverers."""
+"""Durable subscriptions: threads that read the log in the database, and hand over its entries."""

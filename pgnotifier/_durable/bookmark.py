@@ -6,12 +6,12 @@ from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.rows import Failed, Place
 
 BATCH = 1000
-"""How many entries are handed over at a time, at most, and as many may come again after a crash.
-More for a dispatcher with larger batches."""
+"""How many entries are handed over at a time, at most, and thus how many may be delivered twice
+after a crash. More for a dispatcher with larger batches."""
 UNSYNCED = 100
-"""How many entries may be delivered, with their position saved, before the next save waits for the
-disk. After a crash of the server these may come again, too, so the next batch is that much smaller.
-The wait takes longer than the delivery of a few entries."""
+"""How many entries may be delivered and their position saved before a save waits for the disk.
+After a crash of the server these may be delivered again, too, so the next batch is that much
+smaller. The wait takes longer than the delivery of a few entries."""
 
 
 class Bookmark:
@@ -21,14 +21,14 @@ class Bookmark:
         known: The number of the position; None if it isn't known.
         ahead: A snapshot up to which there is nothing to deliver after that position, if one is
             known.
-        unsynced: How many entries before it a crash of the server may bring back.
+        unsynced: How many entries before it may be delivered again after a crash of the server.
     """
 
     def __init__(self, batch: int = BATCH, most_unsynced: int = UNSYNCED) -> None:
-        """Know nothing yet.
+        """Begin without a position.
 
         Args:
-            batch: How many entries may come again after a crash.
+            batch: How many entries may be delivered again after a crash.
             most_unsynced: How many of them may be saved without waiting for the disk.
         """
         self._batch = batch
@@ -39,7 +39,7 @@ class Bookmark:
 
     @property
     def ahead_of(self) -> tuple[int | None, Place | None]:
-        """The number of the position that `ahead` belongs to, and that."""
+        """`ahead` as a place, after the number of the position that it belongs to."""
         return (None, None) if self.ahead is None else (self.known, Place(self.ahead))
 
     @property
@@ -48,7 +48,7 @@ class Bookmark:
         return self._batch - self.unsynced
 
     def move(self, known: int | None) -> None:
-        """Note that the position is another one, which somebody else has saved."""
+        """Note another position, which somebody else has saved."""
         self.known, self.ahead = known, None
         self.unsynced = self._most_unsynced  # nobody knows whether that has waited for the disk
 
@@ -63,7 +63,7 @@ class Bookmark:
         *,
         waits: bool = False,
     ) -> bool:
-        """Move the position; return False if it was moved elsewhere meanwhile.
+        """Move the position; return False if somebody else has moved it meanwhile.
 
         Args:
             session: The session.
@@ -80,7 +80,7 @@ class Bookmark:
         return self.note(made, place, count, waits=waits)
 
     def waits(self, count: int, *, is_safe: bool = False) -> bool:
-        """Return whether saving the position after so many entries waits for the disk.
+        """Return whether saving the position after a number of entries waits for the disk.
 
         Args:
             count: How many entries are settled since the last one.
@@ -89,7 +89,7 @@ class Bookmark:
         return is_safe or (count > 0 and self.unsynced + count > self._most_unsynced)
 
     def note(self, made: int | None, place: Place, count: int, *, waits: bool) -> bool:
-        """Note that the position was saved; return False if it was moved elsewhere meanwhile.
+        """Note that the position was saved; return False if somebody else has moved it meanwhile.
 
         Args:
             made: The number of the new position; None if there is none.

@@ -42,7 +42,7 @@ def describe(one: Progress, name: Hashable, channel: str, trouble: Trouble) -> D
 
 
 def find_overdue(known: Mapping[tuple[Hashable, str], Progress], trouble: Trouble) -> Iterator[str]:
-    """Yield, in words, which subscriptions have an entry that has waited longer than it may.
+    """Yield a message for each subscription with an entry that has waited longer than it may.
 
     Args:
         known: The progress of subscriptions, by their id and channel.

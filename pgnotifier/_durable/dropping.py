@@ -1,4 +1,4 @@
-"""What was dropped because a subscription was too far behind, on its way to whoever is to know."""
+"""Report the entries that were dropped because a durable subscription exceeded its `max_lag`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from pgnotifier.dispatch import Binding, Delivery
 from pgnotifier.notification import Dropped, Entry, Gap
 
 RETRY_PAUSE = 1.0
-"""Seconds before it is delivered once more, after a mute, say."""
+"""Seconds before a gap is delivered again if it was lost, because of a mute, say."""
 ReportDropped = Callable[[Gap, Callable[[], object]], object]
 """Logs a gap, has `on_gap` called, and calls something once it has returned."""
 
@@ -25,7 +25,7 @@ class Dropping:
     source's thread owns it; hooks and dispatchers note on their threads what they have done.
 
     Attributes:
-        missed: What the database has noted.
+        missed: The records of the database.
     """
 
     def __init__(self, binding: Binding, missed: Sequence[Missed]) -> None:
@@ -33,7 +33,7 @@ class Dropping:
 
         Args:
             binding: The subscription.
-            missed: What the database has noted: at least one piece.
+            missed: The records of the database: at least one.
         """
         self.missed = missed
         self._binding = binding
@@ -46,7 +46,7 @@ class Dropping:
         """Have it logged, and `Notifier(on_gap=…)` called.
 
         Args:
-            report: What does so.
+            report: Does both.
             on_change: Called on any thread once that is done.
         """
 
@@ -59,7 +59,7 @@ class Dropping:
     def advance(
         self, hand_over: Callable[[GapMarker], object], on_change: Callable[[], object]
     ) -> bool:
-        """Have it delivered once it is its turn; return whether everybody knows.
+        """Have it delivered to the subscription when it is time; return whether both are done.
 
         Args:
             hand_over: Gives a delivery to the deliverer.
@@ -106,7 +106,7 @@ class Missing:
     """
 
     def __init__(self, report: ReportDropped, on_change: Callable[[], object]) -> None:
-        """Begin with nothing.
+        """Begin with nothing to report.
 
         Args:
             report: Logs and reports a gap.
@@ -141,7 +141,7 @@ class Missing:
         return self.is_busy
 
     def settle(self, session: LogSession, hand_over: Callable[[GapMarker], object]) -> None:
-        """Forget what was dropped, once everybody knows.
+        """Have the database forget what was dropped, once it is reported.
 
         Args:
             session: The session.
@@ -153,7 +153,7 @@ class Missing:
             self._dropping = None
 
     def forget(self) -> None:
-        """Report nothing any more. The database still has it."""
+        """Stop reporting. The database keeps its records."""
         self._dropping = None
 
 

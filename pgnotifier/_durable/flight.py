@@ -1,4 +1,4 @@
-"""A flight: entries that are being delivered, from the moment when they were read."""
+"""A flight: log entries that were read together and are being delivered."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +18,9 @@ FIRST_RETRY = 1.0
 LAST_RETRY = 600.0
 """Seconds before the first and the last retry of an entry; they double in between."""
 MANY = 10
-"""How many entries, read together, show that more are about to come."""
+"""If more entries than this are read together, others are probably about to come."""
 FLOOD_PAUSE = 0.015
-"""Seconds between two looks then: each costs the server as much as some publications do."""
+"""Seconds between two reads then: each costs the server as much as several publications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Flight:
 
     Attributes:
         rows: The entries, in order.
-        ledger: What of them is settled.
+        ledger: Which of them are settled.
         window: Where they were read; None if they are retried.
         is_rest: Whether there were no more in that window.
-        is_void: Whether the log isn't the one any more that they were read from.
+        is_void: Whether the log that they were read from was replaced by another one.
     """
 
     rows: Sequence[Row]
@@ -65,13 +65,13 @@ class Flight:
 
     @property
     def end(self) -> Place:
-        """The position at which all its entries are delivered."""
+        """The position after all its entries."""
         found = self.place_after(self.rows)
         assert found is not None
         return found
 
     def place_after(self, head: Sequence[Row]) -> Place | None:
-        """Return the position at which these first entries are delivered; None if it is no other.
+        """Return the position after these first entries; None if it hasn't changed.
 
         Args:
             head: The first of its rows.
@@ -86,7 +86,7 @@ class Flight:
         return replace(self, rows=self.rows[len(head) :])
 
     def failed(self, rows: Sequence[Row], durability: Durability) -> Iterator[Failed]:
-        """Yield those that have failed, with what is to become of them."""
+        """Yield those that have failed, each with the reason and with what to do next."""
         for row in rows:
             reason = self.ledger.failures.get(row.id)
             if reason is not None:
@@ -113,7 +113,7 @@ def launch(
     Args:
         rows: The entries, in order.
         binding: The subscription.
-        hand_over: Gives them to the deliverer. What it doesn't take is lost, and read again.
+        hand_over: Gives them to the deliverer. What that doesn't take is lost, and read again.
         on_settled: Called on any thread, once all are settled or lost.
         encoding: The database's.
         window: Where they were read.
@@ -165,5 +165,5 @@ def _keep_together(
 
 
 def retry_pause(attempts: int) -> float:
-    """Return the seconds to wait after so many attempts."""
+    """Return the seconds to wait after a number of attempts."""
     return float(min(LAST_RETRY, FIRST_RETRY * 2 ** min(attempts - 1, 20)))

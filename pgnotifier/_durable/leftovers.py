@@ -1,6 +1,6 @@
 """End the session that a lost connection has left behind, because it may hold subscriptions.
 
-If a network drops everything, the client gives the connection up. The server doesn't notice that
+If a network drops everything, the client gives up the connection. The server doesn't notice that
 until its keepalives go unanswered, or not at all: something in between may answer them. Until then
 the session keeps its locks, and nobody can advance the subscriptions that it holds.
 """

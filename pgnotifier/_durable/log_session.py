@@ -1,4 +1,4 @@
-"""A session that reads the log: each method is one step of a subscription's way through it."""
+"""A session with which a source reads the log: the SQL for each step of a durable subscription."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,8 +20,8 @@ NOWHERE = Place("")
 LOCKS = 1885957742
 """The first key of advisory locks; the second is a subscription's number, or 0 in the schema."""
 _PID = "SELECT pg_catalog.pg_backend_pid()"
-# Where a process of the server has died, the server goes on as the same one, but it has lost what
-# wasn't on the disk. What its background writer has done is counted from 0 again.
+# If one of its processes crashes, the server keeps its start time, but loses what wasn't on the
+# disk. The crash also resets the statistics of its background writer.
 _RUN = """
 SELECT pg_catalog.concat_ws(
     ' ', pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_stat_get_bgwriter_stat_reset_time()
@@ -30,7 +30,7 @@ FROM pg_catalog.pg_database AS d CROSS JOIN pg_catalog.pg_namespace AS n
 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()
 AND n.nspname OPERATOR(pg_catalog.=) 'pgnotifier'
 """
-# Null in a session other than the one that it began with, which only a pooler can make of it.
+# Null if this is another session of the server than at the beginning, because of a pooler.
 _HOLD = """
 SELECT CASE WHEN pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %s
     THEN pgnotifier.hold(%s) END
@@ -60,7 +60,7 @@ SELECT pg_catalog.date_part('epoch', pg_catalog.min(retry_at)
     OPERATOR(pg_catalog.-) pg_catalog.clock_timestamp())
 FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) %s AND NOT dead
 """
-# Without OFFSET, `measure`, which takes long, would be called for all of them.
+# Without OFFSET, `measure`, which takes long, would be called for all subscriptions.
 _FIGURES = """
 SELECT p.sub, s.last_value, m.behind, m.oldest, f.failed, f.attempts, f.dead
 FROM pgnotifier.positions AS p CROSS JOIN pgnotifier.log_id_seq AS s
@@ -97,16 +97,16 @@ class LogSession:
     """A connection in autocommit mode that one thread uses.
 
     A subscription is held by an advisory lock of the session while its entries are delivered,
-    rather than by the lock of its row. That needs a transaction, and one that is open for as long
-    as a broker is down would keep the whole database from being vacuumed. The row is locked just
-    for the moment in which its position moves.
+    rather than by a lock of its row. A row lock needs a transaction, and one that is open for as
+    long as a broker is down would keep the whole database from being vacuumed. The row is locked
+    only for the moment in which its position moves.
 
     Attributes:
-        run: Names the log, its database, and the run of the server. Only as long as it stays the
-            same, numbers of subscriptions, positions, entries and transactions mean the same: a
-            server that was started again may have an older state of the database, or may be a
-            standby that has not got all of it.
-        is_offered: Whether another replica has left a subscription alone.
+        run: Identifies the log, its database, and the run of the server. The numbers of
+            subscriptions, positions, entries and transactions are only valid while it stays the
+            same: after a restart, the server may have an older state of the database, or be a
+            standby that lacks the latest changes.
+        is_offered: Whether another replica has left a subscription for others to take.
     """
 
     def __init__(
@@ -141,9 +141,9 @@ class LogSession:
     def prepare(self) -> None:
         """Have only some commits wait for the disk, and listen to the bell.
 
-        A lock or the bell needs a transaction, too, and there are several for each batch. If a
-        crash loses a position that was saved, the batch comes again; so that commit does wait.
-        What is committed before is then on the disk as well.
+        Locks and the bell need transactions, too, several for each batch; these don't wait. If a
+        crash loses a saved position, its batch is delivered again, so that commit does wait. What
+        was committed before is then on the disk as well.
 
         Raises:
             LogNotInstalledError: The schema isn't installed, or is too old.
@@ -209,18 +209,18 @@ class LogSession:
     ) -> Fetched | None:
         """Hold a subscription, and read what comes next; return None if another replica has it.
 
-        If there is nothing to read, others may have the subscription again at once.
+        If there is nothing to read, the subscription is released again at once.
 
         Args:
             sub: The subscription's number.
             known: The number of the position after which `ahead` was found.
-            ahead: Where to read on: up to there, everything is under way, or isn't for it.
+            ahead: Where to read on: everything before is under way, or isn't for this subscription.
             limit: How many entries to read at most. The payloads have about 16 MiB together, or are
                 a single one.
-            keep: Whether to hold it in any case.
+            keep: Whether to hold it even if there is nothing to read.
             is_held: Whether this session holds it already.
-            settled: Where to move the position to in the same step, if it is to be moved from the
-                one that is known. If it was moved elsewhere, nothing is read.
+            settled: Where to move the position in the same step, if anywhere. If somebody else has
+                moved it, nothing is read.
             waits: Whether moving it waits for the disk, as for `save`.
 
         Raises:
@@ -268,11 +268,11 @@ class LogSession:
             channel: Its channel.
             place: The new position.
             failed: What has failed of the entries that it moves past.
-            waits: Whether to wait for the disk. If not, a crash of the server within the next
-                moment may undo this.
+            waits: Whether to wait for the disk. If not, a crash of the server shortly afterwards
+                may undo this.
 
         Returns:
-            The number of the new position; None if it was moved elsewhere meanwhile.
+            The number of the new position; None if somebody else has moved it meanwhile.
         """
         values = (waits, sub, known, place.done, place.target, place.last_id)
         if not failed:
@@ -313,7 +313,7 @@ class LogSession:
         ]
 
     def settle_retried(self, done: Iterable[Row], failed: Iterable[Failed]) -> None:
-        """Forget what has succeeded at last, and note what has failed again."""
+        """Delete what has succeeded now, and record what has failed again."""
         with self.connection.transaction():
             self.connection.execute(_WAIT)
             drop_letters(self.connection, [row.n for row in done])
@@ -325,7 +325,7 @@ class LogSession:
 
         Args:
             subs: Their numbers.
-            behind: The numbers of those that may be behind. To count how far takes long.
+            behind: The numbers of those that may be behind. Counting how far takes long.
         """
         found = self.connection.execute(_FIGURES, (list(behind), list(subs)))
         return {
@@ -338,7 +338,7 @@ class LogSession:
         self.connection.execute(_NOTE_READER, ([*rates], [*rates.values()]))
 
     def find_unread(self) -> list[Unread]:
-        """Return what nobody reads although it keeps space; each once a day, whoever asks."""
+        """Return subscriptions that keep space though nobody reads them; each only once a day."""
         return [Unread(*row) for row in self.connection.execute(_FIND_UNREAD)]
 
     def take_missed(self, sub: int) -> list[Missed]:
@@ -355,14 +355,14 @@ class LogSession:
             self._shares = bool(self._one(_DOZE)[0])
 
     def wake_up(self) -> None:
-        """Have publishers not ring any more, unless other readers sleep; forget earlier rings."""
+        """Have publishers stop ringing, unless other readers doze; forget earlier rings."""
         self._has_rung = False
         if self._shares is not None:
             shares, self._shares = self._shares, None
             self.connection.execute(_WAKE, (shares,))
 
     def offer(self) -> None:
-        """Wake other replicas, which can have a subscription now that was left alone."""
+        """Wake other replicas, so that they can take a subscription that this one leaves alone."""
         self.connection.execute(_OFFER)
 
     def has_rung(self) -> bool:

@@ -7,10 +7,10 @@ from pgnotifier._durable.progress import Progress
 from pgnotifier.errors import NotListeningError
 
 MANY = 5
-"""How many subscriptions that are caught up are worth a query for all of them together."""
+"""From how many caught-up subscriptions on one query for all of them is worth it."""
 # Snapshots are compared as `advance()` does: an entry is new if its transaction wasn't visible in
-# the one before. It is planned each time rather than prepared: a plan that was made for slots that
-# were small would read all of them.
+# the one before. The query is planned each time rather than prepared: a plan that was made while
+# the slots were small would read all of them.
 _FIND_NEWS = """
 SELECT pg_catalog.pg_backend_pid(), (
     SELECT s.oid FROM pg_catalog.pg_namespace AS s
@@ -90,6 +90,6 @@ def find_news(session: LogSession, progress: Collection[Progress]) -> Collection
 
 
 def _moment(snapshot: str) -> tuple[int, int, int]:
-    """Return what is less for a snapshot that was taken earlier: it saw fewer transactions."""
+    """Return a sort key for snapshots: an earlier one has seen fewer transactions."""
     xmin, xmax, running = snapshot.split(":")
     return int(xmin), int(xmax), -len(running.split(",")) if running else 0

@@ -47,7 +47,7 @@ class Pace:
     def note_saved(self) -> None:
         """Note that the position is being saved."""
         self._saved_at = monotonic()
-        self._share = random.uniform(0.7, 1.0)  # noqa: S311 - no secret hangs on it
+        self._share = random.uniform(0.7, 1.0)  # noqa: S311 - no secret depends on it
 
     def note_idle(self, *, is_quiet: bool) -> None:
         """Note that there is nothing to deliver, and whether nothing at all was published."""

@@ -1,4 +1,4 @@
-"""Read the payloads that references stand for, on a connection that is kept for that."""
+"""Read large payloads from the log, for notifications that only contain a reference to them."""
 
 import contextlib
 import threading
@@ -16,8 +16,8 @@ from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.errors import PgNotifierError
 
 PAUSE = 5.0
-"""Seconds without another attempt to connect after one has failed, or a connection was lost: each
-may take long, and many references may wait."""
+"""Seconds before another attempt to connect after one has failed, or a connection was lost: each
+may take long, and many references may be waiting."""
 
 
 class PayloadReader:
@@ -36,14 +36,14 @@ class PayloadReader:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Have no connection, as in a forked child: the parent's is the parent's."""
+        """Start without a connection, as in a forked child: the parent keeps its own."""
         self._lock = threading.RLock()
         self._connection: psycopg.Connection[Any] | None = None
         self._is_closing = False
         self._refused: tuple[float, PgNotifierError] | None = None  # until when, and why
 
     def read(self, channel: str, reference: Reference) -> bytes | None:
-        """Return the payload of an entry, in UTF-8; None if the log has it no more.
+        """Return the payload of an entry, in UTF-8; None if the log no longer has it.
 
         Args:
             channel: The channel that the entry has to belong to.

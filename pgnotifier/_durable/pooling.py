@@ -21,8 +21,8 @@ from pgnotifier.errors import NotListeningError
 logger = logging.getLogger("pgnotifier.durable")
 
 CONNECT_SHARE, ECHO_SHARE = 1 / 6, 1 / 3
-"""How much of the source's patience to wait for a second connection, of which a pool in session
-mode may have none left, and for its notification."""
+"""The shares of the source's patience to wait for a second connection, which a pool in session mode
+may not have, and then for a notification from it."""
 _ECHO = "SELECT pg_catalog.pg_backend_pid() FROM pg_catalog.pg_notify('{}', '')"
 
 

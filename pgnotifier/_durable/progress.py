@@ -25,9 +25,8 @@ from pgnotifier.durability import Durability
 class Progress:
     """Where one subscription is, and what is under way. The source's thread owns it.
 
-    It reads a batch, has it delivered, and moves the position once that is settled. Meanwhile it
-    reads what comes next. What fails is put aside, and retried beside the flow; or else it holds up
-    the subscription.
+    It reads a batch, has it delivered, reads ahead meanwhile, and moves the position once the batch
+    is settled. Failed entries are retried beside the new ones, or hold up the subscription.
 
     Attributes:
         wanted: The binding to deliver to from the next batch on; None once it was removed.
@@ -36,8 +35,8 @@ class Progress:
         tally: What is delivered, and what is known of the rest.
         reading: Where it is in the log, and what was read.
         flight: The entries that are being delivered, if any.
-        latest: How many these were, or the ones before.
-        read_at: When that was, by `monotonic()`.
+        latest: How many entries the latest flight has or had.
+        read_at: When that began, by `monotonic()`.
     """
 
     def __init__(
@@ -130,13 +129,13 @@ class Progress:
         return self._turn.is_elsewhere or not self._turn.has_come
 
     def become(self, sub: int) -> None:
-        """Have a number in the log. If it is another one, a new position was made."""
+        """Take a number in the log. If it has changed, a new position was made."""
         if sub != self.sub:
             self.begin_again()
             self.sub = sub
 
     def begin_again(self) -> None:
-        """Trust nothing that is known of the log. What is under way is read again afterwards."""
+        """Forget what is known of the log. What is under way is read again afterwards."""
         self.sub, self._is_locked = None, False
         self.reading.begin_again()
         self._missing.forget()
@@ -145,16 +144,16 @@ class Progress:
         self._retries.void()
 
     def disconnect(self) -> None:
-        """Note that the session has ended, and its locks with it. What is under way stays so."""
+        """Note that the session has ended, and its locks with it. What is under way goes on."""
         self._is_locked = False
         self.reading.drop()
 
     def try_again(self) -> None:
-        """Have it looked at once whether another replica still has it."""
+        """Have the next visit check whether another replica still has it."""
         self._turn.look_again()
 
     def pass_over(self, now: str, newest: int) -> None:
-        """Note that there is nothing new for it, up to a snapshot, and the log's highest number."""
+        """Note a snapshot up to which it has nothing new, and the log's highest number."""
         self.reading.bookmark.ahead = now
         self._retries.note_none()
         self._pace.note_idle(is_quiet=newest <= self._saved_to)
@@ -194,12 +193,12 @@ class Progress:
         return more
 
     def save(self, session: LogSession) -> None:
-        """Save what is settled before the session is given up: others may go on then."""
+        """Save what is settled before the session is given up, and others may go on."""
         self._pace.whole_at = -math.inf
         self._settle(session)
 
     def end(self, session: LogSession) -> None:
-        """Save what is settled, and have nothing under way any more."""
+        """Save what is settled, and give up the rest of what is under way."""
         self._settle(session, at_once=True)
         self._retries.settle(session, self.binding, at_once=True)
         self._retries.forget()
@@ -312,7 +311,7 @@ class Progress:
         )
 
     def _move_on(self, session: LogSession, window: Window) -> None:
-        """Go on to the next window. This one is empty, so it is saved now and then only."""
+        """Go on to the next window. This one is empty, so the move is saved only now and then."""
         self.reading.bookmark.ahead = window.target
         if window.is_now:
             self.tally.behind_since = None
@@ -329,7 +328,7 @@ class Progress:
 
         Args:
             session: The session.
-            at_once: Whether to do so though not all is settled.
+            at_once: Whether to do so even if not all is settled.
             goes_on: Whether to hand over what comes next as well.
         """
         flight = self.flight
@@ -375,7 +374,7 @@ class Progress:
         waits: bool = False,
         looks: bool = False,
     ) -> bool:
-        """Move the position past some entries; return False if it was moved elsewhere."""
+        """Move the position past some entries; return False if somebody else has moved it."""
         assert self.sub is not None
         waits = waits or (self._holds and len(head) > 0)  # its batches have one entry
         self._pace.note_saved()

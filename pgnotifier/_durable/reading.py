@@ -27,7 +27,7 @@ class Sizes:
     """How many entries are read, and delivered, at a time.
 
     Attributes:
-        batch: How many may come again after a crash.
+        batch: How many may be delivered again after a crash.
         unsynced: How many of them may be saved without waiting for the disk.
         at_once: How many are read in one step.
     """
@@ -46,12 +46,12 @@ class Sizes:
 class Reading:
     """What was read, and where to read on. The source's thread owns it.
 
-    What was read ahead is kept until it is its turn. Nobody has got it, so it can be dropped at any
-    time, and is read again. There is none unless the session holds the subscription.
+    What was read ahead is kept until it is its turn. It hasn't been handed over, so it can be
+    dropped at any time and read again. There is none unless the session holds the subscription.
 
     Attributes:
         bookmark: The position that is known.
-        fetched: What was read last, if nothing is made of it yet.
+        fetched: The result of the latest step, if nothing was done with it yet.
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -79,7 +79,7 @@ class Reading:
         return bool(self._rows)
 
     def begin_again(self) -> None:
-        """Know nothing of the position."""
+        """Forget the position."""
         self.bookmark = Bookmark(self._sizes.batch, self._sizes.unsynced)
         self.drop()
 
@@ -107,8 +107,8 @@ class Reading:
             hand_over: Gives them to the deliverer.
             on_settled: Called on any thread, once all are settled or lost.
             encoding: The database's.
-            attempts: How often the next one was tried, if it is to be handed over alone, and those
-                after it are to be read again.
+            attempts: How many times the next one was tried, if it is to be handed over alone, and
+                those after it are to be read again. None: hand over as many as allowed.
         """
         assert self._window is not None
         most = self.bookmark.limit if attempts is None else 1
@@ -128,7 +128,7 @@ class Reading:
             session: The session.
             sub: The subscription's number.
             is_single: Whether to read a single entry.
-            keep: Whether to hold it though there is nothing to read.
+            keep: Whether to hold it even if there is nothing to read.
             is_held: Whether it is held already.
         """
         most = 1 if is_single else self._sizes.at_once
@@ -165,7 +165,7 @@ class Reading:
         *,
         waits: bool,
     ) -> bool:
-        """Move the position; return False if it was moved elsewhere. See `Bookmark.save`."""
+        """Move the position; return False if somebody else has moved it. See `Bookmark.save`."""
         save = self.bookmark.save
         return self._note(save(session, sub, channel, place, count, failed, waits=waits))
 
@@ -180,7 +180,7 @@ class Reading:
         *,
         waits: bool,
     ) -> bool:
-        """Do the same, and read on in the same step, unless what comes next was read before.
+        """Do the same, and read on in the same step, unless what comes next was read already.
 
         The session has to hold the subscription.
         """

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 TRACEBACK_CHARS = 20_000
-"""How much of a traceback is kept: its end says what has failed."""
+"""How much of a traceback is kept: its end, which shows what has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Reason:
 
 
 class Ledger:
-    """What is left of some entries that were read together. Any thread may write it.
+    """Which entries of those that were read together aren't settled yet. Any thread may write it.
 
-    The reading thread keeps it; what it hands out has the receipt. Each step is a single one of
-    a set or dict, so it needs no lock.
+    The source's thread keeps the ledger; the entries that it hands out have the receipt. Each step
+    is a single operation on a set or dict, so no lock is needed.
 
     Attributes:
         left: The entries that aren't settled, by their numbers.
@@ -91,8 +91,8 @@ class Ledger:
 class SharedReceipt:
     """What the entries that were read together refer to, until each of them is settled.
 
-    When the last of them is gone, the ledger notes that. Then nobody waits in vain for what was
-    dropped: by a mute, an `unsubscribe()` or a `stop()`, for example.
+    When the last of them is gone, so is the receipt, and the ledger notes that. So nobody waits in
+    vain for what was dropped, for example by a mute, an `unsubscribe()` or a `stop()`.
     """
 
     __slots__ = ("__weakref__", "_ledger", "_mutes")
@@ -102,7 +102,7 @@ class SharedReceipt:
 
         Args:
             ledger: Where to note what is settled.
-            mutes: How often the subscription's binding had been muted when the entries were read.
+            mutes: How many times the binding had been muted when the entries were read.
         """
         self._ledger = ledger
         self._mutes = mutes

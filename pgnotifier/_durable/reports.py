@@ -1,4 +1,4 @@
-"""What is logged of entries that have failed."""
+"""Log messages about entries that have failed."""
 
 import logging
 
@@ -28,7 +28,7 @@ def report_held(subscription: Subscription, row: Row) -> None:
 
 
 def report_dead(subscription: Subscription, row: Row, failure: Failure) -> None:
-    """Log that an entry was set aside, if it was."""
+    """Log that an entry has become a dead letter, if it has."""
     if not failure.is_dead:
         return
     attempts = row.attempts + 1

@@ -1,4 +1,4 @@
-"""The retries of one durable subscription: what has failed is tried again, beside the flow."""
+"""The retries of one durable subscription: failed entries are tried again, beside the new ones."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from pgnotifier.durability import Durability
 AT_ONCE = 100
 """How many failed entries are retried at a time."""
 CHECK_PAUSE = 5.0
-"""Seconds between two looks for what other sessions have put aside."""
+"""Seconds between two checks for failed entries that other sessions have recorded."""
 LOCKED_PAUSE = 0.1
 """Seconds before another look for what is due while another session has locked it."""
 LOST_PAUSE = 1.0
-"""Seconds before what was dropped on its way is tried again: it may be dropped again."""
+"""Seconds before retries that were dropped on their way are tried again; that may happen again."""
 
 
 class Retries:
@@ -60,12 +60,12 @@ class Retries:
         self._due_at = monotonic() + CHECK_PAUSE
 
     def void(self) -> None:
-        """Note that what is under way is of another log, where it isn't known."""
+        """Note that what is under way was read from a log that was replaced by another one."""
         if self._flight is not None:
             self._flight = replace(self._flight, is_void=True)
 
     def forget(self) -> None:
-        """Have nothing under way any more."""
+        """Give up what is under way."""
         self._flight = None
 
     def read(self, session: LogSession, sub: int, binding: Binding) -> bool:
@@ -74,8 +74,8 @@ class Retries:
         self._due_at = monotonic() + min(CHECK_PAUSE, max(0.0, left or CHECK_PAUSE))
         if left is None or left > 0:
             return False
-        # A replica that has taken over may have given a number again: one at a time, as what is
-        # settled is known by its number.
+        # A standby server that has taken over may have reused a number. Entries are settled by
+        # their numbers, so of those with the same number, only one is retried at a time.
         found = session.read_due(sub, AT_ONCE)
         rows = [*{row.id: row for row in reversed(found)}.values()][::-1]
         if not rows:  # another session has locked them
@@ -85,12 +85,12 @@ class Retries:
         return True
 
     def settle(self, session: LogSession, binding: Binding, *, at_once: bool = False) -> None:
-        """Forget what has succeeded at last; put off, or set aside, what has failed again.
+        """Delete what has succeeded now; put off, or set aside, what has failed again.
 
         Args:
             session: The session.
             binding: The subscription.
-            at_once: Whether to do so though some are still under way.
+            at_once: Whether to do so even if some are still under way.
         """
         flight = self._flight
         if flight is None or not (flight.has_ended or at_once):

@@ -1,4 +1,4 @@
-"""What is read from the log, and written there: entries, positions, and figures."""
+"""The values that are read from the log, and written there: entries, positions and figures."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ class Window(NamedTuple):
         n: The number of the position; None unless it can be read.
         done: Each entry that is visible in this snapshot is delivered.
         target: The end of the window, a snapshot.
-        last_id: Of the window, entries up to this one are delivered.
+        last_id: Entries of the window up to this number are delivered.
         is_now: Whether the window ends at the present.
         id_hi: The highest number in the log when the position was saved.
         newest: The highest number in the log now.
@@ -71,7 +71,7 @@ class Figures(NamedTuple):
         behind: How many entries come after its position; over a thousand, on any channel.
         oldest: When the oldest of them was published, or earlier; None if there is none.
         failed: How many entries are to be retried.
-        attempts: How often the one of them that was tried most often was tried.
+        attempts: The most attempts that any of them has had.
         dead: How many have failed for good.
     """
 
@@ -84,7 +84,7 @@ class Figures(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """A subscription that nobody has read for long, and that keeps space.
+    """A subscription that nobody has read for a long time, and that keeps space.
 
     Attributes:
         name: Its id.

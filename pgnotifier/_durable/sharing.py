@@ -10,7 +10,7 @@ from pgnotifier._durable.progress import Progress
 
 AT_ONCE = 2
 """How many subscriptions a source takes while there is more to read: the batch of one is delivered
-while the next is read."""
+while that of the next is read."""
 YOUNG = 1.0
 """Seconds after which others don't wait any longer for a batch of which nothing is settled."""
 OFFER_PAUSE = 0.25
@@ -20,9 +20,9 @@ OFFER_PAUSE = 0.25
 class Sharing:
     """Decides which subscriptions a source reads next. The source's thread owns it.
 
-    A replica that is the first one would have all of them for as long as there is more to read. So
-    it takes those that have waited longest, a few at a time. Now and then it leaves one alone for a
-    moment, if it has another one to deliver meanwhile, and wakes the replicas that have nothing.
+    Otherwise, the first replica would keep all of them for as long as there is more to read. So a
+    source takes those that have waited longest, a few at a time. Now and then it leaves one alone
+    for a moment, if it has another one to deliver meanwhile, and wakes replicas that have nothing.
     """
 
     def __init__(self) -> None:

@@ -49,14 +49,15 @@ logger = logging.getLogger("pgnotifier.durable")
 
 FIRST_POLL = 0.005
 LAST_POLL = 5.0
-"""Seconds between looks into an empty log; they double. What isn't rung for is late by no more."""
+"""The longest pause between two polls of an empty log; it doubles up to that. What the bell isn't
+rung for is late by no more."""
 PATIENCE = 0.02
 """Seconds for which a source that waits for its own batch doesn't have the bell rung."""
 RING_PAUSE = 0.03
 """Seconds for which a source that the bell has woken in vain doesn't have it rung again: another
-replica may be busy with all that is published."""
+replica may be handling all that is published."""
 BUSY_POLL = 1.0
-"""The same while nothing could be read at once anyway, so that the bell isn't rung."""
+"""The longest pause while nothing could be read at once anyway, so that the bell isn't rung."""
 END_CHECK = 0.01
 """Seconds between two looks, at the end, whether the deliverer has ended."""
 
@@ -69,7 +70,7 @@ class Source:
 
     Attributes:
         ready: Settled once each subscription has a position, or the log can't be read.
-        progress: What its subscriptions are at. Replaced, never changed in place.
+        progress: The progress of its subscriptions. Replaced, never changed in place.
         trouble: Since when it can't read, and why.
     """
 
@@ -95,7 +96,7 @@ class Source:
             may_retire: Called when it has no subscription left; returns whether it is to end.
             patience: The seconds within which the server has to answer.
             report_dropped: Logs and reports what a subscription has missed.
-            warned: The channels that were warned of: see `Strays`.
+            warned: The channels that were warned about: see `Strays`.
         """
         self.dispatcher = dispatcher
         self.ready = Outcome()
@@ -131,7 +132,7 @@ class Source:
         return self._upkeep.log_state
 
     def describe(self) -> Iterator[DurableStatus]:
-        """Yield what the subscriptions are at, as far as it was known a moment ago."""
+        """Yield the status of each subscription, as it was known a moment ago."""
         for (name, channel), one in self.progress.items():
             yield describe(one, name, channel, self.trouble)
 
@@ -153,7 +154,7 @@ class Source:
     def stop(self, deadline: float) -> None:
         """Have it read no more, save what is settled until a deadline, and end.
 
-        A callback that stops its notifier has all the time that it takes.
+        If a callback of its deliverer calls this, the deadline doesn't apply.
         """
         deliverer = self._deliverer
         is_own = deliverer is not None and deliverer.is_current()
@@ -242,7 +243,7 @@ class Source:
     def _note_trouble(self, exc: Exception) -> None:
         why = in_one_line(exc)
         self.trouble = Trouble(self.trouble.since or datetime.now(UTC), why)
-        # Whoever waits should know: no new connection will help.
+        # Those who wait get the error, as a new connection won't help.
         if isinstance(exc, LogNotInstalledError | LogRefusedError | NotListeningError):
             if not self.ready.is_open:
                 self.ready.settle(exc)

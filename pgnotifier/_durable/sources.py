@@ -23,7 +23,7 @@ LAST_SAVE = 0.5
 
 
 class Outcomes(Outcome):
-    """How several things went, once all of them are done."""
+    """The outcome of several requests, once all of them are done."""
 
     def __init__(self, parts: Sequence[Outcome]) -> None:
         """Take the outcomes of the parts."""
@@ -31,7 +31,7 @@ class Outcomes(Outcome):
         self._parts = parts
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all are done, for so many seconds at most; return whether they are."""
+        """Wait until all are done, for a number of seconds at most; return whether they are."""
         deadline = math.inf if timeout is None else monotonic() + timeout
         return all(one.wait(min(deadline - monotonic(), TIMEOUT_MAX)) for one in self._parts)
 
@@ -42,7 +42,7 @@ class Outcomes(Outcome):
 
 
 class Sources:
-    """From `start()` to `finish()`: what reads the log. Any thread may call any method.
+    """Reads the log, from `start()` to `finish()`. Any thread may call any method.
 
     Attributes:
         by_dispatcher: The sources. Replaced, never changed in place.
@@ -56,7 +56,7 @@ class Sources:
         patience: float,
         report_dropped: ReportDropped,
     ) -> None:
-        """Take what they work with. Nothing is started.
+        """Make them. Nothing is started yet.
 
         Args:
             parameters: Where to connect.
@@ -76,7 +76,7 @@ class Sources:
         self._is_stopping = False
 
     def start(self) -> Sequence[Outcome]:
-        """Start what the registry has subscriptions for; return what is settled once they read.
+        """Start a source for each dispatcher that is used; return what is settled once they read.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -87,7 +87,7 @@ class Sources:
             return [one.ready for one in self.by_dispatcher.values()]
 
     def request(self, channels: Iterable[str]) -> Outcome:
-        """Have changed channels looked at; return what is settled once they are read."""
+        """Have sources look at changed channels; the outcome is settled once these are read."""
         with self._lock:
             registry = self._registry()
             used = {one.dispatcher for name in channels for one in registry.bindings(name)}
@@ -95,12 +95,12 @@ class Sources:
         return Outcomes([one.request() for one in found if one is not None])
 
     def look(self) -> None:
-        """Have a changed registry looked at by whoever runs."""
+        """Have all running sources look at the changed registry."""
         for one in self.by_dispatcher.values():
             one.request()
 
     def reconnect(self) -> None:
-        """Have all go on with new connections."""
+        """Have all sources go on with new connections."""
         for one in self.by_dispatcher.values():
             one.reconnect()
 
@@ -121,7 +121,7 @@ class Sources:
         return unread + overdue
 
     def describe(self) -> tuple[DurableStatus, ...]:
-        """Return what each durable subscription is at."""
+        """Return the status of each durable subscription."""
         return tuple(status for one in self.by_dispatcher.values() for status in one.describe())
 
     def log_state(self) -> LogState | None:
@@ -130,14 +130,14 @@ class Sources:
         return next((state for state in found if state is not None), None)
 
     def stop(self, deadline: float) -> None:
-        """Have all read no more; return at once. Deliverers go on until the deadline."""
+        """Have all stop reading; return at once. Deliverers go on until the deadline."""
         with self._lock:
             self._is_stopping = True
         for one in self.by_dispatcher.values():
             one.stop(deadline)
 
     def finish(self, deadline: float) -> None:
-        """Wait until all have saved what is settled, but not for what waits for the caller."""
+        """Wait until all have saved what is settled, except for those that wait for the caller."""
         for one in self.by_dispatcher.values():
             if one.thread is not threading.current_thread() and not one.waits_for_caller():
                 one.thread.join(max(0.0, deadline - monotonic()) + LAST_SAVE)

@@ -1,4 +1,4 @@
-"""Strays: plain notifications on channels that are read durably, where they reach nobody."""
+"""Warn about strays: plain notifications on channels that are read durably, which reach nobody."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ Listen = Callable[[str, Iterable[str]], object]
 
 
 class Strays:
-    """Warns once for each channel that is notified by somebody who should publish.
+    """Warns once about each channel on which somebody notifies instead of publishing.
 
     A source's session listens to the channels that it reads, until it has warned. Notifications of
     `publish(…, notify=True)` are not strays. Before the first of them in a transaction, the name of
@@ -31,8 +31,8 @@ class Strays:
         """Begin without a session.
 
         Args:
-            warned: The channels that were warned of, and which source has. All sources of the
-                notifier share it.
+            warned: The channels that were warned about, and which source did so. All sources of
+                the notifier share it.
         """
         self._warned = warned
         self.begin()
@@ -45,7 +45,7 @@ class Strays:
         self._published: set[str] = set()
 
     def watch(self, channels: Iterable[str], listen: Listen) -> None:
-        """Listen to those channels that weren't warned of yet; warn of what has arrived."""
+        """Listen to those channels that weren't warned about yet; warn about what has arrived."""
         self.warn()
         wanted = frozenset(one for one in channels if one not in self._warned) - OWN
         if wanted:
@@ -56,7 +56,7 @@ class Strays:
                 listen(verb, names)
 
     def note(self, channel: str, payload: str, pid: int) -> None:
-        """Note what has arrived."""
+        """Note a notification that has arrived."""
         if pid != self._pid:
             self._pid = pid
             self._published.clear()
@@ -67,10 +67,10 @@ class Strays:
             self._found[channel] = None
 
     def warn(self) -> bool:
-        """Warn of what has arrived since the last call; return whether there was anything."""
+        """Warn about what has arrived since the last call; return whether there was anything."""
         found, self._found = self._found, {}
         for channel in found:
-            # Of several threads, one is the first.
+            # Of several threads that get here, only the first one warns.
             if channel not in self._warned and self._warned.setdefault(channel, self) is self:
                 logger.warning(
                     "a plain NOTIFY on channel %r reaches no durable subscription. Publish with "

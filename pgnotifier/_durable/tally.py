@@ -14,14 +14,13 @@ class Tally:
     """What `status()` says of a subscription. The source's thread owns it, any thread may read it.
 
     Attributes:
-        behind_since: When the oldest entry was published that isn't delivered; None if there is
-            none.
+        behind_since: When the oldest undelivered entry was published; None if there is none.
         last_id: The latest entry that was delivered by this process.
         held_since: Since when an entry that fails has held it up.
-        figures: What the database says, now and then.
+        figures: What the database has said last.
         delivered: How many entries are settled since the start.
         rate: How many entries a second were settled lately; None if that isn't known yet.
-        attempts: How often the entry was tried that holds it up.
+        attempts: How many times the entry that holds it up was tried.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Translate the driver's errors that end the reading of the log."""
+"""Translate psycopg's errors that end the reading of the log into pgnotifier's own."""
 
 import psycopg
 
@@ -13,7 +13,7 @@ from pgnotifier.errors import (
 
 
 def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
-    """Return the error of pgnotifier that stands for one of the driver."""
+    """Return pgnotifier's error for one of psycopg's."""
     reason = in_one_line(exc)
     made: PgNotifierError
     match exc:

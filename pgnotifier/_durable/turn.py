@@ -57,7 +57,7 @@ class Turn:
             self._lock_at = monotonic() + LOCK_PAUSE
 
     def look_again(self) -> None:
-        """Have it looked at once whether another replica still has it."""
+        """Have the next visit check whether another replica still has it."""
         self._lock_at = -math.inf
 
     def leave(self) -> None:
@@ -65,9 +65,9 @@ class Turn:
         self._turn_at = monotonic() + TURN_PAUSE
 
     def pause(self, seconds: float | None = None) -> None:
-        """Pause for so many seconds; by default for longer each time."""
+        """Pause for a number of seconds; by default for longer each time."""
         self._paused_until = monotonic() + (self._backoff.pause() if seconds is None else seconds)
 
     def go_on(self) -> None:
-        """Pause no longer, and for a short time only the next time."""
+        """End the pause; the next one is short again."""
         self._backoff, self._paused_until = Backoff(), -math.inf

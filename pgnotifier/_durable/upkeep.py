@@ -1,4 +1,4 @@
-"""What a source does now and then besides reading: it gives space back, and looks at figures."""
+"""What a source does now and then besides reading the log: reclaim its space, and get figures."""
 
 import logging
 from collections.abc import Collection
@@ -15,12 +15,12 @@ from pgnotifier.status import LogState  # noqa: TC001
 logger = logging.getLogger("pgnotifier.durable")
 
 FIGURES_PAUSE = 5.0
-"""Seconds between two looks for what `status()` says of subscriptions."""
+"""Seconds between two queries for the figures of subscriptions in `status()`."""
 LOG_PAUSE = 30.0
-"""The same for what it says of the log."""
+"""The same for the figures of the log."""
 READER_PAUSE = 60.0
-"""Seconds after which it is noted again who reads, and looked for what nobody reads. Then the
-space of ids of what was done once is given back, too."""
+"""Seconds between two notes in the database of who reads, and two checks for subscriptions that
+nobody reads. The space of the ids of `once` is reclaimed then, too."""
 MEGABYTE = 1024 * 1024
 
 
@@ -32,7 +32,7 @@ class Upkeep:
     """
 
     def __init__(self) -> None:
-        """Begin to wait."""
+        """Begin with everything due."""
         self.log_state: LogState | None = None
         self._reclaimer = Reclaimer()
         self._figures_at = self._log_at = self._reader_at = 0.0

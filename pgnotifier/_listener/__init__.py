@@ -1,1 +1,1 @@
-"""The reader: one connection that listens, and what keeps it trustworthy."""
+"""The reader: a thread that listens on one connection, checks that it works, and replaces it."""

@@ -21,7 +21,7 @@ MOST_TRIES = 10
 MOST_ASKING = 2
 """The largest number of attempts at a time that wait for a `db_conf` callable."""
 SILENCE = 10.0
-"""Seconds after which a callable that hasn't returned is the reason why there is no connection."""
+"""Seconds after which a callable that hasn't returned is blamed for the missing connection."""
 
 
 def connect(
@@ -35,7 +35,7 @@ def connect(
     Args:
         connection: The reader's connection.
         hedged: Whether to add another attempt each second until one is answered.
-        explain: Called with the reason, again and again, while a `db_conf` callable hangs.
+        explain: Called with the reason, repeatedly, while a `db_conf` callable hangs.
 
     Raises:
         PgNotifierError: No connection could be made.

@@ -79,8 +79,8 @@ def _by_dispatcher(
 ) -> Mapping[Dispatcher, list[Delivery]]:
     """Return deliveries by the dispatcher that makes them.
 
-    A subscription that was moved to another dispatcher gets them from that one if it is known:
-    what is read later waits there.
+    A subscription that was moved to another dispatcher gets them from that one if it is known,
+    because what is read later waits there.
     """
     grouped: dict[Dispatcher, list[Delivery]] = {}
     for one in deliveries:

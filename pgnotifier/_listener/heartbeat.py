@@ -27,7 +27,7 @@ class Heartbeat:
         self._warn = LogThrottle(logger)
 
     def beat_if_due(self) -> None:
-        """Make the next round trip if the last look at the socket was after it became due.
+        """Make the next round trip if it was already due when the socket was last read.
 
         Raises:
             ConnectionLostError: It got no answer in time, or the connection was lost.

@@ -43,7 +43,7 @@ class Standby:
         query: Asks for the lead, in one round trip.
         accompany: Takes the lock of a leader's companion.
         vanished: The pid of a leader's session if its client seems to have vanished.
-        is_asked: Whether somebody asks questions about listeners.
+        is_asked: Whether somebody asks listeners questions, for example with `pgnotifier status`.
     """
 
     def __init__(self, name: str, heartbeat: float = 15.0, timeout: float = 5.0) -> None:
@@ -109,8 +109,8 @@ class Standby:
         """Take the lead; return since when notifications may be missed, None if nobody led.
 
         A leader sends its next query once the last one is answered, and everything that was
-        pending arrived with the answer. So everything that was committed before its query before
-        last has arrived.
+        pending arrived before that answer. So everything that was committed before its
+        second-to-last query has arrived.
         """
         signs = [*self._signs]
         self._forget()

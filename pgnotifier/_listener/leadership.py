@@ -1,9 +1,9 @@
-"""Leadership: ask for the lead, keep what shows that this listener leads, end a dead leader.
+"""Leadership: take the lead, show that this listener leads, and end a dead leader's session.
 
 See `leader_lock` for how the lead is held. A leader keeps a *companion*, a second, idle session,
 which shows that its machine still runs. PostgreSQL notices within 20 seconds that the client of an
-idle session has vanished. But TCP sends no keepalives while data is on its way, and a session that
-may pause has no other timeout: there it takes a quarter of an hour.
+idle session has vanished. For the session that listens, it can take a quarter of an hour: TCP sends
+no keepalives while data is in flight, and a session that may pause can't have another timeout.
 https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
 """
 
@@ -29,7 +29,7 @@ LOOK = 1.0
 
 
 class Leadership:
-    """A listener's part among those that share a standby name; owned by the reader.
+    """A listener's role among those that share a standby name; owned by the reader.
 
     Attributes:
         view: What this listener knows of the leader.

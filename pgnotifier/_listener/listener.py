@@ -184,10 +184,10 @@ class Listener:
     def waits_for_caller(self) -> bool:
         """Return whether the reader can't continue before the calling code is done.
 
-        Besides the reader's own thread, which calls log handlers, that is so for a `db_conf` that
-        is called for the parameters of a connection, for what is called while the reader is still
-        to be started, and for a signal handler or a finalizer that has interrupted code that holds
-        one of our locks.
+        That is so for code that the reader's own thread calls, such as log handlers; for `db_conf`,
+        called for the parameters of a connection; for code that is called before the reader has
+        started; and for a signal handler or a finalizer that has interrupted code that holds one
+        of our locks.
         """
         reports, latest_hold = (self._report_gap, self._state), self._gaps.latest
         locks = (one.lock for one in (self._commands, *reports, latest_hold))
@@ -227,7 +227,7 @@ class Listener:
         return undelivered
 
     def _start_rest(self, deadline: float) -> None:
-        """Start the deliverers that couldn't be started: the reader's thread has room for one."""
+        """Start the deliverers that couldn't be started: the reader's end has freed a thread."""
         latest = min(deadline, monotonic() + START_TIMEOUT)
         while not self.router.resume() and monotonic() < latest:
             sleep(START_PAUSE)  # the system counts a thread for a moment after it has ended
@@ -285,7 +285,7 @@ class Listener:
         except PgNotifierError as exc:  # the server refused a query of ours
             reason = str(exc)
         except Exception as exc:
-            # To be disconnected for a moment and report it is better than to end.
+            # It is better to be disconnected for a moment, and report that, than to end.
             logger.exception(
                 "a defect of pgnotifier; starting over with a new connection", extra=about("defect")
             )
@@ -293,8 +293,8 @@ class Listener:
         self.listening.reconnect(reason)
 
     def _turn(self) -> None:
-        # A round trip may use up the wake-up of somebody who asks for something meanwhile. So
-        # commands are looked for after the last one, before the reader waits.
+        # A round trip may consume the wake-up of a command that is queued meanwhile. So commands
+        # are looked for after the last round trip, before the reader waits.
         leads = self.listening.leads
         if leads and not self.router.is_full():
             self.queue_usage.look()

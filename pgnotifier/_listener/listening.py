@@ -35,9 +35,9 @@ LONGEST_PAUSE = 1.0
 class Listening:
     """Makes connections, and listens to the live channels on them; owned by the reader.
 
-    A `restart()` that is called while there is no connection cuts the pause before the next attempt
-    to connect short. That attempt then listens to what is registered by then, and its outcome is
-    that of the restart.
+    A `restart()` that is called while there is no connection cuts short the pause before the next
+    attempt to connect. That attempt listens to what is registered by then, and its outcome is the
+    outcome of the restart.
 
     Attributes:
         live: The channels that are listened to, or will be once this listener leads.
@@ -115,9 +115,10 @@ class Listening:
         """Make the first connection.
 
         Args:
-            waits: Whether to retry while the server can't be reached. Any cause of that may pass:
-                on a cold start, names aren't resolved yet, and databases, roles and passwords may
-                be created later. What a server refuses that can be reached isn't retried.
+            waits: Whether to retry while the server can't be reached. Any cause of that may be
+                temporary: on a cold start, names may not resolve yet, and databases, roles and
+                passwords may be created later. If a server that can be reached refuses something,
+                that isn't retried.
 
         Raises:
             PgNotifierError: There is no connection, and this doesn't retry.

@@ -1,7 +1,7 @@
 """A new connection: listen to channels on it, and check that notifications arrive.
 
-A server that accepts LISTEN may still deliver nothing: a pooler in transaction mode hands the
-server connection to somebody else after each transaction. https://www.pgbouncer.org/features.html
+A server that accepts LISTEN may still deliver nothing: a pooler in transaction mode gives the
+server connection to another client after each transaction. https://www.pgbouncer.org/features.html
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def listen(connection: ReaderConnection, channels: Iterable[str]) -> None:
 
 
 def mark(connection: ReaderConnection) -> None:
-    """Have the session show that it answers questions, if it does."""
+    """Mark the session as one that answers questions, if it does."""
     if connection.router.on_question is None or connection.session is None:
         return
     with contextlib.suppress(ListenRefusedError):  # this role may not
@@ -74,7 +74,7 @@ def check(connection: ReaderConnection) -> None:
     try:
         server_pid = beat(connection)
     except SilentError as exc:
-        # As if the pooler has other clients, which are given the session in between.
+        # As happens if the pooler has other clients, which are given the session in between.
         text = f"{SILENT}: there may be {ADVICE} ({connection.parameters!r})"
         raise NotListeningError(text) from exc
     # Poolers make up the pid that they report to their clients.

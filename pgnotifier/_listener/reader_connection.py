@@ -33,10 +33,10 @@ LISTEN_TIMEOUT = 30.0
 """Seconds for LISTEN on a new connection: PostgreSQL walks through its whole queue first."""
 
 MOST_CANCELS = 10
-"""How often in a row a query may be canceled before that counts as an error."""
+"""How many times in a row a query may be canceled before that counts as an error."""
 
 REST = 0.2
-"""Seconds without anything after which a connection that has ended holds nothing more."""
+"""Seconds without data after which a connection that has ended counts as read to its end."""
 
 BUSY = 1000
 """Notifications per second at which the reader starts to pause before it reads again."""
@@ -53,8 +53,8 @@ LONG_ROW = b"SELECT pg_catalog.repeat('x', %d)" % (READ_BYTES // 2)
 READS = 8
 """How often to read in one go while there is more.
 
-Two threads that take turns often cost more than one that reads for long: what the other one wrote
-comes from another processor's cache.
+Switching threads often costs more than reading for longer: what the other thread wrote has to come
+from another processor's cache.
 """
 
 SILENT = "LISTEN was accepted, but a notification to itself never arrived on this connection"
@@ -73,12 +73,12 @@ Source = Callable[[], PGnotify | None]
 
 
 def again_if_canceled(ask: Callable[[], None]) -> None:
-    """Call what sends a query, and call it again if somebody cancels that query.
+    """Call a function that sends a query, and call it again if somebody cancels that query.
 
     Whoever canceled it can't have meant a query of pgnotifier: pids are reused, for example.
 
     Raises:
-        QueryCanceledError: It was canceled again and again.
+        QueryCanceledError: It was canceled too many times.
     """
     for _ in range(MOST_CANCELS):
         try:

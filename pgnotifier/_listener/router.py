@@ -26,10 +26,10 @@ logger = logging.getLogger("pgnotifier.routing")
 ECHOES = 100
 """How many of its own notifications a listener remembers. It waits for one at a time."""
 AT_ONCE = 5_000
-"""How many notifications to sort before the deliverers get them: it takes about 5 ms, and
+"""How many notifications to sort before the deliverers get them. It takes about 5 ms, and
 more would need megabytes of memory."""
 SPARE = 100
-"""How many removed channels are still counted, beyond as many as are registered."""
+"""How many more removed channels than registered ones may still be counted."""
 ECHO_BYTES = 64
 """The longest payload that can be a listener's own."""
 
@@ -72,7 +72,7 @@ class Router:
         on_deliverer: Callable[[Deliverer], object] = lambda _: None,
         on_question: OnQuestion | None = None,
     ) -> None:
-        """Take where to look things up.
+        """Make a router without deliverers.
 
         Args:
             registry: Returns the current registry.
@@ -111,7 +111,7 @@ class Router:
         proven_at: Moment,
         read_more: Callable[[], bool],
     ) -> int:
-        """Sort what has arrived by deliverer, for `hand_on`; return how many notifications it was.
+        """Sort what has arrived by deliverer, for `hand_on`; return the number of notifications.
 
         Args:
             notifies: Returns the next notification, or None.
@@ -210,7 +210,7 @@ class Router:
         return logged
 
     def _take_own(self, arrived: PGnotify, received_at: datetime, proven_at: Moment) -> int:
-        """Take what arrived on an own channel; return how many notifications it stands for."""
+        """Take what arrived on an `own` channel; return how many notifications it stands for."""
         if self.on_question is not None and arrived.relname == QUESTIONS.encode():
             self.on_question(arrived.extra, arrived.be_pid)
             return 0
@@ -243,7 +243,7 @@ class Router:
     def resume(self) -> bool:
         """Try to start the deliverers that no thread could be started for; return whether all run.
 
-        A finalizer that interrupts this very thing changes nothing.
+        It does nothing in a finalizer that has interrupted this very code.
         """
         if is_held_here(self.making):
             return True
@@ -316,7 +316,7 @@ class Router:
         if registry is not self._routed:
             self._routes.clear()
             self._routed = registry
-            # Whoever subscribed to such a channel after its removal isn't to get these.
+            # A subscription made after a channel's removal mustn't get what was sent before it.
             self._leaving = self._find_leaving()
             self._forget_tallies(registry)
         elif self._relayed:

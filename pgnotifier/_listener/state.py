@@ -29,7 +29,7 @@ class StateReport(Hook):
         self._has_warned = False  # of the current loss
 
     def renew(self) -> None:
-        """Be `stopped`, as in a forked child; the parent still reports its own changes."""
+        """Return to `stopped`, as in a forked child; the parent still reports its own changes."""
         super().renew()
         self.current = StateChange("stopped", datetime.now(UTC))
         self._begun_at = monotonic()  # the wall clock may be set meanwhile

@@ -1,1 +1,1 @@
-"""The durable log: the schema `pgnotifier`, and all that is read from it and written to it."""
+"""The durable log: the schema `pgnotifier` in the database, and all SQL that uses it."""

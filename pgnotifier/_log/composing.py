@@ -1,4 +1,4 @@
-"""Make entries of what users publish, and check them before the server does.
+"""Make log entries from what users publish, and check them before the server does.
 
 An error of the server would abort the caller's transaction.
 """
@@ -28,7 +28,7 @@ MAX_KEY_BYTES = 1024
 
 CHUNK_ENTRIES = 1000
 CHUNK_CHARACTERS = 4 << 20
-"""How many entries, and how long ones, `publish_many` sends with one statement."""
+"""How many entries, and how many characters of payload, `publish_many` sends in one statement."""
 
 Key = str | Callable[[Any], str | None] | None
 """The key of all payloads, or a function that returns the key of one."""
@@ -71,7 +71,7 @@ class Composer:
                 its characters.
             PayloadTooLargeError: The payload has over 64 MiB.
             ArgumentTypeError: The key is neither a str nor None.
-            EntryKeyError: The key isn't one that PostgreSQL can keep, or it is missing.
+            EntryKeyError: PostgreSQL can't store the key, or the key is missing.
         """
         checked = self._check_key(key)
         return checked, self._check_text(encode(payload, self._encoder))
@@ -88,7 +88,7 @@ class Composer:
         last: object = _NO_KEY
         for draft in drafts:
             key, text = draft
-            if key is not last:  # most of many have the very same one
+            if key is not last:  # many entries often share the very same key
                 last = self._check_key(key)
             self._check_text(text)
             checked.append(draft)

@@ -1,4 +1,4 @@
-"""Keep entries that have failed: retry them beside the flow, and set them aside as dead letters."""
+"""Keep log entries that have failed: retry them beside the new ones, or make them dead letters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ ORDER BY n LIMIT %(limit)s
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an entry could not be delivered, and what becomes of it.
+    """Why an entry could not be delivered, and what happens to it next.
 
     Attributes:
         error: The exception in one line.
@@ -73,7 +73,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A failed entry, as the command line shows it: unless it is `dead`, it is retried by itself.
+    """A failed entry, as commands show it. Unless it is `dead`, it is retried automatically.
 
     In the key and the payload, U+FFFD stands for what has no equivalent in UTF-8.
     """
@@ -103,11 +103,11 @@ def record_failure(
     """Keep an entry that has failed once, in the transaction that moves the position.
 
     Args:
-        connection: The connection of the reading.
+        connection: The connection that reads the log.
         sub: The number of the subscription.
         channel: Its channel.
         entry: What has failed: it has `id`, `published_at`, `key` and `payload`, as it was read.
-        failure: Why, and what becomes of it.
+        failure: Why, and what happens to it next.
     """
     arguments = (sub, entry.id, entry.published_at, channel, entry.key, entry.payload)
     connection.execute(
@@ -178,7 +178,7 @@ def _count(connection: psycopg.Connection[Any], query: str, numbers: Sequence[in
 def _texts(connection: psycopg.Connection[Any], failure: Failure) -> tuple[str, str | None]:
     """Return the error and the traceback as texts that the database can keep.
 
-    PostgreSQL has no null characters. Other encodings than UTF-8 lack others as well.
+    PostgreSQL can't store null characters, and encodings other than UTF-8 lack others as well.
     """
     codec = "utf-8" if encoding_of(connection).is_utf8 else "ascii"
 

@@ -1,4 +1,4 @@
-"""Note what has been done, in the transaction that does it, and give space back."""
+"""Idempotency: record ids of work in the transaction that does it, and reclaim their space."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,11 +24,11 @@ RECLAIM_DONE = "SELECT freed, blocked, keep FROM pgnotifier.reclaim_done()"
 KEEP_DONE = "SELECT pgnotifier.keep_done(%s::pg_catalog.interval)"
 
 MAX_ID_BYTES = 1024
-"""The most that an id may have."""
+"""The longest id."""
 
 
 class DoneState(NamedTuple):
-    """What giving space back has found.
+    """What reclaiming space has found.
 
     Attributes:
         freed: How many slots were truncated.
@@ -46,7 +46,7 @@ def check_id(id: object) -> str:
 
     Raises:
         ArgumentTypeError: It isn't a str.
-        ConfigurationError: It is empty, too long, or contains what PostgreSQL refuses.
+        ConfigurationError: It is empty, too long, or has characters that PostgreSQL refuses.
     """
     if not isinstance(id, str):
         raise ArgumentTypeError(f"an id of what is done once must be a str, not {id!r:.80}")
@@ -90,18 +90,19 @@ def claim(session: Session, id: str) -> None:
 
 
 def reclaim_done(session: Session) -> DoneState:
-    """Truncate what is old enough. It waits for nobody, and needs a transaction of its own."""
+    """Truncate slots that are old enough. It never waits, and needs a transaction of its own."""
     with explained():
         rows = session.execute(RECLAIM_DONE, ())
     return DoneState(*rows[0])
 
 
 def keep_done(connection: psycopg.Connection[Any], keep: timedelta) -> bool:
-    """Set how long it is known at least what has been done once; return whether that is new.
+    """Set how long ids are kept at least; return whether that is a change.
 
     Args:
         connection: A connection of the role that owns the log.
-        keep: Longer than a task can be delivered again after it was done. At first: 7 days.
+        keep: Longer than the time in which a task can be redelivered after it was done. It is 7
+            days at first.
 
     Raises:
         ArgumentTypeError: It isn't a timedelta.
@@ -120,7 +121,7 @@ def keep_done(connection: psycopg.Connection[Any], keep: timedelta) -> bool:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Replace the errors of drivers that have an explanation."""
+    """Replace errors of drivers by our own, where there is an explanation."""
     try:
         yield
     except PgNotifierError:

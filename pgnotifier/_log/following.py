@@ -2,9 +2,9 @@
 
     place of `start` -> windows, from snapshot to snapshot -> the entries of each channel in one
 
-It reads as `pgnotifier.take` and `pgnotifier.read` have subscriptions do, but keeps its place in
-memory. So nobody's position moves, none is left behind, and no space is kept for it: what was given
-back in the meantime is missing. It needs the rights of a listener.
+It reads in the same way as subscriptions do, by `pgnotifier.take` and `pgnotifier.read`, but keeps
+its place in memory. So no position is moved or left behind, and no space is kept for it: entries
+that were reclaimed in the meantime are missing. It needs the rights of a listener.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,18 +25,18 @@ from pgnotifier.errors import LogRefusedError
 ENTRIES = 500
 """How many entries of a channel are read at a time, at most."""
 BYTES = 4 << 20
-"""How many bytes of payloads are read at a time, at least if there is a larger one."""
+"""How many bytes of payloads are read at a time; more only for a single larger payload."""
 STALLED = 5.0
-"""Seconds without reading after which entries may have been given back. That takes two rounds."""
+"""Seconds without reading after which entries may have been reclaimed. That takes two rounds."""
 
 _CLOCK = "SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())"
-# A transaction with a number that this server hasn't reached yet is another server's.
+# If this server hasn't reached the number of a transaction yet, the log comes from another server.
 _IS_COPY = """
 SELECT pg_catalog.bool_or(
     l.xid OPERATOR(pg_catalog.>=) pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
 ) FROM (SELECT xid FROM pgnotifier.log ORDER BY xid DESC, id DESC LIMIT 1) AS l
 """
-# As pgnotifier.find_place() does it: a tick shows lower ids than its own only.
+# As pgnotifier.find_place() does it: a tick only shows ids that are lower than its own.
 _FIND_TICK = """
 SELECT l.snap::pg_catalog.text FROM pgnotifier.log AS l
 WHERE l.snap IS NOT NULL AND l.id OPERATOR(pg_catalog.<=) COALESCE(
@@ -98,7 +98,7 @@ class Followed(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """What is read next: what is visible in `target`, and wasn't before."""
+    """What is read next: the entries that are visible in `target`, and weren't before."""
 
     target: str
     is_now: bool
@@ -109,14 +109,14 @@ class LogFollower:
     """Reads the entries of some channels from a place on. It may be given a new connection.
 
     Attributes:
-        missed: The numbers of entries that were given back before they were read: the first and
+        missed: The numbers of entries that were reclaimed before they were read: the first and
             the last one, which may have been on other channels. The caller resets it.
         was_reset: Whether the server turned out to have an older log than before, so that reading
             went on from the present. The caller resets it.
     """
 
     def __init__(self, channels: Sequence[str], start: "datetime | timedelta | int | str") -> None:
-        """Begin nowhere yet.
+        """Begin without a connection.
 
         Args:
             channels: The channels.
@@ -136,7 +136,7 @@ class LogFollower:
         self.was_reset = False
 
     def use(self, connection: psycopg.Connection[Any]) -> None:
-        """Read with this connection from now on, from where the one before has ended.
+        """Read with this connection from now on, from where the previous one ended.
 
         Args:
             connection: A connection of `Parameters`, in autocommit mode.
@@ -211,7 +211,7 @@ class LogFollower:
     def _read_channel(self, channel: str, window: "_Window") -> Iterator[Followed]:
         assert self._connection is not None
         encoding = encoding_of(self._connection)
-        # After a lost connection, the window is read from where it was left.
+        # After a lost connection, reading the window goes on from where it ended.
         last_id, is_rest = max(self._floor, self._passed), False
         while not is_rest:
             values = (channel, self._done, window.target, last_id, ENTRIES, BYTES)
@@ -225,7 +225,7 @@ class LogFollower:
                     yield Followed(id, channel, at, text, encoding.to_utf8(payload))
 
     def _note_missed(self) -> None:
-        """Find out whether entries were given back while nobody read."""
+        """Find out whether entries were reclaimed while this didn't read."""
         if not self._read_at or monotonic() < self._read_at + STALLED:
             return
         (first,) = self._fetch_one(_FIRST)

@@ -47,7 +47,7 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
 def reanchor(connection: psycopg.Connection[Any]) -> bool:
     """Repair positions that were copied from another server; return whether that is done.
 
-    What was undelivered at such a position is kept with the failed entries, to be delivered from
+    What was undelivered at such a position is moved to the failed entries, and delivered from
     there. A false alarm does no harm.
 
     Args:

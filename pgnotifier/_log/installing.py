@@ -223,7 +223,7 @@ def install(
         version: The version to install. A newer one is left as it is. Default: the newest.
         retention: How long entries are kept at least, so that they can be replayed. Default: as
             before; at first, until each subscription has got them.
-        quota: How many bytes the log may have. From then on, publications are refused. 0 stands for
+        quota: How many bytes the log may have. Beyond that, publications are refused. 0 stands for
             any number. Default: as before; at first, any number.
 
     Raises:
@@ -348,7 +348,7 @@ def _installed_version(connection: psycopg.Connection[Any]) -> int:
 
 
 def _without_content(connection: psycopg.Connection[Any]) -> str:
-    """Return what to do with a schema that `pg_dump --schema-only` has copied, for example."""
+    """Return an error text with advice for a schema copied by `pg_dump --schema-only`, say."""
     return (
         f"the durable log in database {connection.info.dbname!r} has no content: its schema was "
         "copied alone, or the copy has not finished. If it has, run: pgnotifier uninstall, and "
@@ -377,7 +377,7 @@ def _is_there(connection: psycopg.Connection[Any]) -> bool:
 
 @contextmanager
 def _translated(action: str) -> Iterator[None]:
-    """Raise errors of the driver as our own."""
+    """Translate the driver's errors into our own."""
     try:
         yield
     except psycopg.errors.ReadOnlySqlTransaction as exc:

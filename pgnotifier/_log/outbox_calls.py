@@ -1,4 +1,4 @@
-"""Read what a message in an outbox calls, and hide the arguments, which may be personal.
+"""Read which task a message in an outbox calls, and hide its arguments: they may be personal data.
 
 Arguments are read only if they are JSON. Nothing is ever unpickled.
 """
@@ -17,13 +17,13 @@ HIDDEN = "…"
 Shown = tuple[Any, Any]
 """The positional and the keyword arguments to show."""
 Redact = Callable[[str, list[Any], dict[str, Any]], Shown] | Iterable[str] | None
-"""What hides arguments. A function of the task's name and of its positional and keyword arguments
-returns what to show of these. With names, the values of keyword arguments and of members that have
-such a name, at any depth, are hidden, and so are all positional arguments. An empty list hides
-nothing; None hides all values."""
+"""How to hide arguments. A function gets the task's name and its positional and keyword arguments,
+and returns what to show of these. With names, all positional arguments are hidden, and so are the
+values of keyword arguments and members with such a name, at any depth. An empty list hides nothing;
+None hides all values."""
 
-# What Celery writes into `shadow`, `argsrepr` and `kwargsrepr` may be made of arguments; other
-# headers and stamps are the user's.
+# Headers that are safe to show. Celery's `shadow`, `argsrepr` and `kwargsrepr` may contain
+# arguments, and so may the user's own headers and stamps.
 _HEADERS = frozenset(
     {
         *("eta", "expires", "group", "group_index", "id", "ignore_result", "lang", "origin"),
@@ -43,7 +43,7 @@ _OF_REQUESTS = frozenset(
     }
 )
 _RECOGNISED = 4
-"""How many characters an argument has at least that is looked for in a text."""
+"""The least length in characters of an argument that is looked for in a text."""
 _LEVELS = 100
 _CALLS = ("callbacks", "errbacks", "chain", "chord")
 
@@ -58,7 +58,7 @@ class Call:
         kwargs: Its keyword arguments; None if they aren't JSON.
         calls: The names of the tasks that follow: a chain, callbacks.
         fields: The other parts of the message.
-        safe: Those that Celery, RQ or the SQL function makes, and that hold no arguments.
+        safe: Those of them that Celery, RQ or the SQL function makes, and that hold no arguments.
     """
 
     task: str
@@ -81,7 +81,7 @@ class Call:
 
 
 def check_redact(redact: Any) -> Redact:
-    """Return what hides arguments.
+    """Return a checked value for `Redact`.
 
     Raises:
         ArgumentTypeError: It is neither a callable nor an iterable of names.
@@ -158,7 +158,7 @@ def _hide_members(value: Any, names: frozenset[str]) -> Any:
 
 
 def _read_request(whole: dict[str, Any]) -> Call:
-    """Read what SQL has asked for, or an RQ job."""
+    """Read a request that was made in SQL, or an RQ job."""
     args, kwargs = whole.get("args"), whole.get("kwargs")
     is_readable = isinstance(args, list) and isinstance(kwargs, dict)
     fields = {name: value for name, value in whole.items() if name not in ("args", "kwargs")}
@@ -212,7 +212,7 @@ def mentions(payload: str, text: str) -> bool:
 
 
 def _spelled(value: Any) -> Iterator[str]:
-    """Yield what is so long that it can be recognised in a text."""
+    """Yield the spellings of values that are long enough to be recognised in a text."""
     left = [value]
     while left:
         one = left.pop()

@@ -1,4 +1,4 @@
-"""Look into outboxes: what waits and what has failed; and take something out that waits."""
+"""List what waits in outboxes and what has failed, and take waiting entries out of them."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ COUNTED = 100_000
 MOST = 2**31 - 1
 """The highest limit of a list."""
 PREFIX = "pgnotifier:"
-"""What the channels of outboxes begin with."""
+"""The prefix of the channels of outboxes."""
 
 _IDS = f"CAST({ARRAY} AS pg_catalog.int8[])"
 _OUTBOXES = """
@@ -114,13 +114,13 @@ def list_entries(
         LogRefusedError: The role has no right to read it.
     """
     session = find_session(connection)
-    # Others may be escaped in the message, or not.
+    # Names that aren't ASCII may or may not be escaped in the message.
     part = json.dumps(task) if task is not None and task.isascii() else None
     given = (sub, limit, failed, _array(session, ids), queue, part, reads)
     with explained():
         rows = session.execute(_LIST, given)
     found = [_entry(session, row) for row in rows]
-    # It may also be another string of the message.
+    # What was found may be another string in the message.
     return [one for one in found if task is None or one.task == task]
 
 
@@ -136,8 +136,8 @@ def set_aside(
         reason: What the dead letters say.
 
     Returns:
-        The numbers of the dead letters, and whether the relay was just reading: then it may have
-        taken some of the entries already, which it sends.
+        The numbers of the dead letters, and whether the relay was just reading: then it may
+        already have taken some of the entries, and sends them.
 
     Raises:
         LogNotInstalledError: The log isn't installed, or is too old.

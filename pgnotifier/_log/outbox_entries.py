@@ -1,4 +1,4 @@
-"""Put messages into the log that a relay will forward: their payloads are texts already."""
+"""Put messages into an outbox, a channel of the log that a relay forwards to a queue."""
 
 from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
@@ -14,7 +14,7 @@ from pgnotifier._log.publishing import ainsert_in, insert_in
 from pgnotifier._log.sessions import Given, GivenForAsyncio
 
 TRUSTED = 1.0
-"""Seconds for which a subscription that was seen counts as being there."""
+"""Seconds for which a subscription that was seen is assumed to exist."""
 MOST_KEPT = 1000
 """For how many connections to remember that it was seen."""
 
@@ -23,12 +23,12 @@ MOST_KEPT = 1000
 class Outbox:
     """A channel of the log, and the subscription of the relay that reads it.
 
-    The subscription has to exist before the first entry does: otherwise the log could give its
-    space back before a relay has read it. So it is made in the transaction of the first entry.
+    The subscription has to exist before the first entry does: otherwise the entry's space could be
+    reclaimed before a relay has read it. So it is made in the transaction of the first entry.
 
-    It may be gone later: somebody has made a new database of that name, or has forgotten the
-    position. So it is looked for again on each new connection, and after a second. To do so for
-    each entry would take half as long as the entry.
+    It may be gone later, if somebody has made a new database of that name or has deleted the
+    position. So it is looked for again on each new connection, and after a second. Doing so for
+    each entry would take half as long as inserting the entry.
 
     Attributes:
         channel: The channel's name.

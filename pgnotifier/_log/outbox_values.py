@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 EntryState = Literal["waiting", "failed", "dead"]
-"""`waiting` for the relay; `failed`, and going to be tried again; or `dead`, which isn't."""
+"""`waiting` for the relay; `failed`, to be tried again; or `dead`, not to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,12 @@ class OutboxState:
 
     Attributes:
         sub: The number of the relay's subscription.
-        name: What it is called: `celery:default`.
+        name: Its name: `celery:default`.
         channel: Its channel in the log.
         subscription: The id of the relay's subscription, which names the app:
             `outbox:celery:shop`.
         waiting: How many entries wait for the relay.
-        is_exact: Whether they were all counted. Otherwise there are that many, or more.
+        is_exact: Whether they were all counted. Otherwise, `waiting` is a lower bound.
         oldest_seconds: How long ago the oldest of them was enqueued.
         rate: How many entries a second the relay has sent in the last minute; None if it doesn't
             run, or that isn't known yet.
@@ -43,7 +43,7 @@ class OutboxState:
         dead: How many have failed for good.
         reader_pid: The relay's session in the server; None if it doesn't run.
         unread_since: Since when it doesn't, to a minute.
-        queues: What waits, by queue, that with most entries first; the first thousand.
+        queues: What waits, by queue, those with most entries first; at most a thousand.
     """
 
     sub: int
@@ -80,8 +80,8 @@ class OutboxEntry:
         age: How many seconds ago.
         size: The bytes of the message.
         n: Its number among what has failed.
-        attempts: How often it was tried.
-        failed_at: When it has failed last.
+        attempts: How many times it was tried.
+        failed_at: When it failed last.
         error: Why.
         payload: The message; None unless it was asked for.
     """

@@ -1,7 +1,7 @@
 """Open outboxes: make the subscription of a relay before anything is enqueued.
 
-Without it, nothing would keep in the log what is enqueued before the relay has run for the first
-time. Enqueuers may not subscribe to anything else.
+Without it, the log wouldn't keep what is enqueued before the relay runs for the first time.
+Enqueuers may not subscribe to anything else.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def open_outbox(session: Session, name: str, channel: str) -> bool:
 
 
 async def aopen_outbox(connection: psycopg.AsyncConnection[Any], name: str, channel: str) -> bool:
-    """Do the same as `open_outbox` on psycopg's connection for asyncio."""
+    """Do the same as `open_outbox` on an async connection of psycopg."""
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
         with explained(channel):
             await cursor.execute(sessions.for_psycopg(_OPEN), (name, channel))

@@ -12,8 +12,8 @@ from pgnotifier.durability import MaxLag
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError, PgNotifierError, in_one_line
 from pgnotifier.status import Holder, HolderKind, LogState, Position, Slot
 
-# Times and durations are read as numbers of seconds: how the session writes the others depends on
-# its DateStyle and IntervalStyle, and psycopg reads only ISO and postgres.
+# Times and durations are read as numbers of seconds. Otherwise, the session would write them as its
+# DateStyle and IntervalStyle say, and psycopg reads only the styles ISO and postgres.
 _POSITIONS = """
 SELECT name, channel, pg_catalog.extract('epoch', saved_at), lag,
     pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest),
@@ -161,7 +161,7 @@ def _is_newer(slot: Slot, since: datetime | None) -> bool:
 
 
 def _time(seconds: Decimal | None) -> datetime | None:
-    """Return the time that is so many seconds after the beginning of 1970."""
+    """Return the time of a number of seconds since the beginning of 1970."""
     since = _duration(seconds)
     return None if since is None else datetime(1970, 1, 1, tzinfo=UTC) + since
 
@@ -172,7 +172,7 @@ def _duration(seconds: Decimal | None) -> timedelta | None:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raise errors of drivers as our own, where they have an explanation."""
+    """Replace errors of drivers by our own, where there is an explanation."""
     try:
         yield
     except PgNotifierError:

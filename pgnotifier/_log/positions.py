@@ -10,7 +10,7 @@ from pgnotifier.durability import MaxLag
 from pgnotifier.errors import ArgumentTypeError
 
 Start = Literal["now", "oldest"] | datetime | int
-"""Where a subscription begins: now, at the oldest entry that is kept, at the entries that were
+"""Where a subscription begins: now, at the oldest entry that is kept, at the first entry that was
 published at a time or later, or at an id."""
 
 _SUBSCRIBE = (
@@ -43,7 +43,7 @@ def subscribe(
 
 
 def limit_lag(connection: psycopg.Connection[Any], sub: int, max_lag: MaxLag | None) -> None:
-    """Limit how far a subscription may be behind, whoever runs it from now on, if anybody.
+    """Limit how far a subscription may be behind, whether or not anybody reads it.
 
     Args:
         connection: A connection of `Parameters`.
@@ -57,7 +57,7 @@ def limit_lag(connection: psycopg.Connection[Any], sub: int, max_lag: MaxLag | N
 
 
 def seek(connection: psycopg.Connection[Any], name: str, channel: str, to: Start) -> bool:
-    """Move a subscription elsewhere; return whether it exists.
+    """Move the position of a subscription; return whether it exists.
 
     It waits until a batch that is under way is done.
     """

@@ -1,4 +1,4 @@
-"""Publish entries in the transaction of the caller.
+"""Publish entries to the durable log, in the transaction of the caller.
 
     composing -> the statements, here -> sessions
     checks       generators, which       each kind of
@@ -26,20 +26,20 @@ from pgnotifier._registry.checks import check_unreserved
 from pgnotifier._runtime.timing import timed
 
 Order = Literal["key"] | None
-"""What entries are put into order by, besides the order of transactions."""
+"""What else entries are ordered by, besides the order of transactions."""
 
 T = TypeVar("T")
 Query = tuple[str, tuple[Any, ...]]
 Steps = Generator[Query, Rows, T]
-"""What to execute, one statement after the other. It is sent their rows, and returns a result."""
+"""Yields statements to execute, one by one, is sent the rows of each, and returns a result."""
 
-# As texts: a value that is sent as one of a domain is checked by a slower function.
+# Sent as texts: PostgreSQL checks a parameter with a domain as its type by a slower function.
 _INSERT = """
 INSERT INTO pgnotifier.log (channel, key, payload) VALUES (
     CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text)
 ) RETURNING id
 """
-# The key is locked before the id is drawn, because rows are computed after what they come from.
+# The key is locked before the id is drawn: PostgreSQL evaluates FROM before the new row's defaults.
 _INSERT_LOCKED = """
 INSERT INTO pgnotifier.log (channel, key, payload)
 SELECT CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text)
@@ -92,8 +92,8 @@ def publish(
         channel: The name of the channel.
         payload: Any value that `encode` takes, of up to 64 MiB.
         key: What the entry is about, up to 1 kB: subscriptions get it with the entry.
-        order: "key" has transactions that publish with the same key to this channel wait for each
-            other, so that the entries of the key are delivered in the order of the calls. Two
+        order: "key" makes transactions that publish with the same key to this channel wait for
+            each other, so that the entries of the key are delivered in the order of the calls. Two
             transactions that publish with several keys may then wait for each other: one of them
             fails with a deadlock. `publish_many` avoids that.
         encoder: As for `encode`.
@@ -132,8 +132,8 @@ def publish_many(
 ) -> list[int]:
     """Publish an entry for each payload, in order, in the connection's transaction.
 
-    This is as `publish` for each of them, but sends a thousand with one statement. In autocommit,
-    either all of them are published or none.
+    It does what `publish` does for each of them, but sends a thousand in one statement. In
+    autocommit, either all of them are published or none.
 
     Args:
         connection: As for `publish`.
@@ -171,7 +171,7 @@ async def apublish(
     encoder: Encoder | None = None,
     notify: bool = False,
 ) -> int:
-    """Publish an entry in the transaction of a connection for asyncio: see `publish`.
+    """Publish an entry in the transaction of an async connection: see `publish`.
 
     Args:
         connection: An AsyncConnection or AsyncCursor of psycopg; an AsyncConnection or AsyncSession
@@ -204,7 +204,7 @@ async def apublish_many(
     encoder: Encoder | None = None,
     notify: bool = False,
 ) -> list[int]:
-    """Publish an entry for each payload on a connection for asyncio: see `publish_many`."""
+    """Publish an entry for each payload on an async connection: see `publish_many`."""
     if sessions.is_async_alchemy(connection):
         given: Any = connection
         ours: list[int] = await given.run_sync(
@@ -261,7 +261,7 @@ def publish_many_in(
 def _compose_for(
     channel: str, encoder: Encoder | None, encoding: Encoding | None, order: object
 ) -> Composer:
-    """Return what makes entries for a channel, which must not be an outbox."""
+    """Return the composer for a channel, which must not be an outbox."""
     composer = Composer(channel, encoder, encoding, order)
     check_unreserved(composer.channel)
     return composer
@@ -355,7 +355,7 @@ def insert_in(session: Session, composer: Composer, drafts: list[Draft]) -> None
 async def ainsert_in(
     driver: psycopg.AsyncConnection[Any], composer: Composer, drafts: list[Draft]
 ) -> None:
-    """Insert entries, in order, on psycopg's connection for asyncio."""
+    """Insert entries, in order, on an async connection of psycopg."""
     await _execute_async(driver, composer.channel, _insert(composer, drafts, list))
 
 

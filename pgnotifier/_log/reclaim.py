@@ -1,4 +1,4 @@
-"""Give space back that entries take which every subscription has passed."""
+"""Reclaim the space of log entries that every subscription has passed."""
 
 import time
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import psycopg
 
 INTERVAL = 5.0
-"""Seconds between two looks."""
+"""Seconds between two attempts to reclaim space."""
 LAST = 60.0
-"""The longest interval, while something like pg_dump uses a slot: each try holds readers up."""
+"""The longest interval, while something like pg_dump uses a slot: each attempt blocks readers."""
 
 _RECLAIM = "SELECT freed, blocked FROM pgnotifier.reclaim()"
 
 
 class Reclaimer:
-    """Calls the schema's function now and then. A reading thread owns it.
+    """Calls the schema's function now and then. A source's thread owns it.
 
-    Each reading thread of each process has one. The function itself sees to it that only one
-    session at a time does anything.
+    Each source of each process has one. The function itself makes sure that only one session at a
+    time does anything.
     """
 
     def __init__(self) -> None:
-        """Begin to wait."""
+        """Begin with an interval."""
         self._interval = INTERVAL
         self._due = time.monotonic() + INTERVAL
 
     def reclaim(self, connection: psycopg.Connection[Any]) -> int:
-        """Truncate what can be truncated, if a look is due; return how many slots that were.
+        """Truncate what can be truncated, if an attempt is due; return how many slots that were.
 
         Args:
             connection: A connection of `Parameters`, not in a transaction.

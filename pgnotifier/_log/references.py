@@ -1,8 +1,8 @@
 """References: what volatile listeners get in place of a payload that is too long for NOTIFY.
 
 `pgnotifier.publish(…, notify => true)` sends them on a channel of their own, so that no payload can
-be mistaken for one. Anybody who may connect can send one as well. All that it does is to have a
-listener read an entry of a channel that it listens to, and deliver that on this channel.
+be mistaken for one. Anybody who may connect can send one as well. That only makes a listener read
+an entry of a channel that it listens to, and deliver the entry on this channel.
 """
 
 import re
@@ -16,11 +16,11 @@ CHANNEL = "pgnotifier_reference"
 """Where references are sent."""
 
 PUBLISHED = "pgnotifier_published"
-"""Where the name of a channel is sent, in the same transaction as, and before, what is published on
-that channel and sent as a notification of it."""
+"""Where the name of a channel is sent before an entry that is also sent as a notification on that
+channel, in the same transaction."""
 
 _TEXT = re.compile(rb"([0-9]{1,20}) ([0-9]{1,19}) (.{1,63})", re.DOTALL)
-# By its transaction first: that is how the index has it.
+# The transaction comes first, as in the index.
 _FIND = """
 SELECT pg_catalog.convert_to(payload, pg_catalog.getdatabaseencoding()) FROM pgnotifier.log
 WHERE xid OPERATOR(pg_catalog.=) %s::pg_catalog.xid8 AND id OPERATOR(pg_catalog.=) %s
@@ -58,7 +58,7 @@ def parse_reference(data: bytes) -> tuple[Reference, bytes] | None:
 def read_payload(
     connection: psycopg.Connection[Any], channel: str, reference: Reference
 ) -> bytes | None:
-    """Return the payload that a reference stands for, in UTF-8; None if the log has it no more.
+    """Return the payload that a reference stands for, in UTF-8; None if the log no longer has it.
 
     Args:
         connection: A connection of a listener.

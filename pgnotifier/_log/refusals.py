@@ -1,7 +1,7 @@
 """Explain the errors with which a server refuses a publication.
 
-Errors that are not about publishing (a deadlock, a lost connection, a timeout) stay those of the
-driver, because that is what the code around the transaction handles.
+Errors that are not about publishing (a deadlock, a lost connection, a timeout) are left as the
+driver raises them, because the code around the transaction handles these.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from pgnotifier.errors import (
 
 @contextmanager
 def explained(channel: str) -> Iterator[None]:
-    """Replace the errors of drivers that have an explanation."""
+    """Replace errors of drivers by our own, where there is an explanation."""
     try:
         yield
     except PgNotifierError:

@@ -1,4 +1,4 @@
-"""Execute statements on the connections that users have: of psycopg, SQLAlchemy, Django, psycopg2.
+"""Execute statements on users' own connections: of psycopg, SQLAlchemy, Django or psycopg2.
 
 SQLAlchemy and psycopg2 are never imported here: a connection of theirs is only there if somebody
 else has imported them.
@@ -67,12 +67,12 @@ GivenForAsyncio = AsyncioConnection | psycopg.AsyncCursor[Any]
 
 
 class Session(ABC):
-    """What executes the statements of a publication.
+    """Executes the statements of a publication on a user's connection.
 
     Attributes:
         encoding: The database's encoding, if the driver says what it is.
-        database: What no other database has, if the driver says so: its server and name, and the
-            process that serves the connection. One with the same name may be another one later.
+        database: What identifies the database, if the driver says so: its server and name, and the
+            process that serves the connection, because the name may belong to another one later.
     """
 
     encoding: Encoding | None
@@ -101,10 +101,10 @@ class Session(ABC):
 
 
 def find_session(connection: object) -> Session:
-    """Return what executes statements on a user's connection.
+    """Return the session for a user's connection.
 
     Raises:
-        ArgumentTypeError: It isn't a connection, or one for asyncio.
+        ArgumentTypeError: It isn't a connection, or it is one for asyncio.
     """
     if isinstance(connection, psycopg.Cursor):
         connection = connection.connection
@@ -134,7 +134,7 @@ def find_session(connection: object) -> Session:
 
 
 def find_database(driver: Any) -> Hashable:
-    """Return what a connection's database is known by; None if the driver hides it."""
+    """Return what identifies a connection's database; None if the driver hides it."""
     info = getattr(driver, "info", None)
     parts = tuple(getattr(info, name, None) for name in ("host", "port", "dbname", "backend_pid"))
     return None if None in parts else parts
@@ -229,7 +229,7 @@ class _PsycopgSession(Session):
         return list(texts)
 
     def transaction(self) -> AbstractContextManager[object]:
-        # A transaction inside of another one would be a savepoint, which nobody needs.
+        # A transaction inside another one would be a savepoint, which isn't needed.
         return (
             self._connection.transaction()
             if has_no_transaction(self._connection)
@@ -260,7 +260,7 @@ def _quote(text: str | None) -> str:
 class _AlchemySession(_TextArrays):
     """A `Connection` of SQLAlchemy. It begins a transaction by itself."""
 
-    encoding: Encoding | None = None  # what says it depends on the driver
+    encoding: Encoding | None = None  # how to find it depends on the driver
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -276,7 +276,7 @@ class _AlchemySession(_TextArrays):
 
     @property
     def commits_each(self) -> bool:
-        # SQLAlchemy begins no transaction then, also within `begin()`.
+        # SQLAlchemy begins no transaction then, even within `begin()`.
         return bool(getattr(self._connection.connection, "autocommit", False))
 
     def transaction(self) -> AbstractContextManager[object]:

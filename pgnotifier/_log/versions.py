@@ -1,7 +1,7 @@
-"""Make scripts that bring the schema from one version to another.
+"""Make SQL scripts that upgrade the schema of the durable log from one version to another.
 
 Each version has a file in the folder `schema`: the first one creates the schema, and each later one
-changes what the one before has left.
+upgrades the version before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ BEGIN
 END $$;
 """
 # Outside of a transaction, the search_path would remain what it is, and the names that follow could
-# be looked up where others create functions. The lock is for several installations at once.
+# be looked up where others create functions. The lock makes simultaneous installations wait.
 # The owner's default privileges, which are for tables of the application, must not let a publisher
 # read the log: they don't apply until the end.
 END = """

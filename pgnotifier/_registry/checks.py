@@ -6,7 +6,7 @@ from pgnotifier._connection.parameters import MAX_NAME_BYTES
 from pgnotifier.errors import ArgumentTypeError, ChannelNameError
 
 RESERVED = "pgnotifier:"
-"""What the log's channels begin with that are outboxes: who publishes there has tasks run."""
+"""The prefix of the log's outbox channels. Whoever publishes on these has tasks run."""
 
 
 def check_channel(name: object) -> str:
@@ -41,7 +41,7 @@ def is_reserved(channel: str) -> bool:
 
 
 def check_unreserved(channel: str) -> str:
-    """Return the name of a channel if it isn't the log's own.
+    """Return the name of a channel if it isn't reserved for outboxes.
 
     Raises:
         ChannelNameError: It is the channel of an outbox.
@@ -88,7 +88,7 @@ def check_callable(name: str, value: object, of: object = _NOBODY) -> None:
     """Check that a value can be called.
 
     Args:
-        name: What users know it as.
+        name: The name that users know it by.
         value: The value.
         of: The id of the subscription that it was given for, if any.
 

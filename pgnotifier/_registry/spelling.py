@@ -21,7 +21,7 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)  # PostgreSQL folds no o
 
 
 REMEMBERED = 10_000
-"""How many names are remembered. Channels may come and go without end."""
+"""How many names are remembered. There is a limit, as channels may come and go without end."""
 SPELLINGS = 10
 """How many spellings of a name are remembered."""
 

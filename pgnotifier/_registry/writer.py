@@ -1,4 +1,4 @@
-"""The registry's only writer: each change makes a new registry and ends what it has replaced."""
+"""The only writer of the registry of subscriptions: each change replaces it with a new one."""
 
 import contextlib
 from collections import Counter, deque
@@ -14,7 +14,7 @@ from pgnotifier.errors import PgNotifierError
 
 
 class Registrar:
-    """Holds the registry of a notifier and writes it.
+    """Holds the current registry of a notifier, and replaces it on each change.
 
     Methods are called under the notifier's lock, except for `bind` and `unbind`, which call a
     dispatcher. So subscribing takes three steps: `begin`, `bind` and `complete`. They are repeated
@@ -84,8 +84,8 @@ class Registrar:
         Args:
             id: The id.
             channel: The channel.
-            undoing: The change that this one undoes. If it was replaced by then, `complete` does
-                nothing. Default: this change undoes no other one.
+            undoing: The change that this one undoes, if any. If that has been replaced by the time
+                that `complete` is called, `complete` does nothing.
         """
         change = Change(id, channel, self._find(id, channel), undoing)
         self._changes.add(change)
@@ -94,8 +94,8 @@ class Registrar:
     def bind(self, subscription: Subscription, change: Change, *, again: bool = False) -> None:
         """Have a subscription's dispatcher bind it. Called without the lock.
 
-        A dispatcher may wait for a lock of its queue's client, and the thread that holds it may be
-        about to subscribe.
+        With the lock, this could deadlock: a dispatcher may wait for a lock of its queue's client,
+        and the thread that holds that one may be about to subscribe.
 
         Args:
             subscription: The subscription.
@@ -120,12 +120,12 @@ class Registrar:
         change.subscription, change.for_gaps = subscription, for_gaps
 
     def complete(self, change: Change) -> bool:
-        """Put what was bound into the registry, where it replaces what has its id and channel.
+        """Put what was bound into the registry; it replaces what has the same id and channel.
 
         Returns:
             False if another thread has changed the same subscription since `begin`. Then nothing
-            was done, and the caller begins again, as the dispatcher may have bound them in the
-            other order.
+            was done, and the caller begins again, because the dispatcher may have bound the two
+            in the other order.
         """
         self._changes.discard(change)
         if change.is_overtaken:
@@ -294,7 +294,7 @@ class Registrar:
     def _successor(
         self, before: Binding | None, subscription: Subscription, target: Any
     ) -> Binding:
-        """Return the binding before, changed in place if possible, or a new one."""
+        """Return the previous binding, changed in place, if possible; otherwise a new one."""
         if before is not None and before.can_become(subscription):
             before.become(subscription, target)
             return before

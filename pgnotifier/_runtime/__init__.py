@@ -1,1 +1,1 @@
-"""What the other packages stand on: hooks, locks, clocks, logging, and the life of the process."""
+"""Helpers for all other packages: hooks, locks, clocks, logging, and the life of the process."""

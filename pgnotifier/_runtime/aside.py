@@ -16,10 +16,10 @@ class NoThreadError(RuntimeError):
 def call_aside(name: str, fn: Callable[..., T], *args: Any) -> Future[T]:
     """Call a function on a daemon thread of its own, in the caller's context.
 
-    Not by an executor: the end of the process would wait for that one's threads.
+    Not by an executor: the process would wait for its threads before it ends.
 
     Returns:
-        Its result, or its exception. `NoThreadError` if it wasn't called.
+        A future with its result or its exception; with `NoThreadError` if it wasn't called.
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()  # nobody who awaits it may cancel it

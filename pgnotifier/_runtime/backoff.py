@@ -13,7 +13,7 @@ class Backoff:
         """Begin an incident.
 
         Args:
-            last: The longest pause, in seconds, in the place of `LAST`.
+            last: The longest pause, in seconds, in place of `LAST`.
         """
         self._next = self.FIRST
         self._last = self.LAST if last is None else last
@@ -21,5 +21,5 @@ class Backoff:
     def pause(self) -> float:
         """Return the seconds to wait before the next try."""
         pause, self._next = self._next, min(self._next * 2, self._last)
-        # Jitter keeps a thousand clients of one failed server from coming back as one.
-        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret hangs on it
+        # Jitter keeps a thousand clients of one failed server from coming back all at once.
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it

@@ -25,15 +25,15 @@ class Moment(NamedTuple):
         return cls(monotonic(), datetime.now(UTC))
 
     def earlier(self, seconds: float) -> "Moment":
-        """Return the moment that many seconds before."""
+        """Return the moment that is this many seconds earlier."""
         return Moment(self.steady - seconds, self.wall - timedelta(seconds=seconds))
 
 
 def stretch(since: Moment, until: Moment) -> tuple[datetime, datetime]:
-    """Return the bounds of a stretch of time.
+    """Return the bounds of a stretch of time, by the wall clock.
 
-    If the wall clock was set meanwhile, they hold both by what it showed and by what it shows:
-    it is unknown which of the two dated something in between.
+    If that was set meanwhile, the bounds are wide enough for both the old and the new setting: it
+    is unknown which of the two dated something in between.
     """
     passed = timedelta(seconds=until.steady - since.steady)
     return min(since.wall, until.wall - passed), max(until.wall, since.wall + passed)

@@ -28,8 +28,8 @@ class _Call:
 class Hook:
     """Calls a function once for each value, one after the other.
 
-    The reader must go on reading while a hook does whatever takes it a minute. The thread ends
-    when there is nothing left to call it with.
+    The reader must go on reading even while a hook takes a minute. The thread ends when there is
+    no value left.
 
     Attributes:
         lock: Guards what waits.
@@ -41,11 +41,11 @@ class Hook:
         fn: Callable[[Any], object] | None,
         merge: Callable[[Any, Any], Any] = lambda _, later: later,
     ) -> None:
-        """Take what to call.
+        """Take the function to call.
 
         Args:
             name: Its name in the log.
-            fn: The function; None for nothing.
+            fn: The function; None to call nothing.
             merge: Makes one value of two if too many wait. Default: the later one.
         """
         self._name = name
@@ -56,7 +56,7 @@ class Hook:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Have nothing waiting, as in a forked child: that is left to the parent."""
+        """Forget what waits, as in a forked child: that is left to the parent."""
         self.lock = threading.RLock()
         self._waiting: deque[_Call] = deque()
         self._thread: threading.Thread | None = None
@@ -92,7 +92,7 @@ class Hook:
         """
         if self._thread is not None or not self._waiting:
             return
-        # Made before it is known to be needed: that may run a finalizer, which gets here, too.
+        # Made before it is known to be needed: making it may run a finalizer, which gets here, too.
         thread = threading.Thread(target=self._run, name=f"pgnotifier-{self._name}", daemon=True)
         with self.lock:
             if self._thread is not None or not self._waiting:
@@ -102,7 +102,7 @@ class Hook:
             thread.start()
         except RuntimeError as exc:
             if "interpreter shutdown" in str(exc):
-                # Python 3.12.0/1 start none once the main program has ended, and never will.
+                # Python 3.12.0 and 3.12.1 start no threads once the main program has ended.
                 self._run()
                 return
             with self.lock:
@@ -121,7 +121,7 @@ class Hook:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more value becomes one with the latest that waits."""
+        """Whether one more value would be merged with the latest that waits."""
         return len(self._waiting) >= MOST
 
     @property
@@ -130,7 +130,7 @@ class Hook:
         return self._thread is not None or bool(self._waiting)
 
     def settle(self, timeout: float) -> None:
-        """Wait until it was called with everything, for so many seconds at most.
+        """Wait until it was called with everything, for at most `timeout` seconds.
 
         Called by the hook itself, it doesn't wait.
         """

@@ -1,4 +1,4 @@
-"""Log records: the fields that they carry besides their text, and how often they are warnings.
+"""Log records: the fields that they have besides their text, and how often they are warnings.
 
 Each has `pgnotifier_event`, which names what happened, and the fields that docs/logging.md lists.
 """

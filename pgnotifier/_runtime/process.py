@@ -17,10 +17,10 @@ with contextlib.suppress(ImportError):  # some platforms have no processes, or n
 
 
 class Renewable(Protocol):
-    """Something with locks or threads, of which a child has only what it makes itself."""
+    """An object with locks or threads, which a forked child has to make again."""
 
     def renew(self) -> None:
-        """Be as new, in a forked child. A thread that doesn't exist there may hold any lock."""
+        """Start afresh, in a forked child. A thread that doesn't exist there may hold any lock."""
 
 
 _known: "weakref.WeakValueDictionary[int, Renewable]" = weakref.WeakValueDictionary()
@@ -48,8 +48,8 @@ EXIT_TIMEOUT = 0.5
 """Seconds for delivering the rest when the process ends: Ctrl-C takes less than a second."""
 
 running: "set[Runner]" = set()
-"""Those that keep the process alive, unless they are daemons. A script may keep its notifier in no
-variable."""
+"""Those that keep the process alive, unless they are daemons. A script may not keep its notifier in
+a variable."""
 finishing: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 """Threads that keep the process alive until they end: their callback has stopped its notifier."""
 

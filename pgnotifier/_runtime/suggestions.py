@@ -1,4 +1,4 @@
-"""Suggestions: what somebody who has misspelt a name may have meant."""
+"""Suggestions for misspelt names: "did you mean …?"."""
 
 import difflib
 from collections.abc import Collection
@@ -15,7 +15,7 @@ def suggest(name: object, known: Collection[str], *, prefix: str = "") -> str:
     Args:
         name: The misspelt name.
         known: Those that exist, in the order in which to show them.
-        prefix: What each of them begins with, and is shown with, but isn't compared by.
+        prefix: A prefix of each of them, which is shown, but isn't compared.
     """
     near = find_nearest(name, known)
     if near is not None:

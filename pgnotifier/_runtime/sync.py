@@ -29,7 +29,7 @@ class Gate:
                 waiter.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is open, for so many seconds at most; return whether it is."""
+        """Wait until it is open, for at most `timeout` seconds; return whether it is."""
         if self.is_open:
             return True
         waiter = threading.Lock()
@@ -45,14 +45,14 @@ class Gate:
 
 
 class Outcome(Gate):
-    """How something that another thread does went, once it is done."""
+    """The outcome of something that another thread does, once it is done."""
 
     def __init__(self) -> None:
         super().__init__()
         self._exc: BaseException | None = None
 
     def settle(self, exc: BaseException | None = None) -> None:
-        """Set that it is done, or why it failed. To be called once."""
+        """Note that it is done, or why it failed. To be called once."""
         self._exc = exc
         self.open()
 
@@ -87,9 +87,9 @@ class Bell:
                 self._unrung.release()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until it is rung, so many seconds at most; by the owner of the lock.
+        """Wait until it is rung, for at most `timeout` seconds; the caller holds the lock.
 
-        The lock is free meanwhile. As the ring may be an old one, look again at what is waited for.
+        The lock is free meanwhile. The ring may be an old one, so check again what is waited for.
         """
         self.is_waited_for = True
         self.lock.release()
@@ -101,15 +101,15 @@ class Bell:
 
 
 def _acquire(lock: threading.Lock, timeout: float | None) -> None:
-    """Acquire a lock, waiting for so many seconds at most; without a limit if None."""
+    """Acquire a lock, waiting for at most `timeout` seconds; without a limit if None."""
     lock.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
 
 
 class ForkSafeLock:
-    """A lock for `with`, for a few steps that leave what it guards whole at each of them.
+    """A lock for `with`, for a few steps, each of which leaves what it guards in a valid state.
 
-    Don't hold it while calling code of others. That may fork, or wait for another lock that is
-    held by a thread that waits for this one.
+    Don't hold it while calling other people's code. That may fork, or wait for another lock that
+    is held by a thread that waits for this one.
     """
 
     def __init__(self) -> None:
@@ -123,15 +123,15 @@ class ForkSafeLock:
         self._lock.release()
 
     def renew(self) -> None:
-        """Be free, in a forked child."""
+        """Become free, in a forked child."""
         self._lock = threading.RLock()
 
 
 class ChangeLock:
     """A lock for changes of several steps, so that no other change comes between them.
 
-    A change that a thread wants to make in the midst of another one of its own is put off until
-    that one is done.
+    A change that a thread makes in the middle of another one of its own, from a signal handler or a
+    finalizer, say, is put off until that one is done.
     """
 
     def __init__(self) -> None:
@@ -142,20 +142,20 @@ class ChangeLock:
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        # Whatever interrupts us before this makes its change first.
+        # Code that interrupts us before this line makes its change first.
         self._holder = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
-        self._holder = None  # from here on, whatever interrupts us makes its change at once
+        self._holder = None  # from here on, code that interrupts us makes its change at once
         put_off, self._put_off = self._put_off, deque()
         self._lock.release()
         if put_off:
             self._catch_up(put_off)
 
     def puts_off(self, change: Callable[[], object]) -> bool:
-        """Return whether the calling thread is in the midst of a change; if so, put this one off.
+        """Return whether the calling thread is in the middle of a change; if so, put this one off.
 
-        It is made once the lock is free. Should it fail then, that is logged.
+        It is made once the lock is free. If it fails then, that is logged.
         """
         if self._holder != threading.get_ident():
             return False
@@ -192,7 +192,7 @@ R = TypeVar("R")
 def may_be_put_off(
     method: Callable[Concatenate[Any, P], R],
 ) -> Callable[Concatenate[Any, P], R | None]:
-    """Have calls of a method put off while their thread is in the midst of another change.
+    """Have calls of a method put off while their thread is in the middle of another change.
 
     The method's object has a `ChangeLock` as its `lock`. A call that is put off returns None.
     """

@@ -1,4 +1,4 @@
-"""Timing: how long publications take, for those who want to know it."""
+"""Timing: report how long publications take to functions that observe it."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -29,13 +29,13 @@ def observe(observer: Observer) -> None:
 
 
 def forget(observer: Observer) -> None:
-    """Don't call a function any more."""
+    """Stop calling a function."""
     global _observers  # noqa: PLW0603
     _observers = tuple(one for one in _observers if one is not observer)
 
 
 def timed(kind: Kind) -> AbstractContextManager[None]:
-    """Return a context manager that measures a publication, if somebody wants to know it."""
+    """Return a context manager that measures a publication, if there is an observer."""
     return _timed(kind) if _observers else _NOTHING
 
 

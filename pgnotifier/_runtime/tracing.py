@@ -1,37 +1,37 @@
-"""The contract of tracing: what makes spans of notifications, if anything does."""
+"""The contract of tracing: how OpenTelemetry or Sentry makes spans of deliveries, if installed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, TypeVar
 
 Choose = Callable[[Any], AbstractContextManager[object] | None]
-"""Returns what the callback of a delivery is to be called in; None: it is just called."""
+"""Returns the context manager to call the callback of a delivery in; None to just call it."""
 Kind = TypeVar("Kind")
 
 
 class Tracing(Protocol):
     """Makes spans of deliveries. Any thread may call the methods.
 
-    Whether there is any is decided when a dispatcher gets a thread that delivers to it, so that
+    Whether there is tracing is decided when a dispatcher gets its deliverer's thread, so that
     notifications without tracing cost nothing more.
     """
 
     def calling(self, delivery: Any, /) -> AbstractContextManager[object]:
-        """Return what a callback is to be called in: its span is the current one there."""
+        """Return the context manager to call a callback in: its span is the current one there."""
         ...
 
     def begin_batch(self, deliveries: Sequence[Any], /) -> Choose | None:
-        """Prepare this thread for the callbacks of a batch; return what `calling` is for each.
+        """Prepare this thread for the callbacks of a batch; return a function like `calling`.
 
-        It returns None for a callback that isn't recorded, as that costs least. And there is none
-        to be asked, if none of the batch is recorded.
+        That function returns None for a callback that isn't recorded, which costs least. If nothing
+        of the batch is recorded, this returns None instead of a function.
         """
         ...
 
     def handing_over(self, deliveries: Iterable[Any], by: Any, /) -> AbstractContextManager[object]:
-        """Return what a dispatcher is to be given deliveries in: there is a span for each.
+        """Return the context manager to hand deliveries to a dispatcher in: each has a span there.
 
-        There is none if the dispatcher calls callbacks in this process, or forwards messages.
+        There are none if the dispatcher calls callbacks in this process, or forwards messages.
         """
         ...
 
@@ -46,11 +46,11 @@ class Tracing(Protocol):
 
 
 FindTracing = Callable[[], Tracing | None]
-"""Returns what makes spans, or None."""
+"""Returns a `Tracing`, or None."""
 
 
 class _Several:
-    """The spans of several libraries."""
+    """A `Tracing` that makes the spans of several libraries."""
 
     def __init__(self, tracings: Sequence[Tracing]) -> None:
         self._tracings = tracings
@@ -78,7 +78,7 @@ class _Several:
 
 
 def find_all(finders: Iterable[FindTracing]) -> Tracing | None:
-    """Return what makes the spans of all libraries that make some now, or None."""
+    """Return a `Tracing` for all libraries that make spans now, or None."""
     found = [one for find in finders if (one := find()) is not None]
     return _Several(found) if len(found) > 1 else next(iter(found), None)
 

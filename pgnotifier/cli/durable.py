@@ -323,7 +323,7 @@ def _choose(
 
 
 def _show(letter: DeadLetter) -> dict[str, Any]:
-    """Return all of it; of a task in an outbox, without the values of arguments."""
+    """Return a whole dead letter; for a task in an outbox, without the values of arguments."""
     shown = asdict(letter)
     if letter.channel.startswith(PREFIX):
         shown["payload"] = hide_arguments(letter.payload)

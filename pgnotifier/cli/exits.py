@@ -6,7 +6,7 @@ from typing import NoReturn
 OPTIONAL = frozenset(
     {"celery", "click", "kombu", "redis", "rich", "starlette", "textual", "uvicorn"}
 )
-"""Modules that an installation without extras lacks."""
+"""The modules that are missing without extras."""
 
 NOT_INSTALLED = 2
 """The exit code when something isn't installed."""
@@ -17,7 +17,7 @@ CLOSED = 141
 
 
 def explain_missing(exc: ModuleNotFoundError, extra: str) -> NoReturn:
-    """Exit with a hint which extra to install, if the missing module belongs to one.
+    """Exit with a hint about which extra to install, if the missing module belongs to one.
 
     Raises:
         ModuleNotFoundError: It doesn't, so this is a defect.

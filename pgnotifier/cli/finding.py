@@ -33,7 +33,7 @@ def find_notifiers(specs: Iterable[str]) -> list[Notifier]:
 def show_traceback(exc: Exception) -> None:
     """Print the traceback of a user's module, without the frames of pgnotifier and importlib.
 
-    What the module was doing may have failed with a password in its error.
+    An error of the module may contain a password, which is hidden.
     """
     found = exc.__traceback__
     while found is not None and _is_on_the_way(found.tb_frame.f_code.co_filename):

@@ -1,4 +1,4 @@
-"""Read names as SQL writes them."""
+"""Read the names of tables and columns in options, written as in SQL."""
 
 import re
 

@@ -27,7 +27,7 @@ def show_table(notifiers: Iterable[Notifier]) -> str:
 
 
 def durability_of(notifier: Notifier, id: Hashable, channel: str) -> dict[str, Any]:
-    """Return what a row says about how its subscription reads the log; nothing if it doesn't."""
+    """Return the fields of a row about how its subscription reads the log; none if it doesn't."""
     durability = notifier.get_durability(id, channel)
     return {} if durability is None else {"durable": True, **durability.to_dict()}
 

@@ -1,4 +1,4 @@
-"""The subcommand `outbox`: what waits for a relay and what has failed; send it again or drop it."""
+"""The subcommand `outbox`: list what waits or has failed in outboxes, send it again, or drop it."""
 
 import importlib
 import json
@@ -213,7 +213,7 @@ def _numbers(found: list[OutboxEntry]) -> list[int]:
 
 
 def _read_redact(text: str | None) -> Redact:
-    """Return what an option says: names, or a function to import."""
+    """Return the value of an option: names, or a function that is imported."""
     if text is None:
         return None
     module, found, function = text.partition(":")

@@ -48,7 +48,7 @@ class Choice:
             everything: Whether --all was given.
 
         Raises:
-            click.UsageError: Nothing was, or --all and something else.
+            click.UsageError: Nothing was chosen, or --all and something else.
         """
         is_narrow = bool(self.entries or self.queue or self.task)
         if everything and is_narrow:
@@ -93,10 +93,10 @@ class Choice:
         )
 
     def find_failed(self, connection: psycopg.Connection[Any]) -> list[OutboxEntry]:
-        """Return those that have failed, in all outboxes.
+        """Return the chosen entries that have failed, in all outboxes.
 
         Raises:
-            click.ClickException: One of the numbers isn't there.
+            click.ClickException: One of the numbers doesn't exist.
         """
         chosen = self.find_outboxes(connection)
         found = [one for each in chosen for one in self.find(connection, each, failed=True)]
@@ -104,10 +104,10 @@ class Choice:
         return found
 
     def require(self, found: Sequence[OutboxEntry]) -> None:
-        """Check that all numbers are there.
+        """Check that all chosen numbers were found.
 
         Raises:
-            click.ClickException: One isn't.
+            click.ClickException: One wasn't.
         """
         missing = sorted({*self.entries} - {one.id for one in found})
         if missing:
@@ -132,7 +132,7 @@ def choice(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def confirm(found: int, *, is_sure: bool, is_more: bool = False) -> None:
-    """Ask whether to drop so many messages."""
+    """Ask whether to drop a number of messages."""
     if not is_sure and found:
         shown = f"{found} messages or more" if is_more else count(found, "message")
         click.confirm(f"Drop {shown}?", abort=True)

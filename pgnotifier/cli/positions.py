@@ -1,4 +1,4 @@
-"""The subcommands `positions` and `reclaim`: who is behind in the log, and what it keeps."""
+"""The subcommands `positions` and `reclaim`: who is behind in the log, and which space it keeps."""
 
 import json
 from datetime import UTC, datetime

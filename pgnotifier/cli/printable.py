@@ -1,11 +1,11 @@
-"""Write texts that come from elsewhere so that a terminal shows them, and doesn't obey them."""
+"""Escape untrusted texts, so that a terminal shows control characters instead of obeying them."""
 
 
 def printable(text: str, limit: int = 0) -> str:
     r"""Return a text with escapes for what can't be printed: `\x1b`, `\n`, `\u202e`.
 
     Args:
-        text: It may come from anybody.
+        text: A text that may come from anybody.
         limit: How many characters it may have; 0 for any number.
     """
     shown = text if text.isprintable() else "".join(map(_show_character, text))

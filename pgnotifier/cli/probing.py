@@ -11,12 +11,12 @@ TIMEOUT = 10.0
 
 
 class Health(NamedTuple):
-    """What a health port says.
+    """The answer of a health port.
 
     Attributes:
         ok: Whether all is well.
         states: The states of its notifiers.
-        trouble: What isn't well, or why there is no answer.
+        trouble: What is wrong, or why there is no answer.
     """
 
     ok: bool
@@ -25,7 +25,7 @@ class Health(NamedTuple):
 
 
 def probe(port: int, path: str = "/readyz", host: str = HOST) -> Health:
-    """Ask a health server; return what it says. Without an answer, nothing is well.
+    """Ask a health server; return its answer. If there is none, `ok` is False.
 
     Args:
         port: Its port.

@@ -1,4 +1,4 @@
-"""A group that lists its commands by what they are for, in the order in which they are needed."""
+"""A click group that lists commands in sections by purpose, in the order of their use."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
     "Set up a database": ("install", "uninstall", "trigger"),
     "What is durable": ("positions", "replay", "dead", "outbox", "reclaim"),
 }
-"""The names of commands by section. Those that aren't there come last."""
+"""The names of commands by section. Commands that aren't listed here come last."""
 REST = "More"
 
 

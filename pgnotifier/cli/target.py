@@ -21,13 +21,13 @@ _SETTINGS = "DJANGO_SETTINGS_MODULE"
 
 @dataclass(frozen=True)
 class Target:
-    """What a command line names.
+    """The database that a command line names, with its app or notifiers if there are any.
 
     Attributes:
         parameters: How to connect to the database.
         notifiers: The notifiers of the app, module or project; none if only a database was named.
         app: The Celery app that --app names, or that a Django project's tasks belong to.
-        named_by: What has named it, for messages: `--dsn`, `-A shop`, `PGNOTIFIER_DSN` …
+        named_by: The option or variable that has named it, for messages: `--dsn`, `-A shop` …
     """
 
     parameters: Parameters
@@ -131,7 +131,7 @@ def find_target(
     settings: str | None = None,
     alias: str | None = None,
 ) -> Target:
-    """Return what the options name, or exit with code 2 and the reason why it can't be found."""
+    """Return the target of the options, or exit with code 2 and the reason why there isn't one."""
     named = {"--app": app, "--module": module, "--settings": settings}
     given = [name for name, value in named.items() if value]
     if len(given) > 1:

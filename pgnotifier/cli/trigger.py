@@ -1,4 +1,4 @@
-"""The subcommand `trigger`: triggers that notify of changed rows."""
+"""The subcommand `trigger`: create, list and drop triggers that notify of changed rows."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -195,7 +195,7 @@ def drop(
 
 @contextmanager
 def _connected(target: Target) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection that looks names up as the role's own sessions do; show warnings."""
+    """Yield a connection that looks up names as the role's own sessions do; show warnings."""
     with target.connected() as connection:
         connection.execute("RESET search_path")
         connection.add_notice_handler(_show_notice)

@@ -1,11 +1,12 @@
-"""The dispatchers that call callbacks in this process, and parts for your own dispatcher.
+"""The dispatchers that call callbacks in this process, and helpers for your own dispatcher.
 
 inline         in the deliverer's own thread, one after the other (the default)
-threads        in some threads of this process
+threads        in several threads of this process
 asyncio        on an event loop
 carrying       payloads that are sent to another process
-ordered_queue  what the last two dispatchers share
-in_process     what all three share
+claiming       refuses to serve a second notifier
+ordered_queue  shared by `threads` and `asyncio`
+in_process     shared by all three
 """
 
 from pgnotifier.dispatchers.asyncio import AsyncioDispatcher

@@ -1,4 +1,4 @@
-"""AsyncioDispatcher: coroutine functions, on an event loop of the user's."""
+"""AsyncioDispatcher: await coroutine functions on the user's event loop."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ from pgnotifier.errors import ArgumentTypeError, ConfigurationError, DispatcherM
 from pgnotifier.notification import Entry
 
 RESUME = 1.0
-"""Seconds after which the loop goes on when a task of ours was cancelled."""
+"""Seconds after which the remaining deliveries go on when one of our tasks was cancelled."""
 
 
 class AsyncioDispatcher(LaneDispatcher):
@@ -31,12 +31,13 @@ class AsyncioDispatcher(LaneDispatcher):
                 ...
 
     The loop is the one that runs where the notifier is started: by `async with`, or by `start()`.
-    What one subscription gets, its `on_gap` included, is awaited one after the other, in order;
-    what several get, at the same time. Plain functions are called on the loop, too, and mustn't
-    block: to fill an `asyncio.Queue`, say. A callback that raises is reported and stops nothing.
+    Deliveries to one subscription, its `on_gap` included, are awaited one by one, in order; those
+    to several subscriptions, at the same time. Plain functions are called on the loop, too, and
+    mustn't block: to fill an `asyncio.Queue`, say. If a callback raises, that is reported, and
+    nothing stops.
 
-    The notifier's methods are not coroutines. `subscribe()` and others wait for the server, so
-    that on a loop that is busy with more they belong into `asyncio.to_thread()`.
+    The notifier's methods are not coroutines. `subscribe()` and others wait for the server; on a
+    loop that has other work to do, call them with `asyncio.to_thread()`.
     """
 
     starts_listener: ClassVar[bool] = False
@@ -56,8 +57,8 @@ class AsyncioDispatcher(LaneDispatcher):
             max_tasks: How many callbacks may run at a time.
             ordered: Whether a subscription's callback is awaited before it is called again.
             max_pending: How many deliveries may wait on the loop; more stay in the notifier's
-                buffer. A subscription that is slower than what comes holds up the others once it
-                has so many waiting: give it a dispatcher of its own.
+                buffer. A subscription that can't keep up holds up the others once it has this many
+                waiting: give it a dispatcher of its own.
 
         Raises:
             ArgumentTypeError: The loop is something else.
@@ -108,7 +109,7 @@ class AsyncioDispatcher(LaneDispatcher):
             raise ConfigurationError("the event loop given to AsyncioDispatcher is closed")
 
     def dispatch(self, batch: Batch) -> None:
-        """Hand each delivery to the loop, waiting for room. Report what a closed loop gets."""
+        """Hand each delivery to the loop, waiting for room. If the loop is closed, report it."""
         while batch.remaining:
             loop = self._loop
             if loop is None or loop.is_closed():
@@ -130,14 +131,14 @@ class AsyncioDispatcher(LaneDispatcher):
         return super().pending
 
     def runs_here(self) -> bool:
-        """Return whether the calling code runs on the loop, which waits for its end."""
+        """Return whether the calling code runs on the loop, which can't go on before it ends."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
             return False
 
     def forget_in_child(self) -> None:
-        """Have no loop of the parent's, in a forked child."""
+        """Forget the parent's loop and tasks, in a forked child."""
         self._loop = self._given
         self._tasks.clear()
 
@@ -155,8 +156,8 @@ class AsyncioDispatcher(LaneDispatcher):
         if not task.cancelled():
             self._begin(1)
         elif self._lanes.ready:
-            # By the end of the loop, which nothing should be added to; or by somebody who cancels
-            # all tasks of a loop that goes on, and then what waits has to begin some day.
+            # Cancelled by the end of the loop, when nothing should be added; or by somebody who
+            # cancels all tasks of a loop that goes on, and then what waits has to begin some time.
             task.get_loop().call_later(RESUME, self._begin)
 
     async def _work(self) -> None:
@@ -190,7 +191,7 @@ class AsyncioDispatcher(LaneDispatcher):
 
 
 def _report(deliveries: Iterable[Delivery]) -> None:
-    """Report what no loop will ever run."""
+    """Report deliveries that no loop will ever run."""
     for delivery in deliveries:
         exc = ConfigurationError(
             "the event loop of AsyncioDispatcher is closed; stop the notifier before the "

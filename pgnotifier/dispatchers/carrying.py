@@ -1,7 +1,7 @@
-"""Payloads that are sent to another process, as the texts that they were decoded from.
+"""Carry payloads to another process through a queue, as the texts that they were decoded from.
 
 A text passes through any queue unchanged, and decodes to the same value on the other side, whatever
-types that has and however deeply it is nested.
+its types are and however deeply it is nested.
 """
 
 import json
@@ -12,16 +12,16 @@ from pgnotifier.notification import Notification
 from pgnotifier.payload import decode
 
 RAW = "__pgnotifier_raw__"
-"""The only key of the dict that carries packed payloads where a payload can also be itself."""
+"""The only key of the dict that carries a packed payload, where payloads may also be sent as is."""
 
 
 def pack(arrived: Notification) -> str:
-    """Return what stands for a payload, or for all those of a batch: ASCII that any queue takes."""
+    """Return a payload, or all those of a batch, packed as ASCII, which any queue takes."""
     return pack_texts([part.raw for part in arrived.parts] or arrived.raw)
 
 
 def pack_texts(texts: str | Sequence[str]) -> str:
-    """Return what `unpack` makes a payload of, or a batch of several."""
+    """Return one or several texts packed for `unpack`, which decodes them."""
     return json.dumps(texts)
 
 
@@ -29,7 +29,7 @@ def unpack(packed: str, decoder: Callable[[str], Any] = decode) -> Any:
     """Return the payload that `pack` stands for.
 
     Args:
-        packed: What it returned.
+        packed: What `pack` returned.
         decoder: Makes a payload of a text, as in the notifier.
     """
     texts = json.loads(packed)

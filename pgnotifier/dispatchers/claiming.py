@@ -1,4 +1,4 @@
-"""Claiming: a dispatcher that serves one notifier only refuses another one."""
+"""Claiming: a dispatcher that can serve only one notifier refuses a second one."""
 
 from typing import TypeVar
 from weakref import ref
@@ -12,8 +12,8 @@ Owner = TypeVar("Owner")
 def claim(dispatcher: Dispatcher, owner: "ref[Owner] | None", notifier: Owner) -> "ref[Owner]":
     """Return a weak reference to the notifier that a dispatcher belongs to from now on.
 
-    A strong one would keep the notifier for ever: the notifier's registry refers to the dispatcher,
-    and the garbage collector can't look into that. While a notifier runs, something else keeps it.
+    A strong one would keep the notifier alive for ever: its registry refers to the dispatcher, and
+    the garbage collector can't look into the registry. A running notifier is kept alive elsewhere.
 
     Args:
         dispatcher: The dispatcher that a notifier is attaching.

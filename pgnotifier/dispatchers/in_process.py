@@ -1,4 +1,4 @@
-"""What the dispatchers share that call callbacks in this process."""
+"""Check and call callbacks, for the dispatchers that do so in this process."""
 
 import inspect
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
 
 
 def runs_when_called(fn: object) -> bool:
-    """Return whether a call runs its body, as that of a coroutine or generator function doesn't."""
+    """Return whether a call runs its body. For coroutine and generator functions, it doesn't."""
     called = getattr(fn, "__call__", None)  # noqa: B004 - its kind is asked, not its presence
     return not (is_generator(fn) or any(map(inspect.iscoroutinefunction, (fn, called))))
 
@@ -22,7 +22,7 @@ def is_generator(fn: object) -> bool:
 
 
 def check_in_process(subscription: Subscription) -> None:
-    """Refuse what only a dispatcher to a queue can do.
+    """Refuse a subscription that only a dispatcher to a queue can serve.
 
     Raises:
         DispatcherMismatchError: The callback is a Celery task or signature.
@@ -35,8 +35,8 @@ def check_in_process(subscription: Subscription) -> None:
             f"subscription {subscription.id!r}: {names}: in-process callbacks take no options; "
             "use a dispatcher to a queue, such as CeleryDispatcher, for these"
         )
-    # Its class is asked, as a mock has every attribute. Not type(fn): Celery's proxies
-    # of tasks pass for what they stand for.
+    # The class is asked, because a mock has every attribute. Not type(fn), because Celery's
+    # proxies of tasks only pretend to have the task's class.
     if hasattr(fn.__class__, "apply_async"):
         raise DispatcherMismatchError(
             f"subscription {subscription.id!r}: {fn!r} is a Celery task or signature, which "

@@ -1,4 +1,4 @@
-"""InlineDispatcher: callbacks in the deliverer's own thread, one after the other."""
+"""InlineDispatcher: call callbacks in the deliverer's own thread, one by one."""
 
 from pgnotifier._runtime.tracing import Choose
 from pgnotifier.dispatch import Batch, Callback, Dispatcher, Subscription
@@ -6,9 +6,9 @@ from pgnotifier.dispatchers.in_process import bind_in_process
 
 
 class InlineDispatcher(Dispatcher):
-    """Calls the callback in this process, in one thread, one notification after the other.
+    """Calls the callback in this process, in one thread, for one notification after the other.
 
-    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+    If a callback raises or calls `sys.exit()`, that is reported, and nothing stops.
     """
 
     # Few, so that a payload is still in the processor's cache when its callback gets it, and is

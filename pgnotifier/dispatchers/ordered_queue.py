@@ -1,4 +1,4 @@
-"""A queue of deliveries for workers, in lanes that keep each subscription's deliveries in order."""
+"""A queue of deliveries for threads or tasks, with a lane that keeps each subscription in order."""
 
 import threading
 from collections import deque
@@ -25,7 +25,7 @@ class Lane:
 
 
 Turn = tuple[Lane, Delivery]
-"""A delivery that may begin, and its lane, which `done` is called with afterwards."""
+"""A delivery that may begin, and its lane, to call `done` with afterwards."""
 
 
 class Lanes:
@@ -39,11 +39,11 @@ class Lanes:
     """
 
     def __init__(self, limit: int, *, ordered: bool) -> None:
-        """Make one that is empty.
+        """Make an empty queue.
 
         Args:
             limit: How many deliveries may be pending.
-            ordered: Whether those of a lane follow each other; else all may begin at once.
+            ordered: Whether those of a lane begin one by one; otherwise, all may begin at once.
         """
         self._limit = limit
         self._ordered = ordered
@@ -52,7 +52,7 @@ class Lanes:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Be empty, in a forked child: what is pending is the parent's."""
+        """Become empty, in a forked child: what is pending belongs to the parent."""
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._work = threading.Condition(self._lock)
@@ -76,7 +76,7 @@ class Lanes:
             return lane
 
     def put(self, batch: Batch) -> None:
-        """Take over as many of a batch as there is room for, waiting a moment for some."""
+        """Take over as many deliveries as there is room for, waiting a moment for room."""
         with self._lock:
             self._dismissed = False
             if self.pending >= self._limit:
@@ -86,7 +86,7 @@ class Lanes:
                     break
                 batch.done(1)
                 binding = delivery.binding
-                # A successor gets it behind what is here already.
+                # If there is a successor, it gets the delivery after those that are already here.
                 if not (binding.live or binding.successor):
                     continue
                 lane: Lane = binding.target.lane
@@ -120,7 +120,7 @@ class Lanes:
             return wanted
 
     def pause(self) -> bool:
-        """Wait a moment if something waits for a worker to be started; return whether it does."""
+        """Wait a moment if a delivery waits for a worker to be started; return whether one does."""
         with self._lock:
             if len(self._ready) > self._idle:
                 self._room.wait(CHECK)
@@ -133,7 +133,7 @@ class Lanes:
             return self.workers
 
     def wait(self, timeout: float) -> Turn | None:
-        """Return what may begin, waiting so many seconds for it; None if the worker is to end.
+        """Return what may begin, waiting up to `timeout` seconds; None if the worker is to end.
 
         A worker that is to end isn't counted from that moment on, so that `put` doesn't rely on it
         for what comes later.
@@ -160,13 +160,13 @@ class Lanes:
             self._room.notify()
 
     def dismiss(self) -> None:
-        """Have nobody wait in `wait` any longer, until the next `put`."""
+        """End all waits in `wait`, until the next `put`."""
         with self._lock:
             self._dismissed = True
             self._work.notify_all()
 
     def clear(self) -> list[Delivery]:
-        """Take away and return what hasn't begun."""
+        """Remove and return what hasn't begun."""
         with self._lock:
             taken: list[Delivery] = []
             for lane, delivery in self._ready:
@@ -181,7 +181,7 @@ class Lanes:
             return taken
 
     def take_back(self, binding: Binding) -> list[Delivery]:
-        """Take away and return what hasn't begun of a binding, in order."""
+        """Remove and return a binding's deliveries that haven't begun, in order."""
         with self._lock:
             taken = [one for _, one in self._ready if one.binding is binding]
             freed = [lane for lane, one in self._ready if one.binding is binding]
@@ -196,7 +196,7 @@ class Lanes:
             return taken
 
     def _next(self) -> Turn | None:
-        """Return the first that is to be delivered still; pass on, or forget, the others."""
+        """Return the first that is still to be delivered; pass on, or forget, those before it."""
         while self._ready:
             lane, delivery = self._ready.popleft()
             if delivery.binding.live:
@@ -222,14 +222,14 @@ class Lanes:
 
 
 class LaneTarget(NamedTuple):
-    """What a subscription's deliveries carry."""
+    """The target of a subscription: its callback and its lane."""
 
     fn: Any
     lane: Lane
 
 
 class LaneDispatcher(Dispatcher):
-    """What dispatchers share that have callbacks run beside the deliverer's thread."""
+    """The base of dispatchers that run callbacks outside the deliverer's thread."""
 
     settles_itself: ClassVar[bool] = True
 
@@ -238,7 +238,7 @@ class LaneDispatcher(Dispatcher):
         self._notifier: ref[object] | None = None
 
     def attach(self, notifier: object) -> None:
-        """Learn which notifier uses this dispatcher.
+        """Remember which notifier uses this dispatcher.
 
         Raises:
             ConfigurationError: Another one does.
@@ -255,5 +255,5 @@ class LaneDispatcher(Dispatcher):
         self._lanes.clear()
 
     def take_back(self, binding: Binding) -> list[Delivery]:
-        """Give up and return what hasn't begun of a binding."""
+        """Give up and return a binding's deliveries that haven't begun."""
         return self._lanes.take_back(binding)

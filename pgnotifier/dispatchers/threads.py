@@ -1,4 +1,4 @@
-"""ThreadDispatcher: callbacks in threads of this process."""
+"""ThreadDispatcher: call callbacks in threads of this process."""
 
 import logging
 import os
@@ -25,11 +25,11 @@ class ThreadDispatcher(LaneDispatcher):
 
         notifier = Notifier(conf, dispatcher=ThreadDispatcher(max_workers=8))
 
-    For callbacks that wait: for other servers, or for files. What one subscription gets, its
-    `on_gap` included, is called one after the other, in order; what several get, at the same time.
-    A callback that raises, or that calls `sys.exit()`, is reported and stops nothing.
+    For callbacks that wait for other servers, or for files. Deliveries to one subscription, its
+    `on_gap` included, are made one by one, in order; those to several subscriptions, at the same
+    time. If a callback raises or calls `sys.exit()`, that is reported, and nothing stops.
 
-    `stop()` waits for callbacks that run as it does for those that wait, within its timeout.
+    `stop()` waits for running callbacks and for waiting deliveries alike, within its timeout.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class ThreadDispatcher(LaneDispatcher):
             max_workers: How many threads there may be.
             ordered: Whether a subscription's callback is called by one thread at a time, in order.
             max_pending: How many deliveries may wait for a thread; more stay in the notifier's
-                buffer. A subscription that is slower than what comes holds up the others once it
-                has so many waiting: give it a dispatcher of its own.
+                buffer. A subscription that can't keep up holds up the others once it has this many
+                waiting: give it a dispatcher of its own.
 
         Raises:
             ConfigurationError: A number is below 1.
@@ -81,7 +81,7 @@ class ThreadDispatcher(LaneDispatcher):
                 raise
 
     def close(self) -> None:
-        """Have threads end that have nothing to do."""
+        """End the threads that have nothing to do."""
         self._lanes.dismiss()
 
     def _start_workers(self, count: int) -> bool:

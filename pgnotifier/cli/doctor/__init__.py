@@ -1,4 +1,4 @@
-"""The subcommand `doctor`: can notifications arrive, and be worked on? If not, why?
+"""The subcommand `doctor`: checks whether notifications can arrive and be processed; if not, why.
 
     command -> examining -> reaching -> server, arriving, activity, spelling, durable_log
                                         queues -> contrib.celery.checkup, contrib.rq.checkup

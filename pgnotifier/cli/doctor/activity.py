@@ -15,7 +15,7 @@ from pgnotifier.cli.finding import find_channels
 
 _NEARLY_FULL = 0.5
 _HIDDEN = "<insufficient privilege>"
-"""What the server shows of a session of another role."""
+"""What the server shows instead of the query of another role's session."""
 
 SESSIONS = """
 SELECT pid, usename, application_name, pg_catalog.host(client_addr), query, EXISTS (
@@ -49,7 +49,7 @@ _LISTENS = re.compile(
 _READERS_QUERIES = frozenset(
     " ".join(one.decode().split()) for one in (IDENTITY, LONG_ROW, USAGE, OLDEST, b"SELECT 1")
 )
-"""What the reader of a listener asks for now and then."""
+"""The queries that a listener's reader sends now and then."""
 
 
 def check_listening(case: Case, link: Link) -> Findings:

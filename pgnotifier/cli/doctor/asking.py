@@ -1,4 +1,4 @@
-"""Ask a question with a deadline, whoever is asked: a server or a broker may hang."""
+"""Call a function with a deadline, because a server or a broker that it asks may hang."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def within(seconds: float, ask: Callable[[], T], discard: Callable[[T], object] 
 
     Args:
         seconds: How long it may take.
-        ask: The function. If it takes longer, nobody waits for it any more.
+        ask: The function. If it takes longer, it isn't waited for.
         discard: Called with a result that comes too late.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What `doctor` examines, and how patiently."""
+"""The case that `doctor` examines: the database, the notifiers, and its deadlines."""
 
 import time
 from collections.abc import Callable

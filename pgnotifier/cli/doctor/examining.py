@@ -1,4 +1,4 @@
-"""Run all checks, one after the other, and go on whatever one of them meets."""
+"""Run all checks, one after the other, even if one of them fails unexpectedly."""
 
 from collections.abc import Callable
 

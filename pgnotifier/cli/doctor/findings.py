@@ -1,4 +1,4 @@
-"""Findings: what checks have seen, and what to do about it."""
+"""Findings: what the checks of `doctor` have seen, and what to do about it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ class Finding:
     Attributes:
         check: The name of the check.
         level: `ok`, `warning`, or `failed` if notifications can't arrive or be worked on.
-        seen: A sentence of what was seen.
+        seen: A sentence about what was seen.
         advice: What to do; None if it is `ok`.
     """
 
@@ -31,7 +31,7 @@ class Finding:
         return asdict(self)
 
     def cleaned(self, secrets: list[str]) -> "Finding":
-        """Return the same without passwords, and without what a terminal would obey."""
+        """Return the same without passwords and control characters."""
         advice = None if self.advice is None else clean(self.advice, secrets)
         return replace(self, seen=clean(self.seen, secrets), advice=advice)
 
@@ -45,12 +45,12 @@ def ok(check: str, seen: str) -> Finding:
 
 
 def warning(check: str, seen: str, advice: str) -> Finding:
-    """Return the finding of what may hurt."""
+    """Return the finding that something may cause trouble."""
     return Finding(check, "warning", seen, advice)
 
 
 def failed(check: str, seen: str, advice: str) -> Finding:
-    """Return the finding of what keeps notifications from arriving, or from being worked on."""
+    """Return the finding that notifications can't arrive, or can't be processed."""
     return Finding(check, "failed", seen, advice)
 
 

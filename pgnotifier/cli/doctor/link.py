@@ -1,4 +1,4 @@
-"""A connection to the database, with a deadline for every answer."""
+"""The connection of `doctor` to the database, with a deadline for every answer."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ class Link:
         Args:
             connection: The connection.
             timeout: Seconds within which each question must be answered.
-            application_name: What the application's sessions have.
+            application_name: The name that the application's sessions have.
         """
         self.connection = connection
         self.application_name = application_name
@@ -106,8 +106,8 @@ def open_link(parameters: Parameters, timeout: float) -> Link:
     """Connect as the application would.
 
     Args:
-        parameters: The application's.
-        timeout: Seconds; also for each question afterwards.
+        parameters: The application's parameters.
+        timeout: Seconds to wait for the connection, and later for each answer.
 
     Raises:
         NoAnswerError: There was no answer in time.

@@ -75,7 +75,7 @@ def _check_target(case: Case) -> Findings:
 
 
 def _find_database(case: Case, parameters: Parameters) -> str | None:
-    """Return what parameters lead to; None if that isn't known."""
+    """Return the database that parameters lead to; None if that isn't known."""
     try:
         return repr(within(case.timeout, parameters.resolve))
     except (PgNotifierError, NoAnswerError):

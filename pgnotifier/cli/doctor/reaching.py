@@ -12,7 +12,7 @@ from pgnotifier.errors import PgNotifierError, in_one_line
 
 CHECK = "server"
 
-# The first that the reason contains counts.
+# Advice by patterns. The first pattern that matches the reason counts.
 _WAYS_OUT: Mapping[str, str] = {
     r"could not translate host name|Name or service not known|No address associated|"
     r"getaddrinfo|failed to resolve": "Correct the host name, or the name server of this machine.",

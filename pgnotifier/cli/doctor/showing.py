@@ -43,7 +43,7 @@ class Report:
 
 
 def choose_print() -> Print:
-    """Return what prints a finding."""
+    """Return a function that prints a finding."""
     if not sys.stdout.isatty() or "utf" not in (sys.stdout.encoding or "").lower():
         return _print_plainly
     try:

@@ -10,7 +10,7 @@ from pgnotifier.cli.doctor.case import Case
 from pgnotifier.cli.doctor.findings import Findings, failed, ok, warning
 from pgnotifier.cli.doctor.link import Link
 
-# At most so many, and so much of each: there may be functions of any size.
+# Limited in number and length, because there may be any number of functions, of any size.
 FUNCTIONS = """
 SELECT pg_catalog.concat(n.nspname, '.', p.proname, '()'), pg_catalog.left(p.prosrc, 100000)
 FROM pg_catalog.pg_proc AS p
@@ -31,7 +31,7 @@ Places = Mapping[str, str]
 
 
 def check_spelling(case: Case, link: Link) -> Findings:
-    """Check that no channel differs by case alone from what is notified."""
+    """Check that no channel differs only by case from one that is notified."""
     wanted, durable = case.find_channels(durable=False), case.find_channels(durable=True)
     if not wanted and not durable:
         return

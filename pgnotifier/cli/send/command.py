@@ -26,7 +26,7 @@ _CAPITALS = re.compile(r"(?=.*[A-Z])[^\W\d][\w$]*")
 
 
 def read_rate(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Return how many in a second: `100`, `100/s`, `30/min`."""
+    """Return a rate per second, given `100`, `100/s` or `30/min`."""
     if text is None:
         return None
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(?:/(s|min|h))?", text.strip(), re.ASCII)

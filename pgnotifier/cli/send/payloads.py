@@ -1,4 +1,4 @@
-"""The payloads that `pgnotifier send` sends: a line of a file or of standard input each."""
+"""Read the payloads for `pgnotifier send`: one per line of a file or of standard input."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from typing import BinaryIO, NamedTuple
 from pgnotifier.errors import PgNotifierError
 
 BLOCK = 1 << 16
-"""How many bytes are read at once, at most; of a pipe, what is there is sent at once."""
+"""How many bytes are read at once, at most. What a pipe has is sent at once."""
 LONGEST = 64 << 20
-"""Bytes of a line at most: what an entry of the log takes."""
+"""The most bytes of a line: as many as an entry of the log can have."""
 JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 _BOM = b"\xef\xbb\xbf"
 
@@ -36,7 +36,7 @@ class LineReader:
     """Reads lines and checks them. Blank lines are left out."""
 
     def __init__(self, check: Callable[[str], str], *, is_json: bool) -> None:
-        """Take what checks a text.
+        """Make a reader.
 
         Args:
             check: Returns a text, or raises PgNotifierError if it can't be sent.
@@ -46,7 +46,7 @@ class LineReader:
         self._is_json = is_json
 
     def read(self, source: BinaryIO) -> Iterator[list[Line]]:
-        """Yield lines, as many together as have come together.
+        """Yield lines, in lists of those that have arrived together.
 
         Raises:
             BadLineError: A line can't be sent. Those before it were yielded.

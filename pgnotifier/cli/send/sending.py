@@ -1,4 +1,4 @@
-"""Send payloads for `pgnotifier send`: in transactions of some size, and not faster than wanted."""
+"""Send payloads for `pgnotifier send`: many in one transaction, and no faster than `--rate`."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from pgnotifier.cli.send.payloads import Line
 TOGETHER = 1000
 """How many payloads a transaction has at most."""
 TOGETHER_BYTES = 1 << 20
-"""How many characters they have at most, unless there is one payload alone."""
+"""How many characters they have at most, unless there is only one payload."""
 STEP = 0.1
 """Seconds of payloads that are sent together, with a rate."""
 
@@ -49,7 +49,7 @@ class ChannelSender:
         return check_text(text, self._encoding)
 
     def send(self, lines: Sequence[Line]) -> None:
-        """Send what `cut` has made, in one transaction."""
+        """Send the lines of one transaction, as `cut` has yielded them."""
         self.under_way = lines
         self._execute([line.text for line in lines])
         self.sent += len(lines)
@@ -77,7 +77,7 @@ class ChannelSender:
             yield held
 
     def _repeats(self, text: str, known: set[str]) -> bool:
-        # PostgreSQL would send one of them.
+        # PostgreSQL would send only one of two equal ones.
         return text in known
 
     def _execute(self, texts: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class LogSender(ChannelSender):
 
 
 class Pace:
-    """Waits, so that so many are sent in a second."""
+    """Waits, so that a number of payloads is sent per second."""
 
     def __init__(self, rate: float | None) -> None:
         """Begin now.
@@ -159,7 +159,7 @@ def send_all(
     Args:
         sender: Sends them.
         blocks: The lines. What comes together may be sent together.
-        pace: Says when.
+        pace: Decides when.
         on_sent: Called with the number of lines after each transaction.
     """
     for block in blocks:

@@ -20,7 +20,7 @@ from pgnotifier.errors import ConnectionFailedError, PgNotifierError
 BETWEEN = 1.0
 """Seconds between the two surveys that rates are measured by."""
 WATCH = 2.0
-"""Seconds between two pictures, unless they are given."""
+"""Seconds between two pictures, unless they are given with --watch."""
 ROWS = 20
 """How many channels, and how many subscriptions, are shown without --all."""
 
@@ -109,7 +109,7 @@ def _watch(
     *,
     as_json: bool,
 ) -> NoReturn:
-    """Show a picture every so many seconds. A lost connection is made again."""
+    """Show a picture every `seconds`. A lost connection is made again."""
     clears = sys.stdout.isatty() and not as_json
     while True:
         begun = monotonic()

@@ -147,7 +147,7 @@ def _channels(reports: Sequence[ListenerReport]) -> Iterator[Row]:
 
 
 def _subscriptions(reports: Sequence[ListenerReport]) -> Iterator[Row]:
-    """Yield the subscriptions of all listeners, those that are the same once."""
+    """Yield the subscriptions of all listeners, without duplicates."""
     known = dict[SubscriptionReport, None]()
     for one in reports:
         known.update(dict.fromkeys(one.subscriptions))

@@ -57,7 +57,7 @@ class Picture:
         survey: The listeners.
         log: The durable log; None if it isn't installed, or can't be read.
         unread: Why the log can't be read, if it is there.
-        problems: What is wrong, in one line each. It is about all channels.
+        problems: What is wrong, in one line each, for all channels.
     """
 
     survey: Survey
@@ -94,7 +94,7 @@ class Picture:
 
 
 class LogReader:
-    """Reads what the log says, on a connection that it keeps."""
+    """Reads the state of the log, on a connection that it keeps."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Take where to connect."""

@@ -178,7 +178,7 @@ def _choose(channels: Sequence[str], target: Target, *, is_durable: bool) -> lis
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Print warnings of names that may be spelt wrong; the rest is shown in lines of its own."""
+    """Print warnings about names that may be misspelt; other events have lines of their own."""
     logger, handler = logging.getLogger("pgnotifier"), _Warnings()
     logger.addHandler(handler)
     propagates, logger.propagate = logger.propagate, False

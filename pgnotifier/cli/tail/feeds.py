@@ -22,17 +22,17 @@ BUFFER = 20_000
 """How many notifications wait for a slow output before the oldest ones are dropped."""
 BUFFER_BYTES = 32 << 20
 POLL = 0.25
-"""Seconds between two looks into the log. Asking to be woken would cost whoever publishes."""
+"""Seconds between two polls of the log. Asking to be woken would make publishing slower."""
 
 
 class Feed(Protocol):
-    """What fills an inbox."""
+    """Fills an inbox with events."""
 
     def start(self) -> None:
         """Connect, and begin to fill the inbox.
 
         Raises:
-            PgNotifierError: It can't be read.
+            PgNotifierError: The database can't be read.
         """
         ...
 
@@ -48,7 +48,7 @@ class Feed(Protocol):
         """Go on.
 
         Raises:
-            PgNotifierError: It can't be read any more.
+            PgNotifierError: The database can't be read any more.
         """
         ...
 
@@ -76,8 +76,8 @@ class Tap(Dispatcher):
 class NotifierFeed:
     """Listens to channels, with a notifier of its own.
 
-    Its reader never pauses: what the output is too slow for is dropped, so that the server doesn't
-    have to keep it.
+    Its reader never pauses: if the output is too slow, notifications are dropped, so that the
+    server doesn't have to keep them.
     """
 
     def __init__(self, parameters: Parameters, channels: Sequence[str], inbox: Inbox) -> None:
@@ -244,4 +244,4 @@ def _make_entry(one: Followed) -> Entry:
 
 
 def _deliver_nothing(*_: object) -> None:
-    """Stand for a callback, as a subscription needs one."""
+    """Stand in for a callback, because a subscription needs one."""

@@ -20,7 +20,7 @@ from pgnotifier.notification import Notification
 FRAME = 0.1
 """Seconds between two changes of the last line, at least."""
 LOOK = 0.25
-"""Seconds without an event after which the end of the output is looked for."""
+"""Seconds without an event after which this checks whether the output was closed."""
 MOST_SHOWN = 100
 """How many notifications are shown in a frame of the terminal; the others are counted."""
 NAMED = 3
@@ -150,7 +150,7 @@ def follow(inbox: Inbox, viewer: Viewer, most: float, until: float, suspension: 
 
 
 def cut_off(events: Sequence[Event], most: int) -> Sequence[Event]:
-    """Return events up to so many notifications."""
+    """Return events up to a number of notifications."""
     for at, event in enumerate(events, 1):
         most -= isinstance(event, Notification)
         if not most:

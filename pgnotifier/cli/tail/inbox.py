@@ -1,4 +1,4 @@
-"""What the threads of a command receive, on its way to the thread that prints it."""
+"""The queue of `pgnotifier tail` from the threads that receive to the thread that prints."""
 
 import threading
 from collections import deque
@@ -10,20 +10,20 @@ from time import monotonic
 from pgnotifier.notification import Notification
 
 LISTS = 8
-"""How many lists wait at most. Then whoever brings more has to wait."""
+"""How many lists wait at most. A thread that brings more has to wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What may be missing at this point.
+    """Notifications or entries that may be missing at this point.
 
     Attributes:
         since: From when on; aware.
         until: Until when; aware.
         reason: What happened.
         channels: On which channels.
-        missed: How many notifications or entries, if that is known.
-        was_cut: Whether the connection was lost, or nothing but the output was too slow.
+        missed: How many are missing, if that is known.
+        was_cut: Whether the connection was lost. Otherwise, the output was too slow.
     """
 
     since: datetime
@@ -100,7 +100,7 @@ class Inbox:
             self._changed.notify_all()
 
     def pause(self, seconds: float) -> None:
-        """Wait, for so many seconds or until it is closed."""
+        """Wait for a number of seconds, or until it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed, seconds)
 

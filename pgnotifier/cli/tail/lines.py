@@ -138,11 +138,11 @@ def _dump(value: Any) -> str:
         text = _to_json(value).decode()
     except UnicodeEncodeError:  # lone surrogates
         text = json.dumps(value, default=float)
-    # In JSON, other characters than ASCII's occur in strings alone.
+    # In JSON, characters other than ASCII occur only in strings.
     return _NOT_ASCII.sub(_escape, text) + "\n"
 
 
 def _escape(found: re.Match[str]) -> str:
-    # Two escapes for what is beyond the first 65,536 characters.
+    # A character beyond the first 65,536 takes two escapes.
     units = found[0].encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

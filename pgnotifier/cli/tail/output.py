@@ -1,4 +1,4 @@
-"""Standard output that may be slow, stopped by Ctrl-S, or closed by whoever reads it."""
+"""Write to a standard output that may be slow, stopped by Ctrl-S, or closed by its reader."""
 
 import os
 import select
@@ -16,7 +16,7 @@ class OutputClosedError(Exception):
 class Output:
     """Writes to a stream without a buffer, so that nothing is left to write at the end.
 
-    Otherwise Python would wait for a stopped terminal when the process ends.
+    Otherwise, Python would wait for a stopped terminal when the process ends.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -29,14 +29,14 @@ class Output:
             self._fd = -1
 
     def write(self, text: str, until: float = float("inf")) -> bool:
-        """Write all of a text. What the encoding lacks is written as an escape.
+        """Write all of a text. Characters that the encoding lacks are written as escapes.
 
         Args:
             text: The text.
             until: When to give up, by `time.monotonic()`.
 
         Returns:
-            Whether it is written. If not, it may be in part.
+            Whether all is written. If not, a part may be.
 
         Raises:
             OutputClosedError: Nobody reads it.

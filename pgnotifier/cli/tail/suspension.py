@@ -1,4 +1,4 @@
-"""Ctrl-Z: stop listening before the process stops, as PostgreSQL would keep what nobody reads."""
+"""Ctrl-Z: stop listening before the process stops, or PostgreSQL would have to keep everything."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class Suspension:
-    """Notes SIGTSTP, and stops the process when that is convenient."""
+    """Notes SIGTSTP, and stops the process at the next safe moment."""
 
     def __init__(self, pause: Callable[[], object], resume: Callable[[], object]) -> None:
         """Take what is called before the process stops, and after it goes on."""
@@ -26,7 +26,7 @@ class Suspension:
         signal.signal(signal.SIGTSTP, self._before)
 
     def take_place(self) -> tuple[datetime, datetime] | None:
-        """Stop until SIGCONT comes, if it was wanted; return from when to when that was."""
+        """Stop until SIGCONT comes, if Ctrl-Z was pressed; return from when to when that was."""
         if not self._is_wanted:
             return None
         since = datetime.now(UTC)

@@ -33,7 +33,7 @@ MOST_LINES = 40
 WIDEST = 30
 """Columns of a channel's name, at most. Longer ones push the rest aside."""
 WINDOW = 5.0
-"""Seconds for which the rate is the mean."""
+"""Seconds over which the rate is averaged."""
 
 Paint = Callable[[str, str], str]
 """Returns a text in a style of `STYLES`."""
@@ -42,7 +42,7 @@ Token = tuple[str, str]
 
 
 def find_paint() -> Paint:
-    """Return what colours texts, as far as this terminal can and NO_COLOR allows it.
+    """Return a function that colours texts, if this terminal can do so and NO_COLOR allows it.
 
     Without rich, which extras such as `celery` don't install, nothing is coloured.
     """
@@ -71,7 +71,7 @@ class Screen:
     """Makes the lines of events, and the last line."""
 
     def __init__(self, channels: Sequence[str], paint: Paint, *, raw: bool) -> None:
-        """Begin with the names, which say how wide a column is.
+        """Begin with the channels' names, which decide the width of a column.
 
         Args:
             channels: The channels.
@@ -120,7 +120,7 @@ class Screen:
 
 
 class Pulse:
-    """Counts, and says how fast it goes."""
+    """Counts notifications and gaps, and measures the rate."""
 
     def __init__(self) -> None:
         """Begin now."""
@@ -130,7 +130,7 @@ class Pulse:
         self._last = 0.0
 
     def add(self, count: int) -> None:
-        """Count so many notifications."""
+        """Count a number of notifications."""
         self.count += count
         self._last = monotonic()
 
@@ -152,7 +152,7 @@ class Pulse:
         return f" {what}  {self.count:,} received  {rate:,.0f}/s{last}{self._show_gaps()} "
 
     def summarize(self, what: str) -> str:
-        """Return what there was in all."""
+        """Return a summary with the totals."""
         seconds = monotonic() - self.began
         rate = self.count / seconds if seconds else 0.0
         noun = what if self.count != 1 else {"entries": "entry"}.get(what, what.removesuffix("s"))

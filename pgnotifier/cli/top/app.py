@@ -115,7 +115,7 @@ class TopApp(App[int]):
         self._watcher.start(lambda what: self.post_message(self.News(what)))
 
     def action_suspend_process(self) -> None:
-        """Stop by Ctrl-Z, and have no connection meanwhile: see `Watcher`."""
+        """Stop on Ctrl-Z, without a connection meanwhile: see `Watcher`."""
         self._watcher.pause(wait=True)
         super().action_suspend_process()
 
@@ -124,7 +124,7 @@ class TopApp(App[int]):
             self._watcher.resume()
 
     def on_unmount(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._queues.stop()
         self._watcher.stop()
 
@@ -242,7 +242,7 @@ class TopApp(App[int]):
         self._draw()
 
     def on_data_table_row_highlighted(self) -> None:
-        """Show in full what the cursor is on."""
+        """Show the details of the row that the cursor is on."""
         self._draw_detail()
 
     def action_filter(self) -> None:
@@ -267,14 +267,14 @@ class TopApp(App[int]):
         self._table.focus()
 
     def action_clear(self) -> None:
-        """Remove the filter, and what was said last."""
+        """Remove the filter and the last message."""
         self._words, self._said = "", None
         self.query_one("#filter", Input).value = ""
         self.keep_filter()
         self._draw()
 
     def action_pause(self) -> None:
-        """Ask no more, or go on."""
+        """Stop asking, or go on."""
         self._paused = not self._paused
         if self._paused:
             self._watcher.pause()
@@ -287,7 +287,7 @@ class TopApp(App[int]):
         self.exit(code)
 
     def action_mute(self) -> None:
-        """Mute or unmute what the cursor is on, after a question if that loses notifications."""
+        """Mute or unmute the row that the cursor is on; ask first if that loses notifications."""
         chosen = self._table.chosen
         if chosen is None or chosen.channel is None:
             self._say("choose a channel or a subscription to mute: 2 or 3", failed=True)

@@ -1,4 +1,4 @@
-"""What is known, from the latest survey and the ones before, and the figures above the tables."""
+"""The data of `pgnotifier top`: the latest surveys, and the figures above the tables."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ class Board:
 
     @property
     def delay(self) -> Delay | None:
-        """How long batches take, of the dispatcher that is slowest."""
+        """How long the batches of the slowest dispatcher take."""
         delays = [each.delay for one in self.reports for each in one.dispatchers if each.delay]
         return max(delays, key=lambda one: (one.p95, one.median), default=None)
 
@@ -95,7 +95,7 @@ class Board:
 
     @property
     def lag(self) -> int:
-        """How many entries the durable subscription is behind that is most behind."""
+        """The most entries that a durable subscription is behind."""
         return max((each.lag for one in self.reports for each in one.durable), default=0)
 
     @property
@@ -110,7 +110,7 @@ class Board:
 
     @property
     def problem(self) -> str | None:
-        """What is most wrong, in one line."""
+        """The worst problem, in one line."""
         if self.error is not None:
             lost = int(monotonic() - (self.lost_at or monotonic()))
             since = f" (for {lost} s)" if lost else ""
@@ -136,7 +136,7 @@ class Board:
     # --- orders ---
 
     def make_orders(self, row: Row) -> tuple[Verb, Sequence[Order], int]:
-        """Return what would mute or unmute what a row is about.
+        """Return the orders that mute or unmute the channel or subscription of a row.
 
         Returns:
             The verb, an order for each listener that has it and takes orders, and how many don't.
@@ -152,7 +152,7 @@ class Board:
 
 
 def _mutes(one: ListenerReport, row: Row) -> bool | None:
-    """Return whether a listener has muted what a row is about; None if it doesn't have it."""
+    """Return whether a listener has muted the row's channel or subscription; None without it."""
     if row.channel is None:
         return None
     if row.subscription is None:

@@ -12,7 +12,7 @@ from pgnotifier.cli.top.queues import QueueWatcher, find_sources
 from pgnotifier.cli.top.watching import Watcher
 
 LONGEST_INTERVAL = 60.0
-"""Seconds. Rates are means between two surveys: over a longer time they would say little."""
+"""Seconds between two surveys at most. Rates are averages over that time, so it mustn't be long."""
 
 
 @click.command()

@@ -20,7 +20,7 @@ KEYS = (
 LABEL = 10
 RATE = 10
 RIGHT = 32
-"""Widths of the figures: of a label, of a rate, and of what is at the right."""
+"""The widths of the figures: of a label, of a rate, and of the part at the right."""
 
 
 def draw_title(board: Board, shown: str, width: int, *, paused: bool) -> Text:

@@ -1,4 +1,4 @@
-"""The thread that asks brokers how long their queues are."""
+"""The thread of `pgnotifier top` that asks brokers how long their queues are."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ from pgnotifier.cli.target import Target
 from pgnotifier.errors import in_one_line
 
 MOST = 200
-"""How many queues are asked for at most, so that it stays cheap."""
+"""How many queues are measured at most, so that it stays cheap."""
 OLD = 10.0
 """Seconds after which a length isn't shown any more."""
 _INTEGRATIONS = ("celery", "rq")
@@ -41,7 +41,7 @@ class QueueLength:
 
     Attributes:
         name: Its name.
-        kind: What works on it: `Celery` or `RQ`.
+        kind: The workers that read it: `Celery` or `RQ`.
         length: How many messages wait in it; None if it doesn't exist, or isn't known.
         error: Why it isn't known.
     """

@@ -1,4 +1,4 @@
-"""What tables show: their columns and rows, without a widget."""
+"""The columns and rows of the tables of `pgnotifier top`, independent of widgets."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,11 +34,11 @@ class Row:
     """A row of a table.
 
     Attributes:
-        key: Names it, from one survey to the next.
-        cells: What its columns show; it contains nothing that a terminal obeys.
+        key: Identifies it from one survey to the next.
+        cells: What its columns show, without control characters.
         values: What its columns are sorted by.
-        detail: What is shown of it in full, below the table.
-        tone: How it looks: `bad`, `quiet` or nothing of these.
+        detail: The details that are shown below the table.
+        tone: How it looks: `bad`, `quiet` or neither.
         channel: The channel that it is about.
         subscription: The subscription that it is about.
     """
@@ -53,7 +53,7 @@ class Row:
     searched: str = field(default="", compare=False)
 
     def matches(self, words: str) -> bool:
-        """Return whether a filter lets it through. It is in lower case."""
+        """Return whether a filter, in lower case, lets it through."""
         return words in self.searched
 
 
@@ -68,9 +68,9 @@ def make_row(
     """Return a row.
 
     Args:
-        key: Names it.
+        key: Identifies it.
         pairs: For each column: what it shows, and what it is sorted by if that isn't the same.
-        detail: What is shown of it in full.
+        detail: The details that are shown below the table.
         tone: How it looks.
         channel: The channel that it is about.
         subscription: The subscription that it is about.

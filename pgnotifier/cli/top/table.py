@@ -1,4 +1,4 @@
-"""A table that changes the cells alone that have changed since the last survey."""
+"""A table that updates only the cells that have changed since the last survey."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -23,11 +23,10 @@ _STYLES = {"bad": "bold red", "quiet": "dim"}
 
 
 class LiveTable(DataTable[Text]):
-    """Shows rows in the order that they are given.
+    """Shows rows in the order in which they are given.
 
     The table's own rows are places: the first one shows whatever comes first. So nothing moves
-    when the order changes. What is out of sight costs nothing to draw. Cells are texts without
-    markup.
+    when the order changes. Rows out of sight cost nothing to draw. Cells are texts without markup.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -36,7 +35,7 @@ class LiveTable(DataTable[Text]):
     ]
 
     class Resized(Message):
-        """The table needs its rows again, as it has another width."""
+        """The table needs its rows again, because its width has changed."""
 
     def __init__(self, view: View, id: str) -> None:
         """Make the table of a view."""
@@ -45,7 +44,7 @@ class LiveTable(DataTable[Text]):
         self.sorted_by = view.sorted_by
         self.falling = view.columns[view.sorted_by].falling
         self._rows: Sequence[Row] = ()
-        self._built = 0  # for so many characters
+        self._built = 0  # the width that it was built for
 
     @property
     def chosen(self) -> Row | None:
@@ -53,7 +52,7 @@ class LiveTable(DataTable[Text]):
         return self._rows[self.cursor_row] if 0 <= self.cursor_row < len(self._rows) else None
 
     def sort_by(self, column: int) -> None:
-        """Sort by a column; if it is sorted by it already, the other way round."""
+        """Sort by a column; if the table is already sorted by it, reverse the order."""
         if column == self.sorted_by:
             self.falling = not self.falling
         else:
@@ -66,8 +65,8 @@ class LiveTable(DataTable[Text]):
     def show(self, rows: Sequence[Row]) -> None:
         """Show rows, in this order.
 
-        The cursor stays on its row, wherever that is now; unless it is on the first one, where it
-        stays, as whoever has not moved it wants to see what comes first.
+        The cursor stays on its row, wherever that is now. But if it is on the first row, it stays
+        at the top: somebody who hasn't moved it wants to see what comes first.
         """
         if self.size.width == 0:  # it has not been visible yet
             return
@@ -90,7 +89,7 @@ class LiveTable(DataTable[Text]):
                 self.move_cursor(row=place)
 
     def _begin_again_if_needed(self, count: int) -> None:
-        """Remove all rows if the columns change, or many rows are too many."""
+        """Remove all rows if the columns change, or if many rows have to go."""
         if self.size.width != self._built:
             self._built = self.size.width
             self.clear(columns=True)

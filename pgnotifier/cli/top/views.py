@@ -126,7 +126,7 @@ def _list_channels(board: Board) -> Iterator[Row]:
 
 
 def _list_subscriptions(board: Board) -> Iterator[Row]:
-    """Yield the subscriptions of all listeners, those that are the same once."""
+    """Yield the subscriptions of all listeners, without duplicates."""
     known = dict[tuple[str, str, str], SubscriptionReport]()
     muted, listeners = dict[tuple[str, str, str], int](), dict[tuple[str, str, str], int]()
     for one in board.reports:
@@ -200,7 +200,7 @@ def _make_buffer(one: ListenerReport, place: int, each: DispatcherReport) -> Row
 
 
 def _list_durable(board: Board) -> Iterator[Row]:
-    """Yield the durable subscriptions, those that several listeners read once."""
+    """Yield the durable subscriptions, without duplicates if several listeners read them."""
     found = dict[tuple[str, str], list[DurableStatus]]()
     for one in board.reports:
         for each in one.durable:

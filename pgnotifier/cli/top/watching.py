@@ -1,4 +1,4 @@
-"""The thread that asks listeners every few seconds, and carries out what a key asks for."""
+"""The thread of `pgnotifier top` that asks listeners every few seconds, and sends them orders."""
 
 import contextlib
 import threading
@@ -34,7 +34,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of orders.
+    """The result of orders.
 
     Attributes:
         text: What happened, in one line.
@@ -49,7 +49,7 @@ Show = Callable[[Look | Outcome], object]
 
 
 class Watching(Protocol):
-    """What the screen needs: surveys, and a way to give orders."""
+    """The interface that the screen needs: surveys, and a way to give orders."""
 
     def start(self, show: Show) -> None:
         """Start; call `show` with whatever there is to show, on any thread."""
@@ -60,7 +60,7 @@ class Watching(Protocol):
         ...
 
     def pause(self, *, wait: bool = False) -> None:
-        """Ask no more until `resume` is called."""
+        """Stop asking until `resume` is called."""
         ...
 
     def resume(self) -> None:
@@ -75,8 +75,8 @@ class Watching(Protocol):
 class Watcher:
     """Asks listeners on a thread of its own, so that the screen never waits.
 
-    A lost connection is made again by the next survey. While it is paused it has none, so that
-    neither the server nor a standby spends anything on a screen that nobody looks at.
+    A lost connection is made again by the next survey. While paused, there is no connection, so
+    that neither the server nor a standby spends anything on a screen that nobody looks at.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Watcher:
             self._thread.join(PATIENCE)
 
     def pause(self, *, wait: bool = False) -> None:
-        """Ask no more until `resume` is called; `wait` until the connection is closed."""
+        """Stop asking until `resume` is called; `wait` until the connection is closed."""
         with self._news:
             self._paused = True
             self._news.notify_all()

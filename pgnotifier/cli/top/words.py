@@ -64,7 +64,7 @@ def show_moment(at: datetime) -> str:
 
 
 def draw_sparkline(values: Sequence[float], width: int) -> str:
-    """Return the latest values as blocks; that of the highest has full height."""
+    """Return the latest values as blocks; the highest value has full height."""
     shown = [*values][-width:]
     highest = max(shown, default=0.0)
     if not 0 < highest < math.inf:  # nothing, or a forged answer

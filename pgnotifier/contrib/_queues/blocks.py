@@ -1,4 +1,4 @@
-"""The blocks of outboxes: what is published in one is part of a transaction."""
+"""`with outbox(connection):`, a block that puts the tasks it publishes into a transaction."""
 
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType

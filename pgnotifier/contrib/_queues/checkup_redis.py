@@ -1,4 +1,4 @@
-"""Check a Redis that is a broker: what it does when it is full, and its clock."""
+"""Check a Redis that is used as a broker: what it does when it is full, and its clock."""
 
 from typing import Any
 

@@ -14,7 +14,7 @@ AnyConnection = Given | GivenForAsyncio | str | None
 
 
 def check_sync(connection: AnyConnection, instead: str) -> Any:
-    """Return a connection, given it or an alias of Django's.
+    """Return a connection, given the connection or an alias of Django's.
 
     Args:
         connection: The connection or the alias.

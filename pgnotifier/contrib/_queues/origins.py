@@ -1,4 +1,4 @@
-"""Describe the entry of the log that a task or job was made from."""
+"""Describe the log entry that a task or job was made from."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ _UTC_OFFSET = timedelta()
 def describe_entry(arrived: Notification) -> dict[str, Any]:
     """Return the number, key, time and attempt of an entry; nothing for other notifications.
 
-    For gathered ones, these are those of the latest.
+    For gathered notifications, these are the values of the latest one.
     """
     if not isinstance(arrived, Entry):
         return {}

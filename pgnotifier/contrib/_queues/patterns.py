@@ -1,4 +1,4 @@
-"""Check the patterns of names that SQL may ask for."""
+"""Check the patterns of task and function names that may be enqueued from SQL."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,7 @@
-"""Keep what a block publishes from the broker: which block is executed, and what it has taken.
+"""Capture what a `with outbox(…):` block publishes, so that it isn't sent to the broker.
 
-A block is active in a context, as `contextvars` have it: threads have their own, and asyncio's
-tasks inherit that of the code that starts them.
+A block is active in a context of `contextvars`: threads have their own, and asyncio's tasks inherit
+that of the code that starts them.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ class Recording:
 
     Attributes:
         owner: What the entries are for.
-        outer: The recording of the block around it, maybe for something else.
+        outer: The recording of the block around it, maybe for another owner.
         drafts: The entries.
         is_open: Whether the block is still executed. A task of asyncio may outlive it.
     """
@@ -64,7 +64,7 @@ def record(owner: Any) -> Iterator[Recording]:
 
 
 def find_recording(is_owner: Callable[[Any], bool]) -> Recording | None:
-    """Return the recording of the innermost block that an owner is found for; None without one."""
+    """Return the recording of the innermost block with a matching owner, or None."""
     one = _active.get()
     while one is not None:
         if one.is_open and one.is_ours and is_owner(one.owner):
@@ -75,7 +75,7 @@ def find_recording(is_owner: Callable[[Any], bool]) -> Recording | None:
 
 @contextmanager
 def not_captured() -> Iterator[None]:
-    """Have everything that the block publishes sent to the broker, whatever outbox is active.
+    """Have everything that the block publishes sent to the broker, even if an outbox is active.
 
     A relay that captured what it sends would put it into its own outbox.
     """

@@ -1,4 +1,4 @@
-"""Recognise the errors of Redis that no further try can fix."""
+"""Recognise errors of Redis that retrying can't fix."""
 
 
 def is_wrong_type(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Find what Redis refuses without an answer."""
+"""Find the size limit beyond which Redis closes the connection without an answer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the relays of outboxes have in common, whatever queue they send to."""
+"""The base class of the relays that forward messages from outboxes to Celery's or RQ's queues."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pgnotifier.notifier import Notifier
 
 MOST_NAMES = 1000
-"""How many tasks or functions are counted by name; the others together."""
+"""How many tasks or functions are counted by name; the others are counted together."""
 
 
 class RelayDispatcher(Dispatcher):
-    """Forwards what an outbox holds: a durable subscription to one of the reserved channels.
+    """Forwards the messages of an outbox, by a durable subscription to its reserved channel.
 
     Attributes:
         name: The name of the outbox.
@@ -53,7 +53,8 @@ class RelayDispatcher(Dispatcher):
 
         Args:
             notifier: The notifier that is to relay.
-            max_age: How long an entry may wait before the notifier isn't ready. Default: for ever.
+            max_age: How long an entry may wait before the notifier counts as not ready. Default:
+                any time.
 
         Raises:
             ConfigurationError: Another notifier uses this dispatcher.
@@ -92,7 +93,7 @@ class RelayDispatcher(Dispatcher):
             )
 
     def details(self) -> Mapping[str, Any]:
-        """Return how many messages were forwarded since the start, by name, and refused."""
+        """Return how many messages were forwarded (by name) and refused since the start."""
         return {
             "outbox": self.name,
             "relayed": dict(self._relayed.copy()),
@@ -118,4 +119,4 @@ def check_name(name: Any) -> str:
 
 
 def relay(*_: object) -> None:
-    """Stand for the relay in lists of subscriptions. It is never called."""
+    """Stand in for the callback of a relay's subscription. It is never called."""

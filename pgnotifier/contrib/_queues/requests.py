@@ -1,4 +1,4 @@
-"""Read the values of what SQL has asked for: a task or a job, as JSON."""
+"""Read a task or job that was enqueued from SQL, as JSON."""
 
 from typing import TypeVar
 
@@ -11,14 +11,14 @@ R = TypeVar("R")
 
 
 def read_request(text: str, kind: type[R]) -> R:
-    """Return what the JSON of an object asks for. Its numbers keep their digits.
+    """Return the struct that a JSON object stands for. Its numbers keep their digits.
 
     Args:
         text: The JSON.
         kind: The struct to make of it.
 
     Raises:
-        msgspec.ValidationError: It isn't one. The message names types and places, and no value.
+        msgspec.ValidationError: It isn't one. The message names types and places, but no value.
     """
     values = decode(text)
     if not isinstance(values, dict):

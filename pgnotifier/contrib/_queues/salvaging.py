@@ -18,7 +18,7 @@ def salvage(delivery: Delivery, check: Callable[[Delivery], Any]) -> Delivery | 
 
     Args:
         delivery: A delivery that couldn't be serialized.
-        check: Gets a delivery of one payload, and raises if it can't be serialized. It sends
+        check: Takes a delivery of one payload, and raises if it can't be serialized. It sends
             nothing.
 
     Returns:

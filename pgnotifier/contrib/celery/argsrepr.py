@@ -30,7 +30,7 @@ def show_plain(arguments: Any, size: int, levels: int) -> str:
 
 
 def is_plain(container: Any, levels: int) -> bool:
-    """Return whether a container holds only scalars, lists and dicts, within so many levels."""
+    """Return whether a container holds only scalars, lists and dicts, within a number of levels."""
     if not levels:
         return False
     if type(container) is dict:

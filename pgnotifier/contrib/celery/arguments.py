@@ -1,4 +1,4 @@
-"""Carry the four arguments through a message, so that they keep their values and types."""
+"""Carry a callback's four arguments through a message, so that they keep their values and types."""
 
 from collections.abc import Hashable
 from typing import Any
@@ -46,7 +46,7 @@ def show_id(id: Hashable) -> str:
 
 
 def wrap_payload(arrived: Notification, serializer: str) -> Any:
-    """Return what the message of a callback's task carries as the payload.
+    """Return the payload in the form that the message of a callback's task carries.
 
     This is the payload itself if the serializer keeps all of its types. Otherwise it is the text
     of the payload, or of each payload of a batch, and the worker decodes it again. The text is

@@ -46,7 +46,7 @@ class Broker:
         self._app = app
         self._idle: Lease | None = None
         self._owner = 0  # the pid of the process that opened the connection
-        self._closed = 0  # how often `close` was called
+        self._closed = 0  # how many times `close` was called
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[Lease]:
@@ -97,7 +97,7 @@ class Broker:
     def has_failed(self, exc: BaseException, producer: Any) -> bool:
         """Return whether an exception means that the broker, or the result backend, is down.
 
-        Any other exception would be raised again by each further try.
+        Any other exception would be raised again by each retry.
         """
         failures: tuple[type[BaseException], ...] = (
             OperationalError,

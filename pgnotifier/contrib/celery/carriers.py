@@ -30,7 +30,7 @@ class Carrier(ABC):
 
     @contextmanager
     def watch(self) -> Iterator[list[tuple[Any, Any]]]:
-        """Record, while Celery publishes a message, what a stamp needs to know of it."""
+        """Record, while Celery publishes a message, what a stamp needs to know about it."""
         yield []
 
     @abstractmethod

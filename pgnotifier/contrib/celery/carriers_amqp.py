@@ -32,10 +32,11 @@ class AmqpCarrier(Carrier):
     RabbitMQ numbers all messages of the channel, so those that Celery publishes are counted too.
     https://www.rabbitmq.com/docs/confirms#publisher-confirms
 
-    It would confirm and drop a message that no queue gets. So messages are mandatory: RabbitMQ
-    returns such a message. If its queue was there before, it has been deleted since, or has
-    expired: then the message fails as if the broker were down, and Celery declares the queue again
-    with the next connection. If it has just been declared, the message is refused for good.
+    RabbitMQ would confirm and drop a message that no queue gets. So messages are mandatory, and it
+    returns such a message instead. If the message's queue existed before, it has been deleted or
+    has expired since. Then the message fails as if the broker were down, and Celery declares the
+    queue again with the next connection. If the queue has just been declared, the message is
+    refused for good.
     https://www.rabbitmq.com/docs/publishers#unroutable
     """
 
@@ -183,7 +184,7 @@ class AmqpCarrier(Carrier):
     def _is_mandatory(self, exchange: str, routing_key: str) -> bool:
         """Return whether there has to be a queue for a message.
 
-        What goes to a fanout, or to an exchange without a known queue, is for whoever listens.
+        What goes to a fanout, or to an exchange without a known queue, is lost if nobody listens.
         """
         if not exchange or self._app is None:
             return not exchange
@@ -193,7 +194,7 @@ class AmqpCarrier(Carrier):
     def _on_return(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002
         """Leave a message that no queue has got for another attempt, or refuse it.
 
-        RabbitMQ returns it before it confirms it.
+        RabbitMQ returns the message before it confirms it.
         """
         position = self._sent.get(message.properties.get("correlation_id"))
         if position is None:

@@ -76,7 +76,7 @@ class RedisCarrier(Carrier):
         """Push messages at once, and wait for the answers.
 
         Args:
-            pushes: The messages by list. Their positions are those after the present one.
+            pushes: The messages by list. Their positions are those after the current one.
             count: How many there are.
         """
         if not count:
@@ -93,7 +93,7 @@ class RedisCarrier(Carrier):
         self._note_answers(pushes, answers)
 
     def _note_answers(self, pushes: Mapping[str, Push], answers: Sequence[Any]) -> None:
-        """Note what Redis has stored, or will never accept; raise what may change."""
+        """Note what Redis has stored, or will never accept; raise errors that may be temporary."""
         failures = []
         for push, answer in zip(pushes.values(), answers, strict=True):
             if not isinstance(answer, Exception):

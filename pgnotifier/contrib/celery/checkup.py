@@ -1,4 +1,4 @@
-"""Check for `pgnotifier doctor` that tasks of subscriptions get to workers that know them."""
+"""Check for `pgnotifier doctor` that tasks of subscriptions reach workers that know them."""
 
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -97,7 +97,7 @@ def _list_routed(dispatcher: Any) -> Iterator[Routed]:
 
 
 def _check_visibility(app: Any, connection: Any, dispatchers: Sequence[Any]) -> Findings:
-    """Check that no task is out for longer than the broker waits for its acknowledgement."""
+    """Check that no task can take longer than the broker waits for its acknowledgement."""
     if connection.get_transport_cls().driver_type not in ("redis", "sqs"):
         return
     limit = float((app.conf.broker_transport_options or {}).get("visibility_timeout", _VISIBILITY))

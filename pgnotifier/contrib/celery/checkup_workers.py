@@ -1,4 +1,4 @@
-"""Ask the workers, and compare: is each task registered where its queue is read?
+"""Ask the workers for `pgnotifier doctor`: is each task registered where its queue is read?
 
 https://docs.celeryq.dev/en/stable/userguide/workers.html#inspecting-workers
 """
@@ -14,9 +14,9 @@ from pgnotifier.cli.doctor.findings import Finding, Findings, failed, ok, warnin
 from pgnotifier.errors import in_one_line
 
 _NAMED = 10
-"""How many workers are named."""
+"""How many workers are named at most."""
 FIRST_WAIT = 1.0
-"""Seconds to collect the first answers for. If there are none, the timeout is waited for."""
+"""Seconds to collect the first answers. If there are none, this waits for the whole timeout."""
 
 
 class Routed(NamedTuple):
@@ -171,7 +171,7 @@ def _capitalize(text: str) -> str:
 
 
 def _leads_to(queue: str) -> Any:
-    """Return what says whether messages for a queue, or an exchange, get to a worker's queue."""
+    """Return a function: do messages for a queue or an exchange get to a queue of a worker?"""
     exchange, has_exchange, key = queue.partition("/")
 
     def leads(read: Mapping[str, Any]) -> bool:

@@ -106,7 +106,7 @@ class CeleryNotifier(Notifier):
     def outbox(self) -> CeleryOutbox:
         """The app's outbox, which this notifier relays from now on.
 
-        For one with another name, or one from which SQL may ask for other tasks:
+        For one with another name, or one into which SQL may enqueue other tasks:
         `CeleryOutbox(app, name).relay_to(notifier, allow=[…])`.
         """
         outbox = CeleryOutbox(self.app)

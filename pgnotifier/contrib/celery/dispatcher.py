@@ -125,7 +125,7 @@ class CeleryDispatcher(Dispatcher):
             DispatcherMismatchError: The callback is a coroutine function or a Task class.
             UnknownOptionError: Celery has no such option, or it can't be used here.
             ArgumentTypeError: An option's value is of the wrong type.
-            ConfigurationError: An option's value can't work, or the id has other task options
+            ConfigurationError: An option's value is invalid, or the id has other task options
                 on another channel.
         """
         key, channel, fn = subscription.id, subscription.channel, subscription.fn
@@ -242,7 +242,7 @@ class CeleryDispatcher(Dispatcher):
 
 
 class OfApp(Protocol):
-    """What all dispatchers of an app have: `CeleryDispatcher`, and the relay of an outbox."""
+    """The interface of all dispatchers of an app: `CeleryDispatcher` and the relay of an outbox."""
 
     @property
     def notifier(self) -> "Notifier | None":

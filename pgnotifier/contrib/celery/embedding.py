@@ -75,8 +75,8 @@ class Embedded:
             notifiers: Notifiers with channels that aren't running.
             drain_timeout: Seconds to deliver the rest when the worker stops.
             question: Asks the other workers for tasks that this worker doesn't know.
-            call_after: The worker's timer: calls a function with a tuple of arguments after so many
-                seconds.
+            call_after: The worker's timer: calls a function with a tuple of arguments after a
+                number of seconds.
             health: Answers probes while the worker runs, if it has a port.
         """
         self.health = health

@@ -1,4 +1,4 @@
-"""Define the errors of tasks that run in a worker, and of messages that wait in the log."""
+"""Define the errors of tasks that run in a worker, and of messages that wait in an outbox."""
 
 from pgnotifier.errors import PgNotifierError
 
@@ -16,4 +16,4 @@ class MessageRefusedError(PgNotifierError, ValueError):
 
 
 class TaskNotAllowedError(PgNotifierError, PermissionError):
-    """SQL has asked for a task that the relay may not send."""
+    """A task was enqueued from SQL that the relay may not send."""

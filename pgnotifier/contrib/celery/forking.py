@@ -1,6 +1,6 @@
 """Replace Celery's locks in a forked child, because a thread of the parent may hold them.
 
-Subscribing needs these locks. Celery takes them briefly whenever an app's `Task` or `annotations`
+Subscribing needs these locks. Celery holds them briefly whenever an app's `Task` or `annotations`
 are read, and while the app is finalized:
 https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.objects.html
 """

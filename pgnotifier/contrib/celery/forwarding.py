@@ -1,4 +1,4 @@
-"""Forward finished messages to the broker, as they are."""
+"""Forward the finished messages of an outbox to the broker, as they are."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -48,14 +48,14 @@ class Forwarder(ABC):
         """
 
     def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:  # noqa: B027
-        """Add messages to the carrier, or send them, up to the first entry that isn't so simple.
+        """Add messages to the carrier, or send them, up to the first entry that isn't simple.
 
-        Each of them is one message for the carrier. The others are left to `forward`: no finished
-        message, one for nowhere, or one that isn't just put into one queue.
+        A simple entry is one message for the carrier. Others are left to `forward`: an entry that
+        isn't a finished message, one that no queue would get, or one that isn't for just one queue.
 
         Args:
             texts: The entries, in UTF-8.
-            tasks: Gets the names of their tasks, each before its message may be sent.
+            tasks: The names of their tasks are appended, each before its message may be sent.
 
         Raises:
             Exception: The broker is down. The type depends on its client.
@@ -103,8 +103,8 @@ def find_entities(
     """Yield the queues and exchanges to declare for a destination, as Celery would have done.
 
     Celery declares the queue that it routes a message to. For a `Broadcast`, each worker declares a
-    queue of its own, and only the exchange is the same for all. So it is for events, which an app
-    with `task_send_sent_event` publishes beside its tasks.
+    queue of its own, and only the exchange is the same for all. The same is true of events, which
+    an app with `task_send_sent_event` publishes beside its tasks.
 
     Raises:
         MessageRefusedError: The app may not create the queue.
@@ -131,7 +131,7 @@ def find_entities(
 
 
 def is_queue(entity: Queue | Exchange) -> bool:
-    """Return whether it is a queue that gets what is sent to it, whoever listens."""
+    """Return whether it is a queue that gets what is sent to it even if nobody listens."""
     return isinstance(entity, Queue) and entity.exchange.type != "fanout"
 
 
@@ -143,8 +143,8 @@ def _may_get(queue: Any, destination: Destination) -> bool:
 def _has_queue(channel: Any, exchange: str, routing_key: str) -> bool:
     """Return whether an exchange has a queue for a routing key.
 
-    Where kombu itself does the routing, it drops a message without one. A fanout is for whoever
-    listens.
+    Where kombu itself does the routing, it drops a message without one. For a fanout, that is
+    as it should be: only those who listen get the message.
     """
     if not isinstance(channel, virtual.Channel) or channel.typeof(exchange).type == "fanout":
         return True

@@ -1,4 +1,4 @@
-"""Forward finished messages to RabbitMQ, and wait for the confirms of many at once."""
+"""Forward an outbox's finished messages to RabbitMQ, waiting for the confirms of many at once."""
 
 from collections.abc import Callable, Iterable, Mapping
 from struct import Struct, error, pack
@@ -93,8 +93,8 @@ class AmqpForwarder(Forwarder):
     def _on_return(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:  # noqa: ARG002
         """Leave a message that no queue has got for another attempt, or refuse it.
 
-        RabbitMQ returns it before it confirms it. If its queue was there, it has been deleted
-        since, or has expired. With the next connection, it is declared again.
+        RabbitMQ returns the message before it confirms it. If its queue existed before, the queue
+        has been deleted or has expired since, and is declared again with the next connection.
         """
         found = self._sent.get(message.properties.get("correlation_id"))
         if found is None:
@@ -106,10 +106,10 @@ class AmqpForwarder(Forwarder):
             self.carrier.refuse(position)
 
     def _find(self, destination: Destination) -> bytes:
-        """Return the `basic.publish` frame of a destination, once the broker knows where that is.
+        """Return the `basic.publish` frame of a destination, once the broker knows the destination.
 
-        RabbitMQ closes a channel on which something is refused, with all that it hasn't confirmed.
-        So queues and exchanges are declared and looked for on another one.
+        RabbitMQ closes a channel on which something is refused, and what it hasn't confirmed there
+        is lost. So queues and exchanges are declared and looked up on another channel.
         """
         exchange, routing_key, _ = destination
         entities = list(find_entities(self.app, self.producer.connection, destination))
@@ -127,7 +127,7 @@ class AmqpForwarder(Forwarder):
                     f"the broker refuses the {where}: {in_one_line(exc)}"
                 ) from exc
         # What is mandatory is returned if no queue gets it. What goes to a fanout, or to an
-        # exchange without a known queue, is for whoever listens.
+        # exchange without a known queue, may be lost if nobody listens.
         mandatory = not exchange or any(map(is_queue, entities))
         settings = {"mandatory": mandatory, "immediate": False}
         given = {"exchange": exchange, "routing_key": routing_key, **settings}
@@ -186,7 +186,7 @@ def _encode_text(name: str, text: str) -> bytes:
 
 
 def _encode_name(name: str) -> bytes:
-    """Return a name as it is before a text, and keep it."""
+    """Return a name encoded as before a text, and keep it."""
     encoded = _encode_short(name) + b"S"
     if len(_NAMES) < MOST_KEPT:
         _NAMES[name] = encoded
@@ -207,7 +207,7 @@ LONGEST_KEPT = 100
 """How many items of tables are kept encoded, and up to how many bytes."""
 _NAMES: dict[str, bytes] = {}
 _ITEMS: dict[tuple[str, str | None], bytes] = {}
-"""Items that aren't texts, by name and the repr of the value, which JSON's types have."""
+"""Items that aren't texts, by the name and the repr of the value; all are of JSON's types."""
 _PROPERTIES: tuple[tuple[int, str, Callable[[Any], bytes]], ...] = (
     (15, "content_type", _encode_short),
     (14, "content_encoding", _encode_short),

@@ -1,4 +1,4 @@
-"""Forward finished messages to Redis and Valkey: their texts are pushed as they are."""
+"""Forward an outbox's finished messages to Redis and Valkey: their texts are pushed as they are."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,16 +15,16 @@ from pgnotifier.contrib.celery.stamping_redis import RedisMessage
 
 _maybe_declare: Any = maybe_declare
 _ALWAYS_FITS = 1 << 18
-"""A text of so many characters, of up to 4 bytes each, is under the lowest limit of a server."""
+"""A text of this many characters, of up to 4 bytes each, is under the lowest limit of a server."""
 
 
 class Route(NamedTuple):
-    """What is done with the messages of a destination.
+    """Where the messages for a destination go.
 
     Attributes:
         lists: The keys of the lists that they are pushed to.
-        topics: What they are published on instead, if their exchange is a fanout.
-        expiring: The lists to prolong, with the milliseconds, as their queues expire.
+        topics: The topics that they are published on instead, if their exchange is a fanout.
+        expiring: The lists with an expiry to renew, in milliseconds, as their queues expire.
     """
 
     lists: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ class RedisForwarder(Forwarder):
                     client.publish(topic, text)
 
     def forward_many(self, texts: Iterable[bytes], tasks: list[str]) -> None:
-        """Push messages to the lists of their queues, up to the first that isn't put into one."""
+        """Push messages to the lists of their queues, up to the first that isn't for just one."""
         pushes: dict[str, Push] = {}
         by_destination: dict[Destination, Push] = {}
         for position, text in enumerate(texts, self.carrier.position + 1):
@@ -88,7 +88,7 @@ class RedisForwarder(Forwarder):
         self.carrier.push(pushes, len(tasks))
 
     def _find_list(self, destination: Destination) -> str | None:
-        """Return the list that is all that a destination's messages are pushed to, if it is."""
+        """Return the list that a destination's messages are pushed to, if it is exactly one."""
         route = self._routes.get(destination) or self._bound.get(destination)
         if route is None:
             try:

@@ -19,8 +19,8 @@ def task_name(prefix: str, id: Hashable) -> str:
     written as its repr.
 
     Raises:
-        TaskNameError: A worker would make another name, because the repr holds an address or the
-            members of a set; or the name can't be encoded.
+        TaskNameError: A worker would make another name, because the repr contains an address or
+            the members of a set; or the name can't be encoded.
     """
     name = f"{prefix}{spell(id, _show)}"
     try:

@@ -25,7 +25,7 @@ _HARMLESS: tuple[Any, ...] = (Backend.on_task_call, RedisBackend.on_task_call)
 
 
 def find_obstacle(target: CeleryTarget) -> str | None:
-    """Return why the messages of a target can't be stamped, as far as it is known beforehand.
+    """Return why the messages of a target can't be stamped, as far as that is known beforehand.
 
     An obstacle is anything that could make each message different: the user's own code, or a patch
     of Celery, that is called for each message.

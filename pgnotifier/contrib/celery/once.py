@@ -46,9 +46,9 @@ class _Block:
 class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
     """The base of tasks that change a database once, however often they are delivered.
 
-    The task's id is inserted into `pgnotifier.done` by the very transaction of the effects. If the
-    worker dies before the commit, nothing has happened, and the next delivery does it; after the
-    commit, the next delivery ends at `self.once()`, with the stored result if there is one.
+    The task's id is inserted into `pgnotifier.done` in the same transaction as the effects. If the
+    worker dies before the commit, nothing has happened, and the next delivery does the work; after
+    the commit, the next delivery ends at `self.once()`, with the stored result if there is one.
 
     Attributes:
         once_using: What opens the connection: an alias of Django's DATABASES, a pool of
@@ -80,8 +80,8 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
         """Open the transaction of the effects, unless the task was done before: then end the task.
 
         While another worker is doing the same task, this waits for the end of its transaction.
-        What the block raises rolls the transaction back, also `self.retry()`; the task, which keeps
-        its id, is done by the next try then. In a block that is open, this is a part of it.
+        An exception in the block rolls the transaction back, and so does `self.retry()`; the task,
+        which keeps its id, is then done by the next try. A block inside an open one is part of it.
 
         A task that is called as a function has no id, so it is done each time.
 
@@ -92,8 +92,8 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
             The connection, in a transaction: of psycopg, SQLAlchemy or Django.
 
         Raises:
-            ConfigurationError: A block of this task has ended already, so that this one would be
-                left out if the worker died in between; or there is no database.
+            ConfigurationError: A block of this task has already ended, so this one would be skipped
+                if the worker died in between; or there is no database.
             LogNotInstalledError: The database has no durable log, or an old one.
             LogRefusedError: The role has no right to, or the transaction is read-only.
         """
@@ -126,7 +126,7 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
         return block.connection
 
     def _find_result(self) -> Any:
-        """Return what the task has returned when it was done, if that is stored."""
+        """Return the task's stored result from when it was done, if there is one."""
         request: Any = self.request
         if self.ignore_result or getattr(request, "ignore_result", False) or request.is_eager:
             return None
@@ -145,7 +145,7 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
 
 
 def _find_using(task: Once) -> Any:
-    """Return a task's `once_using`; a function isn't a method of the task."""
+    """Return a task's `once_using`, without making a method of a function."""
     found = getattr_static(task, "once_using")
     return found.__func__ if isinstance(found, staticmethod) else found
 
@@ -158,4 +158,4 @@ def _begin(connection: Any, id: str | None) -> Iterator[None]:
             stack.enter_context(open_block(connection) if id is None else once(connection, id))
         except AlreadyDoneError:
             raise _DoneBeforeError from None
-        yield  # outside of the `try`: the block may do something else once
+        yield  # outside the `try`, as the block may raise the same error for another id

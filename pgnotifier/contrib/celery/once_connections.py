@@ -1,4 +1,4 @@
-"""Open the connection on which a task does something once.
+"""Open the connection for the transaction of a `Once` task.
 
 What users give may be a Django alias, a pool, an engine or a sessionmaker of SQLAlchemy, or any
 callable that returns a connection. Without it, connections are made of `pgnotifier_dsn`, and kept.
@@ -28,7 +28,7 @@ TRUSTED = 1.0
 
 
 class Spares:
-    """Connections of one database that are kept for the next tasks. The lock guards the list."""
+    """Connections to one database that are kept for the next tasks. The lock guards the list."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Connect to nothing yet."""
@@ -67,7 +67,7 @@ class Spares:
             if monotonic() - since < TRUSTED or _works(connection):
                 return connection
             connection.close()
-        # Not as the sessions of pgnotifier itself: the application needs its own search_path.
+        # Unlike pgnotifier's own sessions, these keep the application's search_path.
         conninfo = self._parameters.resolve().conninfo
         return keep_from_children(
             psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
@@ -115,7 +115,7 @@ def open_connection(using: Any, app: Any) -> Iterator[Any]:
 
     Raises:
         ConfigurationError: There is neither.
-        ArgumentTypeError: It is nothing that a connection can be opened with.
+        ArgumentTypeError: A connection can't be opened with it.
     """
     if isinstance(using, str) and not _is_dsn(using):
         yield _find_alias(using)
@@ -169,7 +169,7 @@ def _open(using: Any) -> AbstractContextManager[Any]:
 
 
 def _as_block(opened: Any) -> AbstractContextManager[Any]:
-    """Return what gives the connection back; one of Django stays open."""
+    """Return a context manager that gives the connection back; one of Django's stays open."""
     has_exit = hasattr(opened, "__exit__")
     block: AbstractContextManager[Any] = opened if has_exit else nullcontext(opened)
     return block

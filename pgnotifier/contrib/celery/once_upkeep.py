@@ -1,6 +1,6 @@
-"""What a worker does now and then beside tasks that are done once: it gives space back.
+"""Upkeep that a worker does now and then after a `Once` task: it reclaims the space of old ids.
 
-It also compares how long ids are kept with how long the broker may deliver a task again.
+It also checks that ids are kept for longer than the broker may redeliver a task.
 """
 
 import logging
@@ -19,15 +19,15 @@ from pgnotifier.once import open_block
 logger = logging.getLogger("pgnotifier.celery")
 
 PAUSE = 300.0
-"""Seconds between two looks of a process."""
+"""Seconds between two rounds of upkeep in a process."""
 VISIBILITY_TIMEOUTS = {"redis": 3600.0, "rediss": 3600.0, "sentinel": 3600.0, "sqs": 1800.0}
-"""Seconds after which a transport delivers again what isn't acknowledged, unless it is set.
+"""Seconds after which a transport redelivers what isn't acknowledged, unless that is set.
 https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html#visibility-timeout
 https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/sqs.html#visibility-timeout"""
 
 
 class _Looks:
-    """When this process looks next, and which tasks it has compared. The lock guards both."""
+    """When this process does upkeep next, and which tasks it has checked. The lock guards both."""
 
     def __init__(self) -> None:
         self.lock = ForkSafeLock()
@@ -35,12 +35,12 @@ class _Looks:
         renew_in_children(self)
 
     def renew(self) -> None:
-        """Begin again, in a forked child."""
+        """Start afresh, in a forked child."""
         self._due = 0.0
         self._compared: set[str] = set()
 
     def is_due(self, task: str) -> bool:
-        """Return whether to look now."""
+        """Return whether upkeep is due."""
         with self.lock:
             if task in self._compared and monotonic() < self._due:
                 return False
@@ -54,7 +54,7 @@ _warned: set[str] = set()
 
 
 def look_after(task: Any, connection: Any) -> None:
-    """Give space back, and check how long ids are kept, if that is due in this process.
+    """Reclaim space, and check how long ids are kept, if that is due in this process.
 
     It never makes the task fail.
 
@@ -91,7 +91,7 @@ def look_after(task: Any, connection: Any) -> None:
 
 
 def longest_redelivery(task: Any) -> timedelta:
-    """Return how long after its effects a task may be delivered again, by its settings.
+    """Return how long after its effects a task may be redelivered, by its settings.
 
     It is the broker's visibility timeout and the pauses between the retries; a task without a limit
     of retries counts as one with a single retry. How long messages wait in a queue isn't known.

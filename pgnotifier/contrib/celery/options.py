@@ -35,7 +35,7 @@ def check_options(id: Hashable, given: Mapping[str, Any]) -> dict[str, Any]:
         UnknownOptionError: Celery has no such option, or it can't be the same for all
             notifications of a subscription.
         ArgumentTypeError: A value is of the wrong type.
-        ConfigurationError: A value can't work, such as a serializer that isn't registered.
+        ConfigurationError: A value is invalid, such as a serializer that isn't registered.
     """
     checked = {}
     for name, value in given.items():

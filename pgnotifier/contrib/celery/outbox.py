@@ -1,4 +1,4 @@
-"""Provide `CeleryOutbox`, which makes publishing tasks a part of a transaction."""
+"""Provide `CeleryOutbox`, which publishes tasks as part of a PostgreSQL transaction."""
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -34,13 +34,13 @@ class CeleryOutbox:
                 chain(fetch.s(url), store.s()).apply_async(countdown=60)
 
     In the block, Celery makes the messages of this app's tasks as always, but nothing is sent to
-    the broker. When the block ends, they are inserted into the durable log, with one statement. A
+    the broker. When the block ends, they are inserted into the durable log, in one statement. A
     relay sends them to the broker after the commit, at least once, in order. If the transaction is
-    rolled back, also to a savepoint, or if the block raises, they never existed.
+    rolled back, even just to a savepoint, or if the block raises, they are never sent.
 
-    The tasks of other apps aren't captured. A connection to the broker isn't made.
+    The tasks of other apps aren't captured. There is no connection to the broker.
 
-    `Task.retry` and `Task.replace` publish at once, because they end the task by an exception,
+    `Task.retry` and `Task.replace` publish at once, because they end the task with an exception,
     which rolls the transaction back. With `task_always_eager`, tasks run at once, too.
     """
 
@@ -48,7 +48,7 @@ class CeleryOutbox:
         """Make an outbox; the configuration isn't read yet, and nothing is connected.
 
         Args:
-            app: The app that the tasks are of.
+            app: The app that the tasks belong to.
             name: The outbox's name in the database. Apps that share a database, but not their
                 broker, need different ones.
 
@@ -70,7 +70,7 @@ class CeleryOutbox:
 
     @property
     def app(self) -> Any:
-        """The app that the tasks are of."""
+        """The app that the tasks belong to."""
         return self._app
 
     @property
@@ -90,21 +90,23 @@ class CeleryOutbox:
         allow: Iterable[str] | None = None,
         max_age: timedelta | None = None,
     ) -> None:
-        """Have a notifier send to the app's broker what is committed, wherever that notifier runs.
+        """Have a notifier, in any process, send committed tasks to the app's broker.
 
         The app's commands then run this notifier as well: `celery -A shop pgnotifier`, or
         `worker --pgnotifier`.
 
         Args:
             notifier: Any notifier on the same database.
-            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for
-                with `pgnotifier.enqueue()`. Default: the tasks that are registered with the app.
-            max_age: How long a message may wait before the notifier isn't ready: see `/readyz`.
-                Default: the app's setting `pgnotifier_outbox_max_age`, in seconds, or for ever.
+            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that may be enqueued
+                from SQL with `pgnotifier.enqueue()`. Default: the tasks that are registered with
+                the app.
+            max_age: How long a message may wait before the notifier counts as not ready: see
+                `/readyz`. Default: the app's setting `pgnotifier_outbox_max_age`, in seconds; or
+                any time.
 
         Raises:
             ArgumentTypeError: `allow` isn't a list of names, or `max_age` isn't a timedelta.
-            ConfigurationError: `max_age` isn't positive, or the setting can't be one.
+            ConfigurationError: `max_age` isn't positive, or the setting's value is invalid.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
         if max_age is None and (seconds := read_setting(self._app, "outbox_max_age")) is not None:
@@ -126,9 +128,9 @@ class CeleryOutbox:
 
         A task is part of the transaction that a followed session has open where it is published: in
         the thread, or the task of asyncio, that has used the session. The messages are inserted by
-        `commit()`, with one statement. What is rolled back, also to a savepoint of the session,
-        never existed. Where no transaction is open, tasks are sent to the broker at once. Blocks
-        come before sessions. A task with `outbox=False` is published as without an outbox.
+        `commit()`, in one statement. What is rolled back, even just to a savepoint of the session,
+        is never sent. Where no transaction is open, tasks are sent to the broker at once. Blocks
+        take precedence over sessions. A task with `outbox=False` is published as without an outbox.
 
         A session that has only read has an open transaction, too.
 
@@ -139,12 +141,12 @@ class CeleryOutbox:
                 `Session.connection` takes it. Default: the session's only one.
 
         Returns:
-            What ends it: it has `undo()`, and is a context manager.
+            An object that ends it: it has `undo()`, and is a context manager.
 
         Raises:
             ArgumentTypeError: `sessions` is none of these.
-            ConfigurationError: The outbox follows some of these sessions already. Publishing raises
-                it if several followed sessions have an open transaction there.
+            ConfigurationError: The outbox follows some of these sessions already. Publishing also
+                raises it, if several followed sessions have an open transaction there.
         """
         following = self._follower.follow(sessions, bind_arguments)
         finders = self._capture.finders
@@ -173,8 +175,8 @@ class CeleryOutbox:
             options: Options of `apply_async`, such as `args`, `queue` or `countdown`.
 
         Raises:
-            ArgumentTypeError: The signature is none, or that of another app; or the connection is
-                none.
+            ArgumentTypeError: It isn't a signature, or not one of this app; or it isn't a
+                connection.
             PgNotifierError: As for `pgnotifier.durable.publish`.
         """
         self._check(signature)
@@ -182,7 +184,7 @@ class CeleryOutbox:
             return signature.apply_async(**options)
 
     def enqueue_many(self, connection: AnyConnection, signatures: Iterable[Any]) -> list[Any]:
-        """Publish many tasks, in order, with one statement per thousand; return their results.
+        """Publish many tasks, in order, in one statement per thousand; return their results.
 
         Raises:
             PgNotifierError: As for `enqueue`.
@@ -191,7 +193,7 @@ class CeleryOutbox:
             return [*self._capture.stamper.apply_all([*map(self._check, signatures)])]
 
     async def aenqueue(self, connection: AnyConnection, signature: Any, **options: Any) -> Any:
-        """Publish one task or canvas on a connection for asyncio: see `enqueue`."""
+        """Publish one task or canvas on an async connection: see `enqueue`."""
         self._check(signature)
         async with self(connection):
             return signature.apply_async(**options)
@@ -199,7 +201,7 @@ class CeleryOutbox:
     async def aenqueue_many(
         self, connection: AnyConnection, signatures: Iterable[Any]
     ) -> list[Any]:
-        """Publish many tasks on a connection for asyncio: see `enqueue_many`."""
+        """Publish many tasks on an async connection: see `enqueue_many`."""
         async with self(connection):
             return [*self._capture.stamper.apply_all([*map(self._check, signatures)])]
 

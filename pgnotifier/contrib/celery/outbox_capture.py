@@ -1,4 +1,4 @@
-"""Keep what Celery publishes from the broker while an outbox is active, and hand it to the outbox.
+"""While an outbox is active, capture what Celery publishes, and hand it to the outbox.
 
 Celery makes each message as always: options, routes, signals, canvases, serializers. Only the
 producer that it would take from its pool is another one, with a transport that connects nowhere:
@@ -33,7 +33,7 @@ _ATTRIBUTE = "_pgnotifier_capture"
 
 
 class Sink(Protocol):
-    """What takes the entries of messages."""
+    """Takes the log entries of captured messages."""
 
     def takes(self, task: str) -> bool:
         """Return whether it takes messages of a task. Others go to the broker."""
@@ -48,8 +48,8 @@ class Capture:
 
     Attributes:
         stamper: Makes the messages of simple tasks.
-        finders: What takes messages while no block is executed: the first that one of these
-            functions returns. If all of them return None, messages go to the broker.
+        finders: Functions that find a sink while no block is executed: the first one that returns
+            a sink decides. If all of them return None, messages go to the broker.
     """
 
     def __init__(self, app: Any) -> None:
@@ -70,7 +70,7 @@ class Capture:
         return found
 
     def find(self) -> Sink | None:
-        """Return what takes the app's messages now; None if they go to the broker."""
+        """Return the sink that takes the app's messages now; None if they go to the broker."""
         if is_suspended():
             return None
         if (recording := find_recording(self._is_mine)) is not None:
@@ -100,18 +100,18 @@ class Capture:
         return nullcontext(found)
 
     def takes(self, fields: Mapping[str, Any]) -> bool:
-        """Return whether a message is for the outbox, given what it says of its task."""
+        """Return whether a message is for the outbox, given the fields about its task."""
         sink = self.find()
         name = fields.get("task")
         return sink is None or not isinstance(name, str) or sink.takes(name)
 
     def publish_now(self, body: Any, settings: dict[str, Any]) -> Any:
-        """Publish a message as without an outbox."""
+        """Publish a message to the broker, as if there were no outbox."""
         with self._acquire(None) as producer, producer.connection._reraise_as_library_errors():  # noqa: SLF001 - as Celery does
             return producer.publish(body, **settings)
 
     def make_producer(self) -> Producer:
-        """Return a producer with a channel that hands each message to what takes it then."""
+        """Return a producer with a channel that hands each message to the sink of that moment."""
         conf = self._app.conf
         options = {
             name: value
@@ -120,7 +120,7 @@ class Capture:
         }
         connection = Connection(transport=_Transport, transport_options=options)
         transport = connection.transport
-        # Libraries for tracing write down the kind of the broker.
+        # Tracing libraries record the kind of broker.
         with contextlib.suppress(Exception):  # an app without a broker can enqueue, too
             kind = self._app.connection_for_write().get_transport_cls()
             transport.driver_type, transport.driver_name = kind.driver_type, kind.driver_name
@@ -155,10 +155,10 @@ class Capture:
             )
 
     def _spare_backend(self) -> None:
-        """Have the result backend not wait for the results of tasks before somebody asks for them.
+        """Keep the result backend from waiting for results of tasks before somebody asks for them.
 
-        For each task, Celery's backends subscribe to its result, although `AsyncResult.get` does so
-        as well. A Redis that is down would delay and fail what needs nothing from it.
+        Celery's backends subscribe to the result of each task, although `AsyncResult.get` does so
+        as well. A Redis that is down would delay and fail publishing, which doesn't need it.
         """
         try:
             backend = self._app.backend
@@ -192,7 +192,7 @@ class OutboxProducer:
     def publish(self, body: Any, **settings: Any) -> Any:
         """Make a message, and hand it to the outbox.
 
-        Queues aren't declared, and nothing is tried again: that is for the relay.
+        Queues aren't declared, and nothing is tried again: the relay does both.
         """
         fields = _find_fields(body, settings.get("headers"))
         if _ends_task(fields) or not self._capture.takes(fields):
@@ -201,7 +201,7 @@ class OutboxProducer:
 
 
 def _find_fields(body: Any, headers: Any) -> Mapping[str, Any]:
-    """Return where a message has the name and the id of its task: task_protocol 1 has no headers.
+    """Return the part of a message with its task's name and id: task_protocol 1 has no headers.
 
     https://docs.celeryq.dev/en/stable/internals/protocol.html
     """
@@ -213,7 +213,7 @@ def _find_fields(body: Any, headers: Any) -> Mapping[str, Any]:
 def _ends_task(fields: Mapping[str, Any]) -> bool:
     """Return whether a message continues the task that is running: by `retry` or `replace`.
 
-    Both end the task with an exception, which rolls a transaction around them back. Their message
+    Both end the task with an exception, which rolls back a transaction around them. Their message
     has to reach the broker all the same.
     """
     task: Any = get_current_task()

@@ -1,4 +1,4 @@
-"""Define how a message for a worker is kept in the durable log: as the key and payload of an entry.
+"""Define how a message for a worker is stored in the durable log: as an entry's key and payload.
 
     message       the dict that a virtual transport of kombu publishes: "body", "content-type",
                   "content-encoding", "headers" and "properties"
@@ -19,10 +19,10 @@ from kombu.utils import json as kombu_json
 from pgnotifier.contrib.celery.errors import MessageFormatError
 
 SEPARATOR = "\x1f"
-"""What is between the parts of a key."""
+"""The separator between the parts of a key."""
 
 CHANNELS = "pgnotifier:celery:"
-"""What the names of the log's channels begin with that hold messages for workers."""
+"""The prefix of the log's channels with messages for workers."""
 
 _dump: Any = kombu_json.dumps
 
@@ -47,7 +47,7 @@ def channel_of(name: str) -> str:
 
 
 def subscription_of(main: str) -> str:
-    """Return the name that the relay of an app has in the log, given the name of the app."""
+    """Return the name of the subscription of an app's relay, given the name of the app."""
     return f"outbox:celery:{main}"
 
 
@@ -74,7 +74,7 @@ def make(message: dict[str, Any]) -> tuple[str, str]:
 
 
 def read_priority(given: Any) -> int:
-    """Return the priority as a number: kombu takes anything that is none for the lowest."""
+    """Return the priority as a number: kombu takes anything that isn't a number for the lowest."""
     try:
         return int(given)
     except (TypeError, ValueError):

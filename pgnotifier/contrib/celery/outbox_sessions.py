@@ -1,13 +1,13 @@
-"""Make tasks a part of the transactions of SQLAlchemy's sessions, without a block.
+"""Publish tasks as part of the transactions of SQLAlchemy's sessions, without a block.
 
     event of a session           what happens to the messages
     after_transaction_create     a transaction or savepoint begins; the context that it begins in,
                                  and each one that the session is used in, takes part in it
-    before_commit                what was published is inserted, with one statement
+    before_commit                what was published is inserted, in one statement
     after_transaction_end        those of a savepoint go to what is around it, or are dropped
 
 They are collected first because a session for asyncio can't execute anything while `delay()` runs.
-What is published during the commit, such as by events of the flush, is inserted at once.
+What is published during the commit, for example by events of the flush, is inserted at once.
 
 SQLAlchemy is only imported once somebody follows a session:
 https://docs.sqlalchemy.org/en/20/orm/events.html#session-events
@@ -87,16 +87,16 @@ class _Transaction:
         return self._commits > 0 and len(self.levels) == 1
 
     def insert(self, session: Any) -> None:
-        """Insert what was collected. An error leaves it here, so that no commit goes without it."""
+        """Insert what was collected. An error leaves it here, so that no commit leaves it out."""
         (level,) = self.levels
         if level.drafts:
             self.follower.insert(session, level.drafts)
             level.drafts.clear()
 
     def begin_commit(self, session: Any) -> None:
-        """Insert everything, if it is the whole transaction that is being committed.
+        """Insert everything, if the whole transaction is being committed.
 
-        It may be one although a savepoint is open, which is then committed first.
+        That may be so even while a savepoint is open, which is then committed first.
         """
         self._commits += 1
         if self._is_ending:
@@ -105,7 +105,7 @@ class _Transaction:
     def end(self, session: Any, transaction: Any) -> None:
         """End a transaction or a savepoint."""
         if not self.levels or self.levels[-1].transaction() is not transaction:
-            return  # a part that SQLAlchemy has for itself
+            return  # an internal part of SQLAlchemy's
         level = self.levels[-1]
         if len(self.levels) > 1:
             self.levels.pop()
@@ -144,7 +144,7 @@ class SessionFollower:
     """Finds the transaction of a followed session that a task is a part of.
 
     Attributes:
-        app: The app that the tasks are of.
+        app: The app that the tasks belong to.
     """
 
     def __init__(self, app: Any, log: Outbox) -> None:
@@ -186,7 +186,7 @@ class SessionFollower:
             event.remove(kind, name, listener)
 
     def find(self) -> Sink | None:
-        """Return what takes the messages of this context; None if no transaction is open in it."""
+        """Return the sink of this context's messages; None if no transaction is open in it."""
         held = _current.get()
         if not held:
             return None
@@ -211,7 +211,7 @@ class SessionFollower:
             "after_commit": self._after_commit,
             "after_rollback": self._after_rollback,
             "after_transaction_end": self._end,
-            # Where the session is used is where it has to be found. It may have begun elsewhere.
+            # The session has to be found in the context that uses it. It may have begun elsewhere.
             "after_begin": self._after_begin,
             "after_attach": self._after_attach,
             "before_flush": self._before_flush,
@@ -269,11 +269,11 @@ class Following(AbstractContextManager[None]):
     """What `CeleryOutbox.follow` returns. As a context manager, it ends with its block."""
 
     def __init__(self, undo: Callable[[], None]) -> None:
-        """Keep what ends it."""
+        """Keep the function that ends it."""
         self._undo = undo
 
     def undo(self) -> None:
-        """Follow these sessions no more.
+        """Stop following these sessions.
 
         Raises:
             ConfigurationError: One of them has an open transaction with tasks.
@@ -300,7 +300,7 @@ class _Several:
         """Refuse a task that is published in transactions.
 
         Raises:
-            ConfigurationError: It is.
+            ConfigurationError: The task is published in transactions.
         """
         if not takes_part(self._app, task):
             return False

@@ -5,9 +5,10 @@
 
 A stamp is for one task and one set of options. Celery makes the first two messages: the first one
 becomes the template, and if the stamp doesn't make the second one as Celery did, character by
-character, Celery makes all of them. What differs from message to message is filled in: the ids, the
-arguments and their repr. Calls with anything else, such as a `countdown` or a `link`, are Celery's,
-and so is everything while a receiver of Celery's signals may change messages, and in a task.
+character, Celery makes all of them. The stamp fills in what differs between messages: the ids, the
+arguments and their repr. Celery also makes the messages of calls with anything else, such as a
+`countdown` or a `link`, and all messages that are published in a task, or while a receiver of
+Celery's signals may change them.
 """
 
 import binascii
@@ -44,7 +45,7 @@ _signals: Any = signals
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _ENDING = f", {_dump(_EMBEDDED)}]"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-# These are per message, or a stamp has no use for them. `None` is as if they weren't given.
+# These differ by message, or a stamp doesn't need them. `None` counts as not given.
 _FALSY = (
     *("router", "connection", "publisher", "producer", "countdown", "eta", "expires", "link"),
     *("link_error", "group_id", "group_index", "retries", "chord", "reply_to", "root_id"),
@@ -53,7 +54,7 @@ _FALSY = (
 )
 _IGNORED = frozenset({*_FALSY, "task_id", "result_cls", "task_type", "add_to_parent"})
 _MOST = 500
-"""How many stamps a thread keeps: somebody may publish with ever new options."""
+"""How many stamps a thread keeps: there may be new options in each call."""
 _MARK = secrets.token_hex(8)
 _PARTS = ("id", "tag", "body", "args", "kwargs")
 _PLACE = re.compile(f"{_MARK}({'|'.join(_PARTS)}){_MARK}")
@@ -61,7 +62,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class MessageStamp:
-    """The entry of a message, split where others differ."""
+    """The log entry of a message, split where the entries of other messages differ."""
 
     def __init__(self, app: Any, draft: Draft, serializer: str) -> None:
         """Learn from a message that Celery has made.
@@ -78,7 +79,7 @@ class MessageStamp:
         if properties["body_encoding"] != "base64" or not _UUID.fullmatch(task_id):
             raise ValueError("it has another body, or an id of its own")
         self._kind = [message["content-type"], message["content-encoding"]]
-        # The registry's function for JSON is this one, after a look for the serializer's name.
+        # The registry's function for JSON ends up here, too, but looks up the serializer first.
         self._is_json = self._kind == _JSON and serializer == "json"
         message["body"] = f"{_MARK}body{_MARK}"
         properties["delivery_tag"] = f"{_MARK}tag{_MARK}"
@@ -118,7 +119,7 @@ class MessageStamp:
 
     def _serialize(self, args: Any, kwargs: Any) -> bytes | None:
         body = args, kwargs, _EMBEDDED
-        # The registry's function for JSON is this one, after a look for the serializer's name.
+        # The registry's function for JSON ends up here, too, but looks up the serializer first.
         if self._is_json:
             return str(_dump(body)).encode()
         *kind, data = _serialize(body, self._serializer)
@@ -149,9 +150,9 @@ class _Call(NamedTuple):
     """How to publish signatures that differ in nothing but their arguments.
 
     Attributes:
-        key: What their stamp is found by.
-        options: The options that Celery has come to.
-        check: Raises a TypeError if a task doesn't take the arguments; None if nobody asks.
+        key: The key of their stamp.
+        options: The options that Celery has computed.
+        check: Raises a TypeError if a task doesn't take the arguments; None if that isn't checked.
         stamp: Makes their messages; None if there is none, or none yet.
         add: Takes the entries.
         make_result: Makes a result, given the task's id.
@@ -175,11 +176,11 @@ class Stamper:
     """
 
     def __init__(self, app: Any, find_sink: Callable[[], Any]) -> None:
-        """Keep what Celery would have called.
+        """Keep the function that Celery would have called.
 
         Args:
             app: The app.
-            find_sink: Returns what takes the app's messages now; None if they go to the broker.
+            find_sink: Returns the sink of the app's messages; None if they go to the broker.
         """
         self._app = app
         self._find_sink = find_sink
@@ -228,22 +229,22 @@ class Stamper:
         return self._send(name, args, kwargs, options)
 
     def _find_result_class(self, options: dict[str, Any]) -> Callable[[str], Any]:
-        """Return what makes a result, given the task's id."""
+        """Return a function that makes a result, given the task's id."""
         given: Any = options.get("result_cls")
         if getattr(given, "__func__", None) is not Task.AsyncResult:
             found: Callable[[str], Any] = given or self._app.AsyncResult
             return found
         task: Any = given.__self__
-        # As the method of the task does, but the backend is looked up only once.
+        # As the task's method does, but with only one lookup of the backend.
         return partial(task.app.AsyncResult, backend=task.backend, task_name=task.name)
 
     def apply_all(self, signatures: Iterable[Any]) -> Iterator[Any]:
         """Publish signatures; yield what the `apply_async` of each returns.
 
-        What takes the messages has to stay the same until all are published.
+        The sink of the messages has to stay the same until all are published.
 
-        If a signature is as one before it, apart from its arguments, all that Celery does before it
-        makes the message comes to the same result. Only the arguments are checked again.
+        If a signature differs from an earlier one only in its arguments, what Celery does before it
+        makes the message has the same result. Only the arguments are checked again.
         """
         known: dict[Any, _Call] = {}
         held, may_stamp = self._held, self._may_stamp()  # while nobody else gets a turn
@@ -307,7 +308,7 @@ class Stamper:
         return *kind, *options.items(), kinds
 
     def note(self, draft: Draft) -> None:
-        """Learn which entry Celery has made."""
+        """Note the entry of a message that Celery has made."""
         if self._held.drafts is not None:
             self._held.drafts.append(draft)
 
@@ -317,11 +318,11 @@ class Stamper:
         return type(self._app).send_task(self._app, name, args, kwargs, **options)
 
     def _find_functions(self) -> tuple[Any, ...]:
-        """Return what makes messages. It changes when somebody patches it."""
+        """Return the functions that make messages. They change when somebody patches them."""
         return Celery.send_task, type(self._app).send_task, Producer.publish
 
     def _may_stamp(self) -> bool:
-        """Return whether nothing may change messages that a stamp wouldn't know of."""
+        """Return whether nothing that a stamp doesn't know about may change messages."""
         return not (
             get_current_worker_task() is not None
             or _signals.before_task_publish.receivers
@@ -332,7 +333,7 @@ class Stamper:
         )
 
     def _find_key(self, name: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
-        """Return what the stamp for a call is found by; None if Celery has to make the message."""
+        """Return the key of the stamp for a call; None if Celery has to make the message."""
         if (
             any(options.get(part) for part in _FALSY)
             or not (args is None or type(args) in (tuple, list))
@@ -348,11 +349,11 @@ class Stamper:
         kinds = [type(value) for _, value in rest]
         if type(name) is not str or not _SCALARS.issuperset(kinds):
             return None
-        # The types, because 1 equals True. The order is that of the call, and so is seldom new.
+        # With the types, because 1 equals True. The order is that in the call, and seldom changes.
         return name, type(args), tuple(rest), tuple(kinds)
 
     def _learn(self, key: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
-        """Have Celery publish a task; make a stamp of its message, or prove the one there is."""
+        """Have Celery publish a task; make a stamp of its message, or prove an existing stamp."""
         held = self._held
         if len(held.stamps) + len(held.unproven) >= _MOST:
             held.stamps.clear()

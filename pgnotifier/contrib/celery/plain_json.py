@@ -21,4 +21,4 @@ def _make_encoder() -> Callable[[Any], str]:
 
 
 dump_plain = _make_encoder()
-"""Return the JSON of what `argsrepr.is_plain` is true of."""
+"""Return the JSON of values for which `argsrepr.is_plain` is true."""

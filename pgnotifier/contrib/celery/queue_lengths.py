@@ -1,4 +1,4 @@
-"""How many messages wait in an app's queues, for `pgnotifier top`."""
+"""Measure how many messages wait in an app's queues, for `pgnotifier top`."""
 
 import contextlib
 from collections.abc import Collection, Mapping
@@ -74,7 +74,7 @@ class CeleryQueues:
 
 
 def find_queues(app: Any, dispatchers: Collection[Dispatcher]) -> list[CeleryQueues]:
-    """Return what asks the brokers of apps.
+    """Return objects that ask the brokers of apps.
 
     Args:
         app: The app that the command line names, or None.

@@ -24,7 +24,7 @@ def push_bytes(
     Args:
         client: The client.
         texts_by_key: The texts of each list, in order.
-        prefix: What the names of all keys begin with.
+        prefix: The prefix of all keys.
 
     Raises:
         Exception: The connection is lost. What was pushed isn't known then.

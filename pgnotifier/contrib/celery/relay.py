@@ -26,15 +26,15 @@ RELAYED = "relayed"
 
 
 class OutboxDispatcher(RelayDispatcher):
-    """Forwards what an outbox holds to the broker of a Celery app.
+    """Forwards the messages of an outbox to the broker of a Celery app.
 
-    Finished messages are sent as they are. For tasks that SQL has asked for, the app makes the
+    Finished messages are sent as they are. For tasks that were enqueued from SQL, the app makes the
     message.
 
-    While the broker is down, everything waits in the log, in order. What the broker will never
-    accept, or can't be read, is set aside as a dead letter with the reason, and what comes after it
-    goes on. If the broker's answer was lost, a message is sent twice, with the same task id and the
-    same delivery tag.
+    While the broker is down, everything waits in the log, in order. A message that the broker will
+    never accept, or that can't be read, becomes a dead letter with the reason, and doesn't hold up
+    those after it. If the broker's answer was lost, a message is sent twice, with the same task id
+    and the same delivery tag.
     """
 
     batch_size: ClassVar[int] = 5000
@@ -47,8 +47,8 @@ class OutboxDispatcher(RelayDispatcher):
         Args:
             app: The app with the broker and the queues.
             name: The name of the outbox.
-            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that SQL may ask for.
-                Default: the tasks that are registered with the app.
+            allow: The names, or patterns such as `shop.tasks.*`, of the tasks that may be enqueued
+                from SQL. Default: the tasks that are registered with the app.
 
         Raises:
             ArgumentTypeError: An argument is of the wrong type.
@@ -128,7 +128,7 @@ class OutboxDispatcher(RelayDispatcher):
                 self._count(forwarding)
 
     def targets(self) -> list[Any]:
-        """Return nothing: what a message calls isn't known before it is there."""
+        """Return nothing: which task a message calls isn't known before it arrives."""
         return []
 
     def inventory(self) -> dict[tuple[Hashable, str], Enqueued]:
@@ -149,10 +149,10 @@ class OutboxDispatcher(RelayDispatcher):
         self.count(forwarded)
 
     def _check_alone(self) -> None:
-        """Check that this app is the first one that relays the outbox, or the only one.
+        """Check that no other app was the first to relay this outbox.
 
         Raises:
-            ConfigurationError: Another app was there before. Each would send everything.
+            ConfigurationError: Another app was. Each of them would send everything.
             ConnectionFailedError: The database can't be reached.
         """
         notifier = self.notifier

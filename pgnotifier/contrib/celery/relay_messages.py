@@ -1,7 +1,7 @@
-"""Read what an outbox holds: finished messages, and tasks that SQL has asked for.
+"""Read what an outbox holds: finished messages, and tasks that were enqueued from SQL.
 
-A finished message is the text that kombu's Redis transport would push to a list. Only what decides
-where it goes is read of it, and its arguments stay as they are.
+A finished message is the text that kombu's Redis transport would push to a list. Only the parts
+that decide where it goes are read, and its arguments stay as they are.
 """
 
 import base64
@@ -34,7 +34,7 @@ class _Headers(msgspec.Struct, gc=False):
 
 
 class Finished(msgspec.Struct, gc=False, rename={"content_type": "content-type"}):
-    """What is read of a finished message to forward it as it is: all else is just JSON."""
+    """The parts of a finished message that are read to forward it as it is."""
 
     body: str
     content_type: str
@@ -112,16 +112,16 @@ def open_content(data: bytes) -> Content:
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """A task that SQL has asked for, with `pgnotifier.enqueue()`.
+    """A task that was enqueued from SQL, with `pgnotifier.enqueue()`.
 
     Attributes:
         task: The name of the task.
-        id: The id that it is to have. Default: one that is made of the entry's number.
+        id: The task's id. Default: one that is made from the entry's number.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         queue: Its queue. Default: as the app's routes say.
         eta: When it may begin.
-        expires: When it is of no use any more.
+        expires: When it expires.
         priority: Its priority.
         headers: Headers of the message.
     """
@@ -160,7 +160,7 @@ def read(text: str) -> Message | Request:
 
 
 def read_finished(data: bytes) -> Finished | None:
-    """Return what is to be known of a finished message; None if it needs a closer look."""
+    """Return the parts of a finished message that are needed; None if it needs a closer look."""
     try:
         return _read_message(data)
     except _UNREADABLE:
@@ -168,9 +168,9 @@ def read_finished(data: bytes) -> Finished | None:
 
 
 def _read_leniently(text: str, problem: Exception) -> Finished | None:
-    """Return a message with what kombu writes into JSON, and msgspec refuses: NaN, lone surrogates.
+    """Return a message with things that kombu writes and msgspec refuses: NaN, lone surrogates.
 
-    The name of a file may have such a surrogate, and Celery describes arguments in the headers.
+    A file name may have such a surrogate, and Celery describes arguments in the headers.
     """
     if type(problem) is not msgspec.DecodeError:  # it is JSON, but no message
         return None

@@ -1,4 +1,4 @@
-"""Check the tasks that SQL has asked for, and have the app make and send their messages."""
+"""Check the tasks that were enqueued from SQL, and have the app make and send their messages."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -16,7 +16,7 @@ _OF_CELERY = frozenset(
         *("retries", "root_id", "shadow", "stamped_headers", "stamps", "task", "timelimit"),
     }
 )
-"""The headers that Celery makes. Headers that are given to it replace them, the name included."""
+"""The headers that Celery makes, such as the task's name. Headers of users would replace them."""
 MOST_LEVELS = 32
 """How deep headers may be nested."""
 
@@ -28,9 +28,9 @@ def send_request(
 
     Args:
         app: The app, finalized.
-        request: What SQL has asked for.
+        request: The task that was enqueued from SQL.
         task_id: The id to use if it has none.
-        allow: The patterns that the name has to match one of. None: the app has to know the task.
+        allow: Patterns, one of which the name has to match. None: the app has to know the task.
         producer: Sends the message.
 
     Raises:
@@ -88,8 +88,8 @@ def _check_headers(headers: Mapping[str, Any]) -> None:
 def _may_end_worker(value: Any, level: int = 0) -> bool:
     """Return whether a worker may fail to read a header.
 
-    For Redis, headers are JSON that kombu reads before the worker knows the message, so that an
-    error ends the worker. It makes values such as dates of objects with these two names:
+    For Redis, headers are JSON that kombu reads before the worker gets the message, so that an
+    error ends the worker. Kombu makes values such as dates from objects with these two names:
     https://docs.celeryq.dev/projects/kombu/en/stable/reference/kombu.utils.json.html
     """
     if isinstance(value, Mapping):

@@ -21,13 +21,13 @@ from pgnotifier.errors import PgNotifierError, in_one_line
 
 
 class Suspicion:
-    """How many of the next messages are sent one at a time, as the broker refuses one of them.
+    """How many of the next messages are sent one at a time, because the broker refuses one of them.
 
-    RabbitMQ closes the channel on which it has got a message that it won't accept, and doesn't say
-    which one that was. It outlasts the connection.
+    RabbitMQ closes the channel on which it gets a message that it won't accept, and doesn't say
+    which one that was. The suspicion outlasts the connection.
 
     Attributes:
-        left: How many.
+        left: How many messages.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Relay:
             app: The app, finalized.
             producer: A connected producer that nobody else uses.
             has_failed: Returns whether an exception means that the broker is down.
-            allow: Which tasks SQL may ask for: see `send_request`.
+            allow: Which tasks may be enqueued from SQL: see `send_request`.
             suspicion: How many messages to send one at a time.
         """
         self._app = app
@@ -82,7 +82,7 @@ class Relay:
         """Return how many messages were forwarded by task, and refused, since the last call.
 
         Args:
-            refused: What to add to the latter.
+            refused: A number to add to the refused ones.
         """
         forwarded, self._forwarded = self._forwarded, Counter()
         refused, self._refused = refused + self._refused, 0
@@ -99,9 +99,9 @@ class Relay:
                 self._forward_chunk(batch)
 
     def _forward_rows(self, batch: Batch) -> bool:
-        """Forward the next messages as they are in the log; return whether there are such.
+        """Forward the next messages as they are in the log; return whether there were any.
 
-        What comes next then is a task that SQL has asked for, or needs a closer look.
+        If not, the next one is a task that was enqueued from SQL, or needs a closer look.
         """
         if not isinstance(batch, PortionBatch) or self._suspicion.left or not batch.binding.live:
             return False
@@ -179,7 +179,7 @@ class Relay:
         delivery.report(_without_arguments(exc, delivery.notification.raw))
 
     def _end_chunk(self, *, is_settled: bool) -> None:
-        """Report what the broker will never accept, and count the rest.
+        """Report messages that the broker will never accept, and count the rest.
 
         Args:
             is_settled: Whether the broker has answered for all of them.

@@ -48,7 +48,7 @@ class CeleryStamp(ABC):
 
     Attributes:
         is_dated: Whether the messages hold times (`eta`, `expires`).
-        described: What the tracing libraries say of all of the messages.
+        described: What the tracing libraries say about all of the messages.
     """
 
     is_dated: bool

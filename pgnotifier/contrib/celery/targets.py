@@ -30,7 +30,7 @@ _Chord: Any = vars(canvas)["_chord"]  # the same, but missing in the type stubs
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class CeleryTarget(ABC):
-    """What a subscription is bound to: the task that its notifications become.
+    """The target of a subscription: the task that its notifications become.
 
     Attributes:
         app: The dispatcher's app.

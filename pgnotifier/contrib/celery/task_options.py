@@ -34,7 +34,7 @@ def check_task_options(app: Any, id: Hashable, given: Any) -> Mapping[str, Any]:
     Raises:
         UnknownOptionError: Celery has no such option, or it can't be used here.
         ArgumentTypeError: The options aren't a dict, or a value is of the wrong type.
-        ConfigurationError: A value can't work.
+        ConfigurationError: A value is invalid.
     """
     if given is None:
         return MappingProxyType({})
@@ -177,7 +177,7 @@ _BESIDES_ATTRIBUTES = frozenset(
         *("retry_kwargs", "routing_key"),
     }
 )
-"""The options of which Celery's Task class has no attribute."""
+"""The options for which Celery's Task class has no attribute."""
 
 _CHECKS = {
     name: check

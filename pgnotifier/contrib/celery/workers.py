@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pgnotifier.celery")
 
 ANSWER_TIMEOUTS = (2.0, 5.0)
-"""Seconds to collect answers for; the second time if the workers that answered miss some tasks."""
+"""Seconds to collect answers; the second value if the workers that answered lack some tasks."""
 PAUSES = (15.0, 30.0, 60.0, 120.0, 240.0)
 """Seconds between questions while no worker answers: workers may start after the listener."""
 SHOWN = 10
@@ -32,7 +32,7 @@ SHOWN = 10
 
 
 class Question:
-    """Asks the workers of an app in a thread of its own, and warns once of tasks that none knows.
+    """Asks the workers of an app in a thread of its own, and warns once about unknown tasks.
 
     A listener uses it as a `with` block. It never delays the listener, and never makes it fail.
     """
@@ -128,7 +128,7 @@ def ask(app: Any, timeout: float) -> Mapping[str, set[str]]:
 
     Args:
         app: The app.
-        timeout: Seconds to collect answers for.
+        timeout: Seconds to collect answers.
 
     Raises:
         Exception: The broker can't be reached. The type depends on the transport.

@@ -55,7 +55,7 @@ class PgNotifierConfig(AppConfig):
 
 
 def _enable_outbox(**_: Any) -> None:
-    """Have tasks published in transactions; try again in workers, which may make the app later."""
+    """Publish tasks in transactions; try again in workers, as the Celery app may be made later."""
     from pgnotifier.contrib.django.conf import runs_checks
     from pgnotifier.contrib.django.outboxes import enable_outbox
 

@@ -1,4 +1,4 @@
-"""The tasks of a channel: receivers that a worker calls, and what prevents subscribing them."""
+"""The tasks of a channel: receivers that a worker calls, and why some of them can't subscribe."""
 
 import logging
 from collections.abc import Callable, Hashable
@@ -164,6 +164,6 @@ def gap_id(id: Hashable) -> Hashable:
 
 @lru_cache(256)
 def _warn_once(text: str) -> None:
-    """Warn of a problem, for workers, because they don't run checks."""
+    """Warn about a problem, for workers, because they don't run checks."""
     level = logging.DEBUG if conf.runs_checks() else logging.WARNING
     logger.log(level, "%s", text, extra=about("not_subscribed"))

@@ -108,7 +108,7 @@ class Channel(TaskSignal):
         return channel
 
     def __init__(self, name: str, *, using: str | None = None, durable: bool | None = None) -> None:
-        """Do nothing, as the channel may be an existing one: see `__new__`."""
+        """Do nothing, because the channel may be an existing one: see `__new__`."""
 
     def __repr__(self) -> str:
         return f"<Channel {self.name!r}>"
@@ -243,7 +243,7 @@ class Channel(TaskSignal):
         """Send a notification when the transaction commits; at once if there is none.
 
         Within `atomic()` the notification belongs to the transaction: PostgreSQL sends it with the
-        COMMIT, and discards it with a ROLLBACK, also with one to a savepoint. A durable channel
+        COMMIT, and discards it with a ROLLBACK, even just to a savepoint. A durable channel
         publishes an entry to the log in the same way: see `publish`.
 
         Args:

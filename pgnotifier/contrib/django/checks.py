@@ -161,13 +161,13 @@ def check_databases(
 def check_table(
     app_configs: Any, databases: Sequence[str] | None = None, **_: Any
 ) -> list[CheckMessage]:
-    """Check that nobody else has made the table that listeners write to."""
+    """Check that the table that listeners write to wasn't created by somebody else."""
     alias = router.db_for_write(Listener)
     if alias not in (databases or ()) or connections[alias].vendor != "postgresql":
         return []
     try:
         owner = find_foreign_owner()
-    except DatabaseError:  # nobody can connect, which is another check's
+    except DatabaseError:  # no connection, which another check reports
         return []
     if owner is None:
         return []
@@ -229,7 +229,7 @@ def check_log(
         if connections[alias].vendor != "postgresql":
             continue
         try:
-            # What the server refuses would abort the transaction of a test.
+            # A statement that the server refuses would abort the transaction of a test.
             with atomic(using=alias):
                 connections[alias].ensure_connection()
                 check(connections[alias].connection)
@@ -245,7 +245,7 @@ def check_log(
                 )
             )
         except (DatabaseError, PgNotifierError):
-            # Nobody can connect, which is another check's; or this role only publishes.
+            # There is no connection, which another check reports; or this role only publishes.
             continue
     return found
 

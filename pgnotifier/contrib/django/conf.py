@@ -20,7 +20,7 @@ KINDS = ("celery", "rq", "tasks", "inline")
 
 
 class Problem(NamedTuple):
-    """The message of a problem, and a hint what to do."""
+    """The message of a problem, and a hint about what to do."""
 
     message: str
     hint: str

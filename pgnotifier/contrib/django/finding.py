@@ -29,8 +29,8 @@ def find_project(settings: str, alias: str | None) -> tuple[Any, list[Notifier],
         alias: An alias of DATABASES; None for `PGNOTIFIER["DATABASE"]`.
 
     Returns:
-        Its Celery app or None, its notifiers, that of the database first, and the connection
-        parameters of the database.
+        Its Celery app or None; its notifiers, the one of that database first; and the database's
+        connection parameters.
 
     Raises:
         ConfigurationError: The settings are invalid, or the database isn't PostgreSQL.

@@ -6,7 +6,7 @@ from django.db import models
 from django.utils import timezone
 
 SILENT = timedelta(seconds=30)
-"""A listener that hasn't reported for so long counts as silent."""
+"""A listener that hasn't reported for this long counts as silent."""
 
 
 class Listener(models.Model):

@@ -1,4 +1,4 @@
-"""Do something once in a transaction of Django."""
+"""Do something exactly once per id, in a Django transaction."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ def once(id: str, using: str = DEFAULT_DB_ALIAS) -> Iterator[Any]:
             Invoice.objects.create(...)
 
     Args:
-        id: What is the same for each try, such as the id of a task: up to 1 kB.
+        id: A text that is the same for each try, such as the id of a task: up to 1 kB.
         using: An alias of DATABASES.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Have tasks published in transactions, as `PGNOTIFIER["OUTBOX"]` says."""
+"""Have Celery tasks published in transactions, as `PGNOTIFIER["OUTBOX"]` says."""
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -11,7 +11,7 @@ def enable_outbox() -> None:
 
     Raises:
         ImproperlyConfigured: There is no Celery app, or Celery isn't installed.
-        PgNotifierError: The app is none.
+        PgNotifierError: `PGNOTIFIER["CELERY_APP"]` isn't an app.
     """
     aliases = conf.outbox_aliases()
     if not aliases:

@@ -30,7 +30,7 @@ def publish(
         channel: The channel, or its name.
         payload: The value, of up to 64 MiB: see `Channel.notify`.
         key: What the entry is about, up to 1 kB: subscriptions get it with the entry.
-        order: "key" has transactions with the same key wait for each other: see
+        order: "key" makes transactions with the same key wait for each other: see
             `pgnotifier.durable.publish`.
         using: An alias of DATABASES. Default: the channel's database.
         encoder: As for `Channel.notify`.

@@ -19,7 +19,7 @@ from django.utils import autoreload
 from pgnotifier.cli import foreground
 
 CHANGED = 3
-"""The exit code that says that code has changed, as in Django."""
+"""The exit code for changed code, as in Django."""
 
 _PIPE = "PGNOTIFIER_RELOADER_PIPE"
 """The environment variable with the descriptor of the pipe that closes when the parent ends."""

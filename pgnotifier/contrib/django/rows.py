@@ -41,7 +41,7 @@ AND NOT EXISTS (SELECT FROM pg_catalog.pg_class m
 
 
 def find_foreign_owner() -> str | None:
-    """Return the owner of the table, if that is a role that this project has nothing to do with.
+    """Return the table's owner, if that is a role that doesn't belong to this project.
 
     Whoever owns a table can give it triggers, which are executed as the role that writes to it.
     """

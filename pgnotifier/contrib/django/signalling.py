@@ -23,7 +23,7 @@ class SignalDispatcher(Dispatcher):
     """
 
     starts_listener = False
-    # Few, for the same reason as those of `InlineDispatcher`.
+    # Small, for the same reason as for `InlineDispatcher`.
     batch_size = InlineDispatcher.batch_size
     _shared: ClassVar[WeakKeyDictionary[Notifier, "SignalDispatcher"]] = WeakKeyDictionary()
 

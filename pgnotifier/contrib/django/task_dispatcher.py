@@ -68,7 +68,7 @@ def notification(path: str, id: str, channel: str, payload: str, pid: int) -> No
 
 
 class TaskTarget(NamedTuple):
-    """What a subscription is bound to: the task that its notifications become.
+    """The target of a subscription: the task that its notifications become.
 
     Attributes:
         path: The path to import the callback from.

@@ -1,4 +1,4 @@
-"""Have the tasks of the project's Celery app published in transactions of Django.
+"""Have the tasks of the project's Celery app published in Django's transactions.
 
 Celery is imported here, so this module is imported only if `PGNOTIFIER["OUTBOX"]` is set.
 """
@@ -59,7 +59,7 @@ class _Sink:
         return None
 
     def takes(self, task: str) -> bool:
-        """Return whether a task is published in transactions: `outbox` of it isn't False."""
+        """Return whether a task is published in transactions: its `outbox` isn't False."""
         return takes_part(self._app, task)
 
     def add(self, draft: Draft) -> None:

@@ -76,7 +76,7 @@ AND pg_catalog.pg_has_role(p.proowner, 'USAGE')
 
 _HAS_LOG = "SELECT pg_catalog.to_regclass('pgnotifier.log') IS NOT NULL"
 
-# The transaction sees its own entries, also those of its savepoints.
+# The transaction sees its own entries, including those of its savepoints.
 _NEWEST = """
 SELECT COALESCE(pg_catalog.max(id), 0) FROM pgnotifier.log
 WHERE xid OPERATOR(pg_catalog.=) pg_catalog.pg_current_xact_id()
@@ -129,7 +129,7 @@ def captureNotifications(  # noqa: N802 - as captureOnCommitCallbacks
 
 
 def _capture_statement(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
-    """Replace `pg_notify` in a statement of this process by the function that records."""
+    """Replace `pg_notify` in a statement of this process with the function that records."""
     captured = sql.replace(NAME, CAPTURING) if isinstance(sql, str) else sql
     return execute(captured, params, many, context)
 
@@ -270,7 +270,7 @@ def liveNotifications(  # noqa: N802 - as captureNotifications
         on_error=lambda exc, *_: live._errors.append(exc),
     )
     channels = [one for one in Channel.all_known() if one.database == alias]
-    # Not the name that a listener has in the log: what it hasn't got yet is none of the test's.
+    # Not a real listener's name in the log: the test mustn't get what that one hasn't got yet.
     name = f"{RECEIVERS} of a test {secrets.token_hex(8)}"
     for channel in channels:
         options: dict[str, Any] = {"durable": True, "max_attempts": 1} if channel.durable else {}

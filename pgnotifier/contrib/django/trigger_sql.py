@@ -39,7 +39,7 @@ class TriggerDefinition(NamedTuple):
 
     @property
     def events(self) -> list[str]:
-        """The operations that it notifies of: `insert`, `update`, `delete`."""
+        """The operations that it notifies about: `insert`, `update`, `delete`."""
         return [event for event in ("insert", "update", "delete") if getattr(self, event)]
 
 

@@ -1,4 +1,4 @@
-"""Notify of changed rows by triggers, which migrations install."""
+"""Provide `notify_on` and `NotifyOn`: triggers that notify of changed rows, made by migrations."""
 
 import re
 from typing import Any
@@ -93,7 +93,7 @@ class NotifyOn(BaseConstraint):
                 f"channel {self.channel!r}: at least one of insert, update and delete must be on"
             )
         *others, _ = self.definition
-        # Triggers that are not durable keep the names that they have had before.
+        # Triggers that aren't durable keep the names that earlier versions gave them.
         hashed = digest(repr((*others, *(["durable"] if self.durable else []))))[:8]
         super().__init__(name=_Name.of(name or f"pgnotifier_{hashed}_%(app_label)s_%(class)s"))
 
@@ -204,7 +204,7 @@ class NotifyOn(BaseConstraint):
 
 
 class _Name(str):
-    """A name that Django completes with the model's, by `%`. It may contain other `%` as well."""
+    """A name that Django completes with the model's name, by `%`. It may contain other `%`, too."""
 
     __slots__ = ()
 

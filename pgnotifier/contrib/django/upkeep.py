@@ -49,7 +49,7 @@ def refresh_triggers(sender: Any, using: str, apps: Any = installed_apps, **_: A
 
 
 def _warn_of_missing(connection: Any, model: Any, made: NotifyOn, table: str) -> None:
-    """Warn of a trigger that doesn't exist, if its table does."""
+    """Warn about a trigger that doesn't exist, if its table does."""
     with connection.cursor() as cursor:
         cursor.execute(FIND_KIND, [table])
         found = cursor.fetchone()

@@ -30,7 +30,7 @@ PERIOD = 5.0
 """Seconds between two reports."""
 HOST = socket.gethostname()
 FORGET = timedelta(days=1)
-"""The rows of listeners that haven't reported for so long are deleted."""
+"""The rows of listeners that haven't reported for this long are deleted."""
 
 
 class Watch:
@@ -134,8 +134,8 @@ def _is_alive(pid: int) -> bool:
 def describe(alias: str, show: Callable[[Hashable], str] = spell) -> list[dict[str, Any]]:
     """Return the channels of a database: dicts of `channel`, `receivers`, `tasks`.
 
-    That of a durable channel has `durable`, too: how each of its subscriptions reads the log, by
-    its id.
+    The dict of a durable channel has `durable`, too: how each of its subscriptions reads the log,
+    by the subscription's id.
 
     Args:
         alias: The alias of the database.

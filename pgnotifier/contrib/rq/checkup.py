@@ -1,4 +1,4 @@
-"""Check for `pgnotifier doctor` that jobs of subscriptions get to workers of RQ."""
+"""Check for `pgnotifier doctor` that jobs of subscriptions reach workers of RQ."""
 
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any

@@ -48,9 +48,9 @@ class RQDispatcher(Dispatcher):
     on, `webhooks`. See https://python-rq.org/docs/.
 
     A notification is delivered once Redis has executed the transaction that enqueues its job. While
-    Redis is down, notifications wait in order. A transaction enqueues up to 500 jobs. If its answer
-    was lost, it is neither lost nor executed twice. If the key of a queue isn't a list, the jobs
-    for that queue are reported, and the others are enqueued.
+    Redis is down, notifications wait in order. A transaction enqueues up to 500 jobs. Even if its
+    answer is lost, it takes effect exactly once. If the key of a queue isn't a list, the jobs for
+    that queue are reported, and the others are enqueued.
     """
 
     starts_listener: ClassVar[bool] = False
@@ -125,7 +125,7 @@ class RQDispatcher(Dispatcher):
                 batch.done(1)
 
     def targets(self) -> Mapping[tuple[Hashable, str], RQTarget]:
-        """Return what each subscription is bound to, by id and channel."""
+        """Return the target of each subscription, by id and channel."""
         return self._targets.copy()
 
     def details(self) -> Mapping[str, Any]:

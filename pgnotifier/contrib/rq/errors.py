@@ -1,4 +1,4 @@
-"""Define the errors of jobs that wait in the log."""
+"""Define the errors of jobs that wait in an outbox."""
 
 from pgnotifier.errors import PgNotifierError
 
@@ -12,4 +12,4 @@ class JobRefusedError(PgNotifierError, ValueError):
 
 
 class JobNotAllowedError(PgNotifierError, PermissionError):
-    """SQL has asked for a function that the relay may not send."""
+    """A job was enqueued from SQL with a function that the relay may not send."""

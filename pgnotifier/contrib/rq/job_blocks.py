@@ -1,8 +1,8 @@
-"""Have what a block enqueues captured, whatever queue of RQ's it is enqueued with.
+"""Capture what a `with outbox(…):` block enqueues, on any of RQ's queues.
 
-RQ has no object that all queues share, as Celery has its app. So the methods of its classes, and
-of classes of yours, that enqueue are replaced when the first block begins. Outside of blocks they
-do what they did. In one, a copy of the queue does it, which keeps the jobs from Redis:
+RQ has no object that all queues share, as Celery has its app. So the enqueuing methods of its
+classes, and of your subclasses, are replaced when the first block begins. Outside of blocks they do
+what they did before. In a block, they use a copy of the queue that keeps the jobs from Redis:
 
     queue.enqueue -> find_recording -> JobCapture -> the same method of the copy -> Recording
 """
@@ -82,7 +82,7 @@ def _replace(owner: type, name: str, make: Callable[[Any, str], Any]) -> None:
 
 
 def _find_recording(queue: Any) -> Recording | None:
-    """Return what takes the jobs of a queue now; None if they go to Redis."""
+    """Return the recording that takes the jobs of a queue now; None if they go to Redis."""
     if isinstance(queue, Catching) or is_suspended():
         return None
 
@@ -90,7 +90,7 @@ def _find_recording(queue: Any) -> Recording | None:
         return isinstance(owner, OwningRedis) and owner.has(queue.connection)
 
     found = find_recording(is_owner)
-    # A queue that runs its jobs at once does so, as it does without an outbox.
+    # A queue that runs its jobs at once still does so, as without an outbox.
     return found if found is not None and queue.is_async else None
 
 

@@ -1,8 +1,8 @@
-"""Have RQ make jobs as always, and keep them from Redis.
+"""Have RQ make jobs as always, but keep them for an outbox instead of writing them to Redis.
 
-A copy of the queue has another class, in which RQ's last steps, to look at the jobs that it depends
-on and to write to Redis, are replaced. Everything before that is RQ's own code, that of a class of
-yours, or what others have put around it: Sentry adds its trace in `enqueue_job`.
+The queue is copied, and the class of the copy replaces RQ's last steps: looking at the jobs that a
+job depends on, and writing to Redis. Everything before is RQ's own code, that of your subclass, or
+what others have wrapped around it: Sentry adds its trace in `enqueue_job`.
 
     enqueue -> enqueue_call -> create_job -> enqueue_job -> setup_dependencies, _enqueue_job
     enqueue_at              -> create_job -> schedule_job
@@ -25,16 +25,16 @@ else:
     _Base = object
 
 _SETTINGS_OF_DJANGO_RQ = {"_commit_mode": "auto", "_autocommit": True}
-"""Otherwise it waits for Django's commit by itself, or for the end of the request."""
+"""Otherwise, django-rq would wait for Django's commit itself, or for the end of the request."""
 
 
 class Catching(_Base):
-    """What the class of a copied queue has before the class of the queue.
+    """A base class that comes before the queue's own class in the class of a copied queue.
 
     Attributes:
         caught: The jobs that were enqueued.
         group: The name of RQ's group that they are added to.
-        group_id: What RQ writes to a job as its group.
+        group_id: The group that RQ writes to a job.
     """
 
     caught: list[MadeJob]
@@ -66,7 +66,7 @@ class Catching(_Base):
         return super().enqueue_job(job, pipeline=nowhere, at_front=at_front, **others)
 
     def setup_dependencies(self, job: Any, pipeline: Any = None) -> Any:  # noqa: ARG002
-        """Leave this to the relay: Redis knows the jobs that a job depends on."""
+        """Leave this to the relay: the jobs that a job depends on are in Redis."""
         return job
 
     def _enqueue_job(

@@ -14,13 +14,13 @@ from pgnotifier.contrib.rq.job_script import JobNotes, Post
 from pgnotifier.contrib.rq.outbox_jobs import MadeJob
 
 _OF_QUEUE = frozenset({"status", "enqueued_at"})
-"""The fields that say how far a job is. RQ knows when it enqueues it."""
+"""The fields with the state of a job. RQ sets them when it enqueues the job."""
 
 
 class _Opaque:
-    """A serializer for a relay, which has no use for what users have serialized.
+    """A serializer that reads nothing, because a relay doesn't need what users have serialized.
 
-    RQ's own, pickle, runs what it reads. The relay must not do so for those who enqueue.
+    RQ's own, pickle, executes what it reads. The relay must not do that for those who enqueue.
     """
 
     @staticmethod
@@ -45,7 +45,7 @@ def restore(made: MadeJob, queue: Queue) -> Any:
 
 
 def place(connection: Redis, notes: JobNotes, post: Post) -> bool:
-    """Have RQ enqueue a job, unless Redis has got it before; return whether it is new.
+    """Have RQ enqueue a job, unless Redis already has it; return whether it is new.
 
     Raises:
         JobRefusedError: A key is in use for something else.
@@ -92,7 +92,7 @@ def _add(pipeline: Any, made: MadeJob, queue: Queue, job: Any) -> None:
     """Begin the transaction, and add RQ's commands to it.
 
     Raises:
-        WatchError: A job that it depends on has changed meanwhile.
+        WatchError: A job that this one depends on has changed meanwhile.
     """
     if made.at is not None:
         pipeline.multi()

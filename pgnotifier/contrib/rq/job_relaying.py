@@ -1,4 +1,4 @@
-"""Forward batches of an outbox's entries to Redis."""
+"""Forward batches of an outbox's jobs to Redis."""
 
 import logging
 from collections import Counter
@@ -27,11 +27,11 @@ logger = logging.getLogger("pgnotifier.rq")
 PORTION = 500
 """The maximum number of jobs in one round trip."""
 PORTION_CHARACTERS = 4 << 20
-"""From how many characters of payloads on a round trip has no more jobs."""
+"""How many characters of payloads end a round trip: no more jobs are added to it."""
 MOST_REFUSED = 10_000
 """How many ids of refused jobs are remembered."""
 _ALWAYS_FITS = 1 << 18
-"""A text of so many characters, of up to 4 bytes each, is under the lowest limit of a server."""
+"""A text of this many characters, of up to 4 bytes each, is under the lowest limit of a server."""
 
 
 class _Step(NamedTuple):
@@ -53,9 +53,9 @@ class JobRelay:
         """Prepare; nothing is sent yet.
 
         Args:
-            queue: A queue. The others are like it.
+            queue: A queue. The others are made like it.
             name: The name of the outbox.
-            allow: Which functions SQL may ask for: see `make_requested`.
+            allow: Which functions may be enqueued from SQL: see `make_requested`.
         """
         self._base = queue
         self._connection: Redis = queue.connection
@@ -200,7 +200,7 @@ class JobRelay:
                 )
 
     def _check_dependencies(self, made: MadeJob) -> None:
-        """Check that no job was refused that this one waits for: RQ would run it at once."""
+        """Check that no job that this one depends on was refused: RQ would run this one at once."""
         listed = made.fields.get("dependency_ids")
         if not self._refused_ids or not isinstance(listed, str):
             return
@@ -211,7 +211,7 @@ class JobRelay:
                 )
 
     def _find_whether_alike(self) -> bool:
-        """Return whether the commands that enqueue many are those that RQ would send.
+        """Return whether our commands that enqueue many jobs are the same as RQ's.
 
         RQ asks the server for its version. Nothing else is sent.
         """

@@ -1,4 +1,4 @@
-"""Check the jobs that SQL has asked for, and have RQ make them."""
+"""Check the jobs that were enqueued from SQL, and have RQ make them."""
 
 import re
 from functools import lru_cache
@@ -16,13 +16,13 @@ WITHOUT_LIMIT = -1
 def make_requested(
     queue: Queue, request: JobRequest, job_id: str, allow: tuple[str, ...]
 ) -> MadeJob:
-    """Have RQ make the job that SQL has asked for. Nothing is enqueued.
+    """Have RQ make the job that was enqueued from SQL. It isn't sent to Redis.
 
     Args:
         queue: The queue of the job.
-        request: What SQL has asked for.
+        request: The job that was enqueued from SQL.
         job_id: The id to use if it has none.
-        allow: The patterns that the function has to match one of.
+        allow: Patterns, one of which the function has to match.
 
     Raises:
         JobNotAllowedError: The relay may not send this function.
@@ -55,7 +55,7 @@ def make_requested(
 def _matcher(pattern: str) -> Any:
     """Return a function that says whether a name matches a pattern.
 
-    `*` stands for anything but a dot. A worker looks for the parts of a name one in another: if
+    `*` stands for anything but a dot. A worker looks up each part of a name in the one before: if
     `shop.jobs` imports os, then `shop.jobs.os.system` is a function, too.
     """
     parts = (re.escape(part) for part in pattern.split("*"))

@@ -1,8 +1,8 @@
-"""Enqueue many jobs in one round trip, each once: a script for Redis, and what it is given.
+"""Enqueue many jobs in one round trip, each exactly once: a script for Redis, and its arguments.
 
-Redis notes which entries of the log it has got, in the same step. If a relay sends them again, the
-script leaves them out: the job may be running by then, or be done, and to write its key again would
-change its state under the worker.
+In the same step, Redis notes which log entries it has got. If a relay sends them again, the script
+leaves them out: the job may be running by then, or be done, and writing its key again would change
+its state while a worker has it.
 
 https://redis.io/docs/latest/develop/interact/programmability/eval-intro/
 """
@@ -20,7 +20,7 @@ from pgnotifier.contrib.rq.outbox_jobs import MadeJob
 from pgnotifier.contrib.rq.stamping import RedisCommand
 
 KEPT = 20_000
-"""How many entries are noted at least: more than a relay can have sent without saving that."""
+"""How many entries are noted at least: more than a relay can send before it saves its position."""
 NOTE_LIFE = 24 * 3600
 """Seconds to keep the notes after the latest job."""
 
@@ -67,7 +67,7 @@ class Post(NamedTuple):
     """A job to enqueue.
 
     Attributes:
-        entry: What no other entry of the log has.
+        entry: A text that identifies the entry of the log.
         job: The job.
         queue: Its queue.
     """
@@ -78,7 +78,7 @@ class Post(NamedTuple):
 
 
 class JobNotes:
-    """Which entries Redis has got: the latest ones, in a sorted set by time."""
+    """The notes in Redis of which entries it has got: the latest ones, in a sorted set by time."""
 
     def __init__(self, name: str) -> None:
         """Name the key.

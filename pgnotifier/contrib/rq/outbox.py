@@ -1,4 +1,4 @@
-"""Provide `RQOutbox`, which makes enqueuing jobs a part of a transaction."""
+"""Provide `RQOutbox`, which enqueues jobs as part of a PostgreSQL transaction."""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
@@ -39,14 +39,14 @@ class RQOutbox:
 
     RQ makes the jobs as always, but nothing is sent to Redis. They are inserted into the durable
     log, and a relay enqueues them after the commit, in order. If the transaction is rolled back,
-    also to a savepoint, they never existed.
+    even just to a savepoint, they are never enqueued.
 
-    The options are those of `Queue.enqueue`: see https://python-rq.org/docs/. A connection to Redis
-    isn't made. A queue with `is_async=False` runs its jobs at once, as it does without an outbox.
+    The options are those of `Queue.enqueue`: see https://python-rq.org/docs/. There is no
+    connection to Redis. A queue with `is_async=False` runs its jobs at once, as without an outbox.
     """
 
     def __init__(self, queue_or_connection: "Queue | Redis | str", name: str = "default") -> None:
-        """Make an outbox; nothing is connected.
+        """Make an outbox; nothing is connected yet.
 
         Args:
             queue_or_connection: A Queue, or a connection or its URL for the queue `default`.
@@ -103,16 +103,17 @@ class RQOutbox:
         allow: Iterable[str] = (),
         max_age: timedelta | None = None,
     ) -> None:
-        """Have a notifier enqueue what is committed, wherever that notifier runs.
+        """Have a notifier, in any process, enqueue committed jobs in Redis.
 
         `pgnotifier listen` runs it. One relay serves all queues of an outbox.
 
         Args:
             notifier: Any notifier on the same database.
-            allow: The functions that SQL may ask for with `pgnotifier.enqueue_job()`, by their
-                paths, such as `shop.jobs.resize`. `*` stands for anything but a dot. Default: none.
-            max_age: How long a job may wait before the notifier isn't ready: see `/readyz`.
-                Default: for ever.
+            allow: The functions that may be enqueued from SQL with `pgnotifier.enqueue_job()`, by
+                their paths, such as `shop.jobs.resize`. `*` stands for anything but a dot. Default:
+                none.
+            max_age: How long a job may wait before the notifier counts as not ready: see `/readyz`.
+                Default: any time.
 
         Raises:
             ArgumentTypeError: `allow` isn't a list of names, or `max_age` isn't a timedelta.
@@ -125,10 +126,10 @@ class RQOutbox:
     def __call__(self, connection: AnyConnection = None) -> Block:
         """Return a block, for `with` or `async with`: its jobs are part of a transaction.
 
-        That goes for all that is enqueued in the block with RQ's own calls, on any queue of the
-        outbox's Redis: the same database of the same server. Queues of another one aren't captured.
-        What the block enqueues is inserted when it ends, with one statement. If it raises, nothing
-        is. Threads have their own blocks, and of nested ones the innermost takes the jobs.
+        That applies to everything that is enqueued in the block with RQ's own calls, on any queue
+        of the outbox's Redis: the same database of the same server. Queues of another one aren't
+        captured. What the block enqueues is inserted when it ends, in one statement. If it raises,
+        nothing is. Threads have their own blocks; of nested ones, the innermost takes the jobs.
 
         Args:
             connection: As for `enqueue`; with `async with`, one for asyncio.
@@ -156,8 +157,8 @@ class RQOutbox:
             options: Its keyword arguments, and the options of `Queue.enqueue`.
 
         Raises:
-            ArgumentTypeError: The connection is none, or one for asyncio.
-            ConfigurationError: There is an option that an outbox can't follow.
+            ArgumentTypeError: It isn't a connection, or it is one for asyncio.
+            ConfigurationError: There is an option that an outbox can't support.
             PgNotifierError: As for `pgnotifier.durable.publish`.
             Exception: RQ refuses an option, or the arguments can't be serialized.
         """
@@ -172,7 +173,7 @@ class RQOutbox:
         *args: Any,
         **options: Any,
     ) -> Job:
-        """Schedule a job for a moment, in a transaction: see `enqueue`."""
+        """Schedule a job for a time, in a transaction: see `enqueue`."""
         return self._put(connection, [lambda queue: queue.enqueue_at(at, fn, *args, **options)])[0]
 
     def enqueue_in(
@@ -184,13 +185,13 @@ class RQOutbox:
         *args: Any,
         **options: Any,
     ) -> Job:
-        """Schedule a job for after a delay, which begins now, in a transaction: see `enqueue`."""
+        """Schedule a job after a delay from now on, in a transaction: see `enqueue`."""
         return self._put(connection, [lambda queue: queue.enqueue_in(delay, fn, *args, **options)])[
             0
         ]
 
     def enqueue_many(self, connection: AnyConnection, jobs: Iterable[Any]) -> list[Job]:
-        """Enqueue many jobs, in order, with one statement per thousand; return them.
+        """Enqueue many jobs, in order, in one statement per thousand; return them.
 
         Args:
             connection: As for `enqueue`.
@@ -209,7 +210,7 @@ class RQOutbox:
         *args: Any,
         **options: Any,
     ) -> Job:
-        """Enqueue a job on a connection for asyncio: see `enqueue`."""
+        """Enqueue a job on an async connection: see `enqueue`."""
         return (await self._aput(connection, [lambda queue: queue.enqueue(fn, *args, **options)]))[
             0
         ]
@@ -223,7 +224,7 @@ class RQOutbox:
         *args: Any,
         **options: Any,
     ) -> Job:
-        """Schedule a job on a connection for asyncio: see `enqueue_at`."""
+        """Schedule a job on an async connection: see `enqueue_at`."""
         return (
             await self._aput(connection, [lambda queue: queue.enqueue_at(at, fn, *args, **options)])
         )[0]
@@ -237,7 +238,7 @@ class RQOutbox:
         *args: Any,
         **options: Any,
     ) -> Job:
-        """Schedule a job on a connection for asyncio: see `enqueue_in`."""
+        """Schedule a job on an async connection: see `enqueue_in`."""
         return (
             await self._aput(
                 connection, [lambda queue: queue.enqueue_in(delay, fn, *args, **options)]
@@ -245,7 +246,7 @@ class RQOutbox:
         )[0]
 
     async def aenqueue_many(self, connection: AnyConnection, jobs: Iterable[Any]) -> list[Job]:
-        """Enqueue many jobs on a connection for asyncio: see `enqueue_many`."""
+        """Enqueue many jobs on an async connection: see `enqueue_many`."""
         return await self._aput(connection, [*map(_call_of, jobs)])
 
     def _put(self, connection: AnyConnection, calls: list[Callable[[Any], Job]]) -> list[Job]:
@@ -269,7 +270,7 @@ class RQOutbox:
 
 
 def _call_of(data: Any) -> Callable[[Any], Job]:
-    """Return what enqueues a job that `Queue.prepare_data` has described.
+    """Return a function that enqueues a job described by `Queue.prepare_data`.
 
     Raises:
         ArgumentTypeError: It is something else.

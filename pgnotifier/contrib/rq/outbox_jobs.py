@@ -1,10 +1,11 @@
-"""Define how a job is kept in the durable log: as the key and payload of an entry.
+"""Define how a job is stored in the durable log: as an entry's key and payload.
 
     payload       its JSON: the job's id, the function's name, when and where to enqueue it, and the
                   fields that RQ writes to Redis; "binary" has those that are bytes, as base64
     key           the name of its queue, for those who look into the log
 
-What SQL has asked for with `pgnotifier.enqueue_job()` has the function's arguments instead.
+The payload of a job that was enqueued from SQL has the arguments of `pgnotifier.enqueue_job()`
+instead.
 """
 
 import json
@@ -21,10 +22,10 @@ from pgnotifier.contrib._queues.requests import read_request
 from pgnotifier.contrib.rq.errors import JobFormatError
 
 CHANNELS = "pgnotifier:rq:"
-"""What the names of the log's channels begin with that hold jobs."""
+"""The prefix of the log's channels with jobs."""
 
 MOST_FIELDS = 1000
-"""Many more than RQ's, and fewer than a script for Redis can take."""
+"""The most fields of a job: many more than RQ writes, and fewer than a script of Redis can take."""
 
 Field = str | int | float | bytes
 
@@ -35,7 +36,7 @@ def channel_of(name: str) -> str:
 
 
 def subscription_of(name: str) -> str:
-    """Return the name that the relay of an outbox has in the log."""
+    """Return the name of the subscription of an outbox's relay."""
     return f"outbox:rq:{name}"
 
 
@@ -48,7 +49,7 @@ class MadeJob(msgspec.Struct, frozen=True, gc=False):
         queue: The name of its queue.
         fields: What RQ writes to the job's key.
         at_front: Whether it goes ahead of those in the queue.
-        is_unique: Whether it is left out if a job with its id is there.
+        is_unique: Whether it is left out if a job with its id exists.
         at: When it is to be enqueued, if it is scheduled.
         group: The name of RQ's group that it is added to.
     """
@@ -64,7 +65,7 @@ class MadeJob(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it only goes to its queue, and nothing else in Redis decides when."""
+        """Whether it just goes to its queue, at once, whatever else is in Redis."""
         no_more = self.at is None and self.group is None
         return no_more and self.fields.keys().isdisjoint(_DECIDING)
 
@@ -73,7 +74,7 @@ _DECIDING = frozenset({"dependency_ids", "dependency_id", "rate_limit_key"})
 
 
 class JobRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A job that SQL has asked for, with `pgnotifier.enqueue_job()`.
+    """A job that was enqueued from SQL, with `pgnotifier.enqueue_job()`.
 
     The attributes are the arguments of that function.
     """
@@ -113,18 +114,18 @@ def make(
     at: datetime | None = None,
     group: str | None = None,
 ) -> MadeJob:
-    """Return what is kept of a job.
+    """Return a job in the form in which it is kept.
 
     Args:
         job: A job of RQ.
         queue: The queue that it is for.
         at_front: Whether it goes ahead of those in the queue.
-        is_unique: Whether it is left out if a job with its id is there.
+        is_unique: Whether it is left out if a job with its id exists.
         at: When it is to be enqueued, if it is scheduled. Without a time zone, it is local.
         group: The name of RQ's group that it is added to.
 
     Raises:
-        JobFormatError: A field isn't what Redis could take.
+        JobFormatError: Redis can't store a field.
         Exception: The job can't be serialized. The type depends on its serializer.
     """
     fields: dict[str, Field] = {}

@@ -1,4 +1,4 @@
-"""How many jobs wait in RQ's queues, for `pgnotifier top`."""
+"""Measure how many jobs wait in RQ's queues, for `pgnotifier top`."""
 
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,6 @@ class RQQueues:
 
 
 def find_queues(app: Any, dispatchers: Collection[Dispatcher]) -> list[RQQueues]:  # noqa: ARG001
-    """Return what asks the servers of RQ's dispatchers."""
+    """Return objects that ask the servers of RQ's dispatchers."""
     found = [one.connection for one in dispatchers if isinstance(one, RQDispatcher)]
     return [RQQueues(one) for one in {id(each): each for each in found}.values()]

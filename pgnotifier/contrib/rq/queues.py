@@ -1,4 +1,4 @@
-"""Make queues: of what users give, and others like theirs."""
+"""Make RQ queues: from a connection or a URL, and others like an existing queue."""
 
 import re
 from typing import Any
@@ -15,7 +15,7 @@ _NO_URL = (
     "percent-encode characters such as / ? # [ ] & with urllib.parse.quote(…, safe=''); after a ?, "
     "it may have redis-py's options of connections only"
 )
-# Here the path would contain the rest of a password, and redis-py shows the path in its errors.
+# In such a URL, the path would contain the rest of a password, and redis-py shows it in its errors.
 _MISREAD = re.compile(r"unix://[^/@]+[/?#][^@]*@")
 
 
@@ -24,7 +24,7 @@ def make_queue(given: Any, user: str = "RQDispatcher") -> tuple[Queue, bool]:
 
     Args:
         given: A queue, a connection or its URL.
-        user: What needs the queue, for the error.
+        user: The class that needs the queue, for the error.
 
     Raises:
         ArgumentTypeError: It is none of them.
@@ -51,12 +51,12 @@ def make_queue(given: Any, user: str = "RQDispatcher") -> tuple[Queue, bool]:
 
 
 def queue_like(base: Queue, name: str, *, is_async: bool | None = None) -> Queue:
-    """Return a queue of another name, with the class, connection and settings of one.
+    """Return a queue of another name, with the class, connection and settings of a given one.
 
     Args:
         base: The queue that it is like.
         name: Its name.
-        is_async: Whether workers run its jobs. Default: as those of the other queue.
+        is_async: Whether workers run its jobs. Default: as for the other queue.
     """
     return type(base)(
         name,

@@ -1,4 +1,4 @@
-"""Relay an outbox: enqueue what was enqueued in transactions from the log to Redis."""
+"""Relay an outbox: forward jobs that were enqueued in transactions from the log to Redis."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class JobRelayDispatcher(RelayDispatcher):
-    """Enqueues what an outbox holds to the queues of one Redis.
+    """Forwards the jobs of an outbox to the queues of one Redis.
 
-    Jobs are enqueued as RQ has made them. What SQL has asked for, RQ makes here.
+    Jobs are enqueued as RQ has made them. Those that were enqueued from SQL, RQ makes here.
 
-    While Redis is down, everything waits in the log, in order. What Redis or RQ will never accept,
-    or can't be read, is set aside as a dead letter with the reason, and what comes after it goes
-    on. Redis notes the latest jobs that it has got, so one that is sent again, because an answer
-    was lost or a relay was killed, is left out.
+    While Redis is down, everything waits in the log, in order. A job that Redis or RQ will never
+    accept, or that can't be read, becomes a dead letter with the reason, and doesn't hold up those
+    after it. Redis notes the latest jobs that it has got, so one that is sent again, because an
+    answer was lost or a relay was killed, is left out.
     """
 
     batch_size: ClassVar[int] = 5000
@@ -42,10 +42,10 @@ class JobRelayDispatcher(RelayDispatcher):
 
         Args:
             queue_or_connection: A Queue, or a connection or its URL for the queue `default`. The
-                other queues of the outbox are like it.
+                other queues of the outbox are made like it.
             name: The name of the outbox.
-            allow: The functions that SQL may ask for, by their paths; `*` stands for anything but
-                a dot. Default: none.
+            allow: The functions that may be enqueued from SQL, by their paths; `*` stands for
+                anything but a dot. Default: none.
 
         Raises:
             ArgumentTypeError: An argument is of the wrong type.
@@ -60,7 +60,7 @@ class JobRelayDispatcher(RelayDispatcher):
 
     @property
     def queue(self) -> "Queue":
-        """The queue that the other queues are like."""
+        """The queue that the other queues are made like."""
         return self._queue
 
     def __repr__(self) -> str:

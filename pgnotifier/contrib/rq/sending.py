@@ -1,8 +1,8 @@
 """Enqueue many jobs in one transaction, exactly once even if its answer is lost.
 
-Redis may have executed a transaction although the answer was lost. So each transaction writes its
+Redis may have executed a transaction even if the answer was lost. So each transaction writes its
 number to a key, the mark, and the sender reads the mark before it sends again. It also watches the
-mark, so that a transaction that is still on its way can no longer be executed.
+mark, so that of two transactions, one of which is still on its way, only one is executed.
 https://redis.io/docs/latest/develop/interact/transactions/
 
 Single commands of an executed transaction may have failed, because EXEC continues after an error.
@@ -183,7 +183,7 @@ class Sender:
                 self._leftovers.clear()
 
     def _say_refused(self, command: RedisCommand, error: RedisError) -> None:
-        """Warn once of a failed command that no job depends on, such as registering a queue."""
+        """Warn once about a failed command that no job depends on, such as registering a queue."""
         shown = f"{command[0]} {command[1]}"
         if shown not in self._warned_of:
             self._warned_of.add(shown)

@@ -30,7 +30,7 @@ TRACE = "_sentry_trace_headers"
 
 
 class RQTarget:
-    """What a subscription is bound to: the jobs that its notifications become.
+    """The target of a subscription: the jobs that its notifications become.
 
     Attributes:
         queue: The queue of the jobs.
@@ -86,7 +86,7 @@ class RQTarget:
             decodes_alike: Whether a worker decodes texts as the notifier does.
 
         Raises:
-            DispatcherMismatchError: The callback's name turned out to belong to something else.
+            DispatcherMismatchError: The callback's name is bound to something else.
             Exception: The delivery can't be serialized.
         """
         if self.path is None:

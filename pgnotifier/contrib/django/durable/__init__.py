@@ -1,7 +1,7 @@
-"""Have `migrate` install the durable log, and the admin show it: add this to INSTALLED_APPS.
+"""A Django app: `migrate` installs the durable log, and the admin shows it.
 
-A project that prefers migrations of its own puts the operation `InstallLog` there instead, and
-`UpgradeLog` for each later version.
+Add it to INSTALLED_APPS. A project that prefers migrations of its own puts the operation
+`InstallLog` into one instead, and `UpgradeLog` for each later version.
 """
 
 from pgnotifier.contrib.django.durable.operations import InstallLog, UpgradeLog

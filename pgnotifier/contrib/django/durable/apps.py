@@ -28,7 +28,7 @@ def _install_without_migrations(using: str, **_: Any) -> None:
     """Install the log if `MIGRATION_MODULES` has None for this app.
 
     Projects do so in tests, and `pytest --nomigrations` does it for all apps, because tables can be
-    made from models. There is no model for the log.
+    made from models. The log can't be made from a model.
     """
     from django.db.migrations.loader import MigrationLoader
 

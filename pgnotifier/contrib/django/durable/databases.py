@@ -26,7 +26,7 @@ SELECT pg_catalog.current_setting('statement_timeout'), pg_catalog.current_setti
 def find_aliases() -> list[str]:
     """Return the aliases of PostgreSQL databases that durable channels and outboxes belong to.
 
-    The first one is that of `PGNOTIFIER["DATABASE"]`, also without any durable channel.
+    The first one is `PGNOTIFIER["DATABASE"]`, even if it has no durable channel.
     """
     used = sorted({channel.database for channel in Channel.all_known() if channel.durable})
     aliases = dict.fromkeys([str(conf.get("DATABASE")), *conf.outbox_aliases(), *used])
@@ -54,7 +54,7 @@ def reading(alias: str) -> Iterator[Any]:
             driver = open_driver(connection)
             check(driver)
             yield driver
-            # The transaction may be one of the whole request.
+            # The transaction may span the whole request.
             cursor.execute(_LIMIT, before)
     except PgNotifierError:
         raise

@@ -38,13 +38,13 @@ SHOWN = 50_000
 """How many characters of a payload, an error or a traceback a page shows."""
 SHOWN_IN_LIST = 100
 CHOICES = 200
-"""How many subscriptions and channels there are to choose from."""
+"""How many subscriptions and channels the filters offer."""
 
 
 class _Bytes(Func):
     """The first characters of a text, in the database's encoding.
 
-    A character that UTF-8 doesn't have would otherwise end each try to read it.
+    Otherwise, a character that UTF-8 lacks would make each attempt to read the text fail.
     """
 
     template = (
@@ -54,7 +54,7 @@ class _Bytes(Func):
 
 
 class _Size(Func):
-    """The bytes of a text, which PostgreSQL knows without reading it."""
+    """The number of bytes of a text, which PostgreSQL knows without reading it."""
 
     function = "pg_catalog.octet_length"
 
@@ -79,7 +79,7 @@ class _SubscriptionFilter(admin.SimpleListFilter):
 
 
 class _ChannelFilter(_SubscriptionFilter):
-    """Chooses them by their channel."""
+    """Chooses dead letters by their channel."""
 
     title = "channel"
     parameter_name = column = "channel"
@@ -98,7 +98,7 @@ class _StateFilter(admin.SimpleListFilter):
     RETRIED, ALL = "retried", "all"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        """Return what else there is."""
+        """Return the other choices."""
         return [(self.RETRIED, "still being retried"), (self.ALL, "all")]
 
     def choices(self, changelist: Any) -> Any:
@@ -119,7 +119,7 @@ class _StateFilter(admin.SimpleListFilter):
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(LogAdmin):
-    """Shows entries that have failed. Who may change them may retry them; who may delete, drop."""
+    """Shows failed entries. The permission to change allows retrying; that to delete, dropping."""
 
     ordering = ("-n",)
     list_display = (
@@ -137,7 +137,7 @@ class DeadLetterAdmin(LogAdmin):
     readonly_fields = fields
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """Return rows without what may be large."""
+        """Return rows without the columns that may be large."""
         return (
             super()
             .get_queryset(request)
@@ -219,7 +219,7 @@ class DeadLetterAdmin(LogAdmin):
 
     @admin.display(description="payload")
     def payload_text(self, letter: Any) -> SafeString | str:
-        """Return the raw payload, or the beginning of a large one; of a task, what may be shown."""
+        """Return the raw payload, or the start of a large one; for a task, what may be shown."""
         payload = letter.texts["payload"]
         if payload is not None and letter.channel.startswith(PREFIX):
             return show_call(payload)
@@ -234,7 +234,7 @@ class DeadLetterAdmin(LogAdmin):
         return [path("<path:object_id>/retry/", view, name=name), *super().get_urls()]
 
     def retry_view(self, request: HttpRequest, object_id: str) -> Any:
-        """Have one retried."""
+        """Retry one dead letter."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if not self.has_act_permission(request):
@@ -251,7 +251,7 @@ class DeadLetterAdmin(LogAdmin):
 
     @admin.action(description="Retry selected %(verbose_name_plural)s", permissions=["act"])
     def retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
-        """Have them delivered again at once, with all their attempts."""
+        """Have them delivered again at once, with as many attempts as at first."""
         self._retry(request, queryset)
 
     def _retry(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -293,16 +293,16 @@ class DeadLetterAdmin(LogAdmin):
         return [str(one) for one in objs], {self.opts.verbose_name: len(objs)}, set(), []
 
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any:
-        """Write to the admin's log that one is deleted."""
+        """Write to the admin's log that a letter is deleted."""
         self.note(request, queryset, DELETION, "Dropped.")
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        """Delete one by the function of the schema."""
+        """Delete a letter with the schema's function."""
         drop_letters(driver_of(DeadLetter.rows.using(obj._state.db)), [obj.pk])
 
 
 def show_text(text: str | None) -> SafeString | str:
-    """Return a text with its white space; the beginning of it, if it is long."""
+    """Return a text with its white space; only its beginning, if it is long."""
     if text is None:
         return "-"
     style = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 0"
@@ -319,7 +319,7 @@ def show_call(payload: str) -> SafeString | str:
 
 
 def find_redact() -> Redact:
-    """Return what hides arguments. If the setting can't be used, all are hidden."""
+    """Return how to hide arguments. If the setting is invalid, all are hidden."""
     try:
         return check_redact(conf.get_imported("OUTBOX_REDACT"))
     except (ImproperlyConfigured, PgNotifierError):

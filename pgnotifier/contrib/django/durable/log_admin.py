@@ -1,4 +1,4 @@
-"""Show tables of the log in the admin: of each database that has one, bounded, and never a 500."""
+"""The base of the log's admin pages: any database, bounded queries, and never an error 500."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -57,7 +57,7 @@ class DatabaseFilter(admin.SimpleListFilter):
     parameter_name = "database"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
-        """Return the aliases; none if there is one alone."""
+        """Return the aliases; none if there is only one."""
         found = find_aliases()
         return [(one, one) for one in found] if len(found) > 1 else []
 
@@ -74,7 +74,7 @@ class DatabaseFilter(admin.SimpleListFilter):
 
 
 class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """What the pages of dead letters and of subscriptions have in common."""
+    """The base of the pages of dead letters, subscriptions and outboxes."""
 
     paginator = BoundedPaginator
     list_per_page = 100
@@ -140,7 +140,7 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         form_url: str = "",
         extra_context: Any = None,
     ) -> Any:
-        """Show one of them."""
+        """Show one row."""
         show = super().changeform_view
         more = {**(extra_context or {}), "can_act": self.has_act_permission(request)}
         return self.guard(
@@ -150,7 +150,7 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
-        """Ask whether to delete one, and do so."""
+        """Ask whether to delete a row, and do so."""
         show = super().delete_view
         return self.guard(
             request,
@@ -159,7 +159,7 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
-        """Show what was done to one."""
+        """Show what was done to a row."""
         show = super().history_view
         return self.guard(
             request,
@@ -168,7 +168,7 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def add_context(self, request: HttpRequest, context: Any) -> dict[str, Any]:
-        """Return what the list's template is given in addition."""
+        """Return additional context for the list's template."""
         return dict(context or {})
 
     def guard_one(
@@ -180,7 +180,7 @@ class LogAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def guard(
         self, request: HttpRequest, alias: str | None, show: Callable[[], HttpResponseBase]
     ) -> HttpResponseBase:
-        """Return a page; if its database has no log, or refuses, one that says so instead."""
+        """Return a page; if its database has no log or refuses, return a page that says so."""
         if not self.has_view_permission(request) and not self.has_delete_permission(request):
             raise PermissionDenied
         try:

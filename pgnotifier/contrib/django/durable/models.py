@@ -78,7 +78,7 @@ class DeadLetter(models.Model):
 
 
 class Outbox(DurableSubscription):
-    """The subscription of a relay: what it has not got waits in an outbox."""
+    """The subscription of a relay. What the relay hasn't got yet waits in the outbox."""
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         proxy = True

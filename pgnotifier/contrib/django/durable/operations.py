@@ -44,7 +44,7 @@ class InstallLog(_LogOperation):
         """Make the operation.
 
         Args:
-            version: The version to install, also if there are newer ones: see `UpgradeLog`.
+            version: The version to install, even if there are newer ones: see `UpgradeLog`.
         """
         self.version = version
 

@@ -1,4 +1,4 @@
-"""Show outboxes in the admin: what waits and what has failed; send it again or drop it."""
+"""Show outboxes in the admin: what waits and what has failed; send entries again or drop them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -50,7 +50,7 @@ class _OutboxList(LogChangeList):
 
 @admin.register(Outbox)
 class OutboxAdmin(LogAdmin):
-    """Shows what waits. Who may change it may send what has failed again; who may delete, drop."""
+    """Shows what waits. The permission to change allows sending again; that to delete, dropping."""
 
     ordering = ("channel", "sub")
     list_display = (
@@ -138,7 +138,7 @@ class OutboxAdmin(LogAdmin):
         form_url: str = "",
         extra_context: Any = None,
     ) -> Any:
-        """Show what waits in an outbox and what has failed, and do what a button says."""
+        """Show what waits in an outbox and what has failed; handle the page's buttons."""
         given = unquote(object_id or "")
 
         def show() -> HttpResponseBase:
@@ -150,7 +150,7 @@ class OutboxAdmin(LogAdmin):
         return self.guard(request, read_id(given)[0], show)
 
     def entry_view(self, request: HttpRequest, object_id: str, number: int) -> Any:
-        """Show one entry, with its arguments as far as they may be shown."""
+        """Show one entry, with those of its arguments that may be shown."""
         given = unquote(object_id)
 
         def show() -> HttpResponseBase:
@@ -260,7 +260,7 @@ class OutboxAdmin(LogAdmin):
     def _ask(
         self, request: HttpRequest, one: Any, found: Sequence[OutboxEntry], chosen: Sequence[str]
     ) -> TemplateResponse:
-        """Return the page that asks whether to drop these."""
+        """Return the page that asks whether to drop these entries."""
         names = [f"{entry.id}: {entry.task or '?'} {entry.task_id or ''}" for entry in found]
         context = {
             **self.admin_site.each_context(request),

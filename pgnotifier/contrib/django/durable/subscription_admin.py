@@ -66,7 +66,7 @@ class SeekForm(forms.Form):
 
 
 class _SubscriptionList(LogChangeList):
-    """A list of subscriptions with their positions, read with one query."""
+    """A list of subscriptions with their positions, read in one query."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -83,7 +83,7 @@ def find_positions(alias: str) -> dict[tuple[str, str], Position]:
 
 @admin.register(DurableSubscription)
 class DurableSubscriptionAdmin(LogAdmin):
-    """Shows all durable subscriptions, also those that nobody reads any more."""
+    """Shows all durable subscriptions, including those that nobody reads any more."""
 
     ordering = ("name", "channel")
     list_display = (
@@ -161,7 +161,7 @@ class DurableSubscriptionAdmin(LogAdmin):
 
     @admin.display(description="most attempts")
     def attempts(self, one: Any) -> str:
-        """Return how often the one that was tried most often was tried."""
+        """Return the most attempts that any failed entry has had."""
         return _show(one, "attempts")
 
     @admin.display(description="read by pid")
@@ -172,7 +172,7 @@ class DurableSubscriptionAdmin(LogAdmin):
 
     @admin.display(description="keeps")
     def kept(self, one: Any) -> str:
-        """Return how much of the log it keeps from being given back."""
+        """Return how much of the log's space it keeps from being reclaimed."""
         place: Position | None = one.position
         return NONE if place is None else filesizeformat(place.kept_bytes)
 
