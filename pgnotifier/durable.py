@@ -16,7 +16,7 @@ from pgnotifier._log.installing import (
     uninstall_script,
 )
 from pgnotifier._log.installing import script as install_script
-from pgnotifier._log.outbox_console import outboxes
+from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier._log.outbox_values import OutboxState, QueueState
 from pgnotifier._log.overview import log_state, positions
 from pgnotifier._log.publishing import apublish, apublish_many, publish, publish_many

@@ -14,8 +14,8 @@ import psycopg
 from pgnotifier import durable
 from pgnotifier._log import dead_letters, positions
 from pgnotifier._log.dead_letters import DeadLetter
-from pgnotifier._log.outbox_calls import hide_arguments
-from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX
+from pgnotifier._log.outbox_redaction import hide_arguments
 from pgnotifier.cli.tables import format_table, format_values
 from pgnotifier.cli.target import Target, target_options
 from pgnotifier.cli.units import read_duration, read_size

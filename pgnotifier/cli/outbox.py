@@ -10,8 +10,8 @@ import click
 import psycopg
 
 from pgnotifier._log import dead_letters
-from pgnotifier._log.outbox_calls import Redact, read_call
-from pgnotifier._log.outbox_console import outboxes, set_aside
+from pgnotifier._log.outbox_queries import outboxes, set_aside
+from pgnotifier._log.outbox_redaction import Redact, read_call
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import duration
 from pgnotifier.cli.durable import to_log

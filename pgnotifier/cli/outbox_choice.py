@@ -8,7 +8,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgnotifier._log.outbox_console import MOST, list_entries, outboxes
+from pgnotifier._log.outbox_queries import MOST, list_entries, outboxes
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import count
 

@@ -8,8 +8,8 @@ import psycopg
 
 from pgnotifier._log import dead_letters
 from pgnotifier._log.dead_letters import DeadLetter
-from pgnotifier._log.outbox_calls import hide_arguments
-from pgnotifier._log.outbox_console import PREFIX, list_entries, set_aside
+from pgnotifier._log.outbox_queries import PREFIX, list_entries, set_aside
+from pgnotifier._log.outbox_redaction import hide_arguments
 
 MOST = 500
 """How many letters or entries a page lists."""

@@ -15,7 +15,7 @@ from pgnotifier._connection.parameters import Parameters
 from pgnotifier._inquiry.asking import Inquirer
 from pgnotifier._inquiry.messages import Order
 from pgnotifier._inquiry.report import Survey
-from pgnotifier._log.outbox_console import outboxes
+from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier._log.overview import log_state, positions
 from pgnotifier.console import INTERVAL
 from pgnotifier.console.history import History, Point

@@ -15,7 +15,7 @@ from django.db import connection
 from test_log_admin import LETTERS, as_role, fail, page_of, user_with
 
 from pgnotifier._log import positions
-from pgnotifier._log.outbox_console import outboxes
+from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier.contrib.celery import CeleryOutbox
 from pgnotifier.contrib.django.durable.operations import open_driver
 from pgnotifier.contrib.django.notifiers import get_notifier

@@ -51,7 +51,7 @@ ELSEWHERE = {
     "_listener/queue_usage.py": "faults/test_queue_usage.py",
     "_listener/state.py": "unit/test_status.py",
     "_log/composing.py": "integration/test_publishing_rules.py",
-    "_log/outbox_values.py": "unit/log/test_outbox_console.py",
+    "_log/outbox_values.py": "unit/log/test_outbox_queries.py",
     "_log/outbox_entries.py": "integration/celery/test_outbox.py",
     "_log/publishing.py": "integration/test_publishing.py",
     "_log/refusals.py": "integration/test_publishing_rules.py",

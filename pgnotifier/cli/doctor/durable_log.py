@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pgnotifier._log import installing
 from pgnotifier._log.installing import Part
-from pgnotifier._log.outbox_console import PREFIX, outboxes
+from pgnotifier._log.outbox_queries import PREFIX, outboxes
 from pgnotifier._log.outbox_values import OutboxState
 from pgnotifier._log.overview import log_state, positions
 from pgnotifier._runtime.log_records import count, duration, percent

@@ -12,7 +12,7 @@ from pgnotifier import durable
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._inquiry.asking import Inquirer
 from pgnotifier._inquiry.report import ListenerReport, Survey
-from pgnotifier._log.outbox_console import outboxes
+from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier._log.outbox_values import OutboxState
 from pgnotifier.errors import (
     ConnectionFailedError,

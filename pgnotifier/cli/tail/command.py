@@ -11,7 +11,7 @@ from time import monotonic
 import click
 import psycopg
 
-from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX
 from pgnotifier._registry.checks import check_channels, check_unreserved
 from pgnotifier.cli.exits import CLOSED, INTERRUPTED
 from pgnotifier.cli.finding import find_channels

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import amqp
 
 from pgnotifier._delivery.portions import PortionBatch
-from pgnotifier._log.outbox_calls import mentions
+from pgnotifier._log.outbox_redaction import mentions
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder

@@ -13,7 +13,7 @@ from django.db import DatabaseError, connections, router
 from django.db.transaction import atomic
 
 from pgnotifier._connection.parameters import make_parameters
-from pgnotifier._log.outbox_calls import check_redact
+from pgnotifier._log.outbox_redaction import check_redact
 from pgnotifier._runtime.names import spell
 from pgnotifier._runtime.redaction import redact, show
 from pgnotifier._runtime.suggestions import find_nearest

@@ -13,7 +13,7 @@ from django.db import connections
 from django.db.utils import Error, ProgrammingError
 from django.utils import timezone
 
-from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX
 from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier._runtime.redaction import redact

@@ -19,8 +19,8 @@ from django.utils.safestring import SafeString
 
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
-from pgnotifier._log.outbox_calls import Redact, check_redact, read_call
-from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX
+from pgnotifier._log.outbox_redaction import Redact, check_redact, read_call
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.log_admin import (
     COUNTED,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models
 
-from pgnotifier._log.outbox_console import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -15,7 +15,7 @@ from django.template.response import TemplateResponse
 from django.urls import path
 
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
-from pgnotifier._log.outbox_console import list_entries, outboxes, set_aside
+from pgnotifier._log.outbox_queries import list_entries, outboxes, set_aside
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier.contrib.django.durable.dead_letter_admin import show_call
 from pgnotifier.contrib.django.durable.log_admin import (

@@ -8,7 +8,7 @@ import pytest
 
 from pgnotifier import durable
 from pgnotifier._log import dead_letters
-from pgnotifier._log.outbox_console import list_entries, outboxes, set_aside
+from pgnotifier._log.outbox_queries import list_entries, outboxes, set_aside
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 
 NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"

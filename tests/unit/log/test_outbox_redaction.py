@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from pgnotifier._log.outbox_calls import HIDDEN, check_redact, mentions, read_call
+from pgnotifier._log.outbox_redaction import HIDDEN, check_redact, mentions, read_call
 from pgnotifier.errors import ArgumentTypeError
 
 SECRET = "jane@example.com"
