@@ -16,6 +16,7 @@ LOOP = "task.delay loop"
 SHARED = "loop, one producer"
 CONFIRMED = "loop, with confirms"
 RAW = "ready-made messages"
+RAW_MANY = "ready-made, many each"
 
 KOMBU = "kombu's producer"
 

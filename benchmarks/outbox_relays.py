@@ -5,13 +5,14 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import redis
 from celery import Celery
 from children import end_with_parent, write_message
 from durable_relays import wait_for_start
-from names import DJANGO_OUTBOX, LOOP, OURS, RAW
+from names import DJANGO_OUTBOX, LOOP, OURS, RAW, RAW_MANY
 from outbox_made import ARGUMENTS, FILL, TASK, make_message
 from psycopg.conninfo import conninfo_to_dict
 
@@ -33,14 +34,27 @@ def relay_log(_: int) -> None:
         threading.Event().wait()
 
 
-def push(count: int) -> None:
+def push_each(client: redis.Redis, texts: list[str]) -> None:
+    """Push messages with a command for each."""
+    with client.pipeline(transaction=False) as pipe:
+        for text in texts:
+            pipe.lpush("celery", text)
+        pipe.execute()
+
+
+def push_together(client: redis.Redis, texts: list[str]) -> None:
+    """Push messages with one command."""
+    client.lpush("celery", *texts)
+
+
+def push(count: int, push_some: Callable[[redis.Redis, list[str]], None]) -> None:
     """Push messages that are ready-made."""
     texts = [make_message(str(uuid.uuid4()), str(uuid.uuid4())) for _ in range(count)]
     with redis.Redis.from_url(BROKER) as client:
         client.ping()
         wait_for_start()
         for at in range(0, count, SOME):
-            client.lpush("celery", *texts[at : at + SOME])
+            push_some(client, texts[at : at + SOME])
 
 
 def call(count: int) -> None:
@@ -104,7 +118,8 @@ def _work(*_: object) -> None:
 
 MAIN: Mapping[str, Callable[[int], None]] = {
     OURS: relay_log,
-    RAW: push,
+    RAW: partial(push, push_some=push_each),
+    RAW_MANY: partial(push, push_some=push_together),
     LOOP: call,
     DJANGO_OUTBOX: relay_django,
     FILL: fill_django,

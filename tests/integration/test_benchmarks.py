@@ -42,7 +42,7 @@ COMPETITORS = {
     "latency, with a transaction open for 2 s": 4,
     "10,000 entries through the log": 4,
     "a transaction of 10,000 entries": 2,
-    "an outbox into Redis": 3,
+    "an outbox into Redis": 4,
     "an outbox into RabbitMQ": 2,
     "enqueueing in a transaction": 3,
     "10 tasks at a time": 2,
