@@ -10,6 +10,7 @@ from pgnotifier._connection.session import encoding_of, listen_query
 from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Unread, Window
+from pgnotifier._durable.translating import POOLED
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
 from pgnotifier._log.guard import check_server, reanchor
 from pgnotifier._log.positions import Start, subscribe
@@ -47,6 +48,12 @@ FROM pgnotifier.advance(
     %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s
 )
 """
+# A plan that is kept has to suit slots of any size: it must never read a whole one.
+_PREPARE = """
+SET synchronous_commit TO off; SET jit TO off; SET work_mem TO '32MB';
+SET enable_seqscan TO off; SET enable_bitmapscan TO off; SET plan_cache_mode TO force_generic_plan;
+LISTEN pgnotifier_wake
+"""
 # The commit of the transaction waits for the disk, though not for replicas.
 _WAIT = "SELECT pg_catalog.set_config('synchronous_commit', 'local', true)"
 _MOVE = """
@@ -78,11 +85,6 @@ WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
 _BELL = "pgnotifier_wake"
 _OFFER = "NOTIFY pgnotifier_wake, 'offered'"
-POOLED = (
-    "durable subscriptions can't be read through a pooler in transaction or statement mode, "
-    "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
-    "session mode (PgBouncer: pool_mode=session for this database)"
-)
 _NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
 _FIND_UNREAD = "SELECT name, channel, read_at, slots, bytes FROM pgnotifier.find_unread()"
 _TAKE_GAPS = """
@@ -156,8 +158,7 @@ class LogSession:
                 "durable subscriptions can't be read from a database with the encoding "
                 "MULE_INTERNAL. Use one with UTF8"
             )
-        self.connection.execute("SET synchronous_commit TO off")
-        self.connection.execute("LISTEN pgnotifier_wake")
+        self.connection.execute(_PREPARE)
         started, database, schema = self._one(_RUN)
         self.run = started, database, schema
 

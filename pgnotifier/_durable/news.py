@@ -2,8 +2,9 @@
 
 from collections.abc import Collection
 
-from pgnotifier._durable.log_session import POOLED, LogSession
+from pgnotifier._durable.log_session import LogSession
 from pgnotifier._durable.progress import Progress
+from pgnotifier._durable.translating import POOLED
 from pgnotifier.errors import NotListeningError
 
 MANY = 5

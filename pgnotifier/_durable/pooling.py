@@ -14,7 +14,8 @@ from pgnotifier._connection.connecting import Connecting
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._connection.session_settings import setup_query
 from pgnotifier._connection.wakeup import Waiter
-from pgnotifier._durable.log_session import POOLED, LogSession
+from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.translating import POOLED
 from pgnotifier._runtime.log_records import about
 from pgnotifier.errors import NotListeningError
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._delivery.intake import EntryItem
+from pgnotifier._durable.ahead import read_ahead
 from pgnotifier._durable.bookmark import BATCH, UNSYNCED, Bookmark
 from pgnotifier._durable.flight import Flight, launch
 from pgnotifier._durable.log_session import LogSession
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 AT_ONCE = 2000
 """How many entries are read at a time, at most; more for a dispatcher with larger batches. A read
 takes some milliseconds besides what it takes for each entry."""
+ReadAhead = Callable[[LogSession, int, int, Place, int], Fetched | None]
+"""A function such as `read_ahead`, which gets the same arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,21 @@ class Reading:
         fetched: The result of the latest step, if nothing was done with it yet.
     """
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, read: ReadAhead = read_ahead) -> None:
         """Begin without a position.
 
         Args:
             sizes: How many entries to read, and to hand over, at a time.
+            read: Reads ahead; returns None for what `LogSession.advance` has to read.
         """
+        self._read_ahead = read
         self.fetched: Fetched | None = None
         self._sizes = sizes
         self._window: Window | None = None
         self._rows: Sequence[Row] = ()
         self._is_rest = False
         self._was_ahead_of: Flight | None = None
+        self._end_of_long: str | None = None  # of a window that `read_ahead` doesn't read
         self.begin_again()
 
     @property
@@ -146,10 +152,14 @@ class Reading:
         """
         if self.has_next or not flight.is_followed or self._was_ahead_of is flight:
             return
-        known = self.bookmark.known
-        fetched = session.advance(
-            sub, known, flight.end, self._sizes.at_once, keep=True, is_held=True
-        )
+        known, place, most = self.bookmark.known, flight.end, self._sizes.at_once
+        assert known is not None
+        fetched = None
+        if place.target is None or place.target != self._end_of_long:
+            fetched = self._read_ahead(session, sub, known, place, most)
+        if fetched is None:
+            self._end_of_long = place.target
+            fetched = session.advance(sub, known, place, most, keep=True, is_held=True)
         self._was_ahead_of = flight
         if fetched is not None and fetched.window.n == known:
             self.keep(fetched)

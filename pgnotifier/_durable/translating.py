@@ -11,6 +11,13 @@ from pgnotifier.errors import (
     in_one_line,
 )
 
+POOLED = (
+    "durable subscriptions can't be read through a pooler in transaction or statement mode, "
+    "because they need a session of their own. Connect to PostgreSQL itself, or to a pool in "
+    "session mode (PgBouncer: pool_mode=session for this database)"
+)
+"""Why a session can't be used that a pooler also gives to others."""
+
 
 def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
     """Return pgnotifier's error for one of psycopg's."""

@@ -18,7 +18,7 @@ import pgnotifier
 from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import leftovers, log_session, news, pooling
+from pgnotifier._durable import ahead, leftovers, log_session, news, pooling
 from pgnotifier._inquiry import answering, asking, marks
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
@@ -64,6 +64,7 @@ CONTAINED = {
     "_connection/publisher.py": 1,
     "_connection/session.py": 1,  # NOTIFY
     "_connection/session_settings.py": 1,
+    "_durable/ahead.py": 1,
     "_durable/leftovers.py": 2,
     "_durable/log_session.py": 17,
     "_durable/news.py": 1,
@@ -228,6 +229,21 @@ ON_LOG = {
     "next retry": (log_session._NEXT_RETRY, (1,)),
     "figures": (log_session._FIGURES, ([1], [1])),
     "news": (news._FIND_NEWS, {"since": "3:900:5", "subs": [1], "known": [1]}),
+    "read ahead": (
+        ahead._READ,
+        {
+            "sub": 1,
+            "known": 1,
+            "top": "900",
+            "bottom": "5",
+            "done": "3:900:5",
+            "target": None,
+            "last_id": 0,
+            "long": 40,
+            "most": 11,
+            "bytes": 1000,
+        },
+    ),
     "sleep": (log_session._DOZE, ()),
     "wake": (log_session._WAKE, (True,)),
     "offer": (log_session._OFFER, ()),

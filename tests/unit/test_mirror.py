@@ -21,6 +21,7 @@ ELSEWHERE = {
     "_durable/describing.py": "integration/test_durable.py",
     "_durable/leftovers.py": "faults/test_durable.py",
     "_log/outboxes.py": "unit/log/test_opening.py",
+    "_durable/ahead.py": "unit/log/test_ahead.py",
     "_durable/log_session.py": "integration/test_durable.py",
     "_durable/news.py": "integration/test_news.py",
     "_durable/pooling.py": "faults/test_poolers.py",

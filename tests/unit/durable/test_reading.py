@@ -22,6 +22,8 @@ class Session:
         self.count = count
         self.position = 1
         self.steps = []
+        self.is_long = False
+        self.asked = 0
 
     def advance(self, _sub, known, ahead, limit, *, settled=None, **_):
         """Read on from a place, or from the position; save one first if it is given."""
@@ -39,6 +41,11 @@ class Session:
         )
         return Fetched(window, rows, len(ids) <= limit, is_held=True)
 
+    def read_ahead(self, sub, known, ahead, limit):
+        """Read on from a place, unless it is in a window that is too long."""
+        self.asked += 1
+        return None if self.is_long else self.advance(sub, known, ahead, limit)
+
     def save(self, _sub, known, _channel, place, _failed, *, waits):
         """Save a position."""
         self.steps.append((None, place))
@@ -51,7 +58,7 @@ def read():
     """Return a function that begins to read so many entries, and one that launches the next."""
 
     def read(count, *, at_once=5, batch=3):
-        reading, session = Reading(Sizes(batch, 0, at_once)), Session(count)
+        reading, session = Reading(Sizes(batch, 0, at_once), Session.read_ahead), Session(count)
         reading.advance(session, 1, is_single=False, keep=True, is_held=False)
         reading.bookmark.move(session.position)
         reading.bookmark.unsynced = 0
@@ -132,6 +139,19 @@ def test_what_was_read_ahead_elsewhere(read):
     session.position = 7
     reading.read_ahead(session, 1, flight)
     assert not reading.has_next
+
+
+def test_a_long_window(read):
+    """What can't be read ahead by its own query is read by the other one, to the window's end."""
+    reading, session = read(10, at_once=3)
+    session.is_long = True
+    for read_after in ([3], [3, 6], [3, 6, 0]):
+        flight, _ = launch(reading)
+        reading.read_ahead(session, 1, flight)
+        places = [place for place, settled in session.steps if place and not settled]
+        assert [place.last_id for place in places] == read_after
+        assert save(reading, session, flight)
+    assert session.asked == 2, "once for each window"
 
 
 def test_one_at_a_time(read):
