@@ -12,7 +12,7 @@ from pgnotifier._durable.patience import ImpatientConnection
 from pgnotifier._durable.rows import Failed, Fetched, Figures, Missed, Place, Unread, Window
 from pgnotifier._durable.translating import POOLED
 from pgnotifier._log.dead_letters import drop_letters, find_due, record_another, record_failure
-from pgnotifier._log.guard import check_server, reanchor
+from pgnotifier._log.guard import check_server, has_foreign_entries, reanchor
 from pgnotifier._log.positions import Start, subscribe
 from pgnotifier.errors import LogRefusedError, NotListeningError
 
@@ -159,6 +159,8 @@ class LogSession:
                 "MULE_INTERNAL. Use one with UTF8"
             )
         self.connection.execute(_PREPARE)
+        if has_foreign_entries(self.connection):
+            self.reanchor()
         started, database, schema = self._one(_RUN)
         self.run = started, database, schema
 

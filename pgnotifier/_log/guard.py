@@ -2,7 +2,7 @@
 
 A position refers to transactions by their numbers, which mean nothing on another server. A crash, a
 promotion and pg_upgrade keep them. After a dump was restored, or the database was replicated
-logically, `LogSession.take` finds a window that is "foreign", and `reanchor` repairs all positions.
+logically, `advance()` finds a window that is "foreign", and `reanchor` repairs all positions.
 """
 
 import logging
@@ -23,8 +23,14 @@ _REANCHOR = "SELECT pgnotifier.reanchor()"
 _LATER = (
     errors.LockNotAvailable,  # another session repairs them, or advances a subscription
     errors.SerializationFailure,  # another has just done so
-    errors.ObjectNotInPrerequisiteState,  # the restore goes on
 )
+# No transaction here can have such a number yet.
+_HAS_FOREIGN = """
+SELECT EXISTS (
+    SELECT FROM pgnotifier.log AS l WHERE l.xid OPERATOR(pg_catalog.>=)
+        pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+)
+"""
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
@@ -44,6 +50,19 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
     check(connection)
 
 
+def has_foreign_entries(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether entries were replicated that nobody would read yet, so that they need repair.
+
+    A physical copy that has followed the original by logical replication has such entries, though
+    its positions may be its own.
+
+    Args:
+        connection: A connection of `Parameters`, not in a transaction.
+    """
+    row = connection.execute(_HAS_FOREIGN).fetchone()
+    return row is not None and bool(row[0])
+
+
 def reanchor(connection: psycopg.Connection[Any]) -> bool:
     """Repair positions that were copied from another server; return whether that is done.
 
@@ -54,8 +73,11 @@ def reanchor(connection: psycopg.Connection[Any]) -> bool:
         connection: A connection of `Parameters`, not in a transaction.
 
     Returns:
-        False if it has to be tried again later: the restore has not finished, or another session
-        uses a subscription.
+        False if it has to be tried again later, because another session uses a subscription or
+        does the same.
+
+    Raises:
+        psycopg.errors.ObjectNotInPrerequisiteState: The restore has not finished.
     """
     try:
         with connection.transaction():

@@ -18,7 +18,7 @@ from pgnotifier.errors import (
     in_one_line,
 )
 
-VERSION = 3
+VERSION = 4
 """The version of the schema that this version of pgnotifier installs, and needs."""
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""

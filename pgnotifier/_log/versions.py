@@ -96,6 +96,9 @@ END $$;
 _IS_MISSING = "pg_catalog.to_regnamespace('pgnotifier') IS NULL"
 _IS_VERSION = "(SELECT version FROM pgnotifier.installed) OPERATOR(pg_catalog.{operator}) {version}"
 
+# Where there is a publication FOR ALL TABLES, a table without a primary key can't be updated.
+_BEFORE_UPGRADE = "ALTER TABLE pgnotifier.installed REPLICA IDENTITY FULL;\n"
+
 Steps = Mapping[int, str]
 """The statements of each version, in order."""
 
@@ -103,7 +106,8 @@ Steps = Mapping[int, str]
 def read_steps(since: int, version: int, folder: Traversable = FOLDER) -> Steps:
     """Return the statements of each version after `since`, up to and with `version`."""
     return {
-        number: folder.joinpath(f"{number}.sql").read_text("ascii")
+        number: ("" if number == 1 else _BEFORE_UPGRADE)
+        + folder.joinpath(f"{number}.sql").read_text("ascii")
         for number in range(since + 1, version + 1)
     }
 

@@ -1,6 +1,7 @@
 """Databases that were copied: what was undelivered in the original is delivered by the copy."""
 
 import json
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -145,16 +146,41 @@ def test_a_dump_with_outboxes(connection, pgnotifier_dsn, elsewhere, options):
         publisher.execute("SELECT pgnotifier.publish(%s, '{}')", (channel,))
 
 
-def test_a_restore_that_has_not_finished(connection, pgnotifier_dsn, elsewhere):
-    """While the restore goes on, nothing is re-anchored, and nothing is truncated."""
+def test_a_restore_that_has_not_finished(
+    connection, pgnotifier_dsn, elsewhere, make_notifier, caplog
+):
+    """While the restore goes on, nothing is truncated, and listeners say what they wait for."""
     prepare(connection).close()
     tables = dump(pgnotifier_dsn, "--section=pre-data", "--section=data")
+    got = []
     with Parameters(elsewhere).connect() as copy:
         restore(tables, elsewhere)
-        assert not guard.reanchor(copy)
         assert copy.execute("SELECT * FROM pgnotifier.reclaim('0', 1)").fetchone() == (0, 0)
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="has not finished"):
+            guard.reanchor(copy)
+        notifier = make_notifier(elsewhere)
+        notifier.subscribe("half", "orders", lambda *given: got.append(given[2]), durable=True)
+        eventually(lambda: "has not finished" in caplog.text)
+        eventually(lambda: "has not finished" in str(notifier.status()))
         restore(dump(pgnotifier_dsn, "--section=post-data"), elsewhere)
+        eventually(lambda: sorted(got) == ["d", "e", "f"])
+
+
+def test_a_publication_in_a_dump(connection, pgnotifier_dsn, elsewhere):
+    """A publication for all tables is copied, too, and doesn't keep the log from being repaired."""
+    prepare(connection).close()
+    connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    with Parameters(elsewhere).connect() as copy:
+        restore(dump(pgnotifier_dsn), elsewhere)
+        query = (
+            "SELECT DISTINCT c.relreplident FROM pg_inherits AS i"
+            " JOIN pg_class AS c ON c.oid = i.inhrelid WHERE inhparent = 'pgnotifier.log'::regclass"
+        )
+        before = copy.execute(query).fetchall()
+        half = Position(positions.subscribe(copy, "half", "orders"))
         assert guard.reanchor(copy)
+        assert due(copy, half) == ["d", "e", "f"]
+        assert copy.execute(query).fetchall() == before == [("d",)]
 
 
 def test_nothing_is_truncated_before_it_is_repaired(connection, pgnotifier_dsn, elsewhere):
@@ -198,6 +224,61 @@ def test_logical_replication(pgnotifier_private_postgres):
         assert sorted(due(new, whole)) == ["g", "new"]
         publish(new, "newer")
         assert read_all(new, half) == ["newer"]
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "idle"])
+@pytest.mark.parametrize("transactions", [0, 3000])
+def test_a_physical_copy_that_takes_over(make_notifier, is_read, transactions):
+    """A copy that follows by logical replication, and is switched to, delivers what is undelivered.
+
+    Positions that were saved before the copy was made are its own, and entries that were published
+    since are not. So are the others, unless nobody read in between.
+    """
+    got = {"reads": [], "down": []}
+
+    def subscribe(dsn, *names):
+        notifier = make_notifier(dsn)
+        for name in names:
+            notifier.subscribe(
+                name, "orders", lambda name, *rest: got[name].append(rest[1]), durable=True
+            )
+        return notifier
+
+    with PostgresServer(settings={"wal_level": "logical"}) as blue, ExitStack() as stack:
+        old = stack.enter_context(Parameters(blue.dsn).connect())
+        installing.install(old)
+        for name in got:
+            positions.subscribe(old, name, "orders")
+        publish(old, "1")
+        with subscribe(blue.dsn, *got):
+            eventually(lambda: got == {"reads": [1], "down": [1]})
+        publish(old, "2")
+        old.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        old.execute("SELECT pg_create_logical_replication_slot('copy', 'pgoutput')")
+        green = stack.enter_context(Replica(blue, follows=False))
+        new = stack.enter_context(Parameters(green.dsn).connect())
+        new.execute("DROP PUBLICATION everything")
+        new.execute(
+            sql.SQL(
+                "CREATE SUBSCRIPTION copy CONNECTION {} PUBLICATION everything"
+                " WITH (create_slot = false, slot_name = 'copy', copy_data = false)"
+            ).format(blue.dsn)
+        )
+        burn(old, transactions)
+        publish(old, "3", "4")
+        if is_read:
+            with subscribe(blue.dsn, "reads"):
+                eventually(lambda: got["reads"] == [1, 2, 3, 4])
+        publish(old, "5", "6")
+        for table in ("log", "position"):
+            query = f"SELECT count(*) FROM pgnotifier.{table}"
+            wait_until(new, query, *old.execute(query).fetchone())
+        new.execute("DROP SUBSCRIPTION copy")
+        with subscribe(green.dsn, *got):
+            eventually(lambda: set(got["down"]) >= set(range(1, 7)) <= set(got["reads"]))
+            publish(new, "7")
+            eventually(lambda: got["down"][-1:] == got["reads"][-1:] == [7])
+    assert sorted(got["down"]) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def wait_until(connection, query, value):

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -276,6 +276,19 @@ def wait_for(late, connection, dsn):
 
 
 @pytest.mark.slow
+def test_a_publication_of_all_tables(connection, version):
+    """Where all tables are published, the log is upgraded, installed, and set up all the same."""
+    connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    for since in (version, 0):
+        if since:
+            durable.install(connection, since)
+        assert durable.install(connection, retention=timedelta(days=7), quota=1 << 30)
+        assert durable.install(connection, retention=timedelta(days=8))
+        for keep in ("3 days", "4 days"):
+            connection.execute("SELECT pgnotifier.keep_done(%s)", (keep,))
+        durable.uninstall(connection)
+
+
 def test_as_if_it_were_new(connection, roles, version):
     """After the upgrade, tables, functions and rights are those of a new installation."""
     (publisher, _), (listener, _) = roles

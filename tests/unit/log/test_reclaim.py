@@ -88,6 +88,21 @@ def test_an_open_transaction_keeps_its_slot_alone(log):
     assert log.read_all(position) == ["late"]
 
 
+def test_a_slot_that_is_locked(log):
+    """VACUUM FULL, say, keeps its slot from being emptied, and no other one; nothing fails."""
+    position = log.subscribe()
+    for n in range(3):
+        log.publish("orders", n)
+        assert log.reclaim() == (0, 0)
+    assert log.read_all(position) == ["0", "1", "2"]
+    with log.connect(autocommit=False) as busy:
+        busy.execute("LOCK TABLE pgnotifier.log_1 IN ACCESS EXCLUSIVE MODE")
+        freed, blocked = log.reclaim()
+        assert freed == 2
+        assert blocked >= 1
+    assert log.reclaim() == (1, 0)
+
+
 def test_a_reader_in_its_batch_is_waited_for(log):
     """A slot that somebody reads for long is left alone, and reported; nobody waits for long."""
     position = log.subscribe()

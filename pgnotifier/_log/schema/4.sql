@@ -1,0 +1,193 @@
+-- ===== Publications =====
+
+-- With a publication FOR ALL TABLES, a table without a primary key can't be updated otherwise. The
+-- log isn't updated, but see reanchor().
+ALTER TABLE pgnotifier.limits REPLICA IDENTITY FULL;
+ALTER TABLE pgnotifier.done_keep REPLICA IDENTITY FULL;
+
+-- ===== Reclaiming space =====
+
+-- As in version 2, but what locks a slot, such as VACUUM FULL, doesn't keep the others from being
+-- emptied, and doesn't end the reader's session.
+CREATE OR REPLACE FUNCTION pgnotifier.reclaim(
+    retention interval DEFAULT '0', slot_bytes bigint DEFAULT 67108864,
+    slot_age interval DEFAULT '1 hour', OUT freed int, OUT blocked int
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms' AS $$
+DECLARE
+    current_slot int := coalesce(pg_sequence_last_value('pgnotifier.slot'), 0);
+    name regclass;
+    is_due boolean;
+    all_bytes bigint := 0;
+    oldest timestamptz;
+    one timestamptz;
+BEGIN
+    freed := 0;
+    blocked := 0;
+    -- With an older snapshot, entries that it doesn't show would be truncated.
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE 'pgnotifier.reclaim() needs READ COMMITTED'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    -- One session at a time, and not while a position is made.
+    PERFORM FROM pgnotifier.installed FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND OR NOT pgnotifier.is_complete() THEN
+        RETURN;
+    END IF;
+    BEGIN
+        PERFORM pgnotifier.drop_behind(m.sub) FROM pgnotifier.max_lag AS m;
+    EXCEPTION WHEN lock_not_available THEN
+        blocked := blocked + 1;
+    END;
+    retention := greatest(retention, (SELECT max(l.retention) FROM pgnotifier.limits AS l));
+    FOR number IN 0..7 LOOP
+        name := format('pgnotifier.log_%s', number);
+        BEGIN
+            CONTINUE WHEN number = current_slot OR pg_relation_size(name) = 0
+                OR NOT pgnotifier.is_passed(name, retention);
+            -- A publisher's transaction that is open, or prepared, may be as long as it likes.
+            EXECUTE format('LOCK TABLE %s IN SHARE MODE NOWAIT', name);
+            -- Readers are soon done with their batch. New ones wait for us meanwhile.
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', name);
+            IF pgnotifier.is_passed(name, retention) THEN
+                EXECUTE format('TRUNCATE %s', name);
+                freed := freed + 1;
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            blocked := blocked + 1;
+        END;
+    END LOOP;
+    BEGIN
+        IF NOT pgnotifier.apply_quota() AND current_slot < 8 THEN
+            FOR number IN 0..7 LOOP
+                name := format('pgnotifier.log_%s', number);
+                CONTINUE WHEN pg_relation_size(name) = 0;
+                all_bytes := all_bytes + pg_table_size(name);
+                EXECUTE format('SELECT l.at FROM %s AS l ORDER BY l.xid, l.id LIMIT 1', name)
+                INTO one;
+                oldest := least(oldest, one);
+            END LOOP;
+            name := format('pgnotifier.log_%s', current_slot);
+            EXECUTE format('SELECT l.at FROM %s AS l ORDER BY l.xid, l.id LIMIT 1', name) INTO one;
+            is_due := pg_table_size(name) >= greatest(slot_bytes, all_bytes / 8)
+                OR one < clock_timestamp() - greatest(slot_age, (clock_timestamp() - oldest) / 8);
+        END IF;
+        IF is_due THEN
+            -- An open transaction keeps its slot from being emptied, so that slot is left out here.
+            PERFORM setval('pgnotifier.slot', free) FROM (
+                SELECT number % 8 AS free
+                FROM generate_series(current_slot + 1, current_slot + 7) AS number
+                WHERE pg_relation_size(format('pgnotifier.log_%s', number % 8)::regclass) = 0
+                ORDER BY number LIMIT 1
+            ) AS next;
+        END IF;
+    EXCEPTION WHEN lock_not_available THEN
+        blocked := blocked + 1;
+    END;
+    DELETE FROM pgnotifier.position AS p USING pgnotifier.positions AS newest
+    WHERE p.sub = newest.sub AND p.n < newest.n - 1000;
+END $$;
+
+-- ===== Copies =====
+
+-- As in version 2, but positions of this server don't pass entries that were replicated: the server
+-- may be a physical copy that follows the original by logical replication and then takes over. And
+-- a publication, which a dump contains, doesn't keep the log from being changed.
+CREATE OR REPLACE FUNCTION pgnotifier.reanchor() RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here pg_snapshot;
+    place record;
+    one regclass;
+    changed regclass[];
+    moved bigint;
+    undelivered bigint := 0;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'repeatable read' THEN
+        RAISE 'pgnotifier.reanchor() needs REPEATABLE READ'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    IF NOT pgnotifier.is_complete() THEN
+        RAISE 'the restore of the schema pgnotifier has not finished'
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    PERFORM FROM pgnotifier.installed FOR UPDATE NOWAIT;
+    PERFORM FROM pgnotifier.subscription FOR UPDATE NOWAIT;
+    -- Logical replication copies no sequences, and none may lag behind its table.
+    PERFORM setval(sequence, highest) FROM (
+        VALUES
+        ('pgnotifier.log_id_seq'::regclass, (SELECT max(l.id) FROM pgnotifier.log AS l)),
+        ('pgnotifier.subscription_sub_seq', (SELECT max(u.sub) FROM pgnotifier.subscription AS u)),
+        (
+            'pgnotifier.position_n_seq',
+            greatest(
+                (SELECT max(p.n) FROM pgnotifier.position AS p),
+                (SELECT max(g.n) FROM pgnotifier.gap AS g)
+            )
+        ),
+        ('pgnotifier.failed_n_seq', (SELECT max(f.n) FROM pgnotifier.failed AS f))
+    ) AS used (sequence, highest)
+    WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
+    here := pg_current_snapshot();
+    FOR place IN
+        SELECT p.*, coalesce(pgnotifier.is_native(p.sub, p.n), false) AS is_native
+        FROM pgnotifier.positions AS p
+    LOOP
+        INSERT INTO pgnotifier.failed (sub, id, at, channel, key, payload)
+        SELECT place.sub, l.id, l.at, l.channel, l.key, l.payload FROM pgnotifier.log AS l
+        WHERE l.channel = place.channel AND CASE
+            -- Of an entry that was replicated, the position may be ahead, or will be below.
+            WHEN place.is_native THEN NOT pg_visible_in_snapshot(l.xid, here)
+                OR l.id > place.id_hi AND pg_visible_in_snapshot(l.xid, place.done)
+            -- published here, since the copy was made
+            WHEN l.id > place.id_hi OR l.at > place.at THEN true
+            -- or there, and not delivered there
+            ELSE NOT (
+                pg_visible_in_snapshot(l.xid, place.done)
+                OR (
+                    place.target IS NOT NULL AND l.id <= place.last_id
+                    AND pg_visible_in_snapshot(l.xid, place.target)
+                )
+            )
+        END
+        ORDER BY l.id;
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        undelivered := undelivered + moved;
+        IF NOT place.is_native THEN
+            PERFORM pgnotifier.save(place.sub, here);
+        END IF;
+    END LOOP;
+    LOOP
+        BEGIN
+            -- Entries of this server keep their transaction: positions of this server are not
+            -- behind them.
+            UPDATE pgnotifier.log SET
+                snap = NULL,
+                xid = CASE WHEN pg_visible_in_snapshot(xid, here) THEN xid ELSE '1' END
+            WHERE snap IS NOT NULL OR NOT pg_visible_in_snapshot(xid, here);
+            EXIT;
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN -- there is a publication
+            IF changed IS NOT NULL THEN
+                RAISE;
+            END IF;
+            PERFORM set_config('lock_timeout', '1s', true); -- publishers wait meanwhile
+            changed := ARRAY(
+                SELECT c.oid FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+                WHERE i.inhparent = 'pgnotifier.log'::regclass AND c.relreplident IN ('d', 'n')
+            );
+            FOREACH one IN ARRAY changed LOOP
+                EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one);
+            END LOOP;
+        END;
+    END LOOP;
+    FOREACH one IN ARRAY coalesce(changed, '{}') LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY DEFAULT', one);
+    END LOOP;
+    PERFORM pgnotifier.settle();
+    RETURN undelivered;
+END $$;
+
+-- ===== The version =====
+
+UPDATE pgnotifier.installed SET version = 4, at = clock_timestamp();
