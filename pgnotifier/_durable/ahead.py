@@ -15,7 +15,8 @@ _NEAR = 1000
 # First the tick at which the window ends is found, as next_tick() does, then the window's end.
 # The first row has the window. There is no row if the position is another one, or if the window
 # can't be read as one range. The window ends at a snapshot that isn't newer than the statement's
-# own, so the statement sees all that is visible there.
+# own, so the statement sees all that is visible there. The sizes are summed after sorting, so that
+# the sort keeps no more entries than are asked for.
 _READ = """
 WITH t AS MATERIALIZED (
     SELECT l.snap FROM pgnotifier.log AS l
@@ -82,8 +83,8 @@ FROM (
             AND NOT pg_catalog.pg_visible_in_snapshot(
                 l.xid, %(done)s::pg_catalog.pg_snapshot
             )
+        ORDER BY id NULLS FIRST LIMIT %(most)s
     ) AS r
-    ORDER BY r.id NULLS FIRST LIMIT %(most)s
 ) AS f
 WHERE f.id IS NULL OR f.before OPERATOR(pg_catalog.<) %(bytes)s
 ORDER BY f.id NULLS FIRST
