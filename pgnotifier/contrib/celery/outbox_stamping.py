@@ -32,7 +32,7 @@ from kombu.utils import json as kombu_json
 from pgnotifier._log.composing import Draft
 from pgnotifier._runtime.process import renew_in_children
 from pgnotifier.contrib.celery.argsrepr import is_plain, show_arguments, show_plain
-from pgnotifier.contrib.celery.obstacles import find_obstacle_for
+from pgnotifier.contrib.celery.obstacles import find_obstacle_for, find_obstacle_in_task
 from pgnotifier.contrib.celery.plain_json import dump_plain
 from pgnotifier.contrib.celery.stamping import REPR_LEVELS, new_ids
 
@@ -244,7 +244,8 @@ class Stamper:
         The sink of the messages has to stay the same until all are published.
 
         If a signature differs from an earlier one only in its arguments, what Celery does before it
-        makes the message has the same result. Only the arguments are checked again.
+        makes the message has the same result. Only the arguments are checked again. A task that
+        overrides what Celery does then is published by its own `apply_async` each time.
         """
         known: dict[Any, _Call] = {}
         held, may_stamp = self._held, self._may_stamp()  # while nobody else gets a turn
@@ -259,7 +260,9 @@ class Stamper:
                 finally:
                     held.calls = None
                 if kind is not None and len(calls) == 1:
-                    known[kind] = self._prepare(kind[0], *calls[0])
+                    task = kind[0]
+                    if find_obstacle_in_task(task, self._app) is None:
+                        known[kind] = self._prepare(task, *calls[0])
                 yield result
                 continue
             args, kwargs = signature["args"], signature["kwargs"]

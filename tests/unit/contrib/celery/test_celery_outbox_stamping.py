@@ -7,12 +7,14 @@ import datetime as dt
 import json
 import os
 import threading
+import uuid
 from functools import partial
 
+import pydantic
 import pytest
 from brokered import own
 from captured import capture, normalised
-from celery import Celery, chain, signals
+from celery import Celery, Task, chain, signals
 
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture
@@ -324,6 +326,91 @@ def test_many(app, task, stamper, options):
     assert [json.loads(text)["headers"]["id"] for _, text in found] == [one.id for one in results]
     assert {(type(one), one.backend) for one in results} == {(app.AsyncResult, app.backend)}
     assert stamper.count == 3
+
+
+class Tenant(Task):
+    """Adds an argument."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish with the argument."""
+        return super().apply_async(args, {**(kwargs or {}), "tenant": args[0] + 1}, **options)
+
+
+class Chosen(Task):
+    """Derives the id from the arguments."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish with an id of its own."""
+        task_id = str(uuid.uuid5(uuid.NAMESPACE_OID, repr(args)))
+        return super().apply_async(args, kwargs, **options, task_id=task_id)
+
+
+class Sharded(Task):
+    """Derives the queue from the arguments."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish to one of two queues."""
+        return super().apply_async(args, kwargs, **options, queue=f"shard{args[0] % 2}")
+
+
+class Shadowed(Task):
+    """Derives the name that is shown from the arguments."""
+
+    def shadow_name(self, args, kwargs, options):
+        """Return a name with the argument."""
+        return f"{self.name} {args[0]}"
+
+
+def add_tenant(app):
+    """Return a task with an `apply_async` that is replaced on the task itself."""
+    task = own(app)
+    original = task.apply_async
+    task.apply_async = lambda args, kwargs, **options: original(args, {"a": args[0]}, **options)
+    return task
+
+
+def take_model(app):
+    """Return a task that takes a model, which Celery turns into a dict."""
+
+    class Order(pydantic.BaseModel):
+        """Has a number."""
+
+        number: int
+
+    def order(number: Order):
+        """Do nothing."""
+
+    task = app.task(name="order", pydantic=True)(order)
+    make = task.signature
+    task.signature = lambda args, _, **options: make((Order(number=args[0]),), **options)
+    return task
+
+
+OVERRIDING = {
+    "arguments": lambda app: own(app, base=Tenant),
+    "ids": lambda app: own(app, base=Chosen),
+    "queues": lambda app: own(app, base=Sharded),
+    "shadows": lambda app: own(app, base=Shadowed),
+    "a shadow_name": lambda app: own(app, shadow_name=Shadowed.shadow_name),
+    "a patch": add_tenant,
+    "models": take_model,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 2}])
+@pytest.mark.parametrize("case", OVERRIDING)
+def test_many_of_tasks_that_override(app, case, options):
+    """What a task overrides is called for each of many signatures."""
+    made = signatures(OVERRIDING[case](app), options)
+    expected = made_by_celery(app, lambda: [one.apply_async() for one in made])
+    found = capture(app, lambda: list(Capture.of(app).stamper.apply_all(made)))
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    assert [normalised(text) for _, text in found] == [normalised(text) for _, text in expected]
+    ids, own_ids = (
+        [json.loads(text)["headers"]["id"] for _, text in texts] for texts in (found, expected)
+    )
+    assert len(set(ids)) == len(made)
+    assert (ids == own_ids) is (case == "ids")
 
 
 def test_many_kinds(app, task, stamper):
