@@ -45,14 +45,18 @@ _signals: Any = signals
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _ENDING = f", {_dump(_EMBEDDED)}]"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-# These differ by message, or a stamp doesn't need them. `None` counts as not given.
-_FALSY = (
-    *("router", "connection", "publisher", "producer", "countdown", "eta", "expires", "link"),
-    *("link_error", "group_id", "group_index", "retries", "chord", "reply_to", "root_id"),
-    *("parent_id", "chain", "replaced_task_nesting", "headers", "compression", "stamped_headers"),
-    *("argsrepr", "kwargsrepr", "expiration", "origin", "timeout", "confirm_timeout"),
+# Celery makes the messages of calls with one of these: they differ by message, or are rare.
+_RARE = frozenset(
+    {
+        *("router", "connection", "publisher", "producer", "countdown", "eta", "link"),
+        *("link_error", "group_id", "group_index", "retries", "chord", "reply_to", "root_id"),
+        *("parent_id", "chain", "replaced_task_nesting", "headers", "compression"),
+        *("stamped_headers", "argsrepr", "kwargsrepr", "expiration", "origin", "timeout"),
+        "confirm_timeout",
+    }
 )
-_IGNORED = frozenset({*_FALSY, "task_id", "result_cls", "task_type", "add_to_parent"})
+# A stamp doesn't need these, or fills them in.
+_IGNORED = frozenset({"task_id", "result_cls", "task_type", "add_to_parent"})
 _MOST = 500
 """How many stamps a thread keeps: there may be new options in each call."""
 _MARK = secrets.token_hex(8)
@@ -338,7 +342,8 @@ class Stamper:
     def _find_key(self, name: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Return the key of the stamp for a call; None if Celery has to make the message."""
         if (
-            any(options.get(part) for part in _FALSY)
+            any(value for part, value in options.items() if part in _RARE)
+            or options.get("expires") is not None  # even 0 is a time from now
             or not (args is None or type(args) in (tuple, list))
             or not (kwargs is None or type(kwargs) is dict)
             or (
@@ -352,7 +357,8 @@ class Stamper:
         kinds = [type(value) for _, value in rest]
         if type(name) is not str or not _SCALARS.issuperset(kinds):
             return None
-        # With the types, because 1 equals True. The order is that in the call, and seldom changes.
+        # With the types, because 1 equals True. Rare options are part of it, too: None, 0 and empty
+        # values may have a meaning. The order is that in the call, and seldom changes.
         return name, type(args), tuple(rest), tuple(kinds)
 
     def _learn(self, key: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:

@@ -160,6 +160,38 @@ def test_what_is_left_to_celery(app, task, stamper, case):
     assert stamper.count == 0
 
 
+FALSY = [
+    {"expires": 0},
+    {"expires": 0.0},
+    {"expiration": 0},
+    {"retries": None},
+    {"group_index": 0},
+    {"argsrepr": ""},
+    {"kwargsrepr": ""},
+    {"link": []},
+    {"chain": []},
+    {"stamped_headers": []},
+    {"headers": {}},
+    {"countdown": 0},
+]
+
+
+@pytest.mark.parametrize("options", FALSY, ids=str)
+def test_falsy_options(app, task, options):
+    """An option that is 0, None or empty isn't taken for one that isn't given."""
+    for _ in range(3):
+        capture(app, lambda: task.delay(1))
+    compare(app, lambda: task.apply_async((1,), **options))
+    compare(app, lambda: task.delay(1))
+
+
+def test_no_expiry(app):
+    """By name, `expires=None` overrides what a task declares."""
+    own(app, expires=60)
+    compare(app, lambda: app.send_task("own", (1,), expires=None))
+    compare(app, lambda: app.send_task("own", (1,)))
+
+
 @pytest.mark.parametrize("name", ["before_task_publish", "after_task_publish"])
 def test_receivers(app, task, stamper, name):
     """A receiver of a signal sees each message from then on."""
