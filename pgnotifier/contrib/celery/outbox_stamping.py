@@ -172,6 +172,13 @@ class _Call(NamedTuple):
     ignored: Any
 
 
+def _read(
+    name: Any = None, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
+) -> tuple[Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
+    """Read the arguments of `Celery.send_task`."""
+    return name, args, kwargs, rest, options
+
+
 class Stamper:
     """Stands in for `Celery.send_task` of an app.
 
@@ -198,11 +205,14 @@ class Stamper:
         """Forget everything, in a forked child: messages hold the name of their process."""
         self._held = _Held()
 
-    def send_task(self, name: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def send_task(self, *given: Any, **named: Any) -> Any:
         """Publish a task: see `Celery.send_task`."""
-        key = None if self._find_sink() is None else self._find_key(name, args, kwargs, options)
+        if self._find_sink() is None:
+            return self._send(*given, **named)
+        name, args, kwargs, rest, options = _read(*given, **named)
+        key = None if rest else self._find_key(name, args, kwargs, options)
         if key is None:
-            return self._send(name, args, kwargs, options)
+            return self._send(*given, **named)
         if self._held.calls is not None:
             self._held.calls.append((key, options))
         make_result = options.get("result_cls") or self._app.AsyncResult
@@ -218,7 +228,7 @@ class Stamper:
     ) -> Any:
         name, sink, held = key[0], self._find_sink(), self._held
         if sink is None or not sink.takes(name):
-            return self._send(name, args, kwargs, options)
+            return self._send(name, args, kwargs, **options)
         if key not in held.stamps:
             return self._learn(key, name, args, kwargs, options)
         if (stamp := held.stamps[key]) is not None:
@@ -230,7 +240,7 @@ class Stamper:
                 result = make_result(task_id)
                 result.ignored = options.get("ignore_result")
                 return result
-        return self._send(name, args, kwargs, options)
+        return self._send(name, args, kwargs, **options)
 
     def _find_result_class(self, options: dict[str, Any]) -> Callable[[str], Any]:
         """Return a function that makes a result, given the task's id."""
@@ -319,10 +329,15 @@ class Stamper:
         if self._held.drafts is not None:
             self._held.drafts.append(draft)
 
-    def _send(self, name: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    def _send(self, *given: Any, **named: Any) -> Any:
+        """Call what `app.send_task` would be without this object."""
         if self._own is not None:
-            return self._own(name, args, kwargs, **options)
-        return type(self._app).send_task(self._app, name, args, kwargs, **options)
+            return self._own(*given, **named)
+        kind = type(self._app)
+        function: Any = kind.send_task
+        if hasattr(function, "__get__"):  # a mock lacks it, and expects no app
+            function = function.__get__(self._app, kind)
+        return function(*given, **named)
 
     def _find_functions(self) -> tuple[Any, ...]:
         """Return the functions that make messages. They change when somebody patches them."""
@@ -369,7 +384,7 @@ class Stamper:
             held.unproven.clear()
         held.drafts = []
         try:
-            result = self._send(name, args, kwargs, options)
+            result = self._send(name, args, kwargs, **options)
             drafts = held.drafts
         finally:
             held.drafts = None

@@ -9,6 +9,7 @@ import os
 import threading
 import uuid
 from functools import partial
+from unittest.mock import call, patch
 
 import pydantic
 import pytest
@@ -262,6 +263,52 @@ def test_outside_of_blocks(app, task, stamper):
     for _ in range(3):
         task.apply_async((1,), ignore_result=True)
     assert stamper.count == 0
+
+
+def test_positions(app, task, stamper):
+    """`send_task` takes by position whatever Celery's takes, in a block and outside."""
+    given = ["own", (1,), {"a": 1}, None, None, "an id"]  # no countdown, and no eta
+    compare(app, lambda: app.send_task(*given[:3]))
+    compare(app, lambda: app.send_task(kwargs={"a": 1}, args=(1,), name="own"))
+    assert stamper.count == 4
+    for count in 4, 5, 6:
+        compare(app, lambda count=count: app.send_task(*given[:count]))
+    app.conf.broker_url = "memory://"
+    result = app.send_task(*given, ignore_result=True)
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue("celery")
+        message = queue.get(block=False)
+        queue.close()
+    assert (result.id, message.headers["id"]) == ("an id", "an id")
+    assert message.payload[:2] == [[1], {"a": 1}]
+    assert stamper.count == 4
+
+
+def test_no_name(app, stamper):
+    """Without a name, the error is Celery's, in a block and outside."""
+    for publish in app.send_task, partial(capture, app, app.send_task):
+        with pytest.raises(TypeError, match=r"Celery\.send_task\(\) missing"):
+            publish()
+
+
+@pytest.mark.parametrize("autospec", [None, True])
+def test_mocks(app, stamper, autospec):
+    """A mock of `Celery.send_task` gets what its caller gave, as without an outbox."""
+    calls = [call("x", args=[1]), call("x", [1]), call("x", (), None, 10), call(name="x")]
+    if autospec:
+        calls = [call(app, *one.args, **one.kwargs) for one in calls]
+    with patch("celery.app.base.Celery.send_task", autospec=autospec) as mock:
+
+        def publish():
+            app.send_task("x", args=[1])
+            app.send_task("x", [1])
+            app.send_task("x", (), None, 10)
+            app.send_task(name="x")
+
+        publish()
+        assert mock.call_args_list == calls
+        assert capture(app, publish) == []
+        assert mock.call_args_list == calls * 2
 
 
 def test_tasks_that_opt_out(app, stamper):
