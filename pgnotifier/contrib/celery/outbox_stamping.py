@@ -11,11 +11,6 @@ arguments and their repr. Celery also makes the messages of calls with anything 
 Celery's signals may change them.
 """
 
-import binascii
-import json
-import operator
-import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,27 +18,18 @@ from typing import Any, NamedTuple
 
 from celery import Celery, signals
 from celery._state import get_current_worker_task
-from celery.app.defaults import DEFAULTS
 from celery.app.task import Task
 from celery.canvas import Signature
-from kombu import Producer, serialization
-from kombu.utils import json as kombu_json
+from kombu import Producer
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._runtime.process import renew_in_children
-from pgnotifier.contrib.celery.argsrepr import is_plain, show_arguments, show_plain
 from pgnotifier.contrib.celery.obstacles import find_obstacle_for, find_obstacle_in_task
-from pgnotifier.contrib.celery.plain_json import dump_plain
-from pgnotifier.contrib.celery.stamping import REPR_LEVELS, new_ids
+from pgnotifier.contrib.celery.outbox_stamps import UUID_PATTERN, MessageStamp
+from pgnotifier.contrib.celery.stamping import new_ids
 
 _Signature: Any = Signature
-_serialize: Any = serialization.dumps
-_dump: Any = kombu_json.JSONEncoder().encode
-_quote = json.encoder.encode_basestring_ascii
-_JSON = ["application/json", "utf-8"]
 _signals: Any = signals
-_EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-_ENDING = f", {_dump(_EMBEDDED)}]"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 # Celery makes the messages of calls with one of these: they differ by message, or are rare.
 _RARE = frozenset(
@@ -59,83 +45,6 @@ _RARE = frozenset(
 _IGNORED = frozenset({"task_id", "result_cls", "task_type", "add_to_parent"})
 _MOST = 500
 """How many stamps a thread keeps: there may be new options in each call."""
-_MARK = secrets.token_hex(8)
-_PARTS = ("id", "tag", "body", "args", "kwargs")
-_PLACE = re.compile(f"{_MARK}({'|'.join(_PARTS)}){_MARK}")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class MessageStamp:
-    """The log entry of a message, split where the entries of other messages differ."""
-
-    def __init__(self, app: Any, draft: Draft, serializer: str) -> None:
-        """Learn from a message that Celery has made.
-
-        Raises:
-            ValueError: It can't be a template.
-        """
-        self._app = app
-        self._serializer = serializer
-        self._key, text = draft
-        message = json.loads(text)
-        headers, properties = message["headers"], message["properties"]
-        task_id = headers["id"]
-        if properties["body_encoding"] != "base64" or not _UUID.fullmatch(task_id):
-            raise ValueError("it has another body, or an id of its own")
-        self._kind = [message["content-type"], message["content-encoding"]]
-        # The registry's function for JSON ends up here, too, but looks up the serializer first.
-        self._is_json = self._kind == _JSON and serializer == "json"
-        message["body"] = f"{_MARK}body{_MARK}"
-        properties["delivery_tag"] = f"{_MARK}tag{_MARK}"
-        properties["correlation_id"] = headers["id"] = headers["root_id"] = f"{_MARK}id{_MARK}"
-        headers["argsrepr"] = f"{_MARK}args{_MARK}"
-        headers["kwargsrepr"] = f"{_MARK}kwargs{_MARK}"
-        self._pieces = _PLACE.split(json.dumps(message))
-        self._choose = operator.itemgetter(*map(_PARTS.index, self._pieces[1::2]))
-        amqp = app.amqp
-        self._sizes = amqp.argsrepr_maxsize, amqp.kwargsrepr_maxsize
-        knows_levels = "task_repr_maxlevels" in DEFAULTS
-        self._levels: int = app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
-
-    def press(self, args: Any, kwargs: Any, task_id: str, tag: str) -> Draft | None:
-        """Return the entry of a message; None if its body has another type."""
-        args, kwargs = args or (), kwargs or {}
-        size, size_of_kwargs = self._sizes
-        levels = self._levels
-        if self._is_json and is_plain(args, levels) and (not kwargs or is_plain(kwargs, levels)):
-            named = dump_plain(kwargs) if kwargs else "{}"
-            data = f"[{dump_plain(args)}, {named}{_ENDING}".encode()
-            shown = show_plain(args, size, levels)
-            shown_kwargs = show_plain(kwargs, size_of_kwargs, levels) if kwargs else "{}"
-        else:
-            found = self._serialize(args, kwargs)
-            if found is None:
-                return None
-            data = found
-            shown = show_arguments(args, size, levels)
-            shown_kwargs = show_arguments(kwargs, size_of_kwargs, levels) if kwargs else "{}"
-        body = binascii.b2a_base64(data, newline=False).decode()
-        parts = self._pieces.copy()
-        parts[1::2] = self._choose(
-            (task_id, tag, body, _quote(shown)[1:-1], _quote(shown_kwargs)[1:-1])
-        )
-        return self._key, "".join(parts)
-
-    def _serialize(self, args: Any, kwargs: Any) -> bytes | None:
-        body = args, kwargs, _EMBEDDED
-        # The registry's function for JSON ends up here, too, but looks up the serializer first.
-        if self._is_json:
-            return str(_dump(body)).encode()
-        *kind, data = _serialize(body, self._serializer)
-        if kind != self._kind:
-            return None
-        return data.encode() if isinstance(data, str) else bytes(data)
-
-    def makes(self, draft: Draft, args: Any, kwargs: Any) -> bool:
-        """Return whether it makes a message just as Celery did."""
-        message = json.loads(draft[1])
-        task_id, tag = message["headers"]["id"], message["properties"]["delivery_tag"]
-        return self.press(args, kwargs, task_id, tag) == draft
 
 
 class _Held(threading.local):
@@ -363,7 +272,7 @@ class Stamper:
             or not (kwargs is None or type(kwargs) is dict)
             or (
                 (task_id := options.get("task_id"))
-                and not (type(task_id) is str and _UUID.fullmatch(task_id))
+                and not (type(task_id) is str and UUID_PATTERN.fullmatch(task_id))
             )
             or not self._may_stamp()
         ):
