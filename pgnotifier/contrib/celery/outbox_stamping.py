@@ -116,7 +116,7 @@ class Stamper:
 
     def send_task(self, *given: Any, **named: Any) -> Any:
         """Publish a task: see `Celery.send_task`."""
-        if self._find_sink() is None:
+        if (sink := self._find_sink()) is None:
             return self._send(*given, **named)
         name, args, kwargs, rest, options = _read(*given, **named)
         key = None if rest else self._find_key(name, args, kwargs, options)
@@ -125,17 +125,18 @@ class Stamper:
         if self._held.calls is not None:
             self._held.calls.append((key, options))
         make_result = options.get("result_cls") or self._app.AsyncResult
-        return self._publish(key, options, make_result, args, kwargs)
+        return self._publish(sink, key, options, make_result, args, kwargs)
 
     def _publish(
         self,
+        sink: Any,
         key: Any,
         options: dict[str, Any],
         make_result: Callable[[str], Any],
         args: Any,
         kwargs: Any,
     ) -> Any:
-        name, sink, held = key[0], self._find_sink(), self._held
+        name, held = key[0], self._held
         if sink is None or not sink.takes(name):
             return self._send(name, args, kwargs, **options)
         if key not in held.stamps:
@@ -201,7 +202,8 @@ class Stamper:
                     result.ignored = call.ignored
                     yield result
                     continue
-            result = self._publish(call.key, call.options, call.make_result, args, kwargs)
+            sink = self._find_sink()
+            result = self._publish(sink, call.key, call.options, call.make_result, args, kwargs)
             known[kind] = self._prepare(kind[0], call.key, call.options)
             yield result
 
@@ -277,13 +279,13 @@ class Stamper:
             or not self._may_stamp()
         ):
             return None
-        rest = [(part, value) for part, value in options.items() if part not in _IGNORED]
-        kinds = [type(value) for _, value in rest]
+        values = tuple([value for part, value in options.items() if part not in _IGNORED])
+        kinds = tuple(map(type, values))
         if type(name) is not str or not _SCALARS.issuperset(kinds):
             return None
         # With the types, because 1 equals True. Rare options are part of it, too: None, 0 and empty
         # values may have a meaning. The order is that in the call, and seldom changes.
-        return name, type(args), tuple(rest), tuple(kinds)
+        return name, type(args), tuple(options), values, kinds
 
     def _learn(self, key: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Have Celery publish a task; make a stamp of its message, or prove an existing stamp."""
