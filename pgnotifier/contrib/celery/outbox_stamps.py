@@ -61,28 +61,37 @@ class MessageStamp:
         self._levels: int = app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
 
     def press(self, args: Any, kwargs: Any, task_id: str, tag: str) -> Draft | None:
-        """Return the entry of a message; None if its body has another type."""
+        """Return the entry of a message; None if Celery has to make it.
+
+        That is so if its body has another type, and if there is an error, because Celery has its
+        own ways to raise it.
+        """
         args, kwargs = args or (), kwargs or {}
-        size, size_of_kwargs = self._sizes
-        levels = self._levels
-        if self._is_json and is_plain(args, levels) and (not kwargs or is_plain(kwargs, levels)):
-            named = dump_plain(kwargs) if kwargs else "{}"
-            data = f"[{dump_plain(args)}, {named}{_ENDING}".encode()
-            shown = show_plain(args, size, levels)
-            shown_kwargs = show_plain(kwargs, size_of_kwargs, levels) if kwargs else "{}"
-        else:
-            found = self._serialize(args, kwargs)
-            if found is None:
-                return None
-            data = found
-            shown = show_arguments(args, size, levels)
-            shown_kwargs = show_arguments(kwargs, size_of_kwargs, levels) if kwargs else "{}"
+        try:
+            data, shown, shown_kwargs = self._write(args, kwargs)
+        except Exception:  # noqa: BLE001 - by the code of any class in the arguments
+            return None
+        if data is None:
+            return None
         body = binascii.b2a_base64(data, newline=False).decode()
         parts = self._pieces.copy()
         parts[1::2] = self._choose(
             (task_id, tag, body, _quote(shown)[1:-1], _quote(shown_kwargs)[1:-1])
         )
         return self._key, "".join(parts)
+
+    def _write(self, args: Any, kwargs: Any) -> tuple[bytes | None, str, str]:
+        """Return the body, if it has the right type, and the reprs of the arguments."""
+        size, size_of_kwargs = self._sizes
+        levels = self._levels
+        if self._is_json and is_plain(args, levels) and (not kwargs or is_plain(kwargs, levels)):
+            named = dump_plain(kwargs) if kwargs else "{}"
+            data = f"[{dump_plain(args)}, {named}{_ENDING}".encode()
+            shown = show_plain(args, size, levels)
+            return data, shown, show_plain(kwargs, size_of_kwargs, levels) if kwargs else "{}"
+        shown = show_arguments(args, size, levels)
+        shown_kwargs = show_arguments(kwargs, size_of_kwargs, levels) if kwargs else "{}"
+        return self._serialize(args, kwargs), shown, shown_kwargs
 
     def _serialize(self, args: Any, kwargs: Any) -> bytes | None:
         body = args, kwargs, _EMBEDDED

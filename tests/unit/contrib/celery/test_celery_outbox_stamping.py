@@ -16,6 +16,7 @@ import pytest
 from brokered import own
 from captured import capture, normalised
 from celery import Celery, Task, chain, signals
+from kombu.exceptions import EncodeError
 
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture
@@ -386,6 +387,40 @@ def test_wrong_arguments(app, task, stamper):
     with outbox.record(), pytest.raises(TypeError):
         list(stamper.apply_all([strict.s(1), strict.s(1), strict.s(1), strict.s(1, three=3)]))
     assert stamper.count == before + 3
+
+
+class Nameless:
+    """Has no repr, and no JSON."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+CIRCLE = []
+CIRCLE.append(CIRCLE)
+UNSERIALIZABLE = {
+    "a class": (Nameless(), EncodeError),
+    "a circle": (CIRCLE, EncodeError),
+    "a large number": (10**5000, ValueError),  # Celery shows it before it serializes it
+}
+
+
+@pytest.mark.parametrize("case", UNSERIALIZABLE)
+def test_unserializable_arguments(app, task, stamper, case):
+    """Arguments that can't be serialized raise the same with a stamp as without."""
+    value, error = UNSERIALIZABLE[case]
+    with pytest.raises(error) as expected:
+        made_by_celery(app, lambda: task.delay(value))
+    for _ in range(3):
+        capture(app, lambda: task.delay(1))
+    many = [task.s(1), task.s(value)]
+    for publish in (partial(task.delay, value), lambda: list(stamper.apply_all(many))):
+        with pytest.raises(error) as found:
+            capture(app, publish)
+        assert (found.type, str(found.value)) == (expected.type, str(expected.value))
+    before = stamper.count
+    capture(app, lambda: task.delay(1))
+    assert stamper.count == before + 1
 
 
 def signatures(task, options):
