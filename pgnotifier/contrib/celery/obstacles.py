@@ -45,7 +45,7 @@ def _find_in_target(target: CeleryTarget) -> str | None:
     own = {**target.own_options, **target.options}.get("headers") or {}
     if any(library.names & own.keys() for library in find_hooks().libraries):
         return "its headers hold a trace of their own"
-    found = _find_in_task(target.task, target.app) or _find_in_app(target.app)
+    found = find_obstacle_in_task(target.task, target.app) or _find_in_app(target.app)
     if found is None and not target.ignores_result:
         backend = type(target.app.backend)
         if backend.on_task_call not in _HARMLESS:
@@ -61,7 +61,7 @@ def find_obstacle_for(task: Any, app: Any) -> str | None:
         app: The app that publishes it.
     """
     try:
-        return _find_in_task(task, app) or _find_in_app(app)
+        return find_obstacle_in_task(task, app) or _find_in_app(app)
     except Exception as exc:  # noqa: BLE001 - as in `find_obstacle`
         return f"the app's configuration raises {type(exc).__name__}"
 
@@ -99,7 +99,13 @@ def find_hooks() -> Hooks:
     return Hooks(libraries, unexpected, (Task.apply_async, Celery.send_task, Producer.publish))
 
 
-def _find_in_task(task: Any, app: Any) -> str | None:
+def find_obstacle_in_task(task: Any, app: Any) -> str | None:
+    """Return why a task's `apply_async` may do more than Celery's own, if so.
+
+    Args:
+        task: The task; None for one of another program.
+        app: The app that publishes it.
+    """
     if task is None:  # a task of another program; only its name is known
         return None
     if task.app is not app:

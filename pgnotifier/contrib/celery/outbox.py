@@ -214,8 +214,9 @@ class CeleryOutbox:
             )
         app = check_app(signature.app)
         if app is not self._app:
+            # Its repr has the arguments, which may be personal.
             raise ArgumentTypeError(
-                f"{signature!r:.80} is of the app {app.main!r}, but this outbox is of "
+                f"{signature.name!r:.80} is of the app {app.main!r}, but this outbox is of "
                 f"{self._app.main!r}"
             )
         return signature

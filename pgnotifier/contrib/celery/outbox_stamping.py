@@ -11,11 +11,6 @@ arguments and their repr. Celery also makes the messages of calls with anything 
 Celery's signals may change them.
 """
 
-import binascii
-import json
-import operator
-import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,115 +18,33 @@ from typing import Any, NamedTuple
 
 from celery import Celery, signals
 from celery._state import get_current_worker_task
-from celery.app.defaults import DEFAULTS
 from celery.app.task import Task
 from celery.canvas import Signature
-from kombu import Producer, serialization
-from kombu.utils import json as kombu_json
+from kombu import Producer
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._runtime.process import renew_in_children
-from pgnotifier.contrib.celery.argsrepr import is_plain, show_arguments, show_plain
-from pgnotifier.contrib.celery.obstacles import find_obstacle_for
-from pgnotifier.contrib.celery.plain_json import dump_plain
-from pgnotifier.contrib.celery.stamping import REPR_LEVELS, new_ids
+from pgnotifier.contrib.celery.obstacles import find_obstacle_for, find_obstacle_in_task
+from pgnotifier.contrib.celery.outbox_stamps import UUID_PATTERN, MessageStamp
+from pgnotifier.contrib.celery.stamping import new_ids
 
 _Signature: Any = Signature
-_serialize: Any = serialization.dumps
-_dump: Any = kombu_json.JSONEncoder().encode
-_quote = json.encoder.encode_basestring_ascii
-_JSON = ["application/json", "utf-8"]
 _signals: Any = signals
-_EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-_ENDING = f", {_dump(_EMBEDDED)}]"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-# These differ by message, or a stamp doesn't need them. `None` counts as not given.
-_FALSY = (
-    *("router", "connection", "publisher", "producer", "countdown", "eta", "expires", "link"),
-    *("link_error", "group_id", "group_index", "retries", "chord", "reply_to", "root_id"),
-    *("parent_id", "chain", "replaced_task_nesting", "headers", "compression", "stamped_headers"),
-    *("argsrepr", "kwargsrepr", "expiration", "origin", "timeout", "confirm_timeout"),
+# Celery makes the messages of calls with one of these: they differ by message, or are rare.
+_RARE = frozenset(
+    {
+        *("router", "connection", "publisher", "producer", "countdown", "eta", "link"),
+        *("link_error", "group_id", "group_index", "retries", "chord", "reply_to", "root_id"),
+        *("parent_id", "chain", "replaced_task_nesting", "headers", "compression"),
+        *("stamped_headers", "argsrepr", "kwargsrepr", "expiration", "origin", "timeout"),
+        "confirm_timeout",
+    }
 )
-_IGNORED = frozenset({*_FALSY, "task_id", "result_cls", "task_type", "add_to_parent"})
+# A stamp doesn't need these, or fills them in.
+_IGNORED = frozenset({"task_id", "result_cls", "task_type", "add_to_parent"})
 _MOST = 500
 """How many stamps a thread keeps: there may be new options in each call."""
-_MARK = secrets.token_hex(8)
-_PARTS = ("id", "tag", "body", "args", "kwargs")
-_PLACE = re.compile(f"{_MARK}({'|'.join(_PARTS)}){_MARK}")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class MessageStamp:
-    """The log entry of a message, split where the entries of other messages differ."""
-
-    def __init__(self, app: Any, draft: Draft, serializer: str) -> None:
-        """Learn from a message that Celery has made.
-
-        Raises:
-            ValueError: It can't be a template.
-        """
-        self._app = app
-        self._serializer = serializer
-        self._key, text = draft
-        message = json.loads(text)
-        headers, properties = message["headers"], message["properties"]
-        task_id = headers["id"]
-        if properties["body_encoding"] != "base64" or not _UUID.fullmatch(task_id):
-            raise ValueError("it has another body, or an id of its own")
-        self._kind = [message["content-type"], message["content-encoding"]]
-        # The registry's function for JSON ends up here, too, but looks up the serializer first.
-        self._is_json = self._kind == _JSON and serializer == "json"
-        message["body"] = f"{_MARK}body{_MARK}"
-        properties["delivery_tag"] = f"{_MARK}tag{_MARK}"
-        properties["correlation_id"] = headers["id"] = headers["root_id"] = f"{_MARK}id{_MARK}"
-        headers["argsrepr"] = f"{_MARK}args{_MARK}"
-        headers["kwargsrepr"] = f"{_MARK}kwargs{_MARK}"
-        self._pieces = _PLACE.split(json.dumps(message))
-        self._choose = operator.itemgetter(*map(_PARTS.index, self._pieces[1::2]))
-        amqp = app.amqp
-        self._sizes = amqp.argsrepr_maxsize, amqp.kwargsrepr_maxsize
-        knows_levels = "task_repr_maxlevels" in DEFAULTS
-        self._levels: int = app.conf.task_repr_maxlevels if knows_levels else REPR_LEVELS
-
-    def press(self, args: Any, kwargs: Any, task_id: str, tag: str) -> Draft | None:
-        """Return the entry of a message; None if its body has another type."""
-        args, kwargs = args or (), kwargs or {}
-        size, size_of_kwargs = self._sizes
-        levels = self._levels
-        if self._is_json and is_plain(args, levels) and (not kwargs or is_plain(kwargs, levels)):
-            named = dump_plain(kwargs) if kwargs else "{}"
-            data = f"[{dump_plain(args)}, {named}{_ENDING}".encode()
-            shown = show_plain(args, size, levels)
-            shown_kwargs = show_plain(kwargs, size_of_kwargs, levels) if kwargs else "{}"
-        else:
-            found = self._serialize(args, kwargs)
-            if found is None:
-                return None
-            data = found
-            shown = show_arguments(args, size, levels)
-            shown_kwargs = show_arguments(kwargs, size_of_kwargs, levels) if kwargs else "{}"
-        body = binascii.b2a_base64(data, newline=False).decode()
-        parts = self._pieces.copy()
-        parts[1::2] = self._choose(
-            (task_id, tag, body, _quote(shown)[1:-1], _quote(shown_kwargs)[1:-1])
-        )
-        return self._key, "".join(parts)
-
-    def _serialize(self, args: Any, kwargs: Any) -> bytes | None:
-        body = args, kwargs, _EMBEDDED
-        # The registry's function for JSON ends up here, too, but looks up the serializer first.
-        if self._is_json:
-            return str(_dump(body)).encode()
-        *kind, data = _serialize(body, self._serializer)
-        if kind != self._kind:
-            return None
-        return data.encode() if isinstance(data, str) else bytes(data)
-
-    def makes(self, draft: Draft, args: Any, kwargs: Any) -> bool:
-        """Return whether it makes a message just as Celery did."""
-        message = json.loads(draft[1])
-        task_id, tag = message["headers"]["id"], message["properties"]["delivery_tag"]
-        return self.press(args, kwargs, task_id, tag) == draft
 
 
 class _Held(threading.local):
@@ -168,6 +81,13 @@ class _Call(NamedTuple):
     ignored: Any
 
 
+def _read(
+    name: Any = None, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
+) -> tuple[Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
+    """Read the arguments of `Celery.send_task`."""
+    return name, args, kwargs, rest, options
+
+
 class Stamper:
     """Stands in for `Celery.send_task` of an app.
 
@@ -194,27 +114,31 @@ class Stamper:
         """Forget everything, in a forked child: messages hold the name of their process."""
         self._held = _Held()
 
-    def send_task(self, name: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+    def send_task(self, *given: Any, **named: Any) -> Any:
         """Publish a task: see `Celery.send_task`."""
-        key = None if self._find_sink() is None else self._find_key(name, args, kwargs, options)
+        if (sink := self._find_sink()) is None:
+            return self._send(*given, **named)
+        name, args, kwargs, rest, options = _read(*given, **named)
+        key = None if rest else self._find_key(name, args, kwargs, options)
         if key is None:
-            return self._send(name, args, kwargs, options)
+            return self._send(*given, **named)
         if self._held.calls is not None:
             self._held.calls.append((key, options))
         make_result = options.get("result_cls") or self._app.AsyncResult
-        return self._publish(key, options, make_result, args, kwargs)
+        return self._publish(sink, key, options, make_result, args, kwargs)
 
     def _publish(
         self,
+        sink: Any,
         key: Any,
         options: dict[str, Any],
         make_result: Callable[[str], Any],
         args: Any,
         kwargs: Any,
     ) -> Any:
-        name, sink, held = key[0], self._find_sink(), self._held
+        name, held = key[0], self._held
         if sink is None or not sink.takes(name):
-            return self._send(name, args, kwargs, options)
+            return self._send(name, args, kwargs, **options)
         if key not in held.stamps:
             return self._learn(key, name, args, kwargs, options)
         if (stamp := held.stamps[key]) is not None:
@@ -226,7 +150,7 @@ class Stamper:
                 result = make_result(task_id)
                 result.ignored = options.get("ignore_result")
                 return result
-        return self._send(name, args, kwargs, options)
+        return self._send(name, args, kwargs, **options)
 
     def _find_result_class(self, options: dict[str, Any]) -> Callable[[str], Any]:
         """Return a function that makes a result, given the task's id."""
@@ -244,7 +168,8 @@ class Stamper:
         The sink of the messages has to stay the same until all are published.
 
         If a signature differs from an earlier one only in its arguments, what Celery does before it
-        makes the message has the same result. Only the arguments are checked again.
+        makes the message has the same result. Only the arguments are checked again. A task that
+        overrides what Celery does then is published by its own `apply_async` each time.
         """
         known: dict[Any, _Call] = {}
         held, may_stamp = self._held, self._may_stamp()  # while nobody else gets a turn
@@ -259,7 +184,9 @@ class Stamper:
                 finally:
                     held.calls = None
                 if kind is not None and len(calls) == 1:
-                    known[kind] = self._prepare(kind[0], *calls[0])
+                    task = kind[0]
+                    if find_obstacle_in_task(task, self._app) is None:
+                        known[kind] = self._prepare(task, *calls[0])
                 yield result
                 continue
             args, kwargs = signature["args"], signature["kwargs"]
@@ -275,7 +202,8 @@ class Stamper:
                     result.ignored = call.ignored
                     yield result
                     continue
-            result = self._publish(call.key, call.options, call.make_result, args, kwargs)
+            sink = self._find_sink()
+            result = self._publish(sink, call.key, call.options, call.make_result, args, kwargs)
             known[kind] = self._prepare(kind[0], call.key, call.options)
             yield result
 
@@ -312,10 +240,15 @@ class Stamper:
         if self._held.drafts is not None:
             self._held.drafts.append(draft)
 
-    def _send(self, name: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+    def _send(self, *given: Any, **named: Any) -> Any:
+        """Call what `app.send_task` would be without this object."""
         if self._own is not None:
-            return self._own(name, args, kwargs, **options)
-        return type(self._app).send_task(self._app, name, args, kwargs, **options)
+            return self._own(*given, **named)
+        kind = type(self._app)
+        function: Any = kind.send_task
+        if hasattr(function, "__get__"):  # a mock lacks it, and expects no app
+            function = function.__get__(self._app, kind)
+        return function(*given, **named)
 
     def _find_functions(self) -> tuple[Any, ...]:
         """Return the functions that make messages. They change when somebody patches them."""
@@ -335,22 +268,24 @@ class Stamper:
     def _find_key(self, name: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Return the key of the stamp for a call; None if Celery has to make the message."""
         if (
-            any(options.get(part) for part in _FALSY)
+            any(value for part, value in options.items() if part in _RARE)
+            or options.get("expires") is not None  # even 0 is a time from now
             or not (args is None or type(args) in (tuple, list))
             or not (kwargs is None or type(kwargs) is dict)
             or (
                 (task_id := options.get("task_id"))
-                and not (type(task_id) is str and _UUID.fullmatch(task_id))
+                and not (type(task_id) is str and UUID_PATTERN.fullmatch(task_id))
             )
             or not self._may_stamp()
         ):
             return None
-        rest = [(part, value) for part, value in options.items() if part not in _IGNORED]
-        kinds = [type(value) for _, value in rest]
+        values = tuple([value for part, value in options.items() if part not in _IGNORED])
+        kinds = tuple(map(type, values))
         if type(name) is not str or not _SCALARS.issuperset(kinds):
             return None
-        # With the types, because 1 equals True. The order is that in the call, and seldom changes.
-        return name, type(args), tuple(rest), tuple(kinds)
+        # With the types, because 1 equals True. Rare options are part of it, too: None, 0 and empty
+        # values may have a meaning. The order is that in the call, and seldom changes.
+        return name, type(args), tuple(options), values, kinds
 
     def _learn(self, key: Any, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         """Have Celery publish a task; make a stamp of its message, or prove an existing stamp."""
@@ -360,7 +295,7 @@ class Stamper:
             held.unproven.clear()
         held.drafts = []
         try:
-            result = self._send(name, args, kwargs, options)
+            result = self._send(name, args, kwargs, **options)
             drafts = held.drafts
         finally:
             held.drafts = None

@@ -6,10 +6,12 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from celery import Celery
 from outboxes import make_app
 from test_outbox_relay import Outbox, invoices
 
 from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.errors import ArgumentTypeError
 
 SECRET = "jane@example.com"
 
@@ -64,6 +66,18 @@ def test_no_argument_is_logged(shop, pgnotifier_private_valkey, eventually, capl
     assert "its text is hidden" in kept
     for text in (written, extras, kept, status):
         assert SECRET not in text
+
+
+@pytest.mark.parametrize("name", ["shop.invoice", "celery.chain"])
+def test_no_argument_is_in_an_error(log, name):
+    """A signature of another app is refused by name."""
+    theirs = make_app("memory://").tasks["shop.invoice"].si(SECRET)
+    refused = theirs | theirs if name == "celery.chain" else theirs
+    outbox = CeleryOutbox(Celery("ours", broker="memory://", set_as_current=False))
+    for enqueue, given in (outbox.enqueue, refused), (outbox.enqueue_many, [refused]):
+        with pytest.raises(ArgumentTypeError) as found:
+            enqueue(log.connection, given)
+        assert str(found.value) == f"'{name}' is of the app 'shop', but this outbox is of 'ours'"
 
 
 def _arguments(text):

@@ -7,12 +7,16 @@ import datetime as dt
 import json
 import os
 import threading
+import uuid
 from functools import partial
+from unittest.mock import call, patch
 
+import pydantic
 import pytest
 from brokered import own
 from captured import capture, normalised
-from celery import Celery, chain, signals
+from celery import Celery, Task, chain, signals
+from kombu.exceptions import EncodeError
 
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture
@@ -158,6 +162,38 @@ def test_what_is_left_to_celery(app, task, stamper, case):
     assert stamper.count == 0
 
 
+FALSY = [
+    {"expires": 0},
+    {"expires": 0.0},
+    {"expiration": 0},
+    {"retries": None},
+    {"group_index": 0},
+    {"argsrepr": ""},
+    {"kwargsrepr": ""},
+    {"link": []},
+    {"chain": []},
+    {"stamped_headers": []},
+    {"headers": {}},
+    {"countdown": 0},
+]
+
+
+@pytest.mark.parametrize("options", FALSY, ids=str)
+def test_falsy_options(app, task, options):
+    """An option that is 0, None or empty isn't taken for one that isn't given."""
+    for _ in range(3):
+        capture(app, lambda: task.delay(1))
+    compare(app, lambda: task.apply_async((1,), **options))
+    compare(app, lambda: task.delay(1))
+
+
+def test_no_expiry(app):
+    """By name, `expires=None` overrides what a task declares."""
+    own(app, expires=60)
+    compare(app, lambda: app.send_task("own", (1,), expires=None))
+    compare(app, lambda: app.send_task("own", (1,)))
+
+
 @pytest.mark.parametrize("name", ["before_task_publish", "after_task_publish"])
 def test_receivers(app, task, stamper, name):
     """A receiver of a signal sees each message from then on."""
@@ -228,6 +264,52 @@ def test_outside_of_blocks(app, task, stamper):
     for _ in range(3):
         task.apply_async((1,), ignore_result=True)
     assert stamper.count == 0
+
+
+def test_positions(app, task, stamper):
+    """`send_task` takes by position whatever Celery's takes, in a block and outside."""
+    given = ["own", (1,), {"a": 1}, None, None, "an id"]  # no countdown, and no eta
+    compare(app, lambda: app.send_task(*given[:3]))
+    compare(app, lambda: app.send_task(kwargs={"a": 1}, args=(1,), name="own"))
+    assert stamper.count == 4
+    for count in 4, 5, 6:
+        compare(app, lambda count=count: app.send_task(*given[:count]))
+    app.conf.broker_url = "memory://"
+    result = app.send_task(*given, ignore_result=True)
+    with app.connection_for_read() as connection:
+        queue = connection.SimpleQueue("celery")
+        message = queue.get(block=False)
+        queue.close()
+    assert (result.id, message.headers["id"]) == ("an id", "an id")
+    assert message.payload[:2] == [[1], {"a": 1}]
+    assert stamper.count == 4
+
+
+def test_no_name(app, stamper):
+    """Without a name, the error is Celery's, in a block and outside."""
+    for publish in app.send_task, partial(capture, app, app.send_task):
+        with pytest.raises(TypeError, match=r"Celery\.send_task\(\) missing"):
+            publish()
+
+
+@pytest.mark.parametrize("autospec", [None, True])
+def test_mocks(app, stamper, autospec):
+    """A mock of `Celery.send_task` gets what its caller gave, as without an outbox."""
+    calls = [call("x", args=[1]), call("x", [1]), call("x", (), None, 10), call(name="x")]
+    if autospec:
+        calls = [call(app, *one.args, **one.kwargs) for one in calls]
+    with patch("celery.app.base.Celery.send_task", autospec=autospec) as mock:
+
+        def publish():
+            app.send_task("x", args=[1])
+            app.send_task("x", [1])
+            app.send_task("x", (), None, 10)
+            app.send_task(name="x")
+
+        publish()
+        assert mock.call_args_list == calls
+        assert capture(app, publish) == []
+        assert mock.call_args_list == calls * 2
 
 
 def test_tasks_that_opt_out(app, stamper):
@@ -307,6 +389,40 @@ def test_wrong_arguments(app, task, stamper):
     assert stamper.count == before + 3
 
 
+class Nameless:
+    """Has no repr, and no JSON."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+CIRCLE = []
+CIRCLE.append(CIRCLE)
+UNSERIALIZABLE = {
+    "a class": (Nameless(), EncodeError),
+    "a circle": (CIRCLE, EncodeError),
+    "a large number": (10**5000, ValueError),  # Celery shows it before it serializes it
+}
+
+
+@pytest.mark.parametrize("case", UNSERIALIZABLE)
+def test_unserializable_arguments(app, task, stamper, case):
+    """Arguments that can't be serialized raise the same with a stamp as without."""
+    value, error = UNSERIALIZABLE[case]
+    with pytest.raises(error) as expected:
+        made_by_celery(app, lambda: task.delay(value))
+    for _ in range(3):
+        capture(app, lambda: task.delay(1))
+    many = [task.s(1), task.s(value)]
+    for publish in (partial(task.delay, value), lambda: list(stamper.apply_all(many))):
+        with pytest.raises(error) as found:
+            capture(app, publish)
+        assert (found.type, str(found.value)) == (expected.type, str(expected.value))
+    before = stamper.count
+    capture(app, lambda: task.delay(1))
+    assert stamper.count == before + 1
+
+
 def signatures(task, options):
     """Return signatures with equal options."""
     return [task.signature((number,), {"a": number}, **options) for number in range(5)]
@@ -324,6 +440,91 @@ def test_many(app, task, stamper, options):
     assert [json.loads(text)["headers"]["id"] for _, text in found] == [one.id for one in results]
     assert {(type(one), one.backend) for one in results} == {(app.AsyncResult, app.backend)}
     assert stamper.count == 3
+
+
+class Tenant(Task):
+    """Adds an argument."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish with the argument."""
+        return super().apply_async(args, {**(kwargs or {}), "tenant": args[0] + 1}, **options)
+
+
+class Chosen(Task):
+    """Derives the id from the arguments."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish with an id of its own."""
+        task_id = str(uuid.uuid5(uuid.NAMESPACE_OID, repr(args)))
+        return super().apply_async(args, kwargs, **options, task_id=task_id)
+
+
+class Sharded(Task):
+    """Derives the queue from the arguments."""
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        """Publish to one of two queues."""
+        return super().apply_async(args, kwargs, **options, queue=f"shard{args[0] % 2}")
+
+
+class Shadowed(Task):
+    """Derives the name that is shown from the arguments."""
+
+    def shadow_name(self, args, kwargs, options):
+        """Return a name with the argument."""
+        return f"{self.name} {args[0]}"
+
+
+def add_tenant(app):
+    """Return a task with an `apply_async` that is replaced on the task itself."""
+    task = own(app)
+    original = task.apply_async
+    task.apply_async = lambda args, kwargs, **options: original(args, {"a": args[0]}, **options)
+    return task
+
+
+def take_model(app):
+    """Return a task that takes a model, which Celery turns into a dict."""
+
+    class Order(pydantic.BaseModel):
+        """Has a number."""
+
+        number: int
+
+    def order(number: Order):
+        """Do nothing."""
+
+    task = app.task(name="order", pydantic=True)(order)
+    make = task.signature
+    task.signature = lambda args, _, **options: make((Order(number=args[0]),), **options)
+    return task
+
+
+OVERRIDING = {
+    "arguments": lambda app: own(app, base=Tenant),
+    "ids": lambda app: own(app, base=Chosen),
+    "queues": lambda app: own(app, base=Sharded),
+    "shadows": lambda app: own(app, base=Shadowed),
+    "a shadow_name": lambda app: own(app, shadow_name=Shadowed.shadow_name),
+    "a patch": add_tenant,
+    "models": take_model,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 2}])
+@pytest.mark.parametrize("case", OVERRIDING)
+def test_many_of_tasks_that_override(app, case, options):
+    """What a task overrides is called for each of many signatures."""
+    made = signatures(OVERRIDING[case](app), options)
+    expected = made_by_celery(app, lambda: [one.apply_async() for one in made])
+    found = capture(app, lambda: list(Capture.of(app).stamper.apply_all(made)))
+    assert [key for key, _ in found] == [key for key, _ in expected]
+    assert [normalised(text) for _, text in found] == [normalised(text) for _, text in expected]
+    ids, own_ids = (
+        [json.loads(text)["headers"]["id"] for _, text in texts] for texts in (found, expected)
+    )
+    assert len(set(ids)) == len(made)
+    assert (ids == own_ids) is (case == "ids")
 
 
 def test_many_kinds(app, task, stamper):
