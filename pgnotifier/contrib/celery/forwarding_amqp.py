@@ -1,7 +1,7 @@
 """Forward an outbox's finished messages to RabbitMQ, waiting for the confirms of many at once."""
 
 from collections.abc import Callable, Iterable, Mapping
-from struct import Struct, error, pack
+from struct import Struct, pack
 from typing import Any
 
 from amqp import exceptions, serialization
@@ -17,7 +17,13 @@ from pgnotifier.contrib.celery.relay_messages import (
     open_content,
     read_finished,
 )
-from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
+from pgnotifier.contrib.celery.stamping_amqp import (
+    UNSENDABLE,
+    check_finite,
+    encode_frames,
+    join_frames,
+    unsendable,
+)
 from pgnotifier.errors import in_one_line
 
 _encode: Any = serialization.dumps
@@ -78,10 +84,8 @@ class AmqpForwarder(Forwarder):
             body = body.encode(content.content_encoding)
         try:
             properties = encode_properties(content, destination.priority)
-        except (error, ValueError, exceptions.FrameSyntaxError) as exc:
-            raise MessageRefusedError(
-                f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
-            ) from None
+        except UNSENDABLE as exc:
+            raise unsendable(exc) from None
         return join_frames(self._channel, method, properties, body)
 
     def _add(self, frames: bytes, destination: Destination, content: Content) -> None:
@@ -195,6 +199,7 @@ def _encode_name(name: str) -> bytes:
 
 def _encode_item(name: str, value: Any) -> bytes:
     """Return a name and its value, and keep them if they are short: most messages have them."""
+    check_finite({name: value})
     whole: bytes = _encode("F", [{name: value}])
     encoded = whole[4:]  # without its length
     if len(encoded) < LONGEST_KEPT and len(_ITEMS) < MOST_KEPT:

@@ -8,6 +8,7 @@ import secrets
 import amqp
 import psycopg
 import pytest
+from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 from outboxes import capture, catch, make_app, publish_some
 
@@ -150,6 +151,56 @@ def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
     assert "PRECONDITION_FAILED" in outbox.dead()[0]
     ids = {message.headers["id"] for message in outbox.take()}
     assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+UNSENDABLE = {
+    "nan": (float("nan"), "the header 'nan' is or contains NaN or an infinite number"),
+    "deep": ([{"a": [1.5, -float("inf")]}], "the header 'deep' is or contains NaN or an infinite"),
+    "large": ("x" * 140_000, "take 140"),
+    "number": (2**70, "its properties can't be sent"),
+}
+"""Headers over which RabbitMQ would close the connection, or that AMQP can't encode, and why."""
+
+
+def test_headers_that_cannot_be_sent(outbox, eventually, caplog):
+    """Messages with such headers are set aside before they are sent, and hold up nothing."""
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(8)])
+    entries = list(good)
+    for at, (name, (value, _)) in enumerate(UNSENDABLE.items()):
+        message = json.loads(good[0][1])
+        message["headers"][name] = value
+        entries.insert(at * 3 + 1, (None, json.dumps(message)))
+    outbox.put(*entries)
+    outbox.relay()
+    eventually(lambda: outbox.count() == len(good) and len(outbox.dead()) == len(UNSENDABLE))
+    for reason, (_, expected) in zip(outbox.dead(), UNSENDABLE.values(), strict=True):
+        assert expected in reason
+    ids = [message.headers["id"] for message in outbox.take()]
+    assert ids == [json.loads(text)["headers"]["id"] for _, text in good]
+    assert "can't deliver" not in caplog.text
+
+
+@pytest.mark.parametrize("name", UNSENDABLE)
+def test_requests_with_headers_that_cannot_be_sent(outbox, eventually, caplog, name):
+    """A task that SQL asks for with such headers is set aside, and the others are sent once."""
+    app = outbox.app(outbox.url)
+    value, expected = UNSENDABLE[name]
+
+    def add(sender, headers, **_):
+        if headers["id"] == "2":
+            headers[name] = value
+
+    before_task_publish.connect(add, sender="shop.invoice")
+    requests = [json.dumps({"task": "shop.invoice", "id": str(n), "args": [n]}) for n in range(6)]
+    try:
+        outbox.put(*((None, one) for one in requests))
+        outbox.relay(app)
+        eventually(lambda: outbox.count() >= 5 and len(outbox.dead()) == 1)
+    finally:
+        before_task_publish.disconnect(add, sender="shop.invoice")
+    assert [message.headers["id"] for message in outbox.take()] == ["0", "1", "3", "4", "5"]
+    assert name == "number" or expected in outbox.dead()[0]
+    assert "can't deliver" not in caplog.text
 
 
 def test_exchanges_of_rabbitmq(outbox, eventually):
