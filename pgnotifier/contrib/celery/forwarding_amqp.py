@@ -29,8 +29,8 @@ from pgnotifier.errors import in_one_line
 _encode: Any = serialization.dumps
 _pack_size = Struct(">I").pack
 _maybe_declare: Any = maybe_declare
-REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
-"""The errors with which RabbitMQ refuses a message for good. It closes the channel with them."""
+_REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
+_RESERVED = "contains reserved prefix"
 
 
 class AmqpForwarder(Forwarder):
@@ -125,7 +125,9 @@ class AmqpForwarder(Forwarder):
                     channel.exchange_declare(exchange, "direct", passive=True)  # any type will do
                 elif not entities:
                     channel.queue_declare(routing_key, passive=True)
-            except REFUSALS as exc:
+            except exceptions.ChannelError as exc:
+                if not is_refusal(exc):
+                    raise
                 where = f"exchange {exchange!r:.200}" if exchange else f"queue {routing_key!r:.200}"
                 raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
@@ -139,6 +141,17 @@ class AmqpForwarder(Forwarder):
         self._methods[destination] = method
         self._fresh.add(destination)
         return method
+
+
+def is_refusal(exc: BaseException) -> bool:
+    """Return whether RabbitMQ refuses something for good. It closes the channel with such an error.
+
+    Access may be granted later, but not to a queue with a name that only RabbitMQ may give:
+    https://www.rabbitmq.com/docs/queues#names
+    """
+    if isinstance(exc, exceptions.AccessRefused):
+        return _RESERVED in str(exc)
+    return isinstance(exc, _REFUSALS)
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

@@ -12,7 +12,7 @@ from pgnotifier._log.outbox_redaction import mentions
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
-from pgnotifier.contrib.celery.forwarding_amqp import REFUSALS, AmqpForwarder
+from pgnotifier.contrib.celery.forwarding_amqp import AmqpForwarder, is_refusal
 from pgnotifier.contrib.celery.forwarding_redis import RedisForwarder
 from pgnotifier.contrib.celery.relay_messages import Message, read
 from pgnotifier.contrib.celery.relay_requests import send_request
@@ -211,7 +211,7 @@ class Relay:
         ]
         left += rest
         self._end_chunk(is_settled=False)
-        if isinstance(exc, REFUSALS):
+        if is_refusal(exc):
             if count != 1:
                 self._suspicion.left = max(1, count)
             elif left:  # it was sent alone, so this is the one

@@ -12,6 +12,8 @@ from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 from outboxes import capture, catch, make_app, publish_some
 
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier.contrib.celery import forwarding_amqp
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
 CHANNEL = "pgnotifier:celery:default"
@@ -137,6 +139,43 @@ def test_what_rabbitmq_refuses(outbox, eventually, caplog):
     assert "PRECONDITION_FAILED" in outbox.dead()[1]
     ids = [message.headers["id"] for message in outbox.take()]
     assert ids == [json.loads(text)["headers"]["id"] for _, text in good]
+
+
+def test_a_reserved_name(outbox, eventually, caplog):
+    """What is for a queue with a name that only RabbitMQ may give is set aside, by whoever asks."""
+    caplog.set_level(logging.CRITICAL)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    message = json.loads(good[0][1])
+    message["properties"]["delivery_info"]["routing_key"] = "amq.x"
+    request = json.dumps({"task": "shop.invoice", "id": "sql", "args": [7], "queue": "amq.y"})
+    outbox.put(good[0], (None, json.dumps(message)), good[1], (None, request), *good[2:])
+    outbox.relay()
+    eventually(lambda: outbox.count() >= 4 and len(outbox.dead()) == 2)
+    assert "queue name 'amq.x' contains reserved prefix" in outbox.dead()[0]
+    assert "queue name 'amq.y' contains reserved prefix" in outbox.dead()[1]
+    ids = {message.headers["id"] for message in outbox.take()}
+    assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+def test_a_queue_without_access(outbox, eventually, monkeypatch, caplog):
+    """If RabbitMQ refuses access, everything waits until it is granted."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(Backoff, "LAST", 0.2)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    refused = []
+
+    def refuse(entity, channel, **_):
+        refused.append(entity)
+        text = f"ACCESS_REFUSED - configure access to queue '{entity.name}' refused for user 'shop'"
+        raise amqp.AccessRefused(text, (50, 10))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forwarding_amqp, "_maybe_declare", refuse)
+        outbox.put(*good)
+        outbox.relay()
+        eventually(lambda: len(refused) >= 6)
+    eventually(lambda: outbox.count() == 4)
+    assert outbox.dead() == []
 
 
 def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
