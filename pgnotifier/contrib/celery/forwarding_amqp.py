@@ -1,12 +1,14 @@
 """Forward an outbox's finished messages to RabbitMQ, waiting for the confirms of many at once."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from struct import Struct, pack
 from typing import Any
 
-from amqp import exceptions, serialization
+from amqp import basic_message, exceptions, serialization
 from kombu.common import maybe_declare
 
+from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, is_queue, nowhere
@@ -26,6 +28,7 @@ from pgnotifier.contrib.celery.stamping_amqp import (
 )
 from pgnotifier.errors import in_one_line
 
+_Message: Any = basic_message.Message
 _encode: Any = serialization.dumps
 _pack_size = Struct(">I").pack
 _maybe_declare: Any = maybe_declare
@@ -55,6 +58,12 @@ class AmqpForwarder(Forwarder):
         """Forget the last messages, and that their queues have just been found."""
         self._fresh.clear()
         self._sent.clear()
+
+    def probe(self) -> None:
+        """Publish a message that no queue gets. RabbitMQ confirms it and drops it."""
+        with self.producer.connection.channel() as channel:
+            nobody = secrets.token_hex(16)
+            channel.basic_publish_confirm(_Message(""), "", nobody, confirm_timeout=ANSWER_TIMEOUT)
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
@@ -152,6 +161,14 @@ def is_refusal(exc: BaseException) -> bool:
     if isinstance(exc, exceptions.AccessRefused):
         return _RESERVED in str(exc)
     return isinstance(exc, _REFUSALS)
+
+
+def is_closure(exc: BaseException) -> bool:
+    """Return whether RabbitMQ may have closed the connection because of what was sent.
+
+    It doesn't close it with such an error because it is stopped or short of something.
+    """
+    return isinstance(exc, exceptions.IrrecoverableConnectionError)
 
 
 def encode_properties(content: Content, priority: int) -> bytes:

@@ -14,6 +14,7 @@ from outboxes import capture, catch, make_app, publish_some
 
 from pgnotifier._runtime.backoff import Backoff
 from pgnotifier.contrib.celery import forwarding_amqp
+from pgnotifier.contrib.celery.forwarding_amqp import AmqpForwarder
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
 CHANNEL = "pgnotifier:celery:default"
@@ -190,6 +191,58 @@ def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
     assert "PRECONDITION_FAILED" in outbox.dead()[0]
     ids = {message.headers["id"] for message in outbox.take()}
     assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+def test_messages_that_close_the_connection(outbox, eventually, monkeypatch, caplog):
+    """Those over which RabbitMQ closes the connection are found and set aside; the others arrive.
+
+    It does so for NaN. The check that would find it is switched off.
+    """
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(forwarding_amqp, "check_finite", lambda headers: None)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(20)])
+    message = json.loads(good[0][1])
+    message["headers"]["x"] = float("nan")
+    bad = (None, json.dumps(message))
+    outbox.put(*good[:5], bad, *good[5:10], bad, *good[10:15])
+    outbox.relay()
+    eventually(lambda: outbox.count() >= 15 and len(outbox.dead()) == 2, 40)
+    outbox.put(*good[15:], bad)
+    eventually(lambda: outbox.count() >= 20 and len(outbox.dead()) == 3, 40)
+    assert all("closes the connection over the message" in reason for reason in outbox.dead())
+    ids = [message.headers["id"] for message in outbox.take()]
+    assert list(dict.fromkeys(ids)) == [json.loads(text)["headers"]["id"] for _, text in good]
+
+
+OUTAGES = {
+    "a broker that closes every connection": (amqp.InternalError, ["settle", "probe"]),
+    "one that is restarted": (amqp.ConnectionForced, ["settle"]),
+    "a queue that can't be declared": (amqp.InternalError, ["_find"]),
+}
+"""The error with which the broker closes the connection, and where the relay meets it."""
+
+
+@pytest.mark.parametrize(("error", "methods"), OUTAGES.values(), ids=OUTAGES)
+@pytest.mark.parametrize("count", [1, 4])
+def test_outages_set_nothing_aside(outbox, eventually, monkeypatch, caplog, error, methods, count):
+    """However often the connection is closed in an outage, everything is sent afterwards."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(Backoff, "LAST", 0.2)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(count)])
+    failures = []
+
+    def fail(*_):
+        failures.append(1)
+        raise error("INTERNAL_ERROR", (0, 0), reply_code=541)
+
+    with monkeypatch.context() as patch:
+        for name in methods:
+            patch.setattr(AmqpForwarder, name, fail)
+        outbox.put(*good)
+        outbox.relay()
+        eventually(lambda: len(failures) >= 12)
+    eventually(lambda: outbox.count() == count)
+    assert outbox.dead() == []
 
 
 UNSENDABLE = {
