@@ -16,7 +16,7 @@ from pgnotifier.contrib.celery.carriers import Carrier
 from pgnotifier.contrib.celery.forwarding import find_entities, is_queue, nowhere
 from pgnotifier.contrib.celery.outbox_messages import Destination
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp
+from pgnotifier.contrib.celery.stamping_amqp import AmqpStamp, check_message
 from pgnotifier.contrib.celery.targets import CeleryTarget
 
 _TCPTransport: Any = amqp_transport.TCPTransport
@@ -68,6 +68,7 @@ class AmqpCarrier(Carrier):
         publish = channel.basic_publish
 
         def count_and_publish(message: Any, **settings: Any) -> Any:
+            check_message(channel, message)
             self._count()
             self._sent[message.properties.get("correlation_id")] = self.position
             where = settings.get("exchange") or "", settings.get("routing_key") or ""
@@ -75,7 +76,11 @@ class AmqpCarrier(Carrier):
                 self._fresh.add(where)
             settings["mandatory"] = self._is_mandatory(*where)
             self._seen.append((message, settings))
-            return publish(message, **settings)
+            try:
+                return publish(message, **settings)
+            except BaseException:
+                self._uncount()  # it couldn't be encoded, or the connection is lost
+                raise
 
         channel.basic_publish = count_and_publish
 
@@ -171,8 +176,7 @@ class AmqpCarrier(Carrier):
     def drop(self) -> None:
         """Discard the added messages that aren't sent yet."""
         for _ in self._waiting:
-            self._unconfirmed.pop(self.position)
-            self.position -= 1
+            self._uncount()
         self._waiting.clear()
 
     def _count(self) -> None:
@@ -180,6 +184,10 @@ class AmqpCarrier(Carrier):
         # while the message is being sent.
         self.position += 1
         self._unconfirmed[self.position] = None
+
+    def _uncount(self) -> None:
+        self._unconfirmed.pop(self.position, None)
+        self.position -= 1
 
     def _is_mandatory(self, exchange: str, routing_key: str) -> bool:
         """Return whether there has to be a queue for a message.

@@ -38,6 +38,13 @@ class Forwarder(ABC):
     def begin(self) -> None:  # noqa: B027 - there is nothing to do if nothing is kept
         """Forget what may have changed since the last messages."""
 
+    def probe(self) -> None:  # noqa: B027 - other brokers name the message that they refuse
+        """Check that the broker accepts some message.
+
+        Raises:
+            Exception: It doesn't. The type depends on its client.
+        """
+
     @abstractmethod
     def forward(self, message: Message) -> None:
         """Add a message to the carrier, or send it.

@@ -1,12 +1,14 @@
 """Forward an outbox's finished messages to RabbitMQ, waiting for the confirms of many at once."""
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping
-from struct import Struct, error, pack
+from struct import Struct, pack
 from typing import Any
 
-from amqp import exceptions, serialization
+from amqp import basic_message, exceptions, serialization
 from kombu.common import maybe_declare
 
+from pgnotifier.contrib.celery.broker import ANSWER_TIMEOUT
 from pgnotifier.contrib.celery.carriers_amqp import AmqpCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, find_entities, is_queue, nowhere
@@ -17,14 +19,21 @@ from pgnotifier.contrib.celery.relay_messages import (
     open_content,
     read_finished,
 )
-from pgnotifier.contrib.celery.stamping_amqp import encode_frames, join_frames
+from pgnotifier.contrib.celery.stamping_amqp import (
+    UNSENDABLE,
+    check_finite,
+    encode_frames,
+    join_frames,
+    unsendable,
+)
 from pgnotifier.errors import in_one_line
 
+_Message: Any = basic_message.Message
 _encode: Any = serialization.dumps
 _pack_size = Struct(">I").pack
 _maybe_declare: Any = maybe_declare
-REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
-"""The errors with which RabbitMQ refuses a message for good. It closes the channel with them."""
+_REFUSALS: Any = (exceptions.NotFound, exceptions.PreconditionFailed)
+_RESERVED = "contains reserved prefix"
 
 
 class AmqpForwarder(Forwarder):
@@ -49,6 +58,12 @@ class AmqpForwarder(Forwarder):
         """Forget the last messages, and that their queues have just been found."""
         self._fresh.clear()
         self._sent.clear()
+
+    def probe(self) -> None:
+        """Publish a message that no queue gets. RabbitMQ confirms it and drops it."""
+        with self.producer.connection.channel() as channel:
+            nobody = secrets.token_hex(16)
+            channel.basic_publish_confirm(_Message(""), "", nobody, confirm_timeout=ANSWER_TIMEOUT)
 
     def forward(self, message: Message) -> None:
         """Add the frames of a message."""
@@ -78,10 +93,8 @@ class AmqpForwarder(Forwarder):
             body = body.encode(content.content_encoding)
         try:
             properties = encode_properties(content, destination.priority)
-        except (error, ValueError, exceptions.FrameSyntaxError) as exc:
-            raise MessageRefusedError(
-                f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}"
-            ) from None
+        except UNSENDABLE as exc:
+            raise unsendable(exc) from None
         return join_frames(self._channel, method, properties, body)
 
     def _add(self, frames: bytes, destination: Destination, content: Content) -> None:
@@ -121,7 +134,9 @@ class AmqpForwarder(Forwarder):
                     channel.exchange_declare(exchange, "direct", passive=True)  # any type will do
                 elif not entities:
                     channel.queue_declare(routing_key, passive=True)
-            except REFUSALS as exc:
+            except exceptions.ChannelError as exc:
+                if not is_refusal(exc):
+                    raise
                 where = f"exchange {exchange!r:.200}" if exchange else f"queue {routing_key!r:.200}"
                 raise MessageRefusedError(
                     f"the broker refuses the {where}: {in_one_line(exc)}"
@@ -135,6 +150,25 @@ class AmqpForwarder(Forwarder):
         self._methods[destination] = method
         self._fresh.add(destination)
         return method
+
+
+def is_refusal(exc: BaseException) -> bool:
+    """Return whether RabbitMQ refuses something for good. It closes the channel with such an error.
+
+    Access may be granted later, but not to a queue with a name that only RabbitMQ may give:
+    https://www.rabbitmq.com/docs/queues#names
+    """
+    if isinstance(exc, exceptions.AccessRefused):
+        return _RESERVED in str(exc)
+    return isinstance(exc, _REFUSALS)
+
+
+def is_closure(exc: BaseException) -> bool:
+    """Return whether RabbitMQ may have closed the connection because of what was sent.
+
+    It doesn't close it with such an error because it is stopped or short of something.
+    """
+    return isinstance(exc, exceptions.IrrecoverableConnectionError)
 
 
 def encode_properties(content: Content, priority: int) -> bytes:
@@ -195,6 +229,7 @@ def _encode_name(name: str) -> bytes:
 
 def _encode_item(name: str, value: Any) -> bytes:
     """Return a name and its value, and keep them if they are short: most messages have them."""
+    check_finite({name: value})
     whole: bytes = _encode("F", [{name: value}])
     encoded = whole[4:]  # without its length
     if len(encoded) < LONGEST_KEPT and len(_ITEMS) < MOST_KEPT:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from traceback import format_exception
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import amqp
 
@@ -12,7 +12,7 @@ from pgnotifier._log.outbox_redaction import mentions
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
-from pgnotifier.contrib.celery.forwarding_amqp import REFUSALS, AmqpForwarder
+from pgnotifier.contrib.celery.forwarding_amqp import AmqpForwarder, is_closure, is_refusal
 from pgnotifier.contrib.celery.forwarding_redis import RedisForwarder
 from pgnotifier.contrib.celery.relay_messages import Message, read
 from pgnotifier.contrib.celery.relay_requests import send_request
@@ -26,13 +26,35 @@ class Suspicion:
     RabbitMQ closes the channel on which it gets a message that it won't accept, and doesn't say
     which one that was. The suspicion outlasts the connection.
 
+    Some messages make it close the connection instead, but a defect of the broker may do so, too.
+    So such a message is refused once RabbitMQ has closed the connection over it alone, several
+    times in a row, and has confirmed a message that nobody gets just before.
+
     Attributes:
         left: How many messages.
     """
 
+    MOST_CLOSURES: ClassVar[int] = 3
+
     def __init__(self) -> None:
         """Begin without any."""
         self.left = 0
+        self._suspect: int | None = None  # the id of the message that it was closed over
+        self._closures = 0  # in a row
+
+    def covers(self, delivery: Delivery) -> bool:
+        """Return whether RabbitMQ has closed the connection over this message alone."""
+        return self._closures > 0 and self._suspect == delivery.notification.id
+
+    def note_closure(self, delivery: Delivery) -> bool:
+        """Count a closure over a message alone; return whether the message is to be refused."""
+        self._closures = self._closures + 1 if self.covers(delivery) else 1
+        self._suspect = delivery.notification.id
+        return self._closures >= self.MOST_CLOSURES
+
+    def acquit(self) -> None:
+        """Forget the closures: the last message was sent or refused, or failed otherwise."""
+        self._closures = 0
 
 
 class _Handled(NamedTuple):
@@ -134,6 +156,8 @@ class Relay:
     def _forward_chunk(self, batch: Batch) -> None:
         """Forward the next deliveries, whatever they are."""
         chunk = batch.rest(1 if self._suspicion.left else self._carrier.chunk)
+        if chunk and self._suspicion.covers(chunk[0]):
+            self._forwarder.probe()
         self._forwarder.begin()
         try:
             for delivery in chunk:
@@ -148,6 +172,7 @@ class Relay:
             raise
         self._end_chunk(is_settled=True)
         batch.done(len(chunk))
+        self._suspicion.acquit()
         self._suspicion.left = max(0, self._suspicion.left - 1)
 
     def _forward_one(self, delivery: Delivery) -> _Handled:
@@ -209,15 +234,30 @@ class Relay:
             for one in self._handled
             if one.task is not None and not has_settled(one.first, one.last)
         ]
+        sent = left[0] if left else None
+        alone = sent if self._handled else next(iter(rest), None)  # if it could be at fault
         left += rest
         self._end_chunk(is_settled=False)
-        if isinstance(exc, REFUSALS):
-            if count != 1:
-                self._suspicion.left = max(1, count)
-            elif left:  # it was sent alone, so this is the one
-                self._refuse(left.pop(0), _explain(exc))
-                self._suspicion.left = max(0, self._suspicion.left - 1)
+        if not is_refusal(exc) and not is_closure(exc):
+            self._suspicion.acquit()
+        elif count != 1:
+            self._suspicion.left = max(1, count)
+        elif alone is not None and self._is_at_fault(alone, exc, is_sent=sent is not None):
+            self._refuse(left.pop(0), _explain(exc))
+            self._suspicion.acquit()
+            self._suspicion.left = max(0, self._suspicion.left - 1)
         batch.leave(left)
+
+    def _is_at_fault(self, alone: Delivery, exc: BaseException, *, is_sent: bool) -> bool:
+        """Return whether the broker refuses a message that was sent alone.
+
+        If it closed the connection before the message was sent, it did so over a declaration.
+        RabbitMQ does this while nodes of a cluster are down.
+        """
+        if is_refusal(exc):
+            return True
+        self._suspicion.left = max(1, self._suspicion.left)
+        return is_sent and self._suspicion.note_closure(alone)
 
 
 def forwarder_for(app: Any, producer: Any) -> Forwarder:
@@ -238,6 +278,7 @@ def _without_arguments(exc: BaseException, payload: str) -> BaseException:
 
 
 def _explain(exc: BaseException) -> MessageRefusedError:
-    error = MessageRefusedError(f"the broker refuses the message: {in_one_line(exc)}")
+    what = "closes the connection over" if is_closure(exc) else "refuses"
+    error = MessageRefusedError(f"the broker {what} the message: {in_one_line(exc)}")
     error.__cause__ = exc
     return error

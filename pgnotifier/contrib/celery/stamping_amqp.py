@@ -5,18 +5,22 @@ described in https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2
 """
 
 import functools
+import math
 import re
 import secrets
-from struct import pack
+from collections.abc import Mapping
+from struct import error, pack
 from typing import Any
 
-from amqp import basic_message, method_framing, serialization, spec
+from amqp import basic_message, exceptions, method_framing, serialization, spec
 from kombu import compression
 
+from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.stamping import UnstampableError
 from pgnotifier.contrib.celery.stamping_kombu import KombuStamp
 from pgnotifier.contrib.celery.targets import CeleryTarget, Given
+from pgnotifier.errors import in_one_line
 
 _Message: Any = basic_message.Message
 _frame_writer: Any = method_framing.frame_writer
@@ -30,6 +34,9 @@ _MARKS = {name: secrets.token_hex(18).encode() for name in (b"id", b"repr", b"or
 _PLACE = re.compile(b"(" + b"|".join(_MARKS.values()) + b")")
 
 _METHOD, _HEADER, _BODY = 1, 2, 3  # frame types
+_OVERHEAD, _BEFORE_PROPERTIES = 8, 12  # bytes
+UNSENDABLE: Any = (error, ValueError, exceptions.FrameSyntaxError)
+"""The errors of properties that can't be encoded."""
 
 
 class AmqpStamp(KombuStamp):
@@ -116,14 +123,74 @@ def join_frames(channel: Any, method: bytes, properties: bytes, body: bytes) -> 
         method: The `basic.publish` frame.
         properties: The encoded properties.
         body: The body.
+
+    Raises:
+        MessageRefusedError: The properties are too large.
     """
-    room = channel.connection.frame_max - 8
+    check_size(channel, properties)
+    room = channel.connection.frame_max - _OVERHEAD
     header = pack(">HHQ", 60, 0, len(body)) + properties
     parts = [(_HEADER, header)]
     parts += [(_BODY, body[at : at + room]) for at in range(0, len(body), room)]
     number = channel.channel_id
     frames = (pack(">BHI", kind, number, len(one)) + one + b"\xce" for kind, one in parts)
     return b"".join((method, *frames))
+
+
+def check_message(channel: Any, message: Any) -> None:
+    """Check that RabbitMQ doesn't close the connection over a message that Celery has made.
+
+    Raises:
+        MessageRefusedError: It would.
+    """
+    try:
+        check_finite(message.properties.get("application_headers") or {})
+    except ValueError as exc:
+        raise unsendable(exc) from None
+    # py-amqp encodes them once more, which takes a while. No encoding is eight times as long as
+    # the repr, so most messages are small enough anyway.
+    if len(repr(message.properties)) * 8 > channel.connection.frame_max:
+        check_size(channel, message._serialize_properties())  # noqa: SLF001
+
+
+def unsendable(exc: BaseException) -> MessageRefusedError:
+    """Return the error for a message with properties that can't be encoded."""
+    return MessageRefusedError(f"its properties can't be sent to RabbitMQ: {in_one_line(exc)}")
+
+
+def check_size(channel: Any, properties: bytes) -> None:
+    """Check that the properties of a message fit into one frame.
+
+    They can't be split, and RabbitMQ closes the connection over a frame that is too large.
+
+    Raises:
+        MessageRefusedError: They don't fit.
+    """
+    most = channel.connection.frame_max - _OVERHEAD - _BEFORE_PROPERTIES
+    if len(properties) > most:
+        raise MessageRefusedError(
+            f"its headers and other properties take {len(properties)} bytes, and RabbitMQ accepts "
+            f"{most} at most"
+        )
+
+
+def check_finite(headers: Mapping[str, Any]) -> None:
+    """Check that no header is NaN or infinite: RabbitMQ closes the connection over such a number.
+
+    Raises:
+        ValueError: One is, or contains such a number.
+    """
+    for name, value in headers.items():
+        if not _is_finite(value):
+            raise ValueError(f"the header {name!r:.80} is or contains NaN or an infinite number")
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, (list, tuple)) or all(map(_is_finite, value))
 
 
 def _encode_text(text: str) -> bytes:

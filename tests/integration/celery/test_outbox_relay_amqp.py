@@ -8,9 +8,13 @@ import secrets
 import amqp
 import psycopg
 import pytest
+from celery.signals import before_task_publish
 from kombu import Exchange, Queue
 from outboxes import capture, catch, make_app, publish_some
 
+from pgnotifier._runtime.backoff import Backoff
+from pgnotifier.contrib.celery import forwarding_amqp
+from pgnotifier.contrib.celery.forwarding_amqp import AmqpForwarder
 from pgnotifier.contrib.celery.relay import OutboxDispatcher
 
 CHANNEL = "pgnotifier:celery:default"
@@ -138,6 +142,43 @@ def test_what_rabbitmq_refuses(outbox, eventually, caplog):
     assert ids == [json.loads(text)["headers"]["id"] for _, text in good]
 
 
+def test_a_reserved_name(outbox, eventually, caplog):
+    """What is for a queue with a name that only RabbitMQ may give is set aside, by whoever asks."""
+    caplog.set_level(logging.CRITICAL)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    message = json.loads(good[0][1])
+    message["properties"]["delivery_info"]["routing_key"] = "amq.x"
+    request = json.dumps({"task": "shop.invoice", "id": "sql", "args": [7], "queue": "amq.y"})
+    outbox.put(good[0], (None, json.dumps(message)), good[1], (None, request), *good[2:])
+    outbox.relay()
+    eventually(lambda: outbox.count() >= 4 and len(outbox.dead()) == 2)
+    assert "queue name 'amq.x' contains reserved prefix" in outbox.dead()[0]
+    assert "queue name 'amq.y' contains reserved prefix" in outbox.dead()[1]
+    ids = {message.headers["id"] for message in outbox.take()}
+    assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+def test_a_queue_without_access(outbox, eventually, monkeypatch, caplog):
+    """If RabbitMQ refuses access, everything waits until it is granted."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(Backoff, "LAST", 0.2)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(4)])
+    refused = []
+
+    def refuse(entity, channel, **_):
+        refused.append(entity)
+        text = f"ACCESS_REFUSED - configure access to queue '{entity.name}' refused for user 'shop'"
+        raise amqp.AccessRefused(text, (50, 10))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forwarding_amqp, "_maybe_declare", refuse)
+        outbox.put(*good)
+        outbox.relay()
+        eventually(lambda: len(refused) >= 6)
+    eventually(lambda: outbox.count() == 4)
+    assert outbox.dead() == []
+
+
 def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
     """The one that RabbitMQ refuses is found and set aside; the others arrive."""
     caplog.set_level(logging.CRITICAL)
@@ -150,6 +191,108 @@ def test_a_message_that_closes_the_channel(outbox, eventually, caplog):
     assert "PRECONDITION_FAILED" in outbox.dead()[0]
     ids = {message.headers["id"] for message in outbox.take()}
     assert ids == {json.loads(text)["headers"]["id"] for _, text in good}
+
+
+def test_messages_that_close_the_connection(outbox, eventually, monkeypatch, caplog):
+    """Those over which RabbitMQ closes the connection are found and set aside; the others arrive.
+
+    It does so for NaN. The check that would find it is switched off.
+    """
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(forwarding_amqp, "check_finite", lambda headers: None)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(20)])
+    message = json.loads(good[0][1])
+    message["headers"]["x"] = float("nan")
+    bad = (None, json.dumps(message))
+    outbox.put(*good[:5], bad, *good[5:10], bad, *good[10:15])
+    outbox.relay()
+    eventually(lambda: outbox.count() >= 15 and len(outbox.dead()) == 2, 40)
+    outbox.put(*good[15:], bad)
+    eventually(lambda: outbox.count() >= 20 and len(outbox.dead()) == 3, 40)
+    assert all("closes the connection over the message" in reason for reason in outbox.dead())
+    ids = [message.headers["id"] for message in outbox.take()]
+    assert list(dict.fromkeys(ids)) == [json.loads(text)["headers"]["id"] for _, text in good]
+
+
+OUTAGES = {
+    "a broker that closes every connection": (amqp.InternalError, ["settle", "probe"]),
+    "one that is restarted": (amqp.ConnectionForced, ["settle"]),
+    "a queue that can't be declared": (amqp.InternalError, ["_find"]),
+}
+"""The error with which the broker closes the connection, and where the relay meets it."""
+
+
+@pytest.mark.parametrize(("error", "methods"), OUTAGES.values(), ids=OUTAGES)
+@pytest.mark.parametrize("count", [1, 4])
+def test_outages_set_nothing_aside(outbox, eventually, monkeypatch, caplog, error, methods, count):
+    """However often the connection is closed in an outage, everything is sent afterwards."""
+    caplog.set_level(logging.CRITICAL)
+    monkeypatch.setattr(Backoff, "LAST", 0.2)
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(count)])
+    failures = []
+
+    def fail(*_):
+        failures.append(1)
+        raise error("INTERNAL_ERROR", (0, 0), reply_code=541)
+
+    with monkeypatch.context() as patch:
+        for name in methods:
+            patch.setattr(AmqpForwarder, name, fail)
+        outbox.put(*good)
+        outbox.relay()
+        eventually(lambda: len(failures) >= 12)
+    eventually(lambda: outbox.count() == count)
+    assert outbox.dead() == []
+
+
+UNSENDABLE = {
+    "nan": (float("nan"), "the header 'nan' is or contains NaN or an infinite number"),
+    "deep": ([{"a": [1.5, -float("inf")]}], "the header 'deep' is or contains NaN or an infinite"),
+    "large": ("x" * 140_000, "take 140"),
+    "number": (2**70, "its properties can't be sent"),
+}
+"""Headers over which RabbitMQ would close the connection, or that AMQP can't encode, and why."""
+
+
+def test_headers_that_cannot_be_sent(outbox, eventually, caplog):
+    """Messages with such headers are set aside before they are sent, and hold up nothing."""
+    good = outbox.make(lambda app: [app.tasks["shop.invoice"].delay(n) for n in range(8)])
+    entries = list(good)
+    for at, (name, (value, _)) in enumerate(UNSENDABLE.items()):
+        message = json.loads(good[0][1])
+        message["headers"][name] = value
+        entries.insert(at * 3 + 1, (None, json.dumps(message)))
+    outbox.put(*entries)
+    outbox.relay()
+    eventually(lambda: outbox.count() == len(good) and len(outbox.dead()) == len(UNSENDABLE))
+    for reason, (_, expected) in zip(outbox.dead(), UNSENDABLE.values(), strict=True):
+        assert expected in reason
+    ids = [message.headers["id"] for message in outbox.take()]
+    assert ids == [json.loads(text)["headers"]["id"] for _, text in good]
+    assert "can't deliver" not in caplog.text
+
+
+@pytest.mark.parametrize("name", UNSENDABLE)
+def test_requests_with_headers_that_cannot_be_sent(outbox, eventually, caplog, name):
+    """A task that SQL asks for with such headers is set aside, and the others are sent once."""
+    app = outbox.app(outbox.url)
+    value, expected = UNSENDABLE[name]
+
+    def add(sender, headers, **_):
+        if headers["id"] == "2":
+            headers[name] = value
+
+    before_task_publish.connect(add, sender="shop.invoice")
+    requests = [json.dumps({"task": "shop.invoice", "id": str(n), "args": [n]}) for n in range(6)]
+    try:
+        outbox.put(*((None, one) for one in requests))
+        outbox.relay(app)
+        eventually(lambda: outbox.count() >= 5 and len(outbox.dead()) == 1)
+    finally:
+        before_task_publish.disconnect(add, sender="shop.invoice")
+    assert [message.headers["id"] for message in outbox.take()] == ["0", "1", "3", "4", "5"]
+    assert name == "number" or expected in outbox.dead()[0]
+    assert "can't deliver" not in caplog.text
 
 
 def test_exchanges_of_rabbitmq(outbox, eventually):
