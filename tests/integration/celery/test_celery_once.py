@@ -53,6 +53,13 @@ def slow(self, n):
     except SoftTimeLimitExceeded:
         write("stopped", n)
 
+@app.task(bind=True, base=Once)
+def replaced(self, n, by):
+    with self.once() as connection:
+        connection.execute("INSERT INTO effect VALUES (%s)", (n,))
+    others = [invoice.si(n + 1), invoice.si(n + 2)]
+    raise self.replace(chain(others) if by == "chain" else others[0])
+
 @app.task
 def follow(result):
     write("followed", result)
@@ -125,6 +132,21 @@ def test_retries(log, shop, app):
     result = app.send_task("shop.autoretried", (2,), queue=shop.queue)
     assert result.get(timeout=60) is None
     assert effects(log) == [1, 2]
+
+
+@pytest.mark.parametrize(("by", "expected"), [("task", [1, 2]), ("chain", [1, 2, 3])])
+def test_replacing(log, shop, app, by, expected):
+    """What replaces a task has its id, and is done nevertheless, once as well."""
+    shop.worker()
+    result = app.send_task("shop.replaced", (1, by), queue=shop.queue)
+    assert result.get(timeout=60) == expected[-1] * 10
+    assert effects(log) == expected
+    options = {"task_id": result.id, "queue": shop.queue}
+    again = app.send_task("shop.invoice", (7,), replaced_task_nesting=1, **options)
+    assert shop.wait_written("begun", len(expected))[-1] == (7,)
+    assert again.get(timeout=60) == expected[-1] * 10
+    assert app.send_task("shop.invoice", (8,), queue=shop.queue).get(timeout=60) == 80
+    assert effects(log) == [*expected, 8]
 
 
 def test_soft_time_limits(log, shop, app):

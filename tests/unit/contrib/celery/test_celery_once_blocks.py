@@ -12,7 +12,7 @@ from sqlalchemy.orm import sessionmaker
 from pgnotifier.contrib.celery import Once
 from pgnotifier.contrib.celery.once_connections import close_spares
 from pgnotifier.contrib.celery.once_upkeep import longest_redelivery
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import AlreadyDoneError, ArgumentTypeError, ConfigurationError
 from pgnotifier.once import once
 
 EFFECT = "INSERT INTO effect VALUES ('a')"
@@ -139,6 +139,23 @@ def test_a_block_that_failed(log, app):
     assert work.apply(task_id="a").get() == 1
     assert work.apply(task_id="a").get() is None
     assert effects(log) == 1
+
+
+def test_replacing(log, app):
+    """What replaces a task that runs eagerly is done as well, at each level, and once."""
+
+    @app.task(bind=True, base=Once)
+    def work(self, left):
+        with self.once() as connection:
+            connection.execute(EFFECT)
+        return self.replace(work.s(left - 1)) if left else "done"
+
+    assert work.apply((2,), task_id="a").get() == "done"
+    assert work.apply((2,), task_id="a").get() is None
+    assert effects(log) == 3
+    for noted in ("a", "a:replacement-1", "a:replacement-2"):
+        with pytest.raises(AlreadyDoneError), once(log.connection, noted):
+            pytest.fail("it wasn't noted")
 
 
 @pytest.mark.parametrize(
