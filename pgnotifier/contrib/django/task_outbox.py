@@ -65,5 +65,14 @@ class _Sink:
     def add(self, draft: Draft) -> None:
         """Insert an entry."""
         given = [connections[alias] for alias in self._aliases]
-        chosen = next((one for one in given if one.in_atomic_block), given[0])
+        chosen = next(filter(_is_in_transaction, given), given[0])
         self._log.insert(chosen, [draft])
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    """Return whether somebody is going to commit, or roll back, what is inserted now.
+
+    That is so without autocommit, too. `get_autocommit()` would connect.
+    """
+    is_connected = connection.connection is not None
+    return connection.in_atomic_block or (is_connected and not connection.autocommit)
