@@ -117,6 +117,23 @@ def test_tasks_without(app, task):
     assert ids() == []
 
 
+def test_unsafe_asynchronous_code(app, task, monkeypatch):
+    """If Django lets asynchronous code use its connections, tasks are in transactions there."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    use_outbox(app, ["default"])
+
+    async def publish():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            task.delay(0)
+            fail()
+        with transaction.atomic():
+            found = task.delay(1)
+        connections.close_all()  # a loop has its own
+        return found
+
+    assert [asyncio.run(publish()).id] == ids()
+
+
 def test_databases(app, task):
     """Of several databases, the one with an open transaction gets the task, else the first."""
     use_outbox(app, ["default", "second"])
