@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState, QueueState
 from pgnotifier._log.overview import explained, positions
-from pgnotifier._log.sessions import ARRAY, Given, Session, find_session
+from pgnotifier._log.sessions import ARRAY, Given, Rows, Session, find_session
 
 COUNTED = 100_000
 """How many waiting entries of an outbox are counted at most."""
+SEARCHED = 100_000
+"""Among how many entries `search_entries` looks for those of a task."""
 MOST = 2**31 - 1
 """The highest limit of a list."""
 PREFIX = "pgnotifier:"
@@ -113,15 +116,66 @@ def list_entries(
         LogNotInstalledError: The log isn't installed, or is too old.
         LogRefusedError: The role has no right to read it.
     """
-    session = find_session(connection)
-    # Names that aren't ASCII may or may not be escaped in the message.
-    part = json.dumps(task) if task is not None and task.isascii() else None
-    given = (sub, limit, failed, _array(session, ids), queue, part, reads)
-    with explained():
-        rows = session.execute(_LIST, given)
-    found = [_entry(session, row) for row in rows]
-    # What was found may be another string in the message.
-    return [one for one in found if task is None or one.task == task]
+    given = _Filter(sub=sub, failed=failed, ids=ids, queue=queue, task=task, reads=reads)
+    return given.search(find_session(connection), limit, MOST)[0]
+
+
+def search_entries(
+    connection: Given,
+    sub: int,
+    *,
+    failed: bool = False,
+    queue: str | None = None,
+    task: str | None = None,
+    limit: int = 100,
+) -> tuple[list[OutboxEntry], bool]:
+    """Do the same in a limited time, for people who wait for it.
+
+    Returns:
+        The entries, and whether there may be more of the task: it was looked for among the first
+        `SEARCHED` entries that contain its name anywhere, or `limit` if that is more.
+    """
+    given = _Filter(sub=sub, failed=failed, queue=queue, task=task)
+    return given.search(find_session(connection), limit, max(limit, SEARCHED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Filter:
+    """Which entries of an outbox to return: see `list_entries`."""
+
+    sub: int
+    failed: bool = False
+    ids: Sequence[int] | None = None
+    queue: str | None = None
+    task: str | None = None
+    reads: bool = False
+
+    def search(self, session: Session, limit: int, most: int) -> tuple[list[OutboxEntry], bool]:
+        """Return the entries, and whether there may be more among those that weren't searched.
+
+        PostgreSQL finds the task's name anywhere in a message, maybe in its arguments. So what it
+        returns may be too little, and then it is asked for more, up to `most`.
+        """
+        asked = limit
+        while True:
+            rows = self._read(session, asked)
+            entries = (_entry(session, row) for row in rows)
+            found = [one for one in entries if self.task is None or one.task == self.task][:limit]
+            if len(found) == limit or len(rows) < asked:
+                return found, False
+            if asked >= most:
+                return found, True
+            asked = min(10 * asked, most)
+
+    def _read(self, session: Session, limit: int) -> Rows:
+        # Names that aren't ASCII may or may not be escaped in the message.
+        is_part = self.task is not None and self.task.isascii()
+        part = json.dumps(self.task) if is_part else None
+        ids = _array(session, self.ids)
+        with explained():
+            return session.execute(
+                _LIST, (self.sub, limit, self.failed, ids, self.queue, part, self.reads)
+            )
 
 
 def set_aside(

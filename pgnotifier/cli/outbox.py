@@ -10,7 +10,7 @@ import click
 import psycopg
 
 from pgnotifier._log import dead_letters
-from pgnotifier._log.outbox_queries import outboxes, set_aside
+from pgnotifier._log.outbox_queries import SEARCHED, outboxes, set_aside
 from pgnotifier._log.outbox_redaction import Redact, read_call
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import duration
@@ -81,17 +81,26 @@ def list_outbox(target: Target, chosen: Choice, failed: bool, limit: int, as_jso
     Arguments are neither shown nor read.
     """
     found: list[OutboxEntry] = []
+    is_cut = False
     with to_log(target) as connection:
         for one in chosen.find_outboxes(connection):
             for is_failed in (True,) if failed else (True, False):
                 if (left := limit - len(found)) > 0:
-                    found += chosen.find(connection, one, failed=is_failed, limit=left)
+                    some, may_be_more = chosen.search(connection, one, failed=is_failed, limit=left)
+                    found += some
+                    is_cut |= may_be_more
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in found], indent=2))
     elif found:
         click.echo(format_table(_OF_ENTRIES, map(_row, found)))
-    else:
+    elif not is_cut:
         click.echo("nothing has failed" if failed else "nothing has failed, and nothing waits")
+    if is_cut:
+        click.echo(
+            f"there may be more: {max(limit, SEARCHED):,} entries of an outbox were searched for "
+            f"the task {chosen.task}. Give --queue, or a higher --limit to search more",
+            err=True,
+        )
 
 
 @outbox.command()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import psycopg
 
-from pgnotifier._log.outbox_queries import MOST, list_entries, outboxes
+from pgnotifier._log.outbox_queries import MOST, list_entries, outboxes, search_entries
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import count
 
@@ -90,6 +90,14 @@ class Choice:
             task=self.task,
             limit=limit,
             reads=reads,
+        )
+
+    def search(
+        self, connection: psycopg.Connection[Any], one: OutboxState, *, failed: bool, limit: int
+    ) -> tuple[list[OutboxEntry], bool]:
+        """Return the entries in one outbox, and whether there may be more: see `search_entries`."""
+        return search_entries(
+            connection, one.sub, failed=failed, queue=self.queue, task=self.task, limit=limit
         )
 
     def find_failed(self, connection: psycopg.Connection[Any]) -> list[OutboxEntry]:

@@ -91,6 +91,28 @@ def test_in_autocommit(committed, outbox, task):
     assert ids() == [result.id]
 
 
+@pytest.mark.parametrize("is_manual", [False, True])
+def test_a_transaction_that_ends_in_a_block(committed, outbox, task, caplog, is_manual):
+    """Without autocommit, a warning says so; with it, nobody has to commit."""
+    transaction.set_autocommit(not is_manual)
+    try:
+        with outbox():
+            if is_manual:
+                connection.cursor().execute("SELECT 1")
+                task.delay(1)
+                transaction.commit()
+            else:
+                with transaction.atomic():
+                    task.delay(1)
+        warned = [one.getMessage() for one in caplog.records if one.name == "pgnotifier.log"]
+        assert ["became part of a new transaction" in one for one in warned] == [True] * is_manual
+        if is_manual:
+            transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+    assert len(ids()) == (not is_manual)
+
+
 def test_asynchronous_code(committed, outbox, task):
     """In asynchronous code, they are committed when the block ends."""
 

@@ -14,9 +14,10 @@ from django.core.management import call_command
 from django.db import connection
 from test_log_admin import LETTERS, as_role, fail, page_of, user_with
 
-from pgnotifier._log import positions
+from pgnotifier._log import outbox_queries, positions
 from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier.contrib.celery import CeleryOutbox
+from pgnotifier.contrib.django.durable import outbox_admin
 from pgnotifier.contrib.django.durable.operations import open_driver
 from pgnotifier.contrib.django.notifiers import get_notifier
 
@@ -114,6 +115,18 @@ def test_one_outbox(admin_client, shop):
     found = listed(page_of(admin_client, shop.url, task="shop.invoice"))
     assert found == [f"failed:{failed}", f"waiting:{waiting}"]
     assert admin_client.get(f"{OUTBOXES}999999/change/").status_code == 404
+
+
+def test_a_task_that_others_mention(admin_client, shop, monkeypatch):
+    """A page says so if not all entries were searched for a task."""
+    monkeypatch.setattr(outbox_admin, "SHOWN", 2)
+    monkeypatch.setattr(outbox_queries, "SEARCHED", 2)
+    for _ in range(2):
+        shop.driver.execute("SELECT pgnotifier.enqueue('other', args => '[\"shop.invoice\"]')")
+    shop.put()
+    page = page_of(admin_client, shop.url, task="shop.invoice")
+    assert (listed(page), "not all entries were searched" in page) == ([], True)
+    assert "not all entries were searched" not in page_of(admin_client, shop.url, task="other")
 
 
 def test_one_entry(admin_client, shop, settings):

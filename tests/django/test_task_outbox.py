@@ -1,6 +1,7 @@
 """`PGNOTIFIER["OUTBOX"]`: tasks are published in transactions, without a line of code changed."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -116,6 +117,23 @@ def test_tasks_without(app, task):
     assert ids() == []
 
 
+def test_unsafe_asynchronous_code(app, task, monkeypatch):
+    """If Django lets asynchronous code use its connections, tasks are in transactions there."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+    use_outbox(app, ["default"])
+
+    async def publish():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            task.delay(0)
+            fail()
+        with transaction.atomic():
+            found = task.delay(1)
+        connections.close_all()  # a loop has its own
+        return found
+
+    assert [asyncio.run(publish()).id] == ids()
+
+
 def test_databases(app, task):
     """Of several databases, the one with an open transaction gets the task, else the first."""
     use_outbox(app, ["default", "second"])
@@ -123,6 +141,36 @@ def test_databases(app, task):
         first = task.delay()
     second = task.delay()
     assert (ids("second"), ids()) == ([first.id], [second.id])
+
+
+def test_databases_without_autocommit(app, task):
+    """A transaction that was begun by `set_autocommit(False)` gets the task as well."""
+    use_outbox(app, ["default", "second"])
+    transaction.set_autocommit(False, using="second")
+    try:
+        task.delay(0)
+        transaction.rollback("second")
+        first = task.delay(1)
+        with transaction.atomic():
+            second = task.delay(2)
+        transaction.commit("second")
+    finally:
+        transaction.set_autocommit(True, using="second")
+    assert (ids("second"), ids()) == ([first.id], [second.id])
+
+
+def test_databases_that_are_not_connected(app, task):
+    """Nothing is connected to only to find out whether it has a transaction."""
+    use_outbox(app, ["default", "second"])
+
+    def publish():
+        task.delay()
+        found = [connections[alias].connection is None for alias in ("default", "second")]
+        connections.close_all()
+        return found
+
+    with ThreadPoolExecutor() as pool:
+        assert pool.submit(publish).result(60) == [False, True]
 
 
 def test_the_relay(app):

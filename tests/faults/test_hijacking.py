@@ -38,6 +38,7 @@ from pgnotifier._log import (
 )
 from pgnotifier._triggers import installed
 from pgnotifier.cli.doctor import activity, arriving, durable_log, server, spelling
+from pgnotifier.contrib.celery import once_connections
 from pgnotifier.demo import stage
 from pgnotifier.triggers import Trigger
 
@@ -48,7 +49,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 PACKAGE = Path(pgnotifier.__file__).parent
 
 STATEMENT = re.compile(
-    r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|SET|NOTIFY|DO|CALL|SHOW|EXPLAIN|MERGE)\s"
+    r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|ALTER|DROP|SET|NOTIFY|DO|CALL|SHOW|EXPLAIN|MERGE|RESET)\s"
 )
 
 ADVANCE_AND_SAVE = """
@@ -90,6 +91,9 @@ CONTAINED = {
     "cli/doctor/durable_log.py": 2,
     "cli/doctor/server.py": 5,
     "cli/doctor/spelling.py": 1,
+    "cli/target.py": 1,  # RESET
+    "cli/trigger.py": 1,  # RESET
+    "console/observing.py": 1,  # RESET
     "_listener/leader_lock.py": 3,
     "_listener/heartbeat.py": 3,
     "_listener/pause.py": 2,
@@ -105,7 +109,7 @@ CONTAINED = {
     "demo/__init__.py": 3,  # shown to the user
     "demo/scenario.py": 3,
     "demo/stage.py": 3,
-    "contrib/celery/once_connections.py": 1,  # SELECT 1
+    "contrib/celery/once_connections.py": 1,
     "testing/contract/delivery.py": 1,
     "testing/contract/setup.py": 1,
     "testing/databases.py": 3,
@@ -154,6 +158,7 @@ EXECUTED = {
     "may notify": (arriving.MAY_NOTIFY, ()),
     "has the log": (durable_log.IS_THERE, ()),
     "lacking rights": (durable_log.LACKING, (["advance"],)),
+    "reset": (once_connections._RESET, ()),
     "in recovery": (server.IN_RECOVERY, ()),
     "clock": (server.CLOCK, ()),
     "configured": (server.CONFIGURED, ()),

@@ -1,10 +1,13 @@
 """`with outbox(connection):`, a block that puts the tasks it publishes into a transaction."""
 
+import logging
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any
 
 from pgnotifier._log.outbox_entries import Outbox
+from pgnotifier._log.outbox_queries import PREFIX
+from pgnotifier._runtime.log_records import about, count
 from pgnotifier.contrib._queues.connections import (
     AnyConnection,
     ainsert,
@@ -13,7 +16,10 @@ from pgnotifier.contrib._queues.connections import (
     is_of_django,
 )
 from pgnotifier.contrib._queues.recordings import Recording, record
+from pgnotifier.contrib._queues.watching import BlockWatch
 from pgnotifier.errors import ConfigurationError
+
+logger = logging.getLogger("pgnotifier.log")
 
 
 class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
@@ -24,6 +30,7 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
         self._owner = owner
         self._connection: Any = connection
         self._recording: Recording | None = None
+        self._watch: BlockWatch | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
@@ -61,11 +68,31 @@ class Block(AbstractContextManager[None], AbstractAsyncContextManager[None]):
     def _begin(self) -> None:
         if self._recording is not None:
             raise ConfigurationError("a block of an outbox is used once; call outbox() again")
-        self._recording = self._stack.enter_context(record(self._owner))
+        self._watch = BlockWatch(self._connection)
+        self._recording = self._stack.enter_context(record(self._owner, self._watch.look))
 
     def _end(self, kind: type[BaseException] | None) -> list[Any]:
         """Return the messages to insert."""
         self._stack.close()
         assert self._recording is not None
+        assert self._watch is not None
+        self._watch.stop()
         # A child that was forked in the block leaves it as well, with its parent's connection.
-        return self._recording.drafts if kind is None and self._recording.is_ours else []
+        drafts = self._recording.drafts if kind is None and self._recording.is_ours else []
+        if drafts and self._watch.has_ended():
+            _warn(len(drafts), self._log.channel)
+        return drafts
+
+
+def _warn(waiting: int, channel: str) -> None:
+    """Warn, as whoever commits in the block may not know that another commit is needed.
+
+    It isn't an error: some do commit again.
+    """
+    logger.warning(
+        "%s of the outbox %s became part of a new transaction, as the one before was ended in the "
+        "block: end the block first, then commit",
+        count(waiting, "message"),
+        channel.removeprefix(PREFIX),
+        extra=about("ended_in_block", channel=channel, count=waiting),
+    )

@@ -24,11 +24,14 @@ class Recording:
         is_open: Whether the block is still executed. A task of asyncio may outlive it.
     """
 
-    def __init__(self, owner: Any, outer: "Recording | None") -> None:
+    def __init__(
+        self, owner: Any, outer: "Recording | None", look: Callable[[], None] | None
+    ) -> None:
         self.owner = owner
         self.outer = outer
         self.drafts: list[Draft] = []
         self.is_open = True
+        self._look = look
         self._process = os.getpid()
 
     @property
@@ -43,6 +46,8 @@ class Recording:
     def add(self, draft: Draft) -> None:
         """Take an entry."""
         self.drafts.append(draft)
+        if self._look is not None:
+            self._look()
 
 
 _active: ContextVar[Recording | None] = ContextVar("pgnotifier_outbox", default=None)
@@ -50,9 +55,14 @@ _is_suspended: ContextVar[bool] = ContextVar("pgnotifier_outbox_suspended", defa
 
 
 @contextmanager
-def record(owner: Any) -> Iterator[Recording]:
-    """Yield a recording that takes what the block publishes."""
-    recording = Recording(owner, _active.get())
+def record(owner: Any, look: Callable[[], None] | None = None) -> Iterator[Recording]:
+    """Yield a recording that takes what the block publishes.
+
+    Args:
+        owner: What the entries are for.
+        look: What to call for each entry.
+    """
+    recording = Recording(owner, _active.get(), look)
     token = _active.set(recording)
     try:
         yield recording

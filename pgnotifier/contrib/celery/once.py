@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from inspect import getattr_static
 from typing import Any, ClassVar
 
-from celery import Task, states
+from celery import Task, _state, states
 
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.redaction import redact
@@ -108,7 +108,7 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
             setattr(request, _STATE, block)
             ended = False
             try:
-                with _begin(connection, request.id):
+                with _begin(connection, _find_id(request)):
                     yield connection
                 ended = True
             finally:
@@ -148,6 +148,24 @@ def _find_using(task: Once) -> Any:
     """Return a task's `once_using`, without making a method of a function."""
     found = getattr_static(task, "once_using")
     return found.__func__ if isinstance(found, staticmethod) else found
+
+
+def _find_id(request: Any) -> str | None:
+    """Return what is noted when a task is done.
+
+    `Task.replace` passes the task's id on, to another task or to the same one with other arguments.
+    They differ in the level of replacement, which retries and redeliveries keep.
+    """
+    level = _count_eager(request.id) if request.is_eager else request.replaced_task_nesting
+    return f"{request.id}:replacement-{level}" if request.id and level else request.id
+
+
+def _count_eager(id: str | None) -> int:
+    """Return how many tasks this one replaces, which run around it and have no levels."""
+    state: Any = _state
+    tasks = {one.name: one for one in state._task_stack.stack}.values()  # noqa: SLF001
+    found = [request for one in tasks for request in one.request_stack.stack if request.id == id]
+    return len(found) - 1
 
 
 @contextmanager

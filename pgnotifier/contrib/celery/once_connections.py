@@ -8,7 +8,6 @@ import atexit
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from time import monotonic
 from typing import Any
 
 import psycopg
@@ -23,8 +22,19 @@ from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 KEPT = 8
 """How many connections that no task uses are kept."""
-TRUSTED = 1.0
-"""Seconds for which a connection that isn't used counts as one that works."""
+_ATTRIBUTES = (
+    *("row_factory", "cursor_factory", "server_cursor_factory"),
+    *("isolation_level", "read_only", "deferrable", "autocommit"),
+    *("prepare_threshold", "prepared_max"),
+)
+"""What a task may set on a connection of psycopg."""
+_RESET = """
+RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; DISCARD TEMP;
+SELECT pg_catalog.pg_advisory_unlock_all()
+"""
+"""Undoes what a task has set in its session; what the connection string sets stays. DISCARD ALL
+would also drop the plans of functions, and making them again takes longer than all the rest.
+https://www.postgresql.org/docs/current/sql-reset.html"""
 
 
 class Spares:
@@ -34,7 +44,7 @@ class Spares:
         """Connect to nothing yet."""
         self._parameters = parameters
         self._lock = ForkSafeLock()
-        self._spare: list[tuple[float, psycopg.Connection[Any]]] = []
+        self._spare: list[psycopg.Connection[Any]] = []
         renew_in_children(self)
 
     def renew(self) -> None:
@@ -45,17 +55,21 @@ class Spares:
         """Close the connections that no task uses."""
         with self._lock:
             spare, self._spare = self._spare, []
-        for _, connection in spare:
+        for connection in spare:
             connection.close()
 
     @contextmanager
     def lease(self) -> Iterator[psycopg.Connection[Any]]:
-        """Yield a connection in autocommit mode, on which no transaction is open."""
+        """Yield a connection in autocommit mode, on which no transaction is open.
+
+        What a task has set on it isn't there for the next one.
+        """
         connection = self._take()
+        attributes = {name: getattr(connection, name) for name in _ATTRIBUTES}
         try:
             yield connection
         finally:
-            self._give_back(connection)
+            self._give_back(connection, attributes)
 
     def _take(self) -> psycopg.Connection[Any]:
         while True:
@@ -63,31 +77,35 @@ class Spares:
                 found = self._spare.pop() if self._spare else None
             if found is None:
                 break
-            since, connection = found
-            if monotonic() - since < TRUSTED or _works(connection):
-                return connection
-            connection.close()
+            if _is_reset(found):
+                return found
+            found.close()
         # Unlike pgnotifier's own sessions, these keep the application's search_path.
         conninfo = self._parameters.resolve().conninfo
         return keep_from_children(
             psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
         )
 
-    def _give_back(self, connection: psycopg.Connection[Any]) -> None:
+    def _give_back(
+        self, connection: psycopg.Connection[Any], attributes: Mapping[str, Any]
+    ) -> None:
         idle = psycopg.pq.TransactionStatus.IDLE
         is_fit = not connection.closed and connection.info.transaction_status == idle
+        if is_fit:
+            for name, value in attributes.items():
+                setattr(connection, name, value)
         with self._lock:
             if is_fit and len(self._spare) < KEPT:
-                self._spare.append((monotonic(), connection))
+                self._spare.append(connection)
                 return
         connection.close()
 
 
-def _works(connection: psycopg.Connection[Any]) -> bool:
-    """Return whether a connection answers: the server may have been restarted since."""
+def _is_reset(connection: psycopg.Connection[Any]) -> bool:
+    """Reset a session; return whether it could be: the server may have been restarted since."""
     try:
-        connection.execute("SELECT 1")
-    except psycopg.OperationalError:
+        connection.execute(_RESET)
+    except psycopg.Error:
         return False
     return True
 

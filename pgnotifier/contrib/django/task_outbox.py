@@ -4,6 +4,7 @@ Celery is imported here, so this module is imported only if `PGNOTIFIER["OUTBOX"
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -51,12 +52,16 @@ class _Sink:
         self._aliases = aliases
 
     def find(self) -> "_Sink | None":
-        """Return the sink; None in asynchronous code, which has no connection of Django."""
+        """Return the sink; None in asynchronous code, which has no connection of Django.
+
+        It has one if DJANGO_ALLOW_ASYNC_UNSAFE is set:
+        https://docs.djangoproject.com/en/stable/topics/async/#async-safety
+        """
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             return self
-        return None
+        return self if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE") else None
 
     def takes(self, task: str) -> bool:
         """Return whether a task is published in transactions: its `outbox` isn't False."""
@@ -65,5 +70,14 @@ class _Sink:
     def add(self, draft: Draft) -> None:
         """Insert an entry."""
         given = [connections[alias] for alias in self._aliases]
-        chosen = next((one for one in given if one.in_atomic_block), given[0])
+        chosen = next(filter(_is_in_transaction, given), given[0])
         self._log.insert(chosen, [draft])
+
+
+def _is_in_transaction(connection: Any) -> bool:
+    """Return whether somebody is going to commit, or roll back, what is inserted now.
+
+    That is so without autocommit, too. `get_autocommit()` would connect.
+    """
+    is_connected = connection.connection is not None
+    return connection.in_atomic_block or (is_connected and not connection.autocommit)

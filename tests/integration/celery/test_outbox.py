@@ -174,6 +174,118 @@ def test_autocommit(log, entries, outbox, task):
     assert [task_id for _, task_id in entries()] == [one.id for one in results]
 
 
+WATCHED = [kind for kind in SYNC if kind != "another cursor"]
+
+
+@pytest.fixture
+def warned(caplog):
+    """Return a function that returns whether blocks have warned, and forgets it."""
+
+    def warned():
+        found = [one.getMessage() for one in caplog.records if one.name == "pgnotifier.log"]
+        caplog.clear()
+        return any("outbox celery:default became part of a new transaction" in one for one in found)
+
+    return warned
+
+
+@pytest.mark.parametrize("how", ["commit", "rollback"])
+@pytest.mark.parametrize("kind", WATCHED)
+def test_a_transaction_that_ends_in_a_block(log, entries, outbox, task, warned, kind, how):
+    """A warning says that the messages need another commit; with it, nothing is lost."""
+    with connected(kind, log.dsn) as connection:
+        with outbox(connection):
+            execute(connection, one_of(kind))
+            task.delay(1)
+            end(connection, how)
+        assert warned()
+        assert entries() == []
+        end(connection, "commit")
+        assert len(entries()) == 1
+        execute(connection, one_of(kind))
+        with outbox(connection):
+            end(connection, how)
+            task.delay(2)
+        assert warned()
+
+
+@pytest.mark.parametrize("kind", WATCHED)
+def test_transactions_that_do_not_end_in_a_block(log, outbox, task, warned, kind):
+    """There is no warning if the messages are part of a transaction that goes on, or of none."""
+    with connected(kind, log.dsn) as connection:
+        for _ in range(2):
+            with outbox(connection):
+                task.delay(1)
+            end(connection, "commit")
+        with outbox(connection):
+            execute(connection, one_of(kind))
+            task.delay(2)
+            end(connection, "commit")
+            execute(connection, one_of(kind))
+        with outbox(connection):
+            end(connection, "commit")
+    with log.connection.transaction(), outbox(log.connection):
+        task.delay(3)
+    with outbox(log.connection), log.connection.transaction():
+        task.delay(4)
+    assert not warned()
+
+
+@pytest.mark.parametrize("kind", ["alchemy", "orm"])
+def test_commits_before_publishing(log, outbox, task, warned, kind):
+    """SQLAlchemy reports also the end of a transaction that has begun in the block."""
+    with connected(kind, log.dsn) as connection, outbox(connection):
+        connection.execute(one_of(kind))
+        connection.commit()
+        task.delay(1)
+    assert warned()
+
+
+@pytest.mark.parametrize("kind", ["alchemy", "orm"])
+def test_an_engine_that_commits_each_statement(log, entries, outbox, task, warned, kind):
+    """There is no warning if nobody has to commit."""
+    engine = sqlalchemy.create_engine(url(log.dsn, "psycopg"), isolation_level="AUTOCOMMIT")
+    with Session(engine) if kind == "orm" else engine.connect() as connection:
+        with outbox(connection):
+            connection.execute(one_of(kind))
+            task.delay(1)
+            connection.commit()
+        assert len(entries()) == 1
+    engine.dispose()
+    assert not warned()
+
+
+@pytest.mark.parametrize("kind", ASYNC)
+def test_a_transaction_that_ends_in_a_block_for_asyncio(log, outbox, task, warned, kind):
+    """The same holds for asyncio."""
+
+    async def run():
+        async with connected_async(kind, log.dsn) as connection:
+            async with outbox(connection):
+                await connection.execute(one_of(kind))
+                task.delay(1)
+            assert not warned()
+            async with outbox(connection):
+                await end(connection, "commit")
+                task.delay(2)
+            assert warned()
+            await end(connection, "rollback")
+
+    asyncio.run(run())
+
+
+def execute(connection, statement):
+    """Execute a statement; psycopg2 needs a cursor."""
+    with_execute = connection if hasattr(connection, "execute") else connection.cursor()
+    with_execute.execute(statement)
+
+
+def one_of(kind):
+    """Return a statement."""
+    is_alchemy = "alchemy" in kind or "orm" in kind
+    return sqlalchemy.text("SELECT 1") if is_alchemy else "SELECT 1"
+
+
 def test_thousands(log, entries, outbox, task):
     """More messages than a statement takes are still one transaction."""
     results = outbox.enqueue_many(log.connection, (task.s(n) for n in range(2500)))

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from log_position import Position
 
 from pgnotifier import durable
-from pgnotifier._log import positions
+from pgnotifier._log import outbox_queries, positions
+from pgnotifier.cli import outbox as outbox_commands
 from pgnotifier.cli.command import pgnotifier
 
 NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
@@ -65,6 +66,24 @@ def listed(run, *arguments):
     code, said = run("list", "--json", *arguments)
     assert code == 0
     return [(one["state"], one["id"], one["task"]) for one in json.loads(said)]
+
+
+def test_a_task_that_others_mention(log, run, entries, monkeypatch):
+    """Where a task's name is in others' arguments, its own entries are found, or it is said."""
+    for _ in range(5):
+        log.execute("SELECT pgnotifier.enqueue('b', args => '[\"d\"]')")
+    log.execute("SELECT pgnotifier.enqueue('d')")
+    number = log.execute("SELECT max(id) FROM pgnotifier.log")[0][0]
+    assert listed(run, "--task", "d", "--limit", 1) == [("waiting", number, "d")]
+    assert "more" not in run("list", "--task", "d")[1]
+    for module in (outbox_queries, outbox_commands):
+        monkeypatch.setattr(module, "SEARCHED", 3)
+    code, said = run("list", "--task", "d", "--limit", 2)
+    assert code == 0
+    assert "there may be more: 3 entries of an outbox were searched for the task d" in said
+    assert "nothing waits" not in said
+    monkeypatch.setattr(outbox_commands, "_BATCH", 2)
+    assert run("drop", "--waiting", "--task", "d", "--yes") == (0, "1 dropped\n")
 
 
 def test_the_overview(log, run, entries):

@@ -2,13 +2,14 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg
 import pytest
 
 from pgnotifier import durable
-from pgnotifier._log import dead_letters
-from pgnotifier._log.outbox_queries import list_entries, outboxes, set_aside
+from pgnotifier._log import dead_letters, outbox_queries
+from pgnotifier._log.outbox_queries import list_entries, outboxes, search_entries, set_aside
 from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 
 NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
@@ -155,6 +156,26 @@ def test_choosing(log, console):
     console.fail(count=6)
     assert console.tasks(failed=True, task="shop.a", queue="low") == ["shop.a"]
     assert console.tasks(failed=True, ids=[first]) == ["shop.a"]
+
+
+def test_a_task_that_others_mention(log, console, monkeypatch):
+    """A list is filled with the entries of a task, however many have its name elsewhere before."""
+    mention = (
+        "SELECT pgnotifier.enqueue('other', args => '[\"shop.a\"]') FROM generate_series(1, 50)"
+    )
+    log.execute(mention)
+    console.put("shop.a", "shop.a", "Größe")
+    for task in ("shop.a", "Größe"):
+        assert console.tasks(task=task, limit=1) == [task]
+    search = partial(search_entries, log.connection, console.sub, task="shop.a")
+    found, is_cut = search(limit=3)
+    assert ([one.task for one in found], is_cut) == (["shop.a"] * 2, False)
+    monkeypatch.setattr(outbox_queries, "SEARCHED", 51)
+    for limit, expected in ((1, (1, False)), (2, (1, True)), (52, (2, True)), (53, (2, False))):
+        found, is_cut = search(limit=limit)
+        assert (len(found), is_cut) == expected
+    console.fail(count=60)
+    assert console.tasks(failed=True, task="shop.a", limit=2) == ["shop.a"] * 2
 
 
 def test_what_has_failed(log, console):

@@ -15,7 +15,12 @@ from django.template.response import TemplateResponse
 from django.urls import path
 
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
-from pgnotifier._log.outbox_queries import list_entries, outboxes, set_aside
+from pgnotifier._log.outbox_queries import (
+    list_entries,
+    outboxes,
+    search_entries,
+    set_aside,
+)
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier.contrib.django.durable.dead_letter_admin import show_call
 from pgnotifier.contrib.django.durable.log_admin import (
@@ -188,7 +193,7 @@ class OutboxAdmin(LogAdmin):
         connection = connections[one._state.db]
         queue, task = request.GET.get("queue") or None, request.GET.get("task") or None
         lists = {
-            kind: list_entries(
+            kind: search_entries(
                 connection, one.sub, failed=kind == FAILED, queue=queue, task=task, limit=SHOWN
             )
             for kind in (FAILED, WAITING)
@@ -203,7 +208,10 @@ class OutboxAdmin(LogAdmin):
             "id": quote(spell(one)),
             "figures": figures,
             "waiting": None if figures is None else _count(figures),
-            "lists": [(kind, found, len(found) == SHOWN) for kind, found in lists.items()],
+            "lists": [
+                (kind, found, len(found) == SHOWN, is_cut)
+                for kind, (found, is_cut) in lists.items()
+            ],
             "queue": queue or "",
             "task": task or "",
             "checkbox": ACTION_CHECKBOX_NAME,

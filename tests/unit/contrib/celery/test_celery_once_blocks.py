@@ -6,13 +6,16 @@ import psycopg
 import pytest
 import sqlalchemy
 from celery import Celery
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 from sqlalchemy.orm import sessionmaker
 
+from pgnotifier._connection.parameters import make_parameters
 from pgnotifier.contrib.celery import Once
-from pgnotifier.contrib.celery.once_connections import close_spares
+from pgnotifier.contrib.celery.once_connections import Spares, close_spares
 from pgnotifier.contrib.celery.once_upkeep import longest_redelivery
-from pgnotifier.errors import ArgumentTypeError, ConfigurationError
+from pgnotifier.errors import AlreadyDoneError, ArgumentTypeError, ConfigurationError
 from pgnotifier.once import once
 
 EFFECT = "INSERT INTO effect VALUES ('a')"
@@ -141,6 +144,23 @@ def test_a_block_that_failed(log, app):
     assert effects(log) == 1
 
 
+def test_replacing(log, app):
+    """What replaces a task that runs eagerly is done as well, at each level, and once."""
+
+    @app.task(bind=True, base=Once)
+    def work(self, left):
+        with self.once() as connection:
+            connection.execute(EFFECT)
+        return self.replace(work.s(left - 1)) if left else "done"
+
+    assert work.apply((2,), task_id="a").get() == "done"
+    assert work.apply((2,), task_id="a").get() is None
+    assert effects(log) == 3
+    for noted in ("a", "a:replacement-1", "a:replacement-2"):
+        with pytest.raises(AlreadyDoneError), once(log.connection, noted):
+            pytest.fail("it wasn't noted")
+
+
 @pytest.mark.parametrize(
     ("broker", "transport", "options", "needed"),
     [
@@ -154,6 +174,58 @@ def test_how_late_a_task_may_be_delivered(app, broker, transport, options, neede
     """The visibility timeout and the pauses of retries are counted."""
     app.conf.update(broker_url=broker, broker_transport_options=transport)
     assert longest_redelivery(make(app, **options)) == timedelta(seconds=needed)
+
+
+def test_what_a_task_has_set(log, app, make_role):
+    """What a task sets on its connection isn't there for the next one; the DSN's settings are."""
+    role, _ = make_role()
+    app.conf.pgnotifier_dsn = make_conninfo(log.dsn, options="-c search_path=shop -c work_mem=5MB")
+    names = ("row_factory", "cursor_factory", "prepare_threshold", "isolation_level", "autocommit")
+    seen = []
+
+    @app.task(bind=True, base=Once)
+    def look(self):
+        with self.once() as connection:
+            cursor = connection.execute(
+                "SELECT current_user, current_setting('search_path'), current_setting('work_mem')"
+            )
+            seen.append((connection.info.backend_pid, type(cursor), cursor.fetchone()))
+        seen.append([getattr(connection, name) for name in names])
+
+    @app.task(bind=True, base=Once)
+    def change(self):
+        with self.once() as connection:
+            connection.execute("SET work_mem = '7MB'; SET default_transaction_read_only = on")
+            connection.execute("SELECT set_config('search_path', 'tenant_a', false)")
+            connection.execute("CREATE TEMP TABLE mine (n int)")
+            connection.execute("SELECT pg_advisory_lock(4711)")
+            connection.execute(f"SET ROLE {role}")
+            connection.row_factory = dict_row
+            connection.cursor_factory = psycopg.ClientCursor
+            connection.prepare_threshold = 0
+
+    for n, task in enumerate((look, change, change, look)):
+        task.apply(task_id=str(n), throw=True)
+    (pid, _, settings), _, *again = seen
+    assert seen[:2] == again
+    assert settings == (log.connection.info.user, "shop", "5MB")
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
+    assert log.execute(locks, pid) == [(0,)]
+    close_spares()
+
+
+def test_what_is_set_after_a_block(log):
+    """What can't be set in a transaction is restored as well."""
+    spares = Spares(make_parameters(log.dsn))
+    with spares.lease() as connection:
+        connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        connection.read_only = connection.deferrable = True
+        connection.autocommit = False
+    with spares.lease() as again:
+        assert again is connection
+        assert (again.isolation_level, again.read_only, again.deferrable) == (None, None, None)
+        assert again.autocommit
+    spares.close()
 
 
 def test_connections_are_closed_at_the_end(log, app):
