@@ -20,6 +20,8 @@ from pgnotifier.errors import (
 
 VERSION = 4
 """The version of the schema that this version of pgnotifier installs, and needs."""
+GRANTS_SINCE = 3
+"""The first version that has the rights below."""
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""
 
@@ -130,7 +132,7 @@ GRANT USAGE ON SCHEMA pgnotifier TO {role};
 GRANT EXECUTE ON FUNCTION pgnotifier.once(text), pgnotifier.reclaim_done() TO {role};
 """,
 }
-"""The rights in the newest version. Those in an older one are in a file beside its statements."""
+"""The rights since `GRANTS_SINCE`. Those of older versions are in files beside their statements."""
 
 
 def script(
@@ -198,12 +200,12 @@ def grant_script(role: str, part: Part, version: int = VERSION) -> str:
     to = sql.Identifier(role).as_string(None)
     grants = {
         number: versions.read_grants(number, part).format(role=to)
-        for number in range(version, VERSION)
+        for number in range(version, GRANTS_SINCE)
     }
     newest = _GRANTS[part].format(role=to)
     if not grants:
         return versions.in_transaction(newest)
-    return versions.in_transaction(*versions.choose_grants({**grants, VERSION: newest}))
+    return versions.in_transaction(*versions.choose_grants({**grants, GRANTS_SINCE: newest}))
 
 
 def install(

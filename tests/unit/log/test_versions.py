@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from pgnotifier import durable
-from pgnotifier._log.installing import PARTS_SINCE, Part
+from pgnotifier._log.installing import GRANTS_SINCE, PARTS_SINCE, Part
 from pgnotifier._log.versions import (
     FOLDER,
     as_statement,
@@ -65,11 +65,9 @@ def shape(connection):
 
 
 def test_there_is_a_file_for_each_version():
-    """The folder has the statements of each version up to the newest, and grants of older ones."""
+    """The folder has the statements of each version, and the grants of those with other ones."""
     older = {
-        f"{one}.{part}"
-        for part in get_args(Part)
-        for one in range(PARTS_SINCE[part], durable.VERSION)
+        f"{one}.{part}" for part in get_args(Part) for one in range(PARTS_SINCE[part], GRANTS_SINCE)
     }
     found = {one.name.removesuffix(".sql") for one in FOLDER.iterdir()}
     assert found == {*map(str, range(1, durable.VERSION + 1)), *older}
