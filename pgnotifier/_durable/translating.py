@@ -39,6 +39,11 @@ def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
                 f"this role may not read the durable log ({parameters!r}): {reason}. Its owner "
                 "can allow that: pgnotifier install --grant-listener ROLE"
             )
+        case psycopg.errors.InvalidColumnReference():  # of ON CONFLICT
+            made = ConnectionFailedError(
+                f"the restore of the durable log has not finished, or has failed ({parameters!r}): "
+                f"{reason}"
+            )
         case _:
             made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")
     made.__cause__ = exc
