@@ -38,8 +38,8 @@ class Replica(PostgresServer):
         )
 
 
-def replica_of(primary):
+def replica_of(primary, *, follows=True):
     """Return a standby that isn't started yet; skip the test if there is no pg_basebackup."""
     if not (find_postgres() / "bin" / "pg_basebackup").exists():
         pytest.skip("needs pg_basebackup, which this PostgreSQL lacks")
-    return Replica(primary)
+    return Replica(primary, follows=follows)

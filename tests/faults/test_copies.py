@@ -17,7 +17,7 @@ from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 from pgnotifier.testing import PostgresServer
 from pgnotifier.testing.wheels import find_postgres
 
-from .replica import Replica
+from .replica import Replica, replica_of
 from .waiting import eventually
 
 pytestmark = pytest.mark.servers
@@ -269,7 +269,7 @@ def test_a_physical_copy_that_takes_over(make_notifier, is_read, transactions):
         publish(old, "2")
         old.execute("CREATE PUBLICATION everything FOR ALL TABLES")
         old.execute("SELECT pg_create_logical_replication_slot('copy', 'pgoutput')")
-        green = stack.enter_context(Replica(blue, follows=False))
+        green = stack.enter_context(replica_of(blue, follows=False))
         new = stack.enter_context(Parameters(green.dsn).connect())
         new.execute("DROP PUBLICATION everything")
         new.execute(
