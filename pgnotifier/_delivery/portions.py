@@ -43,7 +43,7 @@ class Portion:
 
     Attributes:
         binding: Who gets them.
-        rows: The entries, in order.
+        rows: The entries, in order. Their keys and payloads are UTF-8.
         received_at: When they were read.
         receipt: Notes when they are settled.
     """

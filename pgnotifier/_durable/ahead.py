@@ -7,16 +7,17 @@ from pgnotifier._durable.translating import POOLED
 from pgnotifier.errors import NotListeningError
 
 _MOST_BYTES = 16_777_216
-"""The payloads that are read together have about as many bytes at most, or are a single one."""
+"""The payloads that are read together have about this many bytes at most, or it is a single one."""
 _LONG = 4
-"""How many times the limit of a read a window may have of entries. Each read sorts all of them."""
+"""A window with more entries than this many reads would be sorted too often."""
 _NEAR = 1000
-"""How many transactions back one that was in progress is read in the same range as new ones."""
-# First the tick at which the window ends is found, as next_tick() does, then the window's end.
-# The first row has the window. There is no row if the position is another one, or if the window
-# can't be read as one range. The window ends at a snapshot that isn't newer than the statement's
-# own, so the statement sees all that is visible there. The sizes are summed after sorting, so that
-# the sort keeps no more entries than are asked for.
+"""A transaction that was in progress is read in one range with later ones if its number is at most
+this much lower. One that was open for longer would make the range too wide."""
+# `t` is the tick at which the window ends, found as next_tick() finds it, `e` the window's end, and
+# `w` the window; it is empty if the position is another one, or if the window can't be read as one
+# range. The first row of the result has the window, and the others have the entries. The window
+# ends at a snapshot that isn't newer than the statement's own, so the statement sees everything
+# that is visible in it. Sizes are summed after sorting, so that the sort keeps no other entries.
 _READ = """
 WITH t AS MATERIALIZED (
     SELECT l.snap FROM pgnotifier.log AS l
@@ -96,7 +97,8 @@ def read_ahead(
 ) -> Fetched | None:
     """Read what `LogSession.advance` would read after a place, in two thirds of the time.
 
-    A function of the server makes its answer row by row, and sends nothing before it has all rows.
+    The server sends the rows of a plain query as it makes them. A PL/pgSQL function makes each row
+    by several statements, and the server sends none before the function has returned.
 
     Args:
         session: The session, which holds the subscription.
@@ -107,8 +109,8 @@ def read_ahead(
             a single one.
 
     Returns:
-        None if the position is another one, or the window is one for `advance`: it is long, or has
-        a transaction that was in progress for long.
+        None if the position is another one, or if `advance` has to read the window, because it is
+        long, or because a transaction that had been open for long has ended in it.
 
     Raises:
         NotListeningError: A pooler has given the session to another client.
@@ -150,11 +152,11 @@ def read_ahead(
 
 
 def _range_after(done: str) -> tuple[int, int]:
-    """Return where the transactions begin that weren't visible in a snapshot.
+    """Return where the range of transactions begins that weren't visible in a snapshot.
 
     Returns:
-        The first number that was to come, and the first one of those that were in progress. One
-        that had been in progress for long isn't counted.
+        The lowest number that wasn't assigned yet; and the lowest one that was in progress, without
+        those that had been open for long.
     """
     _, xmax, running = done.split(":")
     top = int(xmax)

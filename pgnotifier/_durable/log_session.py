@@ -48,7 +48,7 @@ FROM pgnotifier.advance(
     %s::pg_catalog.pg_snapshot, %s::pg_catalog.pg_snapshot, %s, %s
 )
 """
-# A plan that is kept has to suit slots of any size: it must never read a whole one.
+# A prepared statement keeps its plan while slots grow, so the plan must never read a whole slot.
 _PREPARE = """
 SET synchronous_commit TO off; SET jit TO off; SET work_mem TO '32MB';
 SET enable_seqscan TO off; SET enable_bitmapscan TO off; SET plan_cache_mode TO force_generic_plan;
@@ -141,11 +141,11 @@ class LogSession:
         return self._shares is not None
 
     def prepare(self) -> None:
-        """Have only some commits wait for the disk, and listen to the bell.
+        """Set the session up: settings and the bell. Repair entries that have been replicated.
 
-        Locks and the bell need transactions, too, several for each batch; these don't wait. If a
-        crash loses a saved position, its batch is delivered again, so that commit does wait. What
-        was committed before is then on the disk as well.
+        Locks and the bell need transactions, too, several for each batch. Their commits don't wait
+        for the disk. If a crash loses a saved position, its batch is delivered again, so that
+        commit does wait. What was committed before is then on the disk as well.
 
         Raises:
             LogNotInstalledError: The schema isn't installed, or is too old.

@@ -42,7 +42,7 @@ def translate(exc: psycopg.Error, parameters: Parameters) -> PgNotifierError:
         case psycopg.errors.InvalidColumnReference():  # of ON CONFLICT
             made = ConnectionFailedError(
                 f"the restore of the durable log has not finished, or has failed ({parameters!r}): "
-                f"{reason}"
+                f"{reason}. Wait for it, or restore the schema pgnotifier again"
             )
         case _:
             made = ConnectionFailedError(f"can't read the durable log ({parameters!r}): {reason}")

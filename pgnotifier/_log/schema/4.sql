@@ -7,8 +7,8 @@ ALTER TABLE pgnotifier.done_keep REPLICA IDENTITY FULL;
 
 -- ===== Reclaiming space =====
 
--- As in version 2, but what locks a slot, such as VACUUM FULL, doesn't keep the others from being
--- emptied, and doesn't end the reader's session.
+-- As in version 2, but if something like VACUUM FULL locks a slot, the others are emptied all the
+-- same, and the reader's session goes on.
 CREATE OR REPLACE FUNCTION pgnotifier.reclaim(
     retention interval DEFAULT '0', slot_bytes bigint DEFAULT 67108864,
     slot_age interval DEFAULT '1 hour', OUT freed int, OUT blocked int
@@ -92,8 +92,8 @@ END $$;
 -- ===== Copies =====
 
 -- As in version 2, but positions of this server don't pass entries that were replicated: the server
--- may be a physical copy that follows the original by logical replication and then takes over. And
--- a publication, which a dump contains, doesn't keep the log from being changed.
+-- may be a physical copy that has followed the original by logical replication and then takes over.
+-- And a publication, which a dump contains, doesn't prevent the repair.
 CREATE OR REPLACE FUNCTION pgnotifier.reanchor() RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -137,7 +137,7 @@ BEGIN
         INSERT INTO pgnotifier.failed (sub, id, at, channel, key, payload)
         SELECT place.sub, l.id, l.at, l.channel, l.key, l.payload FROM pgnotifier.log AS l
         WHERE l.channel = place.channel AND CASE
-            -- Of an entry that was replicated, the position may be ahead, or will be below.
+            -- replicated: the position has passed it, or will have, once its transaction is 1
             WHEN place.is_native THEN NOT pg_visible_in_snapshot(l.xid, here)
                 OR l.id > place.id_hi AND pg_visible_in_snapshot(l.xid, place.done)
             -- published here, since the copy was made
