@@ -44,7 +44,7 @@ with postgres_server() as dsn:
         f"uvicorn board.main:app --port {port} --timeout-graceful-shutdown 1",
         env={**os.environ, "BOARD_DSN": dsn},
         directory=HERE,
-        ready="startup complete",
+        ready="Uvicorn running",
     )
     with server, urllib.request.urlopen(f"{url}/events", timeout=60) as events:
         print("the board is open")

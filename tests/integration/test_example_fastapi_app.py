@@ -20,7 +20,7 @@ def serve(pgnotifier_dsn, free_port):
             f"uvicorn board.main:app --port {free_port} --timeout-graceful-shutdown 1",
             env={"BOARD_DSN": pgnotifier_dsn},
             directory=EXAMPLE,
-            ready="startup complete",
+            ready="Uvicorn running",
         )
 
     return serve
