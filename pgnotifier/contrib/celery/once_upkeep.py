@@ -15,6 +15,7 @@ from pgnotifier._runtime.process import renew_in_children
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.sync import ForkSafeLock
 from pgnotifier.once import open_block
+from pgnotifier.settings import CENTURY
 
 logger = logging.getLogger("pgnotifier.celery")
 
@@ -77,15 +78,29 @@ def look_after(task: Any, connection: Any) -> None:
             extra=about("done_kept", error=type(exc).__name__),
         )
         return
-    needed = longest_redelivery(task)
-    if state.keep < needed and task.name not in _warned:
+    _compare(task, state.keep)
+
+
+def _compare(task: Any, keep: timedelta) -> None:
+    """Warn once if a task may be redelivered after its id is forgotten."""
+    try:
+        needed = longest_redelivery(task)
+    except Exception as exc:  # noqa: BLE001 - the settings may hold anything; the task is done
+        logger.debug(
+            "how late task %s may be delivered again isn't known: %s",
+            task.name,
+            redact(exc),
+            extra=about("keep_unchecked", task=task.name, error=type(exc).__name__),
+        )
+        return
+    if keep < needed and task.name not in _warned:
         _warned.add(task.name)
         logger.warning(
             "task %s may be delivered again up to %s after it was done, and its id is kept for %s: "
             "have the owner of the log run `pgnotifier install --keep-done TIME`",
             task.name,
             needed,
-            state.keep,
+            keep,
             extra=about("keep_too_short", task=task.name),
         )
 
@@ -96,15 +111,34 @@ def longest_redelivery(task: Any) -> timedelta:
     It is the broker's visibility timeout and the pauses between the retries; a task without a limit
     of retries counts as one with a single retry. How long messages wait in a queue isn't known.
     """
-    conf = task.app.conf
-    options = conf.broker_transport_options or {}
-    scheme = (conf.broker_read_url or conf.broker_url or "").partition("://")[0].partition("+")[0]
-    seconds = float(options.get("visibility_timeout") or VISIBILITY_TIMEOUTS.get(scheme, 0.0))
-    retries = 1 if task.max_retries is None else task.max_retries
-    pause = float(task.default_retry_delay or 0)
+    pauses = _pauses(task.max_retries, float(task.default_retry_delay or 0))
     if getattr(task, "retry_backoff", False):
-        pause = float(getattr(task, "retry_backoff_max", 600))
-    return timedelta(seconds=seconds + retries * pause)
+        pauses = _pauses(task.max_retries, float(getattr(task, "retry_backoff_max", 600)))
+    return timedelta(seconds=_visibility_timeout(task.app.conf) + pauses)
+
+
+def _pauses(retries: float | None, pause: float) -> float:
+    """Return the seconds of all pauses between retries.
+
+    A number like `sys.maxsize`, with which they take more than a century, stands for no limit.
+    """
+    if retries is None or not retries * pause <= CENTURY:
+        retries = 1
+    return min(retries * pause, CENTURY)
+
+
+def _visibility_timeout(conf: Any) -> float:
+    """Return the longest visibility timeout of the brokers, in seconds.
+
+    Several URLs are for brokers that replace each other:
+    https://docs.celeryq.dev/en/stable/userguide/configuration.html#broker-url
+    """
+    if given := (conf.broker_transport_options or {}).get("visibility_timeout"):
+        return float(given)
+    urls = conf.broker_read_url or conf.broker_url or ()
+    texts = [urls] if isinstance(urls, str) else urls
+    schemes = [url.partition("://")[0].partition("+")[0] for one in texts for url in one.split(";")]
+    return max((VISIBILITY_TIMEOUTS.get(scheme.strip(), 0.0) for scheme in schemes), default=0.0)
 
 
 def _is_in_transaction(connection: Any) -> bool:

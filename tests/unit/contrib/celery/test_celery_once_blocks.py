@@ -1,5 +1,6 @@
 """The block of a task that is done once: its connection, its rules, and how late it may come."""
 
+import sys
 from datetime import timedelta
 
 import psycopg
@@ -168,12 +169,28 @@ def test_replacing(log, app):
         ("redis://", {"visibility_timeout": 60}, {"max_retries": 0}, 60),
         ("sqs://", {}, {"max_retries": None, "default_retry_delay": 5}, 1800 + 5),
         ("amqp://", {}, {"max_retries": 2, "retry_backoff": True, "retry_backoff_max": 9}, 18),
+        (["amqp://a", "sqs://b", "redis://c"], {}, {"max_retries": 0}, 3600),
+        ("amqp://a;sqs://b", {}, {"max_retries": 0}, 1800),
+        ("sentinel://a;sentinel://b", {}, {"max_retries": 0}, 3600),
+        ("amqp://", {}, {"max_retries": float("inf"), "default_retry_delay": 5}, 5),
+        ("amqp://", {}, {"max_retries": float("inf"), "default_retry_delay": 0}, 0),
+        ("amqp://", {}, {"max_retries": sys.maxsize, "default_retry_delay": 5}, 5),
     ],
 )
 def test_how_late_a_task_may_be_delivered(app, broker, transport, options, needed):
     """The visibility timeout and the pauses of retries are counted."""
     app.conf.update(broker_url=broker, broker_transport_options=transport)
     assert longest_redelivery(make(app, **options)) == timedelta(seconds=needed)
+
+
+def test_settings_that_cannot_be_read(log, app, caplog):
+    """If it isn't known how late a task may be delivered, the task succeeds nevertheless."""
+    app.conf.update(broker_transport_options={"visibility_timeout": "an hour"})
+    with caplog.at_level("DEBUG", "pgnotifier.celery"):
+        assert make(app, name="unread").apply(task_id="a", throw=True).get() == "done"
+    assert effects(log) == 1
+    (record,) = (one for one in caplog.records if "keep_unchecked" in vars(one).values())
+    assert record.error == "ValueError"
 
 
 def test_what_a_task_has_set(log, app, make_role):
