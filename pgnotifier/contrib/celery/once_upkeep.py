@@ -109,12 +109,30 @@ def longest_redelivery(task: Any) -> timedelta:
     """Return how long after its effects a task may be redelivered, by its settings.
 
     It is the broker's visibility timeout and the pauses between the retries; a task without a limit
-    of retries counts as one with a single retry. How long messages wait in a queue isn't known.
+    of retries counts as one with a single retry. How long messages wait in a queue isn't known, and
+    neither is what the task itself passes to `self.retry()`.
     """
-    pauses = _pauses(task.max_retries, float(task.default_retry_delay or 0))
-    if getattr(task, "retry_backoff", False):
-        pauses = _pauses(task.max_retries, float(getattr(task, "retry_backoff_max", 600)))
+    own = _pauses(task.max_retries, float(task.default_retry_delay or 0))
+    pauses = max(own, _automatic_pauses(task))
     return timedelta(seconds=_visibility_timeout(task.app.conf) + pauses)
+
+
+def _automatic_pauses(task: Any) -> float:
+    """Return the seconds of all pauses between the retries of `autoretry_for`.
+
+    Its `retry_kwargs` are arguments of `Task.retry`, and take precedence over the task's settings:
+    https://docs.celeryq.dev/en/stable/userguide/tasks.html#automatic-retry-for-known-exceptions
+    """
+    if not getattr(task, "autoretry_for", ()):
+        return 0.0
+    given = getattr(task, "retry_kwargs", None) or {}
+    retries, pause = given.get("max_retries"), given.get("countdown")
+    if getattr(task, "retry_backoff", False):
+        pause = getattr(task, "retry_backoff_max", 600)
+    return _pauses(
+        task.max_retries if retries is None else retries,
+        float((task.default_retry_delay if pause is None else pause) or 0),
+    )
 
 
 def _pauses(retries: float | None, pause: float) -> float:

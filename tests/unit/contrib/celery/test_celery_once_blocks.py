@@ -162,13 +162,27 @@ def test_replacing(log, app):
             pytest.fail("it wasn't noted")
 
 
+_AUTO = {"autoretry_for": (OSError,)}
+
+
 @pytest.mark.parametrize(
     ("broker", "transport", "options", "needed"),
     [
         ("redis://", {}, {"max_retries": 3, "default_retry_delay": 60}, 3600 + 180),
         ("redis://", {"visibility_timeout": 60}, {"max_retries": 0}, 60),
         ("sqs://", {}, {"max_retries": None, "default_retry_delay": 5}, 1800 + 5),
-        ("amqp://", {}, {"max_retries": 2, "retry_backoff": True, "retry_backoff_max": 9}, 18),
+        ("amqp://", {}, {"max_retries": 2, "default_retry_delay": 9, **_AUTO}, 18),
+        (
+            "amqp://",
+            {},
+            {**_AUTO, "default_retry_delay": 1, "retry_backoff": 1, "retry_backoff_max": 9},
+            27,
+        ),
+        ("amqp://", {}, {**_AUTO, "retry_kwargs": {"max_retries": 10, "countdown": 86400}}, 864000),
+        ("amqp://", {}, {**_AUTO, "retry_kwargs": {"countdown": 200}}, 600),
+        ("amqp://", {}, {**_AUTO, "retry_kwargs": {"max_retries": 5}}, 900),
+        ("amqp://", {}, {**_AUTO, "retry_kwargs": {"max_retries": None, "countdown": 70}}, 540),
+        ("amqp://", {}, {"retry_kwargs": {"max_retries": 5}}, 540),
         (["amqp://a", "sqs://b", "redis://c"], {}, {"max_retries": 0}, 3600),
         ("amqp://a;sqs://b", {}, {"max_retries": 0}, 1800),
         ("sentinel://a;sentinel://b", {}, {"max_retries": 0}, 3600),
