@@ -1,9 +1,11 @@
 """Something is done once in a transaction of Django, and by tasks with such a transaction."""
 
 from contextlib import suppress
+from functools import partial
 
 import pytest
-from celery import Celery
+from celery import Celery, shared_task
+from celery.contrib.django.task import DjangoTask
 from django.db import connection, transaction
 
 from pgnotifier.contrib.celery import Once
@@ -72,3 +74,39 @@ def test_tasks():
     assert Parcel.objects.count() == 1
     work()
     assert Parcel.objects.count() == 2
+
+
+class ShopOnce(Once):
+    """A base of a project's own."""
+
+    once_using = "default"
+
+
+class Both(Once, DjangoTask):
+    """A base of both kinds."""
+
+
+@pytest.mark.parametrize("base", [Once, ShopOnce, Both])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_publishing_on_commit(base, is_shared):
+    """Such tasks are published on commit as all tasks of a project are; not after a rollback."""
+    app = Celery("once", broker="memory://", set_as_current=False)
+    assert issubclass(app.Task, DjangoTask)  # which Celery chooses because this is a project
+    app.conf.task_always_eager = True
+    done = []
+    make = shared_task if is_shared else partial(app.task, shared=False)
+
+    @make(bind=True, base=base, name=f"on-commit-{base.__name__}-{is_shared}")
+    def work(self, n):
+        done.append((n, self.request.id))
+
+    task = app.tasks[work.name]
+    with suppress(ZeroDivisionError), transaction.atomic():
+        task.delay_on_commit(0)
+        raise ZeroDivisionError
+    with transaction.atomic():
+        task.delay_on_commit(1)
+        task.apply_async_on_commit((2,), task_id="two")
+        assert done == []
+    assert [n for n, _ in done] == [1, 2]
+    assert done[1][1] == "two"

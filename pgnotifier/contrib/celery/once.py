@@ -10,7 +10,9 @@ only `Once.__call__` catches, and the task ends there, as if it had returned.
 """
 
 import logging
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import getattr_static
 from typing import Any, ClassVar
@@ -49,6 +51,8 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
     The task's id is inserted into `pgnotifier.done` in the same transaction as the effects. If the
     worker dies before the commit, nothing has happened, and the next delivery does the work; after
     the commit, the next delivery ends at `self.once()`, with the stored result if there is one.
+
+    In a Django project, it has the methods of Celery's `DjangoTask` as well.
 
     Attributes:
         once_using: What opens the connection: an alias of Django's DATABASES, a pool of
@@ -117,6 +121,19 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
                     delattr(request, _STATE)
             look_after(self, connection)
 
+    @property
+    def delay_on_commit(self) -> Callable[..., None]:
+        """In a Django project, `DjangoTask.delay_on_commit`; elsewhere, no attribute.
+
+        https://docs.celeryq.dev/en/stable/reference/celery.contrib.django.task.html
+        """
+        return _find_in_django(self, "delay_on_commit")
+
+    @property
+    def apply_async_on_commit(self) -> Callable[..., None]:
+        """In a Django project, `DjangoTask.apply_async_on_commit`; elsewhere, no attribute."""
+        return _find_in_django(self, "apply_async_on_commit")
+
     def _join(self, block: _Block) -> Any:
         if block.connection is None:
             raise ConfigurationError(
@@ -142,6 +159,31 @@ class Once(Task):  # type: ignore[type-arg,misc,unused-ignore]
             )
             return None
         return stored.get("result") if stored.get("status") == states.SUCCESS else None
+
+
+def _find_in_django(task: Once, name: str) -> Callable[..., None]:
+    """Return a method of Celery's `DjangoTask` for a task that isn't derived from that class.
+
+    `Once` is imported in projects without Django, too. So whether this is one with Django is only
+    known when somebody calls the method.
+
+    Raises:
+        AttributeError: This is a project without Django.
+    """
+    settings: Any = getattr(sys.modules.get("django.conf"), "settings", None)
+    if os.environ.get("DJANGO_SETTINGS_MODULE") or getattr(settings, "configured", False):
+        try:
+            from celery.contrib.django.task import DjangoTask
+        except ImportError:
+            pass
+        else:
+            found: Callable[..., None] = getattr(DjangoTask, name).__get__(task)
+            return found
+    raise AttributeError(
+        f"{type(task).__name__!r} object has no attribute {name!r}: Django isn't configured",
+        name=name,
+        obj=task,
+    )
 
 
 def _find_using(task: Once) -> Any:

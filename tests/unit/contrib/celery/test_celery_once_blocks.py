@@ -1,5 +1,6 @@
 """The block of a task that is done once: its connection, its rules, and how late it may come."""
 
+import subprocess
 import sys
 from datetime import timedelta
 
@@ -270,3 +271,40 @@ def test_connections_are_closed_at_the_end(log, app):
     work.apply(throw=True)  # a task that comes later still has its effects
     assert effects(log) == 2
     close_spares()
+
+
+WITHOUT_DJANGO = """
+import sys
+from celery import Celery
+from pgnotifier.contrib.celery import Once
+
+@Celery("once").task(base=Once)
+def task():
+    pass
+
+print([hasattr(task, name) for name in ("delay_on_commit", "apply_async_on_commit", "once")])
+print([name for name in ("django.conf", "django.db") if name in sys.modules])
+try:
+    task.delay_on_commit()
+except AttributeError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [None, "nowhere"])
+def test_tasks_without_django(settings):
+    """Without Django, a task lacks the methods of Django's tasks, and nothing is imported."""
+    hidden = "import sys; sys.modules['django'] = None" if settings else ""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", hidden + WITHOUT_DJANGO],
+        env={"DJANGO_SETTINGS_MODULE": settings} if settings else {},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    has, imported, error = done.stdout.splitlines()
+    assert has == "[False, False, True]"
+    assert imported == "[]"  # kombu imports a part of Django itself
+    assert "no attribute 'delay_on_commit'" in error
