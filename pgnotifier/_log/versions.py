@@ -96,17 +96,15 @@ END $$;
 _IS_MISSING = "pg_catalog.to_regnamespace('pgnotifier') IS NULL"
 _IS_VERSION = "(SELECT version FROM pgnotifier.installed) OPERATOR(pg_catalog.{operator}) {version}"
 
-# Where there is a publication FOR ALL TABLES, a table without a primary key can't be updated.
-_BEFORE_UPGRADE = "ALTER TABLE pgnotifier.installed REPLICA IDENTITY FULL;\n"
-
 Steps = Mapping[int, str]
 """The statements of each version, in order."""
 
 
 def read_steps(since: int, version: int, folder: Traversable = FOLDER) -> Steps:
     """Return the statements of each version after `since`, up to and with `version`."""
+    before = FOLDER.joinpath("before_upgrade.sql").read_text("ascii")
     return {
-        number: ("" if number == 1 else _BEFORE_UPGRADE)
+        number: ("" if number == 1 else before)
         + folder.joinpath(f"{number}.sql").read_text("ascii")
         for number in range(since + 1, version + 1)
     }

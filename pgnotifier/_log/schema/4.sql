@@ -1,9 +1,5 @@
--- ===== Publications =====
-
--- With a publication FOR ALL TABLES, a table without a primary key can't be updated otherwise. The
--- log isn't updated, but see reanchor().
-ALTER TABLE pgnotifier.limits REPLICA IDENTITY FULL;
-ALTER TABLE pgnotifier.done_keep REPLICA IDENTITY FULL;
+-- Tables that have no primary key can be updated where there is a publication FOR ALL TABLES:
+-- before_upgrade.sql does that. The log isn't updated, but see reanchor().
 
 -- ===== Reclaiming space =====
 

@@ -65,12 +65,15 @@ def shape(connection):
 
 
 def test_there_is_a_file_for_each_version():
-    """The folder has the statements of each version, and the grants of those with other ones."""
+    """The folder has the statements of each version, and the grants of those with other ones.
+
+    And what comes before each upgrade.
+    """
     older = {
         f"{one}.{part}" for part in get_args(Part) for one in range(PARTS_SINCE[part], GRANTS_SINCE)
     }
     found = {one.name.removesuffix(".sql") for one in FOLDER.iterdir()}
-    assert found == {*map(str, range(1, durable.VERSION + 1)), *older}
+    assert found == {*map(str, range(1, durable.VERSION + 1)), "before_upgrade", *older}
 
 
 def test_each_version_notes_that_it_is_installed(connection):
