@@ -313,6 +313,42 @@ def test_publishing_without_waking(log, pgnotifier_dsn, setting):
     assert [*log.notifies(timeout=0.1)] == []
 
 
+SPELLINGS = {
+    *("off", "OFF", "of", "false", "False", "FALSE", "fals", "f", "F", "no", "No", "n", "0", " off "),
+    *("on", "ON", "true", "True", "t", "yes", "y", "1"),
+}
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["installed", "upgraded"])
+def test_spellings_of_off(pgnotifier_dsn, is_new):
+    """`pgnotifier.wake` takes each spelling of a boolean that PostgreSQL takes; others mean on."""
+    with (
+        psycopg.connect(pgnotifier_dsn, autocommit=True) as log,
+        psycopg.connect(pgnotifier_dsn, autocommit=True) as reader,
+    ):
+        if not is_new:
+            install(log, 3)
+        install(log)
+        reader.execute("SELECT pgnotifier.doze()")
+        reader.execute("LISTEN pgnotifier_wake")
+
+        def rings(value):
+            with log.transaction():
+                log.execute("SELECT set_config('pgnotifier.wake', %s, true)", (value,))
+                publish(log, "a", "1")
+            log.execute("NOTIFY pgnotifier_wake, 'end'")
+            found = [*reader.notifies(timeout=60, stop_after=1)]
+            while found[-1].payload != "end":
+                found += reader.notifies(timeout=60, stop_after=1)
+            return len(found) > 1
+
+        for value in sorted(SPELLINGS):
+            (is_on,) = log.execute("SELECT %s::boolean", (value,)).fetchone()
+            assert rings(value) is is_on, value
+        for value in ("", "o", "offf", "nope", "00", "İ"):
+            assert rings(value) is True, value
+
+
 @pytest.mark.servers
 def test_two_phase_commit():
     """A transaction that has woken a reader can't be prepared; with the setting it can.
@@ -334,7 +370,7 @@ def test_two_phase_commit():
         publish(log, "a", "notified", notify=True)
         with pytest.raises(psycopg.errors.FeatureNotSupported, match="NOTIFY"):
             log.execute("PREPARE TRANSACTION 'one'")
-        log.execute("BEGIN; SET LOCAL pgnotifier.wake = off")
+        log.execute("BEGIN; SET LOCAL pgnotifier.wake = 'OFF'")
         publish(log, "a", "quiet")
         log.execute("PREPARE TRANSACTION 'two'")
         assert published(log) == []

@@ -1,6 +1,32 @@
 -- Tables that have no primary key can be updated where there is a publication FOR ALL TABLES:
 -- before_upgrade.sql does that. The log isn't updated, but see reanchor().
 
+-- ===== Wake-ups =====
+
+-- As in version 1, but pgnotifier.wake takes each spelling of false that PostgreSQL knows.
+-- Executed with each publication while the bell is 1. NOTIFY needs no privilege, pg_notify() may.
+CREATE OR REPLACE FUNCTION pgnotifier.ring() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Readers that sleep hold this lock together. If none does, they were killed: be quiet again.
+    -- A single expression can't be interrupted half-way, with the lock still held.
+    PERFORM CASE WHEN pg_try_advisory_lock(1885957742, 0) THEN
+        setval('pgnotifier.bell', 0) + pg_advisory_unlock(1885957742, 0)::int
+    END;
+    -- Anything else means true: a misspelt setting must not make publications fail.
+    IF lower(btrim(coalesce(current_setting('pgnotifier.wake', true), ''))) NOT IN (
+            'off', 'of', 'false', 'fals', 'fal', 'fa', 'f', 'no', 'n', '0'
+        )
+        AND pg_sequence_last_value('pgnotifier.bell') > 0
+    THEN
+        NOTIFY pgnotifier_wake;
+        -- A million publications in one transaction ring once. Like the NOTIFY, this is undone if
+        -- the subtransaction is.
+        PERFORM set_config('pgnotifier.rung', pg_current_xact_id()::text, true);
+    END IF;
+    RETURN NULL;
+END $$;
+
 -- ===== Reclaiming space =====
 
 -- As in version 2, but if something like VACUUM FULL locks a slot, the others are emptied all the

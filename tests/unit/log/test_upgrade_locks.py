@@ -25,7 +25,7 @@ WHERE relnamespace = 'pgnotifier'::regnamespace AND relreplident = 'f' ORDER BY 
 
 @pytest.fixture
 def connection(pgnotifier_dsn):
-    """Yield a connection to a database with version 3 of the log, as earlier releases have made it."""
+    """Yield a connection to a database with version 3 of the log, as it was first made."""
     with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
         durable.install(connection, 3)
         for name in ("limits", "installed"):
