@@ -314,7 +314,7 @@ def test_publishing_without_waking(log, pgnotifier_dsn, setting):
 
 
 SPELLINGS = {
-    *("off", "OFF", "of", "false", "False", "FALSE", "fals", "f", "F", "no", "No", "n", "0", " off "),
+    *("off", "OFF", "of", " off ", "false", "False", "FALSE", "f", "F", "no", "No", "n", "0"),
     *("on", "ON", "true", "True", "t", "yes", "y", "1"),
 }
 
