@@ -171,6 +171,15 @@ def switch(*, default: bool) -> Setting:
     )
 
 
+def patterns() -> Setting:
+    """Return a setting that is a list of names, or of patterns such as `shop.tasks.*`."""
+    return Setting(
+        "a list of names or patterns, such as ['shop.tasks.*']",
+        lambda value: isinstance(value, list | tuple | set) and all(map(is_filled, value)),
+        parse=lambda text: [part.strip() for part in text.split(",") if part.strip()],
+    )
+
+
 def _read_switch(text: str) -> bool:
     if (value := _SWITCHES.get(text.strip().lower())) is None:
         raise ValueError(text)
@@ -227,6 +236,12 @@ SETTINGS: Mapping[str, Setting] = {
         lambda value: 0 <= value < float("inf"),
     ),
 }
+
+OUTBOX_SETTINGS: Mapping[str, Setting] = {
+    "outbox_max_age": seconds(None, CENTURY),
+    "outbox_allow": patterns(),
+}
+"""Those of the relay of an outbox for Celery, which aren't arguments of `Notifier`."""
 
 
 def check_settings(**given: Any) -> None:

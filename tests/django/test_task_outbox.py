@@ -15,6 +15,7 @@ from test_outbox import fail, ids
 from pgnotifier import durable
 from pgnotifier.contrib.celery import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture
+from pgnotifier.contrib.celery.relay import find_relayed
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.operations import open_driver
 from pgnotifier.contrib.django.notifiers import get_notifier
@@ -79,6 +80,21 @@ def test_how_long_a_task_may_wait(app, settings):
     use_outbox(app, ["default"])
     found = get_notifier("default").get_durability("outbox:celery:shop", CHANNEL)
     assert found.max_age == timedelta(minutes=5)
+
+
+def test_what_sql_may_ask_for(app, settings):
+    """`OUTBOX_ALLOW` says so; what the project has given to `relay_to` takes precedence."""
+    settings.PGNOTIFIER = {"OUTBOX_ALLOW": ["shop.*"], "OUTBOX_MAX_AGE": 300}
+    outbox, notifier = CeleryOutbox(app), get_notifier("default")
+    use_outbox(app, ["default"])
+    assert find_relayed(outbox, notifier) == (True, ("shop.*",), timedelta(minutes=5))
+    outbox.relay_to(notifier, allow=["billing.*"])
+    use_outbox(app, ["default"])
+    assert find_relayed(outbox, notifier) == (True, ("billing.*",), timedelta(minutes=5))
+    outbox.relay_to(get_notifier("second"), max_age=timedelta(minutes=1))
+    use_outbox(app, ["second"])
+    found = find_relayed(outbox, get_notifier("second"))
+    assert found == (True, ("shop.*",), timedelta(minutes=1))
 
 
 def test_delay_on_commit(app, task):
@@ -198,13 +214,19 @@ def test_the_setting(settings, given, aliases):
     assert conf.outbox_aliases() == aliases
 
 
-@pytest.mark.parametrize("given", [7, "", [], ["default", 7]])
-def test_wrong_settings(settings, given):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        *(("OUTBOX", given) for given in (7, "", [], ["default", 7])),
+        *(("OUTBOX_ALLOW", given) for given in (7, "shop.*", ["shop.*", 7])),
+    ],
+)
+def test_wrong_settings(settings, name, given):
     """Other values are refused."""
-    settings.PGNOTIFIER = {"OUTBOX": given}
+    settings.PGNOTIFIER = {name: given}
     ((number, problem),) = conf.check_settings()
     assert number == "E003"
-    assert "OUTBOX" in problem.message
+    assert f"PGNOTIFIER[{name!r}] must be" in problem.message
 
 
 def test_enabling(settings, app, monkeypatch):

@@ -54,12 +54,15 @@ class RelayDispatcher(Dispatcher):
         Args:
             notifier: The notifier that is to relay.
             max_age: How long an entry may wait before the notifier counts as not ready. Default:
-                any time.
+                what an earlier call for this notifier has set, or any time.
 
         Raises:
             ConfigurationError: Another notifier uses this dispatcher.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
+        before = notifier.get_durability(self.id, self.channel)
+        if max_age is None and before is not None:
+            max_age = before.max_age
         notifier.subscribe(
             self.id,
             self.channel,

@@ -17,6 +17,7 @@ from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.settings import SETTINGS, check_settings, read_setting
 from pgnotifier.errors import ConfigurationError, PgNotifierError
 from pgnotifier.notifier import Notifier
+from pgnotifier.settings import OUTBOX_SETTINGS
 
 Fn = TypeVar("Fn", bound=Callable[..., object])
 Packages = list[str] | Callable[[], list[str]] | None
@@ -67,6 +68,7 @@ class CeleryNotifier(Notifier):
     | `pgnotifier_answers` | True | see `Notifier(answers=…)` |
     | `pgnotifier_remote_commands` | False | see `Notifier(remote_commands=…)` |
     | `pgnotifier_outbox_max_age` | none | see `CeleryOutbox.relay_to(max_age=…)`, in seconds |
+    | `pgnotifier_outbox_allow` | registered tasks | see `CeleryOutbox.relay_to(allow=…)` |
 
     Each can also be set by an environment variable, such as `PGNOTIFIER_DSN`.
     """
@@ -106,8 +108,7 @@ class CeleryNotifier(Notifier):
     def outbox(self) -> CeleryOutbox:
         """The app's outbox, which this notifier relays from now on.
 
-        For one with another name, or one into which SQL may enqueue other tasks:
-        `CeleryOutbox(app, name).relay_to(notifier, allow=[…])`.
+        For one with another name: `CeleryOutbox(app, name).relay_to(notifier)`.
         """
         outbox = CeleryOutbox(self.app)
         outbox.relay_to(self)
@@ -129,6 +130,8 @@ class CeleryNotifier(Notifier):
         names = ["task_prefix", *(name for name in PASSED_ON if name not in given)]
         try:
             check_settings(self.app)
+            for name in OUTBOX_SETTINGS:  # which the outbox reads
+                read_setting(self.app, name)
             found = {name: read_setting(self.app, name) for name in names}
         except PgNotifierError as exc:
             self._postpone(exc)

@@ -14,7 +14,7 @@ from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
 from pgnotifier.contrib.celery.outbox_sessions import Following, SessionFollower
-from pgnotifier.contrib.celery.relay import OutboxDispatcher
+from pgnotifier.contrib.celery.relay import OutboxDispatcher, find_relayed
 from pgnotifier.contrib.celery.settings import read_setting
 from pgnotifier.errors import ArgumentTypeError
 
@@ -95,22 +95,28 @@ class CeleryOutbox:
         The app's commands then run this notifier as well: `celery -A shop pgnotifier`, or
         `worker --pgnotifier`.
 
+        Called again for the same notifier, it replaces what is given, and keeps the rest.
+
         Args:
             notifier: Any notifier on the same database.
             allow: The names, or patterns such as `shop.tasks.*`, of the tasks that may be enqueued
-                from SQL with `pgnotifier.enqueue()`. Default: the tasks that are registered with
-                the app.
+                from SQL with `pgnotifier.enqueue()`. Default: the app's setting
+                `pgnotifier_outbox_allow`; or the tasks that are registered with the app.
             max_age: How long a message may wait before the notifier counts as not ready: see
                 `/readyz`. Default: the app's setting `pgnotifier_outbox_max_age`, in seconds; or
                 any time.
 
         Raises:
             ArgumentTypeError: `allow` isn't a list of names, or `max_age` isn't a timedelta.
-            ConfigurationError: `max_age` isn't positive, or the setting's value is invalid.
+            ConfigurationError: `max_age` isn't positive, or a setting's value is invalid.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
-        if max_age is None and (seconds := read_setting(self._app, "outbox_max_age")) is not None:
-            max_age = timedelta(seconds=seconds)
+        before = find_relayed(self, notifier)
+        if allow is None and (allow := before.allow) is None:
+            allow = read_setting(self._app, "outbox_allow")
+        if max_age is None and (max_age := before.max_age) is None:
+            seconds = read_setting(self._app, "outbox_max_age")
+            max_age = None if seconds is None else timedelta(seconds=seconds)
         dispatcher = OutboxDispatcher(self._app, self.name, allow=allow)
         dispatcher.relay_to(notifier, max_age=max_age)
 

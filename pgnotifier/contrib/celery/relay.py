@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Hashable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from celery import Celery
 
@@ -68,6 +69,15 @@ class OutboxDispatcher(RelayDispatcher):
     def app(self) -> Any:
         """The app with the broker that it forwards to."""
         return self._app
+
+    @property
+    def allow(self) -> tuple[str, ...] | None:
+        """The patterns of the tasks that may be enqueued from SQL, as they were given."""
+        return self._allow
+
+    def relays_for(self, notifier: "Notifier") -> bool:
+        """Return whether a notifier has the subscription that this dispatcher delivers."""
+        return self._held is notifier
 
     def attach(self, notifier: "Notifier") -> None:
         """Remember which notifier uses this dispatcher, so that the app's commands start it.
@@ -170,6 +180,39 @@ class OutboxDispatcher(RelayDispatcher):
                 f"positions forget {first!r} --channel {self.channel!r}"
             )
         self._is_alone = True
+
+
+class Relayed(NamedTuple):
+    """How a notifier relays an outbox; with None for what was never given.
+
+    Attributes:
+        exists: Whether it relays the outbox at all.
+        allow: The tasks that may be enqueued from SQL.
+        max_age: How long a message may wait.
+    """
+
+    exists: bool = False
+    allow: tuple[str, ...] | None = None
+    max_age: timedelta | None = None
+
+
+def find_relayed(outbox: Any, notifier: "Notifier") -> Relayed:
+    """Return how a notifier relays an outbox.
+
+    Args:
+        outbox: A `CeleryOutbox`.
+        notifier: Any notifier.
+    """
+    durability = notifier.get_durability(outbox.subscription, outbox.channel)
+    for one in AppTasks.of(outbox.app).dispatchers:
+        if (
+            durability is not None
+            and isinstance(one, OutboxDispatcher)
+            and one.channel == outbox.channel
+            and one.relays_for(notifier)
+        ):
+            return Relayed(exists=True, allow=one.allow, max_age=durability.max_age)
+    return Relayed()
 
 
 def _is_on_event_loop() -> bool:

@@ -15,7 +15,7 @@ from kombu.utils.url import url_to_parts
 
 from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.errors import ConfigurationError
-from pgnotifier.settings import CENTURY, Setting, is_text, seconds
+from pgnotifier.settings import OUTBOX_SETTINGS, Setting, is_text
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 
 PREFIX = "pgnotifier_"
@@ -42,7 +42,7 @@ SETTINGS: Mapping[str, Setting] = {
         is_secret=True,
     ),
     "task_prefix": Setting("a str", is_text, "pgnotifier."),
-    "outbox_max_age": seconds(None, CENTURY),
+    **OUTBOX_SETTINGS,
     **{name: CORE_SETTINGS[name] for name in _NAMES},
 }
 

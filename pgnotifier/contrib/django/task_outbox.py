@@ -16,6 +16,7 @@ from pgnotifier._log.composing import Draft
 from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier.contrib.celery import CeleryOutbox
 from pgnotifier.contrib.celery.outbox_capture import Capture, takes_part
+from pgnotifier.contrib.celery.relay import find_relayed
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.notifiers import get_notifier
 
@@ -30,12 +31,18 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
     """
     outbox = CeleryOutbox(app)
     insert_at_once(outbox, aliases)
-    seconds = conf.get("OUTBOX_MAX_AGE")
-    max_age = None if seconds is None else timedelta(seconds=seconds)
+    seconds, allow = conf.get("OUTBOX_MAX_AGE"), conf.get("OUTBOX_ALLOW")
     for alias in aliases:
         notifier = get_notifier(alias)
-        if outbox.channel not in notifier.get_subscriptions():
-            outbox.relay_to(notifier, max_age=max_age)
+        before = find_relayed(outbox, notifier)
+        # What the project itself has given to `relay_to` takes precedence over the settings.
+        missing: dict[str, Any] = {}
+        if before.allow is None and allow is not None:
+            missing["allow"] = allow
+        if before.max_age is None and seconds is not None:
+            missing["max_age"] = timedelta(seconds=seconds)
+        if missing or not before.exists:
+            outbox.relay_to(notifier, **missing)
 
 
 def insert_at_once(outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
