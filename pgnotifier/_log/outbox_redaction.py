@@ -1,14 +1,13 @@
-"""Read which task a message in an outbox calls, and hide its arguments: they may be personal data.
+"""Show what a message in an outbox calls, and hide its arguments: they may be personal data.
 
-Arguments are read only if they are JSON. Nothing is ever unpickled.
+Arguments are shown only if they are JSON. Nothing is ever unpickled.
 """
 
-import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from pgnotifier._log.outbox_calls import Call, Step, read_call, spell_pickled
 from pgnotifier.errors import ArgumentTypeError
 
 HIDDEN = "…"
@@ -22,62 +21,12 @@ and returns what to show of these. With names, all positional arguments are hidd
 values of keyword arguments and members with such a name, at any depth. An empty list hides nothing;
 None hides all values."""
 
-# Headers that are safe to show. Celery's `shadow`, `argsrepr` and `kwargsrepr` may contain
-# arguments, and so may the user's own headers and stamps.
-_HEADERS = frozenset(
-    {
-        *("eta", "expires", "group", "group_index", "id", "ignore_result", "lang", "origin"),
-        *("parent_id", "replaced_task_nesting", "retries", "root_id", "task", "timelimit"),
-    }
-)
-_PROPERTIES = frozenset(
-    {
-        *("correlation_id", "delivery_info", "delivery_mode", "delivery_tag", "expiration"),
-        *("priority", "reply_to"),
-    }
-)
-_OF_REQUESTS = frozenset(
-    {
-        *("at", "enqueued_at", "eta", "expires", "failure_ttl", "function", "id", "origin"),
-        *("priority", "queue", "result_ttl", "status", "task", "timeout", "ttl"),
-    }
-)
 _RECOGNISED = 4
 """The least length in characters of an argument that is looked for in a text."""
 _LEVELS = 100
-_CALLS = ("callbacks", "errbacks", "chain", "chord")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a message calls.
-
-    Attributes:
-        task: The name of the task or of the job's function; empty if it can't be read.
-        args: Its positional arguments; None if they aren't JSON.
-        kwargs: Its keyword arguments; None if they aren't JSON.
-        calls: The names of the tasks that follow: a chain, callbacks.
-        fields: The other parts of the message.
-        safe: Those of them that Celery, RQ or the SQL function makes, and that hold no arguments.
-    """
-
-    task: str
-    args: list[Any] | None
-    kwargs: dict[str, Any] | None
-    calls: tuple[str, ...]
-    fields: Mapping[str, Any]
-    safe: Mapping[str, Any]
-
-    def describe(self, redact: Redact) -> dict[str, Any]:
-        """Return what may be shown of it, JSON-able."""
-        is_open = not callable(redact) and redact is not None and not [*redact]
-        args, kwargs = hide(self, redact)
-        return {
-            "args": args,
-            "kwargs": kwargs,
-            "then": list(self.calls),
-            **(self.fields if is_open and not _is_deep(self.fields) else self.safe),
-        }
+_PICKLED = "pickled"
+_MAPPED = frozenset({"celery.chunks", "celery.map", "celery.starmap"})
+"""Celery's tasks that have positional arguments of another task in the keyword argument `it`."""
 
 
 def check_redact(redact: Any) -> Redact:
@@ -101,53 +50,85 @@ def check_redact(redact: Any) -> Redact:
 
 def hide_arguments(payload: str) -> str:
     """Return what may be shown of a message as JSON, without the values of arguments."""
-    return json.dumps(read_call(payload).describe(None), ensure_ascii=False)
+    return json.dumps(describe(payload, None), ensure_ascii=False)
 
 
-def read_call(payload: str) -> Call:
-    """Return what a message calls. What can't be read is left out."""
-    try:
-        whole = json.loads(payload)
-    except (ValueError, RecursionError):
-        whole = None
-    if not isinstance(whole, dict):
-        return Call("", None, None, (), {}, {})
-    if "body" not in whole:
-        return _read_request(whole)
-    headers, properties = _dict(whole.get("headers")), _dict(whole.get("properties"))
-    args, kwargs, embed = _read_body(whole, headers, properties)
-    safe = {
-        "headers": {name: value for name, value in headers.items() if name in _HEADERS},
-        "properties": {name: value for name, value in properties.items() if name in _PROPERTIES},
-        "content-type": whole.get("content-type"),
+def describe(payload: str, redact: Redact) -> dict[str, Any]:
+    """Return what may be shown of a message, JSON-able.
+
+    Of tasks that follow, the names are shown; with `redact`, their arguments and options, too.
+    """
+    call = read_call(payload)
+    if redact is not None and not callable(redact):
+        redact = tuple(redact)
+    is_open = redact == ()
+    signatures = [one.signature for one in call.following]
+    if redact is None or _is_deep(signatures):
+        then: list[Any] = [one.task for one in call.following]
+    else:
+        then = [_describe_step(one, redact, is_open=is_open) for one in call.following]
+    return {
+        **_show(call, redact),
+        "then": then,
+        **(call.fields if is_open and not _is_deep(call.fields) else call.safe),
     }
-    fields = {**safe, "headers": headers, "properties": properties}
-    return Call(str(headers.get("task") or ""), args, kwargs, tuple(_names(embed)), fields, safe)
 
 
-def hide(call: Call, redact: Redact) -> Shown:
+def _show(call: Call, redact: Redact) -> dict[str, Any]:
     """Return the arguments of a call to show; None if they can't be read, or are nested too deep.
 
     If the function fails, all values are hidden.
     """
-    if call.args is None or call.kwargs is None or _is_deep([call.args, call.kwargs]):
-        return None, None
+    args, kwargs = call.args, call.kwargs
+    if args is None or kwargs is None or _is_deep([args, kwargs]):
+        return dict.fromkeys(("args", "kwargs"), None if call.pickled is None else _PICKLED)
+    shown, named = _hide(call.task, args, kwargs, redact)
+    return {"args": shown, "kwargs": named}
+
+
+def _describe_step(step: Step, redact: Redact, *, is_open: bool) -> dict[str, Any]:
+    """Return what may be shown of a signature. Those in it are described in the same way."""
+
+    def describe_all(steps: Iterable[Step]) -> list[dict[str, Any]]:
+        return [_describe_step(one, redact, is_open=is_open) for one in steps]
+
+    shown: dict[str, Any] = {"as": step.kind} if step.kind else {}
+    shown["task"] = step.task
+    parts = step.parts
+    if not parts:
+        shown["args"], shown["kwargs"] = _hide(step.task, step.args, step.kwargs, redact)
+    elif is_open:
+        shown["kwargs"] = step.kwargs
+    shown |= {name: describe_all(steps) for name, steps in parts.items()}
+    shown["options"] = step.options if is_open else step.safe
+    if step.following:
+        shown["then"] = describe_all(step.following)
+    return shown
+
+
+def _hide(task: str, args: list[Any], kwargs: dict[str, Any], redact: Redact) -> Shown:
     if callable(redact):
         try:
-            args, kwargs = redact(call.task, call.args, call.kwargs)
+            shown, named = redact(task, args, kwargs)
         except Exception:  # noqa: BLE001 - its message may hold arguments
-            return hide(call, None)
-        return args, kwargs
+            return _hide(task, args, kwargs, None)
+        return shown, named
     if redact is None:
-        return [HIDDEN] * len(call.args), dict.fromkeys(call.kwargs, HIDDEN)
+        return [HIDDEN] * len(args), dict.fromkeys(kwargs, HIDDEN)
     names = frozenset(redact)
     if not names:
-        return call.args, call.kwargs
-    return [HIDDEN] * len(call.args), _hide_members(call.kwargs, names)
+        return args, kwargs
+    if task in _MAPPED:
+        names |= {"it"}
+    return [HIDDEN] * len(args), _hide_members(kwargs, names)
 
 
 def _hide_members(value: Any, names: frozenset[str]) -> Any:
     if isinstance(value, dict):
+        if value.keys() >= {"task", "args", "kwargs"}:  # a signature has positional arguments
+            step = Step("", value)
+            kept = {"task": step.task, "args": [HIDDEN] * len(step.args), "options": step.safe}
+            return {**kept, "kwargs": _hide_members(_dict(value["kwargs"]), names)}
         return {
             name: HIDDEN if name in names else _hide_members(one, names)
             for name, one in value.items()
@@ -157,58 +138,29 @@ def _hide_members(value: Any, names: frozenset[str]) -> Any:
     return value
 
 
-def _read_request(whole: dict[str, Any]) -> Call:
-    """Read a request that was made in SQL, or an RQ job."""
-    args, kwargs = whole.get("args"), whole.get("kwargs")
-    is_readable = isinstance(args, list) and isinstance(kwargs, dict)
-    fields = {name: value for name, value in whole.items() if name not in ("args", "kwargs")}
-    safe = {name: value for name, value in fields.items() if name in _OF_REQUESTS}
-    task = whole.get("task") or whole.get("function") or ""
-    return Call(
-        str(task), args if is_readable else None, kwargs if is_readable else None, (), fields, safe
-    )
-
-
-def _read_body(
-    whole: dict[str, Any], headers: dict[str, Any], properties: dict[str, Any]
-) -> tuple[list[Any] | None, dict[str, Any] | None, dict[str, Any]]:
-    """Read the arguments of a message of Celery's, if they are JSON.
-
-    https://docs.celeryq.dev/en/stable/internals/protocol.html
-    """
-    unread: tuple[None, None, dict[str, Any]] = (None, None, {})
-    if whole.get("content-type") != "application/json" or headers.get("compression"):
-        return unread
-    try:
-        body: Any = whole["body"]
-        if properties.get("body_encoding") == "base64":
-            body = base64.b64decode(body)
-        match json.loads(body):
-            case [list(args), dict(kwargs), *rest]:
-                return args, kwargs, _dict(rest[0]) if rest else {}
-    except (ValueError, TypeError, RecursionError):
-        pass
-    return unread
-
-
-def _names(embed: dict[str, Any]) -> Iterator[str]:
-    """Yield the names of the tasks that follow, which have arguments of their own."""
-    for kind in _CALLS:
-        given = embed.get(kind)
-        for one in given if isinstance(given, list) else [given]:
-            name = _dict(one).get("task")
-            if isinstance(name, str):
-                yield name
-
-
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def mentions(payload: str, text: str) -> bool:
-    """Return whether a text contains an argument of a message: a string, or a longer number."""
+    """Return whether a text contains an argument of a message: a string, or a longer number.
+
+    So do arguments of tasks that follow, and what RQ makes of arguments or keeps beside them.
+    """
     call = read_call(payload)
-    return any(one in text for one in _spelled([call.args, call.kwargs]))
+    values = [call.args, call.kwargs, *call.made, *_arguments_of(call.following)]
+    if call.pickled is not None:
+        values += [one for one in spell_pickled(call.pickled) if one != call.task]
+    return any(one in text for one in _spelled(values))
+
+
+def _arguments_of(steps: Iterable[Step]) -> Iterator[Any]:
+    left = [*steps]
+    while left:
+        step = left.pop()
+        yield step.args
+        yield step.kwargs
+        left += [*step.following, *(one for some in step.parts.values() for one in some)]
 
 
 def _spelled(value: Any) -> Iterator[str]:
@@ -218,9 +170,14 @@ def _spelled(value: Any) -> Iterator[str]:
         one = left.pop()
         if isinstance(one, dict | list):
             left += one.values() if isinstance(one, dict) else one
-        elif isinstance(one, str | int | float) and len(str(one)) >= _RECOGNISED:
+        elif isinstance(one, str):
+            if len(one) >= _RECOGNISED:
+                yield one
+                yield repr(one)[1:-1]
+                yield ascii(one)[1:-1]
+                yield json.dumps(one)[1:-1]
+        elif not isinstance(one, bool | None) and len(str(one)) >= _RECOGNISED:
             yield str(one)
-            yield repr(one)[1:-1] if isinstance(one, str) else str(one)
 
 
 def _is_deep(value: Any) -> bool:

@@ -11,7 +11,7 @@ import psycopg
 
 from pgnotifier._log import dead_letters
 from pgnotifier._log.outbox_queries import SEARCHED, outboxes, set_aside
-from pgnotifier._log.outbox_redaction import Redact, read_call
+from pgnotifier._log.outbox_redaction import Redact, describe
 from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
 from pgnotifier._runtime.log_records import duration
 from pgnotifier.cli.durable import to_log
@@ -133,7 +133,7 @@ def show(target: Target, arguments: bool, redact: str | None, as_json: bool, ent
     if not found:
         raise click.ClickException(f"no entry {entry} waits or has failed")
     for one in found:
-        shown = {**one.to_dict(), **read_call(one.payload or "").describe(hides)}
+        shown = {**one.to_dict(), **describe(one.payload or "", hides)}
         if as_json:
             click.echo(json.dumps(shown, indent=2, default=repr))
         else:

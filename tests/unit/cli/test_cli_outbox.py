@@ -4,6 +4,7 @@ import json
 
 import psycopg
 import pytest
+from celery import Celery, chain
 from click.testing import CliRunner
 from log_position import Position
 
@@ -11,6 +12,7 @@ from pgnotifier import durable
 from pgnotifier._log import outbox_queries, positions
 from pgnotifier.cli import outbox as outbox_commands
 from pgnotifier.cli.command import pgnotifier
+from pgnotifier.contrib.celery import CeleryOutbox
 
 NAME, CHANNEL = "outbox:celery:shop", "pgnotifier:celery:default"
 SECRET = "jane@example.com"
@@ -145,6 +147,32 @@ def test_showing_one(run, entries, tmp_path):
         code, said = run("show", entries[0], "--redact", wrong)
         assert (code, "--redact" in said) == (2, True)
     assert run("show", 10**12)[0] == 1
+
+
+def test_showing_a_canvas(log, run):
+    """What follows a task is shown by name; with arguments and queues, if they are asked for."""
+    app = Celery("shop", broker="memory://", set_as_current=False)
+    add = app.signature("shop.add", (SECRET,), {"email": SECRET}, queue="low", immutable=True)
+    store = app.signature("shop.store", kwargs={"copies": 2}, immutable=True)
+    with psycopg.connect(log.dsn) as connection:
+        canvas = chain(store, add, store.clone().set(link_error=add))
+        CeleryOutbox(app).enqueue(connection, canvas)
+    ((number,),) = log.execute("SELECT id FROM pgnotifier.log")
+    shown = json.loads(run("show", number, "--json")[1])
+    assert shown["then"] == ["shop.add", "shop.store"]
+    code, said = run("show", number, "--arguments", "--json")
+    first, second = json.loads(said)["then"]
+    assert (first["task"], first["args"], first["kwargs"]) == (
+        "shop.add",
+        [SECRET],
+        {"email": SECRET},
+    )
+    assert first["options"]["queue"] == "low"
+    assert second["then"][0]["args"] == [SECRET]
+    code, said = run("show", number, "--redact", "email", "--json")
+    assert (code, SECRET in said) == (0, False)
+    assert json.loads(said)["then"][0]["options"]["queue"] == "low"
+    assert json.loads(said)["then"][1]["kwargs"] == {"copies": 2}
 
 
 def test_dead_letters_of_tasks(log, entries):

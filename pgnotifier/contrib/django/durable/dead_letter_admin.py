@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
 from pgnotifier._log.outbox_queries import PREFIX
-from pgnotifier._log.outbox_redaction import Redact, check_redact, read_call
+from pgnotifier._log.outbox_redaction import Redact, check_redact, describe
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.log_admin import (
     COUNTED,
@@ -314,7 +314,7 @@ def show_call(payload: str) -> SafeString | str:
     """Return what a message in an outbox calls, as `PGNOTIFIER["OUTBOX_REDACT"]` lets it show."""
     if len(payload) > SHOWN:
         return "It is too long to be shown: pgnotifier outbox show"
-    shown = read_call(payload).describe(find_redact())
+    shown = describe(payload, find_redact())
     return show_text(json.dumps(shown, indent=2, ensure_ascii=False, default=repr))
 
 
