@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Callable
-from traceback import format_exception
 from typing import Any, ClassVar, NamedTuple
 
 import amqp
 
 from pgnotifier._delivery.portions import PortionBatch
-from pgnotifier._log.outbox_redaction import mentions
+from pgnotifier.contrib._queues.hiding import without_arguments
 from pgnotifier.contrib.celery.carriers import KombuCarrier
 from pgnotifier.contrib.celery.errors import MessageRefusedError
 from pgnotifier.contrib.celery.forwarding import Forwarder, KombuForwarder
@@ -199,9 +198,10 @@ class Relay:
             send_request(self._app, found, task_id, self._allow, self._producer)
         return found.task
 
-    def _refuse(self, delivery: Delivery, exc: BaseException) -> None:
+    def _refuse(self, delivery: Delivery, exc: Exception) -> None:
         self._refused += 1
-        delivery.report(_without_arguments(exc, delivery.notification.raw))
+        raw = delivery.notification.raw
+        delivery.report(without_arguments(exc, raw, MessageRefusedError, "task"))
 
     def _end_chunk(self, *, is_settled: bool) -> None:
         """Report messages that the broker will never accept, and count the rest.
@@ -267,14 +267,6 @@ def forwarder_for(app: Any, producer: Any) -> Forwarder:
     if isinstance(producer.channel, amqp.Channel):
         return AmqpForwarder(app, producer)
     return KombuForwarder(app, KombuCarrier(producer))
-
-
-def _without_arguments(exc: BaseException, payload: str) -> BaseException:
-    """Return an error that may be logged: receivers of signals may put arguments into theirs."""
-    if not mentions(payload, "".join(format_exception(exc))):
-        return exc
-    name = type(exc).__name__
-    return MessageRefusedError(f"{name}; its text is hidden, as it contains arguments of the task")
 
 
 def _explain(exc: BaseException) -> MessageRefusedError:

@@ -2,15 +2,17 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
 from redis import Redis, RedisError
-from redis.exceptions import DataError
+from redis.exceptions import DataError, ResponseError
 from rq import Queue
 from rq.utils import now, utcformat
 
 from pgnotifier._runtime.log_records import about
+from pgnotifier.contrib._queues.hiding import without_arguments
 from pgnotifier.contrib._queues.redis_errors import is_wrong_type
 from pgnotifier.contrib._queues.redis_limits import find_bulk_limit
 from pgnotifier.contrib.rq.errors import JobRefusedError
@@ -117,10 +119,10 @@ class JobRelay:
                 made = make_requested(queue, made, entry, self._allow)
             self._check_sizes(made)
             post = Post(entry, made, self._find_queue(made.queue))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - serializers may raise anything
             if _is_down(exc):
-                raise
-            return _Step(delivery, problem=exc, job_id=job_id)
+                raise _without_arguments(exc, [delivery]) from None
+            return _Step(delivery, problem=_hide_arguments(exc, delivery), job_id=job_id)
         return _Step(delivery, post, job_id=made.id)
 
     def _send(self, steps: list[_Step]) -> None:
@@ -130,7 +132,10 @@ class JobRelay:
             redis.RedisError: Redis is down, or accepts nothing.
         """
         posts = [step.post for step in steps if step.post is not None]
-        answers = iter(send(self._connection, self._notes, posts) if posts else ())
+        try:
+            answers = iter(send(self._connection, self._notes, posts) if posts else ())
+        except RedisError as exc:
+            raise _without_arguments(exc, [step.delivery for step in steps]) from None
         for step in steps:
             if step.post is None:
                 self._end(step)
@@ -150,10 +155,11 @@ class JobRelay:
         try:
             self._check_dependencies(step.post.job)
             is_new = place(self._connection, self._notes, step.post)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - classes of users may raise anything
             if _is_down(exc):
-                raise
-            self._end(step._replace(problem=_explain(exc)))
+                raise _without_arguments(exc, [step.delivery]) from None
+            problem = _hide_arguments(exc, step.delivery)
+            self._end(step._replace(problem=_explain(problem)))
         else:
             self._end(step, is_new=is_new)
 
@@ -248,6 +254,30 @@ def _is_down(exc: Exception) -> bool:
     if isinstance(exc, PgNotifierError | DataError) or is_wrong_type(exc):
         return False
     return isinstance(exc, RedisError | OSError)
+
+
+def _hide_arguments(exc: Exception, delivery: Delivery) -> Exception:
+    """Return a reason that may be logged: a serializer may put arguments into its errors.
+
+    So may a class of the user's. What this package says by itself has keys, ids and functions only.
+    """
+    if isinstance(exc, PgNotifierError):
+        return exc
+    return without_arguments(exc, delivery.notification.raw, JobRefusedError, "job")
+
+
+def _without_arguments(exc: Exception, deliveries: Iterable[Delivery]) -> Exception:
+    """Return an error of a server that may be logged: Redis may name a command with its arguments.
+
+    Those of redis-py itself name the server, as there is no answer.
+    """
+    if isinstance(exc, RedisError) and not isinstance(exc, ResponseError):
+        return exc
+    for delivery in deliveries:
+        found = without_arguments(exc, delivery.notification.raw, RedisError, "job")
+        if found is not exc:
+            return found
+    return exc
 
 
 def _explain(exc: Exception) -> JobRefusedError:

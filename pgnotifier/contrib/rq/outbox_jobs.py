@@ -63,6 +63,9 @@ class MadeJob(msgspec.Struct, frozen=True, gc=False):
     at: datetime | None = None
     group: str | None = None
 
+    def __repr__(self) -> str:  # without the fields, as they have the arguments
+        return f"<MadeJob {self.id!r} of {self.function!r} for queue {self.queue!r}>"
+
     @property
     def is_plain(self) -> bool:
         """Whether it just goes to its queue, at once, whatever else is in Redis."""
@@ -91,6 +94,9 @@ class JobRequest(msgspec.Struct, forbid_unknown_fields=True):
     ttl: int | None = None
     description: str | None = None
     meta: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:  # without the arguments
+        return f"<JobRequest {self.id!r} of {self.function!r} for queue {self.queue!r}>"
 
 
 class _Entry(msgspec.Struct, gc=False, omit_defaults=True):
