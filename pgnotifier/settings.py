@@ -175,7 +175,9 @@ def patterns() -> Setting:
     """Return a setting that is a list of names, or of patterns such as `shop.tasks.*`."""
     return Setting(
         "a list of names or patterns, such as ['shop.tasks.*']",
-        lambda value: isinstance(value, list | tuple | set) and all(map(is_filled, value)),
+        lambda value: (
+            isinstance(value, list | tuple | set | frozenset) and all(map(is_filled, value))
+        ),
         parse=lambda text: [part.strip() for part in text.split(",") if part.strip()],
     )
 

@@ -133,6 +133,28 @@ def test_tasks_without(app, task):
     assert ids() == []
 
 
+def test_exclusions(app, task, settings):
+    """`OUTBOX_EXCLUDE` names tasks that go to the broker at once; a block takes them, too."""
+    settings.PGNOTIFIER = {"OUTBOX_EXCLUDE": ["vendor.*", "named"]}
+    use_outbox(app, ["default"])
+    vendor = app.task(name="vendor.mail", shared=False)(run)
+    with transaction.atomic():
+        for publish in (
+            vendor.delay,
+            vendor.s().apply_async,
+            lambda: app.send_task("named"),
+            lambda: task.apply_async(outbox=False),
+        ):
+            with pytest.raises(OperationalError):
+                publish()
+        kept = [task.delay(), app.send_task("other.named")]
+        with CeleryOutbox(app)():
+            kept.append(vendor.delay())
+            with pytest.raises(OperationalError):
+                vendor.apply_async(outbox=False)
+    assert ids() == [one.id for one in kept]
+
+
 def test_unsafe_asynchronous_code(app, task, monkeypatch):
     """If Django lets asynchronous code use its connections, tasks are in transactions there."""
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
@@ -219,6 +241,7 @@ def test_the_setting(settings, given, aliases):
     [
         *(("OUTBOX", given) for given in (7, "", [], ["default", 7])),
         *(("OUTBOX_ALLOW", given) for given in (7, "shop.*", ["shop.*", 7])),
+        *(("OUTBOX_EXCLUDE", given) for given in (7, "vendor.*", ["vendor.*", ""])),
     ],
 )
 def test_wrong_settings(settings, name, given):

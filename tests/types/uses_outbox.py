@@ -38,5 +38,5 @@ def follow() -> None:
     """Follow sessions of SQLAlchemy."""
     following = outbox.follow(sessionmaker(), bind_arguments={"mapper": int})
     following.undo()
-    with outbox.follow(Session), outbox.follow(async_sessionmaker()):
+    with outbox.follow(Session, exclude=["vendor.*"]), outbox.follow(async_sessionmaker()):
         invoice.delay(1)

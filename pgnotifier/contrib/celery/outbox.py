@@ -10,6 +10,7 @@ from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib._queues.blocks import Block
 from pgnotifier.contrib._queues.connections import AnyConnection
+from pgnotifier.contrib._queues.patterns import check_patterns
 from pgnotifier.contrib.celery.dispatcher import check_app
 from pgnotifier.contrib.celery.outbox_capture import Capture
 from pgnotifier.contrib.celery.outbox_messages import channel_of, subscription_of
@@ -37,6 +38,8 @@ class CeleryOutbox:
     the broker. When the block ends, they are inserted into the durable log, in one statement. A
     relay sends them to the broker after the commit, at least once, in order. If the transaction is
     rolled back, even just to a savepoint, or if the block raises, they are never sent.
+
+    A call such as `task.apply_async(outbox=False)` is sent at once, even in a block.
 
     The tasks of other apps aren't captured. There is no connection to the broker.
 
@@ -121,7 +124,11 @@ class CeleryOutbox:
         dispatcher.relay_to(notifier, max_age=max_age)
 
     def follow(
-        self, sessions: Any, *, bind_arguments: Mapping[str, Any] | None = None
+        self,
+        sessions: Any,
+        *,
+        bind_arguments: Mapping[str, Any] | None = None,
+        exclude: Iterable[str] = (),
     ) -> Following:
         """Have tasks published in the transactions of SQLAlchemy's sessions, without a block.
 
@@ -136,7 +143,8 @@ class CeleryOutbox:
         the thread, or the task of asyncio, that has used the session. The messages are inserted by
         `commit()`, in one statement. What is rolled back, even just to a savepoint of the session,
         is never sent. Where no transaction is open, tasks are sent to the broker at once. Blocks
-        take precedence over sessions. A task with `outbox=False` is published as without an outbox.
+        take precedence over sessions. Outside of blocks, a task with `outbox=False` and a task that
+        `exclude` names are published as without an outbox.
 
         A session that has only read has an open transaction, too.
 
@@ -145,16 +153,19 @@ class CeleryOutbox:
                 asyncio.
             bind_arguments: What chooses the database of a session with several, as
                 `Session.connection` takes it. Default: the session's only one.
+            exclude: The names, or patterns such as `vendor.*`, of tasks that are published as
+                without an outbox.
 
         Returns:
             An object that ends it: it has `undo()`, and is a context manager.
 
         Raises:
-            ArgumentTypeError: `sessions` is none of these.
+            ArgumentTypeError: `sessions` is none of these, or `exclude` isn't a list of names.
             ConfigurationError: The outbox follows some of these sessions already. Publishing also
                 raises it, if several followed sessions have an open transaction there.
         """
-        following = self._follower.follow(sessions, bind_arguments)
+        excluded = check_patterns(exclude, "vendor.*", "exclude") or ()
+        following = self._follower.follow(sessions, bind_arguments, excluded)
         finders = self._capture.finders
         if self._follower.find not in finders:
             finders.insert(0, self._follower.find)  # Django's takes everything

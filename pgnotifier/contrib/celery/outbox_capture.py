@@ -9,7 +9,7 @@ producer that it would take from its pool is another one, with a transport that 
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
@@ -18,6 +18,7 @@ from kombu import Connection, Producer
 from kombu.transport import virtual
 
 from pgnotifier._log.composing import Draft
+from pgnotifier.contrib._queues.patterns import is_among
 from pgnotifier.contrib._queues.recordings import (
     Recording,
     find_recording,
@@ -224,9 +225,16 @@ def _ends_task(fields: Mapping[str, Any]) -> bool:
     return fields.get("id") == request.id or (fields.get("replaced_task_nesting") or 0) > nesting
 
 
-def takes_part(app: Any, task: str) -> bool:
-    """Return whether a task is published in transactions without a block: `outbox` isn't False."""
-    return getattr(app.tasks.get(task), "outbox", True) is not False
+def takes_part(app: Any, task: str, exclude: Iterable[str] = ()) -> bool:
+    """Return whether a task is published in transactions without a block.
+
+    Args:
+        app: The app.
+        task: The task's name. If the app knows the task, its `outbox` must not be False.
+        exclude: Patterns, none of which the name may match.
+    """
+    is_wanted = getattr(app.tasks.get(task), "outbox", True) is not False
+    return is_wanted and not is_among(task, exclude)
 
 
 class _Channel(virtual.Channel):

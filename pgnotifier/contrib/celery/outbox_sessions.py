@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._log.outbox_entries import Outbox
@@ -68,8 +68,9 @@ class _Transaction:
         )
 
     def takes(self, task: str) -> bool:
-        """Return whether a task is published in transactions."""
-        return takes_part(self.follower.app, task)
+        """Return whether a task is published in the transactions of these sessions."""
+        session = self._session()
+        return session is not None and self.follower.takes(session, task)
 
     def add(self, draft: Draft) -> None:
         """Take an entry."""
@@ -140,6 +141,13 @@ _current: ContextVar[tuple["weakref.ref[_Transaction]", ...]] = ContextVar(
 """The transactions that this context takes part in, and some that have ended."""
 
 
+class _Followed(NamedTuple):
+    """How the sessions of a class are followed, as `CeleryOutbox.follow` says."""
+
+    bind_arguments: Mapping[str, Any] | None
+    exclude: tuple[str, ...]
+
+
 class SessionFollower:
     """Finds the transaction of a followed session that a task is a part of.
 
@@ -151,10 +159,12 @@ class SessionFollower:
         """Follow no session yet."""
         self.app = app
         self._log = log
-        self._followed: dict[type, Mapping[str, Any] | None] = {}
+        self._followed: dict[type, _Followed] = {}
         self._open: weakref.WeakKeyDictionary[Any, _Transaction] = weakref.WeakKeyDictionary()
 
-    def follow(self, sessions: Any, bind_arguments: Mapping[str, Any] | None) -> "Following":
+    def follow(
+        self, sessions: Any, bind_arguments: Mapping[str, Any] | None, exclude: tuple[str, ...]
+    ) -> "Following":
         """Follow the sessions of a class or factory, as `CeleryOutbox.follow` says."""
         from sqlalchemy import event
 
@@ -165,7 +175,7 @@ class SessionFollower:
                     f"{_show(sessions)} and {other.__qualname__} have sessions in common, which "
                     "this outbox follows already: follow one of them"
                 )
-        self._followed[kind] = bind_arguments
+        self._followed[kind] = _Followed(bind_arguments, exclude)
         for name, listener in self._listeners().items():
             event.listen(kind, name, listener)
         return Following(lambda: self._unfollow(kind))
@@ -173,12 +183,15 @@ class SessionFollower:
     def _unfollow(self, kind: type) -> None:
         from sqlalchemy import event
 
-        for session, transaction in list(self._open.items()):
-            if isinstance(session, kind) and any(one.drafts for one in transaction.levels):
-                raise ConfigurationError(
-                    "a session that is followed has an open transaction with tasks: commit it, or "
-                    "roll it back, before undo()"
-                )
+        concerned = [one for one in self._open.items() if isinstance(one[0], kind)]
+        if any(level.drafts for _, transaction in concerned for level in transaction.levels):
+            raise ConfigurationError(
+                "a session that is followed has an open transaction with tasks: commit it, or "
+                "roll it back, before undo()"
+            )
+        for session, transaction in concerned:  # what is published from now on isn't a part of it
+            transaction.levels = []
+            del self._open[session]
         if kind not in self._followed:
             return
         del self._followed[kind]
@@ -195,14 +208,21 @@ class SessionFollower:
             for reference in held
             if (one := reference()) is not None and one.follower is self and one.is_open
         ]
-        return _Several(self.app) if len(found) > 1 else found[0] if found else None
+        return _Several(found) if len(found) > 1 else found[0] if found else None
+
+    def takes(self, session: Any, task: str) -> bool:
+        """Return whether a task is published in the transactions of a session."""
+        return takes_part(self.app, task, self._find_followed(session).exclude)
 
     def insert(self, session: Any, drafts: list[Draft]) -> None:
         """Insert entries in the transaction of a session."""
-        kind = next(one for one in self._followed if isinstance(session, one))
-        given = self._followed[kind]
+        given = self._find_followed(session).bind_arguments
         connection = session.connection(bind_arguments=None if given is None else dict(given))
         self._log.insert(connection, drafts)
+
+    def _find_followed(self, session: Any) -> _Followed:
+        kind = next(one for one in self._followed if isinstance(session, one))
+        return self._followed[kind]
 
     def _listeners(self) -> Mapping[str, Callable[..., None]]:
         return {
@@ -293,16 +313,16 @@ class Following(AbstractContextManager[None]):
 class _Several:
     """Refuses tasks where several transactions are open: a guess could lose them."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, transactions: list[_Transaction]) -> None:
+        self._transactions = transactions
 
     def takes(self, task: str) -> bool:
-        """Refuse a task that is published in transactions.
+        """Refuse a task that is published in one of them.
 
         Raises:
-            ConfigurationError: The task is published in transactions.
+            ConfigurationError: The task is published in one of them.
         """
-        if not takes_part(self._app, task):
+        if not any(one.takes(task) for one in self._transactions):
             return False
         raise ConfigurationError(
             f"several sessions that the outbox follows have an open transaction here, and {task!r} "

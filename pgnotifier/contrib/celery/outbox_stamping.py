@@ -24,9 +24,11 @@ from kombu import Producer
 
 from pgnotifier._log.composing import Draft
 from pgnotifier._runtime.process import renew_in_children
+from pgnotifier.contrib._queues.recordings import not_captured
 from pgnotifier.contrib.celery.obstacles import find_obstacle_for, find_obstacle_in_task
 from pgnotifier.contrib.celery.outbox_stamps import UUID_PATTERN, MessageStamp
 from pgnotifier.contrib.celery.stamping import new_ids
+from pgnotifier.errors import ArgumentTypeError
 
 _Signature: Any = Signature
 _signals: Any = signals
@@ -88,6 +90,16 @@ def _read(
     return name, args, kwargs, rest, options
 
 
+def _is_set_aside(outbox: Any) -> bool:
+    """Return whether a message goes to the broker at once, given the option `outbox`."""
+    if outbox is not None and outbox is not False:
+        raise ArgumentTypeError(
+            f"outbox must be False, or left out, not {outbox!r:.80}: to put a task into an outbox, "
+            "publish it in `with outbox():`"
+        )
+    return outbox is False
+
+
 class Stamper:
     """Stands in for `Celery.send_task` of an app.
 
@@ -115,7 +127,16 @@ class Stamper:
         self._held = _Held()
 
     def send_task(self, *given: Any, **named: Any) -> Any:
-        """Publish a task: see `Celery.send_task`."""
+        """Publish a task: see `Celery.send_task`.
+
+        With `outbox=False`, it is published at once, even in a block.
+
+        Raises:
+            ArgumentTypeError: `outbox` is neither False nor None.
+        """
+        if "outbox" in named and _is_set_aside(named.pop("outbox")):
+            with not_captured():
+                return self._send(*given, **named)
         if (sink := self._find_sink()) is None:
             return self._send(*given, **named)
         name, args, kwargs, rest, options = _read(*given, **named)

@@ -1,9 +1,9 @@
 """Check the tasks that were enqueued from SQL, and have the app make and send their messages."""
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
+from pgnotifier.contrib._queues.patterns import is_among
 from pgnotifier.contrib.celery.errors import TaskNotAllowedError
 from pgnotifier.contrib.celery.relay_messages import Request
 
@@ -67,7 +67,7 @@ def _check_allowed(app: Any, name: str, allow: tuple[str, ...] | None) -> None:
                 f"{name!r:.200} is a task of Celery's own; name it in allow=[…] of the relay if "
                 "SQL may ask for it"
             )
-    elif not any(fnmatchcase(name, pattern) for pattern in allow):
+    elif not is_among(name, allow):
         raise TaskNotAllowedError(
             f"the task {name!r:.200} matches no pattern in allow=[…] of the relay"
         )

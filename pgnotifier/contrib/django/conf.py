@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from pgnotifier._runtime.redaction import redact
 from pgnotifier._runtime.suggestions import find_nearest
-from pgnotifier.settings import OUTBOX_SETTINGS, Setting, is_filled, seconds
+from pgnotifier.settings import OUTBOX_SETTINGS, Setting, is_filled, patterns, seconds
 from pgnotifier.settings import SETTINGS as CORE_SETTINGS
 
 _PATH = re.compile(r"[\w.]+(?::[\w.]+)?")
@@ -57,6 +57,7 @@ SETTINGS: Mapping[str, Setting] = {
     "CELERY_APP": Setting("the path of a Celery app: 'shop.celery.app'", is_filled),
     "OUTBOX": Setting("True, False, an alias of DATABASES, or a list of them", _is_outbox),
     **{name.upper(): setting for name, setting in OUTBOX_SETTINGS.items()},
+    "OUTBOX_EXCLUDE": patterns(),
     "OUTBOX_REDACT": Setting(
         "a callable or the path of one, or a list of the names of arguments", _is_redact
     ),

@@ -5,7 +5,7 @@ Celery is imported here, so this module is imported only if `PGNOTIFIER["OUTBOX"
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
             if there is none, into the first one, where it is committed at once.
     """
     outbox = CeleryOutbox(app)
-    insert_at_once(outbox, aliases)
+    insert_at_once(outbox, aliases, conf.get("OUTBOX_EXCLUDE") or ())
     seconds, allow = conf.get("OUTBOX_MAX_AGE"), conf.get("OUTBOX_ALLOW")
     for alias in aliases:
         notifier = get_notifier(alias)
@@ -45,18 +45,29 @@ def use_outbox(app: Celery, aliases: Sequence[str]) -> None:
             outbox.relay_to(notifier, **missing)
 
 
-def insert_at_once(outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
-    """Have all tasks of an outbox's app published in Django's transactions, without a relay."""
-    Capture.of(outbox.app).finders.append(_Sink(outbox, aliases).find)
+def insert_at_once(
+    outbox: CeleryOutbox, aliases: Sequence[str], exclude: Iterable[str] = ()
+) -> None:
+    """Have all tasks of an outbox's app published in Django's transactions, without a relay.
+
+    Args:
+        outbox: The outbox.
+        aliases: As for `use_outbox`.
+        exclude: The names or patterns of tasks that are published as without an outbox.
+    """
+    Capture.of(outbox.app).finders.append(_Sink(outbox, aliases, tuple(exclude)).find)
 
 
 class _Sink:
     """Inserts each message at once, so that it is part of the transaction that is open then."""
 
-    def __init__(self, outbox: CeleryOutbox, aliases: Sequence[str]) -> None:
+    def __init__(
+        self, outbox: CeleryOutbox, aliases: Sequence[str], exclude: tuple[str, ...]
+    ) -> None:
         self._app: Any = outbox.app
         self._log = Outbox(outbox.channel, outbox.subscription)
         self._aliases = aliases
+        self._exclude = exclude
 
     def find(self) -> "_Sink | None":
         """Return the sink; None in asynchronous code, which has no connection of Django.
@@ -71,8 +82,8 @@ class _Sink:
         return self if os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE") else None
 
     def takes(self, task: str) -> bool:
-        """Return whether a task is published in transactions: its `outbox` isn't False."""
-        return takes_part(self._app, task)
+        """Return whether a task is published in transactions."""
+        return takes_part(self._app, task, self._exclude)
 
     def add(self, draft: Draft) -> None:
         """Insert an entry."""

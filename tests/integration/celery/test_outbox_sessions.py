@@ -520,6 +520,49 @@ def test_following_twice(maker, entries, sent, outbox, task):
     assert (entries(), sent()) == ([kept.id], [outside.id])
 
 
+def test_undo_in_a_transaction(maker, entries, sent, outbox, task):
+    """A transaction that is open has no part in it from `undo` on."""
+    following = outbox.follow(other := make_factory(maker.kw["bind"]))
+    with other.begin():
+        following.undo()
+        outside = task.delay(1)
+    assert (entries(), sent()) == ([], [outside.id])
+
+
+def test_exclusions(engine, entries, sent, app, outbox, task):
+    """Tasks that `exclude` names, and calls with `outbox=False`, are sent at once."""
+    vendor = app.task(name="vendor.mail.send", shared=False)(do_nothing)
+    maker, other = make_factory(engine), make_factory(engine)
+    with outbox.follow(maker, exclude=["vendor.*", "named"]), outbox.follow(other):
+        with maker.begin():
+            kept = [task.delay(1)]
+            outside = [
+                vendor.delay(1),
+                app.send_task("named"),
+                task.apply_async((1,), outbox=False),
+                vendor.s(2).apply_async(),
+            ]
+            kept.append(app.send_task("other.named"))
+        with other.begin():
+            kept.append(vendor.delay(3))
+        with maker.begin() as session, outbox(session):
+            kept.append(vendor.delay(4))
+        with maker.begin(), other.begin():
+            with pytest.raises(ConfigurationError, match="several sessions"):
+                vendor.delay(5)
+            outside.append(vendor.apply_async((5,), outbox=False))
+    found = entries(), sent()
+    assert found == ([one.id for one in kept], [one.id for one in outside])
+
+
+@pytest.mark.parametrize("exclude", ["vendor.*", [7], 7])
+def test_wrong_exclusions(maker, outbox, exclude):
+    """Anything but a list of names is refused, and nothing is followed."""
+    with pytest.raises(ArgumentTypeError, match="exclude must"):
+        outbox.follow(other := make_factory(maker.kw["bind"]), exclude=exclude)
+    outbox.follow(other).undo()
+
+
 def test_what_cannot_be_followed(outbox):
     """Only what makes sessions can be followed."""
     for wrong in (None, int, "Session", object(), scoped_session(dict)):

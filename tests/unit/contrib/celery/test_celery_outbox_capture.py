@@ -1,6 +1,7 @@
 """Which messages an outbox captures: those of its app, in its context, until its block ends."""
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import threading
@@ -14,7 +15,7 @@ from celery.exceptions import Ignore, Retry
 from kombu import Connection
 
 from pgnotifier.contrib.celery.outbox_capture import Capture
-from pgnotifier.errors import ConfigurationError
+from pgnotifier.errors import ArgumentTypeError, ConfigurationError
 
 
 @pytest.fixture
@@ -81,6 +82,69 @@ def test_other_apps(app, task, sent):
             task.delay(2)
             theirs.delay(3)
     assert (count(ours), count(inner)) == (1, 1)
+    assert sent() == []
+
+
+@pytest.fixture
+def properties(app):
+    """Return a function that takes the properties of what has been sent out of the broker."""
+
+    def take():
+        found = []
+        with app.connection_for_read() as connection:
+            channel = connection.channel()
+            while message := channel.basic_get(app.conf.task_default_queue, no_ack=True):
+                found.append(message.properties)
+        return found
+
+    return take
+
+
+ASIDE = {
+    "task": lambda app, task: task.apply_async((1,), outbox=False),
+    "signature": lambda app, task: task.s(1).set(outbox=False).delay(),
+    "name": lambda app, task: app.send_task("own", (1,), outbox=False),
+    "group": lambda app, task: group(task.s(1), task.s(2)).apply_async(outbox=False),
+    "chain": lambda app, task: chain(task.s(1), task.s(2)).apply_async(outbox=False),
+    "many": lambda app, task: [
+        *Capture.of(app).stamper.apply_all([task.s(n).set(outbox=False) for n in range(5)])
+    ],
+}
+
+
+@pytest.mark.parametrize("what", ASIDE)
+def test_a_call_aside(app, task, properties, what):
+    """A call with `outbox=False` is sent at once, also in a block, as it would be without one."""
+    outbox = Capture.of(app)
+    ASIDE[what](app, task)  # without a block
+    plain = properties()
+    with outbox.record() as recording:
+        for n in range(3):
+            task.delay(n)
+        ASIDE[what](app, task)
+        found = properties()
+        task.apply_async((3,), outbox=None)
+    assert len(found) == len(plain) > 0
+    assert [sorted(one) for one in found] == [sorted(one) for one in plain]
+    assert not any("outbox" in one for one in (*plain, *found))
+    assert count(recording) == 4
+    assert not any('"outbox"' in text for _, text in recording.drafts)
+
+
+def test_an_eager_call_aside(app, task):
+    """A task that runs at once takes no notice of `outbox=False`."""
+    app.conf.task_always_eager = True
+    with Capture.of(app).record() as recording:
+        assert task.apply_async((1,), outbox=False).successful()
+    assert count(recording) == 0
+
+
+@pytest.mark.parametrize("outbox", [True, 0, "no"])
+def test_other_options(app, task, sent, outbox):
+    """`outbox=` takes nothing else, in a block and without one."""
+    for block in (Capture.of(app).record(), contextlib.nullcontext()):
+        with block, pytest.raises(ArgumentTypeError, match="outbox must be False"):
+            task.apply_async((1,), outbox=outbox)
     assert sent() == []
 
 
