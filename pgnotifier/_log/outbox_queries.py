@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from pgnotifier._log.outbox_values import OutboxEntry, OutboxState, QueueState
+from pgnotifier._log.outbox_values import EntryState, OutboxEntry, OutboxState, QueueState
 from pgnotifier._log.overview import explained, positions
 from pgnotifier._log.sessions import ARRAY, Given, Rows, Session, find_session
 
@@ -16,6 +16,8 @@ SEARCHED = 100_000
 """Among how many entries `search_entries` looks for those of a task."""
 MOST = 2**31 - 1
 """The highest limit of a list."""
+_REQUESTED = '"args": '
+"""What SQL writes into each message that it asks for, and finished messages don't have."""
 PREFIX = "pgnotifier:"
 """The prefix of the channels of outboxes."""
 
@@ -29,6 +31,12 @@ _COUNT = """
 SELECT queue, entries,
     pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest), is_all
 FROM pgnotifier.count_waiting(CAST(%s AS pg_catalog.int4), CAST(%s AS pg_catalog.int4))
+"""
+_COUNT_FAILED = """
+SELECT pg_catalog.convert_to(key, pg_catalog.getdatabaseencoding()),
+    pg_catalog.count(*) FILTER (WHERE NOT dead), pg_catalog.count(*) FILTER (WHERE dead)
+FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) CAST(%s AS pg_catalog.int4)
+GROUP BY key LIMIT 1000
 """
 _LIST = f"""
 SELECT state, id, task, task_id, queue_name, pg_catalog.extract('epoch', at),
@@ -65,10 +73,8 @@ def outboxes(connection: Given, *, counts: bool = True) -> list[OutboxState]:
             if place is None:  # it was made a moment ago
                 continue
             counted = session.execute(_COUNT, (sub, COUNTED)) if counts else ()
-            queues = tuple(
-                QueueState(_text(session, queue), entries, max(0.0, float(seconds)))
-                for queue, entries, seconds, _ in counted
-            )
+            failed = session.execute(_COUNT_FAILED, (sub,)) if counts else ()
+            queues = _by_queue(session, counted, failed)
             found.append(
                 OutboxState(
                     sub=sub,
@@ -89,6 +95,28 @@ def outboxes(connection: Given, *, counts: bool = True) -> list[OutboxState]:
     return found
 
 
+def _by_queue(session: Session, counted: Rows, failed: Rows) -> tuple[QueueState, ...]:
+    """Return the figures of queues: what waits in each, and what has failed for each."""
+    found: dict[str | None, tuple[int, float, int, int]] = {
+        _text(session, queue): (entries, max(0.0, float(seconds)), 0, 0)
+        for queue, entries, seconds, _ in counted
+    }
+    for key, retried, dead in failed:  # several keys may be of one queue: each has a priority
+        queue = _queue_of(_text(session, key))
+        waiting, seconds, *others = found.get(queue, (0, 0.0, 0, 0))
+        found[queue] = (waiting, seconds, others[0] + retried, others[1] + dead)
+    return tuple(QueueState(queue, *figures) for queue, figures in found.items())
+
+
+def _queue_of(key: str | None) -> str | None:
+    """Return the queue in a key, as `pgnotifier.queue_of` does."""
+    exchange, found, rest = (key or "").partition("\x1f")
+    if not found:
+        return key
+    routing_key = rest.partition("\x1f")[0]
+    return f"{exchange}/{routing_key}" if exchange else routing_key
+
+
 def list_entries(
     connection: Given,
     sub: int,
@@ -96,7 +124,9 @@ def list_entries(
     failed: bool = False,
     ids: Sequence[int] | None = None,
     queue: str | None = None,
+    routed: bool = False,
     task: str | None = None,
+    state: EntryState | None = None,
     limit: int = 100,
     reads: bool = False,
 ) -> list[OutboxEntry]:
@@ -108,7 +138,9 @@ def list_entries(
         failed: Return what has failed, instead of what waits.
         ids: Only those with these numbers in the log.
         queue: Only those for this queue.
+        routed: Only those for which the relay chooses the queue.
         task: Only those of the task of this name.
+        state: Only those in this state.
         limit: How many to return at most.
         reads: Whether to read their messages, too.
 
@@ -116,7 +148,16 @@ def list_entries(
         LogNotInstalledError: The log isn't installed, or is too old.
         LogRefusedError: The role has no right to read it.
     """
-    given = _Filter(sub=sub, failed=failed, ids=ids, queue=queue, task=task, reads=reads)
+    given = _Filter(
+        sub=sub,
+        failed=failed,
+        ids=ids,
+        queue=queue,
+        routed=routed,
+        task=task,
+        state=state,
+        reads=reads,
+    )
     return given.search(find_session(connection), limit, MOST)[0]
 
 
@@ -126,16 +167,19 @@ def search_entries(
     *,
     failed: bool = False,
     queue: str | None = None,
+    routed: bool = False,
     task: str | None = None,
+    state: EntryState | None = None,
     limit: int = 100,
 ) -> tuple[list[OutboxEntry], bool]:
     """Do the same in a limited time, for people who wait for it.
 
     Returns:
-        The entries, and whether there may be more of the task: it was looked for among the first
-        `SEARCHED` entries that contain its name anywhere, or `limit` if that is more.
+        The entries, and whether there may be more: of a task, they were looked for among the first
+        `SEARCHED` entries that contain its name anywhere, or `limit` if that is more; of those for
+        which the relay chooses the queue, and of a state, among as many.
     """
-    given = _Filter(sub=sub, failed=failed, queue=queue, task=task)
+    given = _Filter(sub=sub, failed=failed, queue=queue, routed=routed, task=task, state=state)
     return given.search(find_session(connection), limit, max(limit, SEARCHED))
 
 
@@ -147,7 +191,9 @@ class _Filter:
     failed: bool = False
     ids: Sequence[int] | None = None
     queue: str | None = None
+    routed: bool = False
     task: str | None = None
+    state: EntryState | None = None
     reads: bool = False
 
     def search(self, session: Session, limit: int, most: int) -> tuple[list[OutboxEntry], bool]:
@@ -160,21 +206,33 @@ class _Filter:
         while True:
             rows = self._read(session, asked)
             entries = (_entry(session, row) for row in rows)
-            found = [one for one in entries if self.task is None or one.task == self.task][:limit]
+            found = [one for one in entries if self._fits(one)][:limit]
             if len(found) == limit or len(rows) < asked:
                 return found, False
             if asked >= most:
                 return found, True
             asked = min(10 * asked, most)
 
-    def _read(self, session: Session, limit: int) -> Rows:
+    def _fits(self, one: OutboxEntry) -> bool:
+        return (
+            (self.task is None or one.task == self.task)
+            and (not self.routed or one.queue is None)
+            and self.state in (None, one.state)
+        )
+
+    @property
+    def _part(self) -> str | None:
+        """A text that the messages have, and few others."""
         # Names that aren't ASCII may or may not be escaped in the message.
-        is_part = self.task is not None and self.task.isascii()
-        part = json.dumps(self.task) if is_part else None
+        if self.task is not None and self.task.isascii():
+            return json.dumps(self.task)
+        return _REQUESTED if self.routed else None
+
+    def _read(self, session: Session, limit: int) -> Rows:
         ids = _array(session, self.ids)
         with explained():
             return session.execute(
-                _LIST, (self.sub, limit, self.failed, ids, self.queue, part, self.reads)
+                _LIST, (self.sub, limit, self.failed, ids, self.queue, self._part, self.reads)
             )
 
 

@@ -11,17 +11,21 @@ EntryState = Literal["waiting", "failed", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What waits in an outbox for one queue.
+    """What waits in an outbox for one queue, and what has failed.
 
     Attributes:
         queue: The queue, or `exchange/routing key`; None if the relay chooses it.
-        waiting: How many entries.
-        oldest_seconds: How long ago the oldest of them was enqueued.
+        waiting: How many entries wait.
+        oldest_seconds: How long ago the oldest of them was enqueued; 0 if none waits.
+        failed: How many entries have failed, and are going to be tried again.
+        dead: How many have failed for good.
     """
 
     queue: str | None
     waiting: int
     oldest_seconds: float
+    failed: int
+    dead: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,8 @@ class OutboxState:
         dead: How many have failed for good.
         reader_pid: The relay's session in the server; None if it doesn't run.
         unread_since: Since when it doesn't, to a minute.
-        queues: What waits, by queue, those with most entries first; at most a thousand.
+        queues: What waits and what has failed, by queue, those with most entries that wait first;
+            at most a thousand with entries that wait, and a thousand others.
     """
 
     sub: int

@@ -56,7 +56,8 @@ def outbox(target: Target, as_json: bool) -> None:
 
     Without a subcommand: each outbox and its queues. OLDEST is how long ago the oldest entry was
     enqueued that waits, RATE how many entries the relay sends in a second, as it notes once a
-    minute, FAILED how many are tried again, DEAD how many aren't.
+    minute, FAILED how many are tried again, DEAD how many aren't. For tasks as routed, the relay
+    chooses the queue.
     """
     with to_log(target) as connection:
         found = outboxes(connection)
@@ -96,9 +97,10 @@ def list_outbox(target: Target, chosen: Choice, failed: bool, limit: int, as_jso
     elif not is_cut:
         click.echo("nothing has failed" if failed else "nothing has failed, and nothing waits")
     if is_cut:
+        wanted = "those without a queue" if chosen.task is None else f"the task {chosen.task}"
         click.echo(
             f"there may be more: {max(limit, SEARCHED):,} entries of an outbox were searched for "
-            f"the task {chosen.task}. Give --queue, or a higher --limit to search more",
+            f"{wanted}. Give --queue, or a higher --limit to search more",
             err=True,
         )
 
@@ -244,7 +246,7 @@ def _read_redact(text: str | None) -> Redact:
 
 
 def outbox_rows(one: OutboxState) -> list[dict[str, str | None]]:
-    """Return a row for an outbox, and one for each of its queues, if there are several."""
+    """Return a row for an outbox, and one for each of its queues."""
     unread = "nobody"
     if one.unread_since is not None:
         unread += f" since {one.unread_since.isoformat(' ', 'seconds')}"
@@ -265,13 +267,19 @@ def outbox_rows(one: OutboxState) -> list[dict[str, str | None]]:
         *(
             {
                 **empty,
-                "queue": each.queue or "as routed",
+                "queue": _queue(each.queue),
                 "waiting": str(each.waiting) if one.is_exact else f"≥ {each.waiting}",
-                "oldest": duration(each.oldest_seconds),
+                "oldest": duration(each.oldest_seconds) if each.waiting else None,
+                "failed": str(each.failed),
+                "dead": str(each.dead),
             }
             for each in one.queues
         ),
     ]
+
+
+def _queue(name: str | None) -> str:
+    return "as routed" if name is None else name
 
 
 def _row(one: OutboxEntry) -> dict[str, str | None]:
@@ -281,7 +289,7 @@ def _row(one: OutboxEntry) -> dict[str, str | None]:
         "id": str(one.id),
         "task": one.task,
         "task_id": one.task_id,
-        "queue": one.queue,
+        "queue": _queue(one.queue),
         "enqueued_at": one.enqueued_at.isoformat(" ", "seconds"),
         "age": duration(one.age),
         "attempts": None if one.attempts is None else str(one.attempts),

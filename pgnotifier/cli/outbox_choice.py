@@ -21,6 +21,12 @@ _OPTIONS = (
         help="Only this outbox: celery:default, the name after the colon, or the relay's id.",
     ),
     click.option("-q", "--queue", metavar="NAME", help="Only those for this queue."),
+    click.option(
+        "--as-routed",
+        "routed",
+        is_flag=True,
+        help="Only those for which the relay chooses the queue, as SQL gave none.",
+    ),
     click.option("-t", "--task", metavar="NAME", help="Only those of this task."),
 )
 
@@ -34,12 +40,14 @@ class Choice:
         queue: The queue; None for all.
         task: The name of the task; None for all.
         entries: Their numbers; empty for all.
+        routed: Whether only those are meant for which the relay chooses the queue.
     """
 
     name: str | None
     queue: str | None
     task: str | None
     entries: tuple[int, ...] = ()
+    routed: bool = False
 
     def check(self, *, everything: bool) -> None:
         """Check that something was chosen.
@@ -50,11 +58,11 @@ class Choice:
         Raises:
             click.UsageError: Nothing was chosen, or --all and something else.
         """
-        is_narrow = bool(self.entries or self.queue or self.task)
+        is_narrow = bool(self.entries or self.queue or self.routed or self.task)
         if everything and is_narrow:
             raise click.UsageError("--all goes with --outbox only")
         if not (everything or is_narrow):
-            raise click.UsageError("give entries, --task, --queue or --all")
+            raise click.UsageError("give entries, --task, --queue, --as-routed or --all")
 
     def find_outboxes(self, connection: psycopg.Connection[Any]) -> list[OutboxState]:
         """Return the outboxes.
@@ -87,6 +95,7 @@ class Choice:
             failed=failed,
             ids=self.entries or None,
             queue=self.queue,
+            routed=self.routed,
             task=self.task,
             limit=limit,
             reads=reads,
@@ -97,7 +106,13 @@ class Choice:
     ) -> tuple[list[OutboxEntry], bool]:
         """Return the entries in one outbox, and whether there may be more: see `search_entries`."""
         return search_entries(
-            connection, one.sub, failed=failed, queue=self.queue, task=self.task, limit=limit
+            connection,
+            one.sub,
+            failed=failed,
+            queue=self.queue,
+            routed=self.routed,
+            task=self.task,
+            limit=limit,
         )
 
     def find_failed(self, connection: psycopg.Connection[Any]) -> list[OutboxEntry]:
@@ -129,8 +144,10 @@ def choice(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def chosen(*arguments: Any, **given: Any) -> None:
-        names = ("name", "queue", "task", "entries")
+        names = ("name", "queue", "task", "entries", "routed")
         found = {name: given.pop(name) for name in names if name in given}
+        if found["routed"] and found["queue"] is not None:
+            raise click.UsageError("give --queue or --as-routed, not both")
         command(*arguments, chosen=Choice(**found), **given)
 
     wrapped: Callable[..., None] = chosen

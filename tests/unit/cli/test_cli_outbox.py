@@ -97,7 +97,9 @@ def test_the_overview(log, run, entries):
     assert whole.split()[:4] == ["celery:default", NAME, "-", "3"]
     assert "nobody since" in whole
     assert low.split()[2:4] == ["low", "2"]
+    assert low.split()[-3:] == ["0", "0", "-"]
     assert "as routed" in routed
+    assert routed.split()[-4:] == ["-", "1", "2", "-"]
     (shown,) = json.loads(run("--json")[1])
     assert (shown["waiting"], shown["failed"], shown["dead"]) == (3, 1, 2)
     durable.uninstall(log.connection)
@@ -147,6 +149,19 @@ def test_showing_one(run, entries, tmp_path):
         code, said = run("show", entries[0], "--redact", wrong)
         assert (code, "--redact" in said) == (2, True)
     assert run("show", 10**12)[0] == 1
+
+
+def test_what_the_relay_routes(run, entries):
+    """What has no queue is listed with the word of the overview, and can be chosen."""
+    one, two, three, four, five, six = entries
+    assert run("list")[1].count("as routed") == 4
+    assert [number for _, number, _ in listed(run, "--as-routed")] == [one, two, three, four]
+    assert listed(run, "--as-routed", "--failed", "--task", "b") == [("dead", three, "b")]
+    assert run("list", "--as-routed", "--queue", "low")[0] == 2
+    assert run("retry", "--as-routed") == (0, "3 sent again\n")
+    assert run("drop", "--waiting", "--as-routed", "-y") == (0, "1 dropped\n")
+    assert [number for _, number, _ in listed(run)] == [one, two, three, five, six]
+    assert run("retry", "--all", "--as-routed")[0] == 2
 
 
 def test_showing_a_canvas(log, run):

@@ -91,10 +91,57 @@ def test_figures(log, console):
     console.fail(dead=False)
     state = console.state
     assert (state.waiting, state.failed, state.dead) == (3, 1, 2)
-    assert {one.queue: one.waiting for one in state.queues} == {"orders/eu": 1, None: 1, "low": 1}
+    waiting = {one.queue: one.waiting for one in state.queues}
+    assert waiting == {"orders/eu": 1, None: 1, "low": 1, "celery": 0}
     assert 0 < state.oldest_seconds < 60
     (again,) = durable.outboxes(log.connection)
     assert again.queues[0].oldest_seconds >= state.queues[0].oldest_seconds
+
+
+def test_failures_by_queue(log, console):
+    """What has failed is counted for each queue, also where nothing waits, with any priority."""
+    console.put("a", "b", "c")
+    console.put("d", queue="eu", exchange="orders")
+    log.execute("SELECT pgnotifier.enqueue('e'), pgnotifier.enqueue('f', queue => 'low')")
+    log.execute("SELECT pgnotifier.enqueue('g', queue => 'low', priority => 7)")
+    log.execute(
+        "INSERT INTO pgnotifier.log (channel, key, payload) VALUES (%s, 'images', '')", CHANNEL
+    )
+    console.fail(count=2)
+    console.fail(dead=False)
+    console.fail(count=5)
+    console.put("h", queue="low")
+    found = {one.queue: (one.waiting, one.failed, one.dead) for one in console.state.queues}
+    assert found == {
+        "low": (1, 0, 2),
+        "celery": (0, 1, 2),
+        "orders/eu": (0, 0, 1),
+        None: (0, 0, 1),
+        "images": (0, 0, 1),
+    }
+    assert [one.oldest_seconds > 0 for one in console.state.queues] == [True, *[False] * 4]
+    assert outboxes(log.connection, counts=False)[0].queues == ()
+
+
+def test_what_the_relay_routes(log, console, monkeypatch):
+    """A list can be limited to tasks without a queue, and to a state."""
+    console.put("a", "a")
+    log.execute("SELECT pgnotifier.enqueue('a', queue => 'low')")
+    log.execute("SELECT pgnotifier.enqueue('b'), pgnotifier.enqueue('a')")
+    log.execute("SELECT pgnotifier.enqueue('größe')")
+    assert console.tasks(routed=True) == ["b", "a", "größe"]
+    assert console.tasks(routed=True, task="a") == ["a"]
+    assert console.tasks(routed=True, task="größe", limit=1) == ["größe"]
+    monkeypatch.setattr(outbox_queries, "SEARCHED", 1)
+    for limit, expected in ((1, ([], True)), (2, (["b"], True)), (9, (["b", "a", "größe"], False))):
+        found, is_cut = search_entries(log.connection, console.sub, routed=True, limit=limit)
+        assert ([one.task for one in found], is_cut) == expected
+    console.fail(count=2)
+    console.fail(dead=False)
+    console.fail(count=2)
+    assert console.tasks(failed=True, routed=True) == ["b", "a"]
+    assert console.tasks(failed=True, state="failed") == ["a"]
+    assert console.tasks(failed=True, state="dead") == ["a", "a", "b", "a"]
 
 
 def test_ages(log, console):
