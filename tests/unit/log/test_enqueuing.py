@@ -1,8 +1,10 @@
 """Enqueue tasks and jobs by SQL."""
 
 import json
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -204,3 +206,16 @@ def test_a_trigger(log, enqueue):
     log.execute("INSERT INTO public.orders VALUES (1), (2)")
     payloads = log.execute("SELECT payload::jsonb -> 'args' FROM pgnotifier.log ORDER BY id")
     assert payloads == [([1],), ([2],)]
+
+
+def test_the_signature_in_the_documentation(log):
+    """docs/outbox.md shows the parameters of `enqueue`, with their types and defaults."""
+    ((given,),) = log.execute("SELECT pg_get_function_arguments('pgnotifier.enqueue'::regproc)")
+    short = {" DEFAULT ": " = ", "integer": "int", "timestamp with time zone": "timestamptz"}
+    for long, name in {**short, r"::[\w ]+": ""}.items():
+        given = re.sub(long, name, given)
+    text = (Path(__file__).parents[3] / "docs" / "outbox.md").read_text()
+    shown = re.search(
+        r"^pgnotifier\.enqueue\(\n(.*?)\n\) RETURNS uuid$", text, re.DOTALL | re.MULTILINE
+    )
+    assert " ".join(shown[1].split()) == given
