@@ -33,6 +33,7 @@ class Progress:
         binding: The binding that is delivered to now.
         sub: The subscription's number in the log; None if it isn't known, or was forgotten.
         tally: What is delivered, and what is known of the rest.
+        turn: Until when it isn't read.
         reading: Where it is in the log, and what was read.
         flight: The entries that are being delivered, if any.
         latest: How many entries the latest flight has or had.
@@ -61,7 +62,7 @@ class Progress:
         self.sub: int | None = None
         self.tally = Tally()
         self.latest, self.read_at = 0, -math.inf
-        self._turn = Turn()
+        self.turn = Turn()
         self._hand_over = hand_over
         self._on_settled = on_settled
         self._missing = Missing(report_dropped, on_settled)
@@ -88,8 +89,8 @@ class Progress:
         return (
             self.flight is None
             and not self._missing.is_busy
-            and not self._turn.is_elsewhere
-            and self._turn.has_come
+            and not self.turn.is_elsewhere
+            and self.turn.has_come
             and self._may_go_on
         )
 
@@ -114,19 +115,19 @@ class Progress:
         """When to visit it next, by `monotonic()`, whether or not the bell rings."""
         times = [self._missing.due_at]
         if self.flight is None:
-            times.append(self._turn.comes_at)
+            times.append(self.turn.comes_at)
         elif self.flight.has_ended:
             times.append(self._pace.whole_at)
         elif not self.flight.is_void:  # of a log that isn't there any more, nothing is saved
             times.append(self._pace.part_at)
         if self._may_go_on:
-            times.append(max(self._retries.due_at, self._turn.begins_at(is_held=self._is_locked)))
+            times.append(max(self._retries.due_at, self.turn.begins_at(is_held=self._is_locked)))
         return min(times)
 
     @property
     def is_resting(self) -> bool:
         """Whether it isn't read here now: another replica advances it, or it pauses."""
-        return self._turn.is_elsewhere or not self._turn.has_come
+        return self.turn.is_elsewhere or not self.turn.has_come
 
     def become(self, sub: int) -> None:
         """Take a number in the log. If it has changed, a new position was made."""
@@ -150,7 +151,7 @@ class Progress:
 
     def try_again(self) -> None:
         """Have the next visit check whether another replica still has it."""
-        self._turn.look_again()
+        self.turn.look_again()
 
     def pass_over(self, now: str, newest: int) -> None:
         """Note a snapshot up to which it has nothing new, and the log's highest number."""
@@ -160,7 +161,7 @@ class Progress:
 
     def leave_alone(self) -> None:
         """Read nothing for a moment, so that another replica can have it."""
-        self._turn.leave()
+        self.turn.leave()
 
     def visit(self, session: LogSession, *, may_read: bool = True) -> bool:
         """Save what is settled, and read on; return whether to visit it again at once.
@@ -183,7 +184,7 @@ class Progress:
         if not (may_read or self.is_busy):
             self.leave_alone()
         more = False
-        if self._turn.has_come and self._lock(session):
+        if self.turn.has_come and self._lock(session):
             more = self.flight is None and not self._missing.is_busy and self._read(session)
             if self._is_locked and monotonic() >= self._retries.due_at:
                 more = self._retries.read(session, self.sub, self.binding) or more
@@ -210,7 +211,7 @@ class Progress:
 
     def _lock(self, session: LogSession) -> bool:
         """Hold it, and fetch what comes next; return False if another replica has it."""
-        if self.sub is None or not (self._is_locked or self._turn.may_lock):
+        if self.sub is None or not (self._is_locked or self.turn.may_lock):
             return False
         if self.reading.has_next:
             return True
@@ -223,12 +224,12 @@ class Progress:
                 keep=keep or self.is_busy,
                 is_held=self._is_locked,
             )
-            self._turn.note(is_elsewhere=fetched is None)
+            self.turn.note(is_elsewhere=fetched is None)
             self._is_locked = fetched is not None and fetched.is_held
         elif not self._is_locked:  # it was held by an earlier session
             self._is_locked = session.lock(self.sub)
-            self._turn.note(is_elsewhere=not self._is_locked)
-        return not self._turn.is_elsewhere
+            self.turn.note(is_elsewhere=not self._is_locked)
+        return not self.turn.is_elsewhere
 
     @property
     def _may_go_on(self) -> bool:
@@ -261,7 +262,7 @@ class Progress:
             return False
         window = fetched.window
         if window.state == "foreign":
-            self._turn.pause()
+            self.turn.pause()
             session.reanchor()
             return True
         if window.state == "gone":
@@ -307,7 +308,7 @@ class Progress:
             and not self._missing.is_busy
             and not self._holds
             and self._may_go_on
-            and self._turn.has_come
+            and self.turn.has_come
         )
 
     def _move_on(self, session: LogSession, window: Window) -> None:
@@ -359,10 +360,10 @@ class Progress:
         # Only now: if the session has just ended, it is saved in the next one.
         self.flight = left
         if is_whole:
-            self._turn.go_on()
+            self.turn.go_on()
         elif has_ended:  # the rest was dropped, and is read again
             self.reading.drop()
-            self._turn.pause()
+            self.turn.pause()
 
     def _save(
         self,
@@ -394,6 +395,6 @@ class Progress:
         self.flight = None
         self.reading.drop()
         is_new = self.tally.note_held()
-        self._turn.pause(retry_pause(self.tally.attempts))
+        self.turn.hold_up(retry_pause(self.tally.attempts))
         if is_new:
             report_held(self.binding.subscription, flight.rows[0])

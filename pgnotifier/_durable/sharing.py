@@ -5,6 +5,7 @@ from collections.abc import Collection
 from time import monotonic
 
 from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.moves import notice_moves
 from pgnotifier._durable.news import find_news
 from pgnotifier._durable.progress import Progress
 
@@ -39,6 +40,7 @@ class Sharing:
         if is_offered and not any(map(_is_ahead, progress)):
             for one in progress:
                 one.try_again()
+        notice_moves(session, progress)
         found = False
         for one in sorted(find_news(session, progress), key=lambda one: one.read_at):
             others = [other for other in progress if other is not one]

@@ -37,6 +37,10 @@ class Tally:
         """Note that the position has moved past some entries."""
         self.last_id = rows[-1].id
         self.delivered += len(rows)
+        self.note_free()
+
+    def note_free(self) -> None:
+        """Note that no entry holds it up any more."""
         self.attempts, self.held_since = 0, None
 
     def note_held(self) -> bool:

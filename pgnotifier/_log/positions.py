@@ -57,7 +57,7 @@ def limit_lag(connection: psycopg.Connection[Any], sub: int, max_lag: MaxLag | N
 
 
 def seek(connection: psycopg.Connection[Any], name: str, channel: str, to: Start) -> bool:
-    """Move the position of a subscription; return whether it exists.
+    """Move the position of a subscription, and wake its reader; return whether it exists.
 
     It waits until a batch that is under way is done.
     """
@@ -69,6 +69,7 @@ def seek(connection: psycopg.Connection[Any], name: str, channel: str, to: Start
             raise
         row = connection.execute(_SEEK, values).fetchone()
     assert row is not None
+    connection.execute("NOTIFY pgnotifier_wake")
     return bool(row[0])
 
 

@@ -61,13 +61,7 @@ class DurableChanges(Changes):
 
     def seek(self, id: str, channel: str, to: Start) -> bool:
         """Move a position, and wake whoever reads from it; return False if there is none."""
-
-        def move(connection: psycopg.Connection[Any]) -> bool:
-            found = seek(connection, id, channel, to)
-            connection.execute("NOTIFY pgnotifier_wake")
-            return found
-
-        return self._execute(move)
+        return self._execute(lambda connection: seek(connection, id, channel, to))
 
     def forget(self, id: str, channel: str) -> bool:
         """Delete a position, and what has failed; return False if there is none."""

@@ -18,7 +18,7 @@ import pgnotifier
 from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import ahead, leftovers, log_session, news, pooling
+from pgnotifier._durable import ahead, leftovers, log_session, moves, news, pooling
 from pgnotifier._inquiry import answering, asking, marks
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
@@ -68,6 +68,7 @@ CONTAINED = {
     "_durable/ahead.py": 1,
     "_durable/leftovers.py": 2,
     "_durable/log_session.py": 17,
+    "_durable/moves.py": 1,
     "_durable/news.py": 1,
     "_durable/pooling.py": 1,
     "_log/dead_letters.py": 6,
@@ -78,7 +79,7 @@ CONTAINED = {
     "_log/outbox_queries.py": 5,
     "_log/outboxes.py": 1,
     "_log/overview.py": 4,
-    "_log/positions.py": 5,
+    "_log/positions.py": 6,  # one is a NOTIFY
     "_log/publishing.py": 6,
     "_log/reclaim.py": 1,
     "_log/references.py": 1,
@@ -99,7 +100,6 @@ CONTAINED = {
     "_listener/pause.py": 2,
     "_listener/reader_connection.py": 1,
     "_listener/queue_usage.py": 2,
-    "_notifier/durable_changes.py": 1,  # NOTIFY
     "_triggers/creating.py": 3,
     "_triggers/installed.py": 2,
     "_triggers/preparing.py": 4,
@@ -234,6 +234,7 @@ ON_LOG = {
     "next retry": (log_session._NEXT_RETRY, (1,)),
     "figures": (log_session._FIGURES, ([1], [1])),
     "news": (news._FIND_NEWS, {"since": "3:900:5", "subs": [1], "known": [1]}),
+    "moves": (moves._FIND_MOVED, {"subs": [1], "known": [1]}),
     "read ahead": (
         ahead._READ,
         {

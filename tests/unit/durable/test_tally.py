@@ -17,3 +17,12 @@ def test_what_is_saved():
     assert tally.held_since is not None
     tally.note_saved([Row(7, AT, None, b""), Row(9, AT, None, b"")])
     assert (tally.delivered, tally.last_id, tally.attempts, tally.held_since) == (2, 9, 0, None)
+
+
+def test_what_is_passed():
+    """Once somebody has moved the position, nothing is held up, and nothing more is delivered."""
+    tally = Tally()
+    tally.note_held()
+    tally.note_free()
+    assert (tally.delivered, tally.last_id, tally.attempts, tally.held_since) == (0, None, 0, None)
+    assert tally.note_held()

@@ -54,3 +54,30 @@ def test_when_it_begins():
     assert turn.begins_at(is_held=True) == -math.inf
     turn.pause(60.0)
     assert turn.begins_at(is_held=True) > monotonic() + 50
+
+
+def test_an_entry_that_holds_it_up(monkeypatch):
+    """While an entry holds it up, it is looked at once a second, in case it was moved."""
+    now = monotonic()
+    monkeypatch.setattr("pgnotifier._durable.turn.monotonic", lambda: now)
+    turn = Turn()
+    turn.hold_up(60.0)
+    assert turn.is_held_up
+    assert not turn.looks_for_a_move
+    assert turn.comes_at == now + 1.0
+    now += 1.5
+    assert turn.looks_for_a_move
+    assert turn.comes_at == now
+    turn.note_look()
+    assert not turn.looks_for_a_move
+    assert turn.comes_at == now + 1.0
+    now += 60.0
+    assert not turn.is_held_up
+    assert turn.has_come
+    turn.hold_up(60.0)
+    turn.go_on()
+    assert not turn.is_held_up
+    assert turn.has_come
+    turn.hold_up(60.0)
+    turn.pause(60.0)
+    assert not turn.is_held_up

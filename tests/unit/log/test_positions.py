@@ -339,3 +339,13 @@ def test_a_clock_that_was_set_back(log):
         found = "".join(log.read_all(position))
         assert found.endswith(expected)
         assert len(found) <= len(expected) + 2
+
+
+def test_moving_wakes_readers(log):
+    """Whoever moves a position, its reader is woken."""
+    log.subscribe()
+    with psycopg.connect(log.dsn, autocommit=True) as reader:
+        reader.execute("LISTEN pgnotifier_wake")
+        assert positions.seek(log.connection, "sub", "orders", "oldest")
+        (woken,) = reader.notifies(timeout=60, stop_after=1)
+    assert (woken.channel, woken.payload) == ("pgnotifier_wake", "")
