@@ -62,13 +62,13 @@ async def aonce(connection: C, id: str) -> AsyncIterator[C]:
     """Do the same with a connection for asyncio: see `once`.
 
     Args:
-        connection: An AsyncConnection or AsyncCursor of psycopg; an AsyncConnection or AsyncSession
-            of SQLAlchemy.
+        connection: An AsyncConnection or AsyncCursor of psycopg; an AsyncConnection,
+            AsyncSession or async_scoped_session of SQLAlchemy.
         id: As for `once`.
     """
     checked = done.check_id(id)
     if sessions.is_async_alchemy(connection):
-        given = _unscoped(connection)
+        given = sessions.unscoped(connection)
         async with given.begin_nested() if given.in_transaction() else given.begin():
             await given.run_sync(_claim_alchemy, checked)
             yield connection
@@ -94,7 +94,7 @@ def open_block(connection: object) -> AbstractContextManager[object]:
         return connection.transaction()
     if sessions.is_for_asyncio(connection):
         raise ArgumentTypeError(f"{type(connection).__name__} is for asyncio: use aonce()")
-    given = _unscoped(connection)
+    given = sessions.unscoped(connection)
     if sessions.is_alchemy(connection):
         nests = given.in_transaction()
         return cast(
@@ -107,12 +107,6 @@ def open_block(connection: object) -> AbstractContextManager[object]:
         "something is done once with a connection of psycopg, SQLAlchemy or Django, not with "
         f"{type(connection).__module__}.{type(connection).__qualname__}"
     )
-
-
-def _unscoped(connection: Any) -> Any:
-    """Return the session of a `scoped_session`, which passes on only some of its methods."""
-    registry = getattr(connection, "registry", None)
-    return connection if registry is None else registry()
 
 
 def _claim_alchemy(connection: Any, id: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Hashable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log import sessions
@@ -63,8 +62,7 @@ class Outbox:
             PgNotifierError: As for `apublish`.
         """
         if sessions.is_async_alchemy(connection):
-            given: Any = connection
-            await given.run_sync(self.insert, drafts)
+            await sessions.unscoped(connection).run_sync(self.insert, drafts)
             return
         driver = sessions.find_async_connection(connection)
         database = sessions.find_database(driver)

@@ -174,8 +174,8 @@ async def apublish(
     """Publish an entry in the transaction of an async connection: see `publish`.
 
     Args:
-        connection: An AsyncConnection or AsyncCursor of psycopg; an AsyncConnection or AsyncSession
-            of SQLAlchemy.
+        connection: An AsyncConnection or AsyncCursor of psycopg; an AsyncConnection,
+            AsyncSession or async_scoped_session of SQLAlchemy.
         channel: As for `publish`.
         payload: As for `publish`.
         key: As for `publish`.
@@ -184,7 +184,7 @@ async def apublish(
         notify: As for `publish`.
     """
     if sessions.is_async_alchemy(connection):
-        given: Any = connection
+        given = sessions.unscoped(connection)
         ours: int = await given.run_sync(
             publish, channel, payload, key, order=order, encoder=encoder, notify=notify
         )
@@ -206,7 +206,7 @@ async def apublish_many(
 ) -> list[int]:
     """Publish an entry for each payload on an async connection: see `publish_many`."""
     if sessions.is_async_alchemy(connection):
-        given: Any = connection
+        given = sessions.unscoped(connection)
         ours: list[int] = await given.run_sync(
             publish_many, channel, payloads, key, order=order, encoder=encoder, notify=notify
         )

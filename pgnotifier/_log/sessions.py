@@ -153,6 +153,12 @@ def is_async_alchemy(connection: object) -> bool:
     return _is_instance(connection, "sqlalchemy.ext.asyncio", *names)
 
 
+def unscoped(connection: Any) -> Any:
+    """Return the session of a `scoped_session`, which passes on only some of its methods."""
+    registry = getattr(connection, "registry", None)
+    return connection if registry is None else registry()
+
+
 def is_alchemy(connection: object) -> bool:
     """Return whether it is a `Connection` or a `Session` of SQLAlchemy."""
     return _is_instance(connection, "sqlalchemy.engine", "Connection") or _is_instance(

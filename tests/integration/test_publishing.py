@@ -12,7 +12,12 @@ import pytest
 import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgnotifier.durable import apublish, apublish_many, install, publish, publish_many
@@ -31,7 +36,8 @@ HARD += ["nul \0 within", "\ud800 alone", 2**64, None, b"\x00\xff", (1, 2), {"a"
 KINDS = (
     *("connection", "cursor", "dict rows", "client cursor", "pipeline"),
     *("psycopg2", "psycopg2 dict rows", "sqlalchemy", "orm", "scoped", "sqlalchemy psycopg2"),
-    *("async", "async cursor", "sqlalchemy async", "orm async", "sqlalchemy asyncpg"),
+    *("async", "async cursor", "sqlalchemy async", "orm async", "scoped async"),
+    "sqlalchemy asyncpg",
 )
 
 
@@ -123,8 +129,13 @@ async def connected_async(kind, dsn):
             yield connection.cursor() if "cursor" in kind else connection
         return
     engine = create_async_engine(url(dsn, "asyncpg" if "asyncpg" in kind else "psycopg"))
-    async with AsyncSession(engine) if "orm" in kind else engine.connect() as connection:
-        yield connection
+    if "scoped" in kind:  # otherwise each of the runner's tasks would have a session of its own
+        scope = async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: None)
+        yield scope
+        await scope.close()
+    else:
+        async with AsyncSession(engine) if "orm" in kind else engine.connect() as connection:
+            yield connection
     await engine.dispose()
 
 

@@ -50,3 +50,4 @@ async def publish_in_coroutines(scope: "async_scoped_session[AsyncSession]") -> 
         await apublish(begun, "orders", 1)
         await apublish(session, "orders", 1)
     await apublish(scope, "orders", 1)
+    assert_type(await apublish_many(scope, "orders", [1, 2]), list[int])

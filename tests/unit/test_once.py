@@ -6,7 +6,12 @@ from contextlib import suppress
 import psycopg
 import pytest
 import sqlalchemy
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pgnotifier.errors import AlreadyDoneError, ArgumentTypeError, ConfigurationError
@@ -118,7 +123,7 @@ def test_blocks_in_blocks(log, connection):
     assert effects(log) == 1
 
 
-@pytest.mark.parametrize("kind", ["psycopg", "cursor", "AsyncConnection", "AsyncSession"])
+@pytest.mark.parametrize("kind", ["psycopg", "cursor", "AsyncConnection", "AsyncSession", "scoped"])
 def test_asyncio(log, kind):
     """The same works with connections for asyncio."""
 
@@ -146,9 +151,15 @@ def test_asyncio(log, kind):
             "postgresql+psycopg://",
             async_creator=lambda: psycopg.AsyncConnection.connect(log.dsn),
         )
-        opened = engine.connect() if kind == "AsyncConnection" else AsyncSession(engine)
-        async with opened as connection:
-            await work(connection, sqlalchemy.text(EFFECT))
+        if kind == "scoped":
+            maker = async_sessionmaker(engine)
+            scope = async_scoped_session(maker, scopefunc=asyncio.current_task)
+            await work(scope, sqlalchemy.text(EFFECT))
+            await scope.close()
+        else:
+            opened = engine.connect() if kind == "AsyncConnection" else AsyncSession(engine)
+            async with opened as connection:
+                await work(connection, sqlalchemy.text(EFFECT))
         await engine.dispose()
 
     asyncio.run(main())

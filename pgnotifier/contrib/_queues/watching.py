@@ -22,8 +22,7 @@ class BlockWatch:
         self._has_ended = self._was_open = False
         self._listeners = ExitStack()
         self._is_alchemy = sessions.is_alchemy(connection) or sessions.is_async_alchemy(connection)
-        registry = getattr(connection, "registry", None) if self._is_alchemy else None
-        self._connection = connection if registry is None else registry()
+        self._connection = sessions.unscoped(connection) if self._is_alchemy else connection
         if self._is_alchemy:
             self._listen()
         self.look()

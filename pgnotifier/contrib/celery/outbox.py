@@ -178,8 +178,9 @@ class CeleryOutbox:
             connection: A connection of psycopg, psycopg2 or Django; a Connection or Session of
                 SQLAlchemy; a cursor of any driver that takes arguments as `%s`; an alias of
                 Django's DATABASES. Default: Django's default database. With `async with`, an
-                AsyncConnection or AsyncCursor of psycopg, or an AsyncConnection or AsyncSession of
-                SQLAlchemy. In autocommit, the tasks are committed when the block ends.
+                AsyncConnection or AsyncCursor of psycopg, or an AsyncConnection, AsyncSession or
+                async_scoped_session of SQLAlchemy. In autocommit, the tasks are committed when the
+                block ends.
         """
         return Block(self._log, self._capture, connection)
 

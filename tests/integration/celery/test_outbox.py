@@ -9,7 +9,12 @@ import pytest
 import sqlalchemy
 from celery import Celery, chain, group
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session
 
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
@@ -23,7 +28,7 @@ from pgnotifier.errors import (
 
 NOBODY = "redis://127.0.0.1:1/0"
 SYNC = ("connection", "cursor", "psycopg2", "psycopg2 cursor", "alchemy", "orm", "another cursor")
-ASYNC = ("async", "async cursor", "alchemy async", "orm async")
+ASYNC = ("async", "async cursor", "alchemy async", "orm async", "scoped orm async")
 
 
 def url(dsn, driver):
@@ -83,8 +88,13 @@ async def connected_async(kind, dsn):
             yield connection.cursor() if "cursor" in kind else connection
         return
     engine = create_async_engine(url(dsn, "psycopg"))
-    async with AsyncSession(engine) if "orm" in kind else engine.connect() as connection:
-        yield connection
+    if "scoped" in kind:
+        scope = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+        yield scope
+        await scope.close()
+    else:
+        async with AsyncSession(engine) if "orm" in kind else engine.connect() as connection:
+            yield connection
     await engine.dispose()
 
 

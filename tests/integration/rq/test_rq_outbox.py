@@ -10,7 +10,12 @@ from psycopg.conninfo import conninfo_to_dict
 from redis import Redis, RedisError
 from rq import Queue
 from rq.job import Dependency, Job
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import Session
 
 from pgnotifier import durable
@@ -134,6 +139,9 @@ def test_asyncio(log, entries, outbox):
         engine = create_async_engine(url(log.dsn))
         async with AsyncSession(engine) as session:
             ids += await enqueue(session)
+        scope = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
+        ids += await enqueue(scope)
+        await scope.close()
         await engine.dispose()
         return ids
 
