@@ -102,13 +102,13 @@ def _by_queue(session: Session, counted: Rows, failed: Rows) -> tuple[QueueState
         for queue, entries, seconds, _ in counted
     }
     for key, retried, dead in failed:  # several keys may be of one queue: each has a priority
-        queue = _queue_of(_text(session, key))
+        queue = queue_of(_text(session, key))
         waiting, seconds, *others = found.get(queue, (0, 0.0, 0, 0))
         found[queue] = (waiting, seconds, others[0] + retried, others[1] + dead)
     return tuple(QueueState(queue, *figures) for queue, figures in found.items())
 
 
-def _queue_of(key: str | None) -> str | None:
+def queue_of(key: str | None) -> str | None:
     """Return the queue in a key, as `pgnotifier.queue_of` does."""
     exchange, found, rest = (key or "").partition("\x1f")
     if not found:

@@ -1,5 +1,6 @@
 """The admin's pages about outboxes."""
 
+import html
 import json
 import re
 from datetime import timedelta
@@ -12,12 +13,13 @@ from django.contrib.auth.models import User
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from test_log_admin import LETTERS, as_role, fail, page_of, user_with
 
 from pgnotifier._log import outbox_queries, positions
 from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier.contrib.celery import CeleryOutbox
-from pgnotifier.contrib.django.durable import outbox_admin
+from pgnotifier.contrib.django.durable import outbox_admin, outbox_choice
 from pgnotifier.contrib.django.durable.operations import open_driver
 from pgnotifier.contrib.django.notifiers import get_notifier
 
@@ -80,10 +82,28 @@ def listed(page):
     return re.findall(r'name="_selected_action" value="(\w+:\d+)"', page)
 
 
-def act(client, shop, action, *chosen, **given):
+def act(client, shop, action, *chosen, query="", **given):
     """Press a button."""
     data = {"action": action, "_selected_action": chosen, **given}
-    return client.post(shop.url, data, follow=True)
+    return client.post(shop.url + query, data, follow=True)
+
+
+def confirm(client, shop, page, query=""):
+    """Press the button of the page that asks."""
+    fields = re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page)
+    data = {}
+    for name, value in fields:
+        data.setdefault(name, []).append(value)
+    return client.post(shop.url + query, data, follow=True).content.decode()
+
+
+def numbers(page, kind):
+    """Return the numbers of the entries in one of the lists of a page."""
+    return [
+        int(number)
+        for given, _, number in (one.partition(":") for one in listed(page))
+        if given == kind
+    ]
 
 
 def test_the_list(admin_client, driver, shop):
@@ -119,9 +139,9 @@ def test_one_outbox(admin_client, shop):
 
 def test_a_task_that_others_mention(admin_client, shop, monkeypatch):
     """A page says so if not all entries were searched for a task."""
-    monkeypatch.setattr(outbox_admin, "SHOWN", 2)
-    monkeypatch.setattr(outbox_queries, "SEARCHED", 2)
-    for _ in range(2):
+    monkeypatch.setattr(outbox_choice, "SHOWN", 2)
+    monkeypatch.setattr(outbox_queries, "SEARCHED", 3)
+    for _ in range(3):
         shop.driver.execute("SELECT pgnotifier.enqueue('other', args => '[\"shop.invoice\"]')")
     shop.put()
     page = page_of(admin_client, shop.url, task="shop.invoice")
@@ -189,6 +209,168 @@ def test_dropping(admin_client, shop):
     assert "0 dropped." in act(admin_client, shop, "drop", *chosen).content.decode()
 
 
+def test_filters(admin_client, shop):
+    """Entries can be chosen by queue, by task and by state, and those without a queue."""
+    failed, retried = shop.fail(), shop.fail("shop.ship")
+    shop.driver.execute("UPDATE pgnotifier.failed SET dead = false WHERE id = %s", (retried,))
+    routed, low = shop.put(), shop.put(queue="low")
+    found = {
+        (): [failed, retried, routed, low],
+        ("state", "waiting"): [routed, low],
+        ("state", "failed"): [retried],
+        ("state", "dead"): [failed],
+        ("state", "other"): [failed, retried, routed, low],
+        ("routed", "1"): [failed, retried, routed],
+        ("queue", "low"): [low],
+        ("task", "shop.ship"): [retried],
+    }
+    for given, expected in found.items():
+        page = page_of(admin_client, shop.url, **dict([given] if given else []))
+        assert [int(one.partition(":")[2]) for one in listed(page)] == expected
+    page = page_of(admin_client, shop.url)
+    assert "low: 1 waiting" in page
+    assert "as routed: 1 waiting" in page
+    assert "1 being retried; 1 dead</li>" in page
+
+
+def test_pages(admin_client, shop, monkeypatch):
+    """Each of the two lists has pages, which keep the filter."""
+    monkeypatch.setattr(outbox_choice, "SHOWN", 2)
+    failed = [shop.fail() for _ in range(5)]
+    waiting = [shop.put() for _ in range(4)]
+    query, seen = "", []
+    while query is not None:
+        page = page_of(admin_client, f"{shop.url}?{query or 'task=shop.invoice'}")
+        assert numbers(page, "waiting") == waiting[:2]
+        seen += numbers(page, "failed")
+        links = re.findall(r'<a href="\?([^"]*)">Next</a>', page)
+        links = [html.unescape(one) for one in links if "waiting_page" not in one]
+        query = links[0] if links else None
+        assert query is None or "task=shop.invoice" in query
+    assert seen == failed
+    assert ">Previous</a>" in page
+    page = page_of(admin_client, shop.url, waiting_page="2")
+    assert (numbers(page, "failed"), numbers(page, "waiting")) == (failed[:2], waiting[2:])
+    for odd in ("x", "-1", "0", "99999999999999999999"):
+        assert admin_client.get(shop.url, {"failed_page": odd}).status_code == 200
+
+
+def test_a_whole_page(admin_client, shop, monkeypatch):
+    """One box selects all entries of a page, and none of the next one."""
+    monkeypatch.setattr(outbox_choice, "SHOWN", 2)
+    failed = [shop.fail() for _ in range(3)]
+    waiting = [shop.put() for _ in range(3)]
+    boxes = re.findall(r'name="whole_page" value="([\w:,]+)"', page_of(admin_client, shop.url))
+    assert boxes == [f"failed:{failed[0]},{failed[1]}", f"waiting:{waiting[0]},{waiting[1]}"]
+    act(admin_client, shop, "retry", whole_page=boxes)
+    assert shop.counts == (3, 2, 1)
+    page = act(admin_client, shop, "drop", f"failed:{failed[0]}", whole_page=boxes).content.decode()
+    assert "2 have failed, and 2 wait" in page
+    assert "4 dropped." in confirm(admin_client, shop, page)
+    assert shop.counts == (1, 0, 1)
+
+
+def test_all_that_match(admin_client, shop):
+    """What a filter finds is sent again or dropped as a whole, after a question with the count."""
+    bad = [shop.fail("shop.bad") for _ in range(25)]
+    shop.fail()
+    for _ in range(3):
+        shop.put("shop.bad", "low")
+    shop.put()
+    query, every = "?task=shop.bad", {"select_across": "1"}
+    page = act(admin_client, shop, "retry", query=query, **every).content.decode()
+    assert "Send these messages again?" in page
+    assert "25 have failed, and 0 wait" in page
+    assert shop.counts == (4, 0, 26)
+    assert "25 are going to be sent again." in confirm(admin_client, shop, page, query)
+    assert shop.counts == (4, 25, 1)
+    page = act(admin_client, shop, "drop", query=f"{query}&state=failed", **every).content.decode()
+    assert "25 have failed, and 0 wait" in page
+    page = act(admin_client, shop, "drop", query=query, **every).content.decode()
+    assert "25 have failed, and 3 wait" in page
+    late = shop.fail("shop.bad")
+    assert "28 dropped." in confirm(admin_client, shop, page, query)
+    assert shop.counts == (1, 0, 2)
+    left = numbers(page_of(admin_client, shop.url), "failed")
+    assert (late in left, {*bad} & {*left}) == (True, set())
+
+
+def test_all_without_a_filter(admin_client, shop):
+    """As with the command, all that has failed can be dropped, but not all that waits."""
+    shop.fail()
+    shop.put()
+    page = act(admin_client, shop, "drop", select_across="1").content.decode()
+    assert "1 have failed, and 0 wait" in page
+    confirm(admin_client, shop, page)
+    assert shop.counts == (1, 0, 0)
+    page = act(admin_client, shop, "keep", select_across="1").content.decode()
+    assert "0 kept as dead letters." in page
+    page = act(admin_client, shop, "drop", query="?state=waiting", select_across="1")
+    confirm(admin_client, shop, page.content.decode(), "?state=waiting")
+    assert shop.counts == (0, 0, 0)
+
+
+def test_more_than_an_action_takes(admin_client, shop, monkeypatch):
+    """An action takes so many at a time, and says that it has to be repeated."""
+    for module in (outbox_choice, outbox_admin):
+        monkeypatch.setattr(module, "COUNTED", 2)
+    for _ in range(3):
+        shop.fail()
+    page = act(admin_client, shop, "drop", select_across="1").content.decode()
+    assert "2, the first of them" in page
+    assert "2 dropped; there may be more: repeat it." in confirm(admin_client, shop, page)
+    assert shop.counts == (0, 0, 1)
+
+
+def test_keeping(admin_client, shop):
+    """What waits becomes dead letters, which can be sent later; what has failed isn't touched."""
+    failed, waiting, other = shop.fail(), shop.put(), shop.put()
+    chosen = (f"failed:{failed}", f"waiting:{waiting}")
+    page = act(admin_client, shop, "keep", *chosen).content.decode()
+    assert "Keep these messages as dead letters" in page
+    assert "0 have failed, and 1 wait" in page
+    assert "1 kept as dead letters." in confirm(admin_client, shop, page)
+    assert shop.counts == (1, 0, 2)
+    page = page_of(admin_client, shop.url)
+    assert numbers(page, "waiting") == [other]
+    assert waiting in numbers(page, "failed")
+    act(admin_client, shop, "retry", f"failed:{waiting}")
+    assert shop.counts == (1, 1, 1)
+
+
+def test_buttons_need_a_token(shop):
+    """Without Django's token, nothing is done."""
+    User.objects.create_superuser("boss", password="p")
+    client = Client(enforce_csrf_checks=True)
+    client.login(username="boss", password="p")
+    failed = shop.fail()
+    for given in ({"_selected_action": f"failed:{failed}"}, {"select_across": "1"}):
+        data = {"action": "drop", "confirmed": "yes", **given}
+        assert client.post(shop.url, data).status_code == 403
+    assert shop.counts == (0, 0, 1)
+
+
+def test_dead_letters_by_queue(admin_client, shop, driver):
+    """Dead letters of outboxes can be chosen by queue, whatever their priority."""
+    found = {}
+    for key in (None, "\x1flow\x1f0", "\x1flow\x1f7", "orders\x1feu\x1f0", "images"):
+        found[key] = fail(driver, NAME, CHANNEL, "{}", key=key)
+    fail(driver, "invoice", "orders", "{}", key="images")
+
+    def letters(**given):
+        page = page_of(admin_client, LETTERS, **given)
+        return {int(n) for n in re.findall(r'name="_selected_action" value="(\d+)"', page)}
+
+    page = page_of(admin_client, LETTERS)
+    assert all(f">{queue}</a>" in page for queue in ("as routed", "low", "orders/eu", "images"))
+    assert len(letters()) == 6
+    assert letters(queue="low") == {found["\x1flow\x1f0"], found["\x1flow\x1f7"]}
+    assert letters(queue="orders/eu") == {found["orders\x1feu\x1f0"]}
+    assert letters(queue="") == {found[None]}
+    assert letters(queue="images") == {found["images"]}
+    assert letters(queue="other") == set()
+
+
 def _log_in(client, *codenames):
     """Log in as a new member of the staff with some permissions."""
     User.objects.filter(username="staff").delete()
@@ -206,9 +388,12 @@ def test_permissions(client, shop):
     ]:
         _log_in(client, codename)
         page = page_of(client, shop.url)
-        assert ('value="retry"' in page, 'value="drop"' in page) == (retries, drops)
-        assert (act(client, shop, "retry", failed).status_code == 403) is not retries
-        assert (act(client, shop, "drop", failed).status_code == 403) is not drops
+        shown = ['value="retry"' in page, 'value="drop"' in page, 'value="keep"' in page]
+        assert shown == [retries, drops, drops]
+        for chosen in ({"_selected_action": failed}, {"select_across": "1"}):
+            for action, is_allowed in (("retry", retries), ("drop", drops), ("keep", drops)):
+                data = {"action": action, **chosen}
+                assert (client.post(shop.url, data).status_code == 403) is not is_allowed
         assert client.post(f"{OUTBOXES}{shop.sub}/delete/").status_code == 403
     _log_in(client, "view_outbox", "delete_outbox")
     assert act(client, shop, "drop", failed, confirmed="yes").status_code == 200

@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
-from pgnotifier._log.outbox_queries import PREFIX
+from pgnotifier._log.outbox_queries import PREFIX, queue_of
 from pgnotifier._log.outbox_redaction import Redact, check_redact, describe
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.durable.log_admin import (
@@ -90,6 +90,42 @@ class _ChannelFilter(_SubscriptionFilter):
         return queryset if chosen is None else queryset.filter(channel=chosen)
 
 
+class _QueueFilter(admin.SimpleListFilter):
+    """Chooses dead letters of an outbox by their queue."""
+
+    title = "queue of an outbox"
+    parameter_name = "queue"
+    AS_ROUTED = ""  # which isn't the name of a queue
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        """Return the queues of the latest letters."""
+        found = {queue: queue or "as routed" for queue in self._find_keys(find_alias(request))}
+        return sorted(found.items())[:CHOICES]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        """Return only those for the queue."""
+        chosen = self.value()
+        if chosen is None:
+            return queryset
+        keys = self._find_keys(queryset.db).get(str(chosen), ())
+        wanted = Q(key__isnull=True) if chosen == self.AS_ROUTED else Q(key__in=keys)
+        return queryset.filter(wanted, channel__startswith=PREFIX)
+
+    def _find_keys(self, alias: str | None) -> dict[str, list[str]]:
+        """Return the keys of each queue: each has a priority."""
+        letters = DeadLetter.rows.using(alias)
+        latest = letters.filter(channel__startswith=PREFIX).order_by("-n").values("n")[:COUNTED]
+        rows = letters.filter(n__in=latest).annotate(data=_Bytes("key", output_field=BinaryField()))
+        encoding = encoding_of(connections[str(alias)].connection)
+        found: dict[str, list[str]] = {}
+        for data in rows.order_by().values_list("data", flat=True).distinct():
+            text = (
+                None if data is None else encoding.to_utf8(bytes(data)).decode("utf-8", "replace")
+            )
+            found.setdefault(queue_of(text) or self.AS_ROUTED, []).append(text or "")
+        return found
+
+
 class _StateFilter(admin.SimpleListFilter):
     """Shows dead letters unless something else is chosen."""
 
@@ -125,7 +161,7 @@ class DeadLetterAdmin(LogAdmin):
     list_display = (
         "n", "name_shown", "channel", "entry", "attempts", "size_shown", "failed_at", "error_line",
     )  # fmt: skip
-    list_filter = (DatabaseFilter, _StateFilter, _SubscriptionFilter, _ChannelFilter)
+    list_filter = (DatabaseFilter, _StateFilter, _SubscriptionFilter, _ChannelFilter, _QueueFilter)
     sortable_by = ("n",)
     search_fields = ("key",)  # see `get_search_results`
     search_help_text = "The number of an entry, a key, or a part of an error"

@@ -1,6 +1,5 @@
 """Show outboxes in the admin: what waits and what has failed; send entries again or drop them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
@@ -15,15 +14,11 @@ from django.template.response import TemplateResponse
 from django.urls import path
 
 from pgnotifier._log.dead_letters import drop_letters, retry_letters
-from pgnotifier._log.outbox_queries import (
-    list_entries,
-    outboxes,
-    search_entries,
-    set_aside,
-)
-from pgnotifier._log.outbox_values import OutboxEntry, OutboxState
+from pgnotifier._log.outbox_queries import list_entries, outboxes, set_aside
+from pgnotifier._log.outbox_values import OutboxState
 from pgnotifier.contrib.django.durable.dead_letter_admin import show_call
 from pgnotifier.contrib.django.durable.log_admin import (
+    COUNTED,
     NAMED,
     TEMPLATES,
     DatabaseFilter,
@@ -35,11 +30,14 @@ from pgnotifier.contrib.django.durable.log_admin import (
 )
 from pgnotifier.contrib.django.durable.models import Outbox
 from pgnotifier.contrib.django.durable.operations import open_driver
+from pgnotifier.contrib.django.durable.outbox_choice import Chosen, EntryFilter, find_chosen
 
 NONE = "-"
-SHOWN = 200
-"""How many entries that wait, and how many that have failed, a page shows."""
-FAILED, WAITING = "failed", "waiting"
+_QUESTIONS = {
+    "retry": "Send these messages again?",
+    "drop": "Drop these messages?",
+    "keep": "Keep these messages as dead letters, instead of sending them now?",
+}
 
 
 class _OutboxList(LogChangeList):
@@ -191,13 +189,7 @@ class OutboxAdmin(LogAdmin):
 
     def _show(self, request: HttpRequest, one: Any) -> TemplateResponse:
         connection = connections[one._state.db]
-        queue, task = request.GET.get("queue") or None, request.GET.get("task") or None
-        lists = {
-            kind: search_entries(
-                connection, one.sub, failed=kind == FAILED, queue=queue, task=task, limit=SHOWN
-            )
-            for kind in (FAILED, WAITING)
-        }
+        chosen = EntryFilter.of(request)
         figures = next((each for each in outboxes(connection) if each.sub == one.sub), None)
         context = {
             **self.admin_site.each_context(request),
@@ -208,12 +200,9 @@ class OutboxAdmin(LogAdmin):
             "id": quote(spell(one)),
             "figures": figures,
             "waiting": None if figures is None else _count(figures),
-            "lists": [
-                (kind, found, len(found) == SHOWN, is_cut)
-                for kind, (found, is_cut) in lists.items()
-            ],
-            "queue": queue or "",
-            "task": task or "",
+            "pages": [chosen.show(connection, one.sub, kind) for kind in chosen.kinds],
+            "filter": chosen,
+            "most": COUNTED,
             "checkbox": ACTION_CHECKBOX_NAME,
             "can_act": self.has_act_permission(request),
             "can_drop": self.has_drop_permission(request),
@@ -223,41 +212,39 @@ class OutboxAdmin(LogAdmin):
     # --- actions ---
 
     def _act(self, request: HttpRequest, one: Any) -> HttpResponseBase:
-        """Send entries again, or drop them, after asking."""
-        action = request.POST.get("action")
-        allowed = {"retry": self.has_act_permission, "drop": self.has_drop_permission}
+        """Send entries again, drop them or keep them as dead letters, after asking."""
+        action = request.POST.get("action", "")
+        allowed = {
+            "retry": self.has_act_permission,
+            "drop": self.has_drop_permission,
+            "keep": self.has_drop_permission,
+        }
         if action not in allowed or not allowed[action](request):
             raise PermissionDenied
-        chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
-        failed, waiting = self._chosen(one, chosen, FAILED), self._chosen(one, chosen, WAITING)
+        chosen = find_chosen(request, connections[one._state.db], one.sub, action)
+        asks = action != "retry" or chosen.is_all
+        if asks and chosen.entries and not request.POST.get("confirmed"):
+            return self._ask(request, one, chosen)
         if action == "retry":
             driver = open_driver(connections[one._state.db])
-            count = retry_letters(driver, [entry.n for entry in failed if entry.n is not None])
-            self.note(request, [one], CHANGE, f"{count} sent again.")
-            self._report(request, f"{count} are going to be sent again.", count)
-        elif not request.POST.get("confirmed") and (failed or waiting):
-            return self._ask(request, one, [*failed, *waiting], chosen)
+            count = retry_letters(driver, chosen.numbers)
+            self._report(request, one, CHANGE, chosen, count, "sent again", "going to be ")
         else:
-            self._drop(request, one, failed, waiting)
+            self._drop(request, one, chosen)
         return HttpResponseRedirect(request.get_full_path())
 
-    def _drop(
-        self,
-        request: HttpRequest,
-        one: Any,
-        failed: Sequence[OutboxEntry],
-        waiting: Sequence[OutboxEntry],
-    ) -> None:
+    def _drop(self, request: HttpRequest, one: Any, chosen: Chosen) -> None:
         driver = open_driver(connections[one._state.db])
-        numbers = [entry.n for entry in failed if entry.n is not None]
+        made: list[int] = []
         is_read = False
-        if waiting:
-            ids = [entry.id for entry in waiting]
-            made, is_read = set_aside(driver, one.sub, ids, "dropped in the admin")
-            numbers += made
-        count = drop_letters(driver, numbers)
-        self.note(request, [one], DELETION, f"{count} dropped.")
-        self._report(request, f"{count} dropped.", count)
+        if chosen.waiting:
+            ids = [entry.id for entry in chosen.waiting]
+            made, is_read = set_aside(driver, one.sub, ids, "set aside in the admin")
+        if chosen.action == "keep":
+            self._report(request, one, CHANGE, chosen, len(made), "kept as dead letters")
+        else:
+            count = drop_letters(driver, [*chosen.numbers, *made])
+            self._report(request, one, DELETION, chosen, count, "dropped")
         if is_read:
             self.message_user(
                 request,
@@ -265,40 +252,46 @@ class OutboxAdmin(LogAdmin):
                 messages.WARNING,
             )
 
-    def _ask(
-        self, request: HttpRequest, one: Any, found: Sequence[OutboxEntry], chosen: Sequence[str]
-    ) -> TemplateResponse:
-        """Return the page that asks whether to drop these entries."""
+    def _ask(self, request: HttpRequest, one: Any, chosen: Chosen) -> TemplateResponse:
+        """Return the page that asks whether to do it to these entries."""
+        found = chosen.entries
         names = [f"{entry.id}: {entry.task or '?'} {entry.task_id or ''}" for entry in found]
         context = {
             **self.admin_site.each_context(request),
-            "title": "Drop these messages?",
+            "title": _QUESTIONS[chosen.action],
             "opts": self.opts,
             "media": self.media,
             "names": names[:NAMED],
             "count": len(found),
             "is_more": len(found) > NAMED,
+            "is_bounded": chosen.is_bounded,
+            "note": f"{len(chosen.failed):,} have failed, and {len(chosen.waiting):,} wait.",
             "alias": one._state.db,
-            "action": "drop",
-            "across": "0",
-            "selected": chosen,
+            "action": chosen.action,
+            "across": "1" if chosen.is_all else "0",
+            "selected": [] if chosen.is_all else chosen.ticked,
             "checkbox": ACTION_CHECKBOX_NAME,
-            "last": 0,
-            "is_destructive": True,
+            "last": chosen.last,
+            "is_destructive": chosen.action == "drop",
         }
         return TemplateResponse(request, f"{TEMPLATES}/confirm.html", context)
 
-    def _chosen(self, one: Any, chosen: Sequence[str], kind: str) -> list[OutboxEntry]:
-        """Return the entries of an outbox that were chosen: each as its kind and its number."""
-        found = (text.partition(":") for text in chosen)
-        ids = [int(number) for given, _, number in found if given == kind and number.isdecimal()]
-        connection = connections[one._state.db]
-        if not ids:
-            return []
-        return list_entries(connection, one.sub, failed=kind == FAILED, ids=ids, limit=2 * len(ids))
-
-    def _report(self, request: HttpRequest, message: str, count: int) -> None:
-        self.message_user(request, message, messages.SUCCESS if count else messages.WARNING)
+    def _report(
+        self,
+        request: HttpRequest,
+        one: Any,
+        flag: int,
+        chosen: Chosen,
+        count: int,
+        done: str,
+        later: str = "",
+    ) -> None:
+        """Say what was done to so many entries, on the page and in the admin's log."""
+        self.note(request, [one], flag, f"{count} {done}.")
+        more = "; there may be more: repeat it" if chosen.is_bounded else ""
+        shown = f"{count} are {later}{done}" if later else f"{count} {done}"
+        level = messages.SUCCESS if count else messages.WARNING
+        self.message_user(request, f"{shown}{more}.", level)
 
 
 def _count(figures: OutboxState) -> str:
