@@ -3,7 +3,8 @@
 `/healthz` answers 200 while the listener runs, whether it is connected or not. `/readyz` answers
 200 while it is listening or a standby, its queues can be reached, and no entry of the durable log
 has waited for longer than `max_age`. Otherwise both answer 503.
-The body is a JSON object; it shows states, and no addresses. Integrations may add further paths.
+The body is a JSON object; it shows states, what is known of durable subscriptions and of the log,
+and no addresses. Integrations may add further paths.
 https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/
 """
 
@@ -13,13 +14,13 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from pgnotifier._health.http_server import Answer, HttpServer
 from pgnotifier._runtime.aside import call_aside, is_without_thread
 from pgnotifier.errors import ConfigurationError, ConnectionFailedError
 from pgnotifier.settings import check_settings
-from pgnotifier.status import Status
+from pgnotifier.status import DurableStatus, Status
 
 HOST = "127.0.0.1"
 """The address, unless `health_host` is given: only this machine can reach it."""
@@ -141,7 +142,7 @@ class HealthServer:
             trouble = [why for each in found for why in _problems(each)]
         else:
             trouble = self._find_stopped()
-        return _report([notifier.status().state for notifier in self._notifiers], trouble)
+        return _report([notifier.status() for notifier in self._notifiers], trouble)
 
     def _find_stopped(self) -> list[str]:
         return ["stopped" for one in self._notifiers if not one.is_running()]
@@ -157,9 +158,23 @@ def _give(answer: Answer) -> Future[Answer]:
     return given
 
 
-def _report(states: Sequence[str], trouble: Sequence[str]) -> Answer:
+def _report(found: Sequence[Status], trouble: Sequence[str]) -> Answer:
     status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
-    return _make_answer(status, {"ok": not trouble, "states": states, "trouble": trouble})
+    states = [one.state for one in found]
+    content: dict[str, Any] = {"ok": not trouble, "states": states, "trouble": trouble}
+    durable = [_describe(each) for one in found for each in one.durable]
+    if durable:
+        content["durable"] = durable
+        content["logs"] = [one.log.to_dict() for one in found if one.log is not None]
+    return _make_answer(status, content)
+
+
+def _describe(one: DurableStatus) -> dict[str, Any]:
+    """Return what `status()` says of a subscription, but not why the log can't be read.
+
+    That may contain addresses.
+    """
+    return {name: value for name, value in one.to_dict().items() if name != "why"}
 
 
 def _make_answer(status: HTTPStatus, content: object) -> Answer:

@@ -25,6 +25,7 @@ POSITION_HEADINGS = {
     "seconds": "BEHIND",
     "rate": "RATE",
     "failed": "FAILED",
+    "attempts": "ATTEMPTS",
     "dead": "DEAD",
     "reader": "READ BY",
     "kept": "KEEPS",
@@ -47,7 +48,8 @@ def list_positions(target: Target, as_json: bool) -> None:
     """List all durable subscriptions, the size of the log, and what holds its space back.
 
     LAG is how many entries a subscription has not got.  Over a thousand, it is an upper bound:
-    entries of other channels count as well.
+    entries of other channels count as well.  ATTEMPTS is how often the failed entry that was tried
+    most often was tried.
     """
     with to_log(target) as connection:
         found = durable.positions(connection)
@@ -123,6 +125,7 @@ def position_row(one: Position) -> dict[str, str | None]:
         "seconds": duration(one.lag_seconds) if one.lag else None,
         "rate": None if one.rate is None else f"{one.rate:.1f}/s",
         "failed": str(one.failed),
+        "attempts": str(one.attempts) if one.attempts else None,
         "dead": str(one.dead),
         "reader": unread if one.reader_pid is None else f"pid {one.reader_pid}",
         "kept": format_size(one.kept_bytes) if one.slots else None,

@@ -1,8 +1,9 @@
 """Ask a listener's health port, for `pgnotifier health`."""
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgnotifier._health.health_server import HOST
 
@@ -17,11 +18,15 @@ class Health(NamedTuple):
         ok: Whether all is well.
         states: The states of its notifiers.
         trouble: What is wrong, or why there is no answer.
+        durable: The status of each durable subscription.
+        logs: The state of each durable log that they are read from.
     """
 
     ok: bool
     states: list[str]
     trouble: list[str]
+    durable: Sequence[Any] = ()
+    logs: Sequence[Any] = ()
 
 
 def probe(port: int, path: str = "/readyz", host: str = HOST) -> Health:
@@ -47,6 +52,8 @@ def probe(port: int, path: str = "/readyz", host: str = HOST) -> Health:
     is_ok = response.status == HTTPStatus.OK
     try:
         found = json.loads(said)
-        return Health(is_ok, [*map(str, found["states"])], [*map(str, found["trouble"])])
-    except (ValueError, LookupError, TypeError):  # something else answers, as a proxy may
+        states, trouble = ([*map(str, found[name])] for name in ("states", "trouble"))
+        durable, logs = ([*found.get(name, ())] for name in ("durable", "logs"))
+        return Health(is_ok, states, trouble, durable, logs)
+    except (ValueError, LookupError, TypeError, AttributeError):  # a proxy's answer, perhaps
         return Health(is_ok, [said] if is_ok else [], [] if is_ok else [said])

@@ -134,6 +134,56 @@ def test_entries_that_wait_too_long(log, make_notifier, free_port, eventually):
     eventually(lambda: ask(free_port, "/readyz")[0] == 200)
 
 
+def test_durable_subscriptions(log, make_notifier, free_port, eventually, run):
+    """The bodies show durable subscriptions and the log, as `status()` does, without payloads."""
+
+    def fail(*_):
+        raise ValueError("no")
+
+    def figures():
+        return {one["id"]: one for one in ask(free_port, "/readyz")[1]["durable"]}
+
+    notifier = make_notifier(log.dsn, health_port=free_port)
+    notifier.add_channel("a")
+    assert "durable" not in ask(free_port, "/readyz")[1]
+    log.publish("paid", "a secret payload")
+    notifier.subscribe("invoice", "paid", fail, durable=True, start="oldest")
+    notifier.subscribe("audit", "paid", lambda *_: None, durable=True)
+    eventually(lambda: figures()["invoice"]["failed"] == 1)
+    eventually(lambda: ask(free_port, "/readyz")[1]["logs"])
+    for path in ("/healthz", "/readyz"):
+        status, body = ask(free_port, path)
+        assert (status, list(body)) == (200, ["ok", "states", "trouble", "durable", "logs"])
+        assert "secret" not in str(body)
+        (size,) = (one["size"] for one in body["logs"])
+        assert size > 0
+    for one in notifier.status().durable:
+        shown = figures()[one.id]
+        assert shown.keys() == one.to_dict().keys() - {"why"}
+        assert shown["channel"] == "paid"
+    assert figures()["invoice"]["attempts"] >= 1
+    assert figures()["audit"]["attempts"] == 0
+    state = notifier.status().log.to_dict()
+    assert ask(free_port, "/readyz")[1]["logs"][0].keys() == state.keys()
+    shown = json.loads(run("--port", free_port, "--json").stdout)
+    assert {one["id"] for one in shown["durable"]} == {"invoice", "audit"}
+    assert shown["logs"][0].keys() == state.keys()
+
+
+def test_a_log_that_can_not_be_read(log, make_notifier, free_port, eventually):
+    """It shows since when the log can't be read, but not why: that may contain addresses."""
+    notifier = make_notifier(log.dsn, health_port=free_port)
+    notifier.subscribe("invoice", "paid", print, durable=True)
+    log.execute("ALTER SCHEMA pgnotifier RENAME TO away")
+    try:
+        eventually(lambda: ask(free_port, "/readyz")[1]["durable"][0]["since"] is not None)
+        (one,) = ask(free_port, "/readyz")[1]["durable"]
+        assert "why" not in one
+        assert notifier.status().durable[0].why
+    finally:
+        log.execute("ALTER SCHEMA away RENAME TO pgnotifier")
+
+
 @pytest.mark.parametrize(
     ("max_age", "error"),
     [(5, ArgumentTypeError), ("5 minutes", ArgumentTypeError), (timedelta(0), ConfigurationError)],

@@ -104,11 +104,28 @@ def test_listing_positions(run, connection):
     assert headings.split()[:3] == ["SUBSCRIPTION", "CHANNEL", "LAG"]
     assert row.split()[:3] == ["invoice", "orders", "3"]
     assert "nobody for" in row
+    assert headings.split()[5:8] == ["FAILED", "ATTEMPTS", "DEAD"]
     assert re.fullmatch(r"log: \d+ kB of 1.0 GB in 3 slots", log)
     assert "by subscription 'invoice' on channel 'orders', since 2" in held
     shown = json.loads(run("positions", "list", "--json")[1])
     assert shown["positions"][0]["lag"] == 3
     assert shown["log"]["holders"][0]["kind"] == "subscription"
+
+
+def test_listing_attempts(run, connection):
+    """`positions list` shows how often the failed entry that was tried most often was tried."""
+    durable.install(connection)
+    connection.execute("SELECT pgnotifier.subscribe('invoice', 'orders')")
+    for n in (1, 2):
+        connection.execute(
+            "SELECT pgnotifier.fail(1, %s, now(), 'orders', NULL, '', 'no', '', 600, false)", (n,)
+        )
+    for _ in range(6):
+        connection.execute("SELECT pgnotifier.fail_again(2, 'no', '', 600, false)")
+    headings, row, *_ = run("positions", "list")[1].splitlines()
+    at = headings.index("ATTEMPTS")
+    assert row[at:].split()[0] == "7"
+    assert json.loads(run("positions", "list", "--json")[1])["positions"][0]["attempts"] == 7
 
 
 def test_forgetting_a_position(run, connection):
