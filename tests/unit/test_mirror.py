@@ -23,6 +23,7 @@ ELSEWHERE = {
     "_log/outboxes.py": "unit/log/test_opening.py",
     "_durable/ahead.py": "unit/log/test_ahead.py",
     "_durable/log_session.py": "integration/test_durable.py",
+    "_durable/moves.py": "integration/test_seeking.py",
     "_durable/news.py": "integration/test_news.py",
     "_durable/pooling.py": "faults/test_poolers.py",
     "_durable/reports.py": "integration/test_durable.py",
