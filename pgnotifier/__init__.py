@@ -16,6 +16,7 @@ from pgnotifier import errors
 from pgnotifier._runtime.version import VERSION
 from pgnotifier.dispatch import Batch, Binding, Delivery, Dispatcher, Subscription
 from pgnotifier.dispatchers.asyncio import AsyncioDispatcher
+from pgnotifier.dispatchers.in_workers import current_entry
 from pgnotifier.dispatchers.inline import InlineDispatcher
 from pgnotifier.dispatchers.threads import ThreadDispatcher
 from pgnotifier.errors import (
@@ -44,7 +45,7 @@ from pgnotifier.errors import (
     UnknownOptionError,
     UnknownSubscriptionError,
 )
-from pgnotifier.notification import Gap, Notification
+from pgnotifier.notification import Entry, Gap, Notification
 from pgnotifier.notifier import Notifier
 from pgnotifier.status import DispatcherStatus, DurableStatus, StateChange, Status
 
@@ -65,6 +66,7 @@ __all__ = [
     "DispatcherMismatchError",
     "DispatcherStatus",
     "DurableStatus",
+    "Entry",
     "EntryKeyError",
     "Gap",
     "InlineDispatcher",
@@ -90,5 +92,6 @@ __all__ = [
     "TriggerError",
     "UnknownOptionError",
     "UnknownSubscriptionError",
+    "current_entry",
     "errors",
 ]

@@ -69,7 +69,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     def identify(self) -> UUID | None:
         """Return an id that stays the same when a durable delivery is repeated; None for others.
 
-        Dispatchers give it to tasks and jobs, so that workers can recognise a repeat.
+        Dispatchers give it to tasks and jobs, so that workers can recognise a repeat. Entries that
+        were gathered may be gathered differently when they are repeated, and have another id then.
         """
         text = self.identify_as_text()
         return None if text is None else UUID(text)
@@ -80,9 +81,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         if isinstance(whole, Entry) and not whole.parts:  # without a generator in the usual case
             entries = f"'{whole.id} {_show_time(whole.published_at)}'"
         else:
-            entries = ", ".join(
-                [f"'{one.id} {_show_time(one.published_at)}'" for one in self.entries()]
-            )
+            each = [f"'{one.id} {_show_time(one.published_at)}'" for one in self.entries()]
+            entries = ", ".join(each)
             if not entries:
                 return None
         # What is hashed is the repr of the subscription's id, its channel, and a list of entries.

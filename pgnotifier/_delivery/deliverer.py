@@ -18,6 +18,7 @@ from pgnotifier._delivery.succession import Succession
 from pgnotifier._runtime.clock import Moment
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.sync import is_held_here
+from pgnotifier.current import forget
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher
 from pgnotifier.notification import Gap
 from pgnotifier.settings import BUFFER_BYTES, Overflow
@@ -228,8 +229,7 @@ class Deliverer:
         """
         with self._ending.bell.lock:
             is_busy = bool(self.inbox) or self.buffer.has_missed or not self._is_empty()
-            is_busy = is_busy or self.intake.is_open
-            return self._ending.retire(is_busy=is_busy)
+            return self._ending.retire(is_busy=is_busy or self.intake.is_open)
 
     def stay(self) -> None:
         """Go on, though `retire` was called."""
@@ -280,13 +280,11 @@ class Deliverer:
         try:
             self.dispatcher.close()
         except Exception:
-            logger.exception(
-                "%r could not be closed",
-                self.dispatcher,
-                extra=about("close_failed", dispatcher=self.name),
-            )
+            extra = about("close_failed", dispatcher=self.name)
+            logger.exception("%r could not be closed", self.dispatcher, extra=extra)
 
     def _run(self) -> None:
+        forget()
         _calling.set(self)
         ending = self._ending
         try:

@@ -7,6 +7,8 @@ carrying       payloads that are sent to another process
 claiming       refuses to serve a second notifier
 ordered_queue  shared by `threads` and `asyncio`
 in_process     shared by all three
+in_workers     the entry of the log for which a callback, task or job was called
+origins        what tasks and jobs say about the entry that they were made from
 """
 
 from pgnotifier.dispatchers.asyncio import AsyncioDispatcher

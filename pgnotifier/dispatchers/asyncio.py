@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from typing import ClassVar
 
+from pgnotifier.current import called_for
 from pgnotifier.dispatch import Batch, Delivery, Subscription
 from pgnotifier.dispatchers.in_process import check_in_process, is_generator
 from pgnotifier.dispatchers.ordered_queue import LaneDispatcher, LaneTarget
@@ -176,7 +177,8 @@ class AsyncioDispatcher(LaneDispatcher):
         if not (binding.live or binding.successor):  # its turn came before that of the successor
             return
         try:
-            with nullcontext() if self.tracing is None else self.tracing.calling(delivery):
+            span = nullcontext() if self.tracing is None else self.tracing.calling(delivery)
+            with span, called_for(arrived) if isinstance(arrived, Entry) else nullcontext():
                 given = (binding.id, arrived.channel, arrived.payload, arrived.pid)
                 returned = binding.target.fn(*given)
                 if inspect.isawaitable(returned):

@@ -4,8 +4,10 @@ import inspect
 from contextlib import nullcontext
 
 from pgnotifier._runtime.tracing import Tracing
+from pgnotifier.current import call_for
 from pgnotifier.dispatch import Callback, Delivery, Subscription
 from pgnotifier.errors import DispatcherMismatchError, UnknownOptionError
+from pgnotifier.notification import Entry
 
 
 def runs_when_called(fn: object) -> bool:
@@ -71,6 +73,9 @@ def call(fn: Callback, delivery: Delivery, tracing: Tracing | None = None) -> No
         return
     try:
         with nullcontext() if tracing is None else tracing.calling(delivery):
-            fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
+            if isinstance(arrived, Entry):
+                call_for(arrived, fn, binding.id)
+            else:
+                fn(binding.id, arrived.channel, arrived.payload, arrived.pid)
     except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
         delivery.report(exc)

@@ -1,8 +1,10 @@
 """InlineDispatcher: call callbacks in the deliverer's own thread, one by one."""
 
 from pgnotifier._runtime.tracing import Choose
-from pgnotifier.dispatch import Batch, Callback, Dispatcher, Subscription
+from pgnotifier.current import call_for
+from pgnotifier.dispatch import Batch, Binding, Callback, Dispatcher, Subscription
 from pgnotifier.dispatchers.in_process import bind_in_process
+from pgnotifier.notification import Entry, Notification
 
 
 class InlineDispatcher(Dispatcher):
@@ -42,7 +44,10 @@ class InlineDispatcher(Dispatcher):
                 continue
             arrived = delivery.notification
             try:
-                binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+                if type(arrived) is Entry:
+                    call_for(arrived, binding.target, binding.id)
+                else:
+                    binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
             except BaseException as exc:  # noqa: BLE001 - sys.exit() in a callback included
                 delivery.report(exc)
 
@@ -56,9 +61,16 @@ class InlineDispatcher(Dispatcher):
                 continue
             try:
                 if (span := choose(delivery)) is None:
-                    binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+                    _call(binding, arrived)
                     continue
                 with span:
-                    binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)
+                    _call(binding, arrived)
             except BaseException as exc:  # noqa: BLE001 - as above
                 delivery.report(exc)
+
+
+def _call(binding: Binding, arrived: Notification) -> None:
+    if type(arrived) is Entry:
+        call_for(arrived, binding.target, binding.id)
+    else:
+        binding.target(binding.id, arrived.channel, arrived.payload, arrived.pid)

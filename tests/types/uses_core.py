@@ -8,6 +8,7 @@ from typing import Any, assert_type
 from pgnotifier import (
     Delivery,
     Dispatcher,
+    Entry,
     Gap,
     InlineDispatcher,
     Notification,
@@ -17,6 +18,7 @@ from pgnotifier import (
     Status,
     Subscription,
     ThreadDispatcher,
+    current_entry,
 )
 
 
@@ -26,6 +28,18 @@ def report_error(exc: BaseException, subscription: Subscription, arrived: Notifi
     assert_type(arrived.raw, str)
     assert_type(arrived.received_at, datetime)
     print(exc)
+
+
+def find_number() -> str:
+    """Return the number and key of the callback's entry."""
+    entry = current_entry()
+    assert_type(entry, Entry | None)
+    if entry is None:
+        return ""
+    assert_type(entry.id, int)
+    assert_type(entry.attempt, int)
+    assert_type(entry.published_at, datetime | None)
+    return f"{entry.id} {entry.key}"
 
 
 def report_gap(gap: Gap) -> timedelta:

@@ -19,6 +19,7 @@ LAYERS = (
     "payload",
     "settings",
     "notification",
+    "current",
     "gathering",
     "durability",
     "status",

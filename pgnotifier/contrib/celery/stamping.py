@@ -22,8 +22,9 @@ from kombu.utils import json as kombu_json
 
 from pgnotifier.contrib.celery.argsrepr import show_arguments
 from pgnotifier.contrib.celery.recording import Published
-from pgnotifier.contrib.celery.targets import ORIGIN, Arguments, CeleryTarget, Given
+from pgnotifier.contrib.celery.targets import Arguments, CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import INNER, split_headers
+from pgnotifier.dispatchers.origins import ORIGIN
 
 dump: Any = kombu_json.dumps
 # `Exact` is the only type here that JSON doesn't have.

@@ -14,11 +14,11 @@ from celery import canvas
 from kombu import serialization
 
 from pgnotifier._runtime.redaction import redact
-from pgnotifier.contrib._queues.origins import describe_entry
 from pgnotifier.contrib.celery.arguments import show_id, wrap_exact, wrap_payload
 from pgnotifier.contrib.celery.tasks import CallbackTask
 from pgnotifier.contrib.celery.tracing import Trace
 from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatchers.origins import ORIGIN, describe_entry
 from pgnotifier.notification import Notification
 
 # Any, because celery.canvas declares no types, and type checkers infer wrong ones.
@@ -98,9 +98,6 @@ class CeleryTarget(ABC):
 
 
 Arguments = list[Any] | tuple[Any, ...]
-
-ORIGIN = "pgnotifier"
-"""The header that says which notification a task was made from."""
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):

@@ -12,13 +12,12 @@ from pgnotifier.contrib.celery.errors import CallbackNotFoundError
 from pgnotifier.contrib.celery.forking import renew_in_children
 from pgnotifier.dispatch import Callback
 from pgnotifier.dispatchers.carrying import unwrap
+from pgnotifier.dispatchers.in_workers import MADE_OF
 from pgnotifier.errors import ConfigurationError, TaskNameError
 
 logger = logging.getLogger("pgnotifier.celery")
 
 _ATTRIBUTE = "_pgnotifier_tasks"
-_MADE_OF = "_pgnotifier_callback"
-"""The attribute of a Celery task that refers to its `CallbackTask`."""
 
 
 class CallbackTask:
@@ -117,7 +116,7 @@ class CallbackTask:
 
     def make(self) -> Any:
         """Have Celery make the task; return it, or an existing task of the same name."""
-        options = {"ignore_result": True, **self.options, _MADE_OF: self}
+        options = {"ignore_result": True, **self.options, MADE_OF: self}
         return self._app.task(self._run, name=self.name, shared=False, lazy=False, **options)
 
     def _find_run(self) -> Callable[..., object]:
@@ -258,7 +257,7 @@ class AppTasks:
             if found is not None and not _is_ours(found):
                 task.problem = _taken(name, task.id)
                 raise task.problem
-            made_of = getattr(found, _MADE_OF, None)
+            made_of = getattr(found, MADE_OF, None)
             if made_of is wanted:
                 if wanted is not None:
                     wanted.use(found)
@@ -270,7 +269,7 @@ class AppTasks:
         """Remove a callback's task from the app if it isn't wanted, so that its name is free."""
         known = _known(self._app)
         found = known.get(name)
-        if not _is_ours(found) or getattr(found, _MADE_OF) is self._tasks.get(name):
+        if not _is_ours(found) or getattr(found, MADE_OF) is self._tasks.get(name):
             return
         removed = known.pop(name, None)
         if removed is not None and removed is not found:  # another thread has made it meanwhile
@@ -365,7 +364,7 @@ def _known(app: Any) -> MutableMapping[str, Any]:
 
 
 def _is_ours(task: Any) -> bool:
-    return getattr(task, _MADE_OF, None) is not None
+    return getattr(task, MADE_OF, None) is not None
 
 
 def _is_foreign(app: Any, name: str) -> bool:

@@ -13,18 +13,16 @@ from rq.serializers import DefaultSerializer
 from pgnotifier._runtime.log_records import about
 from pgnotifier._runtime.names import spell
 from pgnotifier.contrib._queues.functions import check_found, find_path
-from pgnotifier.contrib._queues.origins import describe_entry
 from pgnotifier.contrib.rq import jobs
 from pgnotifier.contrib.rq.stamping import RedisCommand, RQStamp, record
 from pgnotifier.dispatch import Delivery
+from pgnotifier.dispatchers.origins import ORIGIN, describe_receipt
 from pgnotifier.errors import DispatcherMismatchError
 
 logger = logging.getLogger("pgnotifier.rq")
 
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
 LONGEST_STEM = 60
-ORIGIN = "pgnotifier"
-"""The part of a job's `meta` that says which entry of the log it was made from."""
 TRACE = "_sentry_trace_headers"
 """The part that Sentry's RqIntegration continues in the worker."""
 
@@ -96,7 +94,7 @@ class RQTarget:
         job_id = f"{self._stem}-{known.hex if known else secrets.token_hex(8)}"
         meta: dict[str, Any] = {}
         if known is not None:  # an entry of the log: a repeat has the same id
-            meta[ORIGIN] = describe_entry(delivery.notification)
+            meta[ORIGIN] = describe_receipt(delivery.notification)
         tracing = delivery.binding.dispatcher.tracing
         if tracing is not None and (headers := tracing.find(delivery, dict)):
             meta[TRACE] = headers
@@ -111,6 +109,8 @@ class RQTarget:
         """Have the queue run the job in this process."""
         arguments = self._arguments(delivery, decodes_alike=decodes_alike)
         settings = {name: one for name, one in self._settings.items() if name != "at_front"}
+        if described := describe_receipt(delivery.notification):
+            settings["meta"] = {**(settings.get("meta") or {}), ORIGIN: described}
         self.queue.enqueue_call(self._called, args=arguments, **settings)
 
     def check(self, delivery: Delivery, *, decodes_alike: bool) -> None:
