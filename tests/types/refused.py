@@ -54,6 +54,8 @@ RQDispatcher(6379)  # type: ignore[arg-type]
 
 Channel()  # type: ignore[call-arg]
 Channel("orders", "audit")  # type: ignore[call-arg]
+Channel("orders", durable=True, max_lag=7)  # type: ignore[arg-type]
+Channel("orders", durable=True, max_lags=None)  # type: ignore[call-arg]
 orders = Channel("orders")
 orders.notify(1, encoder=5)  # type: ignore[arg-type]
 notify_on("shop.Order", channel=orders)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """What users of Django write, which type checkers must accept."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Any, assert_type
 
 from django.db import models
@@ -16,10 +16,20 @@ from pgnotifier.contrib.django import (
     publish_many,
 )
 from pgnotifier.contrib.django.test import captureNotifications, liveNotifications
+from pgnotifier.durable import MaxLag
 
 orders = Channel("orders")
 entries = Channel("entries", using="audit")
 parcels = Channel("parcels", durable=True)
+limited = Channel(
+    "limited",
+    durable=True,
+    start="oldest",
+    max_attempts=3,
+    on_failure="stop",
+    max_lag=MaxLag(entries=7),
+    max_age=timedelta(minutes=5),
+)
 
 
 class Order(models.Model):

@@ -85,7 +85,9 @@ class TaskSignal(Signal):
             def invoice(sender, payload, **kwargs): ...
 
         `PGNOTIFIER["DISPATCHER"]` chooses the kind of worker. The receiver gets the same arguments
-        as others do. Its `notification` is made in the worker, with the time at which it runs.
+        as others do. Its `notification` is made in the worker, with the time at which it runs. On
+        a durable channel, it is the `Entry`, with `id`, `key`, `published_at`, `attempt` and the
+        time at which it was received.
 
         This method doesn't raise if the dispatcher refuses the task, because every process of the
         project calls it. Instead, `manage.py check` reports it, and `manage.py pgnotifier` doesn't
@@ -95,9 +97,11 @@ class TaskSignal(Signal):
             fn: A receiver, sync or async. If none is given, a decorator is returned.
             id: The name of the task. Default: `"module.qualname"` of the function.
             on_gap: A receiver that a worker calls with `gap` when notifications may have been
-                missed. A durable channel misses nothing, so its tasks don't take this.
+                missed. A durable channel misses nothing unless the task has `max_lag=`, so this
+                needs that.
             options: Options of the dispatcher (`queue=` …), and `batch=`, `debounce=`, `key=`; for
-                a durable channel also `start=`, `max_attempts=`, `on_failure=` and `max_lag=`.
+                a durable channel also `start=`, `max_attempts=`, `on_failure=`, `max_lag=` and
+                `max_age=`.
 
         Returns:
             The receiver.

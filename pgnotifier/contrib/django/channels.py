@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import Any, ClassVar, Self, TypeVar, overload
+from typing import Any, ClassVar, Self, TypeVar, Unpack, overload
 from weakref import ReferenceType, WeakValueDictionary
 
 from asgiref.sync import sync_to_async
@@ -22,12 +22,10 @@ from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier
+from pgnotifier.contrib.django.reading import RECEIVERS, Reading, check_reading
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.notification import Notification
-
-RECEIVERS = "receivers"
-"""The id of the subscription that calls all receivers of a channel."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,14 +53,16 @@ class Channel(TaskSignal):
     a receiver, a task or a trigger is kept.
 
     A durable channel, `Channel("orders", durable=True)`, has its entries kept in the log: each
-    receiver or task gets them at least once, even if nothing listens when they are published.
+    receiver or task gets them at least once, even if nothing listens when they are published. All
+    of its receivers share one position in the log, so options such as `max_lag=` are the channel's.
 
     Attributes:
         name: The name of the channel.
         durable: Whether `notify` publishes to the log, and receivers and tasks read from it.
+        reading: How its receivers read the log, if it is durable and any options were given.
         gap: A signal that is sent when notifications of this channel may have been missed, before
             later notifications are delivered. Its argument `gap` is a dict of `since`, `until`,
-            `channels` and `reason`.
+            `channels` and `reason`. A durable channel only sends it if it has `max_lag`.
         tasks: The receivers that workers call, by id.
         gap_tasks: The receivers that workers call for gaps, by id.
     """
@@ -70,8 +70,16 @@ class Channel(TaskSignal):
     # Weak, because programs may make channel names from what their users send.
     known: ClassVar[WeakValueDictionary[str, "Channel"]] = CHANNELS
     gap: Signal
+    reading: dict[str, Any]
 
-    def __new__(cls, name: str, *, using: str | None = None, durable: bool | None = None) -> Self:
+    def __new__(
+        cls,
+        name: str,
+        *,
+        using: str | None = None,
+        durable: bool | None = None,
+        **reading: Unpack[Reading],
+    ) -> Self:
         """Return the channel of that name.
 
         Args:
@@ -80,11 +88,17 @@ class Channel(TaskSignal):
                 `PGNOTIFIER["DATABASE"]`.
             durable: Whether it is durable. Its database needs the log: add
                 `pgnotifier.contrib.django.durable` to INSTALLED_APPS. Default: no.
+            reading: How the receivers of a durable channel read the log: `start`, `max_attempts`,
+                `on_failure`, `max_lag` and `max_age`, as in `Notifier.subscribe`. Tasks have their
+                own.
 
         Raises:
             ChannelNameError: PostgreSQL doesn't allow the name; or it is durable, and an outbox.
             ImproperlyConfigured: The channel already belongs to another database; or it was made
-                with another `durable=`.
+                with another `durable=` or other options; or it has options, and isn't durable.
+            UnknownOptionError: There is no such option.
+            ArgumentTypeError: An option has the wrong type.
+            ConfigurationError: An option's value is out of range.
         """
         found = cls.known.get(check_channel(name))
         if found is not None:
@@ -98,16 +112,31 @@ class Channel(TaskSignal):
                     f"channel {name!r} has been made with durable={found.durable}, so it can't be "
                     f"made with durable={durable} as well; define it once, and import it"
                 )
+            asked = check_reading(name, reading, durable=found.durable)
+            if asked and asked != found.reading:
+                raise ImproperlyConfigured(
+                    f"channel {name!r} has been made with {found.reading or 'no options'}, so it "
+                    f"can't be made with {asked} as well; define it once, and import it"
+                )
             return found  # type: ignore[return-value]
         if durable:
             check_unreserved(name)
+        options = check_reading(name, reading, durable=bool(durable))
         channel = super().__new__(cls)
         TaskSignal.__init__(channel, name, using, durable=bool(durable))
+        channel.reading = options
         channel.gap = _GapSignal(channel)
         cls.known[name] = channel
         return channel
 
-    def __init__(self, name: str, *, using: str | None = None, durable: bool | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        using: str | None = None,
+        durable: bool | None = None,
+        **reading: Unpack[Reading],
+    ) -> None:
         """Do nothing, because the channel may be an existing one: see `__new__`."""
 
     def __repr__(self) -> str:
@@ -185,6 +214,7 @@ class Channel(TaskSignal):
         if not self._is_subscribing:
             return
         notifier = get_notifier(self.database)
+        misses = not self.durable or "max_lag" in self.reading
         if RECEIVERS not in notifier.get_subscriptions().get(self.name, {}):
             notifier.subscribe(
                 RECEIVERS,
@@ -192,8 +222,9 @@ class Channel(TaskSignal):
                 self.deliver,
                 notifier.is_running(),
                 dispatcher=SignalDispatcher.shared(notifier),
-                on_gap=None if self.durable else self.deliver_gap,
+                on_gap=self.deliver_gap if misses else None,
                 durable=self.durable,
+                **self.reading,
             )
 
     def deliver(self, arrived: Notification) -> list[Exception]:

@@ -2,17 +2,21 @@
 
 import inspect
 from collections.abc import Hashable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from asgiref.sync import async_to_sync
 
 from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.stale import close_stale_connections
-from pgnotifier.errors import PayloadEncodingError, PgNotifierError
+from pgnotifier.current import called_for
+from pgnotifier.dispatchers.in_workers import current_entry
+from pgnotifier.dispatchers.origins import write
+from pgnotifier.errors import PgNotifierError
 from pgnotifier.notification import Notification
-from pgnotifier.payload import encode_exactly
 
 
 class ReceiverNotFoundError(PgNotifierError, LookupError):
@@ -38,25 +42,26 @@ def run(id: Hashable, channel: str, payload: Any, pid: int) -> Any:
     if gap:
         named |= {"sender": found, "gap": payload}
     else:
-        raw, model = _write(payload), find_model(payload)
+        arrived, model = _find_notification(channel, payload, pid), find_model(payload)
         restore_values(model, payload)
         named |= {
             "sender": found if model is None else model,
             "payload": payload,
             "pid": pid,
-            "notification": Notification(channel, payload, raw, pid, datetime.now(UTC)),
+            "notification": arrived,
         }
     close_stale_connections()
     try:
         call = async_to_sync(fn) if inspect.iscoroutinefunction(fn) else fn
-        return call(**named)
+        with nullcontext() if gap else called_for(named["notification"]):
+            return call(**named)
     finally:
         close_stale_connections()
 
 
-def _write(payload: Any) -> str:
-    """Return a payload as text. The text of a batch may not decode to the same value."""
-    try:
-        return encode_exactly(payload)
-    except PayloadEncodingError:
-        return repr(payload)
+def _find_notification(channel: str, payload: Any, pid: int) -> Notification:
+    """Return the entry that the task or job was made from; for others, a notification made here."""
+    entry = current_entry()
+    if entry is None or entry.channel != channel:
+        return Notification(channel, payload, write(payload), pid, datetime.now(UTC))
+    return entry if entry.payload is payload else msgspec.structs.replace(entry, payload=payload)

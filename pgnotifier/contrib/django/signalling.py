@@ -7,12 +7,14 @@ from weakref import WeakKeyDictionary
 from django.db import connections
 
 from pgnotifier.contrib.django.stale import close_stale_connections
+from pgnotifier.current import called_for
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, Subscription
 from pgnotifier.dispatchers.inline import InlineDispatcher
+from pgnotifier.notification import Entry, Notification
 from pgnotifier.notifier import Notifier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class SignalDispatcher(Dispatcher):
@@ -62,9 +64,18 @@ class SignalDispatcher(Dispatcher):
 
     def _deliver(self, delivery: Delivery) -> None:
         try:
-            for error in delivery.binding.target(delivery.notification):
+            for error in _call(delivery.binding.target, delivery.notification):
                 delivery.report(error)
         except BaseException as exc:  # noqa: BLE001 - sys.exit() in a receiver included
             delivery.report(exc)
         finally:
             close_stale_connections()
+
+
+def _call(
+    target: "Callable[[Notification], Iterable[Exception]]", arrived: Notification
+) -> "Iterable[Exception]":
+    if not isinstance(arrived, Entry):
+        return target(arrived)
+    with called_for(arrived):
+        return target(arrived)

@@ -17,8 +17,10 @@ from pgnotifier._runtime.suggestions import suggest
 from pgnotifier.contrib._queues.functions import find_path
 from pgnotifier.contrib._queues.salvaging import salvage
 from pgnotifier.contrib.django.stale import close_stale_connections
+from pgnotifier.current import called_for
 from pgnotifier.dispatch import Batch, Delivery, Dispatcher, Subscription
 from pgnotifier.dispatchers.carrying import pack, pack_texts, unpack
+from pgnotifier.dispatchers.origins import describe_receipt, read_entry
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
@@ -62,9 +64,22 @@ def check_backend(alias: str) -> None:
 
 
 @task()
-def notification(path: str, id: str, channel: str, payload: str, pid: int) -> None:
-    """Call a callback. The id and the payload are text, so that they keep their types."""
-    import_string(path)(decode(id), channel, unpack(payload), pid)
+def notification(
+    path: str,
+    id: str,
+    channel: str,
+    payload: str,
+    pid: int,
+    described: dict[str, Any] | None = None,
+) -> None:
+    """Call a callback. The id and the payload are text, so that they keep their types.
+
+    What is described is an entry of the log. A task without it was made of a notification, or by
+    an earlier version.
+    """
+    unpacked = unpack(payload)
+    with called_for(read_entry(described, channel, unpacked, pid)):
+        import_string(path)(decode(id), channel, unpacked, pid)
 
 
 class TaskTarget(NamedTuple):
@@ -175,7 +190,9 @@ class TaskDispatcher(Dispatcher):
         made = target.task
         if target.run_after is not None:
             made = made.using(run_after=timezone.now() + target.run_after)
-        made.enqueue(target.path, target.id, arrived.channel, payload, arrived.pid)
+        described = describe_receipt(arrived)
+        more = (described,) if described else ()  # the others are as earlier versions take them
+        made.enqueue(target.path, target.id, arrived.channel, payload, arrived.pid, *more)
 
     def _pack(self, delivery: Delivery) -> str:
         arrived = delivery.notification

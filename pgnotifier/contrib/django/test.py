@@ -24,10 +24,12 @@ from psycopg.pq import TransactionStatus
 
 from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.changes import find_model, restore_values
-from pgnotifier.contrib.django.channels import RECEIVERS, Channel
+from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import find_parameters
+from pgnotifier.contrib.django.reading import RECEIVERS
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
+from pgnotifier.current import called_for
 from pgnotifier.errors import PgNotifierError
 from pgnotifier.notification import Entry, Notification
 from pgnotifier.notifier import Notifier
@@ -207,10 +209,13 @@ def _deliver(arrived: Notification) -> None:
     channel = Channel.known.get(arrived.channel)
     if channel is None:
         return
-    for error in channel.deliver(arrived):
+    with called_for(arrived):
+        errors = channel.deliver(arrived)
+    for error in errors:
         raise error
     for key in [*channel.tasks]:
-        run(key, arrived.channel, decode(arrived.raw), arrived.pid)
+        with called_for(arrived):
+            run(key, arrived.channel, decode(arrived.raw), arrived.pid)
 
 
 class LiveNotifications:

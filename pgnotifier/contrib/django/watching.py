@@ -18,8 +18,9 @@ from pgnotifier._runtime.log_records import LogThrottle, about
 from pgnotifier._runtime.names import name_callable, spell
 from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli.listing import join_options
-from pgnotifier.contrib.django.channels import RECEIVERS, Channel
+from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import get_notifier, latest_gaps
+from pgnotifier.contrib.django.reading import RECEIVERS
 from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.notifier import Notifier
