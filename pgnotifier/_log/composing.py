@@ -28,7 +28,17 @@ MAX_KEY_BYTES = 1024
 
 CHUNK_ENTRIES = 1000
 CHUNK_CHARACTERS = 4 << 20
-"""How many entries, and how many characters of payload, `publish_many` sends in one statement."""
+"""How many entries, and how many characters of payload, are sent in one statement.
+
+With more, the server takes longer: rows of arrays that don't fit into `work_mem` go through a
+temporary file.
+"""
+
+TOGETHER_CHARACTERS = 8 << 20
+"""How many characters of payload are sent together, in several statements without waiting.
+
+With more, libpq takes longer, as it moves what the socket hasn't taken yet within its buffer.
+"""
 
 Key = str | Callable[[Any], str | None] | None
 """The key of all payloads, or a function that returns the key of one."""
@@ -171,6 +181,21 @@ def chunk(drafts: Iterator[Draft]) -> Iterator[Sequence[Draft]]:
         if len(held) == CHUNK_ENTRIES or characters >= CHUNK_CHARACTERS:
             yield held
             held, characters = [], 0
+    if held:
+        yield held
+
+
+def bundle(chunks: Iterable[Sequence[Draft]]) -> Iterator[list[Sequence[Draft]]]:
+    """Yield chunks in lists that are not too large to be sent together."""
+    held: list[Sequence[Draft]] = []
+    characters = 0
+    for one in chunks:
+        more = sum([len(text) for _, text in one])
+        if held and characters + more > TOGETHER_CHARACTERS:
+            yield held
+            held, characters = [], 0
+        held.append(one)
+        characters += more
     if held:
         yield held
 

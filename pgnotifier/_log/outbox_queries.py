@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pgnotifier._log.by_psycopg import ARRAY
 from pgnotifier._log.outbox_values import EntryState, OutboxEntry, OutboxState, QueueState
 from pgnotifier._log.overview import explained, positions
-from pgnotifier._log.sessions import ARRAY, Given, Rows, Session, find_session
+from pgnotifier._log.sessions import Given, Rows, Session, find_session
 
 COUNTED = 100_000
 """How many waiting entries of an outbox are counted at most."""

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgnotifier._log import sessions
+from pgnotifier._log.by_psycopg import for_psycopg
 from pgnotifier._log.refusals import explained
 from pgnotifier._log.sessions import Session
 
@@ -43,6 +43,6 @@ async def aopen_outbox(connection: psycopg.AsyncConnection[Any], name: str, chan
     """Do the same as `open_outbox` on an async connection of psycopg."""
     async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
         with explained(channel):
-            await cursor.execute(sessions.for_psycopg(_OPEN), (name, channel))
+            await cursor.execute(for_psycopg(_OPEN), (name, channel))
             row = await cursor.fetchone()
     return row is not None and bool(row[0])

@@ -8,7 +8,7 @@ The statements insert into the log directly: a function of the schema would take
 Those that notify volatile listeners as well call one.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,8 @@ from psycopg.rows import tuple_row
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.session import encoding_of
 from pgnotifier._log import sessions
-from pgnotifier._log.composing import Composer, Draft, Key, chunk, take_some
+from pgnotifier._log.by_psycopg import ARRAY, Query, aexecute_together, for_psycopg
+from pgnotifier._log.composing import Composer, Draft, Key, bundle, chunk, take_some
 from pgnotifier._log.refusals import explained
 from pgnotifier._log.sessions import Given, GivenForAsyncio, Rows, Session
 from pgnotifier._payload.plain import Encoder
@@ -29,7 +30,6 @@ Order = Literal["key"] | None
 """What else entries are ordered by, besides the order of transactions."""
 
 T = TypeVar("T")
-Query = tuple[str, tuple[Any, ...]]
 Steps = Generator[Query, Rows, T]
 """Yields statements to execute, one by one, is sent the rows of each, and returns a result."""
 
@@ -46,13 +46,12 @@ SELECT CAST(%s AS pg_catalog.text), CAST(%s AS pg_catalog.text), CAST(%s AS pg_c
 FROM pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), ARRAY[CAST(%s AS pg_catalog.text)])
 RETURNING id
 """
-_ARRAY = sessions.ARRAY
 # COPY would be a quarter faster for many thousands of entries, and no faster for a thousand. But
 # it returns no ids, and can't be used in a pipeline.
 _INSERT_MANY = f"""
 INSERT INTO pgnotifier.log (channel, key, payload)
 SELECT CAST(%s AS pg_catalog.text), given.key, given.payload
-FROM ROWS FROM (pg_catalog.unnest({_ARRAY}), pg_catalog.unnest({_ARRAY})) AS given (key, payload)
+FROM ROWS FROM (pg_catalog.unnest({ARRAY}), pg_catalog.unnest({ARRAY})) AS given (key, payload)
 RETURNING id
 """  # noqa: S608 - a constant
 # Without its casts, PostgreSQL would look for a function of the drivers' types.
@@ -66,9 +65,9 @@ FROM pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), ARRAY[CAST(%s AS pg_catal
 """
 _NOTIFYING_MANY = f"""
 SELECT pgnotifier.publish(CAST(%s AS pg_catalog.text), given.payload, given.key, true)
-FROM ROWS FROM (pg_catalog.unnest({_ARRAY}), pg_catalog.unnest({_ARRAY})) AS given (key, payload)
+FROM ROWS FROM (pg_catalog.unnest({ARRAY}), pg_catalog.unnest({ARRAY})) AS given (key, payload)
 """  # noqa: S608 - a constant
-_LOCK = f"SELECT pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), {_ARRAY})"
+_LOCK = f"SELECT pgnotifier.lock_keys(CAST(%s AS pg_catalog.text), {ARRAY})"
 
 
 def publish(
@@ -336,7 +335,7 @@ async def _step_async(connection: psycopg.AsyncConnection[Any], channel: str, st
             # A cursor of our own, as in `sessions`.
             async with psycopg.AsyncCursor(connection, row_factory=tuple_row) as cursor:
                 with explained(channel):
-                    await cursor.execute(sessions.for_psycopg(statement), arguments)
+                    await cursor.execute(for_psycopg(statement), arguments)
                     rows = await cursor.fetchall()
             statement, arguments = steps.send(rows)
     except StopIteration as end:
@@ -349,18 +348,23 @@ async def _step_async(connection: psycopg.AsyncConnection[Any], channel: str, st
 
 def insert_in(session: Session, composer: Composer, drafts: list[Draft]) -> None:
     """Insert entries, in order, in a session."""
-    _execute(session, composer.channel, _insert(composer, drafts, session.array))
+    with timed("durable"), explained(composer.channel):
+        for chunks in bundle(chunk(iter(drafts))):
+            session.execute_all(_insert(composer.channel, some, session.array) for some in chunks)
 
 
 async def ainsert_in(
     driver: psycopg.AsyncConnection[Any], composer: Composer, drafts: list[Draft]
 ) -> None:
     """Insert entries, in order, on an async connection of psycopg."""
-    await _execute_async(driver, composer.channel, _insert(composer, drafts, list))
+    with timed("durable"), explained(composer.channel):
+        for chunks in bundle(chunk(iter(drafts))):
+            queries = [_insert(composer.channel, some, list) for some in chunks]
+            await aexecute_together(driver, queries)
 
 
-def _insert(composer: Composer, drafts: list[Draft], array: Any) -> Steps[None]:
+def _insert(channel: str, drafts: Sequence[Draft], array: Any) -> Query:
     if len(drafts) == 1:
-        yield _INSERT, (composer.channel, *drafts[0])
-    else:
-        yield from _publish_many(composer, drafts, notify=False, array=array)
+        return _INSERT, (channel, *drafts[0])
+    keys, texts = zip(*drafts, strict=True)
+    return _INSERT_MANY, (channel, array(keys), array(texts))

@@ -6,7 +6,7 @@ else has imported them.
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from itertools import count
@@ -18,14 +18,10 @@ from psycopg.rows import tuple_row
 
 from pgnotifier._connection.encoding import Encoding
 from pgnotifier._connection.session import encoding_of
+from pgnotifier._log.by_psycopg import Query, execute_together, for_psycopg
 from pgnotifier.errors import ArgumentTypeError
 
 Rows = Sequence[tuple[Any, ...]]
-
-ARRAY = "CAST(CAST(%s AS pg_catalog.text) AS pg_catalog.text[])"
-"""Stands for an array in a statement: see `Session.array`."""
-
-_BINARY_ARRAY = "CAST(%b AS pg_catalog.text[])"
 
 
 class SyncConnection(Protocol):
@@ -86,6 +82,11 @@ class Session(ABC):
     @abstractmethod
     def execute(self, statement: str, arguments: tuple[Any, ...]) -> Rows:
         """Execute a statement with `%s` for each argument; return its rows."""
+
+    def execute_all(self, queries: Iterable[Query]) -> None:
+        """Execute statements that return rows, in one round trip if the driver can do that."""
+        for query in queries:
+            self.execute(*query)
 
     @abstractmethod
     def run(self, statement: str) -> None:
@@ -226,6 +227,9 @@ class _PsycopgSession(Session):
         with psycopg.Cursor(self._connection, row_factory=tuple_row) as cursor:
             return cursor.execute(for_psycopg(statement), arguments).fetchall()
 
+    def execute_all(self, queries: Iterable[Query]) -> None:
+        execute_together(self._connection, list(queries))
+
     def run(self, statement: str) -> None:
         text: Any = statement  # not bytes, as it is sent in the client's encoding
         with psycopg.Cursor(self._connection) as cursor:
@@ -241,12 +245,6 @@ class _PsycopgSession(Session):
             if has_no_transaction(self._connection)
             else nullcontext()
         )
-
-
-@lru_cache
-def for_psycopg(statement: str) -> bytes:
-    """Return a statement that takes arrays in binary, which are read in half the time."""
-    return statement.replace(ARRAY, _BINARY_ARRAY).encode()
 
 
 class _TextArrays(Session):

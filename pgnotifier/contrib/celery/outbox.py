@@ -35,9 +35,10 @@ class CeleryOutbox:
                 chain(fetch.s(url), store.s()).apply_async(countdown=60)
 
     In the block, Celery makes the messages of this app's tasks as always, but nothing is sent to
-    the broker. When the block ends, they are inserted into the durable log, in one statement. A
-    relay sends them to the broker after the commit, at least once, in order. If the transaction is
-    rolled back, even just to a savepoint, or if the block raises, they are never sent.
+    the broker. When the block ends, they are inserted into the durable log, a thousand in one
+    statement. A relay sends them to the broker after the commit, at least once, in order. If the
+    transaction is rolled back, even just to a savepoint, or if the block raises, they are never
+    sent.
 
     A call such as `task.apply_async(outbox=False)` is sent at once, even in a block.
 
@@ -141,10 +142,10 @@ class CeleryOutbox:
 
         A task is part of the transaction that a followed session has open where it is published: in
         the thread, or the task of asyncio, that has used the session. The messages are inserted by
-        `commit()`, in one statement. What is rolled back, even just to a savepoint of the session,
-        is never sent. Where no transaction is open, tasks are sent to the broker at once. Blocks
-        take precedence over sessions. Outside of blocks, a task with `outbox=False` and a task that
-        `exclude` names are published as without an outbox.
+        `commit()`, a thousand in one statement. What is rolled back, even just to a savepoint of
+        the session, is never sent. Where no transaction is open, tasks are sent to the broker at
+        once. Blocks take precedence over sessions. Outside of blocks, a task with `outbox=False`
+        and a task that `exclude` names are published as without an outbox.
 
         A session that has only read has an open transaction, too.
 
@@ -203,6 +204,8 @@ class CeleryOutbox:
 
     def enqueue_many(self, connection: AnyConnection, signatures: Iterable[Any]) -> list[Any]:
         """Publish many tasks, in order, in one statement per thousand; return their results.
+
+        On a connection of psycopg, several statements are sent in one round trip.
 
         Raises:
             PgNotifierError: As for `enqueue`.

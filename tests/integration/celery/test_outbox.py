@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager, contextmanager
+from tempfile import TemporaryFile
 
 import psycopg
 import psycopg2
@@ -9,6 +10,7 @@ import pytest
 import sqlalchemy
 from celery import Celery, chain, group
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Trace
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
@@ -17,6 +19,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session
 
+from pgnotifier import durable
 from pgnotifier.contrib.celery.outbox import CeleryOutbox
 from pgnotifier.contrib.celery.relay_messages import read
 from pgnotifier.errors import (
@@ -24,6 +27,7 @@ from pgnotifier.errors import (
     ChannelNameError,
     ConfigurationError,
     LogNotInstalledError,
+    LogRefusedError,
 )
 
 NOBODY = "redis://127.0.0.1:1/0"
@@ -301,6 +305,68 @@ def test_thousands(log, entries, outbox, task):
     results = outbox.enqueue_many(log.connection, (task.s(n) for n in range(2500)))
     assert [task_id for _, task_id in entries()] == [one.id for one in results]
     assert len(log.execute("SELECT DISTINCT xid FROM pgnotifier.log")) == 1
+
+
+@contextmanager
+def traced(connection):
+    """Yield a list that gets what libpq sends on a connection."""
+    sent = []
+    with TemporaryFile("w+") as file:
+        connection.pgconn.trace(file.fileno())
+        connection.pgconn.set_trace_flags(Trace.SUPPRESS_TIMESTAMPS)
+        yield sent
+        connection.pgconn.untrace()
+        file.seek(0)
+        sent += [line.split()[2] for line in file if line.startswith("F\t")]
+
+
+def test_one_round_trip(log, entries, outbox, task):
+    """The statements for thousands of messages are sent together, on a connection of psycopg."""
+    few, many = ([task.s(n) for n in range(count)] for count in (2, 5000))
+
+    async def publish():
+        connection = await psycopg.AsyncConnection.connect(log.dsn)
+        async with connection:
+            await outbox.aenqueue_many(connection, few)
+            with traced(connection) as sent:
+                results = await outbox.aenqueue_many(connection, many)
+        return sent, results
+
+    with psycopg.connect(log.dsn) as connection:
+        outbox.enqueue_many(connection, few)
+        with traced(connection) as sent:
+            results = outbox.enqueue_many(connection, many)
+    sent_later, later = asyncio.run(publish())
+    for found in (sent, sent_later):
+        # Each Sync is a round trip. The relay's subscription may be looked for in one of its own.
+        assert found.count("Execute") - found.count("Sync") == 4
+    ids = [task_id for _, task_id in entries()]
+    assert ids[2:5002] == [one.id for one in results]
+    assert ids[5004:] == [one.id for one in later]
+
+
+def test_thousands_that_are_refused(log, entries, make_role, outbox, task, caplog):
+    """An error of one of the statements is explained, once; none of them has had an effect."""
+    outbox.enqueue(log.connection, task.s())
+    name, dsn = make_role()
+    durable.grant(log.connection, name, "enqueuer")
+    log.execute(
+        f"CREATE POLICY few ON pgnotifier.log TO {name} WITH CHECK (id % 3000 <> 0);"
+        "ALTER TABLE pgnotifier.log ENABLE ROW LEVEL SECURITY"
+    )
+    many = [task.s(n) for n in range(5000)]
+
+    async def publish():
+        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        async with connection:
+            await outbox.aenqueue_many(connection, many)
+
+    with psycopg.connect(dsn, autocommit=True) as connection, pytest.raises(LogRefusedError):
+        outbox.enqueue_many(connection, many)
+    with pytest.raises(LogRefusedError):
+        asyncio.run(publish())
+    assert len(entries()) == 1
+    assert [one for one in caplog.records if one.name.startswith("psycopg")] == []
 
 
 def test_savepoints(log, entries, outbox, task):
