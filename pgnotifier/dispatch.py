@@ -4,8 +4,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from hashlib import sha1
 from types import MappingProxyType
 from typing import Any, ClassVar
 from uuid import UUID
@@ -13,6 +11,7 @@ from weakref import ref
 
 import msgspec
 
+from pgnotifier._runtime.identifying import Identity
 from pgnotifier._runtime.tracing import Tracing
 from pgnotifier.acknowledging import Acknowledging
 from pgnotifier.durability import Durability
@@ -20,10 +19,6 @@ from pgnotifier.gathering import Gathering
 from pgnotifier.notification import Entry, Notification
 
 Callback = Callable[[Hashable, str, Any, int], object]
-_IDS = sha1(UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51").bytes, usedforsecurity=False)
-"""The hashed namespace of the ids from `Delivery.identify`. `uuid5` would hash it each time."""
-_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
-"""The digit of a UUID that encodes its variant, by the digit of the hash that it replaces."""
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
@@ -79,20 +74,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """Return the id from `identify` as a str, or None. This takes a third of the time."""
         whole = self.notification
         if isinstance(whole, Entry) and not whole.parts:  # without a generator in the usual case
-            entries = f"'{whole.id} {_show_time(whole.published_at)}'"
-        else:
-            each = [f"'{one.id} {_show_time(one.published_at)}'" for one in self.entries()]
-            entries = ", ".join(each)
-            if not entries:
-                return None
-        # What is hashed is the repr of the subscription's id, its channel, and a list of entries.
-        hashed = self.binding.identity.copy()
-        hashed.update(f"[{entries}])".encode())
-        digits = hashed.hexdigest()
-        variant = _VARIANTS[digits[16]]
-        return (
-            f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
-        )
+            return self.binding.identity.identify(whole)
+        entries = list(self.entries())
+        if len(entries) > 1:
+            return self.binding.identity.identify_group(entries)
+        return self.binding.identity.identify(entries[0]) if entries else None
 
     def pass_on(self) -> None:
         """Hand this delivery on to the binding that has replaced its own, if there is one.
@@ -102,11 +88,6 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """
         if self.binding.successor is not None:
             self.binding.passed_on.append(self)
-
-
-def _show_time(at: datetime | None) -> str:
-    # A restored database may reuse an entry's number, but not its time. UTC, as zones may change.
-    return "" if at is None else msgspec.json.encode(at.astimezone(UTC)).decode()
 
 
 class Batch(Acknowledging[Delivery]):
@@ -337,19 +318,17 @@ class Binding:
     former: "ref[Binding] | None" = field(init=False, default=None)
     passed_on: deque[Delivery] = field(init=False, default_factory=deque)
     is_left: bool = field(init=False, default=False)
-    _identity: Any = field(init=False, default=None)
+    _identity: Identity | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.id = self.subscription.id
         self.gathering = self.subscription.gathering
 
     @property
-    def identity(self) -> Any:
-        """The hash of its id and channel, with which the ids of its deliveries begin. Copy it."""
+    def identity(self) -> Identity:
+        """What the ids of its deliveries are derived from."""
         if self._identity is None:
-            identity = _IDS.copy()
-            identity.update(f"({self.id!r}, {self.subscription.channel!r}, ".encode())
-            self._identity = identity
+            self._identity = Identity(self.id, self.subscription.channel)
         return self._identity
 
     @property

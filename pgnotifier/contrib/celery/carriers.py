@@ -1,7 +1,7 @@
 """Send stamped messages to the broker, and know which of them it has acknowledged."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -16,12 +16,14 @@ class Carrier(ABC):
 
     Attributes:
         chunk: The maximum number of messages to send before waiting for the broker.
+        takes_many: Whether `add_all` takes what `press_all` of its stamps has made.
         position: How many messages have been added so far.
         refused: The errors of messages that the broker will never accept, by position. The
             publisher reports them and empties it.
     """
 
     chunk: ClassVar[int] = 500
+    takes_many: ClassVar[bool] = False
 
     def __init__(self, producer: Any) -> None:
         self.producer = producer
@@ -49,6 +51,10 @@ class Carrier(ABC):
             message: What the stamp has made.
             task_id: The task's id, by which the broker may return the message.
         """
+
+    def add_all(self, messages: Sequence[Any]) -> None:
+        """Add stamped messages that are all sent later. Only for carriers with `takes_many`."""
+        raise NotImplementedError
 
     def send(self) -> None:  # noqa: B027 - there is nothing to do where `add` sends
         """Send the added messages, so that messages that Celery publishes come after them."""

@@ -22,6 +22,8 @@ class Push(NamedTuple):
 class RedisCarrier(Carrier):
     """Pushes messages to Redis lists: one command per list, all of them in one round trip."""
 
+    takes_many = True
+
     def __init__(self, producer: Any) -> None:
         super().__init__(producer)
         self._waiting: dict[str, Push] = {}  # by list
@@ -55,13 +57,19 @@ class RedisCarrier(Carrier):
 
     def add(self, message: RedisMessage, task_id: str | None = None) -> None:  # noqa: ARG002
         """Add a message."""
-        push = self._waiting.get(message.key)
-        if push is None:
-            push = self._waiting[message.key] = Push([], [])
-        self.position += 1
-        self._unsettled.add(self.position)
-        push.texts.append(message.text.encode())
-        push.positions.append(self.position)
+        self.add_all((message,))
+
+    def add_all(self, messages: Sequence[RedisMessage]) -> None:
+        """Add messages."""
+        key = None
+        for position, message in enumerate(messages, self.position + 1):
+            if message.key != key:
+                key = message.key
+                push = self._waiting.setdefault(key, Push([], []))
+            push.texts.append(message.data)
+            push.positions.append(position)
+        self._unsettled.update(range(self.position + 1, self.position + len(messages) + 1))
+        self.position += len(messages)
 
     def send(self) -> None:
         """Push the added messages, and wait for the answers."""

@@ -15,8 +15,9 @@ from pgnotifier.contrib.celery.broker import Broker
 from pgnotifier.contrib.celery.inventory import Enqueued, take_inventory
 from pgnotifier.contrib.celery.naming import task_name
 from pgnotifier.contrib.celery.options import check_options
-from pgnotifier.contrib.celery.publisher import TaskIds, TaskPublisher
+from pgnotifier.contrib.celery.publisher import TaskPublisher
 from pgnotifier.contrib.celery.targets import CallbackTarget, CeleryTarget, SignatureTarget
+from pgnotifier.contrib.celery.task_ids import TaskIds
 from pgnotifier.contrib.celery.task_options import check_task_options
 from pgnotifier.contrib.celery.tasks import AppTasks, CallbackTask
 from pgnotifier.dispatch import Batch, Callback, Dispatcher

@@ -59,7 +59,7 @@ class RedisForwarder(Forwarder):
         if len(text) > _ALWAYS_FITS:
             self._check_size(text)
         for key in route.lists:
-            self.carrier.add(RedisMessage(key, text))
+            self.carrier.add(RedisMessage(key, text.encode()))
         if route.expiring:
             self._expiring.update(route.expiring)
         if route.topics:

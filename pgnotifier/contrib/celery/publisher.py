@@ -1,11 +1,10 @@
 """Publish a batch of tasks to the broker, over one connection."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import amqp
@@ -20,69 +19,15 @@ from pgnotifier.contrib.celery.obstacles import Hooks, find_hooks, find_obstacle
 from pgnotifier.contrib.celery.recording import Published, publish_recorded
 from pgnotifier.contrib.celery.stamping import CeleryStamp, UnstampableError, new_ids
 from pgnotifier.contrib.celery.targets import CeleryTarget, Given
-from pgnotifier.contrib.celery.tracing import Library, Trace
-from pgnotifier.dispatch import Batch, Delivery
+from pgnotifier.contrib.celery.task_ids import Attempt, TaskIds
+from pgnotifier.dispatch import Batch, Binding, Delivery
 
 logger = logging.getLogger("pgnotifier.celery")
 
 TRACED = 100
 """For how many messages to make tracing headers at a time."""
-Libraries = tuple[Library, ...]
 Obstacles = MutableMapping[CeleryTarget, str]
 """Why Celery has to make each message of a target, where publishing has found that out."""
-
-
-class TaskIds(threading.local):
-    """The ids of tasks that may already be in the broker, because it didn't answer.
-
-    They are published again with the same ids, so that duplicates can be recognised. Each
-    deliverer's thread has its own.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, Attempt] = {}  # by the delivery's identity; keeps it alive as well
-        self._trace: Trace | None = None  # of the latest notification
-
-    def of(self, delivery: Delivery, fresh: Iterator[str], libraries: Libraries) -> "Attempt":
-        """Return the attempt to publish a delivery, with the id of the previous attempt if any.
-
-        Args:
-            delivery: The delivery.
-            fresh: Yields new ids.
-            libraries: The tracing libraries.
-        """
-        kept = self._known.get(id(delivery))
-        lasting = None
-        if kept is None and delivery.notification.id is not None:
-            lasting = delivery.identify_as_text()  # so that a repeat can be recognised
-        if not libraries:
-            return kept or Attempt(delivery, lasting or next(fresh))
-        trace = self._trace if kept is None else kept.trace
-        if (
-            trace is None
-            or trace.libraries != libraries
-            or (kept is None and not trace.includes(delivery))
-        ):
-            trace = Trace(libraries, delivery)
-        self._trace = trace
-        task_id = (lasting or next(fresh)) if kept is None else kept.task_id
-        return Attempt(delivery, task_id, trace)
-
-    def keep(self, attempt: "Attempt") -> None:
-        """Keep an id for the next attempt."""
-        self._known[id(attempt.delivery)] = attempt
-
-    def forget(self) -> None:
-        """Discard the ids, because the batch is done."""
-        self._known.clear()
-
-
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """An attempt to publish a delivery, with the task's id and the notification's trace."""
-
-    delivery: Delivery
-    task_id: str
-    trace: Trace | None = None
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -109,6 +54,14 @@ class _Handled(msgspec.Struct, frozen=True, gc=False):
     is_done: bool
     first: int
     last: int
+
+
+class _Together(NamedTuple):
+    """Deliveries, the ids of their tasks, and the carrier's position before their messages."""
+
+    deliveries: Sequence[Delivery]
+    ids: Sequence[str]
+    first: int
 
 
 class TaskPublisher:
@@ -147,9 +100,11 @@ class TaskPublisher:
         self._router: Any = None
         self._receivers: str | None = None
         self._hooks = Hooks((), None, ())
-        self._begun: list[Attempt] = []  # of this chunk
+        self._together: _Together | None = None  # the end of this chunk, or all of it
+        self._begun: list[Attempt] = []  # what comes before that
         self._added: dict[str, Mapping[str, Any]] = {}  # the tracing headers, by the task's id
         self._handled: list[_Handled] = []
+        self._has_new_stamp = False
 
     def publish(self, batch: Batch) -> None:
         """Publish each delivery, and acknowledge it once the broker has acknowledged its task.
@@ -160,12 +115,12 @@ class TaskPublisher:
         while chunk := batch.rest(self._carrier.chunk):
             self._look_around()
             try:
-                for attempt in self._begin(chunk):
-                    if batch.is_cancelled:
-                        self._carrier.drop()
-                        self._end_chunk()
-                        return
-                    self._publish_one(attempt)
+                if not self._add_all(chunk):
+                    self._add_each(batch, chunk)
+                if batch.is_cancelled:
+                    self._carrier.drop()
+                    self._end_chunk()
+                    return
                 self._carrier.settle()
             except BaseException:
                 self._leave_unsettled(batch)
@@ -176,6 +131,7 @@ class TaskPublisher:
         self._ids.forget()
 
     def _end_chunk(self) -> None:
+        self._together = None
         self._begun.clear()
         self._added.clear()
         self._handled.clear()
@@ -191,6 +147,65 @@ class TaskPublisher:
             self._dated.clear()
         for path in self._dated:
             path.stamp = path.like = None
+
+    def _add_all(self, chunk: Sequence[Delivery]) -> bool:
+        """Stamp and add messages together, which takes half as long as one by one.
+
+        Args:
+            chunk: A chunk, or the rest of one.
+
+        Returns:
+            False if a message needs more than a stamp, or can't be made. Nothing was added then.
+        """
+        if (
+            self._receivers
+            or self._hooks.libraries
+            or not self._ids.is_empty
+            or not self._carrier.takes_many
+        ):
+            return False
+        places: dict[Binding, list[int]] = {}
+        for at, delivery in enumerate(chunk):
+            places.setdefault(delivery.binding, []).append(at)
+        ids = [""] * len(chunk)
+        messages: list[Any] = [None] * len(chunk)
+        for binding, some in places.items():
+            path = self._paths.get(binding.target)
+            if path is None or path.stamp is None or not binding.live:
+                return False
+            deliveries = [chunk[at] for at in some]
+            given = self._ids.of_all(deliveries, self._fresh)
+            try:
+                pressed = path.stamp.press_all(binding.target, deliveries, given)
+            except BaseException:  # noqa: BLE001 - one by one, that is reported
+                return False
+            for at, task_id, message in zip(some, given, pressed, strict=True):
+                ids[at], messages[at] = task_id, message
+        self._together = _Together(chunk, ids, self._carrier.position)
+        self._carrier.add_all(messages)
+        return True
+
+    def _unfold(self) -> None:
+        """Note what was added together as if it had been added one by one."""
+        if self._together is not None:
+            deliveries, ids, first = self._together
+            self._together = None
+            attempts = [Attempt(*one) for one in zip(deliveries, ids, strict=True)]
+            self._begun[len(self._handled) :] = attempts
+            self._handled += [
+                _Handled(one, is_done=False, first=at, last=at + 1)
+                for at, one in enumerate(attempts, first)
+            ]
+
+    def _add_each(self, batch: Batch, chunk: Sequence[Delivery]) -> None:
+        """Publish or add each delivery of a chunk; the rest together, once there are stamps."""
+        for count, attempt in enumerate(self._begin(chunk), 1):
+            if batch.is_cancelled:
+                return
+            self._has_new_stamp = False
+            self._publish_one(attempt)
+            if self._has_new_stamp and self._add_all(chunk[count:]):
+                return
 
     def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:
         """Yield the attempts of a chunk.
@@ -294,6 +309,7 @@ class TaskPublisher:
         make_stamp = self._carrier.make_stamp
         if path.is_checked:
             path.stamp = make_stamp(published, target)
+            self._has_new_stamp = True
         elif path.like is None:
             path.like = published
         else:
@@ -301,7 +317,7 @@ class TaskPublisher:
             stamp.check(published)
             # Make the stamp of the second message, because its times are current.
             path.stamp = make_stamp(published, target)
-            path.is_checked = True
+            self._has_new_stamp = path.is_checked = True
             path.like = None
             if stamp.is_dated:
                 self._dated.add(path)
@@ -328,6 +344,7 @@ class TaskPublisher:
 
     def _leave_unsettled(self, batch: Batch) -> None:
         """Leave what the broker may not have for the next attempt, with the same ids."""
+        self._unfold()
         self._report_refused()
         unsettled = [one.attempt for one in self._handled if not self._has_settled(one)]
         unsettled += self._begun[len(self._handled) :]
@@ -341,6 +358,7 @@ class TaskPublisher:
         """Report the deliveries that the broker will never accept."""
         refused = self._carrier.refused
         if refused:
+            self._unfold()
             for one in self._handled:
                 found = (refused.get(at) for at in range(one.first + 1, one.last + 1))
                 for error in filter(None, found):

@@ -10,9 +10,8 @@ https://docs.celeryq.dev/en/stable/internals/protocol.html describes messages.
 import itertools
 import operator
 import os
-import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,10 +19,12 @@ from celery.app.defaults import DEFAULTS
 from kombu import serialization
 from kombu.utils import json as kombu_json
 
+from pgnotifier._runtime.identifying import show_uuids, with_version
 from pgnotifier.contrib.celery.argsrepr import show_arguments
 from pgnotifier.contrib.celery.recording import Published
 from pgnotifier.contrib.celery.targets import Arguments, CeleryTarget, Given
 from pgnotifier.contrib.celery.tracing import INNER, split_headers
+from pgnotifier.dispatch import Delivery
 from pgnotifier.dispatchers.origins import ORIGIN
 
 dump: Any = kombu_json.dumps
@@ -34,10 +35,6 @@ REPR_LEVELS = 3
 """The value of `task_repr_maxlevels` before Celery 5.7, which made it a setting."""
 _IDS = 64
 """How many ids to make at once."""
-_UUID_PARTS = struct.Struct("8s4s4s4s12s")
-# https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4
-_WITH_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
-_WITH_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 
 class UnstampableError(Exception):
@@ -75,6 +72,21 @@ class CeleryStamp(ABC):
             given: What the task gets from the notification.
             task_id: The task's id, a UUID.
         """
+
+    def press_all(
+        self, target: CeleryTarget, deliveries: Sequence[Delivery], ids: Sequence[str]
+    ) -> list[Any]:
+        """Return messages without tracing headers.
+
+        Args:
+            target: The target of all deliveries.
+            deliveries: What to make messages for.
+            ids: The ids of their tasks.
+        """
+        return [
+            self.press(target.given(one), task_id)
+            for one, task_id in zip(deliveries, ids, strict=True)
+        ]
 
     @abstractmethod
     def find_difference(self, other: Published) -> str | None:
@@ -133,12 +145,7 @@ def new_ids(find_owner: Callable[[], object] = os.getpid) -> Iterator[str]:
 
 def make_ids(count: int) -> list[str]:
     """Return random UUIDs, as `uuid.uuid4` makes them, in a tenth of the time."""
-    if not count:
-        return []
-    data = bytearray(os.urandom(16 * count))
-    data[6::16] = data[6::16].translate(_WITH_VERSION)
-    data[8::16] = data[8::16].translate(_WITH_VARIANT)
-    return b" ".join(map(b"-".join, _UUID_PARTS.iter_unpack(data.hex().encode()))).decode().split()
+    return show_uuids(with_version(os.urandom(16 * count), 4))
 
 
 def new_tags() -> Iterator[str]:

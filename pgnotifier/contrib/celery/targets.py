@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -26,6 +26,9 @@ _Signature: Any = canvas.Signature
 _Chain: Any = canvas._chain  # noqa: SLF001 - instances of `chain` have this class
 _Group: Any = canvas.group
 _Chord: Any = vars(canvas)["_chord"]  # the same, but missing in the type stubs
+
+Arguments = list[Any] | tuple[Any, ...]
+_encode_json = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -74,8 +77,19 @@ class CeleryTarget(ABC):
         return bool({**self.own_options, **self.options}.get("ignore_result"))
 
     @abstractmethod
-    def arguments(self, delivery: Delivery, *, eager: bool = False) -> "Arguments":
-        """Return the four arguments, in a form from which the worker restores them."""
+    def arguments_of(
+        self, deliveries: Iterable[Delivery], *, eager: bool = False
+    ) -> Iterator[Arguments]:
+        """Yield the four arguments of each delivery, in the form that the message carries.
+
+        Args:
+            deliveries: The deliveries.
+            eager: Whether the task is called in this process.
+        """
+
+    def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:
+        """Return those of one delivery."""
+        return next(self.arguments_of((delivery,), eager=eager))
 
     @abstractmethod
     def serializers(self) -> set[str]:
@@ -95,9 +109,6 @@ class CeleryTarget(ABC):
             producer: The producer to publish with; None for Celery's own.
             task_id: The id of the task. A canvas ignores it.
         """
-
-
-Arguments = list[Any] | tuple[Any, ...]
 
 
 class Given(msgspec.Struct, frozen=True, gc=False):
@@ -141,7 +152,22 @@ def origin(arrived: Notification) -> dict[str, Any]:
     return found
 
 
-@functools.lru_cache(maxsize=16)  # many notifications have the same time of receipt
+def origin_as_json(arrived: Notification) -> bytes:
+    """Return the same as JSON, in half the time."""
+    if arrived.count > 1:
+        return _encode_json(origin(arrived))
+    begins = _begin_origin(arrived.channel, arrived.pid, arrived.received_at)
+    if arrived.id is None:
+        return begins + b"}"
+    return b"%b,%b" % (begins, _encode_json(describe_entry(arrived))[1:])
+
+
+@functools.lru_cache(maxsize=16)  # many notifications have the same
+def _begin_origin(channel: str, pid: int, received_at: datetime) -> bytes:
+    return _encode_json({"channel": channel, "pid": pid, "received_at": _iso(received_at)})[:-1]
+
+
+@functools.lru_cache(maxsize=16)
 def _iso(at: datetime) -> str:
     return at.isoformat()
 
@@ -171,12 +197,18 @@ class CallbackTarget(CeleryTarget):
         """Return the names of the serializers that the arguments go through."""
         return {_serializer(self.options, self.task)}
 
-    def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:  # noqa: ARG002
-        """Return the four arguments, as `CallbackTask` takes them in the worker."""
-        arrived = delivery.notification
+    def arguments_of(
+        self,
+        deliveries: Iterable[Delivery],
+        *,
+        eager: bool = False,  # noqa: ARG002
+    ) -> Iterator[Arguments]:
+        """Yield the four arguments of each delivery, as `CallbackTask` takes them in the worker."""
         serializer = _serializer(self.options, self.task)
-        payload = wrap_payload(arrived, serializer)
-        return [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid]
+        for delivery in deliveries:
+            arrived = delivery.notification
+            payload = wrap_payload(arrived, serializer)
+            yield [show_id(delivery.binding.id), arrived.channel, payload, arrived.pid]
 
     def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:
         """Enqueue the task."""
@@ -223,14 +255,18 @@ class SignatureTarget(CeleryTarget):
         """Return the names of the serializers that the arguments go through."""
         return {_serializer({**own, **self.options}, task) for own, task in _first_tasks(self.fn)}
 
-    def arguments(self, delivery: Delivery, *, eager: bool = False) -> Arguments:
-        """Return the four arguments, which come before the signature's own."""
-        arrived = delivery.notification
-        key, payload = delivery.binding.id, arrived.payload
+    def arguments_of(
+        self, deliveries: Iterable[Delivery], *, eager: bool = False
+    ) -> Iterator[Arguments]:
+        """Yield the four arguments of each delivery, which come before the signature's own."""
         # An eager canvas passes its arguments on without serializing them.
-        if not (eager and self.is_canvas) and self._uses_json():
-            key, payload = wrap_exact(key), wrap_exact(payload)
-        return (key, arrived.channel, payload, arrived.pid)
+        wraps = not (eager and self.is_canvas) and self._uses_json()
+        for delivery in deliveries:
+            arrived = delivery.notification
+            key, payload = delivery.binding.id, arrived.payload
+            if wraps:
+                key, payload = wrap_exact(key), wrap_exact(payload)
+            yield (key, arrived.channel, payload, arrived.pid)
 
     def apply(self, given: Given, producer: Any, task_id: str | None = None) -> None:
         """Enqueue the signature, with the four arguments before its own."""

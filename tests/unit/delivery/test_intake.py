@@ -1,7 +1,6 @@
 """The intake: entries beside the buffer, in turn with it; what of a batch is settled."""
 
-from datetime import UTC, datetime, timedelta, timezone
-from uuid import UUID, uuid5
+from datetime import UTC, datetime
 
 import pytest
 from deliveries import NOW, PROVEN, Fake, Gate, bind, put
@@ -11,7 +10,7 @@ from pgnotifier._delivery.intake import EntryItem, Intake, settle_acknowledged
 from pgnotifier._durable.receipt import Ledger, SharedReceipt
 from pgnotifier.dispatch import Batch, Delivery
 from pgnotifier.gathering import Batch as GatheredBatch
-from pgnotifier.notification import Entry, Notification
+from pgnotifier.notification import Notification
 from pgnotifier.payload import decode
 
 
@@ -173,24 +172,3 @@ def test_what_a_batch_settles():
     settle_acknowledged(Batch(deliveries), ())
     assert [ledger.left for _, ledger in read] == [set(), set(), {3, 4}]
     assert later.is_done
-
-
-def test_ids_are_those_of_uuid5():
-    """The id of a delivery is a UUID of version 5, of its subscription, number and time."""
-    binding = bind(Fake(), id=("a", 1))
-    namespace = UUID("0d1f9a3e-6a4f-5c59-9c0b-2f6f5f8b8b51")
-    seen = set()
-    for number in range(100):
-        at = NOW + timedelta(microseconds=number)
-        moved = at.astimezone(timezone(timedelta(hours=5)))
-        one, same = (
-            Delivery(binding, Entry("a", 1, "", 0, NOW, id=number, published_at=when))
-            for when in (at, moved)
-        )
-        shown = at.isoformat().replace("+00:00", "Z")
-        name = repr((("a", 1), "a", [f'{number} "{shown}"']))
-        assert one.identify() == same.identify() == uuid5(namespace, name)
-        assert one.identify_as_text() == str(one.identify())
-        seen.add(one.identify())
-    assert len(seen) == 100
-    assert Delivery(binding, Notification("a", 1, "", 0, NOW)).identify() is None

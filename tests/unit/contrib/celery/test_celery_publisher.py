@@ -12,11 +12,16 @@ from brokered import TEXTS, answers_lost, callback, failing, own, take_messages,
 from celery import signals
 from kombu.exceptions import OperationalError
 
-from pgnotifier import Batch, Delivery
+from pgnotifier import Batch, Delivery, Subscription
 from pgnotifier.contrib.celery import carriers_redis
 from pgnotifier.contrib.celery import publisher as publisher_module
 from pgnotifier.contrib.celery.carriers_redis import RedisCarrier
+from pgnotifier.contrib.celery.targets import origin
+from pgnotifier.dispatch import Binding
+from pgnotifier.durability import Durability
+from pgnotifier.notification import Entry
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HUGE = "1" * 40
 """An integer that is too large for msgpack."""
 
@@ -145,6 +150,54 @@ def test_an_answer_that_is_lost(make_app, make_desk, monkeypatch, pgnotifier_red
     ids = [m["headers"]["id"] for m in messages]
     assert len(set(zip(ids, shown, strict=True))) == len(set(ids)) == 3
     assert len({m["properties"]["delivery_tag"] for m in messages}) == len(messages)
+
+
+def test_an_answer_that_is_lost_later(make_app, make_desk, monkeypatch, pgnotifier_redis_url):
+    """What is added together after the first messages, which Celery made, keeps its ids as well."""
+    push_bytes, lost = carriers_redis.push_bytes, []
+
+    def lose_last(client, texts_by_key, prefix):
+        answers = push_bytes(client, texts_by_key, prefix)
+        if not lost and any(b" 9, 7]" in text for text in texts_by_key["celery"]):
+            lost.extend(answers)
+            raise redis.ConnectionError("no answer")
+        return answers
+
+    monkeypatch.setattr(carriers_redis, "push_bytes", lose_last)
+    desk = make_desk(make_app())
+    first, second = desk.subscribe(callback), desk.subscribe(callback, id="b")
+    desk.deliver(first, "0", "0", "0")
+    take_messages(pgnotifier_redis_url)
+    pairs = [(second, "1"), (first, "2"), (second, "3"), *((first, str(n)) for n in range(4, 10))]
+    batch = Batch(desk.deliveries(*pairs))
+    with pytest.raises(redis.ConnectionError):
+        desk.dispatcher.dispatch(batch)
+    assert batch.remaining == 6
+    desk.dispatcher.dispatch(batch)
+    (messages,) = take_messages(pgnotifier_redis_url).values()
+    assert len(messages) == 9 + 6
+    ids = {}
+    for message in messages:
+        ids.setdefault(shown([message])[0], set()).add(message["headers"]["id"])
+    assert list(ids) == [str(n) for n in range(1, 10)]
+    assert all(len(one) == 1 for one in ids.values())
+
+
+def test_durable_entries_are_recognised(make_app, make_desk, pgnotifier_redis_url):
+    """The ids of entries are the same whether their messages are made together or one by one."""
+    desk = make_desk(make_app())
+    subscription = Subscription("a", "ch", callback, desk.dispatcher, durability=Durability())
+    binding = Binding(subscription, desk.dispatcher.bind(subscription), print)
+    entries = [
+        Entry("ch", n, str(n), 0, NOW, id=n, key="ä" if n % 2 else None, published_at=NOW)
+        for n in range(1, 9)
+    ]
+    deliveries = [Delivery(binding, one) for one in entries]
+    for _ in range(2):
+        desk.dispatcher.dispatch(Batch(deliveries))
+    (messages,) = take_messages(pgnotifier_redis_url).values()
+    assert [m["headers"]["id"] for m in messages] == 2 * [str(one.identify()) for one in deliveries]
+    assert [m["headers"]["pgnotifier"] for m in messages] == 2 * [origin(one) for one in entries]
 
 
 def test_times_are_those_of_the_batch(make_app, make_desk, pressed, pgnotifier_redis_url):
