@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from rq import Queue
 from rq.job import Job
@@ -11,6 +12,7 @@ from pgnotifier._log.outbox_entries import Outbox
 from pgnotifier._registry.checks import check_channel
 from pgnotifier.contrib._queues.blocks import Block
 from pgnotifier.contrib._queues.connections import AnyConnection, ainsert, check_sync
+from pgnotifier.contrib._queues.patterns import check_patterns
 from pgnotifier.contrib._queues.relays import check_name
 from pgnotifier.contrib.rq.job_blocks import OwningRedis, capture_blocks
 from pgnotifier.contrib.rq.job_capture import JobCapture
@@ -61,6 +63,7 @@ class RQOutbox:
         self._queue, _ = make_queue(queue_or_connection, type(self).__name__)
         self.name = check_name(name)
         self._log = Outbox(check_channel(channel_of(name)), subscription_of(name))
+        self._allowed: WeakKeyDictionary[Notifier, tuple[str, ...]] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         return f"<RQOutbox {self.name!r} of queue {self._queue.name!r}>"
@@ -94,18 +97,21 @@ class RQOutbox:
         found = queue_like(self._queue, queue) if isinstance(queue, str) else queue
         other = type(self)(found, self.name)
         other._log = self._log  # noqa: SLF001 - which knows the databases that it was used in
+        other._allowed = self._allowed  # noqa: SLF001
         return other
 
     def relay_to(
         self,
         notifier: "Notifier",
         *,
-        allow: Iterable[str] = (),
+        allow: Iterable[str] | None = None,
         max_age: timedelta | None = None,
     ) -> None:
         """Have a notifier, in any process, enqueue committed jobs in Redis.
 
         `pgnotifier listen` runs it. One relay serves all queues of an outbox.
+
+        Called again for the same notifier, it replaces what is given, and keeps the rest.
 
         Args:
             notifier: Any notifier on the same database.
@@ -120,8 +126,12 @@ class RQOutbox:
             ConfigurationError: `max_age` isn't positive.
             PgNotifierError: Whatever `Notifier.subscribe` raises.
         """
-        dispatcher = JobRelayDispatcher(self._queue, self.name, allow=allow)
+        patterns = check_patterns(allow, "shop.jobs.resize")
+        if patterns is None:
+            patterns = self._allowed.get(notifier, ())
+        dispatcher = JobRelayDispatcher(self._queue, self.name, allow=patterns)
         dispatcher.relay_to(notifier, max_age=max_age)
+        self._allowed[notifier] = patterns
 
     def __call__(self, connection: AnyConnection = None) -> Block:
         """Return a block, for `with` or `async with`: its jobs are part of a transaction.
