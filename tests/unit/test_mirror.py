@@ -20,6 +20,7 @@ ELSEWHERE = {
     "_delivery/decoding.py": "unit/delivery/test_deliverer.py",
     "_durable/describing.py": "integration/test_durable.py",
     "_durable/leftovers.py": "faults/test_durable.py",
+    "_log/by_psycopg.py": "integration/celery/test_outbox.py",
     "_log/outbox_calls.py": "unit/log/test_outbox_redaction.py",
     "_log/outboxes.py": "unit/log/test_opening.py",
     "_durable/ahead.py": "unit/log/test_ahead.py",
