@@ -24,11 +24,14 @@ from tests.faults.killed import kill_at_each_line, kill_at_random
 SCRIPT = "from tests.faults.shopping import main; main()"
 TABLES = """
 CREATE SEQUENCE delay; CREATE SEQUENCE after; CREATE SEQUENCE outbox;
+CREATE SEQUENCE django; CREATE SEQUENCE on_commit;
 CREATE TABLE orders (way text, number int, PRIMARY KEY (way, number));
 CREATE TABLE invoices (way text, number int)
 """
 WAYS = ("delay", "after", "outbox")
-"""`delay()` in the transaction; after the commit, as `delay_on_commit` has it; with an outbox."""
+"""`delay()` in the transaction; after the commit; with an outbox."""
+DJANGO_WAYS = ("django", "on_commit")
+"""In a Django project: `delay()` with the setting `OUTBOX`; `delay_on_commit()` without it."""
 IMPORTED_LATE = (
     *("celery.app.events", "celery.apps.worker", "celery.bin.celery", "celery.bin.worker"),
     *("celery.concurrency.thread", "celery.fixups.django", "celery.loaders.app"),
@@ -104,14 +107,14 @@ class Web:
         self._app.send_task("invoice", (self._way, number), queue=self._way)
 
 
-def web(dsn, broker, way, count, most):
+def web(dsn, broker, way, count, most, make=Web):
     """Take orders in processes that are killed at random, after so many orders at most."""
-    kill_at_random(lambda tick: Web(dsn, broker, way).serve(int(count), tick), int(most))
+    kill_at_random(lambda tick: make(dsn, broker, way).serve(int(count), tick), int(most))
 
 
-def stepping_web(dsn, broker, way, step):
+def stepping_web(dsn, broker, way, step, make=Web):
     """Take orders in processes that are killed some lines later each time."""
-    kill_at_each_line(lambda: Web(dsn, broker, way).warm_up(), int(step))
+    kill_at_each_line(lambda: make(dsn, broker, way).warm_up(), int(step))
 
 
 def relay(dsn, broker, seconds):
@@ -158,13 +161,18 @@ def _work(dsn, broker, tick):
     worker_ready.connect(lambda **_: tick(), weak=False)
     options = "-P threads -c 4 -l WARNING --without-gossip --without-mingle --without-heartbeat"
     name = f"{uuid4()}@localhost"
-    app.worker_main(["worker", *options.split(), "-n", name, "-Q", ",".join(WAYS)])
+    app.worker_main(["worker", *options.split(), "-n", name, "-Q", ",".join(WAYS + DJANGO_WAYS)])
+
+
+def import_all():
+    """Import what is needed once, instead of in each fork."""
+    for module in IMPORTED_LATE:
+        importlib.import_module(module)
 
 
 def main():
     """Run what the arguments say."""
     dsn, name, *arguments = sys.argv[1:]
-    for module in IMPORTED_LATE:  # once, instead of in each fork
-        importlib.import_module(module)
+    import_all()
     kinds = {"web": web, "stepping_web": stepping_web, "relay": relay, "worker": worker}
     kinds[name](dsn, *arguments)
