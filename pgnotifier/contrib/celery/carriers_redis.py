@@ -61,7 +61,7 @@ class RedisCarrier(Carrier):
 
     def add_all(self, messages: Sequence[RedisMessage]) -> None:
         """Add messages."""
-        key = None
+        key, push = "", Push([], [])
         for position, message in enumerate(messages, self.position + 1):
             if message.key != key:
                 key = message.key

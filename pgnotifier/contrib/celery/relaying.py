@@ -182,9 +182,12 @@ class Relay:
             try:
                 task = self._forward_live(delivery)
             except Exception as exc:
-                if not isinstance(exc, PgNotifierError) and self._has_failed(exc, self._producer):
+                if isinstance(exc, PgNotifierError) or not self._has_failed(exc, self._producer):
+                    self._refuse(delivery, exc)
+                elif (error := _hide_arguments(exc, delivery)) is exc:
                     raise
-                self._refuse(delivery, exc)
+                else:
+                    raise error from None
         return _Handled(delivery, task, first, self._carrier.position)
 
     def _forward_live(self, delivery: Delivery) -> str:
@@ -267,6 +270,13 @@ def forwarder_for(app: Any, producer: Any) -> Forwarder:
     if isinstance(producer.channel, amqp.Channel):
         return AmqpForwarder(app, producer)
     return KombuForwarder(app, KombuCarrier(producer))
+
+
+def _hide_arguments(exc: Exception, delivery: Delivery) -> Exception:
+    """Return an error of a broker that is down: a router or serializer may have raised it, too."""
+    if is_refusal(exc) or is_closure(exc):
+        return exc
+    return without_arguments(exc, delivery.notification.raw, ConnectionError, "task")
 
 
 def _explain(exc: BaseException) -> MessageRefusedError:

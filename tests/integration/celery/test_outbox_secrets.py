@@ -68,6 +68,26 @@ def test_no_argument_is_logged(shop, pgnotifier_private_valkey, eventually, capl
         assert SECRET not in text
 
 
+def test_a_router_that_seems_to_be_a_broker(shop, eventually, caplog):
+    """A router that can't reach something counts as a broker that is down, without arguments."""
+    caplog.set_level(logging.DEBUG)
+    app, seen = make_app(shop.url), []
+
+    def route(name, args, kwargs, options, task=None, **_):
+        if len(seen) < 2:
+            seen.append(json.dumps(notifier.status().to_dict(), default=repr))
+            raise OSError(f"no route for {args[0]}")
+
+    app.conf.task_routes = (route,)
+    shop.ask(task="shop.invoice", args=[SECRET], kwargs={})
+    notifier = shop.relay(app)
+    eventually(lambda: shop.texts())
+    assert "its text is hidden" in caplog.text
+    assert "its text is hidden" in seen[-1]
+    for text in (caplog.text, repr([vars(one) for one in caplog.records]), *seen):
+        assert SECRET not in text
+
+
 @pytest.mark.parametrize("name", ["shop.invoice", "celery.chain"])
 def test_no_argument_is_in_an_error(log, name):
     """A signature of another app is refused by name."""
