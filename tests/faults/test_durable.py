@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -14,12 +15,13 @@ from published import DurableLog
 
 from pgnotifier._connection.parameters import Parameters
 from pgnotifier._durable.log_session import LogSession
+from pgnotifier._durable.reading import Sizes
 
 from .proxy import Proxy
 from .waiting import eventually
 
 BATCH = 1000
-"""How many entries may come again after a crash."""
+"""How many entries may come again after a crash, by default."""
 REPLICA = """
 import json, os, sys, time
 from pgnotifier import Notifier, ThreadDispatcher
@@ -51,6 +53,14 @@ def delivered(*scripts):
 def has_all(scripts, expected):
     """Return whether each subscription has got everything."""
     return all(set(expected) <= set(payloads) for payloads in delivered(*scripts).values())
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Have few entries delivered at a time, and yield how many may come again after a crash."""
+    sizes = Sizes(batch=10, unsynced=2, at_once=20)
+    monkeypatch.setattr(Sizes, "of", lambda dispatcher: sizes)
+    return sizes.batch
 
 
 class Writers:
@@ -94,38 +104,6 @@ class Writers:
                 connection.execute("SELECT pgnotifier.publish('paid', %s)", (str(number),))
             self._stop.wait(chance.choice((0, 0, 0.02)))
         (self.rolled_back if fails else self.committed).extend(numbers)
-
-
-def test_replicas_that_are_killed_and_stopped(log, run_script):
-    """Three replicas are killed with -9, stopped and continued; all that was committed arrives."""
-    chance = random.Random(7)
-    scripts = [run_script(REPLICA, log.dsn) for _ in range(3)]
-    running = list(scripts)
-    for one in running:
-        one.prints("ready")
-    kills = 0
-    with Writers(log.dsn) as writers, psycopg.connect(log.dsn) as held:
-        held.execute("SELECT pg_current_xact_id()")  # open throughout
-        for _ in range(8):
-            time.sleep(0.3)
-            one = chance.choice(running)
-            if chance.random() < 0.5:
-                os.kill(one.pid, signal.SIGSTOP)
-                time.sleep(0.2)
-                os.kill(one.pid, signal.SIGCONT)
-            else:
-                kills += 1
-                os.kill(one.pid, signal.SIGKILL)
-                one.process.wait()
-                running.remove(one)
-                running.append(run_script(REPLICA, log.dsn))
-                scripts.append(running[-1])
-    assert kills
-    assert writers.committed
-    eventually(lambda: has_all(scripts, writers.committed))
-    for payloads in delivered(*scripts).values():
-        assert not set(payloads) & set(writers.rolled_back)
-        assert len(payloads) - len(set(payloads)) <= kills * BATCH
 
 
 def test_a_replica_that_is_killed_repeats_a_batch_at_most(log, run_script):
@@ -221,7 +199,9 @@ def test_a_session_that_nobody_has_noticed(log, make_notifier, quick):
 
 
 @pytest.mark.parametrize("crashes", [False, True], ids=["restarted", "crashed"])
-def test_a_server_that_is_restarted(pgnotifier_private_postgres, make_notifier, quick, crashes):
+def test_a_server_that_is_restarted(
+    pgnotifier_private_postgres, make_notifier, quick, small_batches, crashes
+):
     """What was committed before and after a restart, or a crash, of the server is delivered."""
     server = pgnotifier_private_postgres
     log, got = DurableLog(server.dsn), []
@@ -236,11 +216,13 @@ def test_a_server_that_is_restarted(pgnotifier_private_postgres, make_notifier, 
         eventually(lambda: len(writers.committed) > before + 50)
     eventually(lambda: set(writers.committed) <= set(got))
     assert not set(got) & set(writers.rolled_back)
-    assert len(got) - len(set(got)) <= BATCH
+    assert len(got) - len(set(got)) <= small_batches
     notifier.stop()
 
 
-def test_a_process_of_the_server_that_is_killed(pgnotifier_private_postgres, make_notifier, quick):
+def test_a_process_of_the_server_that_is_killed(
+    pgnotifier_private_postgres, make_notifier, quick, small_batches
+):
     """The server goes on as the same one, but has lost what wasn't on the disk."""
     server = pgnotifier_private_postgres
     log, got = DurableLog(server.dsn), []
@@ -262,7 +244,7 @@ def test_a_process_of_the_server_that_is_killed(pgnotifier_private_postgres, mak
         eventually(lambda: len(writers.committed) > committed + 50)
     eventually(lambda: set(writers.committed) <= set(got))
     assert not set(got) & set(writers.rolled_back)
-    assert len(got) - len(set(got)) <= BATCH
+    assert len(got) - len(set(got)) <= small_batches
     assert identify() != before
     notifier.stop()
 
@@ -281,6 +263,24 @@ def test_a_server_that_is_not_up_yet(pgnotifier_private_postgres, make_notifier,
     server.start()
     assert record.wait_for(1) == [1]
     notifier.stop()
+
+
+@pytest.mark.xfail(
+    reason="installing.check() calls a lost connection a refusal, so start() gives up", strict=True
+)
+def test_a_connection_that_is_lost_at_the_start(log, make_notifier, record, quick):
+    """With `wait=`, a connection that is lost while the log is looked for is made again."""
+    log.publish("paid", 1)
+    with Proxy(conninfo_to_dict(log.dsn)) as proxy, ThreadPoolExecutor() as threads:
+        proxy.cut_at = b"FROM pgnotifier.installed"
+        notifier = make_notifier(proxy.dsn, wait=True)
+        notifier.subscribe("invoice", "paid", record, autorun=False, durable=True, start="oldest")
+        starting = threads.submit(notifier.start)
+        eventually(lambda: starting.done() or proxy.accepted > 5)
+        proxy.cut_at = None
+        starting.result()
+        assert record.wait_for(1) == [1]
+        notifier.stop()
 
 
 def test_stopping_gives_up_in_time(log, make_notifier, record):

@@ -1,13 +1,9 @@
 """The log loses nothing, invents nothing and keeps its order, while readers and servers die."""
 
-import os
-import signal
-import subprocess
-import sys
+import contextlib
+import random
 import threading
-import time
 from contextlib import ExitStack
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,53 +11,24 @@ import pytest
 from pgnotifier._log import installing
 from pgnotifier.testing import PostgresServer
 
-from .log_load import SETUP, Verdict, Writer
+from .log_faults import BATCH, Replicas
+from .log_load import SETUP, Verdict, Writer, publish
+from .log_replicas import NAMES
 from .waiting import eventually
 
 pytestmark = pytest.mark.servers
 
-READER = Path(__file__).with_name("log_reader.py")
-NAMES = ("one", "two")
+LEAST = 2
+"""How many times as many entries are published as may be repeated: few repetitions would say
+nothing otherwise."""
 NAIVE = """
-SELECT id, payload FROM pgnotifier.log WHERE channel = 'orders' AND id > %s ORDER BY id
+SELECT id, payload::json FROM pgnotifier.log WHERE channel = 'orders' AND id > %s ORDER BY id
 """
 TICKS = """
 SELECT count(DISTINCT tick.id), count(*) FILTER (WHERE l.id >= tick.id OR l.at > tick.at)
 FROM pgnotifier.log AS tick CROSS JOIN pgnotifier.log AS l
 WHERE tick.snap IS NOT NULL AND pg_visible_in_snapshot(l.xid, tick.snap)
 """
-
-
-class Readers:
-    """Replicas that die all the time, and are started again."""
-
-    def __init__(self, dsn, directory, count):
-        self._directory = directory
-        command = [sys.executable, str(READER), dsn, str(directory), str(count), *NAMES]
-        self._process = subprocess.Popen(command, start_new_session=True)
-
-    @property
-    def deaths(self):
-        """How many have died."""
-        path = self._directory / "deaths"
-        return int(path.read_text() or 0) if path.exists() else 0
-
-    def finish(self):
-        """Have one that doesn't die read what is left."""
-        (self._directory / "stop").touch()
-        assert self._process.wait(120) == 0
-
-    def close(self):
-        """End them all."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-
-    def delivered(self, name):
-        """Return (id, key, n) of what a subscription got, in order."""
-        path = self._directory / name
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [tuple(map(int, line.split())) for line in lines]
 
 
 class Naive(threading.Thread):
@@ -80,8 +47,9 @@ class Naive(threading.Thread):
             stopping = False
             while not stopping:
                 stopping = self._stopping.is_set()
-                for last, payload in connection.execute(NAIVE, (last,)):  # noqa: B020
-                    self.delivered.append((last, *map(int, payload.split())))
+                for found, payload in connection.execute(NAIVE, (last,)):
+                    self.delivered.append((*payload, 0))
+                    last = found
 
     def stop(self):
         """Read once more, and end."""
@@ -109,87 +77,162 @@ def make_server():
         yield make
 
 
-def publish_held(connection, key):
-    """Publish the first entry of a key that no writer has, and leave the transaction open."""
-    (made,) = connection.execute(
-        "SELECT pgnotifier.publish('orders', %s)", (f"{key} 1",)
-    ).fetchone()
-    connection.execute("INSERT INTO journal VALUES (%s, %s, 1)", (made, key))
+class Load:
+    """Sixteen writers, while slots are truncated, and a transaction is open throughout.
+
+    Another transaction is prepared at the beginning, and committed at the end.
+    """
+
+    def __init__(self, server, seed):
+        self._dsn = server.dsn
+        self._stopping = threading.Event()
+        self.writers = [Writer(server.dsn, number, seed, self._stopping) for number in range(16)]
+        self._janitor = threading.Thread(target=self._reclaim)
+        self.freed = 0
+
+    def __enter__(self):
+        self._held = psycopg.connect(self._dsn)
+        publish(self._held, -1, 101, 1)
+        with psycopg.connect(self._dsn) as prepared:
+            prepared.execute("SET LOCAL pgnotifier.wake = off")
+            publish(prepared, -2, 102, 1)
+            prepared.execute("PREPARE TRANSACTION 'held'")
+        for one in (*self.writers, self._janitor):
+            one.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end()
+        self._held.close()
+
+    @property
+    def count(self):
+        """How many publications are known to be committed."""
+        return sum(len(one.ended) for one in self.writers)
+
+    def finish(self):
+        """Commit everything that isn't yet, and return (number, key, n) of what was committed."""
+        self._end()
+        with contextlib.suppress(psycopg.OperationalError):  # the server was restarted
+            self._held.commit()
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            for (name,) in connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall():
+                connection.execute(f"COMMIT PREPARED '{name}'")
+            return connection.execute("SELECT number, key, n FROM journal").fetchall()
+
+    def _end(self):
+        self._stopping.set()
+        for one in (*self.writers, self._janitor):
+            one.join()
+
+    def _reclaim(self):
+        """Give space back all the time, with small slots."""
+        while not self._stopping.is_set():
+            with (
+                contextlib.suppress(psycopg.OperationalError),  # the server is restarted
+                psycopg.connect(self._dsn, autocommit=True) as connection,
+            ):
+                while not self._stopping.wait(0.02):
+                    query = "SELECT freed FROM pgnotifier.reclaim('0', 1)"
+                    self.freed += connection.execute(query).fetchone()[0]
 
 
-def read_journal(server):
-    """Return (id, key, n) of what was committed."""
-    with psycopg.connect(server.dsn) as connection:
-        return connection.execute("SELECT id, key, n FROM journal").fetchall()
+def judge(replicas, load):
+    """Return the verdicts on all subscriptions, once they have got everything."""
+    journal = load.finish()
+    replicas.calm_down()
+    expected = {number for number, *_ in journal}
+
+    def has_all(name):
+        if replicas.count(name) < len(expected):
+            return False
+        return expected <= {number for number, *_ in replicas.delivered(name)}
+
+    with contextlib.suppress(AssertionError):  # the verdicts say what is missing
+        eventually(lambda: all(map(has_all, NAMES)))
+    verdicts = {name: Verdict(replicas.delivered(name), journal, load.writers) for name in NAMES}
+    what = (
+        f"seed {replicas.seed}, {len(journal)} published, {replicas.faults} faults, {verdicts}, "
+        f"{load.freed} slots truncated"
+    )
+    print(what)  # noqa: T201 - shown if the test fails
+    assert all(one.is_good for one in verdicts.values()), what
+    assert "Traceback" not in replicas.errors, replicas.errors
+    assert len(journal) > LEAST * BATCH * replicas.faults, what
+    assert all(one.repeated <= BATCH * replicas.faults for one in verdicts.values()), what
+    assert load.freed > 2
+    return verdicts
 
 
-def reclaim(server, freed, stopping):
-    """Give space back all the time, with small slots."""
-    with psycopg.connect(server.dsn, autocommit=True) as connection:
-        while not stopping.is_set():
-            (count,) = connection.execute("SELECT freed FROM pgnotifier.reclaim('0', 1)").fetchone()
-            freed.append(count)
-            time.sleep(0.02)
+def strike_often(replicas, load, count):
+    """Cause faults, as often as the number of publications allows."""
+
+    def may_go_on():
+        replicas.look()
+        # Some more will die until all is over.
+        return load.count > (LEAST + 1) * BATCH * (replicas.faults + 3)
+
+    last = replicas.faults + count
+    while replicas.faults < last:
+        eventually(may_go_on)
+        replicas.strike()
+    eventually(may_go_on)
+    eventually(lambda: replicas.look() or load.freed > 2)
 
 
-SECONDS = [pytest.param(4, id="short"), pytest.param(60, marks=pytest.mark.gate, id="long")]
-
-
-@pytest.mark.parametrize("seconds", SECONDS)
-def test_readers_are_killed(make_server, tmp_path, seconds):
-    """Every committed publication is read, in order, however writers write and readers die.
+@pytest.mark.parametrize("faults", [8, pytest.param(80, marks=pytest.mark.gate)])
+def test_readers_are_killed(make_server, tmp_path, faults):
+    """Replicas that are killed and stopped lose nothing, and repeat one batch per kill at most.
 
     Slots are truncated meanwhile, and one transaction is open from the beginning to the end.
     """
-    server = make_server()
-    stopping, freed = threading.Event(), []
-    with psycopg.connect(server.dsn) as held, psycopg.connect(server.dsn) as prepared:
-        publish_held(held, 101)
-        publish_held(prepared, 102)
-        prepared.execute("PREPARE TRANSACTION 'held'")
-        prepared.commit()
-        writers = [Writer(server.dsn, number, stopping) for number in range(8)]
-        janitor = threading.Thread(target=reclaim, args=(server, freed, stopping))
-        readers = Readers(server.dsn, tmp_path, 3)
-        try:
-            for one in (*writers, janitor):
-                one.start()
-            time.sleep(seconds)
-            eventually(lambda: sum(freed) > 2 and readers.deaths > 2)
-            stopping.set()
-            for one in (*writers, janitor):
-                one.join()
-            held.commit()
-            prepared.autocommit = True
-            prepared.execute("COMMIT PREPARED 'held'")
-            readers.finish()
-        finally:
-            stopping.set()
-            readers.close()
-    journal = read_journal(server)
-    verdicts = {name: Verdict(readers.delivered(name), journal, writers) for name in NAMES}
-    assert all(one.is_good for one in verdicts.values()), verdicts
-    assert len(journal) > 100
+    server, seed = make_server(), random.randrange(1 << 32)
+    with Load(server, seed) as load, Replicas(server, tmp_path, seed) as replicas:
+        strike_often(replicas, load, faults)
+        verdicts = judge(replicas, load)
+    for one in verdicts.values():
+        assert max(one.repeats.values(), default=0) <= BATCH, one.repeats
+        assert one.repeats.keys() <= replicas.killed, one.repeats
+
+
+@pytest.mark.parametrize("faults", [20, pytest.param(80, marks=pytest.mark.gate)])
+def test_readers_are_cut_off(make_server, tmp_path, faults):
+    """The same holds if networks break as well, so that others go on with what was under way."""
+    server, seed = make_server(), random.randrange(1 << 32)
+    with Load(server, seed) as load, Replicas(server, tmp_path, seed, cuts=True) as replicas:
+        strike_often(replicas, load, faults)
+        judge(replicas, load)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.gate)])
+def test_the_broker_is_killed(make_server, pgnotifier_private_valkey, tmp_path, kills):
+    """The same holds for tasks that are sent to a broker, if that is killed and started as well."""
+    server, broker, seed = make_server(), pgnotifier_private_valkey, random.randrange(1 << 32)
+    with (
+        Load(server, seed) as load,
+        Replicas(server, tmp_path, seed, broker=broker.url) as replicas,
+    ):
+        for _ in range(kills):
+            strike_often(replicas, load, 5)
+            broker.kill()
+            strike_often(replicas, load, 2)
+            broker.start()
+            replicas.faults += 1
+        strike_often(replicas, load, 5)
+        judge(replicas, load)
 
 
 def test_the_check_can_fail(make_server):
     """A reader that looks at ids alone loses entries under the same load."""
     server = make_server()
-    stopping = threading.Event()
     naive = Naive(server.dsn)
-    with psycopg.connect(server.dsn) as held:
-        publish_held(held, 101)
-        writers = [Writer(server.dsn, number, stopping) for number in range(8)]
-        for one in (naive, *writers):
-            one.start()
-        time.sleep(3.0)
-        stopping.set()
-        for one in writers:
-            one.join()
-        held.commit()
+    with Load(server, random.randrange(1 << 32)) as load:
+        naive.start()
+        eventually(lambda: load.count > 2000)
+        journal = load.finish()
     naive.stop()
-    verdict = Verdict(naive.delivered, read_journal(server), writers)
-    assert len(verdict.lost) > 1  # not only the one that was held
+    verdict = Verdict(naive.delivered, journal, load.writers)
+    assert len(verdict.lost) > 2  # not only what was held
     assert not verdict.invented
     # And what seeking depends on: a tick shows lower ids than its own, and earlier times.
     with psycopg.connect(server.dsn) as connection:
@@ -197,37 +240,20 @@ def test_the_check_can_fail(make_server):
         assert (ticks > 0, shown) == (True, 0)
 
 
-@pytest.mark.parametrize("crashes", [2, pytest.param(10, marks=pytest.mark.gate)])
+@pytest.mark.parametrize("crashes", [1, pytest.param(8, marks=pytest.mark.gate)])
 def test_the_server_crashes(make_server, tmp_path, crashes):
     """Nothing is lost when the server crashes, and all that writers know of is still there."""
-    server = make_server(fsync="on", full_page_writes="on")
-    stopping = threading.Event()
-    writers = [Writer(server.dsn, number, stopping) for number in range(8)]
-    readers = Readers(server.dsn, tmp_path, 2)
-    try:
-        for one in writers:
-            one.start()
+    server, seed = make_server(fsync="on", full_page_writes="on"), random.randrange(1 << 32)
+    with Load(server, seed) as load, Replicas(server, tmp_path, seed) as replicas:
         for _ in range(crashes):
-            time.sleep(1.0)
+            strike_often(replicas, load, 3)
             server.stop("immediate")
             server.start()
-        time.sleep(1.0)
-        stopping.set()
-        for one in writers:
-            one.join()
-        with psycopg.connect(server.dsn, autocommit=True) as connection:
-            for (name,) in connection.execute("SELECT gid FROM pg_prepared_xacts").fetchall():
-                connection.execute(f"COMMIT PREPARED '{name}'")
-        readers.finish()
-    finally:
-        stopping.set()
-        readers.close()
-    journal = read_journal(server)
-    known = {entry for one in writers for entry in one.ended}
-    assert known <= {entry for entry, *_ in journal}
-    verdicts = {name: Verdict(readers.delivered(name), journal, writers) for name in NAMES}
-    assert all(one.is_good for one in verdicts.values()), verdicts
-    assert len(known) > 50
+            replicas.faults += 1
+        strike_often(replicas, load, 3)
+        judge(replicas, load)
+        known = {number for one in load.writers for number in one.ended}
+    assert known <= {number for number, *_ in replicas.delivered(NAMES[0])}
 
 
 def test_the_wake_up_after_a_reader_was_killed(make_server):
