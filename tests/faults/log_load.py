@@ -56,7 +56,8 @@ class Writer(threading.Thread):
             try:
                 with psycopg.connect(self._dsn) as connection:
                     self._finish_prepared(connection)
-                    while not self._stopping.wait(self._random.uniform(0.0, 0.1)):
+                    # So often that replicas get behind, and read ahead.
+                    while not self._stopping.wait(self._random.uniform(0.0, 0.04)):
                         self._publish(connection)
             except psycopg.OperationalError:
                 time.sleep(0.02)  # the server is restarted
