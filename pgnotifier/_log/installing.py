@@ -1,7 +1,6 @@
 """Install the schema of the durable log, upgrade it, check it, and grant rights to it."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -9,13 +8,13 @@ import psycopg
 from psycopg import sql
 
 from pgnotifier._log import versions
+from pgnotifier._log.refusals import translated
 from pgnotifier.durability import MAX_INTEGER
 from pgnotifier.errors import (
     ArgumentTypeError,
     ConfigurationError,
     LogNotInstalledError,
     LogRefusedError,
-    in_one_line,
 )
 
 VERSION = 4
@@ -236,7 +235,7 @@ def install(
     _check_versions(0, version)
     settings = _check_limits(retention, quota, version)
     is_changed = False
-    with _translated("install the durable log"), connection.transaction():
+    with translated("install the durable log"), connection.transaction():
         connection.execute(versions.BEGIN.encode(), prepare=False)
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
@@ -254,7 +253,7 @@ def uninstall(connection: psycopg.Connection[Any]) -> bool:
     Raises:
         LogRefusedError: The schema belongs to another role.
     """
-    with _translated("uninstall the durable log"), connection.transaction():
+    with translated("uninstall the durable log"), connection.transaction():
         if not _is_there(connection):
             return False
         connection.execute(_DROP)
@@ -275,7 +274,7 @@ def grant(connection: psycopg.Connection[Any], role: str, part: Part) -> None:
         LogRefusedError: There is no such role, or the schema belongs to another one.
     """
     grant_script(role, part)  # which finds a wrong part before anything is executed
-    with _translated(f"grant rights to {role!r}"), connection.transaction():
+    with translated(f"grant rights to {role!r}"), connection.transaction():
         row = connection.execute(_OWNER).fetchone()
         is_ours = row is not None and row[1]
         version = _installed_version(connection) if is_ours else VERSION
@@ -289,8 +288,9 @@ def check(connection: psycopg.Connection[Any]) -> int:
     Raises:
         LogNotInstalledError: The schema isn't installed, or is too old.
         LogRefusedError: The role has no right to use it.
+        ConnectionFailedError: The connection is lost.
     """
-    with _translated("use the durable log"):
+    with translated("use the durable log"):
         try:
             row = connection.execute(_VERSION).fetchone()
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
@@ -375,19 +375,3 @@ def _is_there(connection: psycopg.Connection[Any]) -> bool:
             f"{owner!r}. Connect as this role, or SET ROLE to it"
         )
     return True
-
-
-@contextmanager
-def _translated(action: str) -> Iterator[None]:
-    """Translate the driver's errors into our own."""
-    try:
-        yield
-    except psycopg.errors.ReadOnlySqlTransaction as exc:
-        raise LogRefusedError(
-            f"can't {action} here: the server is a hot standby, or the transaction is read-only. "
-            "Connect to the primary"
-        ) from exc
-    except psycopg.errors.InsufficientPrivilege as exc:
-        raise LogRefusedError(f"can't {action}, for want of rights: {in_one_line(exc)}") from exc
-    except psycopg.Error as exc:
-        raise LogRefusedError(f"can't {action}: {in_one_line(exc)}") from exc

@@ -1,15 +1,14 @@
-"""Explain the errors with which a server refuses a publication.
-
-Errors that are not about publishing (a deadlock, a lost connection, a timeout) are left as the
-driver raises them, because the code around the transaction handles these.
-"""
+"""Explain the errors with which a server refuses a publication, or something about the schema."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import psycopg
+
 from pgnotifier._log.composing import too_large
 from pgnotifier._registry.checks import is_reserved
 from pgnotifier.errors import (
+    ConnectionFailedError,
     LogFullError,
     LogNotInstalledError,
     LogRefusedError,
@@ -21,7 +20,11 @@ from pgnotifier.errors import (
 
 @contextmanager
 def explained(channel: str) -> Iterator[None]:
-    """Replace errors of drivers by our own, where there is an explanation."""
+    """Replace errors of drivers by our own, where there is an explanation.
+
+    Errors that are not about publishing (a deadlock, a lost connection, a timeout) are left as the
+    driver raises them, because the code around the transaction handles these.
+    """
     try:
         yield
     except PgNotifierError:
@@ -101,3 +104,32 @@ _EXPLAINED: Mapping[str, Callable[[str, str], PgNotifierError]] = {
     "53400": _full,  # configuration_limit_exceeded
     "23514": _violated,  # check_violation
 }
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Replace errors of psycopg by our own.
+
+    Args:
+        action: What was tried, as in "can't … here".
+    """
+    try:
+        yield
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        raise LogRefusedError(
+            f"can't {action} here: the server is a hot standby, or the transaction is read-only. "
+            "Connect to the primary"
+        ) from exc
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise LogRefusedError(f"can't {action}, for want of rights: {in_one_line(exc)}") from exc
+    except psycopg.Error as exc:
+        kind = ConnectionFailedError if _is_lost(exc) else LogRefusedError
+        raise kind(f"can't {action}: {in_one_line(exc)}") from exc
+
+
+def _is_lost(exc: psycopg.Error) -> bool:
+    """Return whether an error means that the connection is lost, or that the server shuts down."""
+    if exc.sqlstate is None:
+        return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError)
+    # https://www.postgresql.org/docs/current/errcodes-appendix.html
+    return exc.sqlstate.startswith(("08", "57P"))

@@ -30,13 +30,10 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import psycopg
-
 import pgnotifier
 from pgnotifier import Notifier, ThreadDispatcher
 from pgnotifier._durable.reading import Sizes
 from pgnotifier._runtime.backoff import Backoff
-from pgnotifier.errors import LogRefusedError
 
 NAMES = ("one", "two", "three")
 IMPORTED_LATE = ("pgnotifier.contrib.celery", "kombu.transport.redis")
@@ -96,26 +93,17 @@ def serve(dispatch, number, dsn, settings, lines, entries):
     random.seed(number)
     if lines:
         die_after(lines)
-    while not begin(Notifier(dsn, wait=True, **settings), dispatch(number, entries)):
-        pass
+    begin(Notifier(dsn, wait=True, **settings), dispatch(number, entries))
     while True:
         signal.pause()
 
 
 def begin(notifier, subscriptions):
-    """Subscribe and start; return False if the server has stopped just then."""
+    """Subscribe and start."""
     for name, (fn, options) in subscriptions.items():
         how = {"autorun": False, "durable": True, "start": "oldest", **options}
         notifier.subscribe(name, "orders", fn, **how)
-    try:
-        notifier.start()
-    except LogRefusedError as exc:
-        # See test_a_connection_that_is_lost_at_the_start.
-        if not isinstance(exc.__cause__, psycopg.OperationalError):
-            raise
-        notifier.stop()
-        return False
-    return True
+    notifier.start()
 
 
 def to_files(directory, number, entries):

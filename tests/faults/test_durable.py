@@ -265,9 +265,6 @@ def test_a_server_that_is_not_up_yet(pgnotifier_private_postgres, make_notifier,
     notifier.stop()
 
 
-@pytest.mark.xfail(
-    reason="installing.check() calls a lost connection a refusal, so start() gives up", strict=True
-)
 def test_a_connection_that_is_lost_at_the_start(log, make_notifier, record, quick):
     """With `wait=`, a connection that is lost while the log is looked for is made again."""
     log.publish("paid", 1)
