@@ -11,7 +11,7 @@ from weakref import ref
 
 import msgspec
 
-from pgnotifier._runtime.identifying import Identity
+from pgnotifier._runtime.identifying import Identifier
 from pgnotifier._runtime.tracing import Tracing
 from pgnotifier.acknowledging import Acknowledging
 from pgnotifier.durability import Durability
@@ -74,11 +74,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
         """Return the id from `identify` as a str, or None. This takes a third of the time."""
         whole = self.notification
         if isinstance(whole, Entry) and not whole.parts:  # without a generator in the usual case
-            return self.binding.identity.identify(whole)
+            return self.binding.identifier.identify(whole)
         entries = list(self.entries())
         if len(entries) > 1:
-            return self.binding.identity.identify_group(entries)
-        return self.binding.identity.identify(entries[0]) if entries else None
+            return self.binding.identifier.identify_group(entries)
+        return self.binding.identifier.identify(entries[0]) if entries else None
 
     def pass_on(self) -> None:
         """Hand this delivery on to the binding that has replaced its own, if there is one.
@@ -318,18 +318,18 @@ class Binding:
     former: "ref[Binding] | None" = field(init=False, default=None)
     passed_on: deque[Delivery] = field(init=False, default_factory=deque)
     is_left: bool = field(init=False, default=False)
-    _identity: Identity | None = field(init=False, default=None)
+    _identifier: Identifier | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.id = self.subscription.id
         self.gathering = self.subscription.gathering
 
     @property
-    def identity(self) -> Identity:
+    def identifier(self) -> Identifier:
         """What the ids of its deliveries are derived from."""
-        if self._identity is None:
-            self._identity = Identity(self.id, self.subscription.channel)
-        return self._identity
+        if self._identifier is None:
+            self._identifier = Identifier(self.id, self.subscription.channel)
+        return self._identifier
 
     @property
     def dispatcher(self) -> Dispatcher:

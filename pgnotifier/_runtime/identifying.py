@@ -40,7 +40,7 @@ class Identified(Protocol):
         ...
 
 
-class Identity:
+class Identifier:
     """What the ids of one subscription's deliveries are derived from."""
 
     __slots__ = ("_hash", "_mask")

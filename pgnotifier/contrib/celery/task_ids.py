@@ -61,7 +61,7 @@ class TaskIds(threading.local):
             return list(itertools.islice(fresh, len(deliveries)))
         entries = [whole for one in deliveries if type(whole := one.notification) is Entry]
         if len(entries) == len(deliveries) and not any(one.parts for one in entries):
-            return binding.identity.identify_each(entries)
+            return binding.identifier.identify_each(entries)
         return [one.identify_as_text() or next(fresh) for one in deliveries]
 
     @property

@@ -22,7 +22,7 @@ from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier
-from pgnotifier.contrib.django.reading import RECEIVERS, Reading, check_reading
+from pgnotifier.contrib.django.reading import RECEIVERS, ReceiverOptions, check_reading
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.notification import Notification
@@ -78,7 +78,7 @@ class Channel(TaskSignal):
         *,
         using: str | None = None,
         durable: bool | None = None,
-        **reading: Unpack[Reading],
+        **reading: Unpack[ReceiverOptions],
     ) -> Self:
         """Return the channel of that name.
 
@@ -135,7 +135,7 @@ class Channel(TaskSignal):
         *,
         using: str | None = None,
         durable: bool | None = None,
-        **reading: Unpack[Reading],
+        **reading: Unpack[ReceiverOptions],
     ) -> None:
         """Do nothing, because the channel may be an existing one: see `__new__`."""
 

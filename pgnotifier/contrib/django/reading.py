@@ -14,7 +14,7 @@ RECEIVERS = "receivers"
 """The id of the subscription that calls all receivers of a channel."""
 
 
-class Reading(TypedDict, total=False):
+class ReceiverOptions(TypedDict, total=False):
     """The options of `Notifier.subscribe(durable=True)` that a channel's receivers may have.
 
     Attributes:
@@ -51,7 +51,7 @@ def check_reading(name: str, given: Mapping[str, Any], *, durable: bool) -> dict
         ArgumentTypeError: An option has the wrong type.
         ConfigurationError: A value is out of range.
     """
-    known = Reading.__annotations__
+    known = ReceiverOptions.__annotations__
     for option in given.keys() - known.keys():
         raise UnknownOptionError(
             f"channel {name!r}: {option}= is not an option of channels; {suggest(option, known)}"

@@ -29,7 +29,7 @@ def app():
 def work(app):
     """Return a task that returns what it finds."""
 
-    @app.task(name="work")
+    @app.task(name="work", shared=False)
     def work(*given):
         return current_entry()
 
@@ -86,7 +86,7 @@ def test_what_was_made_from_something_else(work, origin):
 def test_tasks_that_a_task_calls(app, work):
     """A task that is called as a function belongs to its caller; one that is applied doesn't."""
 
-    @app.task(name="calling")
+    @app.task(name="calling", shared=False)
     def calling(*given):
         return work(), work.apply().get()
 

@@ -8,7 +8,7 @@ from deliveries import NOW, Fake, bind
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgnotifier._runtime.identifying import Identity
+from pgnotifier._runtime.identifying import Identifier
 from pgnotifier.dispatch import Delivery
 from pgnotifier.notification import Entry, Notification
 
@@ -26,9 +26,9 @@ def entry(number, at=NOW, parts=()):
 def test_entries(known):
     """Each entry has a UUID of version 8, which doesn't depend on what is asked for with it."""
     entries = [entry(number, at) for number, at in known.items()]
-    identity = Identity("a", "ch")
-    together = identity.identify_each(entries)
-    assert together == [identity.identify(one) for one in entries]
+    identifier = Identifier("a", "ch")
+    together = identifier.identify_each(entries)
+    assert together == [identifier.identify(one) for one in entries]
     assert len(set(together)) == len(entries)
     for one in together:
         assert str(UUID(one)) == one
@@ -39,25 +39,25 @@ def test_entries(known):
 @given(TIMES, st.integers(1, 2**62 - 1))
 def test_the_same_number_at_another_time(at, number):
     """A restored database may use a number again."""
-    identity = Identity("a", "ch")
+    identifier = Identifier("a", "ch")
     later = at + timedelta(microseconds=1) if at.year < 9999 else at - timedelta(microseconds=1)
-    assert identity.identify(entry(number, at)) != identity.identify(entry(number, later))
+    assert identifier.identify(entry(number, at)) != identifier.identify(entry(number, later))
     moved = at.astimezone(timezone(timedelta(hours=5))) if at.year < 9999 else at
-    assert identity.identify(entry(number, at)) == identity.identify(entry(number, moved))
+    assert identifier.identify(entry(number, at)) == identifier.identify(entry(number, moved))
 
 
 def test_other_subscriptions():
     """Entries have other ids for each subscription: another id, or the same on another channel."""
-    identities = [Identity(*one) for one in (("a", "b"), ("b", "a"), (("a",), "b"), ("a", "c"))]
-    found = {one.identify(entry(number)) for one in identities for number in range(1, 100)}
+    identifiers = [Identifier(*one) for one in (("a", "b"), ("b", "a"), (("a",), "b"), ("a", "c"))]
+    found = {one.identify(entry(number)) for one in identifiers for number in range(1, 100)}
     assert len(found) == 4 * 99
 
 
 def test_an_id_that_stays():
     """Ids must be the same with later versions: a task may be in a queue while one is installed."""
-    identity = Identity("invoice", "order_paid")
-    assert identity.identify(entry(7)) == "c95337d4-1162-8fb2-9ad6-f9323596809e"
-    assert identity.identify_group([entry(7), entry(8)]) == "e6f10e03-de21-5501-a7e8-cce43b99a613"
+    identifier = Identifier("invoice", "order_paid")
+    assert identifier.identify(entry(7)) == "c95337d4-1162-8fb2-9ad6-f9323596809e"
+    assert identifier.identify_group([entry(7), entry(8)]) == "e6f10e03-de21-5501-a7e8-cce43b99a613"
 
 
 def test_deliveries():
@@ -75,5 +75,5 @@ def test_deliveries():
 
 def test_entries_without_a_time():
     """A time that is missing counts as none, and ids still differ."""
-    ids = Identity("a", "ch").identify_each([entry(number, None) for number in range(1, 9)])
+    ids = Identifier("a", "ch").identify_each([entry(number, None) for number in range(1, 9)])
     assert all(one != other for one, other in pairwise(sorted(ids)))
