@@ -27,7 +27,7 @@ _STATES: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class OutboxPage:
     """A page of one of the two lists.
 
     Attributes:
@@ -100,7 +100,7 @@ class EntryFilter:
         """The choices of states: value, title, and whether it is the one."""
         return [(value, title, value == (self.state or "")) for value, title in _STATES.items()]
 
-    def show(self, connection: Any, sub: int, kind: str) -> Page:
+    def show(self, connection: Any, sub: int, kind: str) -> OutboxPage:
         """Return the page of a list that the address asks for."""
         name = f"{kind}_page"
         given = self.query.get(name, "1")
@@ -110,7 +110,7 @@ class EntryFilter:
             connection, sub, failed=kind == FAILED, limit=number * SHOWN + 1, **self._chosen
         )
         is_last = len(found) <= number * SHOWN or number == MOST_PAGES
-        return Page(
+        return OutboxPage(
             kind=kind,
             entries=found[(number - 1) * SHOWN : number * SHOWN],
             number=number,
