@@ -95,12 +95,13 @@ def test_publishing_on_commit(base, is_shared):
     app.conf.task_always_eager = True
     done = []
     make = shared_task if is_shared else partial(app.task, shared=False)
+    name = f"on-commit-{base.__name__}-{is_shared}"
 
-    @make(bind=True, base=base, name=f"on-commit-{base.__name__}-{is_shared}")
+    @make(bind=True, base=base, name=name)
     def work(self, n):
         done.append((n, self.request.id))
 
-    task = app.tasks[work.name]
+    task = app.tasks[name]
     with suppress(ZeroDivisionError), transaction.atomic():
         task.delay_on_commit(0)
         raise ZeroDivisionError
