@@ -120,7 +120,7 @@ def test_killed_before_each_line(log, broker, run_script, step):
 
 @pytest.mark.parametrize(
     ("transactions", "controls"),
-    [pytest.param(150, 200), pytest.param(5_000, 500, marks=[pytest.mark.gate])],
+    [pytest.param(150, 200), pytest.param(1_500, 500, marks=[pytest.mark.gate])],
     ids=["short", "long"],
 )
 @pytest.mark.timeout(600)
@@ -149,7 +149,7 @@ def test_a_django_project_is_killed(log, broker, run_script, transactions, contr
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(293), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
+    "step", [pytest.param(293), pytest.param(50, marks=[pytest.mark.gate])], ids=["short", "long"]
 )
 @pytest.mark.timeout(600)
 def test_a_django_project_is_killed_before_each_line(log, broker, run_script, step):
@@ -176,7 +176,7 @@ def test_a_django_project_is_killed_before_each_line(log, broker, run_script, st
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(97), pytest.param(10, marks=[pytest.mark.gate])], ids=["short", "long"]
+    "step", [pytest.param(97), pytest.param(30, marks=[pytest.mark.gate])], ids=["short", "long"]
 )
 @pytest.mark.timeout(600)
 def test_jobs_of_rq_before_each_line(log, broker, run_script, step):
@@ -203,7 +203,7 @@ def test_jobs_of_rq_before_each_line(log, broker, run_script, step):
 
 @pytest.mark.parametrize(
     ("transactions", "seconds"),
-    [pytest.param(300, 1), pytest.param(10_000, 3, marks=[pytest.mark.gate])],
+    [pytest.param(300, 1), pytest.param(3_000, 3, marks=[pytest.mark.gate])],
     ids=["short", "long"],
 )
 @pytest.mark.timeout(600)
