@@ -38,6 +38,11 @@ CHORD = {
     "options": {},
     "subtask_type": "chord",
 }
+SERIALIZERS = {
+    "json": "rq.serializers.JSONSerializer",
+    "pickle": "rq.serializers.DefaultSerializer",
+}
+"""Those of RQ, by paths, as older versions have no names for them."""
 
 
 def message(*args, body=None, embed=None, compression=None, kind="application/json", **kwargs):
@@ -177,7 +182,7 @@ def test_deep_canvases():
 
 def job(args=(), kwargs=(), serializer="json", **options):
     """Return a job of RQ as `RQOutbox` keeps it."""
-    queue = Queue("low", connection=Redis(port=1), serializer=serializer)
+    queue = Queue("low", connection=Redis(port=1), serializer=SERIALIZERS[serializer])
     kwargs = dict(kwargs)
     made = queue.create_job("shop.invoice", args=args, kwargs=kwargs, job_id="a", **options)
     return draft(make(made, queue))[1]
