@@ -128,7 +128,9 @@ def test_no_argument_is_logged(
 ):
     """Neither what is sent nor what is refused leaves an argument in a log, a reason, a status."""
     with closing(Redis.from_url(url)) as redis:
-        queue = FailingQueue(QUEUE, connection=redis, serializer=SERIALIZERS[serializer])
+        queue = FailingQueue(
+            QUEUE, connection=redis, serializer=SERIALIZERS.get(serializer, serializer)
+        )
         outbox = RQOutbox(queue)
         options = {"description": f"for {SECRET}", "meta": {"for": SECRET}}
         with psycopg.connect(log.dsn) as connection:
@@ -192,7 +194,7 @@ def test_no_argument_is_logged_while_everything_waits(
 def test_what_is_shown(log, url, serializer):
     """Neither lists nor pages of an entry show an argument, unless they are asked to."""
     with closing(Redis.from_url(url)) as redis:
-        queue = Queue(QUEUE, connection=redis, serializer=SERIALIZERS[serializer])
+        queue = Queue(QUEUE, connection=redis, serializer=SERIALIZERS.get(serializer, serializer))
         with psycopg.connect(log.dsn) as connection:
             outbox = RQOutbox(queue)
             for _ in range(2):
