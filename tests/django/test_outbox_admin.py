@@ -251,8 +251,17 @@ def test_pages(admin_client, shop, monkeypatch):
     assert ">Previous</a>" in page
     page = page_of(admin_client, shop.url, waiting_page="2")
     assert (numbers(page, "failed"), numbers(page, "waiting")) == (failed[:2], waiting[2:])
-    for odd in ("x", "-1", "0", "99999999999999999999"):
+    for odd in ("x", "-1", "0", "99999999999999999999", "9" * 5000):
         assert admin_client.get(shop.url, {"failed_page": odd}).status_code == 200
+
+
+def test_numbers_that_are_none(admin_client, shop):
+    """What no entry can have as its number chooses nothing."""
+    failed = shop.fail()
+    for odd in ("x", "-1", "9" * 30, "9" * 5000):
+        assert act(admin_client, shop, "retry", f"failed:{odd}").status_code == 200
+        assert act(admin_client, shop, "drop", select_across="1", last=odd).status_code == 200
+    assert numbers(page_of(admin_client, shop.url), "failed") == [failed]
 
 
 def test_a_whole_page(admin_client, shop, monkeypatch):

@@ -61,7 +61,8 @@ class RedisCarrier(Carrier):
 
     def add_all(self, messages: Sequence[RedisMessage]) -> None:
         """Add messages."""
-        key, push = "", Push([], [])
+        key: str | None = None
+        push = Push([], [])  # which the first message replaces
         for position, message in enumerate(messages, self.position + 1):
             if message.key != key:
                 key = message.key

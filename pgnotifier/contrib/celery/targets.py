@@ -153,7 +153,7 @@ def origin(arrived: Notification) -> dict[str, Any]:
 
 
 def origin_as_json(arrived: Notification) -> bytes:
-    """Return the same as JSON, in half the time."""
+    """Return the same as JSON. What many notifications have in common is made once."""
     if arrived.count > 1:
         return _encode_json(origin(arrived))
     begins = _begin_origin(arrived.channel, arrived.pid, arrived.received_at)

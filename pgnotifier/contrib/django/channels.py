@@ -22,7 +22,11 @@ from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channel_tasks import TaskSignal
 from pgnotifier.contrib.django.known import CHANNELS
 from pgnotifier.contrib.django.notifiers import get_notifier
-from pgnotifier.contrib.django.reading import RECEIVERS, ReceiverOptions, check_reading
+from pgnotifier.contrib.django.receiver_options import (
+    RECEIVERS,
+    ReceiverOptions,
+    check_receiver_options,
+)
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.errors import ArgumentTypeError
 from pgnotifier.notification import Notification
@@ -112,7 +116,7 @@ class Channel(TaskSignal):
                     f"channel {name!r} has been made with durable={found.durable}, so it can't be "
                     f"made with durable={durable} as well; define it once, and import it"
                 )
-            asked = check_reading(name, reading, durable=found.durable)
+            asked = check_receiver_options(name, reading, durable=found.durable)
             if asked and asked != found.reading:
                 raise ImproperlyConfigured(
                     f"channel {name!r} has been made with {found.reading or 'no options'}, so it "
@@ -121,7 +125,7 @@ class Channel(TaskSignal):
             return found  # type: ignore[return-value]
         if durable:
             check_unreserved(name)
-        options = check_reading(name, reading, durable=bool(durable))
+        options = check_receiver_options(name, reading, durable=bool(durable))
         channel = super().__new__(cls)
         TaskSignal.__init__(channel, name, using, durable=bool(durable))
         channel.reading = options

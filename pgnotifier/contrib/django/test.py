@@ -26,7 +26,7 @@ from pgnotifier.contrib.django import conf
 from pgnotifier.contrib.django.changes import find_model, restore_values
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import find_parameters
-from pgnotifier.contrib.django.reading import RECEIVERS
+from pgnotifier.contrib.django.receiver_options import RECEIVERS
 from pgnotifier.contrib.django.running import run
 from pgnotifier.contrib.django.signalling import SignalDispatcher
 from pgnotifier.current import called_for

@@ -20,7 +20,7 @@ from pgnotifier._runtime.redaction import redact
 from pgnotifier.cli.listing import join_options
 from pgnotifier.contrib.django.channels import Channel
 from pgnotifier.contrib.django.notifiers import get_notifier, latest_gaps
-from pgnotifier.contrib.django.reading import RECEIVERS
+from pgnotifier.contrib.django.receiver_options import RECEIVERS
 from pgnotifier.contrib.django.rows import find_names, forget, forget_before, write_row
 from pgnotifier.contrib.django.stale import close_stale_connections
 from pgnotifier.notifier import Notifier

@@ -116,9 +116,10 @@ class _QueueFilter(admin.SimpleListFilter):
         letters = DeadLetter.rows.using(alias)
         latest = letters.filter(channel__startswith=PREFIX).order_by("-n").values("n")[:COUNTED]
         rows = letters.filter(n__in=latest).annotate(data=_Bytes("key", output_field=BinaryField()))
-        encoding = encoding_of(connections[str(alias)].connection)
+        keys = [*rows.order_by().values_list("data", flat=True).distinct()]  # connects, if need be
+        encoding = encoding_of(connections[letters.db].connection)
         found: dict[str, list[str]] = {}
-        for data in rows.order_by().values_list("data", flat=True).distinct():
+        for data in keys:
             text = (
                 None if data is None else encoding.to_utf8(bytes(data)).decode("utf-8", "replace")
             )

@@ -16,6 +16,8 @@ SHOWN = 200
 FAILED, WAITING = "failed", "waiting"
 """The two lists of a page."""
 MOST_PAGES = 500
+_DIGITS = 19
+"""Each number with fewer digits is a bigint."""
 _ACTIONS = {"retry": (FAILED,), "keep": (WAITING,), "drop": (FAILED, WAITING)}
 """Which of the lists an action is about."""
 _STATES: dict[str, str] = {
@@ -103,8 +105,7 @@ class EntryFilter:
     def show(self, connection: Any, sub: int, kind: str) -> OutboxPage:
         """Return the page of a list that the address asks for."""
         name = f"{kind}_page"
-        given = self.query.get(name, "1")
-        number = min(max(1, int(given)), MOST_PAGES) if given.isdecimal() else 1
+        number = min(max(1, _number(self.query.get(name, "")) or 1), MOST_PAGES)
         # Entries are few, and the function of the log knows no place to begin at.
         found, is_cut = search_entries(
             connection, sub, failed=kind == FAILED, limit=number * SHOWN + 1, **self._chosen
@@ -181,13 +182,13 @@ def find_chosen(request: HttpRequest, connection: Any, sub: int, action: str) ->
     is_all = post.get("select_across") == "1"
     given: list[str] = [*map(str, post.getlist(ACTION_CHECKBOX_NAME)), *_whole_pages(post)]
     ticked = [*dict.fromkeys(given)]
-    last = post.get("last", "")
+    last = _number(post.get("last", ""))
     found: dict[str, list[OutboxEntry]] = {FAILED: [], WAITING: []}
     for kind in _ACTIONS[action]:
         if is_all:
             some = EntryFilter.of(request).find(connection, sub, kind)
             # Leave what has come since the question.
-            found[kind] = [one for one in some if not last.isdecimal() or one.id <= int(last)]
+            found[kind] = [one for one in some if last is None or one.id <= last]
         else:
             found[kind] = _find_ticked(connection, sub, kind, ticked)
     return Chosen(action, found[FAILED], found[WAITING], ticked, is_all)
@@ -201,7 +202,13 @@ def _whole_pages(post: QueryDict) -> list[str]:
 
 def _find_ticked(connection: Any, sub: int, kind: str, ticked: Sequence[str]) -> list[OutboxEntry]:
     found = (text.partition(":") for text in ticked)
-    ids = [int(number) for given, _, number in found if given == kind and number.isdecimal()]
+    numbers = (_number(text) for given, _, text in found if given == kind)
+    ids = [number for number in numbers if number is not None]
     if not ids:
         return []
     return list_entries(connection, sub, failed=kind == FAILED, ids=ids, limit=2 * len(ids))
+
+
+def _number(text: str) -> int | None:
+    """Return the number in a text that anybody may have written; None if it can't be an entry's."""
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else None

@@ -37,7 +37,7 @@ class ReceiverOptions(TypedDict, total=False):
     max_age: timedelta | None
 
 
-def check_reading(name: str, given: Mapping[str, Any], *, durable: bool) -> dict[str, Any]:
+def check_receiver_options(name: str, given: Mapping[str, Any], *, durable: bool) -> dict[str, Any]:
     """Return the options that were given for a channel, without those that are None.
 
     Args:
