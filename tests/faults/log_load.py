@@ -40,25 +40,30 @@ class Writer(threading.Thread):
         ended: When its transaction was known to be committed, by its number.
     """
 
-    def __init__(self, dsn, number, seed, stopping):
+    def __init__(self, dsn, number, seed, stopping, pausing):
         super().__init__()
         self._dsn = dsn
         self._number = number
         self._stopping = stopping
+        self._pausing = pausing
         self._random = random.Random(f"{seed} {number}")
         self._numbers = itertools.count(number * 1_000_000 + 1)
         self.began = {}
         self.ended = {}
 
     def run(self):
-        """Publish until the event `stopping` is set, on a new connection when one is lost."""
+        """Publish until the event `stopping` is set, but not while `pausing` is.
+
+        A connection that is lost is replaced.
+        """
         while not self._stopping.is_set():
             try:
                 with psycopg.connect(self._dsn) as connection:
                     self._finish_prepared(connection)
                     # So often that replicas get behind, and read ahead.
                     while not self._stopping.wait(self._random.uniform(0.0, 0.04)):
-                        self._publish(connection)
+                        if not self._pausing.is_set():
+                            self._publish(connection)
             except psycopg.OperationalError:
                 time.sleep(0.02)  # the server is restarted
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
+import redis
 
 from pgnotifier._log import installing
 from pgnotifier.testing import PostgresServer
@@ -21,6 +22,9 @@ pytestmark = pytest.mark.servers
 LEAST = 2
 """How many times as many entries are published as may be repeated: few repetitions would say
 nothing otherwise."""
+BEHIND = 2000
+"""How many entries replicas may be behind before writers pause. Otherwise they may be so far behind
+in the end that they take minutes for the rest: they read in small batches, and often die."""
 NAIVE = """
 SELECT id, payload::json FROM pgnotifier.log WHERE channel = 'orders' AND id > %s ORDER BY id
 """
@@ -85,8 +89,9 @@ class Load:
 
     def __init__(self, server, seed):
         self._dsn = server.dsn
-        self._stopping = threading.Event()
-        self.writers = [Writer(server.dsn, number, seed, self._stopping) for number in range(16)]
+        self._stopping, self._pausing = threading.Event(), threading.Event()
+        events = self._stopping, self._pausing
+        self.writers = [Writer(server.dsn, number, seed, *events) for number in range(16)]
         self._janitor = threading.Thread(target=self._reclaim)
         self.freed = 0
 
@@ -109,6 +114,17 @@ class Load:
     def count(self):
         """How many publications are known to be committed."""
         return sum(len(one.ended) for one in self.writers)
+
+    def wait_for(self, replicas):
+        """Pause if replicas are far behind, and go on if they aren't.
+
+        Nobody knows how far they are while the broker is down.
+        """
+        with contextlib.suppress(redis.ConnectionError):
+            if self.count - min(map(replicas.count, NAMES)) > BEHIND:
+                self._pausing.set()
+                return
+        self._pausing.clear()
 
     def finish(self):
         """Commit everything that isn't yet, and return (number, key, n) of what was committed."""
@@ -169,6 +185,7 @@ def strike_often(replicas, load, count):
 
     def may_go_on():
         replicas.look()
+        load.wait_for(replicas)
         # Some more will die until all is over.
         return load.count > (LEAST + 1) * BATCH * (replicas.faults + 3)
 

@@ -27,6 +27,43 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- ===== Holding =====
+
+-- As in version 1, but a listener that gives the lock back at this very moment, or ends, isn't
+-- taken for a stranger: two would have had the subscription then.
+CREATE OR REPLACE FUNCTION pgnotifier.hold(sub int) RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    has_listener boolean;
+    has_changed boolean;
+BEGIN
+    FOR attempt IN 1..100 LOOP
+        IF pg_try_advisory_lock(1885957742, sub) THEN
+            RETURN true;
+        END IF;
+        PERFORM pg_stat_clear_snapshot(); -- sessions are listed once in a transaction otherwise
+        SELECT
+            coalesce(
+                bool_or(has_function_privilege(a.usesysid, 'pgnotifier.hold(int)', 'EXECUTE')),
+                false
+            ),
+            count(*) = 0 OR bool_or(l.pid IS NOT NULL AND a.pid IS NULL)
+        INTO has_listener, has_changed
+        FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+        WHERE l.locktype = 'advisory' AND l.classid = 1885957742 AND l.objid = sub
+            AND l.objsubid = 2 AND l.granted
+            AND l.database = (
+                SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()
+            );
+        IF has_listener THEN
+            RETURN false;
+        ELSIF NOT has_changed THEN -- a prepared transaction, which has no pid, or a stranger
+            RETURN true;
+        END IF;
+    END LOOP;
+    RETURN false;
+END $$;
+
 -- ===== Reclaiming space =====
 
 -- As in version 2, but if something like VACUUM FULL locks a slot, the others are emptied all the

@@ -1,11 +1,15 @@
 """What a reader does in one step: it reads what take() and read() do, and may save a position."""
 
+import threading
+
 import pytest
 from log_position import Position
 
 from pgnotifier._durable.log_session import LOCKS, LogSession
 from pgnotifier._durable.rows import Place
 from pgnotifier._log import positions
+
+UNLOCK = "SELECT pg_advisory_unlock(%s, %s)"
 
 
 @pytest.fixture
@@ -108,6 +112,30 @@ def test_large_payloads(log, session, sub):
     found, fetched = advance(session, sub)
     assert found == [0, 1]
     assert not fetched.is_rest
+
+
+def test_only_one_holds_it(log, session, sub):
+    """A subscription that another session gives back at this very moment is free, or it isn't."""
+    stopping, held = threading.Event(), []
+
+    def hold_often():
+        with log.connect() as connection:
+            other = LogSession(connection)
+            while not stopping.is_set():
+                if other.lock(sub):
+                    other.unlock(sub)
+
+    thread = threading.Thread(target=hold_often)
+    thread.start()
+    try:
+        for _ in range(1000):
+            if session.lock(sub):
+                held += session.connection.execute(UNLOCK, (LOCKS, sub)).fetchone()
+    finally:
+        stopping.set()
+        thread.join()
+    assert held
+    assert all(held), f"{held.count(False)} of {len(held)} times without the lock"
 
 
 def test_a_look_writes_nothing(log, session, sub):
