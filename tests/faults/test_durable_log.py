@@ -268,9 +268,11 @@ def test_the_server_crashes(make_server, tmp_path, crashes):
             server.start()
             replicas.faults += 1
         strike_often(replicas, load, 3)
-        judge(replicas, load)
+        verdicts = judge(replicas, load)
         known = {number for one in load.writers for number in one.ended}
     assert known <= {number for number, *_ in replicas.delivered(NAMES[0])}
+    for one in verdicts.values():  # each replica is killed once at most
+        assert max(one.repeats.values(), default=0) <= BATCH * (crashes + 1), one.repeats
 
 
 def test_the_wake_up_after_a_reader_was_killed(make_server):
