@@ -74,18 +74,24 @@ class CeleryStamp(ABC):
         """
 
     def press_all(
-        self, target: CeleryTarget, deliveries: Sequence[Delivery], ids: Sequence[str]
+        self,
+        target: CeleryTarget,
+        deliveries: Sequence[Delivery],
+        ids: Sequence[str],
+        added: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> list[Any]:
-        """Return messages without tracing headers.
+        """Return messages.
 
         Args:
             target: The target of all deliveries.
             deliveries: What to make messages for.
             ids: The ids of their tasks.
+            added: The tracing headers of each, if there is tracing.
         """
+        headers = added or [None] * len(ids)
         return [
-            self.press(target.given(one), task_id)
-            for one, task_id in zip(deliveries, ids, strict=True)
+            self.press(target.given(one, None, more), task_id)
+            for one, task_id, more in zip(deliveries, ids, headers, strict=True)
         ]
 
     @abstractmethod
@@ -114,14 +120,20 @@ class CeleryStamp(ABC):
         """Return the headers of a message, and its inner headers, without those of tracing."""
         return split_headers(headers, self._tracing, ORIGIN)
 
-    def added(self, given: Given) -> Mapping[str, Any]:
-        """Return the tracing headers, with the inner headers if the message has some."""
-        added = given.added
-        if added is None:
+    def added(
+        self, headers: Mapping[str, Any] | None, origin: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Return tracing headers, with the inner headers if the message has some.
+
+        Args:
+            headers: The tracing headers, if there is tracing.
+            origin: The content of the origin header.
+        """
+        if headers is None:
             return {}
         if self._inner is not None:
-            return {**added, INNER: {**self._inner, **added, ORIGIN: given.origin}}
-        return added
+            return {**headers, INNER: {**self._inner, **headers, ORIGIN: origin}}
+        return headers
 
     def show(self, positional: Any) -> str:
         """Return the arguments as monitors show them."""

@@ -66,7 +66,7 @@ class AmqpStamp(KombuStamp):
             b"origin": _encode_table(tuple(given.origin.items())),
         }
         table = _fill(self._table, values)
-        if added := self.added(given):
+        if added := self.added(given.added, given.origin):
             table += _encode("F", [added])[4:]  # without its length
         properties = (self._before, pack(">I", len(table)), table, _fill(self._after, values))
         return join_frames(self._channel, self._method, b"".join(properties), body)

@@ -48,7 +48,7 @@ class KombuStamp(CeleryStamp):
             **self._press_settings(given, positional, task_id),
             **self._serialized,
         }
-        settings["headers"].update(self.added(given))
+        settings["headers"].update(self.added(given.added, given.origin))
         return KombuMessage(self._serialize(positional), settings)
 
     def find_difference(self, other: Published) -> str | None:

@@ -22,7 +22,7 @@ from pgnotifier.contrib.celery.stamping import (
     new_tags,
     undated,
 )
-from pgnotifier.contrib.celery.targets import CeleryTarget, Given, origin_as_json
+from pgnotifier.contrib.celery.targets import CeleryTarget, Given, origin, origin_as_json
 from pgnotifier.dispatch import Delivery
 
 _compress: Any = compression.compress
@@ -77,24 +77,28 @@ class RedisStamp(CeleryStamp):
 
     def press(self, given: Given, task_id: str) -> RedisMessage:
         """Return a message with the key of its list."""
-        added = self.added(given)
+        added = self.added(given.added, given.origin)
         return RedisMessage(self.key, self.press_data(given, task_id, next(self._tags), added))
 
     def press_all(
-        self, target: CeleryTarget, deliveries: Sequence[Delivery], ids: Sequence[str]
+        self,
+        target: CeleryTarget,
+        deliveries: Sequence[Delivery],
+        ids: Sequence[str],
+        added: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> list[RedisMessage]:
         """Return the messages, as `press` makes them, in two thirds of the time."""
         key, template, choose, tags = self.key, self._template, self._choose, self._tags
         made = []
         for at, arguments in enumerate(target.arguments_of(deliveries)):
-            positional = self.positional(arguments)
+            positional, arrived = self.positional(arguments), deliveries[at].notification
             values = (
                 ids[at].encode(),
                 next(tags).encode(),
                 self._encode(positional),
                 self._show_as_json(positional),
-                origin_as_json(deliveries[at].notification),
-                b"",
+                origin_as_json(arrived),
+                _as_more(self.added(added[at], origin(arrived))) if added else b"",
             )
             made.append(RedisMessage(key, template % choose(values)))
         return made
@@ -117,7 +121,7 @@ class RedisStamp(CeleryStamp):
             self._encode(positional),
             self._show_as_json(positional),
             encode_json(given.origin),
-            b"," + encode_json(added)[1:-1] if added else b"",
+            _as_more(added),
         )
         made: bytes = self._template % self._choose(values)
         return made
@@ -153,6 +157,11 @@ class RedisStamp(CeleryStamp):
         text: str
         text, _ = self._channel.encode_body(data, self._channel.body_encoding)
         return text.encode()
+
+
+def _as_more(headers: Mapping[str, Any] | None) -> bytes:
+    """Return headers as JSON that comes after that of others."""
+    return b"," + encode_json(headers)[1:-1] if headers else b""
 
 
 def _take_apart(message: Any) -> tuple[bytes, list[str]]:

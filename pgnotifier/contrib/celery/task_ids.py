@@ -38,16 +38,13 @@ class TaskIds(threading.local):
             lasting = delivery.identify_as_text()  # so that a repeat can be recognised
         if not libraries:
             return kept or Attempt(delivery, lasting or next(fresh))
-        trace = self._trace if kept is None else kept.trace
-        if (
-            trace is None
-            or trace.libraries != libraries
-            or (kept is None and not trace.includes(delivery))
-        ):
+        if kept is None:
+            return Attempt(delivery, lasting or next(fresh), self._find_trace(delivery, libraries))
+        trace = kept.trace
+        if trace is None or trace.libraries != libraries:
             trace = Trace(libraries, delivery)
         self._trace = trace
-        task_id = (lasting or next(fresh)) if kept is None else kept.task_id
-        return Attempt(delivery, task_id, trace)
+        return Attempt(delivery, kept.task_id, trace)
 
     def of_all(self, deliveries: Sequence[Delivery], fresh: Iterator[str]) -> Sequence[str]:
         """Return the ids of deliveries of one subscription that nobody has tried to publish yet.
@@ -63,6 +60,22 @@ class TaskIds(threading.local):
         if len(entries) == len(deliveries) and not any(one.parts for one in entries):
             return binding.identifier.identify_each(entries)
         return [one.identify_as_text() or next(fresh) for one in deliveries]
+
+    def traces_of(self, deliveries: Sequence[Delivery], libraries: Libraries) -> Sequence[Trace]:
+        """Return the traces of deliveries that nobody has tried to publish yet.
+
+        Args:
+            deliveries: The deliveries, in the order of their notifications.
+            libraries: The tracing libraries.
+        """
+        return [self._find_trace(one, libraries) for one in deliveries]
+
+    def _find_trace(self, delivery: Delivery, libraries: Libraries) -> Trace:
+        """Return the trace of the latest notification if the delivery is of it, or a new one."""
+        trace = self._trace
+        if trace is None or trace.libraries != libraries or not trace.includes(delivery):
+            trace = self._trace = Trace(libraries, delivery)
+        return trace
 
     @property
     def is_empty(self) -> bool:

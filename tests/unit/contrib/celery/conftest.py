@@ -165,9 +165,9 @@ def pressed(monkeypatch):
         count(kind)
     press_all = RedisStamp.press_all
 
-    def counting_all(self, target, deliveries, given):
+    def counting_all(self, target, deliveries, given, added=None):
         ids.extend(given)
-        return press_all(self, target, deliveries, given)
+        return press_all(self, target, deliveries, given, added)
 
     monkeypatch.setattr(RedisStamp, "press_all", counting_all)
     return ids

@@ -208,6 +208,34 @@ def test_another_try(run):
         assert len({ids[0] for ids in traces.values()}) == 3
 
 
+def test_messages_that_are_stamped_together(run):
+    """Each has the headers of its own span, in the trace of its notification."""
+    found = run("together")
+    assert found["pressed"] == [250, 250, 50, 50]  # a chunk at a time
+    headers, spans = found["headers"], {span["id"]: span for span in found["spans"]}
+    assert len(headers) == len(spans) == len(found["spans"]) == 600
+    for read in (sentrys, opentelemetrys):
+        traces = by_payload(headers, read)
+        assert [len(set(ids)) for ids in traces.values()] == [1] * 300
+        assert len({ids[0] for ids in traces.values()}) == 300
+    assert {one["id"] for one in headers} == {
+        spans[one["traceparent"].split("-")[2]]["attributes"]["messaging.message.id"]
+        for one in headers
+    }
+    roots = [span for span in spans.values() if span["parent"] is None]
+    assert {span["name"] for span in roots} == {"apply_async/pgnotifier.a"}
+    assert len(roots) == 300
+
+
+def test_a_payload_that_is_refused(run):
+    """It is reported, and the others have the spans that were made for them together."""
+    found = run("refused")
+    assert (len(found["headers"]), found["reported"]) == (2, 1)
+    ids = [span["id"] for span in found["spans"]]
+    assert len(ids) == 3
+    assert [one["traceparent"].split("-")[2] for one in found["headers"]] == [ids[0], ids[2]]
+
+
 def test_an_outbox(run):
     """What an outbox captures belongs to the trace of the code that publishes it."""
     found = run("captured")

@@ -18,6 +18,7 @@ from conftest import Desk
 
 from pgnotifier import Batch
 from pgnotifier.contrib.celery.relay_messages import read
+from pgnotifier.contrib.celery.stamping_redis import RedisStamp
 
 URL = sys.argv[2]
 warnings.simplefilter("error", UserWarning)
@@ -50,6 +51,20 @@ def start_opentelemetry(sampler=None, limits=None, first=None):
     trace.set_tracer_provider(provider)
     CeleryInstrumentor().instrument()
     return spans
+
+
+def describe(spans):
+    return [
+        {
+            "name": span.name,
+            "kind": span.kind.name,
+            "trace": f"{span.context.trace_id:032x}",
+            "id": f"{span.context.span_id:016x}",
+            "parent": span.parent and f"{span.parent.span_id:016x}",
+            "attributes": {k: str(v) for k, v in span.attributes.items()},
+        }
+        for span in spans.get_finished_spans()
+    ]
 
 
 def make_desk(**conf):
@@ -93,17 +108,7 @@ def opentelemetry():
     spans = start_opentelemetry()
     desk = make_desk()
     headers = publish(desk)
-    found = [
-        {
-            "name": span.name,
-            "kind": span.kind.name,
-            "trace": f"{span.context.trace_id:032x}",
-            "parent": span.parent and f"{span.parent.span_id:016x}",
-            "attributes": {k: str(v) for k, v in span.attributes.items()},
-        }
-        for span in spans.get_finished_spans()
-    ]
-    return {"headers": headers, "ways": say(desk), "spans": found}
+    return {"headers": headers, "ways": say(desk), "spans": describe(spans)}
 
 
 def both():
@@ -265,6 +270,39 @@ def another_try():
     assert batch.remaining == 6
     desk.dispatcher.dispatch(batch)
     return {"headers": take()}
+
+
+def together():
+    """Publish so many that their messages are stamped together."""
+    start_sentry()
+    spans = start_opentelemetry()
+    desk = make_desk()
+    bindings = [desk.subscribe(callback, id=name) for name in "ab"]
+    desk.dispatch(*((binding, "first") for binding in bindings for _ in range(2)))
+    take()
+    spans.clear()
+    pressed = []
+    press_all = RedisStamp.press_all
+
+    def count(stamp, target, deliveries, *more):
+        pressed.append(len(deliveries))
+        return press_all(stamp, target, deliveries, *more)
+
+    RedisStamp.press_all = count
+    desk.dispatch(*((binding, str(n)) for n in range(300) for binding in bindings))
+    return {"headers": take(), "spans": describe(spans), "pressed": pressed}
+
+
+def refused():
+    """Publish a payload that the serializer refuses, together with others."""
+    spans = start_opentelemetry()
+    desk = make_desk()
+    binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
+    desk.deliver(binding, "0", "0", "0")
+    take()
+    spans.clear()
+    desk.deliver(binding, "1", "1" * 40, "2")
+    return {"headers": take(), "spans": describe(spans), "reported": len(desk.reported)}
 
 
 def captured():
