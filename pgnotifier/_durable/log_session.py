@@ -1,7 +1,7 @@
 """A session with which a source reads the log: the SQL for each step of a durable subscription."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -85,7 +85,6 @@ WHERE p.sub OPERATOR(pg_catalog.=) ANY(%s)
 """
 _BELL = "pgnotifier_wake"
 _OFFER = "NOTIFY pgnotifier_wake, 'offered'"
-_NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
 _FIND_UNREAD = "SELECT name, channel, read_at, slots, bytes FROM pgnotifier.find_unread()"
 _TAKE_GAPS = """
 SELECT n, from_id, to_id, since, until, entries, is_exact FROM pgnotifier.take_gaps(%s)
@@ -335,10 +334,6 @@ class LogSession:
             sub: Figures(newest, behind or 0, oldest, failed, attempts or 0, dead)
             for sub, newest, behind, oldest, failed, attempts, dead in found
         }
-
-    def note_reader(self, rates: Mapping[int, float]) -> None:
-        """Note that this session reads some subscriptions, each at a number of entries a second."""
-        self.connection.execute(_NOTE_READER, ([*rates], [*rates.values()]))
 
     def find_unread(self) -> list[Unread]:
         """Return subscriptions that keep space though nobody reads them; each only once a day."""

@@ -384,7 +384,7 @@ class Progress:
         if not save(session, self.sub, channel, place, len(head), failed, waits=waits):
             return False
         if head:
-            self.tally.note_saved(head)
+            self.tally.note_saved(head, by_key=self.binding.dispatcher.is_relay)
         for one in failed:
             self._retries.look_in(one[1].retry_in)
             report_dead(self.binding.subscription, *one)

@@ -22,6 +22,8 @@ READER_PAUSE = 60.0
 """Seconds between two notes in the database of who reads, and two checks for subscriptions that
 nobody reads. The space of the ids of `once` is reclaimed then, too."""
 MEGABYTE = 1024 * 1024
+_NOTE_READER = "SELECT pgnotifier.note_reader(%s, %s::pg_catalog.float8[])"
+_NOTE_KEYS = "SELECT pgnotifier.note_keys(%s, %s::pg_catalog.bytea[], %s::pg_catalog.float8[])"
 
 
 class Upkeep:
@@ -36,8 +38,6 @@ class Upkeep:
         self.log_state: LogState | None = None
         self._reclaimer = Reclaimer()
         self._figures_at = self._log_at = self._reader_at = 0.0
-        self._looked_at: float | None = None
-        self._counts: dict[int, int] = {}
 
     def look(self, session: LogSession, progress: Collection[Progress]) -> None:
         """Do what is due by now.
@@ -55,9 +55,7 @@ class Upkeep:
             self.log_state = log_state(session.connection)
         if now >= self._reader_at:
             self._reader_at = now + READER_PAUSE
-            session.note_reader(
-                {one.sub: one.tally.rate or 0.0 for one in progress if one.sub is not None}
-            )
+            self._note_reader(session, progress)
             self._report_unread(session)
             session.connection.execute(RECLAIM_DONE)
         self._reclaimer.reclaim(session.connection)
@@ -70,10 +68,18 @@ class Upkeep:
         figures = session.figures([*known], behind)
         for sub, one in known.items():
             one.tally.figures = figures.get(sub)
-            if self._looked_at is not None and sub in self._counts:
-                one.tally.rate = (one.tally.delivered - self._counts[sub]) / (now - self._looked_at)
-        self._looked_at = now
-        self._counts = {sub: one.tally.delivered for sub, one in known.items()}
+            one.tally.note_rates(now)
+
+    @staticmethod
+    def _note_reader(session: LogSession, progress: Collection[Progress]) -> None:
+        """Note that the session reads its subscriptions, at which rates."""
+        known = {one.sub: one for one in progress if one.sub is not None}
+        rates = [one.tally.rate or 0.0 for one in known.values()]
+        session.connection.execute(_NOTE_READER, ([*known], rates))
+        for sub, one in known.items():
+            if one.binding.dispatcher.is_relay:
+                by_key = one.tally.key_rates
+                session.connection.execute(_NOTE_KEYS, (sub, [*by_key], [*by_key.values()]))
 
     def _report_unread(self, session: LogSession) -> None:
         for one in session.find_unread():

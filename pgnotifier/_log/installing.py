@@ -19,7 +19,7 @@ from pgnotifier.errors import (
 
 VERSION = 4
 """The version of the schema that this version of pgnotifier installs, and needs."""
-GRANTS_SINCE = 3
+GRANTS_SINCE = 4
 """The first version that has the rights below."""
 LIMITS_SINCE = 2
 """The first version that has a retention and a quota."""
@@ -111,6 +111,7 @@ GRANT EXECUTE ON FUNCTION
     pgnotifier.lock_holders(),
     pgnotifier.measure(int),
     pgnotifier.move(int, bigint, pg_snapshot, pg_snapshot, bigint),
+    pgnotifier.note_keys(int, bytea[], double precision[]),
     pgnotifier.note_reader(int[], double precision[]),
     pgnotifier.read(text, pg_snapshot, pg_snapshot, bigint, int, bigint),
     pgnotifier.reanchor(),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,13 @@ SELECT pg_catalog.convert_to(key, pg_catalog.getdatabaseencoding()),
     pg_catalog.count(*) FILTER (WHERE NOT dead), pg_catalog.count(*) FILTER (WHERE dead)
 FROM pgnotifier.failed WHERE sub OPERATOR(pg_catalog.=) CAST(%s AS pg_catalog.int4)
 GROUP BY key LIMIT 1000
+"""
+_RATES = """
+SELECT pg_catalog.convert_to(given.key, pg_catalog.getdatabaseencoding()), given.rate
+FROM pgnotifier.reader AS r CROSS JOIN ROWS FROM (
+    pg_catalog.unnest(r.keys), pg_catalog.unnest(r.key_rates)
+) AS given (key, rate)
+WHERE r.sub OPERATOR(pg_catalog.=) CAST(%s AS pg_catalog.int4)
 """
 _LIST = f"""
 SELECT state, id, task, task_id, queue_name, pg_catalog.extract('epoch', at),
@@ -75,7 +82,8 @@ def outboxes(connection: Given, *, counts: bool = True) -> list[OutboxState]:
                 continue
             counted = session.execute(_COUNT, (sub, COUNTED)) if counts else ()
             failed = session.execute(_COUNT_FAILED, (sub,)) if counts else ()
-            queues = _by_queue(session, counted, failed)
+            rates = session.execute(_RATES, (sub,)) if counts and place.rate is not None else None
+            queues = _by_queue(session, counted, failed, rates)
             found.append(
                 OutboxState(
                     sub=sub,
@@ -96,17 +104,35 @@ def outboxes(connection: Given, *, counts: bool = True) -> list[OutboxState]:
     return found
 
 
-def _by_queue(session: Session, counted: Rows, failed: Rows) -> tuple[QueueState, ...]:
-    """Return the figures of queues: what waits in each, and what has failed for each."""
-    found: dict[str | None, tuple[int, float, int, int]] = {
-        _text(session, queue): (entries, max(0.0, float(seconds)), 0, 0)
-        for queue, entries, seconds, _ in counted
-    }
-    for key, retried, dead in failed:  # several keys may be of one queue: each has a priority
+def _by_queue(
+    session: Session, counted: Rows, failed: Rows, rates: Rows | None
+) -> tuple[QueueState, ...]:
+    """Return the figures of queues: what waits for each, what has failed, and what is sent.
+
+    Several keys may be of one queue, as each has a priority.
+
+    Args:
+        session: Where the figures are from.
+        counted: What waits, by queue.
+        failed: What is being retried and what is dead, by key.
+        rates: How many are sent in a second, by key; None if that isn't known.
+    """
+    none = QueueState(None, 0, 0.0, 0, 0, None if rates is None else 0.0)
+    found: dict[str | None, QueueState] = {}
+    for name, entries, seconds, _ in counted:
+        queue = _text(session, name)
+        found[queue] = replace(
+            none, queue=queue, waiting=entries, oldest_seconds=max(0.0, float(seconds))
+        )
+    for key, retried, dead in failed:
         queue = queue_of(_text(session, key))
-        waiting, seconds, *others = found.get(queue, (0, 0.0, 0, 0))
-        found[queue] = (waiting, seconds, others[0] + retried, others[1] + dead)
-    return tuple(QueueState(queue, *figures) for queue, figures in found.items())
+        one = found.get(queue, none)
+        found[queue] = replace(one, queue=queue, failed=one.failed + retried, dead=one.dead + dead)
+    for key, rate in rates or ():
+        queue = queue_of(_text(session, key))
+        one = found.get(queue, none)
+        found[queue] = replace(one, queue=queue, rate=(one.rate or 0.0) + rate)
+    return tuple(found.values())
 
 
 def queue_of(key: str | None) -> str | None:

@@ -19,6 +19,8 @@ class QueueState:
         oldest_seconds: How long ago the oldest of them was enqueued; 0 if none waits.
         failed: How many entries have failed, and are going to be tried again.
         dead: How many have failed for good.
+        rate: How many entries a second the relay has sent in the last minute; None if it doesn't
+            run, or that isn't known yet.
     """
 
     queue: str | None
@@ -26,6 +28,7 @@ class QueueState:
     oldest_seconds: float
     failed: int
     dead: int
+    rate: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class OutboxState:
         dead: How many have failed for good.
         reader_pid: The relay's session in the server; None if it doesn't run.
         unread_since: Since when it doesn't, to a minute.
-        queues: What waits and what has failed, by queue, those with most entries that wait first;
-            at most a thousand with entries that wait, and a thousand others.
+        queues: What waits, what has failed and what is sent, by queue, those with most entries that
+            wait first; at most a thousand for each of the three.
     """
 
     sub: int

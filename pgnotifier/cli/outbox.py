@@ -256,7 +256,7 @@ def outbox_rows(one: OutboxState) -> list[dict[str, str | None]]:
         "queue": None,
         "waiting": str(one.waiting) if one.is_exact else f"≥ {one.waiting}",
         "oldest": duration(one.oldest_seconds) if one.waiting else None,
-        "rate": None if one.rate is None else f"{one.rate:.1f}/s",
+        "rate": _rate(one.rate),
         "failed": str(one.failed),
         "dead": str(one.dead),
         "reader": unread if one.reader_pid is None else f"pid {one.reader_pid}",
@@ -270,12 +270,17 @@ def outbox_rows(one: OutboxState) -> list[dict[str, str | None]]:
                 "queue": _queue(each.queue),
                 "waiting": str(each.waiting) if one.is_exact else f"≥ {each.waiting}",
                 "oldest": duration(each.oldest_seconds) if each.waiting else None,
+                "rate": _rate(each.rate),
                 "failed": str(each.failed),
                 "dead": str(each.dead),
             }
             for each in one.queues
         ),
     ]
+
+
+def _rate(found: float | None) -> str | None:
+    return None if found is None else f"{found:.1f}/s"
 
 
 def _queue(name: str | None) -> str:

@@ -231,6 +231,9 @@ def test_filters(admin_client, shop):
     assert "low: 1 waiting" in page
     assert "as routed: 1 waiting" in page
     assert "1 being retried; 1 dead</li>" in page
+    shop.driver.execute("SELECT pgnotifier.note_reader(%s, '{7}')", ([shop.sub],))
+    shop.driver.execute("SELECT pgnotifier.note_keys(%s, '{low}', '{2.5}')", (shop.sub,))
+    assert "0 dead; 2.5 sent per second</li>" in page_of(admin_client, shop.url)
 
 
 def test_pages(admin_client, shop, monkeypatch):

@@ -18,7 +18,7 @@ import pgnotifier
 from pgnotifier import triggers
 from pgnotifier._connection import publisher, sending_texts, session, session_settings
 from pgnotifier._connection.parameters import Parameters
-from pgnotifier._durable import ahead, leftovers, log_session, moves, news, pooling
+from pgnotifier._durable import ahead, leftovers, log_session, moves, news, pooling, upkeep
 from pgnotifier._inquiry import answering, asking, marks
 from pgnotifier._listener import pause, queue_usage, reader_connection
 from pgnotifier._listener.leader_lock import TERMINATE, Standby
@@ -67,16 +67,17 @@ CONTAINED = {
     "_connection/session_settings.py": 1,
     "_durable/ahead.py": 1,
     "_durable/leftovers.py": 2,
-    "_durable/log_session.py": 17,
+    "_durable/log_session.py": 16,
     "_durable/moves.py": 1,
     "_durable/news.py": 1,
     "_durable/pooling.py": 1,
+    "_durable/upkeep.py": 2,
     "_log/dead_letters.py": 6,
     "_log/done.py": 3,
     "_log/following.py": 8,
     "_log/guard.py": 4,
     "_log/installing.py": 4,
-    "_log/outbox_queries.py": 5,
+    "_log/outbox_queries.py": 6,
     "_log/outboxes.py": 1,
     "_log/overview.py": 4,
     "_log/positions.py": 6,  # one is a NOTIFY
@@ -197,7 +198,8 @@ ON_LOG = {
     "keep what is done": (done.KEEP_DONE, ("14 days",)),
     "limit lag": (positions._LIMIT_LAG, (1, 5, None, "1 day")),
     "configure": (installing._CONFIGURE, ("1 day", 1_000_000)),
-    "note reader": (log_session._NOTE_READER, ([1], [0.5])),
+    "note reader": (upkeep._NOTE_READER, ([1], [0.5])),
+    "note keys": (upkeep._NOTE_KEYS, (1, [b"low", None], [0.5, 0.1])),
     "find unread": (log_session._FIND_UNREAD, ()),
     "take gaps": (log_session._TAKE_GAPS, (1,)),
     "drop gaps": (log_session._DROP_GAPS, ([1],)),
@@ -270,6 +272,7 @@ ON_LOG = {
     "outboxes": (outbox_queries._OUTBOXES, ()),
     "count what waits": (outbox_queries._COUNT, (1, 10)),
     "count what has failed": (outbox_queries._COUNT_FAILED, (1,)),
+    "rates of queues": (outbox_queries._RATES, (1,)),
     "list what waits": (outbox_queries._LIST, (1, 10, False, "{1}", "a/b", "1", True)),
     "list what has failed": (outbox_queries._LIST, (1, 10, True, None, "low", "1", True)),
     "set aside": (SET_ASIDE, ()),

@@ -64,6 +64,58 @@ BEGIN
     RETURN false;
 END $$;
 
+-- ===== Rates =====
+
+-- Entries a second by key: the keys of an outbox are its queues.
+ALTER TABLE pgnotifier.reader ADD COLUMN keys text[], ADD COLUMN key_rates double precision[];
+
+-- As in version 2, but rates by key are those of the reader that has noted them.
+CREATE OR REPLACE FUNCTION pgnotifier.note_reader(subs int[], rates double precision[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO pgnotifier.reader AS r (sub, pid, rate)
+    SELECT u.sub, pg_backend_pid(), given.rate
+    FROM unnest(subs, rates) AS given (sub, rate)
+    JOIN pgnotifier.subscription AS u ON u.sub = given.sub
+    ORDER BY u.sub FOR KEY SHARE OF u
+    ON CONFLICT (sub) DO UPDATE SET
+        pid = excluded.pid, at = excluded.at, rate = excluded.rate, warned_at = NULL,
+        keys = NULL, key_rates = NULL;
+END $$;
+
+-- A session reads this subscription, at these rates. Follows note_reader().
+CREATE FUNCTION pgnotifier.note_keys(sub int, keys bytea[], rates double precision[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+    UPDATE pgnotifier.reader AS r
+    SET keys = ARRAY(
+            SELECT convert_from(given.key, getdatabaseencoding())
+            FROM unnest(keys) WITH ORDINALITY AS given (key, place) ORDER BY given.place
+        ),
+        key_rates = rates
+    WHERE r.sub = sub AND r.pid = pg_backend_pid();
+END $$;
+
+-- Listeners note it.
+DO $$
+DECLARE
+    granted text;
+BEGIN
+    REVOKE ALL ON FUNCTION pgnotifier.note_keys(int, bytea[], double precision[]) FROM PUBLIC;
+    FOR granted IN
+        SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END
+        FROM pg_proc AS p CROSS JOIN aclexplode(p.proacl) AS a
+        WHERE p.oid = 'pgnotifier.note_reader(int[], double precision[])'::regprocedure
+            AND a.grantee <> p.proowner
+    LOOP
+        EXECUTE format(
+            'GRANT EXECUTE ON FUNCTION pgnotifier.note_keys(int, bytea[], double precision[]) TO %s',
+            granted
+        );
+    END LOOP;
+END $$;
+
 -- ===== Reclaiming space =====
 
 -- As in version 2, but if something like VACUUM FULL locks a slot, the others are emptied all the

@@ -14,6 +14,8 @@ from outboxes import capture, catch, make_app
 from redis import Redis
 
 from pgnotifier import ConfigurationError
+from pgnotifier._durable import upkeep
+from pgnotifier._log.outbox_queries import outboxes
 from pgnotifier.contrib.celery import CeleryNotifier
 from pgnotifier.contrib.celery.dispatcher import notifiers_of
 from pgnotifier.contrib.celery.outbox_capture import Capture
@@ -121,6 +123,33 @@ def test_queues_and_priorities(outbox, eventually):
     outbox.relay()
     eventually(lambda: outbox.redis.exists("low\x06\x163", "fast\x06\x169") == 2)
     assert outbox.tasks("low\x06\x163") == ["shop.ship"]
+
+
+def test_rates_of_queues(outbox, eventually, monkeypatch):
+    """While a relay runs, it is known how many messages a second it sends to each queue."""
+    monkeypatch.setattr(upkeep, "FIGURES_PAUSE", 0.2)
+    monkeypatch.setattr(upkeep, "READER_PAUSE", 0.2)
+
+    def publish(app):
+        for number in range(30):
+            app.tasks["shop.ship"].apply_async((number,), priority=number % 3)
+        app.tasks["shop.invoice"].delay(1)
+
+    made = outbox.make(publish)
+    notifier = outbox.relay()
+
+    def find_rates():
+        outbox.put(*made)
+        (found,) = outboxes(outbox.log.connection)
+        rates = {one.queue: one.rate for one in found.queues}
+        return rates.get("low") and rates.get("celery") and (rates, found.rate)
+
+    rates, rate = eventually(find_rates)
+    assert rates.keys() == {"low", "celery"}
+    assert rates["low"] == pytest.approx(30 * rates["celery"])
+    assert sum(rates.values()) == pytest.approx(rate)
+    notifier.stop()
+    eventually(lambda: {one.rate for one in outboxes(outbox.log.connection)[0].queues} <= {None})
 
 
 def test_exchanges(outbox, eventually):

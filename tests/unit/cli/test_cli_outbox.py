@@ -102,6 +102,14 @@ def test_the_overview(log, run, entries):
     assert routed.split()[-4:] == ["-", "1", "2", "-"]
     (shown,) = json.loads(run("--json")[1])
     assert (shown["waiting"], shown["failed"], shown["dead"]) == (3, 1, 2)
+    sub = shown["sub"]
+    with psycopg.connect(log.dsn, autocommit=True) as relay:
+        relay.execute("SELECT pgnotifier.note_reader(%s, '{7}')", ([sub],))
+        relay.execute("SELECT pgnotifier.note_keys(%s, '{low}', '{2.5}')", (sub,))
+        _, whole, low, routed = run()[1].splitlines()
+    assert "7.0/s" in whole
+    assert low.split()[-4:] == ["2.5/s", "0", "0", "-"]
+    assert routed.split()[-4:] == ["0.0/s", "1", "2", "-"]
     durable.uninstall(log.connection)
     code, said = run()
     assert (code, "pgnotifier install" in said) == (1, True)

@@ -123,6 +123,27 @@ def test_failures_by_queue(log, console):
     assert outboxes(log.connection, counts=False)[0].queues == ()
 
 
+def test_rates_by_queue(log, console):
+    """They are those that the relay has noted, of all priorities, while it runs."""
+    console.put("a", queue="low")
+    with log.connect() as relay:
+        relay.execute("SELECT pgnotifier.note_reader(%s, '{9.5}')", ([console.sub],))
+        assert [(one.queue, one.rate) for one in console.state.queues] == [("low", 0.0)]
+        keys = [b"\x1flow\x1f0", b"\x1flow\x1f9", b"celery", None]
+        note = "SELECT pgnotifier.note_keys(%s, %s::bytea[], %s::float8[])"
+        relay.execute(note, (console.sub, keys, [4.0, 2.0, 3.0, 0.5]))
+        assert console.state.rate == 9.5
+        found = {one.queue: (one.waiting, one.rate) for one in console.state.queues}
+        assert found == {"low": (1, 6.0), "celery": (0, 3.0), None: (0, 0.5)}
+        with log.connect() as other:  # which doesn't relay
+            other.execute(note, (console.sub, [b"celery"], [7.0]))
+        assert {one.rate for one in console.state.queues} == {6.0, 3.0, 0.5}
+        relay.execute("SELECT pgnotifier.note_reader(%s, '{0}')", ([console.sub],))
+        assert [(one.queue, one.rate) for one in console.state.queues] == [("low", 0.0)]
+    log.execute("UPDATE pgnotifier.reader SET pid = 0")
+    assert [(one.queue, one.rate) for one in console.state.queues] == [("low", None)]
+
+
 def test_what_the_relay_routes(log, console, monkeypatch):
     """A list can be limited to tasks without a queue, and to a state."""
     console.put("a", "a")

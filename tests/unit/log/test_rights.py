@@ -95,6 +95,8 @@ READING = [
     "SELECT pgnotifier.batch('orders', '1:1:', '1:1:', 0, 1)",
     "SELECT pgnotifier.read('orders', '1:1:', '1:1:', 0, 1)",
     "SELECT pgnotifier.save(1, '1:1:')",
+    "SELECT pgnotifier.note_reader('{1}', '{1}')",
+    "SELECT pgnotifier.note_keys(1, '{low}', '{1}')",
     "SELECT pgnotifier.hold(1)",
     "SELECT pgnotifier.is_native(1, 1)",
     "SELECT pgnotifier.reclaim()",
