@@ -264,6 +264,34 @@ END $$;
 
 -- ===== Reclaiming space =====
 
+-- As in version 2, but once the log refuses publications, this looks again: space may have been given
+-- back since the sizes were read, and whoever has done that may have looked too early.
+CREATE OR REPLACE FUNCTION pgnotifier.apply_quota() RETURNS boolean
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_full boolean;
+    refuses boolean;
+BEGIN
+    LOOP
+        SELECT l.quota <= (
+            SELECT sum(pg_total_relation_size(format('pgnotifier.log_%s', number)::regclass))
+            FROM generate_series(0, 7) AS number
+        ) INTO is_full FROM pgnotifier.limits AS l;
+        refuses := coalesce(pg_sequence_last_value('pgnotifier.slot'), 0) = 8;
+        EXIT WHEN is_full IS NOT TRUE OR refuses;
+        PERFORM setval('pgnotifier.slot', 8);
+    END LOOP;
+    IF is_full IS NOT TRUE AND refuses THEN
+        -- Go on with an empty slot, or else with the latest.
+        PERFORM setval('pgnotifier.slot', best.number) FROM (
+            SELECT number FROM generate_series(0, 7) AS number
+            LEFT JOIN pgnotifier.slots() AS s ON s.slot = number
+            ORDER BY s.last_id DESC LIMIT 1 -- nulls come first
+        ) AS best;
+    END IF;
+    RETURN coalesce(is_full, false);
+END $$;
+
 -- As in version 2, but if something like VACUUM FULL locks a slot, the others are emptied all the
 -- same, and the reader's session goes on. It also does while a transaction that forgets is open.
 CREATE OR REPLACE FUNCTION pgnotifier.reclaim(
