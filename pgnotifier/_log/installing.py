@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from pgnotifier._log import versions
 from pgnotifier._log.refusals import translated
@@ -236,7 +237,10 @@ def install(
     _check_versions(0, version)
     settings = _check_limits(retention, quota, version)
     is_changed = False
+    is_ours = connection.info.transaction_status is TransactionStatus.IDLE
     with translated("install the durable log"), connection.transaction():
+        if is_ours:  # or else it wouldn't see what another one has installed meanwhile
+            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", prepare=False)
         connection.execute(versions.BEGIN.encode(), prepare=False)
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():

@@ -79,13 +79,15 @@ def test_a_newer_version_is_accepted(connection):
     assert durable.install(connection) is False
 
 
-def test_at_once_from_several_places(pgnotifier_dsn):
+@pytest.mark.parametrize("level", list(psycopg.IsolationLevel))
+def test_at_once_from_several_places(pgnotifier_dsn, level):
     """Of eight sessions that install the log at once, one does, and the others wait for it."""
     done = []
     barrier = threading.Barrier(8)
 
     def install():
         with psycopg.connect(pgnotifier_dsn, autocommit=True) as connection:
+            connection.isolation_level = level
             barrier.wait(60)
             done.append(durable.install(connection))
 

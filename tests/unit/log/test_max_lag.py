@@ -1,8 +1,10 @@
 """What a subscription may keep is limited, and what is dropped for that is noted."""
 
+import threading
 from datetime import timedelta
 
 import pytest
+from waiting import eventually
 
 from pgnotifier.durable import positions
 
@@ -19,6 +21,32 @@ def take_gaps(log, position):
     return log.execute(
         "SELECT from_id, to_id, entries, is_exact FROM pgnotifier.take_gaps(%s)", position.sub
     )
+
+
+def read_part(log, position, count):
+    """Read some entries as a reader does, save the position after them, and return them."""
+    *entries, window = log.execute(
+        "SELECT id, payload, n, done, target"
+        " FROM pgnotifier.advance(pg_backend_pid(), %s, NULL, NULL, %s, true)",
+        position.sub,
+        count,
+    )
+    move = "SELECT pgnotifier.move(%s, %s, %s, %s, %s)"
+    assert log.execute(move, position.sub, *window[2:], entries[-1][0])[0][0]
+    return [payload.decode() for _, payload, *_ in entries]
+
+
+def begin(other, query, *args):
+    """Have another session run a query that waits for a lock, and return its thread."""
+    thread = threading.Thread(target=lambda: other.execute(query, args))
+    thread.start()
+    return thread
+
+
+def waits_for_a_lock(log, other):
+    """Return whether another session waits for a lock."""
+    query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    return log.execute(query, other.info.backend_pid)[0][0]
 
 
 def publish_each(log, *payloads, channel="orders"):
@@ -170,6 +198,75 @@ def test_an_open_transaction_keeps_its_slot(log):
     assert sorted(log.read_all(position)) == ["4", "late"]
 
 
+def test_a_transaction_that_ends_meanwhile(log):
+    """What was open when the dropped entries were counted isn't dropped if it ends just then."""
+    position = log.subscribe()
+    limit(log, position, entries=1)
+    with log.connect(autocommit=False) as publisher, log.connect() as other:
+        publisher.execute("SELECT pgnotifier.publish('orders', 'late')")
+        publish_each(log, *range(5))
+        with log.connect(autocommit=False) as blocker:
+            blocker.execute("LOCK TABLE pgnotifier.gap IN SHARE MODE")
+            thread = begin(other, "SELECT pgnotifier.drop_behind(%s)", position.sub)
+            eventually(lambda: waits_for_a_lock(log, other))
+            publisher.commit()
+        thread.join()
+    assert take_gaps(log, position) == [(2, 5, 4, True)]
+    assert sorted(log.read_all(position)) == ["4", "late"]
+
+
+def test_a_transaction_that_ends_just_before(log):
+    """What was open at the position, and isn't when the entries are counted, is counted."""
+    with log.connect(autocommit=False) as publisher, log.connect() as other:
+        publisher.execute("SELECT pgnotifier.publish('orders', 'late')")
+        log.execute("SELECT pg_current_xact_id()")  # or else it would come after the position
+        position = log.subscribe()
+        limit(log, position, entries=1)
+        publish_each(log, *range(5))
+        with log.connect(autocommit=False) as blocker:
+            # Reading is possible then, and locking the subscription isn't.
+            blocker.execute("LOCK TABLE pgnotifier.subscription IN EXCLUSIVE MODE")
+            thread = begin(other, "SELECT pgnotifier.drop_behind(%s)", position.sub)
+            eventually(lambda: waits_for_a_lock(log, other))
+            publisher.commit()
+        thread.join()
+    assert take_gaps(log, position) == [(1, 5, 5, True)]
+    assert log.read_all(position) == ["4"]
+
+
+def test_a_transaction_that_ends_within_a_window(log):
+    """What was open when a window ended, and is delivered after it, isn't truncated before that."""
+    position = log.subscribe()
+    with log.connect(autocommit=False) as publisher:
+        publish_each(log, 0)
+        publisher.execute("SELECT pgnotifier.publish('orders', 'late')")
+        publish_each(log, *range(1, 5))
+        log.reclaim()
+        publish_each(log, *range(5, 11))  # into another slot
+        assert read_part(log, position, 4) == ["0", "1", "2", "3"]
+        publisher.commit()
+    limit(log, position, entries=4)
+    log.reclaim()
+    assert take_gaps(log, position) == [(6, 8, 3, True)]
+    assert log.read_all(position) == ["7", "8", "9", "10", "late"]
+
+
+def test_a_transaction_that_ends_after_a_window_has_begun(log):
+    """A lower number than that of the latest entry of the window that was delivered counts, too."""
+    position = log.subscribe()
+    with log.connect(autocommit=False) as publisher:
+        publish_each(log, 0)
+        publisher.execute("SELECT pgnotifier.publish('orders', 'late')")
+        publish_each(log, *range(1, 7))
+        assert read_part(log, position, 4) == ["0", "1", "2", "3"]
+        publisher.commit()
+    publish_each(log, *range(7, 17))
+    limit(log, position, entries=4)
+    log.reclaim()
+    assert take_gaps(log, position) == [(2, 14, 10, True)]
+    assert log.read_all(position) == ["13", "14", "15", "16"]
+
+
 def test_what_was_late_counts(log):
     """A late entry that was committed since the position was saved can be dropped, too."""
     position = log.subscribe()
@@ -243,6 +340,26 @@ def test_a_reader_that_saves_at_the_same_time(log):
     assert take_gaps(log, position) == []
     log.reclaim()
     assert take_gaps(log, position) == [(1, 2, 2, True)]
+
+
+def test_a_reader_that_has_just_saved(log):
+    """A position that was saved meanwhile isn't moved, and its reader can save the next one."""
+    position = log.subscribe()
+    limit(log, position, entries=1)
+    publish_each(log, *range(6))
+    with log.connect(autocommit=False) as other:
+        with log.connect(autocommit=False) as blocker:
+            ((known,),) = log.execute("SELECT n FROM pgnotifier.positions")
+            move = "SELECT pgnotifier.move(%s, %s, '1:1:', pg_current_snapshot(), %s)"
+            blocker.execute("LOCK TABLE pgnotifier.log_7 IN ACCESS EXCLUSIVE MODE")
+            thread = begin(other, "SELECT pgnotifier.drop_behind(%s)", position.sub)
+            eventually(lambda: waits_for_a_lock(log, other))  # it knows the position by now
+            ((known,),) = log.execute(move, position.sub, known, 1)
+        thread.join()
+        assert log.execute(move, position.sub, known, 2) != [(None,)]
+    assert take_gaps(log, position) == []
+    log.reclaim()
+    assert take_gaps(log, position) == [(3, 5, 3, True)]
 
 
 def test_no_limit_any_more(log):

@@ -1,10 +1,12 @@
 """Positions and the log are described as they are: who reads what, and what keeps the space."""
 
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from waiting import eventually
 
 from pgnotifier import durable
 from pgnotifier._connection.parameters import Parameters
@@ -115,6 +117,28 @@ def test_what_has_failed(log):
         )
     (one,) = positions(log.connection)
     assert (one.failed, one.attempts, one.dead) == (2, 4, 1)
+
+
+def test_nobody_waits_in_a_circle(log):
+    """A reader can note what it reads while another one looks for what nobody reads."""
+    subs = [log.subscribe(name).sub for name in ("b", "a")]
+    fill_slots(log, 2)
+    found = []
+
+    def find_unread(other):
+        found.extend(other.execute("SELECT name FROM pgnotifier.find_unread('0')").fetchall())
+
+    with log.connect() as other, log.connect(autocommit=False) as reader:
+        note = "SELECT pgnotifier.note_reader(ARRAY[%s], ARRAY[1.0]::float8[])"
+        reader.execute(note, subs[:1])
+        thread = threading.Thread(target=find_unread, args=(other,))
+        thread.start()
+        waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+        eventually(lambda: log.execute(waits, other.info.backend_pid)[0][0])
+        reader.execute(note, subs[1:])
+        reader.commit()
+        thread.join()
+    assert sorted(found) == [("a",), ("b",)]
 
 
 def test_the_limit_of_a_subscription(log):

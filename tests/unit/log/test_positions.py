@@ -7,6 +7,7 @@ import log_position
 import psycopg
 import pytest
 from log_position import ForeignPositionError, Position, SubscriptionGoneError
+from waiting import eventually
 
 from pgnotifier._log import positions
 from pgnotifier.errors import ArgumentTypeError
@@ -299,6 +300,37 @@ def test_invalid_starts(log, start):
     """What isn't a place to start at is refused, and so is a time without a time zone."""
     with pytest.raises(ArgumentTypeError):
         log.subscribe(start=start)
+
+
+def test_made_and_forgotten_while_it_is_made(log):
+    """A subscription that another session makes, and a third one forgets, is made after that."""
+    log.execute(
+        "CREATE FUNCTION public.pause() RETURNS trigger LANGUAGE plpgsql AS $$"
+        " BEGIN PERFORM pg_advisory_xact_lock_shared(TG_ARGV[0]::int); RETURN NEW; END $$;"
+        " CREATE TRIGGER a BEFORE INSERT ON pgnotifier.subscription"
+        " FOR EACH ROW EXECUTE FUNCTION public.pause(1);"
+        " CREATE TRIGGER b AFTER INSERT ON pgnotifier.subscription"
+        " FOR EACH STATEMENT EXECUTE FUNCTION public.pause(2)"
+    )
+    made, pid = [], log.connection.info.backend_pid
+    waits = (
+        "SELECT pid <> %s FROM pg_locks WHERE locktype = 'advisory' AND objid = %s AND NOT granted"
+    )
+    with log.connect() as other:
+        log.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
+        thread = threading.Thread(
+            target=lambda: made.append(positions.subscribe(other, "sub", "orders"))
+        )
+        thread.start()
+        eventually(lambda: log.execute(waits, pid, 1))
+        before = log.subscribe()
+        log.execute("SELECT pg_advisory_unlock(1)")
+        eventually(lambda: log.execute(waits, pid, 2))
+        assert positions.forget(log.connection, "sub", "orders")
+        log.execute("SELECT pg_advisory_unlock(2)")
+        thread.join()
+    assert made == [log.subscribe().sub]
+    assert made != [before.sub]
 
 
 def test_a_foreign_position_is_noticed(log):

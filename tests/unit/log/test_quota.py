@@ -4,6 +4,7 @@ import threading
 
 import psycopg
 import pytest
+from waiting import eventually
 
 from pgnotifier import durable
 from pgnotifier.durable import log_state
@@ -69,6 +70,26 @@ def test_space_is_given_back(log, publisher):
     log.reclaim()
     state = log_state(log.connection)
     assert (state.is_full, state.size) == (False, 0)
+    publisher.execute("SELECT pgnotifier.publish('orders', 'again')")
+    assert log.read_all(position) == ["again"]
+
+
+def test_space_is_given_back_meanwhile(log, publisher):
+    """Whoever has read a slot's size before it was truncated doesn't have publications refused."""
+    position = log.subscribe()
+    fill(log)
+    log.read_all(position)
+    log.execute("SELECT setval('pgnotifier.slot', 1)")
+    set_quota(log)
+    with log.connect() as other, log.connect() as reader:
+        thread = threading.Thread(target=other.execute, args=("SELECT pgnotifier.apply_quota()",))
+        with reader.transaction():
+            reader.execute("LOCK TABLE pgnotifier.log_7 IN ACCESS EXCLUSIVE MODE")
+            thread.start()
+            waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+            eventually(lambda: log.execute(waits, other.info.backend_pid)[0][0])
+            assert reader.execute("SELECT freed FROM pgnotifier.reclaim()").fetchone() == (1,)
+        thread.join()
     publisher.execute("SELECT pgnotifier.publish('orders', 'again')")
     assert log.read_all(position) == ["again"]
 

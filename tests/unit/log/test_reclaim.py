@@ -150,6 +150,22 @@ def test_old_positions_are_deleted(log):
     assert log.count("position") == 1001
 
 
+def test_while_a_subscription_is_forgotten(log):
+    """A transaction that forgets a subscription, and stays open, has nothing fail."""
+    one, two = log.subscribe("one"), log.subscribe("two")
+    for position in (one, two):
+        log.execute(
+            "SELECT pgnotifier.save(%s, pgnotifier.snapshot()) FROM generate_series(1, 1500)",
+            position.sub,
+        )
+    with log.connect(autocommit=False) as other:
+        other.execute("SELECT pgnotifier.forget('one', 'orders')")
+        assert log.reclaim() == (0, 0)
+        assert log.count("position") == 1501 + 1001
+        other.commit()
+    assert log.count("position") == 1001
+
+
 def test_how_often_it_looks(log, monkeypatch):
     """A reader looks every few seconds; less often while a slot can't be locked."""
     monkeypatch.setattr(reclaim, "INTERVAL", 0.0)

@@ -473,6 +473,22 @@ def test_a_publisher_can_not_hold_a_subscription(log, publisher, listener, make_
         assert other.execute(hold).fetchone() == (True,)
 
 
+def test_a_listener_by_set_role(log, make_role, listener):
+    """A session that has a listener's rights by SET ROLE alone holds what it has locked."""
+    hold = "SELECT pgnotifier.hold(1)"
+    name, dsn = make_role()
+    log.execute(f'ALTER ROLE "{name}" NOINHERIT')
+    log.execute(f'GRANT "{listener.info.user}" TO "{name}"')
+    with psycopg.connect(dsn, autocommit=True) as one, psycopg.connect(dsn, autocommit=True) as two:
+        for session in (one, two):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute(hold)
+            session.execute(f'SET ROLE "{listener.info.user}"')
+        assert one.execute(hold).fetchone() == (True,)
+        assert two.execute(hold).fetchone() == (False,)
+        assert listener.execute(hold).fetchone() == (False,)
+
+
 def test_names_of_publishers_are_not_executed(log, publisher, listener):
     """Objects of a publisher's own, first in everybody's search_path, aren't used by the log."""
     log.execute("GRANT CREATE ON SCHEMA public TO public")
