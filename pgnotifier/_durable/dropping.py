@@ -42,6 +42,11 @@ class Dropping:
         self._ledger: Ledger | None = None
         self._tried_at = -math.inf
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it isn't being reported at the moment."""
+        return self._is_reported and (self._ledger is None or self._ledger.is_lost)
+
     def report(self, report: ReportDropped, on_change: Callable[[], object]) -> None:
         """Have it logged, and `Notifier(on_gap=…)` called.
 
@@ -151,6 +156,18 @@ class Missing:
         if dropping is not None and dropping.advance(hand_over, self._on_change):
             session.forget_missed(dropping.missed)
             self._dropping = None
+
+    def give_up(self, forget: Callable[[], object]) -> None:
+        """Leave it to whoever reads next, unless it is being reported at the moment.
+
+        The subscription was muted or removed here, so that may last for as long as the process.
+
+        Args:
+            forget: Forgets the position, so that this source looks again when it reads on.
+        """
+        if self._dropping is not None and self._dropping.is_idle:
+            self._dropping = None
+            forget()
 
     def forget(self) -> None:
         """Stop reporting. The database keeps its records."""

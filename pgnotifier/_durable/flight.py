@@ -32,7 +32,8 @@ class Flight:
         ledger: Which of them are settled.
         window: Where they were read; None if they are retried.
         is_rest: Whether there were no more in that window.
-        is_void: Whether the log that they were read from was replaced by another one.
+        is_void: Whether the log that they were read from was replaced by another one, or the
+            position was moved. Nothing more of it is saved, but it has to end before others begin.
     """
 
     rows: Sequence[Row]

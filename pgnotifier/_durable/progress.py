@@ -118,7 +118,7 @@ class Progress:
             times.append(self.turn.comes_at)
         elif self.flight.has_ended:
             times.append(self._pace.whole_at)
-        elif not self.flight.is_void:  # of a log that isn't there any more, nothing is saved
+        elif not self.flight.is_void:  # nothing more of it is saved
             times.append(self._pace.part_at)
         if self._may_go_on:
             times.append(max(self._retries.due_at, self.turn.begins_at(is_held=self._is_locked)))
@@ -179,6 +179,7 @@ class Progress:
         if not self.is_busy and self.wanted is not None:
             self.binding = self.wanted
         if not self._may_go_on or self.sub is None:
+            self._missing.give_up(self.reading.begin_again)
             self._let_go(session)
             return False
         if not (may_read or self.is_busy):
@@ -294,9 +295,8 @@ class Progress:
             self.tally.attempts if self._holds else None,
         )
         rows = self.flight.rows
-        self.latest = len(rows)
+        self.latest, self.read_at = len(rows), monotonic()
         self.tally.behind_since = rows[0].published_at
-        self.read_at = monotonic()
         self._pace.begin(self.flight.pause)
 
     @property
@@ -356,12 +356,12 @@ class Progress:
             failed = list(flight.failed(head, self.durability))
             looks = goes_on and is_whole and not has_failed and self._may_read_ahead
             if not self._save(session, place, head, failed, waits=at_once, looks=looks):
-                left = None
+                left = left and replace(left, is_void=True)  # others wait until it has ended
         # Only now: if the session has just ended, it is saved in the next one.
         self.flight = left
-        if is_whole:
+        if head:
             self.turn.go_on()
-        elif has_ended:  # the rest was dropped, and is read again
+        if has_ended and not is_whole:  # the rest was dropped, and is read again
             self.reading.drop()
             self.turn.pause()
 

@@ -115,18 +115,28 @@ class ThreadDispatcher(LaneDispatcher):
         return True
 
     def _work(self) -> None:
+        while self._call_next():
+            pass
+
+    def _call_next(self) -> bool:
+        """Make the next delivery; return whether this thread is to wait for another one.
+
+        A method of its own, so that no variable keeps an entry alive while it waits: a durable
+        subscription that was muted or removed is held until all of its entries are gone.
+        """
+        turn = self._lanes.wait(IDLE)
+        if turn is None:
+            return False
+        lane, delivery = turn
         process = os.getpid()
-        while (turn := self._lanes.wait(IDLE)) is not None:
-            lane, delivery = turn
-            try:
-                call(delivery.binding.target.fn, delivery, self.tracing)
-                if isinstance(delivery.notification, Entry):
-                    delivery.settle()
-            finally:
-                if os.getpid() == process:
-                    self._lanes.done(lane)
-            if os.getpid() != process:  # the callback has forked, and returns in the child, too
-                return
+        try:
+            call(delivery.binding.target.fn, delivery, self.tracing)
+            if isinstance(delivery.notification, Entry):
+                delivery.settle()
+        finally:
+            if os.getpid() == process:
+                self._lanes.done(lane)
+        return os.getpid() == process  # the callback may have forked, and return in the child, too
 
 
 def check_positive(**numbers: Any) -> None:

@@ -12,6 +12,7 @@ from pgnotifier._connection.encoding import find_encoding
 from pgnotifier._delivery.portions import Row
 from pgnotifier._durable.progress import Progress
 from pgnotifier._durable.rows import Fetched, Window
+from pgnotifier._runtime.backoff import Backoff
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -146,3 +147,17 @@ def test_a_binding_that_was_replaced(make):
     time.sleep(0.02)
     visit(progress, session)
     assert monotonic() < progress.due_at < monotonic() + 2
+
+
+def test_cut_short_again_and_again(make, monkeypatch):
+    """After a batch that was cut short, by muting say, it pauses briefly if some was delivered."""
+    monkeypatch.setattr(Backoff, "FIRST", 0.001)
+    progress, handed = make()
+    for _ in range(12):
+        visit(progress, Session(3))
+        handed[0].receipt.settle_all([handed[0].id])
+        handed.clear()  # the others are lost
+        visit(progress, Session(3))
+        assert not handed
+        assert progress.due_at < monotonic() + 0.1
+        time.sleep(0.002)
