@@ -41,6 +41,8 @@ _VERSION = "SELECT version FROM pgnotifier.installed"
 _CONFIGURE = """
 SELECT pgnotifier.configure(%s::pg_catalog.interval, %s::pg_catalog.int8)
 """
+_ONE_BY_ONE = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+"""Each statement sees what others have committed: those who install at once wait for each other."""
 _DROP = "DROP SCHEMA IF EXISTS pgnotifier CASCADE"
 
 _PUBLISHER = """
@@ -240,7 +242,7 @@ def install(
     is_ours = connection.info.transaction_status is TransactionStatus.IDLE
     with translated("install the durable log"), connection.transaction():
         if is_ours:  # or else it wouldn't see what another one has installed meanwhile
-            connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED", prepare=False)
+            connection.execute(_ONE_BY_ONE, prepare=False)
         connection.execute(versions.BEGIN.encode(), prepare=False)
         found = _installed_version(connection)
         for step in versions.read_steps(found, version).values():
