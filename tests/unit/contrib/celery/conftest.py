@@ -10,7 +10,6 @@ import pytest
 from celery import Celery, _state, signals
 from kombu import serialization
 from kombu.transport import memory, virtual
-from redis.connection import AbstractConnection
 
 from pgnotifier import Batch, Delivery, Notification, Subscription
 from pgnotifier.contrib.celery import CeleryDispatcher, configured
@@ -134,24 +133,6 @@ def make_desk():
     yield make
     for desk in made:
         desk.dispatcher.close()
-
-
-@pytest.fixture(autouse=True)
-def _disconnected(monkeypatch):
-    """Close the connections to Redis that Celery leaves open, for results above all.
-
-    Otherwise, a later test gets a ResourceWarning if the socket happens to be freed first.
-    """
-    made, connect = weakref.WeakSet(), AbstractConnection.connect
-
-    def note(connection, *args, **options):
-        made.add(connection)
-        return connect(connection, *args, **options)
-
-    monkeypatch.setattr(AbstractConnection, "connect", note)
-    yield
-    for connection in [*made]:
-        connection.disconnect()
 
 
 @pytest.fixture
