@@ -8,9 +8,9 @@ DECLARE
     allowed text := current_setting('lock_timeout');
     until timestamptz := clock_timestamp() + allowed::interval;
     -- The first one is waited for: publishers use it, and they shouldn't find it locked while another
-    -- one is waited for.
+    -- one is waited for. The last one has a primary key, but gets more columns in version 4.
     tables regclass[] := ARRAY(
-        SELECT c.oid FROM unnest(ARRAY['limits', 'installed', 'done_keep'])
+        SELECT c.oid FROM unnest(ARRAY['limits', 'installed', 'done_keep', 'reader'])
         WITH ORDINALITY AS given (name, place)
         JOIN pg_class AS c ON c.oid = to_regclass(format('pgnotifier.%s', given.name))
         ORDER BY given.place
@@ -19,9 +19,6 @@ DECLARE
     waits text;
     holders text;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = ANY (tables) AND relreplident <> 'f') THEN
-        RETURN;
-    END IF;
     LOOP
         BEGIN
             PERFORM set_config('lock_timeout', '100ms', true);
@@ -58,7 +55,11 @@ BEGIN
         PERFORM pg_sleep(0.2);
     END LOOP;
     PERFORM set_config('lock_timeout', allowed, true);
-    FOREACH one IN ARRAY tables LOOP
+    FOR one IN
+        SELECT c.oid FROM pg_class AS c
+        WHERE c.oid = ANY (tables) AND c.relreplident <> 'f'
+            AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)
+    LOOP
         EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', one);
     END LOOP;
 END $$;

@@ -191,13 +191,17 @@ class TaskPublisher:
             ]
 
     def _add_each(self, batch: Batch, chunk: Sequence[Delivery]) -> None:
-        """Publish or add each delivery of a chunk; the rest together, once there are stamps."""
+        """Publish or add each delivery of a chunk; the rest together, once there are stamps.
+
+        With tracing, only the next chunk: traces of this one have begun already.
+        """
         for count, attempt in enumerate(self._begin(chunk), 1):
             if batch.is_cancelled:
                 return
             self._has_new_stamp = False
             self._publish_one(attempt)
-            if self._has_new_stamp and self._add_all(chunk[count:]):
+            is_ready = self._has_new_stamp and not self._hooks.libraries
+            if is_ready and self._add_all(chunk[count:]):
                 return
 
     def _begin(self, chunk: Sequence[Delivery]) -> Iterator[Attempt]:

@@ -13,6 +13,7 @@ from pgnotifier.errors import LogNotInstalledError, LogRefusedError
 BULK = "SELECT pgnotifier.publish('orders', 'late') FROM generate_series(1, 10000)"
 """Ten of these entries are ticks, at which a publisher reads the limits."""
 SUBSCRIBE = "SELECT pgnotifier.subscribe('late', 'orders')"
+LOOK = "SELECT FROM pgnotifier.list_positions()"
 WAITS = """
 SELECT FROM pg_locks JOIN pg_class ON oid = relation
 WHERE NOT granted AND relname IN ('limits', 'installed')
@@ -92,11 +93,16 @@ def test_publishers_hardly_wait(connection, pgnotifier_dsn):
 
 
 @pytest.mark.slow
-def test_readers_hardly_wait(connection, pgnotifier_dsn):
-    """The same applies to a transaction that has subscribed, and to readers who give space back."""
+@pytest.mark.parametrize("statement", [SUBSCRIBE, LOOK], ids=["subscriber", "onlooker"])
+def test_readers_hardly_wait(connection, pgnotifier_dsn, statement):
+    """The same applies to readers, who give space back and note what they read.
+
+    And to transactions that have subscribed, or looked at the positions.
+    """
     reclaim = "SELECT freed FROM pgnotifier.reclaim('0'::interval)"
+    note = "SELECT pgnotifier.note_reader('{}', '{}')"
     with psycopg.connect(pgnotifier_dsn) as late:
-        late.execute(SUBSCRIBE)
+        late.execute(statement.encode())
         upgrade = Upgrade(pgnotifier_dsn)
         # It doesn't wait for the lock on `installed`, so look for the lock of installations.
         held = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1885957742"
@@ -104,14 +110,16 @@ def test_readers_hardly_wait(connection, pgnotifier_dsn):
             assert upgrade.thread.is_alive(), upgrade.errors
         began = monotonic()
         while monotonic() < began + 1.5:
-            assert longest(connection, reclaim, 1) < 0.8
-            assert longest(connection, "SELECT pgnotifier.snapshot()", 1) < 0.8
+            for each in (reclaim, note, "SELECT pgnotifier.snapshot()"):
+                assert longest(connection, each, 1) < 0.8
         assert upgrade.thread.is_alive()
         late.commit()
     upgrade.end()
 
 
-@pytest.mark.parametrize("statement", [BULK, SUBSCRIBE], ids=["publisher", "subscriber"])
+@pytest.mark.parametrize(
+    "statement", [BULK, SUBSCRIBE, LOOK], ids=["publisher", "subscriber", "onlooker"]
+)
 def test_giving_up(connection, pgnotifier_dsn, statement):
     """After a minute, the upgrade fails and names the session that holds it up. Repeat it then."""
     with psycopg.connect(pgnotifier_dsn) as late:

@@ -298,11 +298,16 @@ def refused():
     spans = start_opentelemetry()
     desk = make_desk()
     binding = desk.subscribe(own(desk.app).s(), serializer="msgspec")
-    desk.deliver(binding, "0", "0", "0")
-    take()
+    desk.deliver(binding, "0", "0", "0", "1" * 40, "0")
+    first = [len(take()), len(spans.get_finished_spans())]
     spans.clear()
     desk.deliver(binding, "1", "1" * 40, "2")
-    return {"headers": take(), "spans": describe(spans), "reported": len(desk.reported)}
+    return {
+        "first": first,
+        "headers": take(),
+        "spans": describe(spans),
+        "reported": len(desk.reported),
+    }
 
 
 def captured():
